@@ -1,0 +1,102 @@
+# Diffscaler.  `make help` lists the targets.  Objects live in build/<config>, so switching never needs clean.
+SHELL := /bin/bash
+CC ?= gcc
+CONFIG ?= release
+BUILD ?= build/$(CONFIG)
+DEPS ?= 1
+CUDA ?= $(if $(shell command -v nvcc 2>/dev/null),1,0)
+VERSION := 0.1.0
+
+PKGS_BASE := libcrypto libzstd jansson
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+CFLAGS_release := -O2 -g
+CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+CFLAGS := $(CFLAGS_$(CONFIG)) $(EXTRA)
+CPPFLAGS := -D_GNU_SOURCE -DDS_VERSION='"$(VERSION)"' -I. -I$(BUILD)
+PKGFLAGS := $(shell pkg-config --cflags $(PKGS_BASE) 2>/dev/null)
+ALL_CFLAGS = -std=c17 $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno -pthread $(CPPFLAGS) $(PKGFLAGS) -MMD -MP
+
+objs = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
+BASE_O := $(call objs,base/*.c)
+KERNELS_O := $(call objs,kernels/*.c kernels/ref/*.c kernels/cpu/*.c)
+ENGINE_O := $(call objs,engine/*.c)
+WORKER_O := $(filter-out $(BUILD)/worker/main.o,$(call objs,worker/*.c))
+REGISTRY_O := $(call objs,registry/*.c) $(BUILD)/migrations.o
+DAEMON_O := $(filter-out $(BUILD)/daemon/main.o,$(call objs,daemon/*.c))
+CLI_O := $(filter-out $(BUILD)/cli/main.o,$(call objs,cli/*.c))
+
+LIB_BASE := $(BUILD)/libbase.a
+LIB_KERNELS := $(BUILD)/libkernels.a
+LIB_ENGINE := $(BUILD)/libengine.a
+LIB_WORKER := $(BUILD)/libworker.a
+LIB_REGISTRY := $(BUILD)/libregistry.a
+LIB_DAEMON := $(BUILD)/libdaemon.a
+LIB_CLI := $(BUILD)/libcli.a
+
+L_BASE := -lcrypto -lzstd -ljansson -lm -lpthread
+L_ENGINE := -llapacke -lopenblas
+L_WORKER := -ljpeg -lpng -lwebp -lseccomp
+L_REGISTRY := -lsqlite3
+L_DAEMON := -luv -lmicrohttpd
+L_CLI := -lcurl
+
+BINS := $(BUILD)/diffscalerd $(BUILD)/diffscaler-worker $(BUILD)/dsctl
+
+.PHONY: all
+all: $(BINS) ## build diffscalerd, diffscaler-worker and dsctl
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# The migrations as one C table (migrations/embed.sh); long literals, hence the one warning off.
+$(BUILD)/migrations.c: migrations/embed.sh $(wildcard migrations/*.sql)
+	@mkdir -p $(@D)
+	sh migrations/embed.sh migrations/*.sql > $@.tmp && mv $@.tmp $@
+$(BUILD)/migrations.o: $(BUILD)/migrations.c
+	$(CC) $(ALL_CFLAGS) -Wno-overlength-strings -c -o $@ $<
+
+$(LIB_BASE): $(BASE_O)
+$(LIB_KERNELS): $(KERNELS_O)
+$(LIB_ENGINE): $(ENGINE_O)
+$(LIB_WORKER): $(WORKER_O)
+$(LIB_REGISTRY): $(REGISTRY_O)
+$(LIB_DAEMON): $(DAEMON_O)
+$(LIB_CLI): $(CLI_O)
+$(BUILD)/lib%.a:
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BUILD)/diffscalerd: $(BUILD)/daemon/main.o $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_DAEMON) $(L_REGISTRY) $(L_BASE)
+$(BUILD)/diffscaler-worker: $(BUILD)/worker/main.o $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_WORKER) $(L_ENGINE) $(L_BASE)
+$(BUILD)/dsctl: $(BUILD)/cli/main.o $(LIB_CLI) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_CLI) $(L_BASE)
+
+# Test programs: tests/test_<group>_*.c links the libraries of its group; one program per file.
+TEST_LIBS_kernels = $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
+TEST_LIBS_engine = $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
+TEST_LIBS_worker = $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_WORKER) $(L_ENGINE) $(L_BASE)
+TEST_LIBS_registry = $(LIB_REGISTRY) $(LIB_BASE) $(L_REGISTRY) $(L_BASE)
+TEST_LIBS_daemon = $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_CLI) $(LIB_BASE) $(L_DAEMON) $(L_REGISTRY) $(L_CLI) $(L_BASE)
+TEST_LIBS_cli = $(LIB_CLI) $(LIB_BASE) $(L_CLI) $(L_BASE)
+TEST_LIBS_base = $(LIB_BASE) $(L_BASE)
+TEST_SRC := $(wildcard tests/test_*.c)
+TEST_BINS := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
+test_group = $(word 2,$(subst _, ,$(notdir $(1))))
+define TEST_RULE
+$(BUILD)/$(1): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LIBS_$(call test_group,$(1))))
+	$$(CC) $$(CFLAGS) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(1))) -lcheck -lsubunit -lrt -lm -lpthread
+endef
+$(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
+
+.PHONY: test-bins clean help
+test-bins: $(TEST_BINS)
+
+clean: ## remove build/
+	rm -rf build
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

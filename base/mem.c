@@ -1,0 +1,81 @@
+#include "base/mem.h"
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *check(void *p, size_t n) {
+    if (!p) {
+        fprintf(stderr, "fatal: out of memory (%zu bytes)\n", n);
+        abort();
+    }
+    return p;
+}
+
+void *ds_xmalloc(size_t n) { return check(malloc(n ? n : 1), n); }
+void *ds_xcalloc(size_t count, size_t n) { return check(calloc(count ? count : 1, n ? n : 1), n); }
+void *ds_xrealloc(void *p, size_t n) { return check(realloc(p, n ? n : 1), n); }
+
+void *ds_xaligned(size_t n) {
+    if (n > SIZE_MAX - 64)
+        check(NULL, n);
+    return check(aligned_alloc(64, (n + 64) / 64 * 64), n);
+}
+
+char *ds_xstrdup(const char *s) {
+    size_t n = strlen(s) + 1;
+    return memcpy(ds_xmalloc(n), s, n);
+}
+
+char *ds_xasprintf(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    va_list copy;
+    va_copy(copy, ap);
+    int n = vsnprintf(NULL, 0, fmt, copy);
+    va_end(copy);
+    char *s = ds_xmalloc((size_t)(n < 0 ? 0 : n) + 1);
+    vsnprintf(s, (size_t)(n < 0 ? 0 : n) + 1, fmt, ap);
+    va_end(ap);
+    return s;
+}
+
+static void reserve(ds_buf *b, size_t extra) {
+    if (b->len + extra + 1 <= b->cap)
+        return;
+    size_t cap = b->cap ? b->cap : 64;
+    while (cap < b->len + extra + 1)
+        cap *= 2;
+    b->data = ds_xrealloc(b->data, cap);
+    b->cap = cap;
+}
+
+void ds_buf_add(ds_buf *b, const void *p, size_t n) {
+    reserve(b, n);
+    if (n)
+        memcpy(b->data + b->len, p, n);
+    b->len += n;
+    b->data[b->len] = 0;
+}
+
+void ds_buf_addf(ds_buf *b, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    va_list copy;
+    va_copy(copy, ap);
+    int n = vsnprintf(NULL, 0, fmt, copy);
+    va_end(copy);
+    if (n > 0) {
+        reserve(b, (size_t)n);
+        vsnprintf(b->data + b->len, (size_t)n + 1, fmt, ap);
+        b->len += (size_t)n;
+    }
+    va_end(ap);
+}
+
+void ds_buf_release(ds_buf *b) {
+    free(b->data);
+    *b = (ds_buf){0};
+}

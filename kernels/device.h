@@ -1,0 +1,105 @@
+/* kernels/device.h - a device: memory, and one table of ops.
+ *
+ * The engine is written once over `dev->ops->...`; only kernels/ knows what a device is made of.
+ * Every op takes the device first, so a process may hold several.
+ *
+ * Three kinds of memory:
+ *   float *      parameters that are trained, gradients, optimiser state, statistics, conditioning
+ *                vectors, the residual stream and its gradient, images.  Always f32.
+ *   ds_act *     activations of the token stream.  Opaque: f32 or bf16 is the device's matter
+ *                (act_size bytes each).  Row-major, contiguous.  The engine only moves pointers,
+ *                with ds_act_at().
+ *   ds_weight *  a matrix (m,n) packed in the layout and precision that this device's product likes,
+ *                both for y = W x and for dx = W^T dy.  Written by ops->weight_pack only.
+ *
+ * Threads: one thread at a time per device (the device has its own team of workers inside).
+ * Errors: opening and allocating can fail (ds_error, NULL).  Ops cannot: wrong arguments are a broken
+ * invariant (DS_ASSERT).
+ */
+#ifndef DS_KERNELS_DEVICE_H
+#define DS_KERNELS_DEVICE_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ds_device ds_device;
+typedef struct ds_act ds_act;       /* never defined: opaque */
+typedef struct ds_weight ds_weight; /* defined by each device */
+
+enum ds_precision { DS_PRECISION_F32, DS_PRECISION_BF16 };
+
+typedef struct {
+    const char *kind;            /* "ref", "cpu" or "auto" (= the fastest present) */
+    enum ds_precision precision; /* of products and activations; "ref" knows f32 only */
+    int threads;                 /* 0 = from sched_getaffinity and the cgroup quota */
+    const char *isa;             /* NULL = best present; "avx2", "avx512", "avx512bf16" cap it (tests) */
+} ds_device_options;
+
+/* Adapter of one linear layer y = W x + bias, W (m,n), seen by the kernels.
+ * The m outputs are `segs` equal segments (3 for fused qkv, else 1); each has its own s, U, V:
+ *   side out: y_i = a_i (W x)_i + bias_i + b_i + s_g  sum_r U_ir phi(V_g x)_r       g = segment of i
+ *   side in : y   = W (a*x + b) + bias + s_g U phi(V_g x)      (segs must be 1, or a,b shared)
+ * a, b (m) for side out, (n) for side in;  s (segs);  U (m,r);  V (segs*r, n).  All f32.
+ * r = 0: no low-rank branch (s, U, V NULL).  a or b may be NULL (= ones, zeros; no gradient).
+ * Source: DESIGN "The Affiner"; gradients in docs/math.md. */
+typedef struct {
+    int m, n, r, segs;
+    int side_in;  /* 0 = out (default), 1 = in */
+    int phi_relu; /* 0 = identity (folds), 1 = ReLU (does not fold) */
+    const float *a, *b, *s, *U, *V;
+} ds_affiner;
+
+typedef struct { /* gradients, same shapes; NULL = not wanted.  All accumulate (+=). */
+    float *da, *db, *ds, *dU, *dV;
+} ds_affiner_grad;
+
+/* Geometry of a 2-D convolution or pool, NHWC. */
+typedef struct {
+    int batch, height, width, in_channels;
+    int out_channels; /* pools: unused */
+    int kernel_h, kernel_w, stride, pad_h, pad_w;
+} ds_conv;
+
+struct ds_ops {
+#define DS_OP(op, args) void(*op) args;
+#include "kernels/ops.def"
+#undef DS_OP
+};
+
+struct ds_device {
+    const char *name;      /* "ref", "cpu" */
+    char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests */
+    size_t act_size;       /* bytes of one activation */
+    int threads;
+    const struct ds_ops *ops;
+    /* Memory, 64-byte aligned, not initialised.  NULL when there is no room: the one recoverable
+     * error. */
+    void *(*alloc)(ds_device *dev, size_t bytes);
+    void (*free)(ds_device *dev, void *p);
+    void (*upload)(ds_device *dev, void *dst, const void *src_host, size_t bytes);
+    void (*download)(ds_device *dev, void *dst_host, const void *src, size_t bytes); /* waits */
+    void (*sync)(ds_device *dev);
+    /* A weight (m,n) without content.  f32 != 0: f32 products even on a bf16 device (feature net).
+     * grad != 0: also packed for dx = W^T dy. */
+    ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
+    void (*weight_free)(ds_device *dev, ds_weight *w); /* NULL is fine */
+    size_t (*weight_bytes)(ds_device *dev, int m, int n, int f32, int grad); /* for planning */
+    void (*close)(ds_device *dev);
+    void *impl; /* the device's own */
+};
+
+int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err);
+void ds_device_close(ds_device *dev); /* NULL is fine */
+
+/* Openers of each device; ds_device_open chooses. */
+int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *err);
+int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *err);
+
+/* Element `index` of an activation buffer. */
+static inline ds_act *ds_act_at(const ds_device *dev, const ds_act *p, size_t index) {
+    return (ds_act *)((char *)(uintptr_t)p + index * dev->act_size);
+}
+
+#endif

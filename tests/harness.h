@@ -1,0 +1,20 @@
+/* tests/harness.h - thin layer over Check: one suite per program, one line of result.
+ *
+ * A test program is  int main(void) { return ds_test_main("name", register_cases); }
+ * where register_cases adds loop or plain tests to the given tcase.  Prints Check's normal report and
+ * then one line "name: N passed, N failed, N skipped".
+ */
+#ifndef DS_TESTS_HARNESS_H
+#define DS_TESTS_HARNESS_H
+
+#include <check.h>
+
+int ds_test_main(const char *name, void (*register_cases)(TCase *tc));
+
+/* Count and print a visible skip: "SKIPPED test: reason".  Works from forked tests too. */
+void ds_test_skip(const char *test, const char *reason);
+
+/* A fresh directory under TMPDIR, removed at exit of the test program. */
+const char *ds_test_tmpdir(void);
+
+#endif
