@@ -25,18 +25,20 @@ void ds_rng_block(uint32_t out[4], uint64_t seed, uint32_t stream, uint32_t step
     out[3] = c3;
 }
 
-uint32_t ds_rng_u32(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t index) {
+uint32_t ds_rng_u32(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
+                    uint32_t index) {
     uint32_t w[4];
     ds_rng_block(w, seed, stream, step, sample, index / 4);
     return w[index % 4];
 }
 
-float ds_rng_uniform(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t index) {
+float ds_rng_uniform(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
+                     uint32_t index) {
     return (float)(ds_rng_u32(seed, stream, step, sample, index) >> 8) * 0x1p-24f;
 }
 
-uint32_t ds_rng_below(uint32_t bound, uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
-                      uint32_t index) {
+uint32_t ds_rng_below(uint32_t bound, uint64_t seed, uint32_t stream, uint32_t step,
+                      uint64_t sample, uint32_t index) {
     return (uint32_t)(((uint64_t)ds_rng_u32(seed, stream, step, sample, index) * bound) >> 32);
 }
 
@@ -66,14 +68,21 @@ static inline double log_positive(double x) {
     return (double)e * 0.6931471805599453 + 2.0 * z * s;
 }
 
-/* cos and sin of 2 pi u, u in [0,1): quadrant by the top two bits of the 32-bit word, Taylor series of
- * an angle in [0, pi/2) centred at pi/4. */
+/* cos and sin of 2 pi u, u in [0,1): quadrant by the top two bits of the 32-bit word, Taylor series
+ * of an angle in [0, pi/2) centred at pi/4. */
 static inline void sincos_turn(uint32_t w, double *c, double *s) {
     uint32_t quadrant = w >> 30;
     double a = ((double)(w & 0x3FFFFFFFu) - 536870912.0) * (1.5707963267948966 / 1073741824.0);
     double q = a * a; /* |a| <= pi/4 */
-    double sn = a * (1 + q * (-1.0 / 6 + q * (1.0 / 120 + q * (-1.0 / 5040 + q * (1.0 / 362880 + q * (-1.0 / 39916800 + q * (1.0 / 6227020800.0)))))));
-    double cs = 1 + q * (-0.5 + q * (1.0 / 24 + q * (-1.0 / 720 + q * (1.0 / 40320 + q * (-1.0 / 3628800 + q * (1.0 / 479001600.0))))));
+    double sn =
+        a * (1 + q * (-1.0 / 6 +
+                      q * (1.0 / 120 + q * (-1.0 / 5040 +
+                                            q * (1.0 / 362880 + q * (-1.0 / 39916800 +
+                                                                     q * (1.0 / 6227020800.0)))))));
+    double cs =
+        1 + q * (-0.5 + q * (1.0 / 24 +
+                             q * (-1.0 / 720 + q * (1.0 / 40320 + q * (-1.0 / 3628800 +
+                                                                       q * (1.0 / 479001600.0))))));
     double r = 0.7071067811865476; /* rotate by pi/4 */
     double c1 = r * (cs - sn), s1 = r * (cs + sn);
     double cc = (quadrant & 1) ? -s1 : c1, ss = (quadrant & 1) ? c1 : s1;
@@ -89,7 +98,8 @@ static inline void box_muller(float out[2], uint32_t w0, uint32_t w1) {
     out[1] = (float)(radius * s);
 }
 
-void ds_rng_normal(float *out, size_t n, uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample) {
+void ds_rng_normal(float *out, size_t n, uint64_t seed, uint32_t stream, uint32_t step,
+                   uint64_t sample) {
     for (size_t i = 0; i < n; i += 4) {
         uint32_t w[4];
         float z[4];

@@ -1,5 +1,5 @@
-/* base/rng.h - counter-based random numbers: the same on every device, in any batch split, after any
- * resume.
+/* base/rng.h - counter-based random numbers: the same on every device, in any batch split, after
+ * any resume.
  *
  * Philox4x32-10 (Salmon et al., SC 2011), key = seed, counter = (block, step, sample, stream).  A
  * number is named by (seed, stream, step, sample, index); nothing is stored between calls.
@@ -8,8 +8,8 @@
  *   key words:      k0 = low 32 bits of seed,  k1 = high 32 bits
  *
  * Normal numbers: Box-Muller on word pairs (0,1) and (2,3) with ds_rng's own log and sin/cos
- * polynomials in double (only + - * / sqrt, compiled without contraction), so the bits do not depend
- * on a libm.  DS_RNG_VERSION names the definition and is written into adapters.
+ * polynomials in double (only + - * / sqrt, compiled without contraction), so the bits do not
+ * depend on a libm.  DS_RNG_VERSION names the definition and is written into adapters.
  */
 #ifndef DS_BASE_RNG_H
 #define DS_BASE_RNG_H
@@ -31,7 +31,7 @@ enum ds_stream {
     DS_STREAM_HELDOUT = 8,  /* held-out loss */
     DS_STREAM_KID = 9,      /* KID subsets */
     DS_STREAM_TEST = 10,
-    DS_STREAM_SPLIT = 11    /* held-out split, reference subset */
+    DS_STREAM_SPLIT = 11 /* held-out split, reference subset */
 };
 
 void ds_rng_block(uint32_t out[4], uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
@@ -39,12 +39,14 @@ void ds_rng_block(uint32_t out[4], uint64_t seed, uint32_t stream, uint32_t step
 
 /* Index-th 32-bit word / uniform in [0,1) with 24 bits / integer in [0,bound) / standard normal. */
 uint32_t ds_rng_u32(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t index);
-float ds_rng_uniform(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample, uint32_t index);
-uint32_t ds_rng_below(uint32_t bound, uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
-                      uint32_t index);
+float ds_rng_uniform(uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
+                     uint32_t index);
+uint32_t ds_rng_below(uint32_t bound, uint64_t seed, uint32_t stream, uint32_t step,
+                      uint64_t sample, uint32_t index);
 
 /* out[0..n) = the first n normals of the stream. */
-void ds_rng_normal(float *out, size_t n, uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample);
+void ds_rng_normal(float *out, size_t n, uint64_t seed, uint32_t stream, uint32_t step,
+                   uint64_t sample);
 
 /* Fisher-Yates of 0..n-1 into out, keyed by (seed, stream, step). */
 void ds_rng_permutation(uint32_t *out, uint32_t n, uint64_t seed, uint32_t stream, uint32_t step);

@@ -1,0 +1,71 @@
+#include "base/digest.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct ds_sha256 {
+    EVP_MD_CTX *ctx;
+};
+
+ds_sha256 *ds_sha256_new(void) {
+    ds_sha256 *h = ds_xmalloc(sizeof *h);
+    h->ctx = EVP_MD_CTX_new();
+    DS_ASSERT(h->ctx && EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) == 1);
+    return h;
+}
+
+void ds_sha256_add(ds_sha256 *h, const void *p, size_t n) {
+    DS_ASSERT(EVP_DigestUpdate(h->ctx, p, n) == 1);
+}
+
+void ds_sha256_hex(ds_sha256 *h, char out[DS_HEX_SIZE]) {
+    unsigned char d[32];
+    DS_ASSERT(EVP_DigestFinal_ex(h->ctx, d, NULL) == 1);
+    for (int i = 0; i < 32; i++) {
+        out[2 * i] = "0123456789abcdef"[d[i] >> 4];
+        out[2 * i + 1] = "0123456789abcdef"[d[i] & 15];
+    }
+    out[64] = 0;
+}
+
+void ds_sha256_free(ds_sha256 *h) {
+    if (!h)
+        return;
+    EVP_MD_CTX_free(h->ctx);
+    free(h);
+}
+
+void ds_digest(const void *p, size_t n, char out[DS_HEX_SIZE]) {
+    ds_sha256 *h = ds_sha256_new();
+    ds_sha256_add(h, p, n);
+    ds_sha256_hex(h, out);
+    ds_sha256_free(h);
+}
+
+int ds_digest_file(const char *path, char out[DS_HEX_SIZE], ds_error *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return ds_fail_errno(err, "cannot open '%s'", path);
+    ds_sha256 *h = ds_sha256_new();
+    char *buf = ds_xmalloc(1 << 17);
+    ssize_t r;
+    while ((r = read(fd, buf, 1 << 17)) > 0 || (r < 0 && errno == EINTR))
+        if (r > 0)
+            ds_sha256_add(h, buf, (size_t)r);
+    int rc = r < 0 ? ds_fail_errno(err, "cannot read '%s'", path) : 0;
+    if (!rc)
+        ds_sha256_hex(h, out);
+    ds_sha256_free(h);
+    free(buf);
+    close(fd);
+    return rc;
+}
+
+int ds_digest_valid(const char *s) {
+    return s && strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64;
+}
