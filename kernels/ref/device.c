@@ -1,0 +1,95 @@
+/* kernels/ref/device.c - the reference device: host memory, one thread, f32. */
+#include "kernels/ref/ref.h"
+
+#include <stdint.h>
+#include <stdio.h>
+
+static void *ref_alloc(ds_device *dev, size_t bytes) {
+    (void)dev;
+    if (bytes > SIZE_MAX - 64)
+        return NULL;
+    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+}
+
+static void ref_free(ds_device *dev, void *p) {
+    (void)dev;
+    free(p);
+}
+
+static void ref_upload(ds_device *dev, void *dst, const void *src_host, size_t bytes) {
+    (void)dev;
+    if (bytes)
+        memcpy(dst, src_host, bytes);
+}
+
+static void ref_download(ds_device *dev, void *dst_host, const void *src, size_t bytes) {
+    (void)dev;
+    if (bytes)
+        memcpy(dst_host, src, bytes);
+}
+
+static void ref_sync(ds_device *dev) { (void)dev; }
+
+static size_t ref_weight_bytes(ds_device *dev, int m, int n, int f32, int grad) {
+    (void)dev, (void)f32, (void)grad;
+    return sizeof(ds_weight) + (size_t)m * (size_t)n * sizeof(float);
+}
+
+static ds_weight *ref_weight_new(ds_device *dev, int m, int n, int f32, int grad) {
+    (void)f32, (void)grad;
+    DS_ASSERT(m > 0 && n > 0);
+    ds_weight *w = calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    w->m = m;
+    w->n = n;
+    w->w = ref_alloc(dev, (size_t)m * (size_t)n * sizeof *w->w);
+    if (!w->w) {
+        free(w);
+        return NULL;
+    }
+    return w;
+}
+
+static void ref_weight_free(ds_device *dev, ds_weight *w) {
+    (void)dev;
+    if (w)
+        free(w->w);
+    free(w);
+}
+
+static void ref_close(ds_device *dev) { free(dev); }
+
+static const struct ds_ops ref_ops = {
+#define DS_OP(op, args) .op = ds_ref_##op,
+#include "kernels/ops.def"
+#undef DS_OP
+};
+
+int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *err) {
+    *out = NULL;
+    if (opt && opt->precision != DS_PRECISION_F32)
+        return ds_fail(
+            err, DS_EINVAL,
+            "the reference device computes in f32 only: ask for precision f32 or for the "
+            "cpu device");
+    ds_device *dev = calloc(1, sizeof *dev);
+    if (!dev)
+        return ds_fail(err, DS_ENOMEM, "cannot open the reference device: not enough memory");
+    dev->name = "ref";
+    snprintf(dev->device_class, sizeof dev->device_class, "ref-f32");
+    dev->act_size = sizeof(float);
+    dev->threads = 1;
+    dev->ops = &ref_ops;
+    dev->alloc = ref_alloc;
+    dev->free = ref_free;
+    dev->upload = ref_upload;
+    dev->download = ref_download;
+    dev->sync = ref_sync;
+    dev->weight_new = ref_weight_new;
+    dev->weight_free = ref_weight_free;
+    dev->weight_bytes = ref_weight_bytes;
+    dev->close = ref_close;
+    *out = dev;
+    return 0;
+}
