@@ -59,6 +59,19 @@ void ds_ref_linear_residual_forward(ds_device *dev, ds_act *y, float *res_out, c
         }
 }
 
+void ds_ref_gelu_forward(ds_device *dev, ds_act *y, const ds_act *pre, size_t n) {
+    (void)dev;
+    for (size_t i = 0; i < n; i++)
+        act_f32(y)[i] = (float)gelu(act_f32_const(pre)[i]);
+}
+
+void ds_ref_gelu_backward(ds_device *dev, ds_act *dpre, const ds_act *dy, const ds_act *pre,
+                          size_t n) {
+    (void)dev;
+    for (size_t i = 0; i < n; i++)
+        act_f32(dpre)[i] = (float)(act_f32_const(dy)[i] * gelu_derivative(act_f32_const(pre)[i]));
+}
+
 /* sum_i dy_i W_ij for every j, in double; out (n). */
 static void transposed_product(double *out, const float *dy, const ds_weight *w) {
     memset(out, 0, (size_t)w->n * sizeof *out);

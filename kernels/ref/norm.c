@@ -63,6 +63,17 @@ void ds_ref_adaln_backward(ds_device *dev, float *dx, float *dshift, float *dsca
     free(sums);
 }
 
+void ds_ref_gate_forward(ds_device *dev, float *res_out, const float *res_in, const float *gate,
+                         int gate_stride, const ds_act *y, int B, int T, int D) {
+    (void)dev;
+    for (int t = 0; t < B * T; t++)
+        for (int j = 0; j < D; j++) {
+            size_t at = (size_t)t * (size_t)D + (size_t)j;
+            double g = gate[(size_t)(t / T) * (size_t)gate_stride + (size_t)j];
+            res_out[at] = (float)(res_in[at] + g * act_f32_const(y)[at]);
+        }
+}
+
 void ds_ref_gate_backward(ds_device *dev, ds_act *dy, float *dgate, int dstride, const float *dx1,
                           const ds_act *y, const float *gate, int stride, int B, int T, int D) {
     (void)dev;
