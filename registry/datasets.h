@@ -1,0 +1,66 @@
+/* registry/datasets.h - folders of images and their versions.
+ *
+ *   scanning --scan ok--> ready --scan failed--> failed --scan ok--> ready     any --remove-->
+ * removed └─ scan failed ─────────────────┘                    removed --add again--> scanning
+ *
+ * A version is one content of the folder (tree digest); the same content again is no new version.
+ * Scans are asked for by number: scan_wanted counts requests, scan_done is the newest request that
+ * a finished scan had seen when it started; work = scan_done < scan_wanted.  `generation` counts
+ * what should be trained anew for the same content: changed method or options, or a retry. Another
+ * program may INSERT INTO datasets(name, source_path): defaults and triggers make the rest.
+ */
+#ifndef DS_REGISTRY_DATASETS_H
+#define DS_REGISTRY_DATASETS_H
+
+#include "registry/names.h"
+#include "registry/registry.h"
+#include "registry/store.h"
+
+typedef struct {
+    const char *name;      /* checked with ds_name_check */
+    const char *path;      /* absolute, no control characters, shorter than PATH_MAX */
+    const char *method;    /* NULL: "affiner" (new) or as it was (known) */
+    const json_t *options; /* object or NULL: {} (new) or as it was (known) */
+    int watch;             /* 1, 0, or -1: 1 (new) or as it was (known) */
+} ds_dataset_new;
+
+/* New (*created = 1), known with the same path (*created = 0: a scan is asked for, a failed or
+ * cancelled training gets another chance, given options replace the old), or removed (revived,
+ * *created = 1).  DS_ECONFLICT when the name belongs to another path.  *seq = scan number to wait
+ * for. */
+int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *created, int64_t *seq,
+                   ds_error *err);
+
+/* Ask for a scan; *seq (may be NULL) = its number. */
+int ds_dataset_rescan(ds_registry *r, const char *name, int64_t *seq, ds_error *err);
+
+/* state -> removed; its queued jobs are cancelled, running ones get control "cancel" (see
+ * ds_jobs_to_cancel); adapters stay. */
+int ds_dataset_remove(ds_registry *r, const char *name, ds_error *err);
+
+int ds_dataset_get(ds_registry *r, const char *name, json_t **out, ds_error *err);
+int ds_dataset_get_id(ds_registry *r, int64_t id, json_t **out, ds_error *err);
+int ds_dataset_id(ds_registry *r, const char *name, int64_t *id, ds_error *err);
+
+/* Name of the live dataset with this path: DS_ENOTFOUND if none. */
+int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE], ds_error *err);
+
+/* By name; removed ones only when asked for. */
+int ds_dataset_list(ds_registry *r, ds_page page, int with_removed, json_t **out, ds_error *err);
+
+/* [{id,name,path}] of live datasets with watch = 1: what to watch. */
+int ds_dataset_watched(ds_registry *r, json_t **out, ds_error *err);
+
+/* {"items":[{path,reason}],"next":null,"count":true number} of the latest version or failed scan.
+ */
+int ds_dataset_rejected(ds_registry *r, const char *name, json_t **out, ds_error *err);
+
+/* Digest of the manifest of a version (0 = latest): read it with ds_store_read. */
+int ds_dataset_manifest(ds_registry *r, const char *name, int64_t version, char sha256[DS_HEX_SIZE],
+                        ds_error *err);
+
+/* What a train spec needs of one version row: {name,version,root,tree_digest,manifest_sha256,
+ * manifest_path (compressed blob),images,classes:[...],method,options,generation}. */
+int ds_dataset_version_get(ds_registry *r, int64_t dataset_version_id, json_t **out, ds_error *err);
+
+#endif

@@ -1,0 +1,67 @@
+/* registry/store.h - files named by their content.
+ *
+ *   DIR/blobs/sha256/ab/<64 hex>.zst   one zstd frame; the name is the SHA-256 of the bytes inside
+ *   DIR/blobs/tmp/                     being written; emptied when the registry opens
+ *
+ * A blob file is whole under its final name or not there: written to tmp/, synced, renamed,
+ * directory synced; only then may a row (registry/blobs.h) refer to it.  Recompression does not
+ * change its identity.  Nothing here knows SQL. Thread: any (a store holds its path and one mutex),
+ * so hashing and compressing can leave the loop thread.  Memory: bounded buffers, whatever the size
+ * of the file (window at most 8 MiB). Errors: DS_EINVAL (a digest that is not 64 lower-case hex
+ * digits, before any path is made), DS_ENOTFOUND, DS_EINTEGRITY (content does not match its name,
+ * or its frame is damaged), DS_ELIMIT, DS_ENOSPC, DS_EIO.
+ */
+#ifndef DS_REGISTRY_STORE_H
+#define DS_REGISTRY_STORE_H
+
+#include "base/digest.h"
+#include "base/error.h"
+
+#include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ds_store ds_store;
+
+/* What is known of a stored blob; sizes in bytes. */
+typedef struct {
+    char sha256[DS_HEX_SIZE];
+    int64_t raw_bytes, stored_bytes;
+} ds_blob;
+
+enum ds_store_input {
+    DS_STORE_RAW, /* plain bytes: compressed on the way in */
+    DS_STORE_ZSTD /* already one zstd frame with content size: kept as it is, content verified */
+};
+
+#define DS_BLOB_MAX ((int64_t)1 << 36) /* 64 GiB raw: nothing larger is accepted or read */
+
+int ds_store_open(const char *state_dir, ds_store **out, ds_error *err);
+void ds_store_close(ds_store *s); /* NULL is fine */
+
+/* Put a file or bytes.  expected: its sha256 if known (else NULL): anything else is DS_EINTEGRITY
+ * and nothing is stored.  Content that is there already is success; its age starts anew, so a sweep
+ * leaves it to whoever put it now. */
+int ds_store_put_file(ds_store *s, const char *path, enum ds_store_input input,
+                      const char *expected, ds_blob *out, ds_error *err);
+int ds_store_put_bytes(ds_store *s, const void *data, size_t n, ds_blob *out, ds_error *err);
+
+/* Where the blob is (it need not exist): DS_EINVAL for a bad digest. */
+int ds_store_path(const ds_store *s, const char *sha256, char out[PATH_MAX], ds_error *err);
+
+/* Read and re-hash a blob of at most max raw bytes into malloc'ed memory (one extra 0 byte). */
+int ds_store_read(ds_store *s, const char *sha256, size_t max, char **data, size_t *n,
+                  ds_error *err);
+
+/* Re-hash without keeping; fills *out when not NULL. */
+int ds_store_verify(ds_store *s, const char *sha256, ds_blob *out, ds_error *err);
+
+/* Remove one file unless it is younger than grace_ms (then 0 with *removed = 0). */
+int ds_store_unlink(ds_store *s, const char *sha256, int64_t grace_ms, int *removed, ds_error *err);
+
+/* Call fn(ctx, sha256, age_ms, stored_bytes) for every blob file; stops at the first non-zero and
+ * returns it. */
+int ds_store_each(ds_store *s, int (*fn)(void *, const char *, int64_t, int64_t), void *ctx,
+                  ds_error *err);
+
+#endif
