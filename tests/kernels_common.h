@@ -1,0 +1,63 @@
+/* tests/kernels_common.h - what the kernel tests share: numbers, guarded buffers, finite
+ * differences.
+ *
+ * Numbers are k 2^(e-7) with |k| <= 127: exact in bf16 and in f32, and a step of a power of two
+ * stays exact, so no tolerance has to pay for the rounding of inputs.
+ */
+#ifndef DS_TESTS_KERNELS_COMMON_H
+#define DS_TESTS_KERNELS_COMMON_H
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "kernels/device.h"
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* x (n) (=) uniform in (-2^e, 2^e) on the grid above. */
+static inline void test_fill(float *x, size_t n, uint64_t seed, int e) {
+    for (size_t i = 0; i < n; i++) {
+        int k = (int)ds_rng_below(255, seed, DS_STREAM_TEST, 0, i / 4, (uint32_t)(i % 4)) - 127;
+        x[i] = ldexpf((float)k, e - 7);
+    }
+}
+
+static inline float *test_random(size_t n, uint64_t seed, int e) {
+    float *x = ds_xmalloc(n * sizeof *x);
+    test_fill(x, n, seed, e);
+    return x;
+}
+
+static inline ds_act *test_act(float *x) { return (ds_act *)(void *)x; }
+
+/* A buffer between two guard zones; guard_check says whether both are untouched. */
+enum { GUARD = 192, GUARD_BYTE = 0xA5 };
+
+static inline void *guard_new(size_t bytes, size_t offset) {
+    DS_ASSERT(offset < 64);
+    unsigned char *raw = ds_xaligned(bytes + 2 * GUARD + 64);
+    memset(raw, GUARD_BYTE, bytes + 2 * GUARD + 64);
+    return raw + GUARD + offset;
+}
+
+static inline int guard_check(const void *p, size_t bytes, size_t offset) {
+    const unsigned char *q = p;
+    for (size_t i = 0; i < GUARD + offset; i++)
+        if (q[-1 - (ptrdiff_t)i] != GUARD_BYTE)
+            return 0;
+    for (size_t i = 0; i < GUARD; i++)
+        if (q[bytes + i] != GUARD_BYTE)
+            return 0;
+    return 1;
+}
+
+static inline void guard_free(void *p, size_t offset) {
+    if (p)
+        free((unsigned char *)p - GUARD - offset);
+}
+
+#endif
