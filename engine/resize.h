@@ -1,0 +1,36 @@
+/* engine/resize.h - resampling of 8-bit pictures, defined to the bit because metrics depend on it.
+ *
+ * Purpose: one resampler for preparing data and for feeding the feature network.  Bicubic (a =
+ * -0.5), antialiased (the kernel is widened by the scale when shrinking), separable, horizontal
+ * pass first, 22-bit fixed-point coefficients, result of each pass rounded and clamped to 8 bits.
+ * That is the arithmetic of Pillow's Image.resize(size, BICUBIC) on 8-bit pictures; the figures
+ * agree exactly (tests/test_engine_resize.c).  Changing a bit of it needs a new DS_RESIZE_ID.
+ *
+ * Shapes: interleaved channels (HWC), `stride` in bytes between rows.  Ownership: the caller's
+ * buffers; scratch is allocated and freed inside.  Thread: any.  Errors: none (sizes are
+ * DS_ASSERTed: 1..DS_RESIZE_MAX_SIDE, 1..4 channels).
+ * Source: Pillow, src/libImaging/Resample.c (formula only).
+ */
+#ifndef DS_ENGINE_RESIZE_H
+#define DS_ENGINE_RESIZE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DS_RESIZE_ID "pil-bicubic-1"
+#define DS_RESIZE_MAX_SIDE (1 << 20)
+
+/* out (out_h, out_w, channels) packed = resize of in (h, w, channels). */
+void ds_resize_bicubic(uint8_t *out, int out_w, int out_h, const uint8_t *in, int w, int h,
+                       size_t stride, int channels);
+
+/* Centre crop of in (h, w, channels), packed, to the largest square (left = (w - s) / 2, top =
+ * (h - s) / 2, rounded down), then ds_resize_bicubic to side x side.  No pixel outside the square
+ * has influence.  Pillow: im.crop(box).resize((side, side), BICUBIC). */
+void ds_resize_square(uint8_t *out, int side, const uint8_t *in, int w, int h, int channels);
+
+/* What the feature network reads: in (in_side, in_side, 3) resized to side x side by the same
+ * 8-bit path, then divided by 255.  out (side, side, 3) f32 in [0, 1]. */
+void ds_resize_unit_f32(float *out, int side, const uint8_t *in, int in_side);
+
+#endif

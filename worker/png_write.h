@@ -1,0 +1,18 @@
+/* worker/png_write.h - 8-bit RGB -> PNG file, atomically.
+ *
+ * Pixels (h, w, 3) packed.  The same pixels give the same bytes (no time stamp).  Thread: any.
+ * Errors: as ds_fs_write; DS_ENOMEM.
+ */
+#ifndef DS_WORKER_PNG_WRITE_H
+#define DS_WORKER_PNG_WRITE_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+int ds_png_write(const char *path, const uint8_t *rgb, int w, int h, ds_error *err);
+/* The same into malloc'ed memory. */
+int ds_png_encode(const uint8_t *rgb, int w, int h, char **out, size_t *size, ds_error *err);
+
+#endif
