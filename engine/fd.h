@@ -1,0 +1,57 @@
+/* engine/fd.h - feature statistics and the Frechet distance between two feature sets.
+ *
+ *     FD = |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1^1/2 S2 S1^1/2)^1/2
+ *
+ * m mean, S covariance with divisor n-1.  The trace is taken by two symmetric eigen-decompositions,
+ * so there are no complex numbers and a rank-deficient covariance (n <= dim) is no special case.
+ * Source: Dowson & Landau 1982; Heusel et al. 2017 (FID); reference code of pytorch-fid for n-1.
+ *
+ * FD is biased upwards by about 1/n: compare values of equal n only.  That is why a result carries
+ * the numbers of both sets and what made their features.
+ *
+ * Interval: delete-group jackknife over the fake set (Wolter 2007, ch. 4): the fake set is split at
+ * random into `groups` groups, FD is computed without each, and
+ *     std_error^2 = (g-1)/g sum_i (FD_i - mean FD_i)^2,   interval = FD -+ t(0.975, g-1) std_error.
+ * It covers the sampling noise of the fake set with the reference held fixed - the noise that
+ * differs between two evaluations against the same reference - and not the bias.
+ *
+ * Numbers: features f32, everything else double.  Thread: any.  Memory: O(dim^2) per call.
+ */
+#ifndef DS_ENGINE_FD_H
+#define DS_ENGINE_FD_H
+
+#include "engine/features.h"
+
+#define DS_FD_GROUPS_MAX 32
+
+/* Mean and scatter of rows seen so far.  Rows may be added in any portions with the same result. */
+typedef struct ds_stats ds_stats;
+
+ds_stats *ds_stats_new(int dim);
+void ds_stats_free(ds_stats *s); /* NULL is fine */
+void ds_stats_add(ds_stats *s, const float *x, int64_t rows);
+int64_t ds_stats_count(const ds_stats *s);
+/* mean (dim), cov (dim,dim) with divisor n-1; either may be NULL.  DS_EINVAL when n < 2. */
+int ds_stats_finish(ds_stats *s, double *mean, double *cov, ds_error *err);
+
+/* The distance of two Gaussians. */
+int ds_frechet(const double *mean1, const double *cov1, const double *mean2, const double *cov2,
+               int dim, double *fd, ds_error *err);
+
+typedef struct {
+    double fd, mean_term, trace_term; /* fd = mean_term + trace_term, not below 0 */
+    double std_error, lo, hi;         /* NaN when groups == 0 */
+    int groups;
+    uint64_t seed; /* of the split into groups */
+    int64_t n_real, n_fake;
+    int dim;
+    char net[DS_HEX_SIZE], resize[32];
+} ds_fd_result;
+
+/* groups: 0 = no interval, else 2..DS_FD_GROUPS_MAX (each group costs one more eigen-decomposition;
+ * 8 is usual).  DS_EINVAL: fewer than 2 rows (2 per group), different networks, resizings or
+ * widths.  DS_EFAILED: features that are not finite. */
+int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
+                  ds_fd_result *out, ds_error *err);
+
+#endif
