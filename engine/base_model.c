@@ -1,0 +1,156 @@
+/* engine/base_model.c - reading and writing the base. */
+#include "engine/base_model.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "engine/safetensors.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BASE_MAX_GIB = 16 };
+
+/* Configuration fields as the file spells them: one list for reading and writing. */
+#define CONFIG_FIELDS(X)                                                                           \
+    X(channels)                                                                                    \
+    X(side) X(patch) X(width) X(depth) X(heads) X(mlp_ratio) X(classes) X(learn_sigma) X(freq_dim) \
+        X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
+
+static int config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
+    json_t *doc;
+    int rc = ds_json_parse(file, text, strlen(text), &doc, err);
+    if (rc)
+        return rc;
+    *c = (ds_dit_config){0};
+    int64_t v = 0;
+#define X(field)                                                                                   \
+    if (!rc && !(rc = ds_json_need_int(doc, #field, &v, err)))                                     \
+        c->field = v < -1 || v > 100000000 ? -1 : (int)v;
+    CONFIG_FIELDS(X)
+#undef X
+    if (!rc)
+        rc = ds_json_need_number(doc, "beta_start", &c->beta_start, err);
+    if (!rc)
+        rc = ds_json_need_number(doc, "beta_end", &c->beta_end, err);
+    json_decref(doc);
+    if (!rc)
+        rc = ds_dit_check(c, err);
+    return rc ? ds_error_prefix(err, "base '%s'", file) : 0;
+}
+
+static char *config_to_json(const ds_dit_config *c) {
+    json_t *doc = json_object();
+#define X(field) json_object_set_new(doc, #field, json_integer(c->field));
+    CONFIG_FIELDS(X)
+#undef X
+    json_object_set_new(doc, "beta_start", json_real(c->beta_start));
+    json_object_set_new(doc, "beta_end", json_real(c->beta_end));
+    char *text = ds_json_canonical(doc);
+    json_decref(doc);
+    return text;
+}
+
+static ds_base *base_of(const ds_dit_config *cfg) {
+    ds_base *b = ds_xcalloc(1, sizeof *b);
+    b->cfg = *cfg;
+    ds_dit_tensors(&b->table, cfg);
+    b->linears = ds_dit_linears(cfg, &b->table);
+    b->data = ds_xaligned(b->table.total * sizeof *b->data);
+    return b;
+}
+
+int ds_base_new(ds_base **out, const ds_dit_config *cfg, uint64_t seed, ds_error *err) {
+    int rc = ds_dit_check(cfg, err);
+    if (rc)
+        return rc;
+    *out = base_of(cfg);
+    ds_dit_init((*out)->data, &(*out)->table, cfg, seed);
+    return 0;
+}
+
+static int read_tensors(ds_base *b, const ds_st *st, ds_error *err) {
+    for (int i = 0; i < b->table.count; i++) {
+        const ds_param *p = &b->table.items[i];
+        int64_t shape[4];
+        for (int d = 0; d < p->ndim; d++)
+            shape[d] = p->shape[d];
+        int rc = ds_st_need_f32(st, p->name, p->ndim, shape, b->data + p->offset, err);
+        if (rc)
+            return rc;
+    }
+    if (ds_st_count(st) != (size_t)b->table.count)
+        return ds_fail(err, DS_EINTEGRITY, "base '%s' has %zu tensors; its configuration needs %d",
+                       ds_st_file_name(st), ds_st_count(st), b->table.count);
+    return 0;
+}
+
+int ds_base_open(ds_base **out, const char *path, const char *want, ds_error *err) {
+    char *bytes, sha[DS_HEX_SIZE];
+    size_t n;
+    int rc = ds_fs_read(path, (size_t)BASE_MAX_GIB << 30, &bytes, &n, err);
+    if (rc)
+        return rc;
+    ds_digest(bytes, n, sha);
+    if (want && strcmp(want, sha)) {
+        free(bytes);
+        return ds_fail(err, DS_EINTEGRITY,
+                       "base file '%s' has changed: its sha256 is %s, the registered one is %s",
+                       path, sha, want);
+    }
+    ds_st *st;
+    if ((rc = ds_st_open_owned(path, bytes, n, &st, err)))
+        return rc;
+    const char *config = ds_st_meta(st, "diffscaler.config"),
+               *name = ds_st_meta(st, "diffscaler.name");
+    ds_dit_config cfg;
+    if (!config)
+        rc = ds_fail(err, DS_EINVAL, "'%s' is not a base: its metadata has no 'diffscaler.config'",
+                     path);
+    else
+        rc = config_from_json(&cfg, path, config, err);
+    ds_base *b = rc ? NULL : base_of(&cfg);
+    if (!rc)
+        rc = read_tensors(b, st, err);
+    if (!rc) {
+        snprintf(b->name, sizeof b->name, "%s", name ? name : "base");
+        memcpy(b->sha256, sha, sizeof sha);
+        *out = b;
+    } else
+        ds_base_free(b);
+    ds_st_free(st);
+    return rc;
+}
+
+int ds_base_save(const ds_base *base, const char *path, int bf16, const char *const *meta,
+                 ds_error *err) {
+    ds_st_writer *w = ds_st_writer_new();
+    char *config = config_to_json(&base->cfg), *bytes = NULL;
+    size_t n = 0;
+    ds_st_writer_meta(w, "diffscaler.config", config);
+    for (; meta && meta[0]; meta += 2)
+        ds_st_writer_meta(w, meta[0], meta[1]);
+    for (int i = 0; i < base->table.count; i++) {
+        const ds_param *p = &base->table.items[i];
+        int64_t shape[4];
+        for (int d = 0; d < p->ndim; d++)
+            shape[d] = p->shape[d];
+        enum ds_st_dtype store = bf16 && p->kind == DS_PARAM_WEIGHT ? DS_ST_BF16 : DS_ST_F32;
+        ds_st_writer_add_f32(w, p->name, store, p->ndim, shape, base->data + p->offset);
+    }
+    int rc = ds_st_writer_finish(w, &bytes, &n, err);
+    if (!rc)
+        rc = ds_fs_write(path, bytes, n, err);
+    free(bytes);
+    free(config);
+    ds_st_writer_free(w);
+    return rc;
+}
+
+void ds_base_free(ds_base *b) {
+    if (!b)
+        return;
+    ds_params_release(&b->table);
+    free(b->linears);
+    free(b->data);
+    free(b);
+}

@@ -1,0 +1,381 @@
+/* engine/net.c - models and nets: packing of weights, layout of activations. */
+#include "base/mem.h"
+#include "engine/net_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- model */
+
+int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *err) {
+    ds_model *m = ds_xcalloc(1, sizeof *m);
+    size_t bytes = base->table.total * sizeof(float);
+    m->dev = dev;
+    m->base = base;
+    m->data = dev->alloc(dev, bytes);
+    if (!m->data) {
+        free(m);
+        return ds_fail(err, DS_ENOMEM, "the base needs %zu MiB on device %s", bytes >> 20,
+                       dev->name);
+    }
+    dev->upload(dev, m->data, base->data, bytes);
+    *out = m;
+    return 0;
+}
+
+void ds_model_free(ds_model *m) {
+    if (!m)
+        return;
+    m->dev->free(m->dev, m->data);
+    free(m);
+}
+
+/* ---------------------------------------------------------------- layout of activations
+ * One pass over the list of buffers; with block == NULL it only counts. */
+
+typedef struct {
+    char *block;
+    size_t used;
+} ds_plan;
+
+static void *take(ds_plan *plan, size_t bytes) {
+    void *p = plan->block ? plan->block + plan->used : NULL;
+    plan->used += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static void plan_block(ds_plan *plan, ds_block_acts *a, const ds_dit_config *c, size_t act, int B) {
+    size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
+           F = D * (size_t)c->mlp_ratio;
+    float **stats[] = {&a->mean1, &a->rstd1, &a->mean2, &a->rstd2};
+    for (int i = 0; i < 4; i++)
+        *stats[i] = take(plan, R * 4);
+    a->x1 = take(plan, R * D * 4);
+    a->lse = take(plan, R * (size_t)c->heads * 4);
+    a->mod = take(plan, (size_t)B * 6 * D * 4);
+    a->ln1 = take(plan, R * D * act);
+    a->qkv = take(plan, R * 3 * D * act);
+    a->att = take(plan, R * D * act);
+    a->proj = take(plan, R * D * act);
+    a->ln2 = take(plan, R * D * act);
+    a->pre = take(plan, R * F * act);
+    a->gelu = take(plan, R * F * act);
+    a->fc2 = take(plan, R * D * act);
+}
+
+static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t act, int B,
+                        int train) {
+    size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
+           F = D * (size_t)c->mlp_ratio, b = (size_t)B;
+    size_t out = (size_t)(c->patch * c->patch * ds_dit_out_channels(c)),
+           in = (size_t)(c->patch * c->patch * c->channels);
+    n->tvalue = take(plan, b * 4);
+    n->temb = take(plan, b * (size_t)c->freq_dim * 4);
+    n->temb_act = take(plan, b * (size_t)c->freq_dim * act);
+    float **small[] = {&n->t0, &n->t0s, &n->c, &n->sc};
+    for (int i = 0; i < 4; i++)
+        *small[i] = take(plan, b * D * 4);
+    n->t0s_act = take(plan, b * D * act);
+    n->sc_act = take(plan, b * D * act);
+    n->cond_act = take(plan, b * (6 * D > (size_t)c->freq_dim ? 6 * D : (size_t)c->freq_dim) * act);
+    n->modf = take(plan, b * 2 * D * 4);
+    n->meanf = take(plan, R * 4);
+    n->rstdf = take(plan, R * 4);
+    n->lnf = take(plan, R * D * act);
+    n->patches = take(plan, R * in * act);
+    n->ypatch = take(plan, R * D * act);
+    n->tokens = take(plan, R * out * 4);
+    n->tok_act = take(plan, R * out * act);
+    int **idx[] = {&n->row, &n->base_row, &n->task};
+    for (int i = 0; i < 3; i++)
+        *idx[i] = take(plan, b * sizeof(int));
+    if (!train)
+        return;
+    n->dx = take(plan, R * D * 4);
+    n->dmod = take(plan, b * 6 * D * 4);
+    float **grads[] = {&n->dc, &n->dsc, &n->dtmp};
+    for (int i = 0; i < 3; i++)
+        *grads[i] = take(plan, b * D * 4);
+    n->da = take(plan, R * D * act);
+    n->db = take(plan, R * D * act);
+    size_t wide = F > 3 * D ? F : 3 * D;
+    n->dact_wide = take(plan, R * (wide > in ? wide : in) * act);
+    n->dmod_act = take(plan, b * 6 * D * act);
+    n->mod_act = take(plan, b * 6 * D * act);
+    n->dtok = take(plan, R * out * act);
+}
+
+static size_t plan_net(ds_net *n, const ds_dit_config *c, size_t act, enum ds_net_kind kind, int B,
+                       char *block) {
+    ds_plan plan = {block, 0};
+    int train = kind == DS_NET_TRAIN;
+    size_t stream = (size_t)B * (size_t)ds_dit_tokens(c) * (size_t)c->width * 4;
+    plan_shared(&plan, n, c, act, B, train);
+    float *x = take(&plan, stream);
+    for (int i = 0; i < c->depth; i++) {
+        if (train || i == 0)
+            plan_block(&plan, &n->acts[i], c, act, B);
+        else
+            n->acts[i] = n->acts[0];
+        n->acts[i].x0 = x;
+        if (train)
+            x = take(&plan, stream); /* the block's output = the next one's input */
+        else
+            n->acts[i].x1 = x; /* the stream is updated in place */
+    }
+    n->xf = x;
+    return plan.used;
+}
+
+size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_kind kind,
+                    int batch) {
+    ds_net n = {0};
+    n.acts = ds_xcalloc((size_t)cfg->depth, sizeof *n.acts);
+    size_t bytes = plan_net(&n, cfg, dev->act_size, kind, batch, NULL);
+    free(n.acts);
+    return bytes;
+}
+
+/* ---------------------------------------------------------------- layers */
+
+static const float *tensor(const ds_net *net, int entry) {
+    return net->model->data + net->base->table.items[entry].offset;
+}
+
+/* Can this adapter be folded into the weight?  phi = ReLU cannot (its a part is). */
+static void fold_layer(ds_net *net, ds_layer *l) {
+    const struct ds_ops *k = net->dev->ops;
+    const ds_affiner *ad = l->adapted ? &l->ad : NULL;
+    k->weight_pack(net->dev, l->w, l->W, ad);
+    if (ad)
+        k->bias_fold(net->dev, l->bias_eff, l->bias, l->W, ad);
+}
+
+static int new_layers(ds_net *net, ds_error *err) {
+    const ds_dit_config *c = ds_net_cfg(net);
+    net->layers = ds_xcalloc((size_t)ds_lin_count(c), sizeof *net->layers);
+    for (int i = 0; i < ds_lin_count(c); i++) {
+        ds_layer *l = &net->layers[i];
+        l->lin = &net->base->linears[i];
+        l->W = tensor(net, l->lin->weight);
+        l->bias = tensor(net, l->lin->bias);
+        l->w = net->dev->weight_new(net->dev, l->lin->m, l->lin->n, 0, net->kind == DS_NET_TRAIN);
+        l->bias_eff = net->dev->alloc(net->dev, (size_t)l->lin->m * sizeof(float));
+        if (!l->w || !l->bias_eff)
+            return ds_fail(err, DS_ENOMEM, "no room for the packed weights of '%s' on device %s",
+                           l->lin->name, net->dev->name);
+    }
+    return 0;
+}
+
+/* A full adapter replaces the base's tensors, which are found by name. */
+static void bind_full(ds_net *net, const ds_params *table, const float *p, float *g) {
+    for (int i = 0; i < table->count; i++) {
+        const ds_param *e = &table->items[i];
+        if (e->kind == DS_PARAM_TABLE) {
+            net->table = p + e->offset;
+            net->dtable = g ? g + e->offset : NULL;
+        }
+        if (e->linear < 0)
+            continue;
+        ds_layer *l = &net->layers[e->linear];
+        l->full = 1;
+        if (e->kind == DS_PARAM_WEIGHT) {
+            l->W = p + e->offset;
+            l->dW = g ? g + e->offset : NULL;
+        } else {
+            l->bias = p + e->offset;
+            l->db = g ? g + e->offset : NULL;
+        }
+    }
+}
+
+static void bind_affiner(ds_layer *l, const ds_method_spec *spec, const ds_params *table, int index,
+                         const float *p, float *g) {
+    ds_adapter_slot slot;
+    if (!ds_adapter_find(table, index, spec->rank, &slot))
+        return;
+    l->adapted = 1;
+    l->slot = slot;
+    l->ad = ds_adapter_view(spec, l->lin, &slot, p);
+    l->g = (ds_affiner_grad){0};
+    if (!g)
+        return;
+    l->g.da = g + slot.a;
+    l->g.db = g + slot.b;
+    if (spec->rank) {
+        l->g.ds = g + slot.s;
+        l->g.dU = g + slot.U;
+        l->g.dV = spec->freeze_v ? NULL : g + slot.V;
+    }
+}
+
+static void bind_single(ds_net *net, const ds_method_spec *spec, const ds_params *table,
+                        const float *p, float *g) {
+    net->spec = *spec;
+    if (spec->method == DS_METHOD_FULL)
+        bind_full(net, table, p, g);
+    else if (spec->method == DS_METHOD_AFFINER)
+        for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++)
+            bind_affiner(&net->layers[i], spec, table, i, p, g);
+    size_t rows = ds_adapter_rows(table);
+    net->rows[0] = rows == SIZE_MAX ? NULL : p + rows;
+    net->drows = rows == SIZE_MAX || !g ? NULL : g + rows;
+}
+
+void ds_net_refold(ds_net *net) {
+    for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++)
+        if (net->layers[i].adapted || net->layers[i].full)
+            fold_layer(net, &net->layers[i]);
+}
+
+void ds_net_bind(ds_net *net, const float *p, float *g) {
+    DS_ASSERT(net->kind == DS_NET_TRAIN);
+    ds_params table = {0};
+    ds_adapter_table(&table, net->base, &net->spec);
+    bind_single(net, &net->spec, &table, p, g);
+    ds_params_release(&table);
+    ds_net_refold(net);
+}
+
+/* ---------------------------------------------------------------- stacked sets */
+
+/* The neutral adapter (a = 1, no b, no low rank), for samples of the base itself and for layers
+ * that a set does not target: `identity` holds ones as many as the widest layer has outputs. */
+static ds_affiner neutral(const ds_net *net, const ds_layer *l) {
+    return (ds_affiner){.m = l->lin->m, .n = l->lin->n, .segs = l->lin->segs, .a = net->identity};
+}
+
+static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
+    const ds_dit_config *c = ds_net_cfg(net);
+    size_t widest = 0, rows = 0, D = (size_t)c->width;
+    for (int i = 0; i < ds_lin_count(c); i++)
+        widest = (size_t)net->layers[i].lin->m > widest ? (size_t)net->layers[i].lin->m : widest;
+    for (int t = 0; t < net->tasks; t++) {
+        if (adapters[t]->spec.method == DS_METHOD_FULL || adapters[t]->spec.side_in)
+            return ds_fail(err, DS_EINVAL,
+                           "an adapter of method full or side in cannot share a batch with others");
+        rows += (size_t)adapters[t]->spec.classes;
+    }
+    net->identity = net->dev->alloc(net->dev, widest * sizeof(float));
+    net->rows_all = net->dev->alloc(net->dev, (rows + 1) * D * sizeof(float));
+    if (!net->identity || !net->rows_all)
+        return ds_fail(err, DS_ENOMEM, "no room for %d stacked adapters on device %s", net->tasks,
+                       net->dev->name);
+    net->dev->ops->fill(net->dev, net->identity, 1.0f, widest);
+    for (int i = 0; i < ds_lin_count(c); i++) {
+        ds_layer *l = &net->layers[i];
+        l->sets = ds_xcalloc((size_t)net->tasks + 1, sizeof *l->sets);
+        for (int t = 0; t <= net->tasks; t++)
+            l->sets[t] = neutral(net, l);
+        for (int t = 0; t < net->tasks; t++)
+            if (ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot)) {
+                l->adapted = 1;
+                l->sets[t] =
+                    ds_adapter_view(&adapters[t]->spec, l->lin, &l->slot, net->sets_data[t]);
+            }
+    }
+    rows = 0;
+    for (int t = 0; t < net->tasks; t++) {
+        size_t at = ds_adapter_rows(&adapters[t]->table);
+        size_t n = (size_t)adapters[t]->spec.classes;
+        if (n)
+            net->dev->upload(net->dev, net->rows_all + rows * D, adapters[t]->data + at,
+                             n * D * sizeof(float));
+        net->rows[t] = net->rows_all + rows * D;
+        rows += n;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- life cycle */
+
+static int upload_sets(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
+    net->sets_data = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->sets_data);
+    net->set_rows = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->set_rows);
+    net->rows = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->rows);
+    for (int t = 0; t < net->tasks; t++) {
+        const ds_adapter *a = adapters[t];
+        size_t bytes = a->table.total * sizeof(float);
+        net->set_rows[t] = a->spec.classes;
+        if (net->kind == DS_NET_TRAIN)
+            continue;
+        if (!(net->sets_data[t] = net->dev->alloc(net->dev, bytes ? bytes : 1)))
+            return ds_fail(err, DS_ENOMEM, "no room for an adapter of %zu bytes on device %s",
+                           bytes, net->dev->name);
+        net->dev->upload(net->dev, net->sets_data[t], a->data, bytes);
+    }
+    return 0;
+}
+
+static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
+    const ds_dit_config *c = ds_net_cfg(net);
+    size_t bytes = ds_net_bytes(c, net->dev, net->kind, net->batch);
+    net->acts = ds_xcalloc((size_t)c->depth, sizeof *net->acts);
+    net->block = net->dev->alloc(net->dev, bytes);
+    if (!net->block)
+        return ds_fail(
+            err, DS_ENOMEM,
+            "activations for a batch of %d need %zu MiB on device %s: use a smaller micro_batch",
+            net->batch, bytes >> 20, net->dev->name);
+    plan_net(net, c, net->dev->act_size, net->kind, net->batch, net->block);
+    int rc = upload_sets(net, adapters, err);
+    if (rc || (rc = new_layers(net, err)))
+        return rc;
+    net->table = net->model->data +
+                 ds_params_find(&net->base->table, "y_embedder.embedding_table.weight")->offset;
+    if (net->kind == DS_NET_STACKED)
+        rc = bind_stacked(net, adapters, err);
+    else if (net->kind == DS_NET_INFER && net->tasks == 1)
+        bind_single(net, &adapters[0]->spec, &adapters[0]->table, net->sets_data[0], NULL);
+    else if (net->tasks == 1)
+        net->spec = adapters[0]->spec;
+    for (int i = 0; !rc && i < ds_lin_count(c); i++) {
+        ds_layer *l = &net->layers[i];
+        if (net->kind == DS_NET_STACKED)
+            net->dev->ops->weight_pack(net->dev, l->w, l->W, NULL);
+        else
+            fold_layer(net, l);
+    }
+    return rc;
+}
+
+int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
+               const ds_adapter *const *adapters, int count, int batch, ds_error *err) {
+    DS_ASSERT(batch > 0 && (kind == DS_NET_STACKED || count <= 1));
+    ds_net *net = ds_xcalloc(1, sizeof *net);
+    net->model = model;
+    net->dev = model->dev;
+    net->base = model->base;
+    net->kind = kind;
+    net->batch = batch;
+    net->tasks = count;
+    int rc = setup(net, adapters, err);
+    if (rc)
+        ds_net_free(net);
+    else
+        *out = net;
+    return rc;
+}
+
+void ds_net_free(ds_net *net) {
+    if (!net)
+        return;
+    for (int i = 0; net->layers && i < ds_lin_count(ds_net_cfg(net)); i++) {
+        ds_layer *l = &net->layers[i];
+        net->dev->weight_free(net->dev, l->w);
+        net->dev->free(net->dev, l->bias_eff);
+        free(l->sets);
+    }
+    for (int t = 0; net->sets_data && t < net->tasks; t++)
+        net->dev->free(net->dev, net->sets_data[t]);
+    net->dev->free(net->dev, net->identity);
+    net->dev->free(net->dev, net->rows_all);
+    net->dev->free(net->dev, net->block);
+    free(net->layers);
+    free(net->sets_data);
+    free(net->set_rows);
+    free(net->rows);
+    free(net->acts);
+    free(net);
+}

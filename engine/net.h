@@ -1,0 +1,59 @@
+/* engine/net.h - a DiT on a device: forward, backward, with or without an adapter.
+ *
+ * ds_model  the base's tensors uploaded once to a device; shared by nets.
+ * ds_net    packed weights plus activation buffers for at most `batch` samples.  Three kinds:
+ *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
+ *   DS_NET_STACKED  several tasks in one batch: frozen weights, a set per sample
+ *   DS_NET_TRAIN    as INFER, refolded after each optimiser step, activations kept for backward
+ *
+ * A net never allocates after ds_net_new; its need is ds_net_bytes.  One thread at a time.
+ * Errors: DS_ENOMEM with both numbers, DS_EINVAL.
+ */
+#ifndef DS_ENGINE_NET_H
+#define DS_ENGINE_NET_H
+
+#include "engine/adapter.h"
+
+typedef struct {
+    ds_device *dev;
+    const ds_base *base;
+    float *data; /* device copy of base->data */
+} ds_model;
+
+int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *err);
+void ds_model_free(ds_model *m); /* NULL is fine */
+
+enum ds_net_kind { DS_NET_INFER, DS_NET_STACKED, DS_NET_TRAIN };
+
+typedef struct ds_net ds_net;
+
+/* Adapters of the net: count 0 (the base itself), 1, or several for DS_NET_STACKED.  Values are
+ * uploaded; for DS_NET_TRAIN they are bound later with ds_net_bind.  adapters may be NULL if count
+ * 0. */
+int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
+               const ds_adapter *const *adapters, int count, int batch, ds_error *err);
+void ds_net_free(ds_net *net); /* NULL is fine */
+size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_kind kind,
+                    int batch); /* activations */
+
+/* Training: parameters p and gradients g (device, flat, the adapter's table); refold packs the
+ * weights from p (call it after each change of p). */
+void ds_net_bind(ds_net *net, const float *p, float *g);
+void ds_net_refold(ds_net *net);
+
+/* What each sample of a batch is conditioned on.  Exactly one of row and base_row is >= 0. */
+typedef struct {
+    float t;      /* timestep, original scale 0..T-1 */
+    int row;      /* class row of the sample's adapter, or -1 */
+    int base_row; /* row of the base's table (null = cfg.classes), or -1 */
+    int task;     /* DS_NET_STACKED: which adapter; -1 = the base itself; else ignored */
+} ds_condition;
+
+/* out (B, outC, S, S) from x (B, C, S, S), device memory.  B <= batch. */
+void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B);
+
+/* After a forward of a DS_NET_TRAIN net on the same batch: g (+=) gradients, from dout = d loss / d
+ * out. */
+void ds_net_backward(ds_net *net, const float *dout, int B);
+
+#endif

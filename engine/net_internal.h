@@ -1,0 +1,59 @@
+/* engine/net_internal.h - what net.c, net_forward.c and net_backward.c share. */
+#ifndef DS_ENGINE_NET_INTERNAL_H
+#define DS_ENGINE_NET_INTERNAL_H
+
+#include "engine/net.h"
+
+typedef struct {
+    const ds_linear *lin;
+    const float *W, *bias; /* frozen (device), or inside the trained array (method full) */
+    ds_weight *w;          /* packed, folded */
+    float *bias_eff;       /* folded bias, or NULL: use bias */
+    int adapted;           /* has an Affiner */
+    int full;              /* trained itself */
+    ds_affiner ad;         /* single adapter */
+    ds_affiner *sets;      /* DS_NET_STACKED: one per task, then identity for the base */
+    ds_affiner_grad g;
+    float *dW, *db; /* method full */
+    ds_adapter_slot slot;
+} ds_layer;
+
+/* Activations of one block; R = B*T rows.  INFER nets share one set among all blocks. */
+typedef struct {
+    float *x0, *x1;                       /* (R,D) residual stream: input, after attention */
+    float *mean1, *rstd1, *mean2, *rstd2; /* (R) */
+    float *lse;                           /* (B,H,T) */
+    float *mod; /* (B,6D) shift, scale, gate (msa), shift, scale, gate (mlp) */
+    ds_act *ln1, *qkv, *att, *proj, *ln2; /* (R,D) (R,3D) (R,D) (R,D) (R,D) */
+    ds_act *pre, *gelu, *fc2;             /* (R,F) (R,F) (R,D) */
+} ds_block_acts;
+
+struct ds_net {
+    const ds_model *model;
+    ds_device *dev;
+    const ds_base *base;
+    enum ds_net_kind kind;
+    int batch, tasks;
+    ds_method_spec spec;
+    ds_layer *layers;
+    float **sets_data;     /* device copies of the adapters' arrays, `tasks` of them */
+    float *identity;       /* stacked: ones and zeros for samples of the base itself */
+    const float **rows;    /* class rows of each adapter (device) */
+    int *set_rows;         /* number of rows of each */
+    float *rows_all;       /* stacked: all rows, one after the other */
+    const float *table;    /* base class table (device; inside p for method full) */
+    float *dtable, *drows; /* gradients or NULL */
+    void *block;           /* all activations */
+    ds_block_acts *acts;   /* depth */
+    /* conditioning: temb (B,freq) t0,t0s,c,sc (B,D) f32; *_act their activations */
+    float *tvalue, *temb, *t0, *t0s, *c, *sc, *modf, *meanf, *rstdf, *xf, *tokens;
+    ds_act *temb_act, *t0s_act, *sc_act, *lnf, *patches, *ypatch, *cond_act;
+    int *row, *base_row, *task; /* device */
+    /* backward scratch */
+    float *dx, *dmod, *dc, *dsc, *dtmp;
+    ds_act *da, *db, *dact_wide, *dmod_act, *mod_act, *dtok, *tok_act;
+};
+
+static inline const ds_dit_config *ds_net_cfg(const ds_net *net) { return &net->base->cfg; }
+
+#endif

@@ -1,0 +1,262 @@
+/* engine/sampler.c - DDPM, DDIM and DPM-Solver++(2M) with guidance. */
+#include "engine/sampler.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "engine/diffusion.h"
+#include "engine/net_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const sampler_names[] = {"ddpm", "ddim", "dpmpp2m"};
+static const char *const guidance_names[] = {"none", "cfg", "domain"};
+
+const char *ds_sampler_name(enum ds_sampler s) { return sampler_names[s]; }
+const char *ds_guidance_name(enum ds_guidance g) { return guidance_names[g]; }
+
+int ds_sampler_from_name(const char *name, enum ds_sampler *out, ds_error *err) {
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, sampler_names[i])) {
+            *out = (enum ds_sampler)i;
+            return 0;
+        }
+    return ds_fail(err, DS_EINVAL, "unknown sampler '%.40s': use ddpm, ddim or dpmpp2m", name);
+}
+
+int ds_guidance_from_name(const char *name, enum ds_guidance *out, ds_error *err) {
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, guidance_names[i])) {
+            *out = (enum ds_guidance)i;
+            return 0;
+        }
+    return ds_fail(err, DS_EINVAL, "unknown guidance mode '%.40s': use none, cfg or domain", name);
+}
+
+static int guided(const ds_sample_options *o) {
+    return o->mode != DS_GUIDANCE_NONE && o->guidance != 1.0;
+}
+
+int ds_sample_batch(const ds_sample_options *o, int net_batch) {
+    int n = guided(o) && o->mode == DS_GUIDANCE_CFG ? net_batch / 2 : net_batch;
+    return n > 0 ? n : 1;
+}
+
+/* One pass over a batch of B images; device and host buffers of that size. */
+typedef struct {
+    ds_net *net, *base;
+    const ds_dit_config *c;
+    const ds_sample_options *o;
+    ds_schedule s;
+    size_t px, outpx;                            /* elements of an image, of a model output */
+    float *dev_x, *dev_out;                      /* device: (2B,C,S,S), (2B,outC,S,S) */
+    float *x, *x0, *x0_prev, *out, *eps, *noise; /* host: images of the batch; out (2B,outC,S,S) */
+    ds_condition *cond;                          /* 2B */
+    int B;
+} ds_run;
+
+static void conditions(ds_run *r, const ds_sample_request *q, float t) {
+    for (int i = 0; i < r->B; i++) {
+        ds_condition *c = &r->cond[i];
+        *c = (ds_condition){
+            .t = t, .row = -1, .base_row = r->c->classes, .task = q[i].base ? -1 : q[i].task};
+        if (q[i].label >= 0 && q[i].base)
+            c->base_row = q[i].label;
+        else if (q[i].label >= 0)
+            c->row = q[i].label, c->base_row = -1;
+        r->cond[r->B + i] =
+            (ds_condition){.t = t, .row = -1, .base_row = r->c->classes, .task = c->task};
+    }
+}
+
+/* Model output at timestep t for the images in r->x: guided eps in r->eps; v stays in r->out. */
+static void predict(ds_run *r, const ds_sample_request *q, float t) {
+    ds_device *dev = r->net->dev;
+    const size_t n = (size_t)r->B;
+    const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG;
+    conditions(r, q, t);
+    dev->upload(dev, r->dev_x, r->x, n * r->px * sizeof(float));
+    if (cfg)
+        dev->upload(dev, r->dev_x + n * r->px, r->x, n * r->px * sizeof(float));
+    ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, r->B * (cfg ? 2 : 1));
+    if (g && !cfg)
+        ds_net_forward(r->base, r->dev_out + n * r->outpx, r->dev_x, r->cond + r->B, r->B);
+    dev->download(dev, r->out, r->dev_out, n * r->outpx * sizeof(float) * (g ? 2 : 1));
+    const size_t plane = (size_t)r->c->side * (size_t)r->c->side;
+    size_t channels = (size_t)(r->c->guidance_channels ? r->c->guidance_channels : r->c->channels),
+           limit = channels * plane;
+    float w = (float)r->o->guidance;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < r->px; j++) {
+            float c = r->out[i * r->outpx + j];
+            if (g && j < limit) {
+                float u = r->out[(n + i) * r->outpx + j];
+                c = u + w * (c - u);
+            }
+            r->eps[i * r->px + j] = c;
+        }
+}
+
+/* x0 from eps at step k, clipped in pixel space; eps is made consistent with the clipped x0. */
+static void predict_x0(ds_run *r, int k) {
+    float a = (float)sqrt(r->s.alpha_bar[k]), b = (float)sqrt(1 - r->s.alpha_bar[k]);
+    for (size_t i = 0; i < (size_t)r->B * r->px; i++) {
+        float x0 = (r->x[i] - b * r->eps[i]) / a;
+        if (r->c->pixel) {
+            x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
+            r->eps[i] = (r->x[i] - a * x0) / b;
+        }
+        r->x0[i] = x0;
+    }
+}
+
+static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, float *dst) {
+    for (int i = 0; i < r->B; i++)
+        ds_rng_normal(dst + (size_t)i * r->px, r->px, r->o->seed, DS_STREAM_SAMPLE, step,
+                      q[i].index);
+}
+
+static void step_ddpm(ds_run *r, const ds_sample_request *q, int k) {
+    const ds_schedule *s = &r->s;
+    if (k > 0)
+        noise(r, q, (uint32_t)s->t[k], r->noise);
+    for (int i = 0; i < r->B; i++)
+        for (size_t j = 0; j < r->px; j++) {
+            size_t at = (size_t)i * r->px + j;
+            double mean = s->mean_x0[k] * r->x0[at] + s->mean_xt[k] * r->x[at],
+                   log_variance = s->posterior_log_variance[k];
+            if (r->c->learn_sigma) {
+                double f = (r->out[(size_t)i * r->outpx + r->px + j] + 1.0) / 2;
+                log_variance = f * s->log_beta[k] + (1 - f) * s->posterior_log_variance[k];
+            }
+            r->x[at] = (float)(k > 0 ? mean + exp(0.5 * log_variance) * r->noise[at] : mean);
+        }
+}
+
+static void step_ddim(ds_run *r, int k) {
+    float a = (float)sqrt(r->s.alpha_bar_prev[k]), b = (float)sqrt(1 - r->s.alpha_bar_prev[k]);
+    for (size_t i = 0; i < (size_t)r->B * r->px; i++)
+        r->x[i] = a * r->x0[i] + b * r->eps[i];
+}
+
+static double lambda_of(double alpha_bar) { return 0.5 * log(alpha_bar / (1 - alpha_bar)); }
+
+/* From step k to k-1 (or to the clean image): x_t = (sigma_t/sigma_s) x_s - alpha_t (e^-h - 1) D,
+ * with D extrapolated from the last two x0; the last step is first order. */
+static void step_dpmpp2m(ds_run *r, int k) {
+    const ds_schedule *s = &r->s;
+    size_t n = (size_t)r->B * r->px;
+    if (k == 0) {
+        memcpy(r->x, r->x0, n * sizeof *r->x);
+        return;
+    }
+    double from = s->alpha_bar[k], to = s->alpha_bar[k - 1];
+    double h = lambda_of(to) - lambda_of(from), ratio = sqrt((1 - to) / (1 - from)),
+           gain = -sqrt(to) * expm1(-h);
+    double c0 = 1, c1 = 0;
+    if (k < s->steps - 1) {
+        double before = lambda_of(from) - lambda_of(s->alpha_bar[k + 1]), q = before / h;
+        c0 = 1 + 1 / (2 * q);
+        c1 = -1 / (2 * q);
+    }
+    for (size_t i = 0; i < n; i++)
+        r->x[i] = (float)(ratio * r->x[i] + gain * (c0 * r->x0[i] + c1 * r->x0_prev[i]));
+    memcpy(r->x0_prev, r->x0, n * sizeof *r->x0);
+}
+
+static int run_batch(ds_run *r, const ds_sample_request *q, double done, double total,
+                     ds_progress *progress, void *ctx, ds_error *err) {
+    noise(r, q, 0xffffffffu, r->x);
+    for (int k = r->s.steps - 1; k >= 0; k--) {
+        predict(r, q, (float)r->s.t[k]);
+        predict_x0(r, k);
+        switch (r->o->sampler) {
+        case DS_SAMPLER_DDPM: step_ddpm(r, q, k); break;
+        case DS_SAMPLER_DDIM: step_ddim(r, k); break;
+        case DS_SAMPLER_DPMPP2M: step_dpmpp2m(r, k); break;
+        }
+        double share = (double)(r->s.steps - k) / r->s.steps;
+        if (progress && progress(ctx, done + share * r->B, total))
+            return ds_fail(err, DS_ECANCELED, "sampling was stopped");
+    }
+    return 0;
+}
+
+static void to_pixels(uint8_t *out, const ds_run *r) {
+    const size_t plane = (size_t)r->c->side * (size_t)r->c->side, C = (size_t)r->c->channels;
+    for (size_t i = 0; i < (size_t)r->B; i++)
+        for (size_t c = 0; c < C; c++)
+            for (size_t j = 0; j < plane; j++) {
+                float v = 127.5f * r->x[i * r->px + c * plane + j] + 128.0f;
+                out[(i * plane + j) * C + c] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+            }
+}
+
+static int run_open(ds_run *r, int batch, ds_error *err) {
+    ds_device *dev = r->net->dev;
+    size_t n = (size_t)batch;
+    r->px = (size_t)r->c->channels * (size_t)r->c->side * (size_t)r->c->side;
+    r->outpx = r->px * (r->c->learn_sigma ? 2 : 1);
+    r->dev_x = dev->alloc(dev, 2 * n * r->px * sizeof(float));
+    r->dev_out = dev->alloc(dev, 2 * n * r->outpx * sizeof(float));
+    if (!r->dev_x || !r->dev_out)
+        return ds_fail(err, DS_ENOMEM, "no room to sample %d images at a time", batch);
+    float **host[] = {&r->x, &r->x0, &r->x0_prev, &r->eps, &r->noise};
+    for (int i = 0; i < 5; i++)
+        *host[i] = ds_xcalloc(n * r->px, sizeof(float));
+    r->out = ds_xmalloc(2 * n * r->outpx * sizeof(float));
+    r->cond = ds_xmalloc(2 * n * sizeof *r->cond);
+    return 0;
+}
+
+static void run_close(ds_run *r) {
+    ds_device *dev = r->net->dev;
+    dev->free(dev, r->dev_x);
+    dev->free(dev, r->dev_out);
+    float *host[] = {r->x, r->x0, r->x0_prev, r->eps, r->noise, r->out};
+    for (int i = 0; i < 6; i++)
+        free(host[i]);
+    free(r->cond);
+    ds_schedule_release(&r->s);
+}
+
+static int check(const ds_net *net, const ds_net *base, const ds_sample_options *o,
+                 const ds_sample_request *q, int n, ds_error *err) {
+    if (!(o->guidance >= 0 && o->guidance <= 100))
+        return ds_fail(err, DS_EINVAL, "guidance is %g, must be 0 to 100", o->guidance);
+    if (guided(o) && o->mode == DS_GUIDANCE_DOMAIN && !base)
+        return ds_fail(err, DS_EINVAL, "domain guidance needs the base beside the adapter");
+    for (int i = 0; i < n; i++) {
+        int task = net->kind == DS_NET_STACKED ? q[i].task : 0;
+        int rows = q[i].base           ? ds_net_cfg(net)->classes
+                   : task < net->tasks ? net->set_rows[task]
+                                       : 0;
+        if (q[i].label >= rows)
+            return ds_fail(err, DS_EINVAL, "class %d does not exist: there are %d", q[i].label,
+                           rows);
+    }
+    return 0;
+}
+
+int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
+              const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
+              ds_error *err) {
+    ds_run r = {.net = net, .base = base, .c = ds_net_cfg(net), .o = opt};
+    int batch = ds_sample_batch(opt, net->batch), rc = check(net, base, opt, requests, n, err);
+    if (base && batch > base->batch)
+        batch = base->batch;
+    if (!rc)
+        rc = ds_schedule_respace(&r.s, r.c, opt->steps, err);
+    if (!rc)
+        rc = run_open(&r, batch, err);
+    for (int first = 0; !rc && first < n; first += batch) {
+        r.B = n - first < batch ? n - first : batch;
+        rc = run_batch(&r, requests + first, first, n, progress, ctx, err);
+        if (!rc && pixels)
+            to_pixels(pixels + (size_t)first * r.px, &r);
+        if (!rc && raw)
+            memcpy(raw + (size_t)first * r.px, r.x, (size_t)r.B * r.px * sizeof(float));
+    }
+    run_close(&r);
+    return rc;
+}

@@ -1,0 +1,54 @@
+/* engine/sampler.h - from noise to images.
+ *
+ *   ddpm     ancestral, learned variance, respaced      Nichol & Dhariwal 2021
+ *   ddim     deterministic, eta = 0                      Song et al. 2021
+ *   dpmpp2m  DPM-Solver++(2M), x0 prediction             Lu et al. 2022, algorithm 2
+ *
+ * Guidance: eps = u + w (c - u).  u comes from the adapter's own null row (cfg) or from the frozen
+ * base with adapters off (domain guidance, Zhong et al. 2025, arXiv 2504.01521).
+ * Sample i of a run is named by (seed, index): it does not depend on its neighbours or on batch
+ * size.
+ */
+#ifndef DS_ENGINE_SAMPLER_H
+#define DS_ENGINE_SAMPLER_H
+
+#include "engine/net.h"
+
+enum ds_sampler { DS_SAMPLER_DDPM, DS_SAMPLER_DDIM, DS_SAMPLER_DPMPP2M };
+enum ds_guidance { DS_GUIDANCE_NONE, DS_GUIDANCE_CFG, DS_GUIDANCE_DOMAIN };
+
+int ds_sampler_from_name(const char *name, enum ds_sampler *out, ds_error *err); /* "ddpm" ... */
+int ds_guidance_from_name(const char *name, enum ds_guidance *out,
+                          ds_error *err); /* "none" "cfg" "domain" */
+const char *ds_sampler_name(enum ds_sampler s);
+const char *ds_guidance_name(enum ds_guidance g);
+
+typedef struct {
+    enum ds_sampler sampler;
+    int steps;
+    double guidance; /* w; 1 = none */
+    enum ds_guidance mode;
+    uint64_t seed;
+} ds_sample_options;
+
+/* One image to make. */
+typedef struct {
+    uint64_t index; /* names its noise */
+    int label;      /* class of the adapter (or of the base); -1 = unconditional */
+    int task;       /* stacked nets: which adapter; else 0 */
+    int base;       /* 1: the base itself: label is a base class */
+} ds_sample_request;
+
+/* Called with images done; return non-zero to stop (DS_ECANCELED). */
+typedef int ds_progress(void *ctx, double done, double total);
+
+/* pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
+ * net: INFER or STACKED.  base: INFER net without adapter, needed for domain guidance only. */
+int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
+              const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
+              ds_error *err);
+
+/* Largest number of images per pass for a net of that many rows (guidance doubles the batch). */
+int ds_sample_batch(const ds_sample_options *opt, int net_batch);
+
+#endif

@@ -1,0 +1,489 @@
+/* engine/trainer.c - batches, loss, AdamW, EMA, resume. */
+#include "engine/trainer.h"
+#include "base/json.h"
+#include "base/fs.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "engine/diffusion.h"
+#include "engine/safetensors.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct ds_trainer {
+    const ds_model *model;
+    ds_device *dev;
+    ds_method_spec spec;
+    ds_train_options opt;
+    ds_image_set images;
+    ds_params table;
+    ds_net *net;
+    ds_schedule schedule;
+    int step; /* done */
+    float *p, *g, *m, *v, *ema,
+        *lr_mul;            /* device, table.total each; lr_mul NULL when nothing is frozen */
+    uint32_t *train, *held; /* indices of images */
+    uint32_t n_train, n_held;
+    uint32_t *order; /* permutation of the current epoch */
+    int64_t epoch;   /* of `order`, -1 = none */
+    float
+        *image_block; /* device: x0, noise, xt (mb,C,S,S), out, dout (mb,outC,S,S), coef, mse, vb */
+    float *x0, *noise, *xt, *out, *dout, *ca, *cb, *coef, *mse, *vb;
+    uint32_t *noise_step;
+    uint64_t *noise_sample;
+    float *host; /* staging, mb*(C*S*S + 10) */
+    ds_condition *cond;
+};
+
+static const ds_dit_config *cfg(const ds_trainer *t) { return &t->model->base->cfg; }
+static size_t pixels(const ds_dit_config *c) {
+    return (size_t)c->channels * (size_t)c->side * (size_t)c->side;
+}
+
+static int check(const ds_model *model, const ds_method_spec *spec, ds_train_options *o,
+                 const ds_image_set *im, ds_error *err) {
+    const ds_dit_config *c = &model->base->cfg;
+    if (o->micro_batch == 0)
+        o->micro_batch = o->batch;
+    if (o->steps < 1 || o->steps > 100000000)
+        return ds_fail(err, DS_EINVAL, "steps are %d, must be 1 to 100000000", o->steps);
+    if (o->batch < 1 || o->batch > 65536 || o->micro_batch < 1 || o->batch % o->micro_batch)
+        return ds_fail(err, DS_EINVAL,
+                       "batch %d must be 1 to 65536 and a multiple of micro_batch %d", o->batch,
+                       o->micro_batch);
+    if (!(o->lr > 0 && o->lr < 1) || o->warmup < 0 || o->clip < 0 || !(o->ema >= 0 && o->ema < 1) ||
+        o->weight_decay < 0 || !(o->label_dropout >= 0 && o->label_dropout <= 1))
+        return ds_fail(
+            err, DS_EINVAL,
+            "a training option is out of range: lr %g warmup %g clip %g ema %g weight_decay %g "
+            "label_dropout %g",
+            o->lr, o->warmup, o->clip, o->ema, o->weight_decay, o->label_dropout);
+    if (im->n < 1)
+        return ds_fail(err, DS_EINVAL, "there is no image to train on");
+    if (im->side != c->side || im->channels != c->channels)
+        return ds_fail(err, DS_EINVAL, "images are %dx%dx%d, the base takes %dx%dx%d", im->side,
+                       im->side, im->channels, c->side, c->side, c->channels);
+    int rows = spec->classes ? spec->classes : c->classes;
+    for (int i = 0; i < im->n; i++)
+        if (im->labels[i] < 0 || im->labels[i] >= rows)
+            return ds_fail(err, DS_EINVAL, "image %d has class %d of %d", i, im->labels[i], rows);
+    return 0;
+}
+
+/* The last images of a fixed permutation are held out. */
+static void split(ds_trainer *t) {
+    uint32_t n = (uint32_t)t->images.n, held = (uint32_t)t->opt.heldout;
+    t->train = ds_xmalloc(n * sizeof *t->train);
+    ds_rng_permutation(t->train, n, t->opt.seed, DS_STREAM_SPLIT, 0);
+    if (held > n / 10)
+        held = n / 10;
+    t->n_train = n - held;
+    t->n_held = held ? held : (n < 64 ? n : 64);
+    t->held = t->train + (held ? t->n_train : 0);
+    t->order = ds_xmalloc(t->n_train * sizeof *t->order);
+    t->epoch = -1;
+}
+
+static int allocate(ds_trainer *t, ds_error *err) {
+    const ds_dit_config *c = cfg(t);
+    size_t n = t->table.total, mb = (size_t)t->opt.micro_batch, px = pixels(c),
+           frozen = n - ds_params_trained(&t->table);
+    size_t outpx = px * (c->learn_sigma ? 2 : 1);
+    float **flat[] = {&t->p, &t->g, &t->m, &t->v, &t->ema, &t->lr_mul};
+    for (int i = 0; i < (frozen ? 6 : 5); i++)
+        if (!(*flat[i] = t->dev->alloc(t->dev, (n + 16) * sizeof(float))))
+            return ds_fail(err, DS_ENOMEM, "no room for the optimiser state (%zu MiB)",
+                           n * 20 >> 20);
+    t->image_block = t->dev->alloc(t->dev, mb * (3 * px + 2 * outpx + 12) * sizeof(float));
+    if (!t->image_block)
+        return ds_fail(err, DS_ENOMEM, "no room for a micro-batch of %zu images", mb);
+    float *at = t->image_block;
+    t->x0 = at, at += mb * px;
+    t->noise = at, at += mb * px;
+    t->xt = at, at += mb * px;
+    t->out = at, at += mb * outpx;
+    t->dout = at, at += mb * outpx;
+    t->coef = at, at += mb * 8;
+    t->ca = at, at += mb;
+    t->cb = at, at += mb;
+    t->mse = at, at += mb;
+    t->vb = at;
+    t->noise_step = ds_xmalloc(mb * sizeof *t->noise_step);
+    t->noise_sample = ds_xmalloc(mb * sizeof *t->noise_sample);
+    t->host = ds_xmalloc(mb * (px + 12) * sizeof(float));
+    t->cond = ds_xmalloc(mb * sizeof *t->cond);
+    return 0;
+}
+
+static void start_values(ds_trainer *t, const ds_adapter *start) {
+    const struct ds_ops *k = t->dev->ops;
+    size_t n = t->table.total;
+    t->dev->upload(t->dev, t->p, start->data, n * sizeof(float));
+    t->dev->upload(t->dev, t->ema, start->data, n * sizeof(float));
+    float *zero[] = {t->g, t->m, t->v};
+    for (int i = 0; i < 3; i++)
+        k->fill(t->dev, zero[i], 0.0f, n);
+    if (!t->lr_mul)
+        return;
+    for (int i = 0; i < t->table.count; i++)
+        k->fill(t->dev, t->lr_mul + t->table.items[i].offset,
+                t->table.items[i].frozen ? 0.0f : 1.0f, t->table.items[i].count);
+}
+
+int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec *spec,
+                   const ds_train_options *opt, const ds_image_set *images, ds_error *err) {
+    ds_train_options o = *opt;
+    int rc = check(model, spec, &o, images, err);
+    if (rc)
+        return rc;
+    ds_adapter *start;
+    if ((rc = ds_adapter_new(&start, model->base, spec, err)))
+        return rc;
+    ds_trainer *t = ds_xcalloc(1, sizeof *t);
+    *t =
+        (ds_trainer){.model = model, .dev = model->dev, .spec = *spec, .opt = o, .images = *images};
+    ds_adapter_table(&t->table, model->base, spec);
+    ds_schedule_init(&t->schedule, &model->base->cfg);
+    split(t);
+    if (!(rc = allocate(t, err)) &&
+        !(rc = ds_net_new(&t->net, model, DS_NET_TRAIN, (const ds_adapter *const[]){start}, 1,
+                          o.micro_batch, err))) {
+        start_values(t, start);
+        ds_net_bind(t->net, t->p, t->g);
+    }
+    ds_adapter_free(start);
+    if (rc)
+        ds_trainer_free(t);
+    else
+        *out = t;
+    return rc;
+}
+
+void ds_trainer_free(ds_trainer *t) {
+    if (!t)
+        return;
+    ds_net_free(t->net);
+    float *flat[] = {t->p, t->g, t->m, t->v, t->ema, t->lr_mul, t->image_block};
+    for (int i = 0; i < 7; i++)
+        t->dev->free(t->dev, flat[i]);
+    ds_schedule_release(&t->schedule);
+    ds_params_release(&t->table);
+    free(t->train);
+    free(t->order);
+    free(t->noise_step);
+    free(t->noise_sample);
+    free(t->host);
+    free(t->cond);
+    free(t);
+}
+
+size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
+                        const ds_train_options *opt) {
+    const ds_dit_config *c = &model->base->cfg;
+    ds_params table = {0};
+    ds_adapter_table(&table, model->base, spec);
+    int mb = opt->micro_batch ? opt->micro_batch : opt->batch;
+    size_t bytes = ds_net_bytes(c, model->dev, DS_NET_TRAIN, mb) + table.total * 24 +
+                   (size_t)mb * pixels(c) * 28;
+    for (int i = 0; i < ds_lin_count(c); i++)
+        bytes += model->dev->weight_bytes(model->dev, model->base->linears[i].m,
+                                          model->base->linears[i].n, 0, 1);
+    ds_params_release(&table);
+    return bytes + model->base->table.total * sizeof(float);
+}
+
+/* ---------------------------------------------------------------- batches */
+
+/* Image of position pos in the endless stream of shuffled epochs. */
+static uint32_t stream_image(ds_trainer *t, int64_t pos) {
+    int64_t epoch = pos / t->n_train;
+    if (epoch != t->epoch) {
+        ds_rng_permutation(t->order, t->n_train, t->opt.seed, DS_STREAM_SHUFFLE, (uint32_t)epoch);
+        t->epoch = epoch;
+    }
+    return t->train[t->order[pos % t->n_train]];
+}
+
+/* uint8 HWC to f32 CHW in [-1,1] */
+static void load_image(const ds_trainer *t, float *dst, uint32_t image, int flip) {
+    const int S = t->images.side, C = t->images.channels;
+    const uint8_t *src = t->images.pixels + (size_t)image * (size_t)(S * S * C);
+    for (int c = 0; c < C; c++)
+        for (int y = 0; y < S; y++)
+            for (int x = 0; x < S; x++)
+                dst[(c * S + y) * S + x] =
+                    (float)src[(y * S + (flip ? S - 1 - x : x)) * C + c] / 127.5f - 1.0f;
+}
+
+typedef struct {
+    uint32_t image;
+    int flip, t, drop; /* timestep; label dropped */
+    uint32_t stream, noise_step;
+    uint64_t noise_sample;
+} ds_draw;
+
+/* Fill the micro-batch: x0, conditions, noise, x_t, coefficients.  weight = share in the mean loss.
+ */
+static void load_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
+    const struct ds_ops *k = t->dev->ops;
+    const ds_dit_config *c = cfg(t);
+    const size_t px = pixels(c);
+    float *coef = t->host + (size_t)mb * px, *ca = coef + 8 * (size_t)mb, *cb = ca + mb;
+    for (int i = 0; i < mb; i++) {
+        const ds_draw *d = &draw[i];
+        int label = t->images.labels[d->image];
+        load_image(t, t->host + (size_t)i * px, d->image, d->flip);
+        t->cond[i] = (ds_condition){.t = (float)d->t, .row = -1, .base_row = c->classes, .task = 0};
+        if (!d->drop && t->spec.classes)
+            t->cond[i].row = label, t->cond[i].base_row = -1;
+        else if (!d->drop)
+            t->cond[i].base_row = label;
+        ca[i] = (float)sqrt(t->schedule.alpha_bar[d->t]);
+        cb[i] = (float)sqrt(1 - t->schedule.alpha_bar[d->t]);
+        ds_schedule_loss_coef(&t->schedule, d->t, weight, coef + 8 * i);
+        t->noise_step[i] = d->noise_step;
+        t->noise_sample[i] = d->noise_sample;
+    }
+    t->dev->upload(t->dev, t->x0, t->host, (size_t)mb * px * sizeof(float));
+    t->dev->upload(t->dev, t->coef, coef, (size_t)mb * 8 * sizeof(float));
+    t->dev->upload(t->dev, t->ca, ca, (size_t)mb * sizeof(float));
+    t->dev->upload(t->dev, t->cb, cb, (size_t)mb * sizeof(float));
+    k->normal(t->dev, t->noise, t->opt.seed, draw[0].stream, t->noise_step, t->noise_sample, mb,
+              px);
+    k->axpby(t->dev, t->xt, t->ca, t->x0, t->cb, t->noise, mb, px);
+}
+
+static void run_loss(ds_trainer *t, int mb, float *dout, double *mse, double *vb) {
+    const ds_dit_config *c = cfg(t);
+    float *host = t->host;
+    ds_net_forward(t->net, t->out, t->xt, t->cond, mb);
+    t->dev->ops->diffusion_loss(t->dev, t->mse, t->vb, dout, t->out, t->x0, t->noise, t->xt,
+                                t->coef, c->learn_sigma, (float)t->opt.vb_weight, mb, c->channels,
+                                (size_t)c->side * (size_t)c->side);
+    t->dev->download(t->dev, host, t->mse, (size_t)mb * sizeof(float));
+    t->dev->download(t->dev, host + mb, t->vb, (size_t)mb * sizeof(float));
+    for (int i = 0; i < mb; i++) {
+        *mse += host[i];
+        *vb += host[mb + i];
+    }
+}
+
+/* Sample i of step (from 0).  Timesteps are stratified over the batch: unbiased, with less
+ * variance. */
+static ds_draw draw_train(ds_trainer *t, int step, int i) {
+    const ds_train_options *o = &t->opt;
+    uint32_t s = (uint32_t)step;
+    uint64_t id = (uint64_t)i;
+    ds_draw d = {.image = stream_image(t, (int64_t)step * o->batch + i),
+                 .stream = DS_STREAM_NOISE,
+                 .noise_step = s,
+                 .noise_sample = id};
+    double u = ((double)i + ds_rng_uniform(o->seed, DS_STREAM_TIMESTEP, s, id, 0)) / o->batch;
+    int T = cfg(t)->train_steps;
+    d.t = (int)(u * T) < T ? (int)(u * T) : T - 1;
+    d.drop = o->label_dropout > 0 &&
+             ds_rng_uniform(o->seed, DS_STREAM_DROPOUT, s, id, 0) < o->label_dropout;
+    d.flip = o->flip && (ds_rng_u32(o->seed, DS_STREAM_FLIP, s, id, 0) & 1);
+    return d;
+}
+
+static double learning_rate(const ds_train_options *o, int step) {
+    double lr = o->lr;
+    if (step < o->warmup)
+        return lr * (step + 1) / o->warmup;
+    if (o->cosine)
+        lr *= 0.5 * (1 + cos(3.14159265358979323846 * (step - o->warmup) / (o->steps - o->warmup)));
+    return lr;
+}
+
+static void optimise(ds_trainer *t, ds_train_report *r) {
+    const struct ds_ops *k = t->dev->ops;
+    const ds_train_options *o = &t->opt;
+    double sum = 0, decay = (1.0 + t->step) / (10.0 + t->step);
+    k->sum_squares(t->dev, &sum, t->g, t->table.total);
+    r->grad_norm = sqrt(sum);
+    r->lr = learning_rate(o, t->step);
+    double scale = o->clip > 0 && r->grad_norm > o->clip ? o->clip / r->grad_norm : 1;
+    if (decay > o->ema)
+        decay = o->ema;
+    k->adamw(t->dev, t->p, t->m, t->v, t->ema, t->g, t->lr_mul, t->table.total, (float)r->lr, 0.9f,
+             0.999f, 1e-8f, (float)o->weight_decay, (float)scale, (float)decay, t->step + 1);
+}
+
+/* Gradients of frozen entries must not count in the norm: they are cleared. */
+static void clear_frozen(ds_trainer *t) {
+    for (int i = 0; t->lr_mul && i < t->table.count; i++)
+        if (t->table.items[i].frozen)
+            t->dev->ops->fill(t->dev, t->g + t->table.items[i].offset, 0.0f,
+                              t->table.items[i].count);
+}
+
+int ds_trainer_step(ds_trainer *t, ds_train_report *r, ds_error *err) {
+    const int mb = t->opt.micro_batch;
+    ds_draw *draw = ds_xmalloc((size_t)mb * sizeof *draw);
+    *r = (ds_train_report){0};
+    t->dev->ops->fill(t->dev, t->g, 0.0f, t->table.total);
+    for (int first = 0; first < t->opt.batch; first += mb) {
+        for (int i = 0; i < mb; i++)
+            draw[i] = draw_train(t, t->step, first + i);
+        load_batch(t, draw, mb, 1.0f / (float)t->opt.batch);
+        run_loss(t, mb, t->dout, &r->mse, &r->vb);
+        ds_net_backward(t->net, t->dout, mb);
+    }
+    free(draw);
+    r->mse /= t->opt.batch;
+    r->vb /= t->opt.batch;
+    r->loss = r->mse + t->opt.vb_weight * r->vb;
+    clear_frozen(t);
+    if (!isfinite(r->loss))
+        return ds_fail(err, DS_EFAILED,
+                       "the loss is not finite at step %d: use a smaller learning rate than %g",
+                       t->step + 1, t->opt.lr);
+    optimise(t, r);
+    ds_net_refold(t->net);
+    r->step = ++t->step;
+    return 0;
+}
+
+int ds_trainer_done(const ds_trainer *t) { return t->step; }
+
+int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
+    const int mb = t->opt.micro_batch;
+    double mse = 0, vb = 0;
+    ds_draw *draw = ds_xmalloc((size_t)mb * sizeof *draw);
+    ds_net_bind(t->net, t->ema, t->g);
+    for (uint32_t first = 0; first < t->n_held; first += (uint32_t)mb) {
+        int count = (int)(t->n_held - first) < mb ? (int)(t->n_held - first) : mb;
+        for (int i = 0; i < count; i++) {
+            uint32_t j = first + (uint32_t)i;
+            draw[i] =
+                (ds_draw){.image = t->held[j], .stream = DS_STREAM_HELDOUT, .noise_sample = j};
+            draw[i].t = (int)((j + 0.5) / t->n_held * cfg(t)->train_steps);
+        }
+        load_batch(t, draw, count, 0.0f);
+        run_loss(t, count, NULL, &mse, &vb);
+    }
+    free(draw);
+    ds_net_bind(t->net, t->p, t->g);
+    *loss = (mse + t->opt.vb_weight * vb) / t->n_held;
+    return isfinite(*loss) ? 0 : ds_fail(err, DS_EFAILED, "the held-out loss is not finite");
+}
+
+float *ds_trainer_copy(ds_trainer *t, int gradients) {
+    float *x = ds_xmalloc(t->table.total * sizeof *x);
+    t->dev->download(t->dev, x, gradients ? t->g : t->p, t->table.total * sizeof *x);
+    return x;
+}
+
+int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err) {
+    int rc = ds_adapter_new(out, t->model->base, &t->spec, err);
+    if (rc)
+        return rc;
+    t->dev->download(t->dev, (*out)->data, t->ema, t->table.total * sizeof(float));
+    ds_params_round(&t->table, (*out)->data);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- checkpoints */
+
+/* All that must agree for a checkpoint to continue this run. */
+static char *fingerprint(const ds_trainer *t) {
+    const ds_train_options *o = &t->opt;
+    ds_buf b = {0};
+    ds_buf_addf(&b,
+                "base=%s class=%s method=%d rank=%d in=%d relu=%d freeze_v=%d targets=%u "
+                "classes=%d init=%llu ",
+                t->model->base->sha256, t->dev->device_class, (int)t->spec.method, t->spec.rank,
+                t->spec.side_in, t->spec.phi_relu, t->spec.freeze_v, t->spec.targets,
+                t->spec.classes, (unsigned long long)t->spec.seed);
+    ds_buf_addf(&b,
+                "steps=%d batch=%d micro=%d lr=%.17g warmup=%.17g cosine=%d clip=%.17g wd=%.17g "
+                "ema=%.17g dropout=%.17g "
+                "flip=%d vb=%.17g heldout=%d seed=%llu images=%d ",
+                o->steps, o->batch, o->micro_batch, o->lr, o->warmup, o->cosine, o->clip,
+                o->weight_decay, o->ema, o->label_dropout, o->flip, o->vb_weight, o->heldout,
+                (unsigned long long)o->seed, t->images.n);
+    char sha[DS_HEX_SIZE];
+    size_t one = (size_t)t->images.side * (size_t)t->images.side * (size_t)t->images.channels;
+    ds_digest(t->images.pixels, one * (size_t)(t->images.n < 64 ? t->images.n : 64), sha);
+    ds_buf_addf(&b, "data=%s", sha);
+    return b.data;
+}
+
+static const char *const state_names[] = {"p", "m", "v", "ema"};
+
+int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err) {
+    float *state[] = {t->p, t->m, t->v, t->ema}, *host[4];
+    int64_t shape[1] = {(int64_t)t->table.total};
+    char step[16], *print = fingerprint(t), *bytes = NULL;
+    size_t n = 0;
+    ds_st_writer *w = ds_st_writer_new();
+    for (int i = 0; i < 4; i++) {
+        host[i] = ds_xmalloc((t->table.total + 1) * sizeof(float));
+        t->dev->download(t->dev, host[i], state[i], t->table.total * sizeof(float));
+        ds_st_writer_add(w, state_names[i], DS_ST_F32, 1, shape, host[i]);
+    }
+    snprintf(step, sizeof step, "%d", t->step);
+    ds_st_writer_meta(w, "step", step);
+    ds_st_writer_meta(w, "run", print);
+    int rc = ds_st_writer_finish(w, &bytes, &n, err);
+    if (!rc) { /* the digest of the whole file follows it, so that any damage is seen */
+        char sha[DS_HEX_SIZE];
+        ds_digest(bytes, n, sha);
+        bytes = ds_xrealloc(bytes, n + 64);
+        memcpy(bytes + n, sha, 64);
+        rc = ds_fs_write(path, bytes, n + 64, err);
+    }
+    for (int i = 0; i < 4; i++)
+        free(host[i]);
+    ds_st_writer_free(w);
+    free(print);
+    free(bytes);
+    return rc;
+}
+
+static int restore(ds_trainer *t, const ds_st *st, ds_error *err) {
+    char *print = fingerprint(t);
+    const char *run = ds_st_meta(st, "run"), *step = ds_st_meta(st, "step");
+    float *host[4] = {0}, *state[] = {t->p, t->m, t->v, t->ema};
+    int64_t shape[1] = {(int64_t)t->table.total};
+    int rc = 0;
+    if (!run || !step || strcmp(run, print))
+        rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' belongs to another run",
+                     ds_st_file_name(st));
+    for (int i = 0; !rc && i < 4; i++) {
+        host[i] = ds_xmalloc((t->table.total + 1) * sizeof(float));
+        rc = ds_st_need_f32(st, state_names[i], 1, shape, host[i], err);
+    }
+    for (int i = 0; i < 4; i++) {
+        if (!rc)
+            t->dev->upload(t->dev, state[i], host[i], t->table.total * sizeof(float));
+        free(host[i]);
+    }
+    if (!rc) {
+        t->step = (int)strtol(step, NULL, 10);
+        ds_net_refold(t->net);
+    }
+    free(print);
+    return rc;
+}
+
+int ds_trainer_load(ds_trainer *t, const char *path, ds_error *err) {
+    char *bytes, sha[DS_HEX_SIZE];
+    size_t n;
+    int rc = ds_fs_read(path, (size_t)64 << 30, &bytes, &n, err);
+    if (rc)
+        return rc;
+    if (n > 64)
+        ds_digest(bytes, n - 64, sha);
+    if (n <= 64 || memcmp(sha, bytes + n - 64, 64))
+        rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' is damaged", path);
+    ds_st *st = NULL;
+    if (!rc && !(rc = ds_st_open_memory(path, bytes, n - 64, &st, err)))
+        rc = restore(t, st, err);
+    ds_st_free(st);
+    free(bytes);
+    return rc;
+}

@@ -1,0 +1,69 @@
+/* engine/trainer.h - one training run: data, optimiser state, exact resume.
+ *
+ * Everything random is named by (seed, stream, absolute step, sample), so a run that is interrupted
+ * and resumed from a checkpoint gives the same bytes as one that never was.  The parameters, Adam
+ * moments, EMA and the step are the whole state.
+ *
+ * Thread: one.  Errors: DS_EINVAL (options), DS_ENOMEM (with figures), DS_EINTEGRITY (checkpoint),
+ * DS_EFAILED (loss not finite).
+ */
+#ifndef DS_ENGINE_TRAINER_H
+#define DS_ENGINE_TRAINER_H
+
+#include "engine/net.h"
+
+typedef struct {
+    int steps, batch, micro_batch; /* micro_batch divides batch; 0 = batch */
+    double lr, warmup;             /* linear warm-up over so many steps */
+    int cosine;                    /* 1: cosine decay to 0 after the warm-up */
+    double clip;                   /* global gradient norm; 0 = off */
+    double weight_decay, ema;      /* ema decay, itself warmed up: min(ema, (1+step)/(10+step)) */
+    double label_dropout;          /* probability of the null row */
+    int flip;                      /* random horizontal flips */
+    double vb_weight;
+    int heldout; /* images kept out of training for the held-out loss (at most a tenth of the set)
+                  */
+    uint64_t seed;
+} ds_train_options;
+
+/* The images: uint8 RGB, HWC interleaved, n of side x side x channels, borrowed. */
+typedef struct {
+    const uint8_t *pixels;
+    const int *labels; /* class ids, 0..classes-1 */
+    int n, side, channels, classes;
+} ds_image_set;
+
+typedef struct {
+    int step;             /* the step just done, from 1 */
+    double loss, mse, vb; /* means over the batch */
+    double grad_norm;     /* before clipping */
+    double lr;
+} ds_train_report;
+
+typedef struct ds_trainer ds_trainer;
+
+/* spec.classes == 0 (pretraining, method full) labels index the base's own table. */
+int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec *spec,
+                   const ds_train_options *opt, const ds_image_set *images, ds_error *err);
+void ds_trainer_free(ds_trainer *t); /* NULL is fine */
+size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
+                        const ds_train_options *opt);
+
+int ds_trainer_step(ds_trainer *t, ds_train_report *report, ds_error *err);
+int ds_trainer_done(const ds_trainer *t); /* steps done so far (absolute) */
+
+/* Mean loss over the held-out images (training images if there are none) at fixed noise and
+ * timesteps, with the EMA parameters. */
+int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err);
+
+/* Checkpoint: a safetensors file (atomic); load refuses one of other options, data or base. */
+int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err);
+int ds_trainer_load(ds_trainer *t, const char *path, ds_error *err);
+
+/* The result: the EMA parameters as an adapter, rounded to the storage type. */
+int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err);
+
+/* Gradients of the last step and current parameters, for tests (host copies, malloc'ed). */
+float *ds_trainer_copy(ds_trainer *t, int gradients);
+
+#endif

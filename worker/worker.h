@@ -1,0 +1,10 @@
+/* worker/worker.h - the commands of diffscaler-worker.
+ *
+ * Each takes the arguments after its name and returns the process's exit code (docs/jobs.md). */
+#ifndef DS_WORKER_WORKER_H
+#define DS_WORKER_WORKER_H
+
+int ds_worker_run(int argc, char **argv);      /* run DIR: one job directory */
+int ds_worker_pretrain(int argc, char **argv); /* make a base from a folder of images */
+
+#endif
