@@ -6,6 +6,7 @@ BUILD ?= build/$(CONFIG)
 DEPS ?= 1
 CUDA ?= $(if $(shell command -v nvcc 2>/dev/null),1,0)
 VERSION := 0.1.0
+Q := $(if $(V),,@)# V=1 shows the commands
 
 PKGS_BASE := libcrypto libzstd jansson
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
@@ -46,8 +47,8 @@ BINS := $(BUILD)/diffscalerd $(BUILD)/diffscaler-worker $(BUILD)/dsctl
 all: $(BINS) ## build diffscalerd, diffscaler-worker and dsctl
 
 $(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	@$(if $(V),,echo "  CC $<";) mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # The migrations as one C table (migrations/embed.sh); long literals, hence the one warning off.
 $(BUILD)/migrations.c: migrations/embed.sh $(wildcard migrations/*.sql)
@@ -65,7 +66,7 @@ $(LIB_DAEMON): $(DAEMON_O)
 $(LIB_CLI): $(CLI_O)
 $(BUILD)/lib%.a:
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/diffscalerd: $(BUILD)/daemon/main.o $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_DAEMON) $(L_REGISTRY) $(L_BASE)
