@@ -1,0 +1,182 @@
+/* kernels/cpu/gemm.inl - products: tile (MR x NR) kernels, and a driver over tiles with epilogues.
+ *
+ * C[row, col] = sum over steps of A[row, step] B[step, col].  A step is one number (f32) or a pair
+ * of bf16.  B lies in packed panels.  A is read where it lies, as 32-bit elements with any strides.
+ * An element's sum runs over the steps in order in one accumulator, whatever the tile it falls in:
+ * so a row's result does not depend on its neighbours, and tasks may run in any order. The tile
+ * goes through a small buffer in L1 to the epilogue, which adds, transforms and stores.
+ */
+
+typedef struct epilogue epilogue;
+/* tile: rows of NR floats; writes rows [row, row+nr) x columns [col, col+nc). */
+typedef void epilogue_fn(const epilogue *e, const float *tile, int row, int nr, int col, int nc);
+
+/* A union of what the epilogues need; each uses some. */
+struct epilogue {
+    epilogue_fn *fn;
+    const float *bias; /* per column, or NULL */
+    act_t *y;          /* stored result, row stride ld */
+    act_t *pre;
+    const act_t *in; /* pre-activation of the backward epilogue */
+    float *yf;       /* f32 result, row stride ld */
+    const float *res_in, *gate;
+    int gate_stride, T;
+    size_t ld;
+    float scale;
+    int relu;
+    const float *extra, *extra2; /* by epilogue */
+    size_t extra_ld;
+};
+
+typedef struct {
+    const char *a;
+    ptrdiff_t rs, ks; /* bytes between rows, between steps */
+    ptrdiff_t ts;     /* bytes between tiles of MR rows; MR * rs unless A is packed */
+    const char *b;    /* panels */
+    int rows, cols, steps;
+    int pairs;
+    const epilogue *epi;
+} product;
+
+/* acc[r][v] += A[r] B[v] over all steps. */
+#define TILE_BODY(ROWS, VECS, STEP)                                                                \
+    vf c[ROWS][VECS];                                                                              \
+    _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++)                                        \
+        _Pragma("GCC unroll 2") for (int v = 0; v < VECS; v++) c[r][v] = vzero();                  \
+    const char *p[4] = {a, a + 3 * rs, a + 6 * rs, a + 9 * rs};                                    \
+    for (int s = 0; s < steps; s++) {                                                              \
+        vf bv[VECS];                                                                               \
+        _Pragma("GCC unroll 2") for (int v = 0; v < VECS; v++) bv[v] = vload(b + v * VL);          \
+        _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) {                                  \
+            float e;                                                                               \
+            memcpy(&e, p[r / 3] + (r % 3) * rs, sizeof e);                                         \
+            vf x = vset(e);                                                                        \
+            _Pragma("GCC unroll 2") for (int v = 0; v < VECS; v++) c[r][v] =                       \
+                STEP(c[r][v], x, bv[v]);                                                           \
+        }                                                                                          \
+        b += NR;                                                                                   \
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) p[i] += ks;                            \
+    }                                                                                              \
+    _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++)                                        \
+        _Pragma("GCC unroll 2") for (int v = 0; v < VECS; v++)                                     \
+            vstore(tile + r * NR + v * VL, c[r][v]);
+
+#define STEP_F32(c, x, y) vfma(x, y, c)
+#define STEP_PAIR(c, x, y) _mm512_dpbf16_ps(c, (__m512bh)(x), (__m512bh)(y))
+
+typedef void tile_fn(float *tile, const char *a, ptrdiff_t rs, ptrdiff_t ks, const float *b,
+                     int steps);
+
+#define TILE_FN(NAME, ROWS, VECS, STEP)                                                            \
+    static void NAME(float *tile, const char *a, ptrdiff_t rs, ptrdiff_t ks, const float *b,       \
+                     int steps) {                                                                  \
+        TILE_BODY(ROWS, VECS, STEP)                                                                \
+    }
+#define TILES_LOW(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#define TILES_HIGH(X) X(7) X(8) X(9) X(10) X(11) X(12)
+#define TILE_NAME(R) tile_f32_##R##_1, tile_f32_##R##_2,
+#define TILE_NAME_PAIR(R) tile_pair_##R##_1, tile_pair_##R##_2,
+#define TILE_F32(R)                                                                                \
+    TILE_FN(tile_f32_##R##_1, R, 1, STEP_F32) TILE_FN(tile_f32_##R##_2, R, 2, STEP_F32)
+#define TILE_PAIR(R)                                                                               \
+    TILE_FN(tile_pair_##R##_1, R, 1, STEP_PAIR) TILE_FN(tile_pair_##R##_2, R, 2, STEP_PAIR)
+
+TILES_LOW(TILE_F32)
+#if UNIT_AVX512
+TILES_HIGH(TILE_F32)
+#endif
+#if NATIVE
+TILES_LOW(TILE_PAIR)
+TILES_HIGH(TILE_PAIR)
+#endif
+
+static tile_fn *const tiles_f32[] = {TILES_LOW(TILE_NAME)
+#if UNIT_AVX512
+                                         TILES_HIGH(TILE_NAME)
+#endif
+};
+#if NATIVE
+static tile_fn *const tiles_pair[] = {TILES_LOW(TILE_NAME_PAIR) TILES_HIGH(TILE_NAME_PAIR)};
+#endif
+
+INLINE tile_fn *tile_for(int pairs, int rows, int cols) {
+    int at = (rows - 1) * 2 + (cols > VL);
+#if NATIVE
+    if (pairs)
+        return tiles_pair[at];
+#else
+    (void)pairs;
+#endif
+    return tiles_f32[at];
+}
+
+/* Rows [row0, row1) (row0 a multiple of MR) x panels [p0, p1); `a` is the address of row0. */
+static void product_block(const product *g, const char *a, int row0, int row1, int p0, int p1) {
+    _Alignas(64) float tile[MR * NR];
+    size_t panel = (size_t)g->steps * NR * 4;
+    for (int p = p0; p < p1; p++) {
+        int col = p * NR, nc = imin(NR, g->cols - col);
+        const float *b = (const float *)(const void *)(g->b + (size_t)p * panel);
+        const char *at = a;
+        for (int row = row0; row < row1; row += MR, at += g->ts) {
+            int nr = imin(MR, row1 - row);
+            tile_for(g->pairs, nr, nc)(tile, at, g->rs, g->ks, b, g->steps);
+            g->epi->fn(g->epi, tile, row, nr, col, nc);
+        }
+    }
+}
+
+/* The whole product in this thread. */
+static void product_here(const product *g) {
+    product_block(g, g->a, 0, g->rows, 0, ceil_div(g->cols, NR));
+}
+
+/* How rows of A become what product_block reads: fills `to` (rows x depth, contiguous) and is given
+ * the thread's scratch. */
+typedef void fetch_fn(const void *ctx, void *to, int row0, int row1);
+
+typedef struct {
+    product g;
+    ds_cpu *cpu;
+    fetch_fn *fetch; /* NULL: A is read in place */
+    const void *fetch_ctx;
+    int row_block, row_blocks, groups;
+} product_job;
+
+static void product_task(void *ctx, int task, int thread) {
+    const product_job *job = ctx;
+    const product *g = &job->g;
+    int block = task / job->groups, group = task % job->groups, panels = ceil_div(g->cols, NR);
+    int row0 = block * job->row_block, row1 = imin(row0 + job->row_block, g->rows);
+    int p0 = (int)((long)panels * group / job->groups);
+    int p1 = (int)((long)panels * (group + 1) / job->groups);
+    const char *a = g->a + (ptrdiff_t)(row0 / MR) * g->ts;
+    if (job->fetch) {
+        a = ds_cpu_scratch(job->cpu, thread);
+        job->fetch(job->fetch_ctx, ds_cpu_scratch(job->cpu, thread), row0, row1);
+    }
+    product_block(g, a, row0, row1, p0, p1);
+}
+
+/* Split over the team: row blocks whose A stays in the second-level cache, and groups of panels
+ * when the rows are few. */
+static void product_run(ds_cpu *cpu, product_job *job) {
+    const product *g = &job->g;
+    size_t row_bytes = (size_t)g->steps * 4;
+    int rows = (int)(((size_t)256 << 10) / row_bytes) / MR * MR, panels = ceil_div(g->cols, NR);
+    job->cpu = cpu;
+    rows = rows < MR ? MR : rows > 16 * MR ? 16 * MR : rows;
+    job->row_block = rows;
+    job->row_blocks = ceil_div(g->rows, rows);
+    job->groups = 1;
+    if (cpu->threads > 1 && (double)g->rows * g->cols * g->steps > 1e5) {
+        int wanted = ceil_div(8 * cpu->threads, job->row_blocks);
+        job->groups = imin(panels, wanted < 1 ? 1 : wanted);
+    }
+    if (job->fetch) {
+        if (job->groups > 2)
+            job->groups = 2; /* each group fetches again */
+        ds_cpu_scratch_reserve(cpu, row_bytes * (size_t)rows + 64);
+    }
+    ds_team_run(cpu->team, product_task, job, job->row_blocks * job->groups);
+}

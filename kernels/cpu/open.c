@@ -1,0 +1,184 @@
+/* kernels/cpu/open.c - opening the CPU device: choice of the unit, memory, weights. */
+#include "kernels/cpu/cpu.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ISA_NONE, ISA_AVX2, ISA_AVX512, ISA_AVX512BF16 };
+
+#if defined(__x86_64__)
+static int isa_present(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return ISA_NONE;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return ISA_AVX2;
+    return __builtin_cpu_supports("avx512bf16") ? ISA_AVX512BF16 : ISA_AVX512;
+}
+#else
+static int isa_present(void) { return ISA_NONE; }
+#endif
+
+static int isa_named(const char *name) {
+    if (!name)
+        return ISA_AVX512BF16;
+    if (strcmp(name, "avx2") == 0)
+        return ISA_AVX2;
+    if (strcmp(name, "avx512") == 0)
+        return ISA_AVX512;
+    return strcmp(name, "avx512bf16") == 0 ? ISA_AVX512BF16 : -1;
+}
+
+static const ds_cpu_unit *unit_for(int isa, enum ds_precision precision) {
+#if defined(__x86_64__)
+    if (precision == DS_PRECISION_F32)
+        return isa >= ISA_AVX512 ? &ds_cpu_unit_avx512_f32 : &ds_cpu_unit_avx2_f32;
+    return isa >= ISA_AVX512BF16 ? &ds_cpu_unit_avx512_bf16 : &ds_cpu_unit_avx2_bf16;
+#else
+    (void)isa, (void)precision;
+    return NULL;
+#endif
+}
+
+/* Workspaces hold what the plan of a job counted in; running out here is an exhausted process. */
+static void grow(void **p, size_t *have, size_t bytes, size_t pieces) {
+    if (bytes <= *have)
+        return;
+    bytes = (bytes + bytes / 4 + 4095) & ~(size_t)4095;
+    free(*p);
+    *p = ds_xaligned(bytes * pieces);
+    *have = bytes;
+}
+
+void *ds_cpu_shared(ds_cpu *cpu, size_t bytes) {
+    grow(&cpu->shared, &cpu->shared_bytes, bytes, 1);
+    return cpu->shared;
+}
+
+void ds_cpu_scratch_reserve(ds_cpu *cpu, size_t bytes) {
+    grow(&cpu->scratch, &cpu->scratch_bytes, bytes, (size_t)cpu->threads);
+}
+
+size_t ds_cpu_panel_bytes(int nr, int depth, int columns, int pairs) {
+    size_t steps = (size_t)(pairs ? (depth + 1) / 2 : depth);
+    return steps * (size_t)nr * 4 * (size_t)((columns + nr - 1) / nr);
+}
+
+static void *cpu_alloc(ds_device *dev, size_t bytes) {
+    (void)dev;
+    if (bytes > SIZE_MAX - 128)
+        return NULL;
+    return aligned_alloc(64, (bytes + 64) / 64 * 64); /* at least one line */
+}
+
+static void cpu_free(ds_device *dev, void *p) {
+    (void)dev;
+    free(p);
+}
+
+static void cpu_upload(ds_device *dev, void *dst, const void *src_host, size_t bytes) {
+    (void)dev;
+    if (bytes)
+        memcpy(dst, src_host, bytes);
+}
+
+static void cpu_download(ds_device *dev, void *dst_host, const void *src, size_t bytes) {
+    (void)dev;
+    if (bytes)
+        memcpy(dst_host, src, bytes);
+}
+
+static void cpu_sync(ds_device *dev) { (void)dev; }
+
+static size_t cpu_weight_bytes(ds_device *dev, int m, int n, int f32, int grad) {
+    const ds_cpu_unit *unit = ds_cpu_of(dev)->unit;
+    int pairs = unit->native && !f32;
+    size_t bytes = sizeof(ds_weight) + ds_cpu_panel_bytes(unit->nr, n, m, pairs);
+    return grad ? bytes + ds_cpu_panel_bytes(unit->nr, m, n, pairs) : bytes;
+}
+
+static void cpu_weight_free(ds_device *dev, ds_weight *w) {
+    (void)dev;
+    if (!w)
+        return;
+    free(w->fw);
+    free(w->bw);
+    free(w);
+}
+
+static ds_weight *cpu_weight_new(ds_device *dev, int m, int n, int f32, int grad) {
+    const ds_cpu_unit *unit = ds_cpu_of(dev)->unit;
+    DS_ASSERT(m > 0 && n > 0);
+    ds_weight *w = calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    w->m = m;
+    w->n = n;
+    w->pairs = unit->native && !f32;
+    w->rounded = unit->bf16 && !f32 && !w->pairs;
+    w->fw = cpu_alloc(dev, ds_cpu_panel_bytes(unit->nr, n, m, w->pairs));
+    w->bw = grad ? cpu_alloc(dev, ds_cpu_panel_bytes(unit->nr, m, n, w->pairs)) : NULL;
+    if (!w->fw || (grad && !w->bw)) {
+        cpu_weight_free(dev, w);
+        return NULL;
+    }
+    return w;
+}
+
+static void cpu_close(ds_device *dev) {
+    ds_cpu *cpu = ds_cpu_of(dev);
+    ds_team_free(cpu->team);
+    free(cpu->shared);
+    free(cpu->scratch);
+    free(cpu);
+    free(dev);
+}
+
+static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
+    ds_device *dev = ds_xcalloc(1, sizeof *dev);
+    ds_cpu *cpu = ds_xcalloc(1, sizeof *cpu);
+    *cpu = (ds_cpu){.unit = unit, .team = team, .threads = ds_team_threads(team)};
+    dev->name = "cpu";
+    snprintf(dev->device_class, sizeof dev->device_class, "%s", unit->device_class);
+    dev->act_size = unit->bf16 ? 2 : 4;
+    dev->threads = cpu->threads;
+    dev->ops = unit->ops;
+    dev->alloc = cpu_alloc;
+    dev->free = cpu_free;
+    dev->upload = cpu_upload;
+    dev->download = cpu_download;
+    dev->sync = cpu_sync;
+    dev->weight_new = cpu_weight_new;
+    dev->weight_free = cpu_weight_free;
+    dev->weight_bytes = cpu_weight_bytes;
+    dev->close = cpu_close;
+    dev->impl = cpu;
+    return dev;
+}
+
+int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *err) {
+    *out = NULL;
+    const char *name = opt ? opt->isa : NULL;
+    int cap = isa_named(name), present = isa_present();
+    if (cap < 0)
+        return ds_fail(err, DS_EINVAL,
+                       "unknown instruction set '%s': use avx2, avx512 or avx512bf16", name);
+    if (present == ISA_NONE)
+        return ds_fail(err, DS_ENOTFOUND,
+                       "cannot open the cpu device: this processor has no AVX2 with FMA; use the "
+                       "device 'ref'");
+    if (name && cap > present)
+        return ds_fail(err, DS_ENOTFOUND, "cannot open the cpu device: this processor has no '%s'",
+                       name);
+    int threads = opt && opt->threads > 0 ? opt->threads : ds_team_default_threads();
+    ds_team *team = ds_team_new(threads);
+    if (!team)
+        return ds_fail(err, DS_ENOMEM, "cannot start %d threads: lower the number of threads",
+                       threads);
+    enum ds_precision precision = opt ? opt->precision : DS_PRECISION_F32;
+    *out = device_new(unit_for(cap < present ? cap : present, precision), team);
+    return 0;
+}

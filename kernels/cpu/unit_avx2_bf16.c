@@ -1,0 +1,11 @@
+/* kernels/cpu/unit_avx2_bf16.c - the ops compiled for AVX2, activations in bf16. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma")
+#define UNIT_AVX512 0
+#define UNIT_BF16 1
+#define UNIT_NAME ds_cpu_unit_avx2_bf16
+#define UNIT_CLASS "cpu-avx2-bf16"
+#include "kernels/cpu/unit.inl"
+#else
+typedef int ds_cpu_unit_avx2_bf16_empty;
+#endif
