@@ -1,0 +1,299 @@
+/* tests/kernels_ladder.h - one op of one device against the reference.
+ *
+ * A test is a function body(run *) that makes inputs, outputs, and one call of an op.  It runs on
+ * the reference, where it also states a tolerance for every number of every output, and then for
+ * every compiled set of kernels this processor has: twice      1 thread, 64-byte aligned; 2
+ * threads, one element off: the bytes must be the same alone      every sample of the batch by
+ * itself: its bytes must be those it has in the batch Outputs lie between guard zones.  Before the
+ * call, an output that is written (=) holds NaN, one that is accumulated (+=) holds numbers; where
+ * the reference leaves NaN, the device must too (the gaps of strided rows).  Inputs end where their
+ * allocation ends, so ASan sees a read beyond.
+ *
+ * Tolerances come from arithmetic, in units of
+ *   U = EPS32 = 2^-24  half a unit in the last place of f32:  n additions lose at most n U
+ * sum|terms| H = EPS16 = 2^-9   the same of bf16 (8 bits) t32 is for a device that computes in f32;
+ * t16, for a bf16 device, counts the roundings to bf16 beside it.  The rounding of the stored
+ * result (U or H of the reference value) is added here.
+ */
+#ifndef DS_TESTS_KERNELS_LADDER_H
+#define DS_TESTS_KERNELS_LADDER_H
+
+#include "tests/kernels_common.h"
+
+#define EPS32 0x1p-24
+#define EPS16 0x1p-9
+
+/* Rows of tests/cases.def that tests take. */
+#define KEEP_ODD(...) __VA_ARGS__
+#define KEEP_MODEL(...) __VA_ARGS__
+#define KEEP_BENCH(...)
+#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
+
+enum { MAX_OUT = 6, MAX_KEPT = 64 };
+enum out_kind { WRITTEN, ADDED };
+
+typedef struct {
+    const char *name;
+    int B, T, D, heads, m, n, r, segs, side_in, relu, small_a; /* by family */
+    ds_conv geo;
+} shape;
+
+typedef struct {
+    const char *name;
+    void *data;
+    size_t count, per_sample, offset;
+    int act, whole; /* whole: not split by samples */
+    float *value;   /* reference: as f32; device: bytes in data */
+    double *t32, *t16;
+} output;
+
+typedef struct {
+    ds_device *dev;
+    const shape *k;
+    int ref;      /* this is the reference: state tolerances */
+    int first, B; /* samples of this run */
+    size_t nudge; /* elements by which buffers are off their alignment */
+    output out[MAX_OUT];
+    int outs, kepts, weights;
+    void *kept[MAX_KEPT];
+    ds_weight *weight[8];
+} run;
+
+typedef void body_fn(run *r);
+
+static inline void *keep(run *r, void *p) {
+    DS_ASSERT(r->kepts < MAX_KEPT);
+    return r->kept[r->kepts++] = p;
+}
+
+/* Numbers of samples [first, first+B) of an array of per_sample numbers each. */
+static inline float *numbers(run *r, size_t per_sample, uint64_t seed, int e) {
+    size_t skip = (size_t)r->first * per_sample, n = (size_t)r->B * per_sample;
+    float *all = test_random(skip + n, seed, e);
+    float *p = keep(r, ds_xmalloc((n + r->nudge) * sizeof *p));
+    memcpy(p + r->nudge, all + skip, n * sizeof *p);
+    free(all);
+    return p + r->nudge;
+}
+
+/* The same for an array that does not depend on the samples. */
+static inline float *fixed(run *r, size_t n, uint64_t seed, int e) {
+    float *p = keep(r, ds_xmalloc((n + r->nudge) * sizeof *p));
+    test_fill(p + r->nudge, n, seed, e);
+    return p + r->nudge;
+}
+
+static inline uint16_t test_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    uint32_t half = 0x7fff + (u >> 16 & 1);
+    return (uint16_t)((u + half) >> 16);
+}
+
+static inline float test_bf16_float(uint16_t h) {
+    uint32_t u = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* Activations with the values x (n), rounded to the device's type. */
+static inline ds_act *act_rounded(run *r, const float *x, size_t n) {
+    size_t size = r->dev->act_size;
+    char *p = (char *)keep(r, ds_xmalloc((n + r->nudge) * size)) + r->nudge * size;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = test_bf16(x[i]);
+        memcpy(p + i * size, size == 2 ? (void *)&h : (void *)(uintptr_t)(x + i), size);
+    }
+    return (ds_act *)(void *)p;
+}
+
+/* The same for values that every device can hold. */
+static inline ds_act *act_of(run *r, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        DS_ASSERT(test_bf16_float(test_bf16(x[i])) == x[i]);
+    return act_rounded(r, x, n);
+}
+
+static inline ds_weight *weight(run *r, const float *W, int m, int n, const ds_affiner *ad,
+                                int f32) {
+    ds_weight *w = r->dev->weight_new(r->dev, m, n, f32, 1);
+    ck_assert(w && r->weights < 8);
+    r->dev->ops->weight_pack(r->dev, w, W, ad);
+    return r->weight[r->weights++] = w;
+}
+
+static inline output *out_new(run *r, const char *name, size_t per_sample, int act, int whole,
+                              enum out_kind kind, uint64_t seed, int e) {
+    DS_ASSERT(r->outs < MAX_OUT);
+    output *o = &r->out[r->outs++];
+    size_t size = act ? r->dev->act_size : sizeof(float);
+    size_t n = whole ? per_sample : per_sample * (size_t)r->B;
+    *o = (output){.name = name, .count = n, .per_sample = per_sample, .act = act, .whole = whole};
+    o->offset = r->nudge * size;
+    o->data = guard_new(n * size, o->offset);
+    if (r->ref) {
+        o->t32 = ds_xcalloc(n, sizeof *o->t32);
+        o->t16 = ds_xcalloc(n, sizeof *o->t16);
+    }
+    if (kind == WRITTEN) {
+        for (size_t i = 0; i < n * size / 2; i++)
+            memcpy((char *)o->data + 2 * i, &(uint16_t){0x7fc1}, 2);
+        return o;
+    }
+    float *x = whole ? fixed(r, n, seed, e) : numbers(r, per_sample, seed, e);
+    memcpy(o->data, act ? (void *)act_of(r, x, n) : (void *)x, n * size);
+    return o;
+}
+
+static inline float *out_f32(run *r, const char *name, size_t per_sample) {
+    return out_new(r, name, per_sample, 0, 0, WRITTEN, 0, 0)->data;
+}
+static inline ds_act *out_act(run *r, const char *name, size_t per_sample) {
+    return out_new(r, name, per_sample, 1, 0, WRITTEN, 0, 0)->data;
+}
+
+/* Tolerance of number i of output o; a body calls it on the reference only. */
+static inline void tolerate(run *r, int o, size_t i, double t32, double t16) {
+    DS_ASSERT(r->ref && o < r->outs && i < r->out[o].count);
+    r->out[o].t32[i] = t32;
+    r->out[o].t16[i] = t16;
+}
+
+static inline float out_value(const run *r, const output *o, size_t i) {
+    if (o->act && r->dev->act_size == 2) {
+        uint16_t h;
+        memcpy(&h, (const char *)o->data + 2 * i, 2);
+        return test_bf16_float(h);
+    }
+    float x;
+    memcpy(&x, (const char *)o->data + 4 * i, 4);
+    return x;
+}
+
+static inline size_t out_size(const run *r, const output *o) {
+    return o->act ? r->dev->act_size : sizeof(float);
+}
+
+static inline run *run_new(ds_device *dev, const shape *k, body_fn *body, int first, int B,
+                           size_t nudge) {
+    run *r = ds_xcalloc(1, sizeof *r);
+    *r = (run){.dev = dev,
+               .k = k,
+               .ref = !strcmp(dev->name, "ref"),
+               .first = first,
+               .B = B,
+               .nudge = nudge};
+    body(r);
+    for (int i = 0; i < r->outs; i++)
+        ck_assert_msg(guard_check(r->out[i].data, r->out[i].count * out_size(r, &r->out[i]),
+                                  r->out[i].offset),
+                      "%s, case '%s': %s is written beyond its end", dev->device_class, k->name,
+                      r->out[i].name);
+    return r;
+}
+
+static inline void run_free(run *r) {
+    for (int i = 0; i < r->outs; i++) {
+        guard_free(r->out[i].data, r->out[i].offset);
+        free(r->out[i].t32);
+        free(r->out[i].t16);
+    }
+    for (int i = 0; i < r->kepts; i++)
+        free(r->kept[i]);
+    for (int i = 0; i < r->weights; i++)
+        r->dev->weight_free(r->dev, r->weight[i]);
+    free(r);
+}
+
+static inline void compare_values(const run *ref, const run *r) {
+    const char *class = r->dev->device_class;
+    for (int o = 0; o < ref->outs; o++) {
+        const output *a = &ref->out[o], *b = &r->out[o];
+        int bf16 = r->dev->act_size == 2;
+        for (size_t i = 0; i < a->count; i++) {
+            double want = out_value(ref, a, i), got = out_value(r, b, i);
+            double stored = fabs(want) * (bf16 && a->act ? EPS16 : EPS32);
+            double tol = ((bf16 ? a->t16[i] : a->t32[i]) + stored) * 1.01 + 1e-36;
+            if (isnan(want))
+                ck_assert_msg(isnan(got), "%s, case '%s': %s[%zu] is in a gap and was written",
+                              class, r->k->name, a->name, i);
+            else
+                ck_assert_msg(fabs(want - got) <= tol,
+                              "%s, case '%s': %s[%zu] is %.9g, reference %.9g, off by %.3g, "
+                              "tolerance %.3g",
+                              class, r->k->name, a->name, i, got, want, fabs(want - got), tol);
+        }
+    }
+}
+
+/* The same bytes; `part` starts at sample part->first of `whole`. */
+static inline void compare_bytes(const run *whole, const run *part, const char *why) {
+    for (int o = 0; o < whole->outs; o++) {
+        const output *a = &whole->out[o], *b = &part->out[o];
+        size_t size = out_size(whole, a), skip = (size_t)part->first * a->per_sample * size;
+        if (a->whole && part->B != whole->B)
+            continue;
+        ck_assert_msg(
+            !memcmp((const char *)a->data + (a->whole ? 0 : skip), b->data, b->count * size),
+            "%s, case '%s', sample %d: %s depends on %s", whole->dev->device_class, whole->k->name,
+            part->first, a->name, why);
+    }
+}
+
+/* Kernel sets to test: every cap with either precision; sets this processor lacks are skipped. */
+static const struct {
+    const char *isa;
+    enum ds_precision precision;
+} kernel_sets[] = {{"avx2", DS_PRECISION_F32},
+                   {"avx512", DS_PRECISION_F32},
+                   {"avx2", DS_PRECISION_BF16},
+                   {"avx512bf16", DS_PRECISION_BF16}};
+enum { KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0] };
+
+static inline ds_device *open_set(int set, int threads) {
+    ds_device *dev = NULL;
+    ds_error err = {0};
+    ds_device_options opt = {"cpu", kernel_sets[set].precision, threads, kernel_sets[set].isa};
+    int rc = ds_device_open_cpu(&dev, &opt, &err);
+    ck_assert_msg(rc == 0 || rc == DS_ENOTFOUND, "%s", err.message);
+    return dev;
+}
+
+/* An op under test and whether samples are independent of each other in it. */
+typedef struct {
+    body_fn *body;
+    int alone;
+} rung;
+
+/* `alone`: whether samples are independent (the op has no sum over them). */
+static inline void ladder(const shape *k, body_fn *body, int alone) {
+    ds_device *ref = NULL;
+    ck_assert_int_eq(ds_device_open_ref(&ref, NULL, NULL), 0);
+    run *want = run_new(ref, k, body, 0, k->B, 0);
+    for (int set = 0; set < KERNEL_SETS; set++) {
+        ds_device *one = open_set(set, 1), *two = one ? open_set(set, 2) : NULL;
+        if (!one) {
+            ds_test_skip(kernel_sets[set].isa, "this processor has no such instructions");
+            continue;
+        }
+        run *a = run_new(one, k, body, 0, k->B, 0), *b = run_new(two, k, body, 0, k->B, 1);
+        compare_values(want, a);
+        compare_bytes(a, b, "the number of threads or the alignment");
+        run_free(b);
+        for (int sample = 0; alone && k->B > 1 && sample < k->B; sample++) {
+            if (k->B > 8 && sample % (k->B / 5) != 0 && sample != k->B - 1)
+                continue; /* some are enough */
+            run *c = run_new(two, k, body, sample, 1, 0);
+            compare_bytes(a, c, "its neighbours");
+            run_free(c);
+        }
+        run_free(a);
+        ds_device_close(one);
+        ds_device_close(two);
+    }
+    run_free(want);
+    ds_device_close(ref);
+}
+
+#endif
