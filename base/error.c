@@ -88,8 +88,9 @@ int ds_error_prefix(ds_error *err, const char *fmt, ...) {
     va_start(ap, fmt);
     int n = vsnprintf(err->message, sizeof err->message, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof err->message)
-        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", old);
+    if (n >= 0 && (size_t)n + 3 < sizeof err->message)
+        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %.*s",
+                 (int)sizeof err->message - n - 3, old);
     return err->code;
 }
 
