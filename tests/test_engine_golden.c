@@ -1,0 +1,201 @@
+/* tests/test_engine_golden.c - the whole model against PyTorch (float64): output, loss, every gradient,
+ * parameters after 10 AdamW steps; for the Affiner (side out, side in, ReLU) and for method full.
+ * Made by tools/golden_dit.py. */
+#include "base/mem.h"
+#include "engine/diffusion.h"
+#include "engine/net.h"
+#include "engine/safetensors.h"
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { B = 4, C = 3, S = 8, PX = C * S * S };
+
+static const ds_dit_config config = {.channels = C, .side = S, .patch = 2, .width = 24, .depth = 2, .heads = 3, .mlp_ratio = 4,
+                                     .classes = 5, .learn_sigma = 1, .freq_dim = 32, .train_steps = 1000, .beta_start = 1e-4,
+                                     .beta_end = 2e-2};
+static ds_st *golden;
+
+static float *need(const char *prefix, const char *name, size_t count) {
+    char key[160];
+    snprintf(key, sizeof key, "%s%s", prefix, name);
+    const ds_st_tensor *t = ds_st_find(golden, key);
+    ck_assert_msg(t && t->count == count, "golden tensor %s of %zu values is missing", key, count);
+    float *x = ds_xmalloc(count * sizeof *x);
+    ck_assert_int_eq(ds_st_read_f32(golden, t, x, NULL), 0);
+    return x;
+}
+
+static ds_base *base_of_golden(void) {
+    ds_base *b;
+    ck_assert_int_eq(ds_base_new(&b, &config, 1, NULL), 0);
+    for (int i = 0; i < b->table.count; i++) {
+        const ds_param *p = &b->table.items[i];
+        float *x = need("base.", p->name, p->count);
+        memcpy(b->data + p->offset, x, p->count * sizeof *x);
+        free(x);
+    }
+    return b;
+}
+
+/* Largest difference, relative to the largest value of the tensor (a tensor's values are sums of the
+ * same products, so its scale is the scale of the rounding), or to `top` if that is not 0. */
+static double difference(const float *got, const float *want, size_t n, double top) {
+    double worst = 0;
+    for (size_t i = 0; i < n; i++)
+        worst = fmax(worst, isfinite(got[i]) ? fabs((double)got[i] - want[i]) : INFINITY);
+    for (size_t i = 0; i < n && top == 0; i++)
+        top = fmax(top, fabs(want[i]));
+    return worst / top;
+}
+
+/* The bias of the keys adds the same to all scores of a query, so its gradient is zero but for rounding
+ * (which Adam would scale up to whole steps): it is compared on the scale of the other biases, and not
+ * after the steps.  A scalar s has no scale of its own either: it gets that of all s. */
+static double scale_of(const ds_params *table, const ds_param *p, const char *prefix) {
+    double top = 0;
+    int key_bias = strstr(p->name, "attn.k.b") || strstr(p->name, "qkv.bias");
+    for (int i = 0; i < table->count; i++) {
+        const ds_param *q = &table->items[i];
+        if (!(p->kind == q->kind && (key_bias || p->kind == DS_PARAM_S || p == q)))
+            continue;
+        float *x = need(prefix, q->name, q->count);
+        for (size_t j = 0; j < q->count; j++)
+            top = fmax(top, fabs(x[j]));
+        free(x);
+    }
+    return fmax(top, 1e-12);
+}
+
+static void check_table(const char *variant, const char *what, const ds_params *table, float *got, double tolerance) {
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "%s.%s.", variant, what);
+    int after = !strcmp(what, "after");
+    for (int i = 0; i < table->count; i++) {
+        const ds_param *p = &table->items[i];
+        if (after && strstr(p->name, "attn.k.b"))
+            continue;
+        float *want = need(prefix, p->name, p->count);
+        if (after && strstr(p->name, "qkv.bias"))
+            memcpy(got + p->offset + 24, want + 24, 24 * sizeof *want); /* the keys' third */
+        double d = difference(got + p->offset, want, p->count, scale_of(table, p, prefix));
+        ck_assert_msg(d <= tolerance, "%s%s: relative difference %.3g, tolerance %.3g", prefix, p->name, d, tolerance);
+        free(want);
+    }
+}
+
+typedef struct {
+    const char *name;
+    ds_method_spec spec;
+} ds_variant;
+static const ds_variant variants[] = {
+    {"out", {.method = DS_METHOD_AFFINER, .rank = 4, .targets = 1023, .classes = 3}},
+    {"in", {.method = DS_METHOD_AFFINER, .rank = 4, .side_in = 1, .targets = 1023, .classes = 3}},
+    {"relu", {.method = DS_METHOD_AFFINER, .rank = 4, .phi_relu = 1, .targets = 1023, .classes = 3}},
+    {"full", {.method = DS_METHOD_FULL, .classes = 3}},
+};
+
+/* One forward, loss and backward on the fixed batch of the golden file. */
+static void run(ds_device *dev, ds_net *net, float *out, float *dout, float *mse, float *vb) {
+    float *x0 = need("", "x0", B * PX), *noise = need("", "noise", B * PX), *xt = need("", "xt", B * PX);
+    const int t[B] = {0, 37, 500, 999}, row[B] = {0, -1, 2, 0};
+    ds_condition cond[B];
+    float coef[8 * B];
+    ds_schedule s;
+    ds_schedule_init(&s, &config);
+    for (int i = 0; i < B; i++) {
+        cond[i] = (ds_condition){.t = (float)t[i], .row = row[i], .base_row = row[i] < 0 ? config.classes : -1};
+        ds_schedule_loss_coef(&s, t[i], 1.0f / B, coef + 8 * i);
+    }
+    ds_net_forward(net, out, xt, cond, B);
+    dev->ops->diffusion_loss(dev, mse, vb, dout, out, x0, noise, xt, coef, 1, 1.0f, B, C, S * S);
+    ds_net_backward(net, dout, B);
+    ds_schedule_release(&s);
+    free(x0);
+    free(noise);
+    free(xt);
+}
+
+static void check_variant(const ds_variant *v, const ds_device_options *opt) {
+    ds_device *dev;
+    ds_base *base = base_of_golden();
+    ds_model *model;
+    ds_adapter *a;
+    ds_net *net;
+    ds_error err;
+    ck_assert_msg(!ds_device_open(&dev, opt, &err), "%s", err.message);
+    ck_assert_int_eq(ds_model_new(&model, dev, base, NULL), 0);
+    ck_assert_int_eq(ds_adapter_new(&a, base, &v->spec, NULL), 0);
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "%s.start.", v->name);
+    size_t n = a->table.total;
+    for (int i = 0; i < a->table.count; i++) {
+        const ds_param *p = &a->table.items[i];
+        if (v->spec.method == DS_METHOD_FULL && p->kind != DS_PARAM_ROWS)
+            continue; /* starts at the base */
+        float *x = need(prefix, p->name, p->count);
+        memcpy(a->data + p->offset, x, p->count * sizeof *x);
+        free(x);
+    }
+    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_TRAIN, (const ds_adapter *const[]){a}, 1, B, NULL), 0);
+    float *g = dev->alloc(dev, n * 4), *m = dev->alloc(dev, n * 4), *w = dev->alloc(dev, n * 4), *p = dev->alloc(dev, n * 4);
+    float *out = dev->alloc(dev, 2 * B * PX * 4), *dout = dev->alloc(dev, 2 * B * PX * 4), mse[B], vb[B];
+    dev->upload(dev, p, a->data, n * 4);
+    dev->ops->fill(dev, m, 0, n);
+    dev->ops->fill(dev, w, 0, n);
+    ds_net_bind(net, p, g);
+    for (int step = 1; step <= 10; step++) {
+        dev->ops->fill(dev, g, 0, n);
+        run(dev, net, out, dout, mse, vb);
+        if (step == 1) { /* f32 against float64: sums of at most a few hundred products, 2^-24 each, through 2 blocks */
+            float *want = need(v->name, ".output", 2 * B * PX);
+            ck_assert_double_le(difference(out, want, 2 * B * PX, 0), 5e-6);
+            free(want);
+            want = need(v->name, ".mse", B);
+            ck_assert_double_le(difference(mse, want, B, 0), 5e-6);
+            free(want);
+            want = need(v->name, ".vb", B);
+            ck_assert_double_le(difference(vb, want, B, 0), 2e-5);
+            free(want);
+            check_table(v->name, "grad", &a->table, g, 5e-5);
+        }
+        dev->ops->adamw(dev, p, m, w, NULL, g, NULL, n, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 1, 0, step);
+        ds_net_refold(net);
+    }
+    /* Adam's first steps are lr * sign(g): a gradient near zero can differ by up to 2 lr each step; the
+     * tensors here are of order 0.1 to 1 and their gradients were matched above. */
+    check_table(v->name, "after", &a->table, p, 2e-4);
+    float *bufs[] = {g, m, w, p, out, dout};
+    for (int i = 0; i < 6; i++)
+        dev->free(dev, bufs[i]);
+    ds_net_free(net);
+    ds_adapter_free(a);
+    ds_model_free(model);
+    ds_base_free(base);
+    ds_device_close(dev);
+}
+
+START_TEST(ref_matches_pytorch) {
+    check_variant(&variants[_i], &(ds_device_options){.kind = "ref"});
+}
+END_TEST
+
+START_TEST(cpu_f32_matches_pytorch) {
+    check_variant(&variants[_i], &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32});
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    ds_error err;
+    if (ds_st_open_file("tests/golden/dit.safetensors", 1 << 24, 0, &golden, &err)) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+    tcase_add_loop_test(tc, ref_matches_pytorch, 0, 4);
+    tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, 4);
+}
+
+int main(void) { return ds_test_main("engine golden", cases); }

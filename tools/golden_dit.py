@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/dit.safetensors: a small DiT with adapters in PyTorch, to be matched by the engine.
+
+Development tool: needs Debian's python3-torch.  Usage: python3 tools/golden_dit.py tests/golden/dit.safetensors
+Per variant (out, in, relu, full): model output, hybrid loss per sample, every gradient, and the trained
+parameters after 10 AdamW steps on one fixed batch.  The model is written here from the published formulas
+(DiT, improved diffusion, the Affiner of DESIGN) in float64, so the file is a reference, not a peer.
+"""
+import json, math, struct, sys
+import torch
+
+torch.manual_seed(20240914)
+F64 = torch.float64
+C, S, P, D, DEPTH, H, CLASSES, ROWS, RANK, FREQ, T = 3, 8, 2, 24, 2, 3, 5, 3, 4, 32, 1000
+B, LR = 4, 1e-3
+GRID = S // P
+OUT = 2 * C
+
+
+def base_tensors():
+    shapes = {'pos_embed': (1, GRID * GRID, D), 'x_embedder.proj.weight': (D, C, P, P), 'x_embedder.proj.bias': (D,),
+              't_embedder.mlp.0.weight': (D, FREQ), 't_embedder.mlp.0.bias': (D,), 't_embedder.mlp.2.weight': (D, D),
+              't_embedder.mlp.2.bias': (D,), 'y_embedder.embedding_table.weight': (CLASSES + 1, D)}
+    for i in range(DEPTH):
+        for n, m, k in (('attn.qkv', 3 * D, D), ('attn.proj', D, D), ('mlp.fc1', 4 * D, D), ('mlp.fc2', D, 4 * D),
+                        ('adaLN_modulation.1', 6 * D, D)):
+            shapes['blocks.%d.%s.weight' % (i, n)] = (m, k)
+            shapes['blocks.%d.%s.bias' % (i, n)] = (m,)
+    for n, m in (('final_layer.linear', P * P * OUT), ('final_layer.adaLN_modulation.1', 2 * D)):
+        shapes[n + '.weight'] = (m, D)
+        shapes[n + '.bias'] = (m,)
+    out = {}
+    for k, s in shapes.items():
+        std = 0.1 if k.endswith('bias') else (1.0 / math.sqrt(math.prod(s[1:])) if len(s) > 1 else 0.1)
+        out[k] = (torch.randn(s) * std).float()
+    pos = torch.zeros(GRID * GRID, D, dtype=F64)
+    w = 10000.0 ** (-torch.arange(D // 4, dtype=F64) / (D / 4))
+    for r in range(GRID):
+        for c in range(GRID):
+            pos[r * GRID + c] = torch.cat([(c * w).sin(), (c * w).cos(), (r * w).sin(), (r * w).cos()])
+    out['pos_embed'] = pos.float()[None]
+    return out
+
+
+BASE = base_tensors()
+
+
+def linears():
+    yield 'x_embedder.proj', 1
+    yield 't_embedder.mlp.0', 1
+    yield 't_embedder.mlp.2', 1
+    for i in range(DEPTH):
+        for n in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'adaLN_modulation.1'):
+            yield 'blocks.%d.%s' % (i, n), 3 if n == 'attn.qkv' else 1
+    yield 'final_layer.linear', 1
+    yield 'final_layer.adaLN_modulation.1', 1
+
+
+def parts(name, segs):
+    return [name[:-3] + c for c in 'qkv'] if segs == 3 else [name]
+
+
+def start(variant):
+    p = {}
+    if variant == 'full':
+        p = {k: v.clone() for k, v in BASE.items() if k != 'pos_embed'}
+    else:
+        for name, segs in linears():
+            w = BASE[name + '.weight']
+            m, n = w.shape[0] // segs, w[0].numel()
+            side = n if variant == 'in' else m
+            if variant == 'in':
+                p[name + '.a'] = 1 + 0.2 * torch.randn(side)
+                p[name + '.b'] = 0.1 * torch.randn(side)
+            for part in parts(name, segs):
+                if variant != 'in':
+                    p[part + '.a'] = 1 + 0.2 * torch.randn(side)
+                    p[part + '.b'] = 0.1 * torch.randn(side)
+                p[part + '.s'] = 0.5 * torch.randn(1)
+                p[part + '.U'] = torch.randn(m, RANK) * math.sqrt(2 / RANK)
+                p[part + '.V'] = torch.randn(RANK, n) * math.sqrt(2 / n)
+    if variant == 'in':  # the q, k, v parts share one a and b, named after q
+        for i in range(DEPTH):
+            for s in 'ab':
+                p['blocks.%d.attn.q.%s' % (i, s)] = p.pop('blocks.%d.attn.qkv.%s' % (i, s))
+    p['y_embedder.rows'] = 0.5 * torch.randn(ROWS, D)
+    return {k: v.float() for k, v in p.items()}
+
+
+class Model:
+    def __init__(self, variant, p):
+        self.v, self.p = variant, p
+
+    def w(self, name):
+        return self.p[name] if self.v == 'full' and name in self.p else BASE[name].to(F64)
+
+    def lin(self, name, x, segs=1):
+        w, b = self.w(name + '.weight'), self.w(name + '.bias')
+        w = w.reshape(w.shape[0], -1)
+        if self.v == 'full':
+            return x @ w.T + b
+        q = self.p
+        names = parts(name, segs)
+        act = torch.relu if self.v == 'relu' else (lambda z: z)
+        low = torch.cat([q[n + '.s'] * (act(x @ q[n + '.V'].T) @ q[n + '.U'].T) for n in names], -1)
+        if self.v == 'in':
+            return (q[names[0] + '.a'] * x + q[names[0] + '.b']) @ w.T + b + low
+        a = torch.cat([q[n + '.a'] for n in names])
+        return a * (x @ w.T) + b + torch.cat([q[n + '.b'] for n in names]) + low
+
+    def forward(self, x, t, row, base_row):
+        n = x.shape[0]
+        tok = x.reshape(n, C, GRID, P, GRID, P).permute(0, 2, 4, 1, 3, 5).reshape(n, GRID * GRID, C * P * P)
+        h = self.lin('x_embedder.proj', tok) + BASE['pos_embed'].to(F64)
+        half = FREQ // 2
+        f = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=F64) / half)
+        emb = torch.cat([(t[:, None] * f).cos(), (t[:, None] * f).sin()], 1)
+        silu = torch.nn.functional.silu
+        c = self.lin('t_embedder.mlp.2', silu(self.lin('t_embedder.mlp.0', emb)))
+        table = self.w('y_embedder.embedding_table.weight')
+        c = c + torch.stack([self.p['y_embedder.rows'][r] if r >= 0 else table[b] for r, b in zip(row, base_row)])
+        sc = silu(c)
+        ln = lambda z: torch.nn.functional.layer_norm(z, (D,), eps=1e-6)
+        mod = lambda z, s, k: ln(z) * (1 + k[:, None]) + s[:, None]
+        for i in range(DEPTH):
+            pre = 'blocks.%d.' % i
+            s1, k1, g1, s2, k2, g2 = self.lin(pre + 'adaLN_modulation.1', sc).chunk(6, 1)
+            qkv = self.lin(pre + 'attn.qkv', mod(h, s1, k1), 3).reshape(n, -1, 3, H, D // H).permute(2, 0, 3, 1, 4)
+            a = ((qkv[0] @ qkv[1].transpose(-1, -2)) / math.sqrt(D // H)).softmax(-1) @ qkv[2]
+            h = h + g1[:, None] * self.lin(pre + 'attn.proj', a.transpose(1, 2).reshape(n, -1, D))
+            z = self.lin(pre + 'mlp.fc1', mod(h, s2, k2))
+            z = 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z ** 3)))
+            h = h + g2[:, None] * self.lin(pre + 'mlp.fc2', z)
+        s, k = self.lin('final_layer.adaLN_modulation.1', sc).chunk(2, 1)
+        o = self.lin('final_layer.linear', mod(h, s, k))
+        return o.reshape(n, GRID, GRID, P, P, OUT).permute(0, 5, 1, 3, 2, 4).reshape(n, OUT, S, S)
+
+
+betas = torch.linspace(1e-4, 2e-2, T, dtype=F64)
+ac = torch.cumprod(1 - betas, 0)
+acp = torch.cat([torch.ones(1, dtype=F64), ac[:-1]])
+pv = betas * (1 - acp) / (1 - ac)
+plv = torch.log(torch.cat([pv[1:2], pv[1:]]))
+c1, c2 = betas * acp.sqrt() / (1 - ac), (1 - acp) * (1 - betas).sqrt() / (1 - ac)
+
+
+def cdf(x):
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def losses(out, x0, noise, xt, t):
+    eps, v = out.chunk(2, 1)
+    g = lambda a: a[t][:, None, None, None]
+    e = eps.detach()
+    px0 = g((1 / ac).sqrt()) * xt - g((1 / ac - 1).sqrt()) * e
+    m1, m2 = g(c1) * x0 + g(c2) * xt, g(c1) * px0 + g(c2) * xt
+    f = (v + 1) / 2
+    l1, l2 = g(plv), f * g(betas.log()) + (1 - f) * g(plv)
+    kl = 0.5 * (-1 + l2 - l1 + torch.exp(l1 - l2) + (m1 - m2) ** 2 * torch.exp(-l2))
+    inv = torch.exp(-0.5 * l2)
+    hi, lo = cdf(inv * (x0 - m2 + 1 / 255)), cdf(inv * (x0 - m2 - 1 / 255))
+    tiny = torch.tensor(1e-12, dtype=F64)
+    lp = torch.where(x0 < -0.999, torch.log(torch.maximum(hi, tiny)),
+                     torch.where(x0 > 0.999, torch.log(torch.maximum(1 - lo, tiny)), torch.log(torch.maximum(hi - lo, tiny))))
+    vb = torch.where((t == 0)[:, None, None, None], -lp, kl).mean((1, 2, 3)) / math.log(2)
+    return ((noise - eps) ** 2).mean((1, 2, 3)), vb
+
+
+def main():
+    store = {'base.' + k: v for k, v in BASE.items()}
+    x0 = (torch.rand(B, C, S, S) * 2 - 1).float()
+    x0[0, 0, 0, 0], x0[0, 0, 0, 1] = -1.0, 1.0  # the open ends of the discretised likelihood
+    noise = torch.randn(B, C, S, S).float()
+    t = torch.tensor([0, 37, 500, 999])
+    row, base_row = [0, -1, 2, 0], [-1, CLASSES, -1, -1]
+    sa, sb = ac.sqrt().float()[t][:, None, None, None], (1 - ac).sqrt().float()[t][:, None, None, None]
+    xt = (sa * x0 + sb * noise).float()
+    store.update(x0=x0, noise=noise, xt=xt, t=t.float())
+    for variant in ('out', 'in', 'relu', 'full'):
+        p0 = start(variant)
+        p = {k: v.to(F64).requires_grad_(True) for k, v in p0.items()}
+        opt = torch.optim.AdamW(list(p.values()), lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+        model = Model(variant, p)
+        for step in range(10):
+            out = model.forward(xt.to(F64), t.to(F64), row, base_row)
+            mse, vb = losses(out, x0.to(F64), noise.to(F64), xt.to(F64), t)
+            opt.zero_grad()
+            (mse + vb).mean().backward()
+            if step == 0:
+                store[variant + '.output'], store[variant + '.mse'], store[variant + '.vb'] = out.detach(), mse.detach(), vb.detach()
+                for k in p:
+                    if variant != 'full':
+                        store['%s.start.%s' % (variant, k)] = p0[k]
+                    store['%s.grad.%s' % (variant, k)] = p[k].grad.clone()
+                if variant == 'full':
+                    store['full.start.y_embedder.rows'] = p0['y_embedder.rows']
+            opt.step()
+        for k in p:
+            store['%s.after.%s' % (variant, k)] = p[k].detach()
+    header, blobs, at = {}, [], 0
+    for k, v in store.items():
+        b = v.detach().float().contiguous().numpy().tobytes()
+        header[k] = {'dtype': 'F32', 'shape': list(v.shape), 'data_offsets': [at, at + len(b)]}
+        blobs.append(b)
+        at += len(b)
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    with open(sys.argv[1], 'wb') as f:
+        f.write(struct.pack('<Q', len(text)) + text + b''.join(blobs))
+    print('%d tensors, %d bytes, torch %s' % (len(store), 8 + len(text) + at, torch.__version__))
+
+
+main()
