@@ -224,7 +224,9 @@ static int check_places(const ds_st *st, const char *data, size_t size, ds_error
 
 static int read_tensors(ds_st *st, const char *data, size_t size, ds_error *err) {
     size_t entries = json_object_size(st->header);
-    if (entries > DS_ST_TENSORS_MAX + 1)
+    if (json_object_get(st->header, META_KEY))
+        entries--;
+    if (entries > DS_ST_TENSORS_MAX)
         return ds_fail(err, DS_EINTEGRITY, "'%.200s' has %zu tensors, limit %d", st->name, entries,
                        DS_ST_TENSORS_MAX);
     st->tensors = ds_xcalloc(entries + 1, sizeof *st->tensors);

@@ -1,0 +1,314 @@
+/* tests/test_engine_inception.c - the feature network against features computed in float64 by
+ * another program (tests/golden/inception-golden.safetensors; tools/make_feature_net.py). */
+#include "base/mem.h"
+#include "engine/features.h"
+#include "engine/inception.h"
+#include "engine/resize.h"
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NET_FILE "models/inception-v3-mixed6c.safetensors.zst"
+#define GOLDEN_FILE "tests/golden/inception-golden.safetensors"
+#define SIDE DS_INCEPTION_SIDE
+#define PICTURES 4
+
+typedef struct {
+    uint8_t *images; /* (4,299,299,3) */
+    float c5d[PICTURES * DS_INCEPTION_5D], c6c[PICTURES * DS_INCEPTION_6C];
+} golden;
+
+static void load_golden(golden *g) {
+    ds_st *st;
+    ds_error err = {0};
+    const ds_st_tensor *t;
+    int64_t image_shape[4] = {PICTURES, 3, SIDE, SIDE}, shape5[2] = {PICTURES, DS_INCEPTION_5D},
+            shape6[2] = {PICTURES, DS_INCEPTION_6C};
+    ck_assert_msg(!ds_st_open_file(GOLDEN_FILE, 4 << 20, 0, &st, &err), "%s", err.message);
+    ck_assert_msg(!ds_st_need(st, "images", 4, image_shape, &t, &err), "%s", err.message);
+    ck_assert_msg(!ds_st_need_f32(st, "Mixed_5d", 2, shape5, g->c5d, &err), "%s", err.message);
+    ck_assert_msg(!ds_st_need_f32(st, "Mixed_6c", 2, shape6, g->c6c, &err), "%s", err.message);
+    g->images = ds_xmalloc(t->bytes);
+    const uint8_t *from = t->data; /* (4,3,299,299) */
+    size_t plane = (size_t)SIDE * SIDE;
+    for (size_t b = 0; b < PICTURES; b++)
+        for (size_t i = 0; i < plane; i++)
+            for (size_t c = 0; c < 3; c++)
+                g->images[(b * plane + i) * 3 + c] = from[(b * 3 + c) * plane + i];
+    ds_st_free(st);
+}
+
+static ds_device *device(const char *kind, int threads) {
+    ds_device *dev;
+    ds_error err = {0};
+    ds_device_options opt = {.kind = kind, .precision = DS_PRECISION_F32, .threads = threads};
+    ck_assert_msg(!ds_device_open(&dev, &opt, &err), "%s", err.message);
+    return dev;
+}
+
+static ds_features *features(ds_device *dev) {
+    ds_features *f;
+    ds_error err = {0};
+    ck_assert_msg(!ds_features_open(dev, NET_FILE, NULL, &f, &err), "%s", err.message);
+    return f;
+}
+
+/* Relative L2 of one row, and the largest difference relative to the row's largest feature. */
+static void check_row(const char *tap, int picture, const float *x, const float *want, int n) {
+    double diff = 0, norm = 0, worst = 0, top = 0;
+    for (int i = 0; i < n; i++) {
+        double d = (double)x[i] - want[i];
+        diff += d * d;
+        norm += (double)want[i] * want[i];
+        worst = fmax(worst, fabs(d));
+        top = fmax(top, fabs(want[i]));
+    }
+    printf("  %s picture %d: relative L2 %.2e, max %.2e\n", tap, picture, sqrt(diff / norm),
+           worst / top);
+    ck_assert_double_lt(sqrt(diff / norm), 5e-6);
+    ck_assert_double_lt(worst / top, 1e-5);
+}
+
+static void to_unit(float *out, const uint8_t *in, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)in[i] / 255.0f;
+}
+
+static void compare_with_golden(const char *kind, int pictures) {
+    golden g;
+    load_golden(&g);
+    ds_device *dev = device(kind, 0);
+    ds_st *st;
+    ds_inception *net;
+    ds_error err = {0};
+    ck_assert_msg(
+        !ds_st_open_zst(NET_FILE, DS_FEATURE_NET_MAX, DS_FEATURE_NET_SHA256, NULL, &st, &err), "%s",
+        err.message);
+    ck_assert_msg(!ds_inception_new(dev, st, pictures, &net, &err), "%s", err.message);
+    ds_st_free(st);
+    size_t floats = (size_t)pictures * SIDE * SIDE * 3;
+    float *in = ds_xmalloc(floats * sizeof *in);
+    static float x5[PICTURES * DS_INCEPTION_5D], x6[PICTURES * DS_INCEPTION_6C];
+    to_unit(in, g.images, floats);
+    ds_inception_forward(net, in, pictures, x5, x6);
+    printf("device %s\n", dev->device_class);
+    for (int i = 0; i < pictures; i++) {
+        check_row("Mixed_5d", i, x5 + i * DS_INCEPTION_5D, g.c5d + i * DS_INCEPTION_5D,
+                  DS_INCEPTION_5D);
+        check_row("Mixed_6c", i, x6 + i * DS_INCEPTION_6C, g.c6c + i * DS_INCEPTION_6C,
+                  DS_INCEPTION_6C);
+    }
+    free(in);
+    free(g.images);
+    ds_inception_free(net);
+    ds_device_close(dev);
+}
+
+START_TEST(golden_auto) { compare_with_golden("auto", PICTURES); }
+END_TEST
+
+/* The specification in plain C: about 4 G multiply-adds a picture, so one picture, and only where
+ * the build is not slowed down by a sanitizer. */
+START_TEST(golden_ref) {
+#ifdef __SANITIZE_ADDRESS__
+    ds_test_skip("golden_ref", "too slow under the address sanitizer");
+#else
+    compare_with_golden("ref", 1);
+#endif
+}
+END_TEST
+
+/* The same bytes alone, in a batch, at another place of the batch and with another team. */
+START_TEST(batch_and_threads_do_not_matter) {
+    golden g;
+    load_golden(&g);
+    enum { N = 5 };
+    size_t bytes = (size_t)SIDE * SIDE * 3;
+    uint8_t *images = ds_xmalloc(N * bytes);
+    memcpy(images, g.images + bytes, bytes); /* picture 1 first and last */
+    memcpy(images + bytes, g.images + bytes, 3 * bytes);
+    memcpy(images + 4 * bytes, g.images + bytes, bytes);
+    static float one[DS_FEATURE_DIM], all[N * DS_FEATURE_DIM];
+    ds_error err = {0};
+    ds_device *dev = device("auto", 1);
+    ds_features *f = features(dev);
+    ck_assert(!ds_features_compute(f, images, 1, SIDE, SIDE, one, NULL, NULL, &err));
+    ds_features_close(f);
+    ds_device_close(dev);
+    dev = device("auto", 2);
+    f = features(dev);
+    ck_assert(!ds_features_compute(f, images, N, SIDE, SIDE, all, NULL, NULL, &err));
+    ck_assert(!memcmp(one, all, sizeof one));
+    ck_assert(!memcmp(one, all + DS_FEATURE_DIM, sizeof one));
+    ck_assert(!memcmp(one, all + (N - 1) * DS_FEATURE_DIM, sizeof one));
+    ck_assert(memcmp(one, all + 2 * DS_FEATURE_DIM, sizeof one));
+    ds_features_close(f);
+    ds_device_close(dev);
+    free(images);
+    free(g.images);
+}
+END_TEST
+
+typedef struct {
+    int calls, stop_at;
+    int64_t done, total;
+} watcher;
+
+static int watch(void *ud, int64_t done, int64_t total) {
+    watcher *w = ud;
+    ck_assert_int_gt(done, w->done);
+    w->done = done;
+    w->total = total;
+    return ++w->calls == w->stop_at;
+}
+
+/* Small pictures go through the resampler; progress is told, and can stop the work. */
+START_TEST(resize_progress_and_cancel) {
+    enum { N = 10, H = 20, W = 32 };
+    static uint8_t images[N * H * W * 3], scaled[SIDE * SIDE * 3];
+    static float x[N * DS_FEATURE_DIM], one[DS_FEATURE_DIM];
+    ds_error err = {0};
+    ds_device *dev = device("auto", 0);
+    ds_features *f = features(dev);
+    for (size_t i = 0; i < sizeof images; i++)
+        images[i] = (uint8_t)((i * 2654435761u) >> 13);
+    watcher w = {0};
+    ck_assert(!ds_features_compute(f, images, N, H, W, x, watch, &w, &err));
+    ck_assert_int_eq(w.done, N);
+    ck_assert_int_eq(w.total, N);
+    ck_assert_int_eq(w.calls, 2);
+    size_t last = (size_t)(N - 1) * H * W * 3;
+    ds_resize_bicubic(scaled, SIDE, SIDE, images + last, W, H, (size_t)W * 3, 3);
+    ck_assert(!ds_features_compute(f, scaled, 1, SIDE, SIDE, one, NULL, NULL, &err));
+    ck_assert(!memcmp(one, x + (N - 1) * DS_FEATURE_DIM, sizeof one));
+    w = (watcher){.stop_at = 1};
+    ck_assert_int_eq(ds_features_compute(f, images, N, H, W, x, watch, &w, &err), DS_ECANCELED);
+    ck_assert_int_eq(ds_features_compute(f, images, 1, 513, 32, x, NULL, NULL, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_features_compute(f, images, 1, 32, 0, x, NULL, NULL, &err), DS_EINVAL);
+    ck_assert(!ds_features_compute(f, images, 0, H, W, x, NULL, NULL, &err));
+    ds_feature_set set;
+    ds_features_describe(f, x, N, &set);
+    ck_assert_str_eq(set.net, DS_FEATURE_NET_SHA256);
+    ck_assert_str_eq(set.resize, DS_RESIZE_ID);
+    ds_features_close(f);
+    ds_device_close(dev);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- files that must be refused */
+
+static int open_changed(ds_device *dev, const char *drop, float replace, ds_error *err) {
+    ds_st *st, *changed;
+    ck_assert(!ds_st_open_zst(NET_FILE, DS_FEATURE_NET_MAX, NULL, NULL, &st, err));
+    ds_st_writer *w = ds_st_writer_new();
+    float *copy = NULL;
+    for (size_t i = 0; i < ds_st_count(st); i++) {
+        const ds_st_tensor *t = ds_st_at(st, i);
+        const void *data = t->data;
+        if (!strcmp(t->name, drop) && replace == 0)
+            continue;
+        if (!strcmp(t->name, drop)) {
+            copy = ds_xmalloc(t->bytes);
+            memcpy(copy, t->data, t->bytes);
+            copy[t->count - 1] = replace;
+            data = copy;
+        }
+        ds_st_writer_add(w, t->name, t->dtype, t->ndim, t->shape, data);
+    }
+    char *bytes;
+    size_t n;
+    ck_assert(!ds_st_writer_finish(w, &bytes, &n, err));
+    ck_assert(!ds_st_open_owned("changed", bytes, n, &changed, err));
+    ds_inception *net = NULL;
+    int rc = ds_inception_new(dev, changed, 1, &net, err);
+    ds_inception_free(net);
+    ds_st_free(changed);
+    ds_st_free(st);
+    ds_st_writer_free(w);
+    free(copy);
+    return rc;
+}
+
+START_TEST(wrong_files_are_refused) {
+    ds_error err = {0};
+    ds_device *dev = device("auto", 1);
+    ds_features *f;
+    char other[DS_HEX_SIZE];
+    memset(other, 'a', 64);
+    other[64] = 0;
+    ck_assert_int_eq(ds_features_open(dev, NET_FILE, other, &f, &err), DS_EINTEGRITY);
+    ck_assert_ptr_nonnull(strstr(err.message, "expected aaaaaaaaaaaa"));
+    ck_assert_int_eq(ds_features_open(dev, "models/none.zst", NULL, &f, &err), DS_ENOTFOUND);
+    ck_assert_int_eq(open_changed(dev, "Mixed_6b.branch_pool.bn.bias", 0, &err), DS_EINTEGRITY);
+    ck_assert_ptr_nonnull(strstr(err.message, "Mixed_6b.branch_pool.bn.bias"));
+    ck_assert_int_eq(open_changed(dev, "Mixed_5b.branch1x1.conv.weight", NAN, &err), DS_EINTEGRITY);
+    ck_assert_ptr_nonnull(strstr(err.message, "Mixed_5b.branch1x1"));
+    ck_assert_int_eq(open_changed(dev, "Conv2d_1a_3x3.bn.running_var", -1.0f, &err), DS_EINTEGRITY);
+    ck_assert_int_eq(open_changed(dev, "Mixed_6c.branch_pool.bn.weight", 2.0f, &err), 0);
+    ds_device_close(dev);
+}
+END_TEST
+
+/* One flipped bit anywhere in the stored file. */
+START_TEST(flipped_bits_are_refused) {
+    ds_error err = {0};
+    char *data;
+    size_t n;
+    FILE *in = fopen(NET_FILE, "rb");
+    ck_assert_ptr_nonnull(in);
+    data = ds_xmalloc(8 << 20);
+    n = fread(data, 1, 8 << 20, in);
+    fclose(in);
+    char path[512];
+    snprintf(path, sizeof path, "%s/net.zst", ds_test_tmpdir());
+    ds_device *dev = device("auto", 1);
+    for (size_t k = 0; k < 6; k++) {
+        size_t at = k ? (n - 1) * k / 5 : 7;
+        data[at] ^= (char)(1 << k);
+        FILE *out = fopen(path, "wb");
+        ck_assert_uint_eq(fwrite(data, 1, n, out), n);
+        fclose(out);
+        data[at] ^= (char)(1 << k);
+        ds_features *f;
+        int rc = ds_features_open(dev, path, NULL, &f, &err);
+        ck_assert_msg(rc == DS_EINTEGRITY || rc == DS_ELIMIT, "byte %zu: %d %s", at, rc,
+                      rc ? err.message : "");
+    }
+    free(data);
+    ds_device_close(dev);
+}
+END_TEST
+
+/* The network has the 50 units of the file, no more and no fewer. */
+START_TEST(units_and_tensors_agree) {
+    ds_st *st;
+    ds_error err = {0};
+    char unit[64], name[96];
+    ck_assert(!ds_st_open_zst(NET_FILE, DS_FEATURE_NET_MAX, NULL, NULL, &st, &err));
+    int units = 0;
+    for (; ds_inception_unit(units, unit); units++) {
+        snprintf(name, sizeof name, "%s.conv.weight", unit);
+        ck_assert_msg(ds_st_find(st, name) != NULL, "%s", name);
+    }
+    ck_assert_int_eq(units, 50);
+    ck_assert_uint_eq(ds_st_count(st), 250);
+    ck_assert_str_eq(ds_st_meta(st, "bn_eps"), "0.001");
+    ds_st_free(st);
+}
+END_TEST
+
+static void register_cases(TCase *tc) {
+    tcase_add_test(tc, units_and_tensors_agree);
+    tcase_add_test(tc, golden_auto);
+    tcase_add_test(tc, golden_ref);
+    tcase_add_test(tc, batch_and_threads_do_not_matter);
+    tcase_add_test(tc, resize_progress_and_cancel);
+    tcase_add_test(tc, wrong_files_are_refused);
+    tcase_add_test(tc, flipped_bits_are_refused);
+}
+
+int main(void) { return ds_test_main("engine_inception", register_cases); }
