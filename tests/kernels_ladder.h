@@ -1,19 +1,22 @@
 /* tests/kernels_ladder.h - one op of one device against the reference.
  *
- * A test is a function body(run *) that makes inputs, outputs, and one call of an op.  It runs on
- * the reference, where it also states a tolerance for every number of every output, and then for
- * every compiled set of kernels this processor has: twice      1 thread, 64-byte aligned; 2
- * threads, one element off: the bytes must be the same alone      every sample of the batch by
- * itself: its bytes must be those it has in the batch Outputs lie between guard zones.  Before the
- * call, an output that is written (=) holds NaN, one that is accumulated (+=) holds numbers; where
- * the reference leaves NaN, the device must too (the gaps of strided rows).  Inputs end where their
- * allocation ends, so ASan sees a read beyond.
+ * A test is a function body(run *) that makes inputs, outputs, and calls an op.  It runs on the
+ * reference, where it also states a tolerance for every number of every output, and then on every
+ * compiled set of kernels that this processor has:
  *
- * Tolerances come from arithmetic, in units of
- *   U = EPS32 = 2^-24  half a unit in the last place of f32:  n additions lose at most n U
- * sum|terms| H = EPS16 = 2^-9   the same of bf16 (8 bits) t32 is for a device that computes in f32;
- * t16, for a bf16 device, counts the roundings to bf16 beside it.  The rounding of the stored
- * result (U or H of the reference value) is added here.
+ * - twice: with 1 thread and 64-byte aligned, with 2 threads and one element off; same bytes;
+ *
+ * - alone: every sample by itself; its bytes must be those it has in the batch.
+ *
+ * Outputs lie between guard zones.  Before the call, an output that is written (=) holds NaN, one
+ * that is accumulated (+=) holds numbers; where the reference leaves NaN, the device must too (the
+ * gaps of strided rows).  Inputs end where their allocation ends, so ASan sees a read beyond.
+ *
+ * Tolerances come from arithmetic.  EPS32 = 2^-24 is half a unit in the last place of f32: n
+ * additions lose at most n EPS32 sum|terms|.  EPS16 = 2^-8 is the same for bf16.  t32 is for a
+ * device that computes in f32; t16, for a bf16 device, counts the roundings to bf16 beside it.
+ * Added here is the rounding of the stored result, the reference's and the device's.  Tolerance 0
+ * says that the result is exact before it is stored: then an f32 device must give the same number.
  */
 #ifndef DS_TESTS_KERNELS_LADDER_H
 #define DS_TESTS_KERNELS_LADDER_H
@@ -21,7 +24,7 @@
 #include "tests/kernels_common.h"
 
 #define EPS32 0x1p-24
-#define EPS16 0x1p-9
+#define EPS16 0x1p-8
 
 /* Rows of tests/cases.def that tests take. */
 #define KEEP_ODD(...) __VA_ARGS__
@@ -213,8 +216,9 @@ static inline void compare_values(const run *ref, const run *r) {
         int bf16 = r->dev->act_size == 2;
         for (size_t i = 0; i < a->count; i++) {
             double want = out_value(ref, a, i), got = out_value(r, b, i);
-            double stored = fabs(want) * (bf16 && a->act ? EPS16 : EPS32);
-            double tol = ((bf16 ? a->t16[i] : a->t32[i]) + stored) * 1.01 + 1e-36;
+            double tol = bf16 ? a->t16[i] : a->t32[i];
+            double stored = bf16 && a->act ? EPS16 + EPS32 : tol > 0 ? 2 * EPS32 : 0;
+            tol = (tol + stored * fabs(want)) * 1.01;
             if (isnan(want))
                 ck_assert_msg(isnan(got), "%s, case '%s': %s[%zu] is in a gap and was written",
                               class, r->k->name, a->name, i);
