@@ -1,0 +1,264 @@
+/* cli/cmd_adapter.c - list and show adapters and measurements, and move aliases. */
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/client.h"
+#include "cli/follow.h"
+#include "cli/format.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void join_aliases(const json_t *a, ds_buf *out) {
+    size_t i;
+    const json_t *s;
+    json_array_foreach(json_object_get(a, "aliases"), i, s) {
+        const char *alias =
+            json_is_object(s) ? ds_json_string(s, "alias", "") : json_string_value(s);
+        ds_buf_addf(out, "%s%s", i ? " " : "", alias ? alias : "");
+    }
+}
+
+static void add_row(ds_table *t, const json_t *a) {
+    const char *status = ds_json_string(a, "status", "");
+    char text[DS_TEXT];
+    ds_buf aliases = {0};
+    join_aliases(a, &aliases);
+    ds_cell(t, ds_json_string(a, "ref", NULL));
+    ds_cell_styled(t, ds_style_of_state(status), status);
+    ds_cell(t, ds_fmt_number(text, ds_json_real(a, "fd")));
+    ds_cell(t, ds_fmt_number(text, ds_json_real(a, "fd_base")));
+    ds_cell(t, ds_fmt_number(text, ds_json_real(a, "kid")));
+    ds_cell(t, ds_fmt_bytes(text, ds_json_number(a, "stored_bytes", -1)));
+    ds_cell(t, ds_fmt_count(text, ds_json_int(a, "images", -1)));
+    ds_cell(t, ds_fmt_count(text, ds_json_int(a, "steps", -1)));
+    ds_cell(t, ds_json_string(a, "method", NULL));
+    ds_cell(t, ds_fmt_time(text, ds_json_string(a, "created_at", NULL)));
+    ds_cell(t, aliases.data);
+    ds_buf_release(&aliases);
+}
+
+static void print_adapters(ds_cli *c, const json_t *items) {
+    size_t i;
+    const json_t *a;
+    ds_table *t =
+        ds_table_new("ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|ALIASES~");
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) { add_row(t, a); }
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
+}
+
+static void print_ids(ds_cli *c, const json_t *items, const char *key) {
+    size_t i;
+    const json_t *a;
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
+        const json_t *v = json_object_get(a, key);
+        if (json_is_integer(v))
+            fprintf(c->out, "%lld", (long long)json_integer_value(v));
+        else
+            ds_put_clean(c, c->out, json_is_string(v) ? json_string_value(v) : "");
+        fputc('\n', c->out);
+    }
+}
+
+int ds_cmd_list_adapters(ds_cli *c, ds_error *err) {
+    ds_buf path = {0};
+    json_t *items;
+    char *next;
+    ds_buf_addf(&path, "/v1/adapters");
+    if (ds_opt_given(c, "dataset"))
+        ds_url_query(&path, "dataset", ds_opt_text(c, "dataset", ""));
+    if (ds_opt_given(c, "status"))
+        ds_url_query(&path, "status", ds_opt_text(c, "status", ""));
+    if (ds_opt_given(c, "max-fd"))
+        ds_url_query(&path, "max_fd", ds_opt_text(c, "max-fd", ""));
+    if (ds_opt_given(c, "since")) {
+        char when[32];
+        ds_time_rfc3339(when, (int64_t)ds_opt_number(c, "since", 0));
+        ds_url_query(&path, "since", when);
+    }
+    int rc = ds_fetch_page(c, path.data, &items, &next, err);
+    ds_buf_release(&path);
+    if (rc)
+        return rc;
+    if (c->json)
+        ds_print_json_list(c, "adapters", items, next);
+    else if (c->quiet)
+        print_ids(c, items, "ref");
+    else if (!json_array_size(items))
+        ds_say(c, "no adapters; dsctl list-jobs shows what is on its way");
+    else
+        print_adapters(c, items);
+    json_decref(items);
+    free(next);
+    return 0;
+}
+
+static void show_evaluations(ds_cli *c, const json_t *list) {
+    size_t i;
+    const json_t *e;
+    if (!json_array_size(list))
+        return;
+    ds_table *t = ds_table_new("MEASURED|SUBJECT|VALUE>|FROM>|TO>|REAL>|SAMPLES>|SEED>|WHEN");
+    json_array_foreach((json_t *)(uintptr_t)list, i, e) {
+        char text[DS_TEXT];
+        ds_cell(t, ds_json_string(e, "metric", NULL));
+        ds_cell(t, ds_json_string(e, "subject", NULL));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(e, "value")));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(e, "ci_low")));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(e, "ci_high")));
+        ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_real", -1)));
+        ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_fake", -1)));
+        snprintf(text, sizeof text, "%lld", (long long)ds_json_int(e, "seed", 0));
+        ds_cell(t, text);
+        ds_cell(t, ds_fmt_time(text, ds_json_string(e, "at", NULL)));
+    }
+    ds_table_print(t, c, c->out, 2);
+    ds_table_free(t);
+}
+
+static void show(ds_cli *c, const json_t *a) {
+    char x[DS_TEXT], y[DS_TEXT], z[DS_TEXT];
+    const json_t *base = json_object_get(a, "base"), *gate = json_object_get(a, "gate");
+    ds_buf aliases = {0};
+    join_aliases(a, &aliases);
+    ds_field(c, "adapter", "%s", ds_json_string(a, "ref", "-"));
+    ds_field(c, "status", "%s", ds_json_string(a, "status", "-"));
+    ds_field(c, "aliases", "%s", aliases.data ? aliases.data : "-");
+    ds_field(c, "dataset", "%s v%lld, %s images, %s classes", ds_json_string(a, "dataset", "-"),
+             (long long)ds_json_int(a, "dataset_version", 0),
+             ds_fmt_count(x, ds_json_int(a, "images", -1)),
+             ds_fmt_count(y, ds_json_int(a, "classes", -1)));
+    ds_field(c, "digest", "sha256:%s", ds_json_string(a, "digest", "-"));
+    ds_field(c, "size", "%s (%s unpacked), %s parameters",
+             ds_fmt_bytes(x, ds_json_number(a, "stored_bytes", -1)),
+             ds_fmt_bytes(y, ds_json_number(a, "raw_bytes", -1)),
+             ds_fmt_count(z, ds_json_int(a, "parameters", -1)));
+    ds_field(c, "base", "%s sha256:%s", ds_json_string(base, "name", "-"),
+             ds_json_string(base, "sha256", "-"));
+    ds_field(c, "method", "%s, rank %lld, %s steps, seed %lld", ds_json_string(a, "method", "-"),
+             (long long)ds_json_int(a, "rank", 0), ds_fmt_count(x, ds_json_int(a, "steps", -1)),
+             (long long)ds_json_int(a, "seed", 0));
+    ds_field(c, "training", "%s, %.0f images/s, job %lld",
+             ds_fmt_duration(x, ds_json_real(a, "train_seconds")),
+             ds_json_number(a, "images_per_second", 0), (long long)ds_json_int(a, "job", 0));
+    ds_field(c, "made", "%s", ds_fmt_time(x, ds_json_string(a, "created_at", NULL)));
+    ds_field(c, "FD", "%s (base %s, %s samples)", ds_fmt_number(x, ds_json_real(a, "fd")),
+             ds_fmt_number(y, ds_json_real(a, "fd_base")),
+             ds_fmt_count(z, ds_json_int(a, "n", -1)));
+    ds_field(c, "KID", "%s", ds_fmt_number(x, ds_json_real(a, "kid")));
+    if (json_is_object(gate))
+        ds_field(c, "gate", "%s%s%s", ds_json_string(gate, "verdict", "-"),
+                 *ds_json_string(gate, "reason", "") ? ": " : "",
+                 ds_json_string(gate, "reason", ""));
+    ds_print_gate(c, gate);
+    show_evaluations(c, json_object_get(a, "evaluations"));
+    ds_buf_release(&aliases);
+}
+
+int ds_cmd_show_adapter(ds_cli *c, ds_error *err) {
+    ds_buf path = {0};
+    json_t *a = NULL;
+    ds_buf_addf(&path, "/v1/adapters/");
+    ds_url_segment(&path, c->args[0]);
+    int rc = ds_client_call(c->http, "GET", path.data, NULL, &a, err);
+    ds_buf_release(&path);
+    if (rc) {
+        ds_suggest_name(c, c->args[0], 1, err);
+        return rc;
+    }
+    if (c->json)
+        ds_print_json(c, "adapter", a, 0);
+    else if (c->quiet)
+        fprintf(c->out, "%s\n", ds_json_string(a, "ref", ""));
+    else
+        show(c, a);
+    json_decref(a);
+    return 0;
+}
+
+static void print_evaluations(ds_cli *c, const json_t *items) {
+    size_t i;
+    const json_t *e;
+    ds_table *t = ds_table_new(
+        "ID>|WHEN|ADAPTER~|DATASET~|SUBJECT|METRIC|VALUE>|FROM>|TO>|REAL>|SAMPLES>|SEED>");
+    json_array_foreach((json_t *)(uintptr_t)items, i, e) {
+        char text[DS_TEXT];
+        snprintf(text, sizeof text, "%lld", (long long)ds_json_int(e, "id", 0));
+        ds_cell(t, text);
+        ds_cell(t, ds_fmt_time(text, ds_json_string(e, "at", NULL)));
+        ds_cell(t, ds_json_string(e, "adapter", NULL));
+        ds_cell(t, ds_json_string(e, "dataset", NULL));
+        ds_cell(t, ds_json_string(e, "subject", NULL));
+        ds_cell(t, ds_json_string(e, "metric", NULL));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(e, "value")));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(e, "ci_low")));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(e, "ci_high")));
+        ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_real", -1)));
+        ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_fake", -1)));
+        snprintf(text, sizeof text, "%lld", (long long)ds_json_int(e, "seed", 0));
+        ds_cell(t, text);
+    }
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
+}
+
+int ds_cmd_list_evaluations(ds_cli *c, ds_error *err) {
+    static const char *const filters[] = {"adapter", "dataset", "metric"};
+    ds_buf path = {0};
+    json_t *items;
+    char *next;
+    ds_buf_addf(&path, "/v1/evaluations");
+    for (size_t i = 0; i < sizeof filters / sizeof *filters; i++)
+        if (ds_opt_given(c, filters[i]))
+            ds_url_query(&path, filters[i], ds_opt_text(c, filters[i], ""));
+    int rc = ds_fetch_page(c, path.data, &items, &next, err);
+    ds_buf_release(&path);
+    if (rc)
+        return rc;
+    if (c->json)
+        ds_print_json_list(c, "evaluations", items, next);
+    else if (c->quiet)
+        print_ids(c, items, "id");
+    else if (!json_array_size(items))
+        ds_say(c, "nothing was measured yet");
+    else
+        print_evaluations(c, items);
+    json_decref(items);
+    free(next);
+    return 0;
+}
+
+int ds_cmd_set_alias(ds_cli *c, ds_error *err) {
+    const char *text = c->args[2];
+    char *end;
+    long long version = strtoll(text + (text[0] == 'v'), &end, 10);
+    if (*end || version < 1)
+        return ds_fail(err, DS_EINVAL, "'%s' is not a version such as 2 or v2", text);
+    ds_buf path = {0};
+    ds_buf_addf(&path, "/v1/adapters/");
+    ds_url_segment(&path, c->args[0]);
+    ds_buf_addf(&path, "/aliases/");
+    ds_url_segment(&path, c->args[1]);
+    char match[64];
+    snprintf(match, sizeof match, "If-Match: %lld",
+             (long long)ds_opt_number(c, "if-generation", 0));
+    json_t *body = json_object(), *alias = NULL;
+    json_object_set_new(body, "version", json_integer(version));
+    int rc =
+        ds_client_call_with(c->http, "PUT", path.data,
+                            ds_opt_given(c, "if-generation") ? match : NULL, body, &alias, err);
+    json_decref(body);
+    ds_buf_release(&path);
+    if (rc) {
+        ds_suggest_name(c, c->args[0], 1, err);
+        return rc;
+    }
+    if (c->json)
+        ds_print_json(c, "alias", alias, 0);
+    else
+        ds_say(c, "%s@%s is %s@v%lld (generation %lld)", c->args[0], c->args[1], c->args[0],
+               version, (long long)ds_json_int(alias, "generation", 0));
+    json_decref(alias);
+    return 0;
+}

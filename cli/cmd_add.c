@@ -1,0 +1,340 @@
+/* cli/cmd_add.c - add-dataset: register, wait a moment for the scan, optionally follow the
+ * training.
+ *
+ * The command returns within a second: the daemon has committed the row before it answers, so all
+ * that follows is comfort.
+ */
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/client.h"
+#include "cli/follow.h"
+#include "cli/format.h"
+#include "cli/start.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const double SCAN_PATIENCE = 0.7, JOB_PATIENCE = 0.15, SCAN_POLL = 0.03;
+
+/* Options of add-dataset that are members of "options" in the request. */
+static const struct {
+    const char *option, *key;
+} trained[] = {{"rank", "rank"},         {"steps", "steps"},
+               {"seed", "seed"},         {"lr", "lr"},
+               {"batch", "batch"},       {"flip", "flip"},
+               {"side", "side"},         {"phi", "phi"},
+               {"targets", "targets"},   {"freeze-v", "freeze_v"},
+               {"guidance", "guidance"}, {"guidance-mode", "guidance_mode"},
+               {"sampler", "sampler"},   {"n", "n"},
+               {"verify", "verify"},     {"precision", "precision"},
+               {"threads", "threads"}};
+
+static json_t *split_commas(const char *s) {
+    json_t *list = json_array();
+    while (*s) {
+        size_t n = strcspn(s, ",");
+        if (n)
+            json_array_append_new(list, json_stringn(s, n));
+        s += n + (s[n] == ',');
+    }
+    return list;
+}
+
+static json_t *value_of(const ds_cli *c, const char *name) {
+    for (const ds_opt *o = c->command->options; o->name; o++) {
+        if (strcmp(o->name, name))
+            continue;
+        if (!strcmp(name, "targets"))
+            return split_commas(ds_opt_text(c, name, ""));
+        switch (o->type) {
+        case DS_OPT_FLAG: return json_true();
+        case DS_OPT_INT: return json_integer((json_int_t)ds_opt_number(c, name, 0));
+        case DS_OPT_NUMBER: return json_real(ds_opt_number(c, name, 0));
+        default: return json_string(ds_opt_text(c, name, ""));
+        }
+    }
+    return NULL;
+}
+
+static int make_request(ds_cli *c, json_t **request, ds_error *err) {
+    const char *dir = c->args[0];
+    struct stat st;
+    if (stat(dir, &st))
+        return ds_fail_errno(err, "cannot add '%s'", dir);
+    if (!S_ISDIR(st.st_mode))
+        return ds_fail(err, DS_EINVAL,
+                       "cannot add '%s': it is a file; give the folder that holds "
+                       "the images",
+                       dir);
+    char *full = realpath(dir, NULL);
+    if (!full)
+        return ds_fail_errno(err, "cannot add '%s'", dir);
+    json_t *r = json_object(), *options = json_object();
+    json_t *path = json_string(full);
+    free(full);
+    if (!path) { /* jansson refuses text that is not UTF-8 */
+        json_decref(r);
+        json_decref(options);
+        return ds_fail(err, DS_EINVAL, "cannot add '%s': its path is not UTF-8; rename it", dir);
+    }
+    json_object_set_new(r, "path", path);
+    if (ds_opt_given(c, "name"))
+        json_object_set_new(r, "name", json_string(ds_opt_text(c, "name", "")));
+    if (ds_opt_given(c, "method"))
+        json_object_set_new(r, "method", json_string(ds_opt_text(c, "method", "")));
+    for (size_t i = 0; i < sizeof trained / sizeof *trained; i++)
+        if (ds_opt_given(c, trained[i].option))
+            json_object_set_new(options, trained[i].key, value_of(c, trained[i].option));
+    if (json_object_size(options))
+        json_object_set(r, "options", options);
+    json_decref(options);
+    if (ds_opt_given(c, "no-watch"))
+        json_object_set_new(r, "watch", json_false());
+    *request = r;
+    return 0;
+}
+
+static const char *scan_state(const json_t *d) {
+    return ds_json_string(json_object_get(d, "scan"), "state", "");
+}
+
+static int scan_over(const json_t *d) {
+    const char *s = scan_state(d);
+    return !strcmp(s, "done") || !strcmp(s, "failed") ||
+           !strcmp(ds_json_string(d, "state", ""), "failed");
+}
+
+static int get_dataset(ds_cli *c, const char *name, json_t **d, ds_error *err) {
+    ds_buf path = {0};
+    ds_buf_addf(&path, "/v1/datasets/");
+    ds_url_segment(&path, name);
+    int rc = ds_client_call(c->http, "GET", path.data, NULL, d, err);
+    ds_buf_release(&path);
+    return rc;
+}
+
+/* Replaces *d until its scan is over or `deadline` (0: none) passes; a lost daemon is no error here
+ * unless we wait without end. */
+static int wait_scan(ds_cli *c, json_t **d, double deadline, ds_error *err) {
+    char *name = ds_xstrdup(ds_json_string(*d, "name", ""));
+    double pause = SCAN_POLL;
+    int rc = 0;
+    while (!rc && !scan_over(*d) && !(deadline > 0 && ds_monotonic() > deadline)) {
+        json_t *now = NULL;
+        if ((rc = ds_cli_sleep(pause, err)) || (rc = get_dataset(c, name, &now, err)))
+            break;
+        json_decref(*d);
+        *d = now;
+        pause = fmin(0.3, ds_monotonic() - c->started > 2 ? pause * 1.5 : SCAN_POLL);
+    }
+    free(name);
+    return rc;
+}
+
+static int64_t version_of(const json_t *d) {
+    return ds_json_int(json_object_get(d, "version"), "version", 0);
+}
+
+/* The newest training of the dataset's version; 0: none (yet).  *state needs 16 bytes. */
+static int64_t training_job(ds_cli *c, const json_t *d, char *state) {
+    ds_buf path = {0};
+    json_t *answer = NULL, *job;
+    int64_t id = 0;
+    size_t i;
+    ds_buf_addf(&path, "/v1/jobs?kind=train&limit=5");
+    ds_url_query(&path, "dataset", ds_json_string(d, "name", ""));
+    ds_client_call(c->http, "GET", path.data, NULL, &answer, NULL);
+    ds_buf_release(&path);
+    json_array_foreach(json_object_get(answer, "items"), i, job) {
+        if (ds_json_int(job, "dataset_version", 0) == version_of(d)) {
+            id = ds_json_int(job, "id", 0);
+            snprintf(state, 16, "%s", ds_json_string(job, "state", ""));
+            break;
+        }
+    }
+    json_decref(answer);
+    return id;
+}
+
+static int64_t await_job(ds_cli *c, const json_t *d, double patience, char *state) {
+    double end = ds_monotonic() + patience;
+    for (;;) {
+        int64_t id = training_job(c, d, state);
+        if (id || ds_monotonic() > end || ds_cli_sleep(SCAN_POLL, NULL))
+            return id;
+    }
+}
+
+static int unchanged(const json_t *d) {
+    return ds_json_bool(json_object_get(d, "scan"), "unchanged", 0);
+}
+
+static int scan_error(const json_t *d, ds_error *err) {
+    return ds_fail(err, DS_EINVAL, "cannot use dataset '%s': %s", ds_json_string(d, "name", ""),
+                   ds_json_string(d, "error", "its scan failed; see dsctl list-jobs --kind scan"));
+}
+
+static void say_counts(ds_cli *c, const json_t *d, ds_buf *out) {
+    const json_t *v = json_object_get(d, "version");
+    char images[DS_TEXT], classes[DS_TEXT], rejected[DS_TEXT];
+    int64_t k = ds_json_int(v, "classes", 0), bad = ds_json_int(v, "rejected", 0);
+    (void)c;
+    ds_buf_addf(out, "%s images in %s class%s (v%lld)",
+                ds_fmt_count(images, ds_json_int(v, "images", 0)), ds_fmt_count(classes, k),
+                k == 1 ? "" : "es", (long long)version_of(d));
+    if (bad)
+        ds_buf_addf(out, ", %s file%s left out (dsctl show-dataset %s --rejected)",
+                    ds_fmt_count(rejected, bad), bad == 1 ? "" : "s",
+                    ds_json_string(d, "name", ""));
+}
+
+/* "added digits: 5,000 images in 10 classes (v1), training queued as job 4" */
+static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
+    const char *name = ds_json_string(d, "name", "");
+    ds_buf b = {0};
+    if (!scan_over(d)) {
+        ds_buf_addf(&b, "added %s: scanning in the background (dsctl watch)", name);
+    } else if (unchanged(d)) {
+        ds_buf_addf(&b, "%s: unchanged (v%lld)", name, (long long)version_of(d));
+        if (job && strcmp(state, "done"))
+            ds_buf_addf(&b, ", training %s (job %lld)", state, (long long)job);
+    } else {
+        ds_buf_addf(&b, "%s %s: ", version_of(d) > 1 ? "changed" : "added", name);
+        say_counts(c, d, &b);
+        if (job)
+            ds_buf_addf(&b, ", training %s as job %lld", state, (long long)job);
+    }
+    ds_put_clean(c, c->out, b.data);
+    fputc('\n', c->out);
+    fflush(c->out);
+    ds_buf_release(&b);
+}
+
+static int add_no_wait(ds_cli *c, json_t **d, ds_error *err) {
+    /* Unreachable or slow from here on: the dataset is registered all the same. */
+    int rc = wait_scan(c, d, c->started + SCAN_PATIENCE, NULL);
+    char state[16] = "";
+    int64_t job = 0;
+    if (!rc && scan_over(*d) && strcmp(scan_state(*d), "done"))
+        return scan_error(*d, err);
+    if (!rc && scan_over(*d))
+        job = await_job(c, *d, unchanged(*d) ? 0 : JOB_PATIENCE, state);
+    if (c->json)
+        ds_print_json(c, "dataset", *d, 0);
+    else if (c->quiet)
+        fprintf(c->out, "%s\n", ds_json_string(*d, "name", ""));
+    else
+        tell(c, *d, job, state);
+    return 0;
+}
+
+static void outcome_adapter(ds_cli *c, const char *ref) {
+    ds_buf path = {0};
+    json_t *a = NULL;
+    char x[DS_TEXT], y[DS_TEXT], z[DS_TEXT];
+    ds_buf_addf(&path, "/v1/adapters/");
+    ds_url_segment(&path, ref);
+    if (!ds_client_call(c->http, "GET", path.data, NULL, &a, NULL)) {
+        double base = ds_json_real(a, "fd_base"), fd = ds_json_real(a, "fd");
+        ds_field(c, "FD", "%s (base %s%s%s)", ds_fmt_number(x, fd), ds_fmt_number(y, base),
+                 base > 0 && isfinite(fd) ? ", ratio " : "",
+                 base > 0 && isfinite(fd) ? ds_fmt_number(z, fd / base) : "");
+        ds_field(c, "KID", "%s", ds_fmt_number(x, ds_json_real(a, "kid")));
+        ds_field(c, "size", "%s (%s unpacked), %s parameters",
+                 ds_fmt_bytes(x, ds_json_number(a, "stored_bytes", -1)),
+                 ds_fmt_bytes(y, ds_json_number(a, "raw_bytes", -1)),
+                 ds_fmt_count(z, ds_json_int(a, "parameters", -1)));
+        ds_field(c, "training", "%s steps in %s, %.0f images/s",
+                 ds_fmt_count(x, ds_json_int(a, "steps", -1)),
+                 ds_fmt_duration(y, ds_json_real(a, "train_seconds")),
+                 ds_json_number(a, "images_per_second", 0));
+    }
+    json_decref(a);
+    ds_buf_release(&path);
+}
+
+/* What a finished training means to the person who waited for it. */
+static int outcome(ds_cli *c, const json_t *job, ds_error *err) {
+    const char *ref = ds_json_string(job, "adapter", NULL);
+    int rc = ds_job_verdict(job, err);
+    if (c->json) {
+        ds_print_json(c, "job", job, 1);
+    } else if (c->quiet) {
+        if (ref)
+            fprintf(c->out, "%s\n", ref);
+    } else if (ref) {
+        const char *word = rc == DS_EREFUSED ? "rejected" : "published";
+        ds_style style = ds_style_of_state(word);
+        fprintf(c->out, "%s%s%s ", ds_style_on(c, style), word, ds_style_off(c, style));
+        ds_put_clean(c, c->out, ref);
+        fputc('\n', c->out);
+        outcome_adapter(c, ref);
+        ds_print_gate(c, json_object_get(json_object_get(job, "result"), "gate"));
+    }
+    return rc;
+}
+
+static int no_job(ds_cli *c, const json_t *d, ds_error *err) {
+    const char *ref = ds_json_string(d, "adapter", NULL);
+    if (!ref)
+        return ds_fail(err, DS_ETIMEOUT,
+                       "no training was queued for '%s'; is there a base and a feature network? "
+                       "see dsctl doctor",
+                       ds_json_string(d, "name", ""));
+    if (c->json)
+        ds_print_json(c, "dataset", d, 1);
+    else if (c->quiet)
+        fprintf(c->out, "%s\n", ref);
+    else
+        ds_say(c, "nothing to do: %s is published", ref);
+    return 0;
+}
+
+static int add_and_wait(ds_cli *c, json_t **d, ds_error *err) {
+    double timeout = ds_opt_number(c, "timeout", 0),
+           deadline = timeout > 0 ? c->started + timeout : 0;
+    char state[16] = "";
+    int rc = wait_scan(c, d, deadline, err);
+    if (rc == DS_ECANCELED)
+        return ds_fail(err, rc, "interrupted; the dataset is registered and will be trained");
+    if (rc)
+        return rc;
+    if (!scan_over(*d))
+        return ds_fail(err, DS_ETIMEOUT,
+                       "timed out; the dataset is registered and will be trained");
+    if (strcmp(scan_state(*d), "done"))
+        return scan_error(*d, err);
+    int64_t id =
+        await_job(c, *d, unchanged(*d) && ds_json_string(*d, "adapter", NULL) ? 0 : 5, state);
+    if (!c->json && !c->quiet)
+        tell(c, *d, id, state);
+    if (!id)
+        return no_job(c, *d, err);
+    json_t *job = NULL;
+    rc = ds_follow_job(c, id, deadline, &job, err);
+    if (!rc)
+        rc = outcome(c, job, err);
+    json_decref(job);
+    return rc;
+}
+
+int ds_cmd_add_dataset(ds_cli *c, ds_error *err) {
+    json_t *request = NULL, *d = NULL;
+    if (ds_opt_given(c, "timeout") && !ds_opt_given(c, "wait"))
+        return ds_fail(err, DS_EINVAL, "option --timeout needs --wait");
+    int rc = make_request(c, &request, err);
+    if (!rc && ds_opt_given(c, "start"))
+        rc = ds_start_daemon(c, err);
+    if (!rc) {
+        c->started = ds_monotonic(); /* the second of patience is for the scan, not for --start */
+        rc = ds_client_call(c->http, "POST", "/v1/datasets", request, &d, err);
+    }
+    if (!rc)
+        rc = ds_opt_given(c, "wait") ? add_and_wait(c, &d, err) : add_no_wait(c, &d, err);
+    json_decref(request);
+    json_decref(d);
+    return rc;
+}

@@ -1,0 +1,293 @@
+/* cli/cmd_doctor.c - checks of an installation, each with the way out.
+ *
+ * What the daemon would use is asked of `diffscalerd --check-config`, so that doctor and daemon
+ * cannot look in different places.
+ */
+#include "base/digest.h"
+#include "base/fs.h"
+#include "base/mem.h"
+#include "base/zio.h"
+#include "cli/client.h"
+#include "cli/format.h"
+#include "cli/start.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef enum { OK, WARN, FAIL } grade;
+
+typedef struct {
+    ds_cli *c;
+    json_t *checks;
+    int worst;
+    json_t *status; /* of a running daemon, else NULL */
+    char worker[PATH_MAX], base[PATH_MAX], feature_net[PATH_MAX];
+} doctor;
+
+static const double GIB = 1024.0 * 1024 * 1024;
+static const size_t MAX_MODEL = (size_t)4 << 30;
+
+static void report(doctor *d, grade g, const char *name, const char *fix, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+static void report(doctor *d, grade g, const char *name, const char *fix, const char *fmt, ...) {
+    static const char *const words[] = {"ok", "warn", "fail"};
+    char detail[1200];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(detail, sizeof detail, fmt, ap);
+    va_end(ap);
+    d->worst = (int)g > d->worst ? (int)g : d->worst;
+    json_t *check = json_object();
+    json_object_set_new(check, "name", json_string(name));
+    json_object_set_new(check, "status", json_string(words[g]));
+    json_object_set_new(check, "detail", json_string(detail));
+    json_object_set_new(check, "fix", g == OK ? json_null() : json_string(fix));
+    json_array_append_new(d->checks, check);
+    ds_cli *c = d->c;
+    if (c->json || (c->quiet && g == OK))
+        return;
+    ds_style style = ds_style_of_state(words[g]);
+    fprintf(c->out, "%s%-4s%s  %-12s  ", ds_style_on(c, style), words[g], ds_style_off(c, style),
+            name);
+    ds_put_clean(c, c->out, detail);
+    fputc('\n', c->out);
+    if (g != OK && *fix) {
+        fprintf(c->out, "%*s", 20, "");
+        ds_put_clean(c, c->out, fix);
+        fputc('\n', c->out);
+    }
+    fflush(c->out);
+}
+
+static void check_daemon(doctor *d) {
+    ds_error err = {0};
+    ds_cli *c = d->c;
+    char fix[PATH_MAX + 200];
+    int rc = ds_client_call(c->http, "GET", "/v1/status", NULL, &d->status, &err);
+    snprintf(fix, sizeof fix, "start it: diffscalerd --state '%s' (or dsctl add-dataset --start)",
+             c->state);
+    if (rc == DS_EUNREACHABLE) {
+        report(d, FAIL, "daemon", fix, "not running at '%s'", c->socket);
+        return;
+    }
+    if (rc) {
+        report(d, FAIL, "daemon", "see its log", "%s", err.message);
+        return;
+    }
+    const char *version = ds_json_string(d->status, "version", "?");
+    if (strcmp(version, DS_VERSION))
+        report(d, WARN, "daemon", "restart diffscalerd after an update", "version %s, dsctl is %s",
+               version, DS_VERSION);
+    else if (ds_daemon_ready(c, &err))
+        report(d, WARN, "daemon", "wait, or see its log", "running but not ready: %s", err.message);
+    else
+        report(d, OK, "daemon", "", "version %s, pid %lld", version,
+               (long long)ds_json_int(d->status, "pid", 0));
+}
+
+static void check_socket(doctor *d) {
+    struct stat st;
+    const char *path = d->c->socket;
+    if (stat(path, &st)) {
+        report(d, d->status ? WARN : FAIL, "socket", "it appears when diffscalerd runs",
+               "'%s' is not there", path);
+    } else if (!S_ISSOCK(st.st_mode)) {
+        report(d, FAIL, "socket", "move that file away or name another with --socket",
+               "'%s' is not a socket", path);
+    } else if (st.st_mode & S_IWOTH) {
+        report(d, WARN, "socket", "restart diffscalerd, or: chmod o-rwx SOCKET",
+               "'%s' lets every user in (mode %04o)", path, st.st_mode & 07777u);
+    } else if (access(path, R_OK | W_OK)) {
+        report(d, FAIL, "socket", "join the group that owns it", "'%s' does not let you in", path);
+    } else {
+        report(d, OK, "socket", "", "'%s', mode %04o", path, st.st_mode & 07777u);
+    }
+}
+
+static void check_state(doctor *d) {
+    struct stat st;
+    const char *path = d->c->state;
+    char room[DS_TEXT];
+    double left = (double)ds_fs_free_bytes(path);
+    ds_fmt_bytes(room, left);
+    if (stat(path, &st))
+        report(d, WARN, "state", "it is made when diffscalerd starts", "'%s' is not there yet",
+               path);
+    else if (!S_ISDIR(st.st_mode))
+        report(d, FAIL, "state", "move it away or give --state", "'%s' is not a folder", path);
+    else if (access(path, R_OK | W_OK | X_OK))
+        /* A system daemon's folder is none of this user's business. */
+        report(d, d->status ? OK : FAIL, "state", "give a folder of your own with --state",
+               "'%s' is not writable for you%s", path, d->status ? "; diffscalerd uses it" : "");
+    else if (left >= 0 && left < 0.1 * GIB)
+        report(d, FAIL, "state", "make room: jobs wait until there is some", "only %s free in '%s'",
+               room, path);
+    else if (left >= 0 && left < GIB)
+        report(d, WARN, "state", "make room soon", "%s free in '%s'", room, path);
+    else
+        report(d, OK, "state", "", "'%s', %s free", path, room);
+}
+
+static void take_setting(const char *text, const char *key, char out[PATH_MAX]) {
+    size_t n = strlen(key);
+    out[0] = 0;
+    for (const char *p = text; p && *p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
+        if (!strncmp(p, key, n) && !strncmp(p + n, " = ", 3) && p[n + 3] != '(') {
+            snprintf(out, PATH_MAX, "%.*s", (int)strcspn(p + n + 3, "\n"), p + n + 3);
+            return;
+        }
+}
+
+static void check_config(doctor *d) {
+    char program[PATH_MAX], *text = NULL;
+    int status = 0;
+    ds_error err = {0};
+    if (ds_find_program("diffscalerd", program, &err)) {
+        report(d, d->status ? WARN : FAIL, "program",
+               "install diffscalerd beside dsctl, or put its folder into PATH", "%s", err.message);
+        return;
+    }
+    char *argv[] = {program, "--state", d->c->state, "--check-config", NULL};
+    int rc = ds_run_program(argv, 10, &text, &status, &err);
+    if (rc || !WIFEXITED(status) || WEXITSTATUS(status)) {
+        if (text)
+            text[strcspn(text, "\n")] = 0;
+        report(d, FAIL, "program", "see diffscalerd --help", "%s --check-config: %s", program,
+               rc ? err.message : text);
+    } else {
+        report(d, OK, "program", "", "%s", program);
+    }
+    take_setting(text, "worker", d->worker);
+    take_setting(text, "base", d->base);
+    take_setting(text, "feature-net", d->feature_net);
+    free(text);
+}
+
+static void check_worker(doctor *d) {
+    char *text = NULL;
+    int status = 0;
+    ds_error err = {0};
+    const char *fix = "install diffscaler-worker beside diffscalerd, or set DIFFSCALER_WORKER";
+    if (!*d->worker && ds_find_program("diffscaler-worker", d->worker, &err)) {
+        report(d, FAIL, "worker", fix, "%s", err.message);
+        return;
+    }
+    char *argv[] = {d->worker, "--version", NULL};
+    int rc = ds_run_program(argv, 10, &text, &status, &err);
+    if (text)
+        text[strcspn(text, "\n")] = 0;
+    if (rc || !WIFEXITED(status) || WEXITSTATUS(status))
+        report(d, FAIL, "worker", fix, "'%s --version' fails: %s", d->worker,
+               rc ? err.message : text);
+    else
+        report(d, OK, "worker", "", "%s: %s", d->worker, text);
+    free(text);
+}
+
+/* The identity of a model file: of its uncompressed content when it ends in .zst. */
+static int model_digest(const char *path, char hex[DS_HEX_SIZE], ds_error *err) {
+    size_t n = strlen(path), size = 0;
+    if (n < 4 || strcmp(path + n - 4, ".zst"))
+        return ds_digest_file(path, hex, err);
+    char *data = NULL;
+    int rc = ds_zio_read_file(path, MAX_MODEL, &data, &size, err);
+    if (!rc)
+        ds_digest(data, size, hex);
+    free(data);
+    return rc;
+}
+
+static void check_model(doctor *d, const char *name, const char *path, const char *member) {
+    const char *want = ds_json_string(json_object_get(d->status, member), "sha256", NULL);
+    char hex[DS_HEX_SIZE];
+    ds_error err = {0};
+    if (!*path)
+        report(d, FAIL, name,
+               "install the models (make install puts them into share/diffscaler/models), or name "
+               "the file with --base, --feature-net of diffscalerd",
+               "none found");
+    else if (model_digest(path, hex, &err))
+        report(d, FAIL, name, "install it again", "%s", err.message);
+    else if (want && strcmp(want, hex))
+        report(d, WARN, name, "restart diffscalerd if the file was replaced on purpose",
+               "'%s' is sha256:%.12s..., the daemon uses sha256:%.12s...", path, hex, want);
+    else
+        report(d, OK, name, "", "'%s', sha256:%.12s...%s", path, hex,
+               want ? ", as the daemon has it" : "");
+}
+
+static void check_cpu(doctor *d) {
+    ds_buf have = {0};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        ds_buf_addf(&have, ", AVX2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+        ds_buf_addf(&have, ", AVX-512");
+    if (__builtin_cpu_supports("avx512bf16"))
+        ds_buf_addf(&have, ", AVX-512-BF16");
+#endif
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    if (have.len)
+        report(d, OK, "cpu", "", "%ld processors%s", n, have.data);
+    else
+        report(d, WARN, "cpu", "training works, but many times slower than on a CPU with AVX2",
+               "%ld processors, no AVX2", n);
+    ds_buf_release(&have);
+}
+
+static long long limit_of(const char *name) {
+    char path[128], text[64] = "";
+    snprintf(path, sizeof path, "/proc/sys/fs/inotify/%s", name);
+    FILE *f = fopen(path, "re");
+    int read = f && fgets(text, sizeof text, f);
+    if (f)
+        fclose(f);
+    return read ? strtoll(text, NULL, 10) : -1;
+}
+
+static void check_inotify(doctor *d) {
+    long long watches = limit_of("max_user_watches"), queue = limit_of("max_queued_events");
+    if (watches < 0)
+        report(d, WARN, "inotify", "folders are still scanned every few minutes",
+               "its limits cannot be read");
+    else if (watches < 65536)
+        report(d, WARN, "inotify",
+               "sysctl fs.inotify.max_user_watches=524288 (needed: one per folder with images); "
+               "without it folders are only scanned every few minutes",
+               "max_user_watches is %lld", watches);
+    else
+        report(d, OK, "inotify", "", "%lld watches, %lld queued events", watches, queue);
+}
+
+int ds_cmd_doctor(ds_cli *c, ds_error *err) {
+    doctor *d = ds_xcalloc(1, sizeof *d);
+    d->c = c;
+    d->checks = json_array();
+    check_daemon(d);
+    check_socket(d);
+    check_state(d);
+    check_config(d);
+    check_worker(d);
+    check_model(d, "base", d->base, "base");
+    check_model(d, "feature net", d->feature_net, "feature_net");
+    check_cpu(d);
+    check_inotify(d);
+    int failed = d->worst == FAIL;
+    if (c->json) {
+        json_t *doc = json_object();
+        json_object_set_new(doc, "ok", json_boolean(!failed));
+        json_object_set(doc, "checks", d->checks);
+        ds_print_json(c, "doctor", doc, 0);
+        json_decref(doc);
+    }
+    json_decref(d->checks);
+    json_decref(d->status);
+    free(d);
+    return failed ? ds_fail(err, DS_EFAILED, "a check failed") : 0;
+}

@@ -1,0 +1,139 @@
+/* cli/cmd_run.c - verify and sample: a job is made, followed, and its outcome brought back. */
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/client.h"
+#include "cli/follow.h"
+#include "cli/format.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* POST, then wait.  *job is the finished job. */
+static int post_and_follow(ds_cli *c, const char *path, const json_t *body, json_t **job,
+                           ds_error *err) {
+    json_t *queued = NULL;
+    int rc = ds_client_call(c->http, "POST", path, body, &queued, err);
+    if (rc) {
+        if (c->arg_count)
+            ds_suggest_name(c, c->args[0], 1, err);
+        return rc;
+    }
+    int64_t id = ds_json_int(queued, "id", 0);
+    json_decref(queued);
+    if (id < 1)
+        return ds_fail(err, DS_EFAILED, "the answer to POST %s names no job", path);
+    double timeout = ds_opt_number(c, "timeout", 0);
+    return ds_follow_job(c, id, timeout > 0 ? c->started + timeout : 0, job, err);
+}
+
+static void verify_summary(ds_cli *c, const json_t *gate) {
+    const char *reason = ds_json_string(gate, "reason", "");
+    const char *verdict = ds_json_string(gate, "verdict", "-");
+    ds_style style = ds_style_of_state(verdict);
+    size_t n = json_array_size(json_object_get(gate, "tasks"));
+    ds_print_gate(c, gate);
+    fprintf(c->out, "%s%s%s: %zu task%s checked", ds_style_on(c, style), verdict,
+            ds_style_off(c, style), n, n == 1 ? "" : "s");
+    fprintf(c->out, "%s", *reason ? "; " : "");
+    ds_put_clean(c, c->out, reason);
+    fputc('\n', c->out);
+}
+
+int ds_cmd_verify(ds_cli *c, ds_error *err) {
+    if (c->arg_count && ds_opt_given(c, "all"))
+        return ds_fail(err, DS_EINVAL, "option --all and REF '%s' exclude each other", c->args[0]);
+    json_t *body = json_object(), *job = NULL;
+    json_object_set_new(body, "ref", c->arg_count ? json_string(c->args[0]) : json_null());
+    json_object_set_new(body, "full", json_boolean(ds_opt_given(c, "full")));
+    int rc = post_and_follow(c, "/v1/verify", body, &job, err);
+    json_decref(body);
+    if (rc)
+        return rc;
+    const json_t *gate = json_object_get(json_object_get(job, "result"), "gate");
+    rc = ds_job_verdict(job, err);
+    if (c->json)
+        ds_print_json(c, "job", job, 1);
+    else if (c->quiet)
+        fprintf(c->out, "%s\n", ds_json_string(gate, "verdict", ""));
+    else if (json_is_object(gate))
+        verify_summary(c, gate);
+    json_decref(job);
+    return rc;
+}
+
+static json_t *sample_request(const ds_cli *c) {
+    json_t *r = json_object();
+    int base = !strcmp(c->args[0], "base");
+    json_object_set_new(r, "ref", base ? json_null() : json_string(c->args[0]));
+    json_object_set_new(r, "n", json_integer((json_int_t)ds_opt_number(c, "n", 16)));
+    if (ds_opt_given(c, "class"))
+        json_object_set_new(r, "class", json_string(ds_opt_text(c, "class", "")));
+    if (ds_opt_given(c, "steps"))
+        json_object_set_new(r, "steps", json_integer((json_int_t)ds_opt_number(c, "steps", 0)));
+    if (ds_opt_given(c, "guidance"))
+        json_object_set_new(r, "guidance", json_real(ds_opt_number(c, "guidance", 1)));
+    if (ds_opt_given(c, "guidance-mode"))
+        json_object_set_new(r, "guidance_mode", json_string(ds_opt_text(c, "guidance-mode", "")));
+    if (ds_opt_given(c, "sampler"))
+        json_object_set_new(r, "sampler", json_string(ds_opt_text(c, "sampler", "")));
+    json_object_set_new(r, "seed", json_integer((json_int_t)ds_opt_number(c, "seed", 1)));
+    return r;
+}
+
+static void sample_target(const ds_cli *c, char out[PATH_MAX]) {
+    const char *given = ds_opt_text(c, "output", NULL);
+    int n = given ? snprintf(out, PATH_MAX, "%s", given)
+                  : snprintf(out, PATH_MAX, "%s.png", c->args[0]);
+    DS_ASSERT(n >= 0);
+    for (char *p = out; !given && *p; p++)
+        if (strchr("/@:", *p))
+            *p = '-';
+}
+
+/* The picture as a whole file or not at all; "-" is the standard output. */
+static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) {
+    char *data = NULL;
+    size_t n = 0;
+    ds_buf path = {0};
+    ds_buf_addf(&path, "/v1/jobs/%lld/files/grid.png", (long long)id);
+    FILE *f = open_memstream(&data, &n);
+    DS_ASSERT(f);
+    int rc = ds_client_download(c->http, path.data, f, NULL, NULL, NULL, err);
+    fclose(f);
+    if (!rc && (n < 8 || memcmp(data, "\x89PNG\r\n\x1a\n", 8)))
+        rc = ds_fail(err, DS_EINTEGRITY, "job %lld's grid.png is not a PNG file", (long long)id);
+    if (!rc && !strcmp(target, "-"))
+        rc = fwrite(data, 1, n, c->out) == n ? 0 : ds_fail_errno(err, "cannot write the output");
+    else if (!rc)
+        rc = ds_fs_write(target, data, n, err);
+    free(data);
+    ds_buf_release(&path);
+    return rc;
+}
+
+int ds_cmd_sample(ds_cli *c, ds_error *err) {
+    char target[PATH_MAX], took[DS_TEXT];
+    json_t *body = sample_request(c), *job = NULL;
+    sample_target(c, target);
+    int rc = post_and_follow(c, "/v1/samples", body, &job, err);
+    json_decref(body);
+    if (!rc && !(rc = ds_job_verdict(job, err)))
+        rc = fetch_grid(c, ds_json_int(job, "id", 0), target, err);
+    const json_t *result = json_object_get(job, "result");
+    if (!rc && strcmp(target, "-")) {
+        if (c->json) {
+            json_object_set_new(job, "file", json_string(target));
+            ds_print_json(c, "job", job, 1);
+        } else if (c->quiet) {
+            fprintf(c->out, "%s\n", target);
+        } else {
+            ds_say(c, "%lld images of %s in %s, written to %s",
+                   (long long)ds_json_int(result, "n", (int64_t)ds_opt_number(c, "n", 16)),
+                   c->args[0], ds_fmt_duration(took, ds_json_real(result, "seconds")), target);
+        }
+    }
+    json_decref(job);
+    return rc;
+}

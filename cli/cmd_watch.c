@@ -1,0 +1,279 @@
+/* cli/cmd_watch.c - the live view: on a terminal a page redrawn in place, else a line per change.
+ */
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/client.h"
+#include "cli/follow.h"
+#include "cli/format.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+enum { LATEST = 8, QUEUE = 10, KNOWN = 64 };
+
+typedef struct {
+    json_t *status, *jobs, *adapters;
+} look;
+
+/* What was printed last about a job (plain mode). */
+typedef struct {
+    int64_t id;
+    char state[16], stage[24];
+    int tenth;
+    double said;
+} known_job;
+
+static int get_items(ds_cli *c, const char *path, json_t **items, ds_error *err) {
+    json_t *page = NULL;
+    int rc = ds_client_call(c->http, "GET", path, NULL, &page, err);
+    if (!rc) {
+        json_t *list = json_object_get(page, "items");
+        *items = json_is_array(list) ? json_incref(list) : json_array();
+    }
+    json_decref(page);
+    return rc;
+}
+
+static void look_release(look *l) {
+    json_decref(l->status);
+    json_decref(l->jobs);
+    json_decref(l->adapters);
+    *l = (look){0};
+}
+
+static int look_at(ds_cli *c, look *l, ds_error *err) {
+    *l = (look){0};
+    int rc = ds_client_call(c->http, "GET", "/v1/status", NULL, &l->status, err);
+    if (!rc)
+        rc = get_items(c, "/v1/jobs?limit=50", &l->jobs, err);
+    if (!rc)
+        rc = get_items(c, "/v1/adapters?limit=8", &l->adapters, err);
+    return rc;
+}
+
+static const char *subject(const json_t *job) {
+    return ds_json_string(job, "dataset", ds_json_string(job, "name", ""));
+}
+
+static int is_state(const json_t *job, const char *state) {
+    return !strcmp(ds_json_string(job, "state", ""), state);
+}
+
+static void add_running(const ds_cli *c, const json_t *job, ds_buf *out) {
+    const json_t *p = json_object_get(job, "progress");
+    double done = ds_json_number(p, "done", 0), total = ds_json_number(p, "total", 0);
+    ds_buf_addf(out, "  %lld  %-6s %s  %s ", (long long)ds_json_int(job, "id", 0),
+                ds_json_string(job, "kind", ""), subject(job), ds_json_string(job, "stage", ""));
+    if (total > 0) {
+        ds_bar(c, out, done / total, 20);
+        ds_buf_addf(out, " %3.0f %%", 100 * done / total);
+    }
+    ds_buf_addf(out, "  ");
+    ds_progress_text(p, out);
+}
+
+static void put_line(const ds_cli *c, ds_style style, ds_buf *line) {
+    ds_buf cut = {0};
+    ds_clean(c, &cut, line->data ? line->data : "", c->width > 1 ? c->width - 1 : 0);
+    fprintf(c->out, "%s%s%s\033[K\n", ds_style_on(c, style), cut.data ? cut.data : "",
+            ds_style_off(c, style));
+    ds_buf_release(&cut);
+    ds_buf_release(line);
+}
+
+static void draw_head(const ds_cli *c, const json_t *status) {
+    char free_text[DS_TEXT], now[16];
+    time_t t = time(NULL);
+    struct tm tm;
+    localtime_r(&t, &tm);
+    strftime(now, sizeof now, "%H:%M:%S", &tm);
+    ds_buf line = {0};
+    ds_buf_addf(&line, "diffscaler %s  %lld datasets  %lld adapters  %s free  %s",
+                ds_json_string(status, "version", "?"),
+                (long long)ds_json_int(status, "datasets", 0),
+                (long long)ds_json_int(status, "adapters", 0),
+                ds_fmt_bytes(free_text, ds_json_number(status, "disk_free_bytes", -1)), now);
+    put_line(c, DS_BOLD, &line);
+    put_line(c, DS_PLAIN, &line);
+}
+
+static void draw_jobs(const ds_cli *c, const json_t *jobs) {
+    size_t i;
+    const json_t *job;
+    int running = 0, queued = 0;
+    ds_buf line = {0};
+    json_array_foreach((json_t *)(uintptr_t)jobs, i, job) {
+        if (!is_state(job, "running"))
+            continue;
+        if (!running++)
+            ds_buf_addf(&line, "Running"), put_line(c, DS_BOLD, &line);
+        add_running(c, job, &line);
+        put_line(c, DS_PLAIN, &line);
+    }
+    if (!running)
+        ds_buf_addf(&line, "Nothing is running"), put_line(c, DS_DIM, &line);
+    for (i = json_array_size(jobs); i-- > 0 && queued < QUEUE;) {
+        job = json_array_get(jobs, i);
+        if (!is_state(job, "queued"))
+            continue;
+        if (!queued++)
+            ds_buf_addf(&line, "Waiting"), put_line(c, DS_BOLD, &line);
+        ds_buf_addf(&line, "  %lld  %-6s %s", (long long)ds_json_int(job, "id", 0),
+                    ds_json_string(job, "kind", ""), subject(job));
+        put_line(c, DS_YELLOW, &line);
+    }
+    put_line(c, DS_PLAIN, &line);
+}
+
+static void draw_adapters(ds_cli *c, const json_t *adapters) {
+    size_t i;
+    const json_t *a;
+    char text[DS_TEXT];
+    if (!json_array_size(adapters))
+        return;
+    ds_table *t = ds_table_new("LATEST ADAPTERS~|STATUS|FD>|BASE>|SIZE>|MADE");
+    json_array_foreach((json_t *)(uintptr_t)adapters, i, a) {
+        const char *status = ds_json_string(a, "status", "");
+        ds_cell(t, ds_json_string(a, "ref", NULL));
+        ds_cell_styled(t, ds_style_of_state(status), status);
+        ds_cell(t, ds_fmt_number(text, ds_json_real(a, "fd")));
+        ds_cell(t, ds_fmt_number(text, ds_json_real(a, "fd_base")));
+        ds_cell(t, ds_fmt_bytes(text, ds_json_number(a, "stored_bytes", -1)));
+        ds_cell(t, ds_fmt_time(text, ds_json_string(a, "created_at", NULL)));
+        if (i + 1 == LATEST)
+            break;
+    }
+    /* Through memory, to erase what a longer line of the last look left behind. */
+    char *page = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&page, &n);
+    DS_ASSERT(f);
+    ds_table_print(t, c, f, 0);
+    fclose(f);
+    for (char *p = page; *p; p++)
+        fputs(*p == '\n' ? "\033[K\n" : (char[]){*p, 0}, c->out);
+    free(page);
+    ds_table_free(t);
+}
+
+static void draw(ds_cli *c, const look *l, const char *trouble) {
+    struct winsize ws;
+    ds_buf line = {0};
+    if (!ioctl(fileno(c->out), TIOCGWINSZ, &ws))
+        c->width = ws.ws_col;
+    fputs("\033[H", c->out);
+    if (trouble) {
+        ds_buf_addf(&line, "%s", trouble);
+        put_line(c, DS_RED, &line);
+    } else {
+        draw_head(c, l->status);
+        draw_jobs(c, l->jobs);
+        draw_adapters(c, l->adapters);
+    }
+    put_line(c, DS_PLAIN, &line);
+    ds_buf_addf(&line, "Ctrl-C ends this view; jobs go on");
+    put_line(c, DS_DIM, &line);
+    fputs("\033[J", c->out);
+    fflush(c->out);
+}
+
+static known_job *remember(known_job *known, int64_t id) {
+    known_job *oldest = known;
+    for (int i = 0; i < KNOWN; i++) {
+        if (known[i].id == id)
+            return &known[i];
+        if (known[i].id < oldest->id)
+            oldest = &known[i];
+    }
+    *oldest = (known_job){.id = id, .tenth = -1};
+    return oldest;
+}
+
+/* A line when the state, the stage or the tenth of a stage has changed. */
+static void say_job(ds_cli *c, known_job *k, const json_t *job, int first) {
+    const json_t *p = json_object_get(job, "progress");
+    const char *state = ds_json_string(job, "state", ""), *stage = ds_json_string(job, "stage", "");
+    double done = ds_json_number(p, "done", 0), total = ds_json_number(p, "total", 0);
+    int running = is_state(job, "running"), tenth = total > 0 ? (int)(10 * done / total) : -1;
+    if (!strcmp(state, k->state) &&
+        (!running || (!strncmp(stage, k->stage, sizeof k->stage - 1) && tenth == k->tenth)))
+        return;
+    snprintf(k->state, sizeof k->state, "%s", state);
+    snprintf(k->stage, sizeof k->stage, "%s", stage);
+    k->tenth = tenth;
+    if (first && ds_job_finished(job))
+        return; /* history: list-jobs has it */
+    ds_buf line = {0};
+    ds_buf_addf(&line, "job %lld %s %s %s", (long long)k->id, ds_json_string(job, "kind", ""),
+                subject(job), state);
+    if (running && *stage) {
+        ds_buf_addf(&line, " %s", stage);
+        if (total > 0)
+            ds_buf_addf(&line, " %.0f %%  ", 100 * done / total);
+        ds_progress_text(p, &line);
+    }
+    const char *message = ds_json_string(json_object_get(job, "error"), "message", NULL);
+    const char *ref = ds_json_string(job, "adapter", NULL);
+    if (ds_job_finished(job) && (ref || message))
+        ds_buf_addf(&line, ": %s", ref ? ref : message);
+    ds_put_clean(c, c->out, line.data);
+    fputc('\n', c->out);
+    fflush(c->out);
+    ds_buf_release(&line);
+}
+
+static void say_changes(ds_cli *c, known_job *known, const look *l, int first) {
+    for (size_t i = json_array_size(l->jobs); i-- > 0;) {
+        const json_t *job = json_array_get(l->jobs, i);
+        say_job(c, remember(known, ds_json_int(job, "id", 0)), job, first);
+    }
+}
+
+static void show_look(ds_cli *c, known_job *known, const look *l, const char *trouble, int first) {
+    if (c->json) {
+        json_t *doc = json_object();
+        json_object_set(doc, "status", l->status);
+        json_object_set(doc, "jobs", l->jobs);
+        json_object_set(doc, "adapters", l->adapters);
+        if (!trouble)
+            ds_print_json(c, "watch", doc, 1);
+        json_decref(doc);
+    } else if (c->out_tty) {
+        draw(c, l, trouble);
+    } else if (!trouble) {
+        say_changes(c, known, l, first);
+    }
+}
+
+int ds_cmd_watch(ds_cli *c, ds_error *err) {
+    double interval = ds_opt_number(c, "interval", 0.5);
+    int64_t count = (int64_t)ds_opt_number(c, "count", 0);
+    known_job *known = ds_xcalloc(KNOWN, sizeof *known);
+    int page = c->out_tty && !c->json, rc = 0, lost = 0;
+    for (int64_t i = 0; !ds_cli_interrupted; i++) {
+        look l;
+        rc = look_at(c, &l, err);
+        if (rc && (!i || rc != DS_EUNREACHABLE)) {
+            look_release(&l);
+            break;
+        }
+        if (!i && page)
+            fputs("\033[?1049h\033[?25l", c->out); /* a screen of its own, no cursor */
+        if (rc && !lost && !page)
+            ds_say(c, "diffscalerd is not reachable; waiting for it");
+        lost = rc != 0;
+        show_look(c, known, &l, rc ? "diffscalerd is not reachable; waiting for it" : NULL, !i);
+        rc = 0;
+        look_release(&l);
+        if (i + 1 == count || ds_cli_sleep(interval, NULL))
+            break;
+    }
+    if (page) {
+        fputs("\033[?25h\033[?1049l", c->out);
+        fflush(c->out);
+    }
+    free(known);
+    return rc == DS_ECANCELED ? 0 : rc; /* Ctrl-C is how this command ends */
+}

@@ -1,0 +1,238 @@
+/* cli/commands.c - THE table of commands.  Parsing, --help, the man page and the completions are
+ * all made from it, so they cannot disagree. */
+#include "cli/cli.h"
+
+#include <string.h>
+
+#define FLAG(name, letter, help)                                                                   \
+    { name, letter, DS_OPT_FLAG, NULL, help, NULL, 0, 0 }
+#define TEXT(name, letter, metavar, help)                                                          \
+    { name, letter, DS_OPT_STRING, metavar, help, NULL, 0, 0 }
+#define PATH(name, letter, metavar, help)                                                          \
+    { name, letter, DS_OPT_FILE, metavar, help, NULL, 0, 0 }
+#define INT(name, letter, metavar, lo, hi, help)                                                   \
+    { name, letter, DS_OPT_INT, metavar, help, NULL, lo, hi }
+#define NUM(name, letter, metavar, lo, hi, help)                                                   \
+    { name, letter, DS_OPT_NUMBER, metavar, help, NULL, lo, hi }
+#define TIME(name, metavar, help)                                                                  \
+    { name, 0, DS_OPT_DURATION, metavar, help, NULL, 0, 0 }
+#define WHEN(name, metavar, help)                                                                  \
+    { name, 0, DS_OPT_WHEN, metavar, help, NULL, 0, 0 }
+#define ONE_OF(name, metavar, choices, help)                                                       \
+    { name, 0, DS_OPT_CHOICE, metavar, help, choices, 0, 0 }
+#define END                                                                                        \
+    { NULL, 0, DS_OPT_FLAG, NULL, NULL, NULL, 0, 0 }
+#define PAGE                                                                                       \
+    INT("limit", 'l', "N", 1, 1000000, "show at most N (default 100)"),                            \
+        FLAG("all", 'a', "show all of them")
+
+#define STATES "queued|running|done|rejected|failed|cancelled"
+#define MODES "cfg|domain|none"
+#define SAMPLERS "dpmpp2m|ddim|ddpm"
+
+const ds_opt ds_global_options[] = {
+    PATH("socket", 0, "PATH", "socket of diffscalerd (default: socket in the state folder)"),
+    PATH("state", 0, "DIR", "state folder of diffscalerd"),
+    FLAG("json", 0, "print JSON; with --wait or --follow one document a line"),
+    FLAG("quiet", 'q', "print names and ids only"),
+    ONE_OF("color", "WHEN", "auto|always|never", "when to use colour; auto is on a terminal"),
+    FLAG("help", 'h', "explain the command and exit"),
+    FLAG("version", 'V', "print the version and exit"),
+    END};
+
+static const ds_opt add_options[] = {
+    TEXT("name", 0, "NAME", "name of the dataset (default: that of the folder)"),
+    FLAG("wait", 'w', "follow the training and show its outcome; exit 8 when it is refused"),
+    TIME("timeout", "TIME",
+         "with --wait: stop waiting after 90, 10m, 2h (exit 7; the job goes on)"),
+    FLAG("start", 0, "start diffscalerd in the background when it does not run"),
+    FLAG("no-watch", 0, "do not train again when the folder changes"),
+    ONE_OF("method", "METHOD", "affiner|embedding|full", "what is trained (default affiner)"),
+    INT("rank", 0, "R", 1, 512, "rank of the low-rank part"),
+    INT("steps", 0, "N", 1, 10000000, "training steps"),
+    INT("seed", 0, "N", 0, 9e15, "seed of every random number"),
+    NUM("lr", 0, "RATE", 1e-9, 10, "learning rate"),
+    INT("batch", 0, "N", 1, 65536, "images per step"),
+    FLAG("flip", 0, "mirror images at random; not for letters or digits"),
+    ONE_OF("side", "SIDE", "out|in", "scale outputs or inputs of layers"),
+    ONE_OF("phi", "PHI", "identity|relu", "function inside the low-rank part"),
+    TEXT("targets", 0, "LIST", "layers, separated by commas: q,k,v,proj,fc1,fc2,adaln,final"),
+    FLAG("freeze-v", 0, "train U only"),
+    NUM("guidance", 0, "W", 0, 100, "guidance of the samples that are measured"),
+    ONE_OF("guidance-mode", "MODE", MODES, "classifier-free, or away from the frozen base"),
+    ONE_OF("sampler", "SAMPLER", SAMPLERS, "sampler of the samples that are measured"),
+    INT("n", 0, "N", 2, 1000000, "samples that are measured"),
+    ONE_OF("verify", "LEVEL", "auto|full", "full: measure every old task even if its probe agrees"),
+    ONE_OF("precision", "TYPE", "bf16|f32", "precision of the frozen layers' products"),
+    INT("threads", 0, "N", 0, 1024, "threads of the worker; 0: as many as it may use"),
+    END};
+static const ds_opt show_dataset_options[] = {
+    FLAG("rejected", 0, "list the files that are left out, each with its reason"),
+    FLAG("manifest", 0, "print the manifest: path, size, sha256, class, one JSON object a line"),
+    INT("version", 0, "N", 1, 1000000000, "with --manifest: that version instead of the latest"),
+    END};
+static const ds_opt page_options[] = {PAGE, END};
+static const ds_opt list_adapters_options[] = {
+    TEXT("dataset", 'd', "NAME", "only those of this dataset"),
+    NUM("max-fd", 0, "FD", 0, 1e12, "only those with at most this Frechet distance"),
+    ONE_OF("status", "STATUS", "published|rejected", "only those of this status"),
+    WHEN("since", "WHEN", "only those made since 2026-01-31, or in the last 2h, 3d"),
+    PAGE,
+    END};
+static const ds_opt pull_options[] = {
+    PATH("output", 'o', "FILE", "file to write (default NAME-vN.safetensors.zst)"),
+    FLAG("raw", 0, "write the unpacked safetensors file"), END};
+static const ds_opt verify_options[] = {
+    FLAG("all", 'a', "check every published adapter (default without REF)"),
+    FLAG("full", 0, "measure Frechet distances even where probe digests agree"),
+    TIME("timeout", "TIME", "stop waiting after this time (exit 7; the job goes on)"), END};
+static const ds_opt sample_options[] = {
+    INT("n", 'n', "N", 1, 4096, "number of images (default 16)"),
+    PATH("output", 'o', "FILE", "PNG file to write (default NAME-vN.png, base.png)"),
+    TEXT("class", 'c', "CLASS", "one class (default: all in turn)"),
+    INT("steps", 0, "N", 1, 1000, "steps of the sampler"),
+    NUM("guidance", 0, "W", 0, 100, "strength of the guidance; 1 is none"),
+    ONE_OF("guidance-mode", "MODE", MODES, "classifier-free, or away from the frozen base"),
+    ONE_OF("sampler", "SAMPLER", SAMPLERS, "how noise becomes an image"),
+    INT("seed", 0, "N", 0, 9e15, "seed (default 1)"),
+    TIME("timeout", "TIME", "stop waiting after this time (exit 7)"),
+    END};
+static const ds_opt list_jobs_options[] = {
+    ONE_OF("status", "STATE", STATES, "only those in this state"),
+    ONE_OF("kind", "KIND", "scan|train|sample|verify", "only those of this kind"),
+    TEXT("dataset", 'd', "NAME", "only those of this dataset"), PAGE, END};
+static const ds_opt logs_options[] = {FLAG("follow", 'f', "go on until the job ends"), END};
+static const ds_opt watch_options[] = {
+    NUM("interval", 'i', "SECONDS", 0.1, 3600, "time between two looks (default 0.5)"),
+    INT("count", 0, "N", 1, 1000000, "stop after N looks"), END};
+static const ds_opt evaluations_options[] = {
+    TEXT("adapter", 0, "REF", "only those of this adapter"),
+    TEXT("dataset", 'd', "NAME", "only those of this dataset"),
+    TEXT("metric", 'm', "METRIC", "only this metric: fd, kid, heldout_loss, ..."), PAGE, END};
+static const ds_opt events_options[] = {
+    FLAG("follow", 'f', "go on with new events as they happen"),
+    TEXT("since", 0, "SEQ|WHEN", "after this event number, date (2026-01-31) or time ago (2h)"),
+    TEXT("type", 't', "TYPE", "only this type, for example adapter.published"), END};
+static const ds_opt alias_options[] = {
+    INT("if-generation", 0, "N", 0, 1e15, "only if the alias is at generation N (else exit 4)"),
+    END};
+
+const ds_command ds_commands[] = {
+    {"add-dataset", ds_cmd_add_dataset, "DIR", 1, 1, DS_ARG_DIR,
+     "teach the base a folder of images",
+     "Registers DIR and returns; diffscalerd scans it, trains an adapter, measures it, proves that "
+     "the older tasks are unchanged and publishes it. One sub-folder per class, or flat for one "
+     "class, or metadata.csv (file_name,label). Adding a folder again is never an error: it is "
+     "scanned again and a new version is made only if its images changed.",
+     add_options,
+     "dsctl add-dataset ./celeba # register and return\n"
+     "dsctl add-dataset ./digits --wait --steps 800 # follow the training\n"
+     "dsctl add-dataset ./flags --name flags-2026 --start # start diffscalerd first if need be\n"},
+    {"list-datasets", ds_cmd_list_datasets, "", 0, 0, DS_ARG_OTHER, "list the datasets",
+     "One line per dataset: latest version, images, classes, state, adapter.", page_options,
+     "dsctl list-datasets # as a table\n"
+     "dsctl list-datasets --json | jq '.items[].name' # for a program\n"},
+    {"show-dataset", ds_cmd_show_dataset, "NAME", 1, 1, DS_ARG_DATASET, "show one dataset",
+     "Everything known about a dataset and its latest version.", show_dataset_options,
+     "dsctl show-dataset digits # everything about it\n"
+     "dsctl show-dataset digits --rejected # files left out, and why\n"
+     "dsctl show-dataset digits --manifest | sha256sum # recompute its digest\n"},
+    {"remove-dataset", ds_cmd_remove_dataset, "NAME", 1, 1, DS_ARG_DATASET, "forget a dataset",
+     "The folder is no longer watched or trained on. Its images and its adapters stay.", NULL,
+     "dsctl remove-dataset digits # adapters stay usable\n"},
+    {"rescan-dataset", ds_cmd_rescan_dataset, "NAME", 1, 1, DS_ARG_DATASET,
+     "look at a folder again now",
+     "For file systems that do not report changes (NFS), or after --no-watch.", NULL,
+     "dsctl rescan-dataset digits # a new version is made if images changed\n"},
+    {"list-adapters", ds_cmd_list_adapters, "", 0, 0, DS_ARG_OTHER, "list the adapters",
+     "Newest first. FD is the Frechet distance to the dataset, BASE that of the base alone; both "
+     "are smaller when better.",
+     list_adapters_options,
+     "dsctl list-adapters # newest first\n"
+     "dsctl list-adapters --max-fd 40 --since 7d # good ones of this week\n"
+     "dsctl list-adapters -d digits --status rejected # what the gate refused\n"},
+    {"show-adapter", ds_cmd_show_adapter, "REF", 1, 1, DS_ARG_REF, "show one adapter",
+     "Identity, method, measurements and the verdict of the gate on each old task.", NULL,
+     "dsctl show-adapter digits # the latest\n"
+     "dsctl show-adapter digits@v2 --json # one version, for a program\n"},
+    {"pull-adapter", ds_cmd_pull_adapter, "REF", 1, 1, DS_ARG_REF, "save an adapter as a file",
+     "Writes the zstd-compressed safetensors file, or with --raw the unpacked one. The digest is "
+     "verified before the file gets its name: either it is whole or it is not there (exit 9).",
+     pull_options,
+     "dsctl pull-adapter digits -o digits.safetensors.zst # open it with: zstd -d\n"
+     "dsctl pull-adapter digits@v1 --raw -o digits.safetensors # for any safetensors reader\n"},
+    {"verify", ds_cmd_verify, "[REF]", 0, 1, DS_ARG_REF, "prove that adapters are unchanged",
+     "Draws the probe samples of each adapter again and compares their digests with those "
+     "recorded at publication; where they cannot agree, or with --full, compares Frechet "
+     "distances. Exit 8 when an adapter is worse, 9 when stored data is damaged.",
+     verify_options,
+     "dsctl verify --all # every published adapter\n"
+     "dsctl verify digits --full # measure it again\n"},
+    {"sample", ds_cmd_sample, "REF|base", 1, 1, DS_ARG_REF, "draw images",
+     "Draws a grid of images from an adapter, or from the base alone, into a PNG file.",
+     sample_options,
+     "dsctl sample digits -n 16 -o grid.png # all classes in turn\n"
+     "dsctl sample digits@v1 --class 7 --guidance 2 --seed 5 # one class\n"
+     "dsctl sample base -o base.png # the frozen base\n"},
+    {"list-jobs", ds_cmd_list_jobs, "", 0, 0, DS_ARG_OTHER, "list the jobs",
+     "Newest first: scans, trainings, samples and verifications.", list_jobs_options,
+     "dsctl list-jobs --status running # what happens now\n"
+     "dsctl list-jobs -d digits --kind train # history of a dataset\n"},
+    {"show-job", ds_cmd_show_job, "JOB", 1, 1, DS_ARG_JOB, "show one job",
+     "State, progress, error, and the result when it is done.", NULL,
+     "dsctl show-job 4 # how far it is\n"},
+    {"logs", ds_cmd_logs, "JOB", 1, 1, DS_ARG_JOB, "print the log of a job",
+     "What the worker wrote to its log.", logs_options,
+     "dsctl logs 4 # so far\n"
+     "dsctl logs 4 -f # until it ends\n"},
+    {"cancel-job", ds_cmd_cancel_job, "JOB", 1, 1, DS_ARG_JOB, "stop a job for good",
+     "The job ends as cancelled; it is not tried again. A finished job is a conflict (exit 4).",
+     NULL, "dsctl cancel-job 4 # stop it\n"},
+    {"watch", ds_cmd_watch, "", 0, 0, DS_ARG_OTHER, "live view of jobs and adapters",
+     "Redraws running jobs, queue and latest adapters in place until Ctrl-C; when the output is "
+     "not a terminal, prints a line for each change.",
+     watch_options,
+     "dsctl watch # live view\n"
+     "dsctl watch --interval 5 > log.txt # a line per change\n"},
+    {"list-evaluations", ds_cmd_list_evaluations, "", 0, 0, DS_ARG_OTHER, "list the measurements",
+     "Every number with what it was measured with: N, seed, interval. Newest first.",
+     evaluations_options,
+     "dsctl list-evaluations --dataset digits --metric fd # history of a task\n"
+     "dsctl list-evaluations --adapter digits@v1 --json # with feature net and resize ids\n"},
+    {"events", ds_cmd_events, "", 0, 0, DS_ARG_OTHER, "print what happened",
+     "Committed changes of the registry in order; each has a number to go on from.", events_options,
+     "dsctl events --since 2h # recent\n"
+     "dsctl events --follow --json --since 120 # for a program, from a cursor\n"},
+    {"set-alias", ds_cmd_set_alias, "NAME ALIAS VERSION", 3, 3, DS_ARG_DATASET,
+     "point an alias at a version", "Afterwards NAME@ALIAS is that version; history is kept.",
+     alias_options,
+     "dsctl set-alias digits prod 2 # digits@prod is digits@v2\n"
+     "dsctl set-alias digits prod v3 --if-generation 1 # only if nobody moved it\n"},
+    {"status", ds_cmd_status, "", 0, 0, DS_ARG_OTHER, "show how diffscalerd is doing",
+     "Version, counts, base, device, running jobs, free space.", NULL,
+     "dsctl status # at a glance\n"
+     "dsctl status --json # for a program\n"},
+    {"doctor", ds_cmd_doctor, "", 0, 0, DS_ARG_OTHER, "check this installation",
+     "Checks the daemon, socket, state folder, worker, models, CPU and inotify limits; each line "
+     "says ok, warn or fail and the way out. Exit 1 when a check fails.",
+     NULL, "dsctl doctor # what is wrong, and what to do\n"},
+    {"version", ds_cmd_version, "", 0, 0, DS_ARG_OTHER, "print versions",
+     "Version of dsctl, and of diffscalerd when it can be reached.", NULL,
+     "dsctl version # program and daemon\n"},
+    {"completion", ds_cmd_completion, "SHELL", 1, 1, DS_ARG_SHELL,
+     "print a completion script for bash, zsh or fish",
+     "The script completes commands, options, "
+     "and names and references that diffscalerd knows.",
+     NULL,
+     "source <(dsctl completion bash) # in ~/.bashrc\n"
+     "dsctl completion fish > ~/.config/fish/completions/dsctl.fish # fish\n"},
+    {"help", ds_cmd_help, "[COMMAND]", 0, 1, DS_ARG_COMMAND, "explain a command",
+     "Without COMMAND: the list of commands.", NULL, "dsctl help add-dataset # as --help\n"},
+    {NULL, NULL, NULL, 0, 0, DS_ARG_OTHER, NULL, NULL, NULL, NULL}};
+
+const ds_command *ds_command_find(const char *name) {
+    for (const ds_command *k = ds_commands; k->name; k++)
+        if (!strcmp(k->name, name))
+            return k;
+    return NULL;
+}

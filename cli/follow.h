@@ -1,0 +1,53 @@
+/* cli/follow.h - waiting for a job: progress lines or a bar, and its terminal state.
+ *
+ * The state comes from GET /v1/jobs/{id} and progress from the job's events, both polled with a
+ * cursor, so a daemon that is restarted in between (for up to DS_FOLLOW_PATIENCE seconds) only
+ * interrupts the display.
+ */
+#ifndef DS_CLI_FOLLOW_H
+#define DS_CLI_FOLLOW_H
+
+#include "cli/cli.h"
+
+#define DS_FOLLOW_PATIENCE 30.0
+
+/* One progress display; on a terminal one line redrawn in place, else one line per 10 % or 30 s.
+ * Writes to c->err; silent with --quiet and --json. */
+typedef struct {
+    ds_cli *c;
+    char stage[32];
+    double stage_started, last_line;
+    int last_tenth, drawn;
+    int64_t done, total;
+    double rate;
+} ds_progress;
+
+void ds_progress_start(ds_progress *p, ds_cli *c);
+void ds_progress_stage(ds_progress *p, const char *stage);
+/* members as docs/jobs.md "progress": done,total,unit,rate,eta_seconds,loss,images_per_second */
+void ds_progress_update(ds_progress *p, const char *stage, const json_t *progress);
+void ds_progress_clear(ds_progress *p);  /* before another message */
+void ds_progress_finish(ds_progress *p); /* closes the running stage */
+
+/* "360/800 steps  13.2 steps/s  845 images/s  loss 0.310  0:33 left" */
+void ds_progress_text(const json_t *progress, ds_buf *out);
+
+/* Wait until the job ends or `deadline` (ds_monotonic; 0: none) passes (DS_ETIMEOUT).  *job is a
+ * new reference to the finished job.  Ctrl-C: DS_ECANCELED with a message that the job goes on. */
+int ds_follow_job(ds_cli *c, int64_t id, double deadline, json_t **job, ds_error *err);
+
+/* Not done: the error that a finished job's state and error member mean, else 0. */
+int ds_job_verdict(const json_t *job, ds_error *err);
+int ds_job_finished(const json_t *job);
+
+/* The old-task table of a gate object (docs/jobs.md), indented. */
+void ds_print_gate(ds_cli *c, const json_t *gate);
+/* The pages of a list: `path` may already have a query.  limit <= 0: all.  *next (malloc'ed or
+ * NULL) is the cursor when more is there. */
+int ds_fetch_list(ds_cli *c, const char *path, int64_t limit, json_t **items, char **next,
+                  ds_error *err);
+/* ds_fetch_list with the options --limit and --all of the command, and a hint when more is there.
+ */
+int ds_fetch_page(ds_cli *c, const char *path, json_t **items, char **next, ds_error *err);
+
+#endif

@@ -1,0 +1,235 @@
+/* cli/options.c - reads argv by the tables of options: the same tables that --help prints. */
+#include "cli/cli.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+int ds_parse_duration(const char *s, double *seconds, ds_error *err) {
+    char *end;
+    errno = 0;
+    double v = strtod(s, &end);
+    if (end == s || errno || !isfinite(v) || v < 0)
+        return ds_fail(err, DS_EINVAL, "'%s' is not a duration such as 90, 90s, 10m, 2h or 3d", s);
+    double unit = 1;
+    if (*end) {
+        unit = *end == 's' ? 1 : *end == 'm' ? 60 : *end == 'h' ? 3600 : *end == 'd' ? 86400 : 0;
+        if (unit == 0 || end[1])
+            return ds_fail(err, DS_EINVAL, "'%s' is not a duration such as 90, 90s, 10m, 2h or 3d",
+                           s);
+    }
+    *seconds = v * unit;
+    return 0;
+}
+
+/* A date alone is local midnight; with a time it is RFC 3339 UTC ("...Z"). */
+int ds_parse_when(const char *s, double *ms, ds_error *err) {
+    struct tm tm = {.tm_isdst = -1};
+    const char *end = strptime(s, "%Y-%m-%d", &tm);
+    if (end && !*end) {
+        *ms = 1000.0 * (double)mktime(&tm);
+        return 0;
+    }
+    if (end && (*end == 'T' || *end == ' ')) {
+        end = strptime(end + 1, "%H:%M:%S", &tm);
+        double fraction = 0;
+        if (end && *end == '.')
+            fraction = strtod(end, (char **)&end);
+        if (end && end[0] == 'Z' && !end[1]) {
+            *ms = 1000.0 * ((double)timegm(&tm) + fraction);
+            return 0;
+        }
+    } else if (!end) {
+        double ago;
+        if (!ds_parse_duration(s, &ago, NULL)) {
+            *ms = (double)ds_now_ms() - 1000.0 * ago;
+            return 0;
+        }
+    }
+    return ds_fail(
+        err, DS_EINVAL,
+        "'%s' is neither a date (2026-01-31, 2026-01-31T08:00:00Z) nor a time ago (2h, 3d)", s);
+}
+
+static int choice_has(const char *choices, const char *s) {
+    size_t n = strlen(s);
+    for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+        if (strcspn(p, "|") == n && !memcmp(p, s, n))
+            return 1;
+    return 0;
+}
+
+static int parse_number(const ds_opt *o, const char *s, double *v, ds_error *err) {
+    char *end;
+    errno = 0;
+    if (o->type == DS_OPT_INT)
+        *v = (double)strtoll(s, &end, 10);
+    else
+        *v = strtod(s, &end);
+    if (end == s || *end || errno || !isfinite(*v))
+        return ds_fail(err, DS_EINVAL, "'%s' is not %s", s,
+                       o->type == DS_OPT_INT ? "a whole number" : "a number");
+    if (*v < o->min || *v > o->max)
+        return ds_fail(err, DS_EINVAL, "%s is not between %.12g and %.12g", s, o->min, o->max);
+    return 0;
+}
+
+static int set_value(const ds_opt *o, ds_value *v, const char *s, ds_error *err) {
+    int rc = 0;
+    v->text = s;
+    switch (o->type) {
+    case DS_OPT_INT:
+    case DS_OPT_NUMBER: rc = parse_number(o, s, &v->number, err); break;
+    case DS_OPT_DURATION: rc = ds_parse_duration(s, &v->number, err); break;
+    case DS_OPT_WHEN: rc = ds_parse_when(s, &v->number, err); break;
+    case DS_OPT_CHOICE:
+        if (!choice_has(o->choices, s))
+            rc = ds_fail(err, DS_EINVAL, "'%s' is not one of %s", s, o->choices);
+        break;
+    default:
+        if (!*s)
+            rc = ds_fail(err, DS_EINVAL, "the value is empty");
+    }
+    if (rc)
+        return ds_error_prefix(err, "option --%s", o->name);
+    v->given = 1;
+    return 0;
+}
+
+static const ds_opt *find_long(const ds_opt *table, const char *name, size_t n) {
+    for (const ds_opt *o = table; o && o->name; o++)
+        if (strlen(o->name) == n && !memcmp(o->name, name, n))
+            return o;
+    return NULL;
+}
+
+static const ds_opt *find_letter(const ds_opt *table, char letter) {
+    for (const ds_opt *o = table; o && o->name; o++)
+        if (o->letter == letter)
+            return o;
+    return NULL;
+}
+
+static int unknown_option(const ds_cli *c, const char *arg, size_t n, ds_error *err) {
+    const char *words[2 * DS_CLI_MAX_OPTIONS], *near = NULL;
+    size_t count = 0;
+    for (const ds_opt *o = c->command ? c->command->options : NULL; o && o->name; o++)
+        words[count++] = o->name;
+    for (const ds_opt *o = ds_global_options; o->name; o++)
+        words[count++] = o->name;
+    char name[64];
+    if (n > 2 && n < sizeof name) {
+        snprintf(name, sizeof name, "%.*s", (int)n - 2, arg + 2);
+        near = ds_suggest(name, words, count);
+    }
+    const char *cmd = c->command ? c->command->name : "dsctl";
+    if (near)
+        return ds_fail(err, DS_EINVAL, "unknown option '%.*s' of %s; did you mean --%s?", (int)n,
+                       arg, cmd, near);
+    return ds_fail(err, DS_EINVAL, "unknown option '%.*s' of %s; see dsctl help%s%s", (int)n, arg,
+                   cmd, c->command ? " " : "", c->command ? c->command->name : "");
+}
+
+/* Takes the option at argv[*i] and its value; *i moves past both. */
+static int take_option(ds_cli *c, int argc, char **argv, int *i, ds_error *err) {
+    const char *arg = argv[*i], *value = NULL;
+    int is_long = arg[1] == '-';
+    size_t n = is_long ? strcspn(arg, "=") : 2;
+    const ds_opt *own = c->command ? c->command->options : NULL;
+    const ds_opt *o = is_long ? find_long(own, arg + 2, n - 2) : find_letter(own, arg[1]);
+    ds_value *values = c->own;
+    const ds_opt *table = own;
+    if (!o) {
+        table = ds_global_options;
+        values = c->global;
+        o = is_long ? find_long(table, arg + 2, n - 2) : find_letter(table, arg[1]);
+    }
+    if (!o)
+        return unknown_option(c, arg, n, err);
+    ds_value *v = &values[o - table];
+    (*i)++;
+    if (o->type == DS_OPT_FLAG) {
+        if (arg[n])
+            return ds_fail(err, DS_EINVAL, "option --%s takes no value", o->name);
+        v->given = 1;
+        return 0;
+    }
+    if (arg[n])
+        value = arg + n + (is_long ? 1 : 0);
+    else if (*i < argc)
+        value = argv[(*i)++];
+    else
+        return ds_fail(err, DS_EINVAL, "option --%s needs a value %s", o->name, o->metavar);
+    return set_value(o, v, value, err);
+}
+
+static int find_command(ds_cli *c, const char *name, ds_error *err) {
+    c->command = ds_command_find(name);
+    if (c->command)
+        return 0;
+    const char *words[64];
+    size_t count = 0;
+    for (const ds_command *k = ds_commands; k->name && count < 64; k++)
+        words[count++] = k->name;
+    const char *near = ds_suggest(name, words, count);
+    if (near)
+        return ds_fail(err, DS_EINVAL, "'%s' is not a command; did you mean '%s'?", name, near);
+    return ds_fail(err, DS_EINVAL, "'%s' is not a command; 'dsctl help' lists them", name);
+}
+
+int ds_cli_parse(ds_cli *c, int argc, char **argv, ds_error *err) {
+    int only_args = 0;
+    for (int i = 1, rc; i < argc;) {
+        const char *arg = argv[i];
+        if (!only_args && !strcmp(arg, "--")) {
+            only_args = 1;
+            i++;
+        } else if (!only_args && arg[0] == '-' && arg[1]) {
+            if ((rc = take_option(c, argc, argv, &i, err)))
+                return rc;
+        } else if (!c->command) {
+            if ((rc = find_command(c, argv[i++], err)))
+                return rc;
+        } else if (c->arg_count >= c->command->max_args) {
+            return ds_fail(err, DS_EINVAL, "unexpected argument '%s'; usage: dsctl %s %s", arg,
+                           c->command->name, c->command->args);
+        } else {
+            c->args[c->arg_count++] = argv[i++];
+        }
+    }
+    return 0;
+}
+
+static const ds_opt *value_of(const ds_cli *c, const char *name, const ds_value **v) {
+    const ds_opt *own = c->command ? c->command->options : NULL;
+    const ds_opt *o = find_long(own, name, strlen(name));
+    if (o) {
+        *v = &c->own[o - own];
+        return o;
+    }
+    o = find_long(ds_global_options, name, strlen(name));
+    DS_ASSERT(o);
+    *v = &c->global[o - ds_global_options];
+    return o;
+}
+
+int ds_opt_given(const ds_cli *c, const char *name) {
+    const ds_value *v;
+    value_of(c, name, &v);
+    return v->given;
+}
+
+const char *ds_opt_text(const ds_cli *c, const char *name, const char *otherwise) {
+    const ds_value *v;
+    value_of(c, name, &v);
+    return v->given ? v->text : otherwise;
+}
+
+double ds_opt_number(const ds_cli *c, const char *name, double otherwise) {
+    const ds_value *v;
+    value_of(c, name, &v);
+    return v->given ? v->number : otherwise;
+}

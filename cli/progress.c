@@ -1,0 +1,119 @@
+/* cli/progress.c - one line of progress: redrawn in place on a terminal, else a line now and then.
+ */
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/follow.h"
+#include "cli/format.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BAR = 24, STAGE = 9 };
+static const double LINE_EVERY = 30; /* seconds, when not a terminal */
+
+static int silent(const ds_progress *p) { return p->c->quiet || p->c->json; }
+
+void ds_progress_start(ds_progress *p, ds_cli *c) { *p = (ds_progress){.c = c, .last_tenth = -1}; }
+
+void ds_progress_clear(ds_progress *p) {
+    if (p->drawn)
+        fprintf(p->c->err, "\r\033[K");
+    p->drawn = 0;
+}
+
+void ds_progress_finish(ds_progress *p) {
+    ds_progress_clear(p);
+    if (!p->stage[0] || silent(p))
+        return;
+    char took[DS_TEXT], count[DS_TEXT];
+    ds_cli *c = p->c;
+    fprintf(c->err, "%s%-*s%s  %s", ds_style_on(c, DS_BOLD), STAGE, p->stage,
+            ds_style_off(c, DS_BOLD), ds_fmt_duration(took, ds_monotonic() - p->stage_started));
+    if (p->total > 0)
+        fprintf(c->err, "  (%s of %lld)", ds_fmt_count(count, p->done), (long long)p->total);
+    fputc('\n', c->err);
+    fflush(c->err);
+    p->stage[0] = 0;
+}
+
+void ds_progress_stage(ds_progress *p, const char *stage) {
+    if (!strncmp(p->stage, stage, sizeof p->stage - 1))
+        return;
+    ds_progress_finish(p);
+    ds_buf b = {0};
+    ds_clean(p->c, &b, stage, 0);
+    snprintf(p->stage, sizeof p->stage, "%s", b.data ? b.data : "");
+    ds_buf_release(&b);
+    p->stage_started = p->last_line = ds_monotonic();
+    p->last_tenth = -1;
+    p->done = p->total = 0;
+    if (p->c->err_tty)
+        ds_progress_update(p, stage, NULL);
+}
+
+void ds_progress_text(const json_t *progress, ds_buf *out) {
+    char a[DS_TEXT], b[DS_TEXT];
+    int64_t done = ds_json_int(progress, "done", -1), total = ds_json_int(progress, "total", -1);
+    const char *unit = ds_json_string(progress, "unit", "");
+    if (total > 0)
+        ds_buf_addf(out, "%s/%s %s", ds_fmt_count(a, done), ds_fmt_count(b, total), unit);
+    else if (done >= 0)
+        ds_buf_addf(out, "%s %s", ds_fmt_count(a, done), unit);
+    double rate = ds_json_real(progress, "rate"),
+           images = ds_json_real(progress, "images_per_second"),
+           loss = ds_json_real(progress, "loss"), eta = ds_json_real(progress, "eta_seconds");
+    if (images > 0)
+        ds_buf_addf(out, "  %.0f images/s", images);
+    else if (rate > 0)
+        ds_buf_addf(out, "  %s %s/s", ds_fmt_number(a, rate), unit);
+    if (isfinite(loss))
+        ds_buf_addf(out, "  loss %.4f", loss);
+    if (eta >= 0)
+        ds_buf_addf(out, "  %s left", ds_fmt_seconds(a, eta));
+}
+
+static void draw(ds_progress *p, double fraction, const char *text) {
+    ds_cli *c = p->c;
+    ds_buf line = {0}, cut = {0};
+    ds_buf_addf(&line, "%-*s  ", STAGE, p->stage);
+    if (fraction >= 0) {
+        ds_bar(c, &line, fraction, BAR);
+        ds_buf_addf(&line, " %3.0f %%  ", 100 * fraction);
+    }
+    ds_buf_addf(&line, "%s", text);
+    ds_clean(c, &cut, line.data, c->width > 1 ? c->width - 1 : 79);
+    fprintf(c->err, "\r%s\033[K", cut.data);
+    fflush(c->err);
+    p->drawn = 1;
+    ds_buf_release(&line);
+    ds_buf_release(&cut);
+}
+
+void ds_progress_update(ds_progress *p, const char *stage, const json_t *progress) {
+    ds_progress_stage(p, stage);
+    if (progress) {
+        p->done = ds_json_int(progress, "done", p->done);
+        p->total = ds_json_int(progress, "total", p->total);
+    }
+    if (silent(p))
+        return;
+    double fraction = p->total > 0 ? (double)p->done / (double)p->total : -1, now = ds_monotonic();
+    ds_buf text = {0};
+    ds_progress_text(progress, &text);
+    int tenth = fraction >= 0 ? (int)(10 * fraction) : -1;
+    if (p->c->err_tty) {
+        draw(p, fraction, text.data ? text.data : "");
+    } else if (progress && (tenth > p->last_tenth || now - p->last_line > LINE_EVERY)) {
+        fprintf(p->c->err, "%-*s ", STAGE, p->stage);
+        if (fraction >= 0)
+            fprintf(p->c->err, " %3.0f %% ", 100 * fraction);
+        fputc(' ', p->c->err);
+        ds_put_clean(p->c, p->c->err, text.data ? text.data : "");
+        fputc('\n', p->c->err);
+        fflush(p->c->err);
+        p->last_tenth = tenth;
+        p->last_line = now;
+    }
+    ds_buf_release(&text);
+}
