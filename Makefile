@@ -92,6 +92,13 @@ $(BUILD)/$(1): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LI
 endef
 $(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
 
+# Benchmarks: BENCH_ARGS="bf16 2 tiny 64 adapter" (see bench/bench_kernels.c)
+$(BUILD)/bench/bench_kernels: $(BUILD)/bench/bench_kernels.o $(LIB_KERNELS) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_BASE)
+.PHONY: bench-kernels
+bench-kernels: $(BUILD)/bench/bench_kernels ## rates of the CPU kernels and of a training step
+	$< $(BENCH_ARGS)
+
 .PHONY: test-bins clean help
 test-bins: $(TEST_BINS)
 
