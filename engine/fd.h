@@ -6,6 +6,9 @@
  * so there are no complex numbers and a rank-deficient covariance (n <= dim) is no special case.
  * Source: Dowson & Landau 1982; Heusel et al. 2017 (FID); reference code of pytorch-fid for n-1.
  *
+ * Accuracy: a covariance is known to eps times its largest eigenvalue, so a direction with almost
+ * no variance adds an error of up to sqrt(eps), 1.5e-8, of the largest standard deviations.
+ *
  * FD is biased upwards by about 1/n: compare values of equal n only.  That is why a result carries
  * the numbers of both sets and what made their features.
  *
