@@ -32,7 +32,10 @@ typedef struct {
  * there and could not be used. */
 ds_hash_cache *ds_hash_cache_open(const char *path, int *damaged);
 int ds_hash_cache_find(ds_hash_cache *c, const struct stat *st, ds_file_facts *facts); /* 1 found */
-void ds_hash_cache_put(ds_hash_cache *c, const struct stat *st, const ds_file_facts *facts);
+/* read_at_ns: the wall clock (ds_hash_cache_now) just before st was taken and the file read. */
+void ds_hash_cache_put(ds_hash_cache *c, const struct stat *st, const ds_file_facts *facts,
+                       int64_t read_at_ns);
+int64_t ds_hash_cache_now(void);
 int ds_hash_cache_save(ds_hash_cache *c, ds_error *err); /* nothing new: does not write */
 void ds_hash_cache_close(ds_hash_cache *c);
 

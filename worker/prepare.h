@@ -16,9 +16,9 @@
 #define DS_WORKER_PREPARE_H
 
 #include "engine/resize.h"
-#include "worker/files.h"
+#include "worker/decode.h"
 
-#define DS_PREPARE_ID "crop-center/" DS_RESIZE_ID "/rgb8-white-exif-1"
+#define DS_PREPARE_ID "crop-center/" DS_RESIZE_ID "/" DS_DECODE_ID
 
 typedef struct {
     const char *root;
