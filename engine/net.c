@@ -288,6 +288,17 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
     return 0;
 }
 
+/* A branch whose every s is 0 is skipped when serving, so that a fresh adapter is the base bit for bit
+ * also where the branch is not folded. */
+static void find_asleep(ds_net *net, const ds_adapter *a) {
+    for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++) {
+        ds_layer *l = &net->layers[i];
+        l->asleep = l->adapted && a->spec.rank > 0;
+        for (int g = 0; l->asleep && g < l->lin->segs; g++)
+            l->asleep = a->data[l->slot.s + (size_t)g] == 0;
+    }
+}
+
 /* ---------------------------------------------------------------- life cycle */
 
 static int upload_sets(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
@@ -326,9 +337,10 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
                  ds_params_find(&net->base->table, "y_embedder.embedding_table.weight")->offset;
     if (net->kind == DS_NET_STACKED)
         rc = bind_stacked(net, adapters, err);
-    else if (net->kind == DS_NET_INFER && net->tasks == 1)
+    else if (net->kind == DS_NET_INFER && net->tasks == 1) {
         bind_single(net, &adapters[0]->spec, &adapters[0]->table, net->sets_data[0], NULL);
-    else if (net->tasks == 1)
+        find_asleep(net, adapters[0]);
+    } else if (net->tasks == 1)
         net->spec = adapters[0]->spec;
     for (int i = 0; !rc && i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];

@@ -9,7 +9,7 @@
 /* How a layer's adapter is applied: folded into the weight (nothing to do), as a low-rank branch
  * after the product (phi = ReLU), or as a set per sample (stacked). */
 static int unfolded(const ds_net *net, const ds_layer *l) {
-    return l->adapted && (net->kind == DS_NET_STACKED || l->ad.phi_relu);
+    return l->adapted && (net->kind == DS_NET_STACKED || (l->ad.phi_relu && !l->asleep));
 }
 
 static const float *bias_of(const ds_layer *l) {
@@ -32,20 +32,19 @@ static void linear(ds_net *net, ds_layer *l, ds_act *y, const ds_act *x, int B,
         k->lowrank_forward(net->dev, y, x, &l->ad, rows);
 }
 
-/* The same with an f32 result; `wide` is scratch for the unfolded low-rank case. */
-static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, ds_act *wide, int B,
-                       int rows_per_sample) {
+/* The same with an f32 result. */
+static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, int B, int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
     int rows = B * rows_per_sample;
-    if (l->adapted && l->sets) {
-        k->linear_f32_forward(net->dev, y, x, l->w, NULL, rows);
-        k->affiner_rows_forward(net->dev, NULL, y, x, l->bias, l->sets, net->task, B,
-                                rows_per_sample);
-    } else if (unfolded(net, l)) {
-        linear(net, l, wide, x, B, rows_per_sample);
-        k->act_to_f32(net->dev, y, wide, (size_t)rows * (size_t)l->lin->m);
-    } else
+    if (!unfolded(net, l)) {
         k->linear_f32_forward(net->dev, y, x, l->w, bias_of(l), rows);
+        return;
+    }
+    k->linear_f32_forward(net->dev, y, x, l->w, NULL, rows);
+    ds_affiner branch = l->ad; /* a and b are folded already: only the low-rank branch is left */
+    branch.a = branch.b = NULL;
+    k->affiner_rows_forward(net->dev, NULL, y, x, l->sets ? l->bias : l->bias_eff, l->sets ? l->sets : &branch, net->task, B,
+                            rows_per_sample);
 }
 
 static void linear_gelu(ds_net *net, ds_layer *l, ds_act *pre, ds_act *y, const ds_act *x, int B,
@@ -107,12 +106,10 @@ static void condition(ds_net *net, int B) {
     k->timestep_embedding(dev, net->temb, net->tvalue, B, c->freq_dim, 10000.0f,
                           c->time_shift); /* (B,256) */
     k->act_from_f32(dev, net->temb_act, net->temb, f);
-    linear_f32(net, &net->layers[DS_LIN_TIME0], net->t0, net->temb_act, net->cond_act, B,
-               1); /* (B,D) */
+    linear_f32(net, &net->layers[DS_LIN_TIME0], net->t0, net->temb_act, B, 1); /* (B,D) */
     k->silu_forward(dev, net->t0s, net->t0, n);
     k->act_from_f32(dev, net->t0s_act, net->t0s, n);
-    linear_f32(net, &net->layers[DS_LIN_TIME2], net->c, net->t0s_act, net->cond_act, B,
-               1); /* (B,D) */
+    linear_f32(net, &net->layers[DS_LIN_TIME2], net->c, net->t0s_act, B, 1); /* (B,D) */
     const float *rows = net->kind == DS_NET_STACKED ? net->rows_all : net->rows[0];
     if (rows)
         k->embedding_forward(dev, net->c, rows, net->row, B, c->width);
@@ -129,7 +126,7 @@ static void block_forward(ds_net *net, int i, float *out, int B) {
     const int train = net->kind == DS_NET_TRAIN;
     ds_block_acts *a = &net->acts[i];
     ds_layer *l = &net->layers[ds_lin_block(i, 0)];
-    linear_f32(net, &l[DS_LIN_ADALN], a->mod, net->sc_act, net->cond_act, B, 1); /* (B,6D) */
+    linear_f32(net, &l[DS_LIN_ADALN], a->mod, net->sc_act, B, 1); /* (B,6D) */
     const float *shift1 = a->mod, *scale1 = a->mod + D, *gate1 = a->mod + 2 * D;
     const float *shift2 = a->mod + 3 * D, *scale2 = a->mod + 4 * D, *gate2 = a->mod + 5 * D;
 
@@ -158,17 +155,16 @@ void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition 
         net->model->data + net->base->table.items[0].offset; /* pos_embed is the first entry */
     ds_layer *patch = &net->layers[DS_LIN_PATCH];
     k->patchify(dev, net->patches, x, B, c->channels, c->side, c->patch); /* (R,Cpp) */
-    linear_f32(net, patch, net->acts[0].x0, net->patches, net->ypatch, B, T);
+    linear_f32(net, patch, net->acts[0].x0, net->patches, B, T);
     if (net->kind == DS_NET_TRAIN && patch->adapted)
         k->act_from_f32(dev, net->ypatch, net->acts[0].x0, (size_t)B * (size_t)T * (size_t)D);
     k->add_position(dev, net->acts[0].x0, pos, B, T, D); /* (R,D) */
     for (int i = 0; i <= last; i++)
         block_forward(net, i, i < last ? net->acts[i + 1].x0 : net->xf, B);
     int fa = ds_lin_final_adaln(c), fl = ds_lin_final(c);
-    linear_f32(net, &net->layers[fa], net->modf, net->sc_act, net->cond_act, B,
-               1); /* (B,2D) shift, scale */
+    linear_f32(net, &net->layers[fa], net->modf, net->sc_act, B, 1); /* (B,2D) shift, scale */
     k->adaln_forward(dev, net->lnf, net->meanf, net->rstdf, net->xf, net->modf, net->modf + D,
                      2 * D, B, T, D);
-    linear_f32(net, &net->layers[fl], net->tokens, net->lnf, net->tok_act, B, T); /* (R,pp outC) */
+    linear_f32(net, &net->layers[fl], net->tokens, net->lnf, B, T); /* (R,pp outC) */
     k->unpatchify(dev, out, net->tokens, B, ds_dit_out_channels(c), c->side, c->patch);
 }

@@ -61,7 +61,7 @@ static float round_bf16(float x) {
 
 void ds_params_round(const ds_params *p, float *data) {
     for (int i = 0; i < p->count; i++)
-        if (ds_param_stored_bf16(&p->items[i]))
+        if (!p->items[i].frozen && ds_param_stored_bf16(&p->items[i]))
             for (size_t j = 0; j < p->items[i].count; j++)
                 data[p->items[i].offset + j] = round_bf16(data[p->items[i].offset + j]);
 }

@@ -76,11 +76,14 @@ static void predict(ds_run *r, const ds_sample_request *q, float t) {
     const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG;
     conditions(r, q, t);
     dev->upload(dev, r->dev_x, r->x, n * r->px * sizeof(float));
-    if (cfg)
+    if (cfg && 2 * r->B <= r->net->batch) { /* both halves in one pass */
         dev->upload(dev, r->dev_x + n * r->px, r->x, n * r->px * sizeof(float));
-    ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, r->B * (cfg ? 2 : 1));
-    if (g && !cfg)
-        ds_net_forward(r->base, r->dev_out + n * r->outpx, r->dev_x, r->cond + r->B, r->B);
+        ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, 2 * r->B);
+    } else {
+        ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, r->B);
+        if (g)
+            ds_net_forward(cfg ? r->net : r->base, r->dev_out + n * r->outpx, r->dev_x, r->cond + r->B, r->B);
+    }
     dev->download(dev, r->out, r->dev_out, n * r->outpx * sizeof(float) * (g ? 2 : 1));
     const size_t plane = (size_t)r->c->side * (size_t)r->c->side;
     size_t channels = (size_t)(r->c->guidance_channels ? r->c->guidance_channels : r->c->channels),

@@ -381,7 +381,14 @@ int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err) {
     int rc = ds_adapter_new(out, t->model->base, &t->spec, err);
     if (rc)
         return rc;
-    t->dev->download(t->dev, (*out)->data, t->ema, t->table.total * sizeof(float));
+    float *ema = ds_xmalloc((t->table.total + 1) * sizeof *ema);
+    t->dev->download(t->dev, ema, t->ema, t->table.total * sizeof *ema);
+    for (int i = 0; i < t->table.count; i++) { /* frozen entries keep the bits of their seeded start */
+        const ds_param *p = &t->table.items[i];
+        if (!p->frozen)
+            memcpy((*out)->data + p->offset, ema + p->offset, p->count * sizeof *ema);
+    }
+    free(ema);
     ds_params_round(&t->table, (*out)->data);
     return 0;
 }

@@ -3,7 +3,7 @@
  * Made by tools/golden_dit.py. */
 #include "base/mem.h"
 #include "engine/diffusion.h"
-#include "engine/net.h"
+#include "engine/sampler.h"
 #include "engine/safetensors.h"
 #include "tests/harness.h"
 
@@ -188,6 +188,50 @@ START_TEST(cpu_f32_matches_pytorch) {
 }
 END_TEST
 
+/* A few steps of each sampler and each guidance; the random numbers are the project's own, made again in Python. */
+START_TEST(samplers_match_pytorch) {
+    static const struct {
+        const char *key;
+        enum ds_sampler sampler;
+        enum ds_guidance mode;
+        int pixel, steps;
+    } runs[] = {{"sample.ddpm.cfg.0", DS_SAMPLER_DDPM, DS_GUIDANCE_CFG, 0, 60},
+                {"sample.ddim.domain.0", DS_SAMPLER_DDIM, DS_GUIDANCE_DOMAIN, 0, 6},
+                {"sample.dpmpp2m.none.0", DS_SAMPLER_DPMPP2M, DS_GUIDANCE_NONE, 0, 6},
+                {"sample.dpmpp2m.cfg.1", DS_SAMPLER_DPMPP2M, DS_GUIDANCE_CFG, 1, 6}};
+    ds_device *dev;
+    ds_base *base = base_of_golden();
+    ds_model *model;
+    ds_adapter *a;
+    ds_net *net, *plain;
+    ds_error err;
+    base->cfg.pixel = runs[_i].pixel;
+    ck_assert_int_eq(ds_device_open(&dev, &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32}, NULL), 0);
+    ck_assert_int_eq(ds_model_new(&model, dev, base, NULL), 0);
+    ck_assert_int_eq(ds_adapter_new(&a, base, &variants[0].spec, NULL), 0);
+    for (int i = 0; i < a->table.count; i++) {
+        float *x = need("out.start.", a->table.items[i].name, a->table.items[i].count);
+        memcpy(a->data + a->table.items[i].offset, x, a->table.items[i].count * sizeof *x);
+        free(x);
+    }
+    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
+    ck_assert_int_eq(ds_net_new(&plain, model, DS_NET_INFER, NULL, 0, 1, NULL), 0);
+    ds_sample_options so = {.sampler = runs[_i].sampler, .steps = runs[_i].steps, .guidance = 1.7, .mode = runs[_i].mode, .seed = (1ull << 33) + 5};
+    ds_sample_request q = {.index = 7, .label = 1};
+    float got[PX], *want = need("", runs[_i].key, PX);
+    ck_assert_msg(!ds_sample(NULL, got, net, plain, &so, &q, 1, NULL, NULL, &err), "%s", err.message);
+    double d = difference(got, want, PX, 0); /* six passes, each amplified by the guidance and 1/sqrt(alpha_bar) */
+    ck_assert_msg(d < 1e-4, "%s: relative difference %.3g", runs[_i].key, d);
+    free(want);
+    ds_net_free(net);
+    ds_net_free(plain);
+    ds_adapter_free(a);
+    ds_model_free(model);
+    ds_base_free(base);
+    ds_device_close(dev);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     ds_error err;
     if (ds_st_open_file("tests/golden/dit.safetensors", 1 << 24, 0, &golden, &err)) {
@@ -196,6 +240,7 @@ static void cases(TCase *tc) {
     }
     tcase_add_loop_test(tc, ref_matches_pytorch, 0, 4);
     tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, 4);
+    tcase_add_loop_test(tc, samplers_match_pytorch, 0, 4);
 }
 
 int main(void) { return ds_test_main("engine golden", cases); }

@@ -166,6 +166,79 @@ def losses(out, x0, noise, xt, t):
     return ((noise - eps) ** 2).mean((1, 2, 3)), vb
 
 
+# ---- samplers: the project's random numbers (base/rng.h) again, and the three samplers in float64
+def philox(seed, stream, step, sample, block):
+    c = [block, step & 0xffffffff, sample & 0xffffffff, stream ^ (((sample >> 32) * 0x9E3779B9) & 0xffffffff)]
+    k = [seed & 0xffffffff, seed >> 32]
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & 0xffffffff, (p0 >> 32) ^ c[3] ^ k[1], p0 & 0xffffffff]
+        k = [(k[0] + 0x9E3779B9) & 0xffffffff, (k[1] + 0xBB67AE85) & 0xffffffff]
+    return c
+
+
+def normals(n, seed, stream, step, sample):
+    out = []
+    for b in range((n + 3) // 4):
+        w = philox(seed, stream, step, sample, b)
+        for i in (0, 2):
+            r = math.sqrt(-2 * math.log((w[i] + 0.5) * 2.0 ** -32))
+            out += [r * math.cos(2 * math.pi * w[i + 1] * 2.0 ** -32), r * math.sin(2 * math.pi * w[i + 1] * 2.0 ** -32)]
+    return torch.tensor(out[:n], dtype=F64)
+
+
+def sample(kind, mode, pixel, steps, w, seed, index, label, model, base):
+    n = C * S * S
+    ts = [round((T - 1) / (steps - 1) * i) for i in range(steps)]
+    bar, prev = ac[ts], torch.cat([torch.ones(1, dtype=F64), ac[ts][:-1]])
+    beta = 1 - bar / prev
+    var = beta * (1 - prev) / (1 - bar)
+    lpv = torch.log(torch.cat([var[1:2], var[1:]]))
+    x = normals(n, seed, 7, 0xffffffff, index).reshape(1, C, S, S)
+    old = None
+    for k in reversed(range(steps)):
+        t = torch.tensor([float(ts[k])], dtype=F64)
+        out = model.forward(x, t, [label], [-1])
+        eps, v = out.chunk(2, 1)
+        if mode != 'none':
+            u = (model if mode == 'cfg' else base).forward(x, t, [-1], [CLASSES]).chunk(2, 1)[0]
+            eps = u + w * (eps - u)
+        a, b = bar[k].sqrt(), (1 - bar[k]).sqrt()
+        x0 = (x - b * eps) / a
+        if pixel:
+            x0 = x0.clamp(-1, 1)
+            eps = (x - a * x0) / b
+        if kind == 'ddpm':
+            mean = beta[k] * prev[k].sqrt() / (1 - bar[k]) * x0 + (1 - prev[k]) * (1 - beta[k]).sqrt() / (1 - bar[k]) * x
+            f = (v + 1) / 2
+            lv = f * beta[k].log() + (1 - f) * lpv[k]
+            x = mean + (torch.exp(0.5 * lv) * normals(n, seed, 7, ts[k], index).reshape(1, C, S, S) if k else 0)
+        elif kind == 'ddim':
+            x = prev[k].sqrt() * x0 + (1 - prev[k]).sqrt() * eps
+        elif k == 0:
+            x = x0
+        else:
+            lam = lambda i: 0.5 * torch.log(bar[i] / (1 - bar[i]))
+            h = lam(k - 1) - lam(k)
+            d = x0
+            if old is not None:
+                q = (lam(k) - lam(k + 1)) / h
+                d = (1 + 1 / (2 * q)) * x0 - 1 / (2 * q) * old
+            x = ((1 - bar[k - 1]) / (1 - bar[k])).sqrt() * x - bar[k - 1].sqrt() * torch.expm1(-h) * d
+            old = x0
+    return x[0]
+
+
+def samples(store, p):
+    with torch.no_grad():
+        q = {k: v.to(F64) for k, v in p.items()}
+        model, base = Model('out', q), Model('full', {'y_embedder.rows': q['y_embedder.rows']})
+        # many steps for ddpm: over long strides an untrained variance head spans many powers of e
+        for kind, mode, pixel, steps in (('ddpm', 'cfg', 0, 60), ('ddim', 'domain', 0, 6), ('dpmpp2m', 'none', 0, 6),
+                                         ('dpmpp2m', 'cfg', 1, 6)):
+            store['sample.%s.%s.%d' % (kind, mode, pixel)] = sample(kind, mode, pixel, steps, 1.7, 2 ** 33 + 5, 7, 1, model, base)
+
+
 def main():
     store = {'base.' + k: v for k, v in BASE.items()}
     x0 = (torch.rand(B, C, S, S) * 2 - 1).float()
@@ -181,6 +254,8 @@ def main():
         p = {k: v.to(F64).requires_grad_(True) for k, v in p0.items()}
         opt = torch.optim.AdamW(list(p.values()), lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
         model = Model(variant, p)
+        if variant == 'out':
+            samples(store, p0)
         for step in range(10):
             out = model.forward(xt.to(F64), t.to(F64), row, base_row)
             mse, vb = losses(out, x0.to(F64), noise.to(F64), xt.to(F64), t)
