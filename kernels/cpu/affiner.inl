@@ -316,10 +316,11 @@ typedef struct {
 
 enum { OUTER_V = UNIT_AVX512 ? 2 : 1 };
 
-/* One strip of at most OUTER_V vectors and 8 hidden columns. */
+/* One strip of at most OUTER_V vectors (n columns; `whole`: n = OUTER_V * VL) and 8 hidden columns.
+ * out, sum, sum2 may be NULL; where the caller's are constants the tests go away. */
 INLINE void outer_strip(float *out, size_t out_ld, float *sum, float *sum2, const float *coef,
-                        size_t coef_ld, const act_t *g, size_t ld, const act_t *y, int rows,
-                        int n) {
+                        size_t coef_ld, const act_t *g, size_t ld, const act_t *y, int rows, int n,
+                        int whole) {
     vf acc[8][OUTER_V], s1[OUTER_V], s2[OUTER_V];
     _Pragma("GCC unroll 2") for (int v = 0; v < OUTER_V; v++) {
         s1[v] = s2[v] = vzero();
@@ -328,7 +329,7 @@ INLINE void outer_strip(float *out, size_t out_ld, float *sum, float *sum2, cons
     for (int t = 0; t < rows; t++) {
         vf x[OUTER_V];
         _Pragma("GCC unroll 2") for (int v = 0; v < OUTER_V; v++) {
-            int left = n - v * VL;
+            int left = whole ? VL : n - v * VL;
             x[v] = left > 0 ? ald_n(g + v * VL, left) : vzero();
             if (sum)
                 s1[v] = s1[v] + x[v];
@@ -357,25 +358,35 @@ INLINE void outer_strip(float *out, size_t out_ld, float *sum, float *sum2, cons
     }
 }
 
+static __attribute__((noinline)) void outer_edge(float *out, size_t out_ld, float *sum, float *sum2,
+                                                 const float *coef, size_t coef_ld, const act_t *g,
+                                                 size_t ld, const act_t *y, int rows, int n) {
+    outer_strip(out, out_ld, sum, sum2, coef, coef_ld, g, ld, y, rows, n, 0);
+}
+
 /* out (r8, cols) (=) coef^T g;  sum, sum2 (=) column sums of g and of g*y; any may be NULL. */
 static void outer(float *out, size_t out_ld, float *sum, float *sum2, const float *coef,
                   size_t coef_ld, int r8, const act_t *g, size_t ld, const act_t *y, int rows,
                   int cols) {
-    for (int c = 0; c < cols; c += OUTER_V * VL) {
-        int n = imin(OUTER_V * VL, cols - c);
-        float *s1 = sum ? sum + c : NULL, *s2 = sum2 ? sum2 + c : NULL;
-        if (!out) {
-            outer_strip(NULL, 0, s1, s2, coef, 0, g + c, ld, s2 ? y + c : NULL, rows, n);
-            continue;
+    enum { WHOLE = OUTER_V * VL };
+    for (int c = 0; c < cols; c += WHOLE) {
+        int n = imin(WHOLE, cols - c), k = 0;
+        if (sum || sum2 || !out) {
+            float *s1 = sum ? sum + c : NULL, *s2 = sum2 ? sum2 + c : NULL;
+            if (n == WHOLE && out && s1 && s2)
+                outer_strip(out + c, out_ld, s1, s2, coef, coef_ld, g + c, ld, y + c, rows, n, 1);
+            else
+                outer_edge(out ? out + c : NULL, out_ld, s1, s2, coef, out ? coef_ld : 0, g + c, ld,
+                           s2 ? y + c : NULL, rows, n);
+            k = 8;
         }
-        if (s1 && s2)
-            outer_strip(out + c, out_ld, s1, s2, coef, coef_ld, g + c, ld, y + c, rows, n);
-        else
-            outer_strip(out + c, out_ld, s1, s2, coef, coef_ld, g + c, ld, s2 ? y + c : NULL, rows,
-                        n);
-        for (int k = 8; k < r8; k += 8)
-            outer_strip(out + (size_t)k * out_ld + c, out_ld, NULL, NULL, coef + k, coef_ld, g + c,
-                        ld, NULL, rows, n);
+        for (; out && k < r8; k += 8) {
+            float *to = out + (size_t)k * out_ld + c;
+            if (n == WHOLE)
+                outer_strip(to, out_ld, NULL, NULL, coef + k, coef_ld, g + c, ld, NULL, rows, n, 1);
+            else
+                outer_edge(to, out_ld, NULL, NULL, coef + k, coef_ld, g + c, ld, NULL, rows, n);
+        }
     }
 }
 

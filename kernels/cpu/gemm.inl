@@ -24,6 +24,7 @@ struct epilogue {
     size_t ld;
     float scale;
     int relu;
+    int touch;                   /* outputs are likely to be far away: prefetch them */
     const float *extra, *extra2; /* by epilogue */
     size_t extra_ld;
 };
@@ -110,6 +111,29 @@ INLINE tile_fn *tile_for(int pairs, int rows, int cols) {
     return tiles_f32[at];
 }
 
+/* Bring what the epilogue reads and writes near while the tile is being computed. */
+INLINE void touch_rows(const void *base, size_t size, size_t ld, int row, int nr, int col, int nc) {
+    const char *at = (const char *)base + ((size_t)row * ld + (size_t)col) * size;
+    size_t last = (size_t)nc * size - 1;
+    for (int r = 0; r < nr; r++, at += ld * size) {
+        for (size_t i = 0; i < last; i += 64)
+            __builtin_prefetch(at + i, 1, 3);
+        __builtin_prefetch(at + last, 1, 3);
+    }
+}
+INLINE void touch_tile(const epilogue *e, int row, int nr, int col, int nc) {
+    if (e->y)
+        touch_rows(e->y, sizeof(act_t), e->ld, row, nr, col, nc);
+    if (e->pre)
+        touch_rows(e->pre, sizeof(act_t), e->ld, row, nr, col, nc);
+    if (e->in)
+        touch_rows(e->in, sizeof(act_t), e->ld, row, nr, col, nc);
+    if (e->yf)
+        touch_rows(e->yf, sizeof(float), e->ld, row, nr, col, nc);
+    if (e->res_in && e->res_in != e->yf)
+        touch_rows(e->res_in, sizeof(float), e->ld, row, nr, col, nc);
+}
+
 /* Rows [row0, row1) (row0 a multiple of MR) x panels [p0, p1); `a` is the address of row0. */
 static void product_block(const product *g, const char *a, int row0, int row1, int p0, int p1) {
     _Alignas(64) float tile[MR * NR];
@@ -120,6 +144,8 @@ static void product_block(const product *g, const char *a, int row0, int row1, i
         const char *at = a;
         for (int row = row0; row < row1; row += MR, at += g->ts) {
             int nr = imin(MR, row1 - row);
+            if (g->epi->touch)
+                touch_tile(g->epi, row, nr, col, nc);
             tile_for(g->pairs, nr, nc)(tile, at, g->rs, g->ks, b, g->steps);
             g->epi->fn(g->epi, tile, row, nr, col, nc);
         }

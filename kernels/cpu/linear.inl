@@ -7,16 +7,23 @@ INLINE vf bias_of(const epilogue *e, int col, int n) {
     return e->bias ? vload_n(e->bias + col, n) : vzero();
 }
 
-/* Loop over the vectors of a tile: `u` is the biased value at (row+r, col+v), n lanes of it count.
- */
+/* Loop over the vectors of a tile: `u` is the biased value at (row+r, col+v), `n` lanes of it
+ * count, `at` its index in the output.  Whole vectors run without masks. */
+#define TILE_ROWS(...)                                                                             \
+    for (int r = 0; r < nr; r++) {                                                                 \
+        size_t at = (size_t)(row + r) * e->ld + (size_t)(col + v);                                 \
+        vf u = vload(tile + r * NR + v) + bias;                                                    \
+        __VA_ARGS__                                                                                \
+    }
 #define FOR_TILE(...)                                                                              \
     for (int v = 0; v < nc; v += VL) {                                                             \
-        int n = nc - v;                                                                            \
-        vf bias = bias_of(e, col + v, n);                                                          \
-        for (int r = 0; r < nr; r++) {                                                             \
-            size_t at = (size_t)(row + r) * e->ld + (size_t)(col + v);                             \
-            vf u = vload(tile + r * NR + v) + bias;                                                \
-            __VA_ARGS__                                                                            \
+        vf bias = bias_of(e, col + v, nc - v);                                                     \
+        if (nc - v >= VL) {                                                                        \
+            enum { n = VL };                                                                       \
+            TILE_ROWS(__VA_ARGS__)                                                                 \
+        } else {                                                                                   \
+            const int n = nc - v;                                                                  \
+            TILE_ROWS(__VA_ARGS__)                                                                 \
         }                                                                                          \
     }
 
@@ -42,9 +49,15 @@ static void epi_gelu_back(const epilogue *e, const float *tile, int row, int nr,
     FOR_TILE(ast_n(e->y + at, u * gelu_slope(ald_n(e->in + at, n)), n);)
 }
 static void epi_residual(const epilogue *e, const float *tile, int row, int nr, int col, int nc) {
-    FOR_TILE(const float *gate = e->gate + (size_t)((row + r) / e->T) * (size_t)e->gate_stride;
-             if (e->y) ast_n(e->y + at, u, n);
-             vf sum = vfma(vload_n(gate + col + v, n), u, vload_n(e->res_in + at, n));
+    const float *gates[MR];
+    int sample = row / e->T, token = row - sample * e->T;
+    for (int r = 0; r < nr; r++, token++) {
+        if (token == e->T)
+            sample++, token = 0;
+        gates[r] = e->gate + (size_t)sample * (size_t)e->gate_stride;
+    }
+    FOR_TILE(if (e->y) ast_n(e->y + at, u, n);
+             vf sum = vfma(vload_n(gates[r] + col + v, n), u, vload_n(e->res_in + at, n));
              vstore_n(e->yf + at, sum, n);)
 }
 
@@ -125,19 +138,20 @@ INLINE void backward(ds_device *dev, const epilogue *epi, const ds_act *dy, cons
 
 static void ds_cpu_linear_forward(ds_device *dev, ds_act *y, const ds_act *x, const ds_weight *w,
                                   const float *bias, int rows) {
-    epilogue e = {.fn = epi_act, .bias = bias, .y = acts(y), .ld = (size_t)w->m};
+    epilogue e = {.fn = epi_act, .touch = 1, .bias = bias, .y = acts(y), .ld = (size_t)w->m};
     forward(dev, &e, x, w, rows);
 }
 
 static void ds_cpu_linear_f32_forward(ds_device *dev, float *y, const ds_act *x, const ds_weight *w,
                                       const float *bias, int rows) {
-    epilogue e = {.fn = epi_f32, .bias = bias, .yf = y, .ld = (size_t)w->m};
+    epilogue e = {.fn = epi_f32, .touch = 1, .bias = bias, .yf = y, .ld = (size_t)w->m};
     forward(dev, &e, x, w, rows);
 }
 
 static void ds_cpu_linear_gelu_forward(ds_device *dev, ds_act *pre, ds_act *y, const ds_act *x,
                                        const ds_weight *w, const float *bias, int rows) {
     epilogue e = {.fn = pre ? epi_pre_gelu : epi_gelu,
+                  .touch = 1,
                   .bias = bias,
                   .pre = pre ? acts(pre) : NULL,
                   .y = acts(y),
@@ -150,6 +164,7 @@ static void ds_cpu_linear_residual_forward(ds_device *dev, ds_act *y, float *res
                                            const ds_act *x, const ds_weight *w, const float *bias,
                                            int B, int T) {
     epilogue e = {.fn = epi_residual,
+                  .touch = 1,
                   .bias = bias,
                   .y = y ? acts(y) : NULL,
                   .yf = res_out,
@@ -163,19 +178,20 @@ static void ds_cpu_linear_residual_forward(ds_device *dev, ds_act *y, float *res
 
 static void ds_cpu_linear_backward_input(ds_device *dev, ds_act *dx, const ds_act *dy,
                                          const ds_weight *w, int rows) {
-    epilogue e = {.fn = epi_act, .y = acts(dx), .ld = (size_t)w->n};
+    epilogue e = {.fn = epi_act, .touch = 1, .y = acts(dx), .ld = (size_t)w->n};
     backward(dev, &e, dy, w, rows);
 }
 
 static void ds_cpu_linear_gelu_backward_input(ds_device *dev, ds_act *dpre, const ds_act *dy,
                                               const ds_weight *w, const ds_act *pre, int rows) {
-    epilogue e = {.fn = epi_gelu_back, .y = acts(dpre), .in = cacts(pre), .ld = (size_t)w->n};
+    epilogue e = {
+        .fn = epi_gelu_back, .touch = 1, .y = acts(dpre), .in = cacts(pre), .ld = (size_t)w->n};
     backward(dev, &e, dy, w, rows);
 }
 
 static void ds_cpu_linear_f32_backward_input(ds_device *dev, float *dx, const ds_act *dy,
                                              const ds_weight *w, int rows) {
-    epilogue e = {.fn = epi_f32, .yf = dx, .ld = (size_t)w->n};
+    epilogue e = {.fn = epi_f32, .touch = 1, .yf = dx, .ld = (size_t)w->n};
     backward(dev, &e, dy, w, rows);
 }
 
@@ -323,7 +339,7 @@ static void ds_cpu_linear_backward_weight(ds_device *dev, float *dW, float *db, 
     int tiles = ceil_div(m, MR), most = imin(rows, GRAD_ROWS);
     size_t left_bytes = ((size_t)tiles * (size_t)ACT_STEPS(most) * MR * 4 + 63) & ~(size_t)63;
     char *ws = ds_cpu_shared(cpu, left_bytes + (size_t)ceil_div(n, NR) * ACT_PANEL_BYTES(most));
-    epilogue e = {.fn = epi_add_f32, .yf = dW, .ld = (size_t)n};
+    epilogue e = {.fn = epi_add_f32, .touch = 1, .yf = dW, .ld = (size_t)n};
     for (int row = 0; row < rows; row += GRAD_ROWS) {
         int count = imin(GRAD_ROWS, rows - row), steps = ACT_STEPS(count);
         grad_pack pack = {.dy = cacts(dy) + (size_t)row * (size_t)m,
