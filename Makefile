@@ -99,8 +99,30 @@ $(BUILD)/bench/bench_kernels: $(BUILD)/bench/bench_kernels.o $(LIB_KERNELS) $(LI
 bench-kernels: $(BUILD)/bench/bench_kernels ## rates of the CPU kernels and of a training step
 	$< $(BENCH_ARGS)
 
-.PHONY: test-bins clean help
-test-bins: $(TEST_BINS)
+.PHONY: test test-bins deps deps-test tidy
+test-bins: $(TEST_BINS) $(BINS)
+
+deps: ## install the Debian packages that the build needs (DEPS=0 skips)
+ifneq ($(DEPS),0)
+	@tools/deps.sh build
+endif
+deps-test:
+ifneq ($(DEPS),0)
+	@tools/deps.sh test
+endif
+
+# A second make, because pkg-config and the folders are looked at when make starts.
+test: deps-test ## set up, build and run all tests, plain and with ASan + UBSan (~10 minutes on 2 cores)
+	@echo "building (release, then address and undefined-behaviour sanitizers) ..."
+	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=release test-bins
+	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=asan test-bins
+	@tools/tidy.sh
+	@tools/run_tests.sh build/release build/asan
+
+tidy: ## check dependencies between folders, sizes, banned calls, format
+	@tools/tidy.sh
+
+.PHONY: clean help
 
 clean: ## remove build/
 	rm -rf build

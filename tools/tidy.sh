@@ -1,0 +1,65 @@
+#!/bin/sh
+# tools/tidy.sh - the style as a test: direction of dependencies, size, banned calls, format.
+# Prints each finding as file:line: message; exit 1 if there is any.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+out=$(mktemp)
+sources=$(git ls-files 'base/*.[ch]' 'kernels/*.[ch]' 'kernels/*.inl' 'kernels/*.def' 'engine/*.[ch]' 'worker/*.[ch]' 'registry/*.[ch]' \
+    'daemon/*.[ch]' 'cli/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]')
+
+# What each folder may include: base <- kernels <- engine <- worker; base <- registry <- daemon; base <- cli.
+allowed() {
+    case "$1" in
+    base) echo base ;;
+    kernels) echo 'base|kernels' ;;
+    engine) echo 'base|kernels|engine' ;;
+    worker) echo 'base|kernels|engine|worker' ;;
+    registry) echo 'base|registry' ;;
+    daemon) echo 'base|registry|daemon' ;;
+    cli) echo 'base|cli' ;;
+    *) echo 'base|kernels|engine|worker|registry|daemon|cli|tests|bench' ;;
+    esac
+}
+for f in $sources; do
+    dir=${f%%/*}
+    grep -nE '^#include "[a-z]+/' "$f" | grep -vE "^[0-9]+:#include \"($(allowed "$dir"))/" |
+        sed "s|^\([0-9]*\):\(.*\)|$f:\1: \2 is not allowed in $dir/|" >>"$out"
+done
+
+# Inside kernels/ only ref, cpu and cuda know a device; above it no device is named.
+grep -nE '#if.*(CUDA|AVX|__x86)|<immintrin|cuda_runtime' $(echo "$sources" | tr ' ' '\n' | grep -vE '^(kernels|tests|bench)/') /dev/null |
+    sed 's/$/: device code above kernels\//' >>"$out"
+
+# Banned calls: no bounds, no error, or hidden state.
+grep -nwE '(strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atol|atof|rand|srand|tmpnam|mktemp|system|popen|alloca) ?\(' $sources |
+    grep -vE ':[0-9]+: *(\*|/\*|//)' | sed 's/$/: banned call/' >>"$out"
+
+# Sizes: lines of 100 (120 in the list of ops), files of 900 lines, functions of 80 lines.
+for f in $sources; do
+    limit=100
+    case "$f" in *.def | tests/*) limit=130 ;; esac
+    awk -v f="$f" -v limit=$limit 'length($0) > limit {print f ":" NR ": line of " length($0) " characters, limit " limit}
+        END {if (NR > 900) print f ":" NR ": file of " NR " lines, limit 900"}' "$f" >>"$out"
+    case "$f" in
+    *.c | *.inl) awk -v f="$f" '/^[a-zA-Z].*[^;]$/ && /\(/ {start = NR} /^}/ {if (start && NR - start > 80) print f ":" start ": function of " NR - start " lines, limit 80"; start = 0}' "$f" >>"$out" ;;
+    esac
+done
+
+# Guards of headers: DS_<DIR>_<FILE>_H
+for f in $(echo "$sources" | tr ' ' '\n' | grep '\.h$'); do
+    guard=DS_$(echo "${f%.h}" | tr 'a-z/' 'A-Z_')_H
+    grep -q "^#ifndef $guard$" "$f" || echo "$f:1: include guard must be $guard" >>"$out"
+done
+
+if command -v clang-format >/dev/null 2>&1; then
+    for f in $(echo "$sources" | tr ' ' '\n' | grep -E '\.[ch]$'); do
+        clang-format --dry-run --Werror "$f" >/dev/null 2>&1 || echo "$f:1: not formatted: run 'clang-format -i $f'" >>"$out"
+    done
+else
+    echo "SKIPPED format: clang-format is not installed"
+fi
+cat "$out"
+n=$(wc -l <"$out")
+rm -f "$out"
+echo "tidy: $n findings"
+[ "$n" -eq 0 ]
