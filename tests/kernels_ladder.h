@@ -121,7 +121,7 @@ static inline ds_act *act_of(run *r, const float *x, size_t n) {
 static inline ds_weight *weight(run *r, const float *W, int m, int n, const ds_affiner *ad,
                                 int f32) {
     ds_weight *w = r->dev->weight_new(r->dev, m, n, f32, 1);
-    ck_assert(w && r->weights < 8);
+    DS_ASSERT(w && r->weights < 8);
     r->dev->ops->weight_pack(r->dev, w, W, ad);
     return r->weight[r->weights++] = w;
 }
@@ -189,10 +189,10 @@ static inline run *run_new(ds_device *dev, const shape *k, body_fn *body, int fi
                .nudge = nudge};
     body(r);
     for (int i = 0; i < r->outs; i++)
-        ck_assert_msg(guard_check(r->out[i].data, r->out[i].count * out_size(r, &r->out[i]),
-                                  r->out[i].offset),
-                      "%s, case '%s': %s is written beyond its end", dev->device_class, k->name,
-                      r->out[i].name);
+        EXPECT(guard_check(r->out[i].data, r->out[i].count * out_size(r, &r->out[i]),
+                           r->out[i].offset),
+               "%s, case '%s': %s is written beyond its end", dev->device_class, k->name,
+               r->out[i].name);
     return r;
 }
 
@@ -220,13 +220,13 @@ static inline void compare_values(const run *ref, const run *r) {
             double stored = bf16 && a->act ? EPS16 + EPS32 : tol > 0 ? 2 * EPS32 : 0;
             tol = (tol + stored * fabs(want)) * 1.01;
             if (isnan(want))
-                ck_assert_msg(isnan(got), "%s, case '%s': %s[%zu] is in a gap and was written",
-                              class, r->k->name, a->name, i);
+                EXPECT(isnan(got), "%s, case '%s': %s[%zu] is in a gap and was written", class,
+                       r->k->name, a->name, i);
             else
-                ck_assert_msg(fabs(want - got) <= tol,
-                              "%s, case '%s': %s[%zu] is %.9g, reference %.9g, off by %.3g, "
-                              "tolerance %.3g",
-                              class, r->k->name, a->name, i, got, want, fabs(want - got), tol);
+                EXPECT(fabs(want - got) <= tol,
+                       "%s, case '%s': %s[%zu] is %.9g, reference %.9g, off by %.3g, "
+                       "tolerance %.3g",
+                       class, r->k->name, a->name, i, got, want, fabs(want - got), tol);
         }
     }
 }
@@ -238,10 +238,9 @@ static inline void compare_bytes(const run *whole, const run *part, const char *
         size_t size = out_size(whole, a), skip = (size_t)part->first * a->per_sample * size;
         if (a->whole && part->B != whole->B)
             continue;
-        ck_assert_msg(
-            !memcmp((const char *)a->data + (a->whole ? 0 : skip), b->data, b->count * size),
-            "%s, case '%s', sample %d: %s depends on %s", whole->dev->device_class, whole->k->name,
-            part->first, a->name, why);
+        EXPECT(!memcmp((const char *)a->data + (a->whole ? 0 : skip), b->data, b->count * size),
+               "%s, case '%s', sample %d: %s depends on %s", whole->dev->device_class,
+               whole->k->name, part->first, a->name, why);
     }
 }
 
@@ -260,7 +259,7 @@ static inline ds_device *open_set(int set, int threads) {
     ds_error err = {0};
     ds_device_options opt = {"cpu", kernel_sets[set].precision, threads, kernel_sets[set].isa};
     int rc = ds_device_open_cpu(&dev, &opt, &err);
-    ck_assert_msg(rc == 0 || rc == DS_ENOTFOUND, "%s", err.message);
+    EXPECT(rc == 0 || rc == DS_ENOTFOUND, "%s", err.message);
     return dev;
 }
 
