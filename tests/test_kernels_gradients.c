@@ -537,7 +537,7 @@ enum { SIDE_IN = 1, SEGS3 = 2, RELU = 4, SMALL_A = 8, VARIANTS = 16 };
 static affiner_loss *affiner_new(int device, int variant) {
     ds_device *dev = open_device(device);
     affiner_loss *l = ds_xcalloc(1, sizeof *l);
-    l->l = (loss){dev, affiner_eval, 0.5, terms_of(dev, FN + FR)};
+    l->l = (loss){dev, affiner_eval, 2, terms_of(dev, FN + FR)};
     l->w = dev->weight_new(dev, FM, FN, 0, 1);
     test_fill(l->W, FM * FN, 20, 0);
     test_fill(l->bias, FM, 21, 0);
