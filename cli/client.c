@@ -101,7 +101,8 @@ static size_t on_header(char *p, size_t size, size_t n, void *ud) {
     char value[80];
     n *= size;
     if (header_is(p, n, "X-Diffscaler-Digest:", value, sizeof value))
-        snprintf(x->headers.digest, sizeof x->headers.digest, "%.64s", value);
+        snprintf(x->headers.digest, sizeof x->headers.digest, "%.64s",
+                 strncmp(value, "sha256:", 7) ? value : value + 7);
     else if (header_is(p, n, "X-Next-Offset:", value, sizeof value))
         x->headers.next_offset = strtoll(value, NULL, 10);
     return n;

@@ -45,8 +45,8 @@ typedef int ds_client_line_fn(void *ud, const char *line, size_t n);
 int ds_client_lines(ds_client *h, const char *path, const char *accept, ds_client_line_fn *fn,
                     void *ud, ds_error *err);
 
-/* GET into a file; digest gets X-Diffscaler-Digest or "".  An answer that ends early is
- * DS_EINTEGRITY. `progress` may be NULL. */
+/* GET into a file; digest gets the hex digits of X-Diffscaler-Digest or "".  An answer that ends
+ * early is DS_EINTEGRITY. `progress` may be NULL. */
 typedef void ds_client_progress_fn(void *ud, int64_t done, int64_t total);
 int ds_client_download(ds_client *h, const char *path, FILE *f, char digest[65],
                        ds_client_progress_fn *progress, void *ud, ds_error *err);

@@ -101,10 +101,10 @@ static const char *scan_state(const json_t *d) {
     return ds_json_string(json_object_get(d, "scan"), "state", "");
 }
 
+/* The scan that the POST asked for: the daemon says "queued" for as long as one is owed. */
 static int scan_over(const json_t *d) {
     const char *s = scan_state(d);
-    return !strcmp(s, "done") || !strcmp(s, "failed") ||
-           !strcmp(ds_json_string(d, "state", ""), "failed");
+    return !strcmp(s, "done") || !strcmp(s, "failed");
 }
 
 static int get_dataset(ds_cli *c, const char *name, json_t **d, ds_error *err) {
@@ -159,11 +159,14 @@ static int64_t training_job(ds_cli *c, const json_t *d, char *state) {
     return id;
 }
 
+/* A training of this version that is under way or over.  A failed or cancelled one is about to get
+ * a successor (adding again asks for it), so it counts only when none comes. */
 static int64_t await_job(ds_cli *c, const json_t *d, double patience, char *state) {
     double end = ds_monotonic() + patience;
     for (;;) {
         int64_t id = training_job(c, d, state);
-        if (id || ds_monotonic() > end || ds_cli_sleep(SCAN_POLL, NULL))
+        int settled = id && strcmp(state, "failed") && strcmp(state, "cancelled");
+        if (settled || ds_monotonic() > end || ds_cli_sleep(SCAN_POLL, NULL))
             return id;
     }
 }
@@ -173,8 +176,11 @@ static int unchanged(const json_t *d) {
 }
 
 static int scan_error(const json_t *d, ds_error *err) {
-    return ds_fail(err, DS_EINVAL, "cannot use dataset '%s': %s", ds_json_string(d, "name", ""),
-                   ds_json_string(d, "error", "its scan failed; see dsctl list-jobs --kind scan"));
+    const json_t *e = json_object_get(d, "error");
+    int code = ds_error_from_name(ds_json_string(e, "code", "DS_EINVAL"));
+    return ds_fail(
+        err, code, "cannot use dataset '%s': %s", ds_json_string(d, "name", ""),
+        ds_json_string(e, "message", json_is_string(e) ? json_string_value(e) : "its scan failed"));
 }
 
 static void say_counts(ds_cli *c, const json_t *d, ds_buf *out) {
@@ -221,7 +227,7 @@ static int add_no_wait(ds_cli *c, json_t **d, ds_error *err) {
     if (!rc && scan_over(*d) && strcmp(scan_state(*d), "done"))
         return scan_error(*d, err);
     if (!rc && scan_over(*d))
-        job = await_job(c, *d, unchanged(*d) ? 0 : JOB_PATIENCE, state);
+        job = await_job(c, *d, JOB_PATIENCE, state);
     if (c->json)
         ds_print_json(c, "dataset", *d, 0);
     else if (c->quiet)
@@ -308,7 +314,7 @@ static int add_and_wait(ds_cli *c, json_t **d, ds_error *err) {
     if (strcmp(scan_state(*d), "done"))
         return scan_error(*d, err);
     int64_t id =
-        await_job(c, *d, unchanged(*d) && ds_json_string(*d, "adapter", NULL) ? 0 : 5, state);
+        await_job(c, *d, ds_json_string(*d, "adapter", NULL) && unchanged(*d) ? 0.5 : 5, state);
     if (!c->json && !c->quiet)
         tell(c, *d, id, state);
     if (!id)

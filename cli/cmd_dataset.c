@@ -93,7 +93,8 @@ static void show_version(ds_cli *c, const json_t *v) {
 
 static void show(ds_cli *c, const json_t *d) {
     char when[DS_TEXT];
-    const char *error = ds_json_string(d, "error", NULL);
+    const json_t *e = json_object_get(d, "error");
+    const char *error = ds_json_string(e, "message", json_string_value(e));
     ds_field(c, "name", "%s", ds_json_string(d, "name", "-"));
     ds_field(c, "path", "%s", ds_json_string(d, "path", "-"));
     ds_field(c, "state", "%s%s%s", ds_json_string(d, "state", "-"), error ? ": " : "",
@@ -147,8 +148,8 @@ static int show_rejected(ds_cli *c, ds_error *err) {
 static int show_manifest(ds_cli *c, ds_error *err) {
     ds_buf path = {0};
     dataset_path(&path, c->args[0], "/manifest");
-    if (ds_opt_given(c, "version"))
-        ds_url_query_int(&path, "version", (int64_t)ds_opt_number(c, "version", 0));
+    if (ds_opt_given(c, "dataset-version"))
+        ds_url_query_int(&path, "version", (int64_t)ds_opt_number(c, "dataset-version", 0));
     int rc = ds_client_download(c->http, path.data, c->out, NULL, NULL, NULL, err);
     ds_buf_release(&path);
     if (rc)

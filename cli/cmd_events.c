@@ -44,9 +44,15 @@ static void print_event(ds_cli *c, const json_t *e) {
 
 static int take_event(reader *r, json_t *e) {
     int64_t seq = ds_json_int(e, "seq", 0);
-    if (seq <= r->last_seq)
+    if (!strcmp(ds_json_string(e, "type", ""), "job.progress")) {
+        /* Not stored: it moves no cursor, and is shown to those who ask for everything. */
+        if (!r->c->json && !ds_opt_given(r->c, "type"))
+            return 0;
+    } else if (seq <= r->last_seq) {
         return 0;
-    r->last_seq = seq;
+    } else {
+        r->last_seq = seq;
+    }
     if (ds_time_parse(ds_json_string(e, "at", NULL)) < r->since_ms)
         return 0;
     if (r->c->quiet)
@@ -128,6 +134,13 @@ int ds_cmd_events(ds_cli *c, ds_error *err) {
                 return ds_error_prefix(err, "option --since");
             r.since_ms = (int64_t)ms;
         }
+    }
+    if (live && !since) { /* from now on; a cursor also survives a restart of the daemon */
+        json_t *status = NULL;
+        if ((rc = ds_client_call(c->http, "GET", "/v1/status", NULL, &status, err)))
+            return rc;
+        r.last_seq = ds_json_int(status, "event_seq", 0);
+        json_decref(status);
     }
     r.items = json_array();
     rc = live ? follow(&r, err) : read_all(&r, err);

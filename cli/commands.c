@@ -69,7 +69,8 @@ static const ds_opt add_options[] = {
 static const ds_opt show_dataset_options[] = {
     FLAG("rejected", 0, "list the files that are left out, each with its reason"),
     FLAG("manifest", 0, "print the manifest: path, size, sha256, class, one JSON object a line"),
-    INT("version", 0, "N", 1, 1000000000, "with --manifest: that version instead of the latest"),
+    INT("dataset-version", 0, "N", 1, 1000000000,
+        "with --manifest: that version instead of the latest"),
     END};
 static const ds_opt page_options[] = {PAGE, END};
 static const ds_opt list_adapters_options[] = {
@@ -200,7 +201,9 @@ const ds_command ds_commands[] = {
      "dsctl list-evaluations --dataset digits --metric fd # history of a task\n"
      "dsctl list-evaluations --adapter digits@v1 --json # with feature net and resize ids\n"},
     {"events", ds_cmd_events, "", 0, 0, DS_ARG_OTHER, "print what happened",
-     "Committed changes of the registry in order; each has a number to go on from.", events_options,
+     "Committed changes of the registry in order; each has a number to go on from. --follow "
+     "without --since begins with the next one.",
+     events_options,
      "dsctl events --since 2h # recent\n"
      "dsctl events --follow --json --since 120 # for a program, from a cursor\n"},
     {"set-alias", ds_cmd_set_alias, "NAME ALIAS VERSION", 3, 3, DS_ARG_DATASET,

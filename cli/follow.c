@@ -14,7 +14,7 @@ typedef struct {
     ds_cli *c;
     ds_progress bar;
     int64_t id, last_seq;
-    int any_event;
+    int any_event, looked;
     char said_state[16];
 } follower;
 
@@ -24,7 +24,7 @@ int ds_job_finished(const json_t *job) {
            !strcmp(s, "cancelled");
 }
 
-static int code_of_name(const char *name) {
+int ds_error_from_name(const char *name) {
 #define X(code, value, http, exit_code, title)                                                     \
     if (!strcmp(name, #code))                                                                      \
         return code;
@@ -46,7 +46,7 @@ int ds_job_verdict(const json_t *job, ds_error *err) {
                        ds_json_string(gate, "reason", message ? message : "no reason recorded"));
     if (!strcmp(state, "cancelled"))
         return ds_fail(err, DS_ECANCELED, "job %lld was cancelled", id);
-    int code = code_of_name(ds_json_string(error, "code", ""));
+    int code = ds_error_from_name(ds_json_string(error, "code", ""));
     return ds_fail(err, code, "job %lld failed: %s; its log: dsctl logs %lld", id,
                    message ? message : "no reason recorded", id);
 }
@@ -102,6 +102,9 @@ static int poll_once(follower *f, json_t **job, ds_error *err) {
     ds_buf_addf(&path, "/v1/jobs/%lld", (long long)f->id);
     int rc = ds_client_call(f->c->http, "GET", path.data, NULL, job, err);
     if (!rc) {
+        if (!f->looked && ds_job_finished(*job))
+            goto done; /* long over: its progress is history */
+        f->looked = 1;
         say_state(f, *job);
         ds_buf_addf(&path, "/events?since=%lld", (long long)f->last_seq);
         /* Progress is a comfort: when it cannot be read the job's state still decides. */
@@ -112,6 +115,7 @@ static int poll_once(follower *f, json_t **job, ds_error *err) {
         if (!f->any_event && stage && !f->c->json)
             ds_progress_update(&f->bar, stage, json_object_get(*job, "progress"));
     }
+done:
     if (rc && *job) {
         json_decref(*job);
         *job = NULL;

@@ -38,6 +38,8 @@ int ds_follow_job(ds_cli *c, int64_t id, double deadline, json_t **job, ds_error
 
 /* Not done: the error that a finished job's state and error member mean, else 0. */
 int ds_job_verdict(const json_t *job, ds_error *err);
+/* "DS_EIO" -> DS_EIO; DS_EFAILED for names that are not known. */
+int ds_error_from_name(const char *name);
 int ds_job_finished(const json_t *job);
 
 /* The old-task table of a gate object (docs/jobs.md), indented. */
