@@ -15,6 +15,9 @@
  * "application/vnd.safetensors", "application/x-ndjson". */
 int ds_blob_add(ds_registry *r, const ds_blob *b, const char *media_type, ds_error *err);
 
+/* Re-hash content and file of one blob against its row: DS_EINTEGRITY for any flipped bit. */
+int ds_blob_check(ds_registry *r, const char *sha256, ds_error *err);
+
 int ds_blob_get(ds_registry *r, const char *sha256, ds_blob *out, ds_error *err);
 
 /* Keep a blob until `until_ms` (wall clock) or until the job ends; job 0 = nobody's. */

@@ -25,7 +25,9 @@ typedef struct ds_store ds_store;
 
 /* What is known of a stored blob; sizes in bytes. */
 typedef struct {
-    char sha256[DS_HEX_SIZE];
+    char sha256[DS_HEX_SIZE]; /* of the bytes inside: its name */
+    char
+        stored_sha256[DS_HEX_SIZE]; /* of the file: finds damage that leaves the content readable */
     int64_t raw_bytes, stored_bytes;
 } ds_blob;
 

@@ -1,0 +1,377 @@
+#include "registry/adapters.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "registry/db.h"
+#include "registry/evaluations.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* References ---------------------------------------------------------------------------------- */
+
+#define REF_SELECT                                                                                 \
+    "SELECT av.id, av.version, av.base_id, a.name, av.status, b.digest, b.stored_sha256,"          \
+    " b.raw_bytes, b.stored_bytes FROM adapter_versions av"                                        \
+    " JOIN adapters a ON a.id = av.adapter_id JOIN blobs b ON b.digest = av.digest"                \
+    " WHERE av.deleted_at IS NULL AND "
+
+static int ref_from_query(ds_registry *r, sqlite3_stmt *q, ds_adapter_ref *out, ds_error *err) {
+    int rc = db_step(r, q, err);
+    if (rc <= 0)
+        return rc < 0 ? rc : DS_ENOTFOUND;
+    memset(out, 0, sizeof *out);
+    out->id = sqlite3_column_int64(q, 0);
+    out->version = sqlite3_column_int64(q, 1);
+    out->base_id = sqlite3_column_int64(q, 2);
+    db_text(out->name, sizeof out->name, q, 3);
+    out->published = !strcmp((const char *)sqlite3_column_text(q, 4), "published");
+    db_text(out->blob.sha256, sizeof out->blob.sha256, q, 5);
+    db_text(out->blob.stored_sha256, sizeof out->blob.stored_sha256, q, 6);
+    out->blob.raw_bytes = sqlite3_column_int64(q, 7);
+    out->blob.stored_bytes = sqlite3_column_int64(q, 8);
+    snprintf(out->ref, sizeof out->ref, "%s@v%lld", out->name, (long long)out->version);
+    db_reset(q);
+    return 0;
+}
+
+static int by_digest(ds_registry *r, const char *prefix, ds_adapter_ref *out, ds_error *err) {
+    size_t n = strlen(prefix);
+    int64_t hits = 0;
+    if (n < 8 || n > 64 || strspn(prefix, "0123456789abcdef") != n)
+        return ds_fail(err, DS_EINVAL,
+                       "reference 'sha256:%.70s' needs 8 to 64 lower-case hex digits", prefix);
+    /* 'g' comes after 'f': the range of all digests with this prefix. */
+    int rc = db_int(r, &hits, err,
+                    "SELECT count(DISTINCT digest) FROM adapter_versions WHERE digest >= ?1"
+                    " AND digest < ?1 || 'g' AND deleted_at IS NULL",
+                    "s", prefix);
+    if (rc)
+        return rc;
+    if (hits > 1)
+        return ds_fail(err, DS_ECONFLICT,
+                       "reference 'sha256:%s' fits %lld adapters; give more digits", prefix,
+                       (long long)hits);
+    rc = ref_from_query(r,
+                        db_query(r, err,
+                                 REF_SELECT "av.digest >= ?1 AND av.digest < ?1 || 'g'"
+                                            " ORDER BY av.status, av.id DESC LIMIT 1",
+                                 "s", prefix),
+                        out, err);
+    return rc == DS_ENOTFOUND
+               ? ds_fail(err, DS_ENOTFOUND, "no adapter has a digest beginning with '%s'", prefix)
+               : rc;
+}
+
+/* What to say when there is no such alias: does the name exist, and what has it? */
+static int no_alias(ds_registry *r, const char *name, const char *alias, ds_error *err) {
+    int64_t last = 0;
+    int rc = db_int(r, &last, err, "SELECT last_version FROM adapters WHERE name = ?1", "s", name);
+    if (rc == DS_ENOTFOUND || (!rc && last == 0))
+        return ds_fail(err, DS_ENOTFOUND, "adapter '%s' does not exist", name);
+    if (rc)
+        return rc;
+    if (!strcmp(alias, "latest"))
+        return ds_fail(err, DS_ENOTFOUND,
+                       "adapter '%s' has no version that passed the gate; its newest is '%s@v%lld'",
+                       name, name, (long long)last);
+    return ds_fail(err, DS_ENOTFOUND, "adapter '%s' has no alias '%s'", name, alias);
+}
+
+int ds_adapter_resolve(ds_registry *r, const char *ref, ds_adapter_ref *out, ds_error *err) {
+    char name[DS_NAME_SIZE];
+    if (!strncmp(ref, "sha256:", 7))
+        return by_digest(r, ref + 7, out, err);
+    const char *at = strchr(ref, '@'), *alias = at ? at + 1 : "latest";
+    size_t n = at ? (size_t)(at - ref) : strlen(ref);
+    if (n >= sizeof name)
+        return ds_fail(err, DS_EINVAL, "reference '%.80s...' has too long a name", ref);
+    memcpy(name, ref, n);
+    name[n] = 0;
+    int rc = ds_name_check("adapter", name, err);
+    if (rc)
+        return rc;
+    size_t digits = strspn(alias + (*alias != 0), "0123456789");
+    if (*alias == 'v' && digits > 0 && digits < 10 && !alias[1 + digits]) {
+        int64_t version = strtoll(alias + 1, NULL, 10);
+        rc = ref_from_query(
+            r, db_query(r, err, REF_SELECT "a.name = ?1 AND av.version = ?2", "si", name, version),
+            out, err);
+        return rc == DS_ENOTFOUND ? ds_fail(err, DS_ENOTFOUND, "adapter '%s@v%lld' does not exist",
+                                            name, (long long)version)
+                                  : rc;
+    }
+    if ((rc = ds_alias_check(alias, err)))
+        return rc;
+    rc = ref_from_query(r,
+                        db_query(r, err,
+                                 REF_SELECT
+                                 "av.id = (SELECT l.version_id FROM aliases l JOIN adapters"
+                                 " x ON x.id = l.adapter_id WHERE x.name = ?1"
+                                 " AND l.alias = ?2)",
+                                 "ss", name, alias),
+                        out, err);
+    return rc == DS_ENOTFOUND ? no_alias(r, name, alias, err) : rc;
+}
+
+int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, ds_error *err) {
+    int64_t last = 0;
+    int rc = db_int(r, &last, err, "SELECT last_version FROM adapters WHERE name = ?1", "s", name);
+    if (rc && rc != DS_ENOTFOUND)
+        return rc;
+    *version = last + 1;
+    return 0;
+}
+
+/* Objects ------------------------------------------------------------------------------------- */
+
+#define ADAPTER_SELECT                                                                             \
+    "SELECT av.id, a.name, av.version, d.name, dv.version, av.status, av.digest, b.stored_bytes,"  \
+    " b.raw_bytes, av.parameters, av.method, av.rank, av.steps, av.seed, s.name, s.sha256,"        \
+    " av.created_at, av.job_id, av.fd, av.fd_base, av.kid, av.n, av.class_count, av.images,"       \
+    " av.train_seconds, av.images_per_second, av.device_class,"                                    \
+    " (SELECT group_concat(l.alias, ',') FROM aliases l WHERE l.version_id = av.id),"              \
+    " av.config, av.reference_digest"                                                              \
+    " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                            \
+    " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"                      \
+    " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                              \
+    " LEFT JOIN datasets d ON d.id = dv.dataset_id"
+
+static json_t *alias_array(const char *list) {
+    json_t *o = json_array();
+    while (list && *list) {
+        size_t n = strcspn(list, ",");
+        json_array_append_new(o, json_stringn(list, n));
+        list += n + (list[n] == ',');
+    }
+    return o;
+}
+
+static json_t *adapter_row(sqlite3_stmt *q, void *ctx) {
+    (void)ctx;
+    char ref[DS_NAME_SIZE + 24];
+    json_t *o = json_object(), *base = json_object();
+    snprintf(ref, sizeof ref, "%s@v%lld", (const char *)sqlite3_column_text(q, 1),
+             (long long)sqlite3_column_int64(q, 2));
+    json_object_set_new(o, "ref", json_string(ref));
+    js_text(o, "name", q, 1);
+    js_int(o, "version", q, 2);
+    js_text(o, "dataset", q, 3);
+    js_int(o, "dataset_version", q, 4);
+    js_text(o, "status", q, 5);
+    js_text(o, "digest", q, 6);
+    js_int(o, "stored_bytes", q, 7);
+    js_int(o, "raw_bytes", q, 8);
+    js_int(o, "parameters", q, 9);
+    js_text(o, "method", q, 10);
+    js_int(o, "rank", q, 11);
+    js_int(o, "steps", q, 12);
+    js_int(o, "seed", q, 13);
+    js_text(base, "name", q, 14);
+    js_text(base, "sha256", q, 15);
+    json_object_set_new(o, "base", base);
+    js_time(o, "created_at", q, 16);
+    js_int(o, "job", q, 17);
+    js_num(o, "fd", q, 18);
+    js_num(o, "fd_base", q, 19);
+    js_num(o, "kid", q, 20);
+    js_int(o, "n", q, 21);
+    js_int(o, "classes", q, 22);
+    js_int(o, "images", q, 23);
+    js_num(o, "train_seconds", q, 24);
+    js_num(o, "images_per_second", q, 25);
+    js_text(o, "device_class", q, 26);
+    json_object_set_new(o, "aliases", alias_array((const char *)sqlite3_column_text(q, 27)));
+    return o;
+}
+
+static int probes_of(ds_registry *r, int64_t id, json_t *o, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT device_class, sha256, n, seed FROM probes WHERE"
+                               " adapter_version_id = ?1 ORDER BY created_at",
+                               "i", id);
+    json_t *list = json_array();
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0) {
+        json_t *p = json_object();
+        js_text(p, "device_class", q, 0);
+        js_text(p, "sha256", q, 1);
+        js_int(p, "n", q, 2);
+        js_int(p, "seed", q, 3);
+        json_array_append_new(list, p);
+    }
+    json_object_set_new(o, "probes", list);
+    return rc;
+}
+
+int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err) {
+    ds_adapter_ref a;
+    int rc = ds_adapter_resolve(r, ref, &a, err);
+    if (rc)
+        return rc;
+    sqlite3_stmt *q = db_query(r, err, ADAPTER_SELECT " WHERE av.id = ?1", "i", a.id);
+    if ((rc = db_step(r, q, err)) < 0)
+        return rc;
+    DS_ASSERT(rc > 0);
+    json_t *o = adapter_row(q, NULL), *page = NULL, *gate = NULL;
+    js_doc(o, "metadata", q, 28);
+    js_text(o, "reference_digest", q, 29);
+    db_reset(q);
+    ds_evaluation_filter f = {.adapter = a.ref};
+    rc = ds_evaluation_list(r, (ds_page){DS_LIST_MAX, NULL}, &f, &page, err);
+    if (!rc) {
+        json_object_set(o, "evaluations", json_object_get(page, "items"));
+        json_decref(page);
+        rc = ds_gate_of_job(r, json_integer_value(json_object_get(o, "job")), &gate, err);
+    }
+    if (!rc) {
+        json_object_set_new(o, "gate", gate);
+        rc = probes_of(r, a.id, o, err);
+    }
+    if (rc) {
+        json_decref(o);
+        return rc;
+    }
+    *out = o;
+    return 0;
+}
+
+/* The inner query walks the covering index alone, newest first, and stops at the limit; only the
+ * rows that are shown are read in full. */
+int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, json_t **out,
+                    ds_error *err) {
+    static const ds_adapter_filter any = {.max_fd = NAN};
+    f = f ? f : &any;
+    int64_t before;
+    int limit = page_limit(page), rc = page_cursor(page, &before, err);
+    if (rc)
+        return rc;
+    if (f->status && strcmp(f->status, "published") != 0 && strcmp(f->status, "rejected") != 0)
+        return ds_fail(err, DS_EINVAL, "status '%.40s' does not exist: published or rejected",
+                       f->status);
+    ds_buf sql = {0};
+    ds_buf_addf(
+        &sql,
+        "%s WHERE av.id IN (SELECT x.id FROM adapter_versions x%s WHERE x.id < ?1"
+        " AND x.deleted_at IS NULL%s%s%s%s ORDER BY x.id DESC LIMIT ?2) ORDER BY av.id DESC",
+        ADAPTER_SELECT, f->dataset ? "" : " INDEXED BY adapter_versions_listing",
+        f->dataset ? " AND x.adapter_id IN (SELECT y.id FROM adapters y JOIN datasets z ON"
+                     " z.id = y.dataset_id WHERE z.name = ?3)"
+                   : " AND ?3 IS NULL",
+        f->status ? " AND x.status = ?4" : " AND ?4 IS NULL",
+        isnan(f->max_fd) ? " AND ?5 IS NULL" : " AND x.fd <= ?5",
+        f->since_ms ? " AND x.created_at >= ?6" : " AND ?6 IS NULL");
+    sqlite3_stmt *q = db_query(r, err, sql.data, "iissdI", before, (int64_t)limit + 1, f->dataset,
+                               f->status, f->max_fd, f->since_ms);
+    ds_buf_release(&sql);
+    return page_collect(r, q, limit, adapter_row, NULL, out, err);
+}
+
+/* Old tasks ----------------------------------------------------------------------------------- */
+
+static int blob_place(ds_registry *r, json_t *o, const char *key, const char *sha256,
+                      ds_error *err) {
+    char path[PATH_MAX];
+    if (!sha256) {
+        json_object_set_new(o, key, json_null());
+        return 0;
+    }
+    int rc = ds_store_path(r->store, sha256, path, err);
+    if (!rc)
+        json_object_set_new(o, key,
+                            json_pack("{s:o,s:s}", "path", js_string(path), "sha256", sha256));
+    return rc;
+}
+
+static int old_task(ds_registry *r, sqlite3_stmt *q, json_t **out, ds_error *err) {
+    json_t *config = NULL, *o = json_object(), *probe = json_null();
+    js_text(o, "name", q, 0);
+    json_object_set_new(o, "ref",
+                        json_sprintf("%s@v%lld", (const char *)sqlite3_column_text(q, 0),
+                                     (long long)sqlite3_column_int64(q, 1)));
+    int rc = blob_place(r, o, "adapter", (const char *)sqlite3_column_text(q, 2), err);
+    if (!rc)
+        rc = blob_place(r, o, "reference", (const char *)sqlite3_column_text(q, 3), err);
+    js_num(o, "fd", q, 4);
+    js_num(o, "kid", q, 5);
+    if (sqlite3_column_type(q, 8) != SQLITE_NULL) {
+        probe = json_object();
+        js_text(probe, "device_class", q, 7);
+        js_text(probe, "sha256", q, 8);
+        js_int(probe, "n", q, 9);
+        js_int(probe, "seed", q, 10);
+    }
+    json_object_set_new(o, "probe", probe);
+    js_text(o, "base_sha256", q, 11);
+    if (!rc)
+        rc = ds_json_parse("config", (const char *)sqlite3_column_text(q, 6),
+                           (size_t)sqlite3_column_bytes(q, 6), &config, err);
+    json_t *net = json_object_get(json_object_get(config, "feature_net"), "sha256");
+    json_object_set(o, "feature_net_sha256", net ? net : json_null());
+    json_t *sample = json_object_get(config, "sample"), *ev = json_object_get(config, "evaluate");
+    json_object_set(o, "sample", sample ? sample : json_null());
+    json_object_set(o, "evaluate", ev ? ev : json_null());
+    json_decref(config);
+    *out = o;
+    return rc;
+}
+
+int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const char *only_ref,
+                 json_t **out, ds_error *err) {
+    ds_adapter_ref only = {0};
+    int rc = only_ref ? ds_adapter_resolve(r, only_ref, &only, err) : 0;
+    if (rc)
+        return rc;
+    /* One probe each: that of publication, which is the oldest. */
+    sqlite3_stmt *q = db_query(
+        r, err,
+        "SELECT a.name, av.version, av.digest, av.reference_digest, av.fd, av.kid, av.config,"
+        " p.device_class, p.sha256, p.n, p.seed, s.sha256 FROM adapters a"
+        " JOIN adapter_versions av ON av.adapter_id = a.id JOIN bases s ON s.id = av.base_id"
+        " LEFT JOIN probes p ON p.adapter_version_id = av.id AND p.device_class = av.device_class"
+        " WHERE av.deleted_at IS NULL AND CASE WHEN ?3 IS NOT NULL THEN av.id = ?3"
+        "  ELSE av.base_id = ?1 AND a.name IS NOT ?2 AND av.id = (SELECT l.version_id FROM aliases "
+        "l"
+        "  WHERE l.adapter_id = a.id AND l.alias = 'latest') END ORDER BY a.name",
+        "isI", base_id, except_name, only.id);
+    json_t *items = json_array(), *o;
+    while ((rc = db_step(r, q, err)) > 0) {
+        rc = old_task(r, q, &o, err);
+        json_array_append_new(items, o);
+        if (rc) {
+            db_reset(q);
+            break;
+        }
+    }
+    if (rc) {
+        json_decref(items);
+        return rc;
+    }
+    *out = items;
+    return 0;
+}
+
+int ds_adapter_delete(ds_registry *r, const char *ref, ds_error *err) {
+    ds_adapter_ref a;
+    int64_t aliases = 0;
+    int rc = ds_adapter_resolve(r, ref, &a, err);
+    if (!rc)
+        rc = db_int(r, &aliases, err, "SELECT count(*) FROM aliases WHERE version_id = ?1", "i",
+                    a.id);
+    if (rc)
+        return rc;
+    if (aliases)
+        return ds_fail(err, DS_ECONFLICT, "adapter '%s' has %lld aliases; move them first", a.ref,
+                       (long long)aliases);
+    if ((rc = db_begin(r, err)))
+        return rc;
+    char subject[DS_NAME_SIZE + 40];
+    snprintf(subject, sizeof subject, "adapter:%s", a.ref);
+    rc = db_run(r, err, "UPDATE adapter_versions SET deleted_at = ?2 WHERE id = ?1", "ii", a.id,
+                ds_now_ms());
+    if (!rc)
+        rc = ds_event_put(r, "adapter.deleted", subject, NULL, err);
+    return db_end(r, rc, err);
+}

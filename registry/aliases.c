@@ -1,0 +1,140 @@
+#include "registry/aliases.h"
+#include "base/log.h"
+#include "registry/db.h"
+#include "registry/names.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Version row that may be pointed to. */
+static int target(ds_registry *r, const char *name, int64_t version, int64_t *adapter, int64_t *row,
+                  ds_error *err) {
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 "SELECT a.id, av.id, av.status FROM adapters a JOIN adapter_versions av"
+                 " ON av.adapter_id = a.id WHERE a.name = ?1 AND av.version = ?2"
+                 " AND av.deleted_at IS NULL",
+                 "si", name, version);
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return ds_fail(err, DS_ENOTFOUND, "adapter '%.80s@v%lld' does not exist", name,
+                       (long long)version);
+    *adapter = sqlite3_column_int64(q, 0);
+    *row = sqlite3_column_int64(q, 1);
+    int rejected = strcmp((const char *)sqlite3_column_text(q, 2), "published") != 0;
+    db_reset(q);
+    if (rejected)
+        return ds_fail(err, DS_EREFUSED,
+                       "adapter '%s@v%lld' was rejected by the gate; an alias cannot point to it",
+                       name, (long long)version);
+    return 0;
+}
+
+static json_t *alias_object(sqlite3_stmt *q) {
+    json_t *o = json_object();
+    js_text(o, "name", q, 0);
+    js_text(o, "alias", q, 1);
+    js_int(o, "version", q, 2);
+    js_int(o, "generation", q, 3);
+    js_time(o, "updated_at", q, 4);
+    return o;
+}
+
+#define ALIAS_SELECT                                                                               \
+    "SELECT a.name, l.alias, av.version, l.generation, l.updated_at FROM aliases l"                \
+    " JOIN adapters a ON a.id = l.adapter_id JOIN adapter_versions av ON av.id = l.version_id"
+
+static int set(ds_registry *r, const char *name, const char *alias, int64_t version,
+               int64_t if_generation, const char *reason, ds_error *err) {
+    int64_t adapter = 0, row = 0, have = 0;
+    int rc = target(r, name, version, &adapter, &row, err);
+    if (rc)
+        return rc;
+    rc =
+        db_int(r, &have, err, "SELECT generation FROM aliases WHERE adapter_id = ?1 AND alias = ?2",
+               "is", adapter, alias);
+    if (rc && rc != DS_ENOTFOUND)
+        return rc;
+    if (if_generation >= 0 && if_generation != have)
+        return ds_fail(err, DS_ECONFLICT,
+                       "alias '%s@%s' has generation %lld, not %lld: somebody moved it; look again",
+                       name, alias, (long long)have, (long long)if_generation);
+    rc = db_run(r, err,
+                "INSERT INTO aliases(adapter_id, alias, version_id, reason, updated_at)"
+                " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (adapter_id, alias) DO UPDATE SET"
+                " version_id = ?3, generation = generation + 1, reason = ?4, updated_at = ?5",
+                "isisi", adapter, alias, row, reason ? reason : "", ds_now_ms());
+    if (rc)
+        return rc;
+    char subject[2 * DS_NAME_SIZE + 16];
+    snprintf(subject, sizeof subject, "alias:%s@%s", name, alias);
+    return ds_event_put(r, "alias.set", subject,
+                        json_pack("{s:s,s:s,s:I,s:I}", "name", name, "alias", alias, "version",
+                                  (json_int_t)version, "generation", (json_int_t)have + 1),
+                        err);
+}
+
+int ds_alias_set(ds_registry *r, const char *name, const char *alias, int64_t version,
+                 int64_t if_generation, const char *reason, json_t **out, ds_error *err) {
+    int rc = ds_name_check("adapter", name, err);
+    if (rc || (rc = ds_alias_check(alias, err)) || (rc = db_begin(r, err)))
+        return rc;
+    rc = set(r, name, alias, version, if_generation, reason, err);
+    if (!rc && out) {
+        sqlite3_stmt *q =
+            db_query(r, err, ALIAS_SELECT " WHERE a.name = ?1 AND l.alias = ?2", "ss", name, alias);
+        rc = db_step(r, q, err);
+        DS_ASSERT(rc != 0);
+        if (rc > 0) {
+            *out = alias_object(q);
+            db_reset(q);
+            rc = 0;
+        }
+    }
+    return db_end(r, rc, err);
+}
+
+int ds_alias_list(ds_registry *r, const char *name, json_t **out, ds_error *err) {
+    sqlite3_stmt *q =
+        db_query(r, err, ALIAS_SELECT " WHERE a.name = ?1 ORDER BY l.alias", "s", name);
+    json_t *items = json_array();
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0)
+        json_array_append_new(items, alias_object(q));
+    if (rc) {
+        json_decref(items);
+        return rc;
+    }
+    *out = items;
+    return 0;
+}
+
+int ds_alias_history(ds_registry *r, const char *name, const char *alias, json_t **out,
+                     ds_error *err) {
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 "SELECT h.generation, n.version, o.version, h.reason, h.at FROM alias_history h"
+                 " JOIN adapters a ON a.id = h.adapter_id JOIN adapter_versions n ON"
+                 " n.id = h.new_version_id LEFT JOIN adapter_versions o ON o.id = h.old_version_id"
+                 " WHERE a.name = ?1 AND h.alias = ?2 ORDER BY h.seq DESC LIMIT 1000",
+                 "ss", name, alias);
+    json_t *items = json_array();
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0) {
+        json_t *o = json_object();
+        js_int(o, "generation", q, 0);
+        js_int(o, "version", q, 1);
+        js_int(o, "old_version", q, 2);
+        js_text(o, "reason", q, 3);
+        js_time(o, "at", q, 4);
+        json_array_append_new(items, o);
+    }
+    if (rc) {
+        json_decref(items);
+        return rc;
+    }
+    *out = items;
+    return 0;
+}

@@ -1,0 +1,416 @@
+/* registry/datasets.c - states and scan counters: registry/datasets.h. */
+#include "registry/datasets.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "registry/db.h"
+#include "registry/jobs.h"
+#include "registry/jobs_internal.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int subject_event(ds_registry *r, const char *type, const char *name, json_t *payload,
+                         ds_error *err) {
+    char subject[DS_NAME_SIZE + 16];
+    snprintf(subject, sizeof subject, "dataset:%s", name);
+    return ds_event_put(r, type, subject, payload, err);
+}
+
+static int check_new(const ds_dataset_new *d, ds_error *err) {
+    int rc = ds_name_check("dataset", d->name, err);
+    if (rc)
+        return rc;
+    if (!d->path || d->path[0] != '/' || strlen(d->path) >= PATH_MAX)
+        return ds_fail(err, DS_EINVAL, "dataset path '%.120s' is not absolute; give the full path",
+                       d->path ? d->path : "");
+    for (const char *p = d->path; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            return ds_fail(
+                err, DS_EINVAL,
+                "dataset path has a control character (0x%02x) at position %zu; rename the "
+                "folder",
+                (unsigned char)*p, (size_t)(p - d->path) + 1);
+    json_t *utf8 = json_string(d->path);
+    if (!utf8)
+        return ds_fail(err, DS_EINVAL, "dataset path is not UTF-8; rename the folder");
+    json_decref(utf8);
+    if (d->options && !json_is_object(d->options))
+        return ds_fail(err, DS_EINVAL, "dataset options are not a JSON object");
+    if (d->method && strlen(d->method) > 64)
+        return ds_fail(err, DS_EINVAL, "method '%.20s...' is too long", d->method);
+    return 0;
+}
+
+/* A training that failed or was cancelled for the present content gets another chance. */
+static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
+    return db_run(r, err,
+                  "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND EXISTS"
+                  " (SELECT 1 FROM jobs j WHERE j.dataset_version_id = datasets.version_id"
+                  "  AND j.kind = 'train' AND j.generation >= datasets.generation"
+                  "  AND j.state IN ('failed', 'cancelled'))"
+                  " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE"
+                  "  av.dataset_version_id = datasets.version_id"
+                  "  AND av.generation >= datasets.generation)",
+                  "i", id);
+}
+
+static int add_new(ds_registry *r, const ds_dataset_new *d, const char *options, int64_t *id,
+                   ds_error *err) {
+    int rc = db_run(r, err,
+                    "INSERT INTO datasets(name, source_path, method, options, watch)"
+                    " VALUES (?1, ?2, coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5)",
+                    "ssssi", d->name, d->path, d->method, options,
+                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0));
+    *id = db_rowid(r);
+    return rc; /* its event comes from the trigger, as for rows of other programs */
+}
+
+static int revive(ds_registry *r, const ds_dataset_new *d, const char *options, int64_t id,
+                  ds_error *err) {
+    int rc = db_run(r, err,
+                    "UPDATE datasets SET source_path = ?2, method = coalesce(?3, 'affiner'),"
+                    " options = coalesce(?4, '{}'), watch = ?5, state = 'scanning',"
+                    " deleted_at = NULL, error_code = NULL, error_message = NULL,"
+                    " scan_wanted = scan_wanted + 1 WHERE id = ?1",
+                    "isssi", id, d->path, d->method, options,
+                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0));
+    if (!rc)
+        rc = another_chance(r, id, err);
+    return rc ? rc
+              : subject_event(r, "dataset.added", d->name,
+                              json_pack("{s:I,s:b}", "id", (json_int_t)id, "again", 1), err);
+}
+
+static int update_known(ds_registry *r, const ds_dataset_new *d, const char *options, int64_t id,
+                        ds_error *err) {
+    int rc = db_run(r, err,
+                    "UPDATE datasets SET method = coalesce(?2, method),"
+                    " options = coalesce(?3, options), watch = coalesce(?4, watch),"
+                    " scan_wanted = scan_wanted + 1 WHERE id = ?1",
+                    "isss", id, d->method, options,
+                    d->watch < 0   ? (const char *)NULL
+                    : d->watch > 0 ? "1"
+                                   : "0");
+    return rc ? rc : another_chance(r, id, err);
+}
+
+static int add(ds_registry *r, const ds_dataset_new *d, const char *options, int64_t *id,
+               int *created, ds_error *err) {
+    sqlite3_stmt *q = db_query(
+        r, err, "SELECT id, source_path, state FROM datasets WHERE name = ?1", "s", d->name);
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    *created = 1;
+    if (rc == 0)
+        return add_new(r, d, options, id, err);
+    *id = sqlite3_column_int64(q, 0);
+    char path[PATH_MAX];
+    db_text(path, sizeof path, q, 1);
+    int removed = !strcmp((const char *)sqlite3_column_text(q, 2), "removed");
+    db_reset(q);
+    if (removed)
+        return revive(r, d, options, *id, err);
+    if (strcmp(path, d->path) != 0)
+        return ds_fail(err, DS_ECONFLICT,
+                       "dataset '%s' is already '%.300s'; choose another name with --name", d->name,
+                       path);
+    *created = 0;
+    return update_known(r, d, options, *id, err);
+}
+
+int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *created, int64_t *seq,
+                   ds_error *err) {
+    int rc = check_new(d, err);
+    if (rc || (rc = db_begin(r, err)))
+        return rc;
+    char *options = d->options ? ds_json_canonical(d->options) : NULL;
+    rc = add(r, d, options, id, created, err);
+    free(options);
+    if (!rc)
+        rc = db_int(r, seq, err, "SELECT scan_wanted FROM datasets WHERE id = ?1", "i", *id);
+    r->settled_seq = -1;
+    return db_end(r, rc, err);
+}
+
+int ds_dataset_id(ds_registry *r, const char *name, int64_t *id, ds_error *err) {
+    int rc = db_int(r, id, err, "SELECT id FROM datasets WHERE name = ?1", "s", name);
+    if (rc == DS_ENOTFOUND)
+        return ds_fail(err, DS_ENOTFOUND, "dataset '%.80s' does not exist", name);
+    return rc;
+}
+
+static int live_id(ds_registry *r, const char *name, int64_t *id, ds_error *err) {
+    int rc = db_int(r, id, err, "SELECT id FROM datasets WHERE name = ?1 AND state <> 'removed'",
+                    "s", name);
+    if (rc == DS_ENOTFOUND)
+        return ds_fail(err, DS_ENOTFOUND, "dataset '%.80s' does not exist or was removed", name);
+    return rc;
+}
+
+int ds_dataset_rescan(ds_registry *r, const char *name, int64_t *seq, ds_error *err) {
+    int64_t id, wanted = 0;
+    int rc = live_id(r, name, &id, err);
+    if (rc || (rc = db_begin(r, err)))
+        return rc;
+    rc = db_run(r, err, "UPDATE datasets SET scan_wanted = scan_wanted + 1 WHERE id = ?1", "i", id);
+    if (!rc)
+        rc = db_int(r, &wanted, err, "SELECT scan_wanted FROM datasets WHERE id = ?1", "i", id);
+    if (seq)
+        *seq = wanted;
+    r->settled_seq = -1;
+    return db_end(r, rc, err);
+}
+
+int ds_dataset_remove(ds_registry *r, const char *name, ds_error *err) {
+    int64_t id;
+    int rc = live_id(r, name, &id, err);
+    if (rc || (rc = db_begin(r, err)))
+        return rc;
+    rc = db_run(r, err, "UPDATE datasets SET state = 'removed', deleted_at = ?2 WHERE id = ?1",
+                "ii", id, ds_now_ms());
+    if (!rc)
+        rc = jobs_cancel_of_dataset(r, id, err);
+    if (!rc)
+        rc = subject_event(r, "dataset.removed", name, json_pack("{s:I}", "id", (json_int_t)id),
+                           err);
+    return db_end(r, rc, err);
+}
+
+int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE], ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT name FROM datasets WHERE source_path = ?1 AND"
+                               " state <> 'removed' ORDER BY id LIMIT 1",
+                               "s", path);
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return ds_fail(err, DS_ENOTFOUND, "no dataset has the path '%.300s'", path);
+    db_text(name, DS_NAME_SIZE, q, 0);
+    db_reset(q);
+    return 0;
+}
+
+/* Rows to objects ----------------------------------------------------------------------------- */
+
+#define DATASET_SELECT                                                                             \
+    "SELECT d.id, d.name, d.source_path, d.state, d.error_code, d.error_message, d.watch, "        \
+    "d.method,"                                                                                    \
+    " d.options, d.created_at, v.version, v.tree_digest, v.images, v.class_count, v.bytes,"        \
+    " v.rejected_count, v.created_at, (SELECT count(*) FROM dataset_versions x WHERE"              \
+    " x.dataset_id = d.id), (SELECT max(j.id) FROM jobs j WHERE j.dataset_id = d.id),"             \
+    " (SELECT a.name || '@v' || av.version FROM adapters a JOIN aliases l ON l.adapter_id = a.id"  \
+    "  AND l.alias = 'latest' JOIN adapter_versions av ON av.id = l.version_id"                    \
+    "  WHERE a.name = d.name),"                                                                    \
+    " (SELECT j.state FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"                            \
+    "  AND j.state IN ('queued', 'running')), d.scan_wanted, d.scan_done, d.scan_unchanged,"       \
+    " d.generation, v.classes FROM datasets d LEFT JOIN dataset_versions v ON v.id = d.version_id"
+
+static json_t *scan_object(sqlite3_stmt *q) {
+    const char *live = (const char *)sqlite3_column_text(q, 20);
+    const char *state = (const char *)sqlite3_column_text(q, 3);
+    int waiting = sqlite3_column_int64(q, 22) < sqlite3_column_int64(q, 21);
+    json_t *o = json_object();
+    json_object_set_new(o, "state",
+                        json_string(live                        ? live
+                                    : !strcmp(state, "removed") ? "done"
+                                    : waiting                   ? "queued"
+                                    : !strcmp(state, "failed")  ? "failed"
+                                                                : "done"));
+    json_object_set_new(o, "unchanged", json_boolean(sqlite3_column_int(q, 23)));
+    js_int(o, "seq", q, 21);
+    js_int(o, "done", q, 22);
+    return o;
+}
+
+static json_t *dataset_object(sqlite3_stmt *q, int with_classes) {
+    json_t *o = json_object(), *v = json_null();
+    js_int(o, "id", q, 0);
+    js_text(o, "name", q, 1);
+    js_text(o, "path", q, 2);
+    js_text(o, "state", q, 3);
+    js_error(o, "error", q, 4);
+    json_object_set_new(o, "watch", json_boolean(sqlite3_column_int(q, 6)));
+    js_text(o, "method", q, 7);
+    js_doc(o, "options", q, 8);
+    js_time(o, "created_at", q, 9);
+    if (sqlite3_column_type(q, 10) != SQLITE_NULL) {
+        v = json_object();
+        js_int(v, "version", q, 10);
+        js_text(v, "tree_digest", q, 11);
+        js_int(v, "images", q, 12);
+        js_int(v, "classes", q, 13);
+        js_int(v, "bytes", q, 14);
+        js_int(v, "rejected", q, 15);
+        js_time(v, "created_at", q, 16);
+        if (with_classes)
+            js_doc(v, "class_map", q, 25);
+    }
+    json_object_set_new(o, "version", v);
+    js_int(o, "versions", q, 17);
+    js_int(o, "job", q, 18);
+    js_text(o, "adapter", q, 19);
+    json_object_set_new(o, "scan", scan_object(q));
+    js_int(o, "generation", q, 24);
+    return o;
+}
+
+int ds_dataset_get_id(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err, DATASET_SELECT " WHERE d.id = ?1", "i", id);
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return ds_fail(err, DS_ENOTFOUND, "dataset %lld does not exist", (long long)id);
+    *out = dataset_object(q, 1);
+    db_reset(q);
+    return 0;
+}
+
+int ds_dataset_get(ds_registry *r, const char *name, json_t **out, ds_error *err) {
+    int64_t id;
+    int rc = ds_dataset_id(r, name, &id, err);
+    return rc ? rc : ds_dataset_get_id(r, id, out, err);
+}
+
+int ds_dataset_list(ds_registry *r, ds_page page, int with_removed, json_t **out, ds_error *err) {
+    int limit = page_limit(page), rc;
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 DATASET_SELECT " WHERE d.name > ?1 AND (?2 OR d.state <> 'removed')"
+                                " ORDER BY d.name LIMIT ?3",
+                 "sii", page.cursor ? page.cursor : "", (int64_t)with_removed, (int64_t)limit + 1);
+    json_t *items = json_array(), *next = json_null();
+    while ((rc = db_step(r, q, err)) > 0) {
+        if ((int)json_array_size(items) == limit) {
+            json_t *last = json_array_get(items, (size_t)limit - 1);
+            next = json_incref(json_object_get(last, "name"));
+            db_reset(q);
+            rc = 0;
+            break;
+        }
+        json_array_append_new(items, dataset_object(q, 0));
+    }
+    json_t *o = json_pack("{s:o,s:o}", "items", items, "next", next);
+    if (rc) {
+        json_decref(o);
+        return rc;
+    }
+    *out = o;
+    return 0;
+}
+
+int ds_dataset_watched(ds_registry *r, json_t **out, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT id, name, source_path FROM datasets WHERE watch = 1 AND"
+                               " state <> 'removed' ORDER BY id",
+                               "");
+    json_t *items = json_array();
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0) {
+        json_t *o = json_object();
+        js_int(o, "id", q, 0);
+        js_text(o, "name", q, 1);
+        js_text(o, "path", q, 2);
+        json_array_append_new(items, o);
+    }
+    if (rc) {
+        json_decref(items);
+        return rc;
+    }
+    *out = items;
+    return 0;
+}
+
+int ds_dataset_rejected(ds_registry *r, const char *name, json_t **out, ds_error *err) {
+    int64_t id;
+    int rc = ds_dataset_id(r, name, &id, err);
+    if (rc)
+        return rc;
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT v.rejected, v.rejected_count FROM datasets d JOIN"
+                               " dataset_versions v ON v.id = d.version_id WHERE d.id = ?1",
+                               "i", id);
+    json_t *o = json_object();
+    if ((rc = db_step(r, q, err)) > 0) {
+        js_doc(o, "items", q, 0);
+        js_int(o, "count", q, 1);
+        db_reset(q);
+    } else if (rc == 0) { /* not scanned yet */
+        json_object_set_new(o, "items", json_array());
+        json_object_set_new(o, "count", json_integer(0));
+    } else {
+        json_decref(o);
+        return rc;
+    }
+    json_object_set_new(o, "next", json_null());
+    *out = o;
+    return 0;
+}
+
+int ds_dataset_manifest(ds_registry *r, const char *name, int64_t version, char sha256[DS_HEX_SIZE],
+                        ds_error *err) {
+    int64_t id;
+    int rc = ds_dataset_id(r, name, &id, err);
+    if (rc)
+        return rc;
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 "SELECT v.manifest_digest FROM datasets d JOIN dataset_versions v ON"
+                 " v.dataset_id = d.id WHERE d.id = ?1 AND"
+                 " CASE WHEN ?2 IS NULL THEN v.id = d.version_id ELSE v.version = ?2 END",
+                 "iI", id, version);
+    rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return version ? ds_fail(err, DS_ENOTFOUND, "dataset '%s' has no version %lld", name,
+                                 (long long)version)
+                       : ds_fail(err, DS_ENOTFOUND, "dataset '%s' has not been scanned yet", name);
+    db_text(sha256, DS_HEX_SIZE, q, 0);
+    db_reset(q);
+    return 0;
+}
+
+int ds_dataset_version_get(ds_registry *r, int64_t dataset_version_id, json_t **out,
+                           ds_error *err) {
+    char path[PATH_MAX];
+    sqlite3_stmt *q = db_query(
+        r, err,
+        "SELECT d.name, v.version, d.source_path, v.tree_digest, v.manifest_digest, v.images,"
+        " v.classes, d.method, d.options, d.generation FROM dataset_versions v"
+        " JOIN datasets d ON d.id = v.dataset_id WHERE v.id = ?1",
+        "i", dataset_version_id);
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return ds_fail(err, DS_ENOTFOUND, "dataset version %lld does not exist",
+                       (long long)dataset_version_id);
+    json_t *o = json_object();
+    js_text(o, "name", q, 0);
+    js_int(o, "version", q, 1);
+    js_text(o, "root", q, 2);
+    js_text(o, "tree_digest", q, 3);
+    js_text(o, "manifest_sha256", q, 4);
+    rc = ds_store_path(r->store, (const char *)sqlite3_column_text(q, 4), path, err);
+    json_object_set_new(o, "manifest_path", js_string(path));
+    js_int(o, "images", q, 5);
+    js_doc(o, "classes", q, 6);
+    js_text(o, "method", q, 7);
+    js_doc(o, "options", q, 8);
+    js_int(o, "generation", q, 9);
+    db_reset(q);
+    if (!rc && !json_is_object(json_object_get(o, "options")))
+        rc = ds_fail(err, DS_EINVAL, "dataset '%s': options are not a JSON object",
+                     json_string_value(json_object_get(o, "name")));
+    if (rc) {
+        json_decref(o);
+        return rc;
+    }
+    *out = o;
+    return 0;
+}

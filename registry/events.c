@@ -1,0 +1,74 @@
+#include "registry/events.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "registry/db.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int ds_event_put(ds_registry *r, const char *type, const char *subject, json_t *payload,
+                 ds_error *err) {
+    char *text = payload ? ds_json_canonical(payload) : NULL;
+    int rc =
+        db_run(r, err, "INSERT INTO events(at, type, subject, payload) VALUES (?1, ?2, ?3, ?4)",
+               "isss", ds_now_ms(), type, subject, text ? text : "{}");
+    free(text);
+    json_decref(payload);
+    return rc;
+}
+
+int ds_event_add(ds_registry *r, const char *type, const char *subject, const json_t *payload,
+                 ds_error *err) {
+    int rc = db_begin(r, err);
+    if (rc)
+        return rc;
+    rc = ds_event_put(r, type, subject, payload ? json_deep_copy(payload) : NULL, err);
+    return db_end(r, rc, err);
+}
+
+int64_t ds_event_last_seq(ds_registry *r) {
+    int64_t seq = 0;
+    return db_int(r, &seq, NULL, "SELECT max(seq) FROM events", "") ? 0 : seq;
+}
+
+int ds_events_list(ds_registry *r, int64_t since, const char *type, int limit, json_t **out,
+                   ds_error *err) {
+    ds_page page = {limit, NULL};
+    int64_t n = page_limit(page);
+    size_t len = type ? strlen(type) : 0;
+    sqlite3_stmt *q;
+    if (len && type[len - 1] == '.') /* '/' is the character after '.': a range instead of LIKE */
+        q = db_query(r, err,
+                     "SELECT seq, at, type, subject, payload FROM events WHERE seq > ?1"
+                     " AND type >= ?2 AND type < substr(?2, 1, length(?2) - 1) || '/'"
+                     " ORDER BY seq LIMIT ?3",
+                     "isi", since, type, n);
+    else if (len)
+        q = db_query(
+            r, err,
+            "SELECT seq, at, type, subject, payload FROM events WHERE seq > ?1 AND type = ?2"
+            " ORDER BY seq LIMIT ?3",
+            "isi", since, type, n);
+    else
+        q = db_query(r, err,
+                     "SELECT seq, at, type, subject, payload FROM events WHERE seq > ?1"
+                     " ORDER BY seq LIMIT ?2",
+                     "ii", since, n);
+    json_t *items = json_array();
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0) {
+        json_t *e = json_object();
+        js_int(e, "seq", q, 0);
+        js_time(e, "at", q, 1);
+        js_text(e, "type", q, 2);
+        js_text(e, "subject", q, 3);
+        js_doc(e, "payload", q, 4);
+        json_array_append_new(items, e);
+    }
+    if (rc) {
+        json_decref(items);
+        return rc;
+    }
+    *out = items;
+    return 0;
+}

@@ -1,0 +1,81 @@
+#include "registry/gate_rows.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "registry/db.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_TASKS 100000
+
+static int verdict_of(const json_t *o, int *passed) {
+    const char *v = ds_json_string(o, "verdict", "");
+    *passed = !strcmp(v, "passed");
+    return *passed || !strcmp(v, "refused") ? 0 : -1;
+}
+
+int gate_check(const json_t *gate, int *passed, ds_error *err) {
+    json_t *tasks = json_object_get(gate, "tasks"), *t;
+    size_t i;
+    int all = 1, one;
+    if (!json_is_object(gate) || verdict_of(gate, passed))
+        return ds_fail(err, DS_EINVAL, "result: 'gate.verdict' is neither passed nor refused");
+    if (!json_is_array(tasks) || json_array_size(tasks) > MAX_TASKS)
+        return ds_fail(err, DS_EINVAL, "result: 'gate.tasks' is missing or too long");
+    json_array_foreach(tasks, i, t) {
+        int64_t level = ds_json_int(t, "level", 0);
+        if (!json_is_string(json_object_get(t, "name")) ||
+            !json_is_string(json_object_get(t, "ref")) || (level != 1 && level != 2) ||
+            verdict_of(t, &one))
+            return ds_fail(err, DS_EINVAL, "result: 'gate.tasks[%zu]' is malformed", i);
+        all = all && one;
+    }
+    if (*passed && !all)
+        return ds_fail(err, DS_EINVAL, "result: the gate passed although a task was refused");
+    return 0;
+}
+
+static int insert_task(ds_registry *r, int64_t gate, int64_t at, const json_t *t, ds_error *err) {
+    return db_run(r, err,
+                  "INSERT INTO gate_tasks(gate_id, position, name, ref, level, unchanged, verdict,"
+                  " reason, fd_recorded, fd_now, fd_ci_low, fd_ci_high, kid_now, probe_recorded,"
+                  " probe_now) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+                  " ?15)",
+                  "iissiissdddddss", gate, at, ds_json_string(t, "name", ""),
+                  ds_json_string(t, "ref", ""), ds_json_int(t, "level", 0),
+                  (int64_t)ds_json_bool(t, "unchanged", 0), ds_json_string(t, "verdict", ""),
+                  ds_json_string(t, "reason", ""), ds_json_number(t, "fd_recorded", NAN),
+                  ds_json_number(t, "fd_now", NAN), ds_json_number(t, "fd_ci_low", NAN),
+                  ds_json_number(t, "fd_ci_high", NAN), ds_json_number(t, "kid_now", NAN),
+                  ds_json_string(t, "probe_recorded", NULL), ds_json_string(t, "probe_now", NULL));
+}
+
+int gate_insert(ds_registry *r, int64_t job, const json_t *gate, const json_t *rule,
+                const char *subject, ds_error *err) {
+    char *rule_text = rule ? ds_json_canonical(rule) : NULL;
+    int passed = !strcmp(ds_json_string(gate, "verdict", ""), "passed");
+    int rc = db_run(r, err,
+                    "INSERT INTO gates(job_id, verdict, reason, worst_task, delta, rule, at)"
+                    " VALUES (?1, ?2, ?3, ?4, ?5, coalesce(?6, '{}'), ?7)",
+                    "isssdsi", job, ds_json_string(gate, "verdict", ""),
+                    ds_json_string(gate, "reason", ""), ds_json_string(gate, "worst_task", NULL),
+                    ds_json_number(gate, "delta", NAN), rule_text, ds_now_ms());
+    free(rule_text);
+    if (rc)
+        return rc;
+    int64_t id = db_rowid(r);
+    size_t i;
+    json_t *t, *tasks = json_object_get(gate, "tasks");
+    json_array_foreach(tasks, i, t) {
+        if ((rc = insert_task(r, id, (int64_t)i, t, err)))
+            return rc;
+    }
+    json_t *payload =
+        json_pack("{s:I,s:I}", "job", (json_int_t)job, "tasks", (json_int_t)json_array_size(tasks));
+    static const char *const copied[] = {"reason", "worst_task", "delta"};
+    for (i = 0; i < 3; i++)
+        if (json_object_get(gate, copied[i]))
+            json_object_set(payload, copied[i], json_object_get(gate, copied[i]));
+    return ds_event_put(r, passed ? "gate.passed" : "gate.refused", subject, payload, err);
+}

@@ -1,0 +1,15 @@
+/* registry/gate_rows.h - the "gate" member of a result (docs/jobs.md) to rows.  Internal. */
+#ifndef DS_REGISTRY_GATE_ROWS_H
+#define DS_REGISTRY_GATE_ROWS_H
+
+#include "registry/registry.h"
+
+/* DS_EINVAL naming the member at fault. */
+int gate_check(const json_t *gate, int *passed, ds_error *err);
+
+/* gates, gate_tasks and the event gate.passed or gate.refused about `subject`, in the caller's
+ * transaction.  rule: the tolerances (spec's "gate"), may be NULL. */
+int gate_insert(ds_registry *r, int64_t job, const json_t *gate, const json_t *rule,
+                const char *subject, ds_error *err);
+
+#endif

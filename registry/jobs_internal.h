@@ -1,0 +1,40 @@
+/* registry/jobs_internal.h - the end of a job, for the files of registry/ that write results.
+ *
+ * All run inside the caller's transaction.
+ */
+#ifndef DS_REGISTRY_JOBS_INTERNAL_H
+#define DS_REGISTRY_JOBS_INTERNAL_H
+
+#include "registry/jobs.h"
+
+/* How it ended; exit_code and exit_signal -1 = does not apply; result and code may be NULL. */
+typedef struct {
+    enum ds_job_state state;
+    int exit_code, exit_signal;
+    const char *code, *message;
+    const json_t *result;
+    int64_t adapter_version_id; /* 0 = none */
+} job_end;
+
+/* Read a job and refuse it (DS_ECONFLICT) unless it is running. */
+int job_read_running(ds_registry *r, int64_t id, ds_job *out, ds_error *err);
+
+/* running (or, when cancelled, queued) -> a final state: row, attempt, leases, event. */
+int job_finish(ds_registry *r, const ds_job *j, const job_end *end, ds_error *err);
+
+/* queued jobs -> cancelled, running ones get the cancel flag. */
+int jobs_cancel_of_dataset(ds_registry *r, int64_t dataset_id, ds_error *err);
+
+/* queued trainings of other versions than this one -> cancelled, without blocking that version. */
+int jobs_supersede(ds_registry *r, int64_t dataset_id, int64_t version_id, ds_error *err);
+
+/* A scan that ended without a result: its request is answered, the dataset becomes failed (or stays
+ * ready, when cancelled and a version exists). */
+int scan_gave_up(ds_registry *r, const ds_job *j, const char *code, const char *message,
+                 int cancelled, ds_error *err);
+
+/* Scalars of a job's row that ds_job does not have. */
+int64_t job_generation(ds_registry *r, int64_t id);
+int64_t job_scan_seq(ds_registry *r, int64_t id);
+
+#endif

@@ -1,0 +1,319 @@
+/* registry/registry.c - opening a state folder, and what concerns it as a whole. */
+#include "registry/registry.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "registry/bases.h"
+#include "registry/db.h"
+#include "registry/events.h"
+#include "registry/jobs.h"
+#include "registry/migrate.h"
+#include "registry/store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* flock dies with the process, whatever kills it; the pid inside is only for the message. */
+static int take_lock(ds_registry *r, ds_error *err) {
+    char path[PATH_MAX], text[32] = "";
+    ds_fs_join(path, sizeof path, r->dir, "lock");
+    r->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (r->lock_fd < 0)
+        return ds_fail_errno(err, "cannot open '%s'", path);
+    if (flock(r->lock_fd, LOCK_EX | LOCK_NB)) {
+        if (errno != EWOULDBLOCK)
+            return ds_fail_errno(err, "cannot lock '%s'", path);
+        ssize_t n = pread(r->lock_fd, text, sizeof text - 1, 0);
+        text[n > 0 ? n : 0] = 0;
+        return ds_fail(
+            err, DS_ECONFLICT,
+            "state folder '%s' is in use by process %ld; stop that one or choose another "
+            "folder",
+            r->dir, strtol(text, NULL, 10));
+    }
+    int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    if (ftruncate(r->lock_fd, 0) || pwrite(r->lock_fd, text, (size_t)n, 0) != n)
+        return ds_fail_errno(err, "cannot write '%s'", path);
+    return 0;
+}
+
+static int pragmas(ds_registry *r, ds_error *err) {
+    /* mmap_size=0: a foreign truncation must be an error, not a signal (and see registry.h). */
+    static const char *const before = "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;"
+                                      "PRAGMA mmap_size=0; PRAGMA foreign_keys=ON;"
+                                      "PRAGMA recursive_triggers=ON; PRAGMA synchronous=FULL;"
+                                      "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-4096";
+    sqlite3_busy_timeout(r->db, 5000);
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+    sqlite3_extended_result_codes(r->db, 1);
+    if (sqlite3_exec(r->db, before, NULL, NULL, NULL) != SQLITE_OK)
+        return db_fail(r, err, "open the registry");
+    return 0;
+}
+
+/* quick_check reads every page, so damage is found now and not in the middle of a training. */
+static int check_pages(ds_registry *r, const char *sql, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err, sql, "");
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    const char *s = rc ? (const char *)sqlite3_column_text(q, 0) : "no answer";
+    if (!s || strcmp(s, "ok") != 0)
+        rc =
+            ds_fail(err, DS_EINTEGRITY,
+                    "registry '%s/registry.db' is damaged (%.120s); stop the daemon, move the file "
+                    "away and restore a copy from backups/, or try: sqlite3 FILE .recover",
+                    r->dir, s ? s : "");
+    else
+        rc = 0;
+    db_reset(q);
+    return rc;
+}
+
+static int first_facts(ds_registry *r, ds_error *err) {
+    unsigned char raw[16] = {0};
+    char hex[33], now[24];
+    ssize_t got = getrandom(raw, sizeof raw, 0);
+    DS_ASSERT(got == (ssize_t)sizeof raw);
+    for (int i = 0; i < 16; i++)
+        snprintf(hex + 2 * i, 3, "%02x", raw[i]);
+    snprintf(now, sizeof now, "%lld", (long long)ds_now_ms());
+    return db_run(r, err,
+                  "INSERT OR IGNORE INTO meta(key, value) VALUES ('instance', ?1), ('created', ?2)",
+                  "ss", hex, now);
+}
+
+static int open_db(ds_registry *r, ds_error *err) {
+    char path[PATH_MAX], backups[PATH_MAX];
+    ds_fs_join(path, sizeof path, r->dir, "registry.db");
+    ds_fs_join(backups, sizeof backups, r->dir, "backups");
+    if (ds_fs_exists(path) && access(path, R_OK | W_OK))
+        return ds_fail(err, DS_EPERM, "registry '%s' is not writable: %s; check owner and mode",
+                       path, strerror(errno));
+    if (sqlite3_open_v2(path, &r->db,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK)
+        return r->db ? db_fail_handle(r->db, err, path, "open the registry")
+                     : ds_fail(err, DS_ENOMEM, "cannot open '%s': not enough memory", path);
+    if (sqlite3_db_readonly(r->db, "main") == 1)
+        return ds_fail(err, DS_EPERM, "registry '%s' is read-only; check owner and mode", path);
+    int rc = pragmas(r, err);
+    if (rc)
+        return rc;
+    /* The version is looked at first: a newer file is neither read further nor written. */
+    int have;
+    if ((rc = ds_migrate_check(r->db, path, ds_migration_count, &have, err)) ||
+        (rc = check_pages(r, "PRAGMA quick_check(1)", err)))
+        return rc;
+    if ((rc = ds_migrate(r->db, path, backups, ds_migrations, ds_migration_count, &r->schema, err)))
+        return rc;
+    if (sqlite3_exec(r->db, "PRAGMA journal_mode=WAL", NULL, NULL, NULL) != SQLITE_OK)
+        return db_fail(r, err, "open the registry");
+    return first_facts(r, err);
+}
+
+/* Temporary names of ds_fs_write and of backups that a killed process left behind. */
+static void remove_leftovers(const char *dir) {
+    DIR *d = opendir(dir);
+    if (!d)
+        return;
+    for (struct dirent *e; (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        char path[PATH_MAX];
+        if (n > 4 && !strcmp(e->d_name + n - 4, ".tmp") &&
+            snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < (int)sizeof path)
+            unlink(path);
+    }
+    closedir(d);
+}
+
+static int open_dir(ds_registry *r, const char *state_dir, ds_error *err) {
+    int rc = ds_fs_mkdirs(state_dir, err);
+    if (rc)
+        return rc;
+    char *full = realpath(state_dir, NULL);
+    if (!full)
+        return ds_fail_errno(err, "cannot resolve '%s'", state_dir);
+    if (strlen(full) + 256 > sizeof r->dir)
+        rc = ds_fail(err, DS_EINVAL, "state folder '%.80s...' has too long a path", full);
+    else
+        snprintf(r->dir, sizeof r->dir, "%s", full);
+    free(full);
+    return rc;
+}
+
+int ds_registry_open(const char *state_dir, ds_registry **out, ds_error *err) {
+    ds_registry *r = ds_xcalloc(1, sizeof *r);
+    char backups[PATH_MAX];
+    r->lock_fd = -1;
+    r->settled_seq = r->settled_data = -1;
+    int rc = open_dir(r, state_dir, err);
+    if (rc || (rc = take_lock(r, err)) || (rc = open_db(r, err)))
+        goto fail;
+    ds_fs_join(backups, sizeof backups, r->dir, "backups");
+    remove_leftovers(r->dir);
+    remove_leftovers(backups);
+    if ((rc = ds_store_open(r->dir, &r->store, err)) || (rc = ds_jobs_recover(r, NULL, err)))
+        goto fail;
+    ds_registry_foreign_change(r);
+    r->told_seq = ds_event_last_seq(r);
+    *out = r;
+    return 0;
+fail:
+    ds_registry_close(r);
+    return rc;
+}
+
+void ds_registry_close(ds_registry *r) {
+    if (!r)
+        return;
+    for (int i = 0; i < DB_CACHE; i++) {
+        sqlite3_finalize(r->cache[i].st);
+        free(r->cache[i].sql);
+    }
+    ds_store_close(r->store);
+    if (r->db) {
+        int rc = sqlite3_close(r->db);
+        DS_ASSERT(rc == SQLITE_OK); /* a statement outside of the cache was left open */
+    }
+    if (r->lock_fd >= 0)
+        close(r->lock_fd);
+    free(r);
+}
+
+const char *ds_registry_dir(const ds_registry *r) { return r->dir; }
+ds_store *ds_registry_store(ds_registry *r) { return r->store; }
+int ds_registry_schema(const ds_registry *r) { return r->schema; }
+
+int ds_registry_foreign_change(ds_registry *r) {
+    int64_t now = 0;
+    if (db_int(r, &now, NULL, "PRAGMA data_version", "") || now == r->data_version)
+        return 0;
+    r->data_version = now;
+    return 1;
+}
+
+void ds_registry_on_events(ds_registry *r, void (*fn)(void *ctx, int64_t last_seq), void *ctx) {
+    r->on_events = fn;
+    r->on_events_ctx = ctx;
+}
+
+static int count_jobs(ds_registry *r, json_t *jobs, ds_error *err) {
+    for (int s = 0; s < DS_JOB_STATE_COUNT; s++)
+        json_object_set_new(jobs, ds_job_state_name((enum ds_job_state)s), json_integer(0));
+    sqlite3_stmt *q = db_query(r, err, "SELECT state, count(*) FROM jobs GROUP BY state", "");
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0)
+        js_int(jobs, (const char *)sqlite3_column_text(q, 0), q, 1);
+    return rc;
+}
+
+int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err) {
+    json_t *o = json_object(), *jobs = json_object(), *blobs = json_object(), *base = NULL;
+    json_object_set_new(o, "jobs", jobs);
+    json_object_set_new(o, "blobs", blobs);
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 "SELECT (SELECT count(*) FROM datasets WHERE state <> 'removed'),"
+                 " (SELECT count(*) FROM adapter_versions INDEXED BY adapter_versions_listing"
+                 "   WHERE status = 'published' AND deleted_at IS NULL), count(*),"
+                 " coalesce(sum(stored_bytes), 0) FROM blobs WHERE state = 'present'",
+                 "");
+    int rc = db_step(r, q, err);
+    if (rc > 0) {
+        js_int(o, "datasets", q, 0);
+        js_int(o, "adapters", q, 1);
+        js_int(blobs, "count", q, 2);
+        js_int(blobs, "bytes", q, 3);
+        db_reset(q);
+        rc = count_jobs(r, jobs, err);
+    }
+    if (rc) {
+        json_decref(o);
+        return rc;
+    }
+    json_t *net = NULL;
+    if (!ds_base_get(r, 0, &base, NULL)) {
+        net = json_incref(json_object_get(base, "feature_net"));
+        json_object_del(base, "feature_net");
+    }
+    json_object_set_new(o, "base", base ? base : json_null());
+    json_object_set_new(o, "feature_net", net ? net : json_null());
+    json_object_set_new(o, "event_seq", json_integer(ds_event_last_seq(r)));
+    json_object_set_new(o, "schema", json_integer(r->schema));
+    *out = o;
+    return 0;
+}
+
+/* Each gives rows only when something is wrong; the list is in docs/registry.md. */
+static const struct {
+    const char *what, *sql;
+} invariants[] = {
+    {"a running job has no open attempt",
+     "SELECT 'job ' || id FROM jobs j WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM"
+     " job_attempts t WHERE t.job_id = j.id AND t.attempt = j.starts AND t.ended_at IS NULL)"},
+    {"a job that is not running has an open attempt",
+     "SELECT 'job ' || j.id FROM jobs j JOIN job_attempts t ON t.job_id = j.id"
+     " WHERE t.ended_at IS NULL AND j.state <> 'running'"},
+    {"a finished job has no time of its end", "SELECT 'job ' || id FROM jobs WHERE (finished_at IS "
+                                              "NULL) <> (state IN ('queued', 'running'))"},
+    {"a finished train job has no adapter version",
+     "SELECT 'job ' || id FROM jobs WHERE kind = 'train' AND state IN ('done', 'rejected')"
+     " AND adapter_version_id IS NULL"},
+    {"a job's adapter version has the other status",
+     "SELECT 'job ' || j.id FROM jobs j JOIN adapter_versions av ON av.id = j.adapter_version_id"
+     " WHERE j.kind = 'train' AND (j.state = 'done') <> (av.job_id = j.id AND EXISTS (SELECT 1 FROM"
+     " gates g WHERE g.job_id = j.id AND g.verdict = 'passed'))"},
+    {"an alias points to a version of another name",
+     "SELECT l.alias FROM aliases l JOIN adapter_versions av ON av.id = l.version_id"
+     " WHERE av.adapter_id <> l.adapter_id OR av.deleted_at IS NOT NULL"},
+    {"an alias moved without history",
+     "SELECT l.alias FROM aliases l WHERE NOT EXISTS (SELECT 1 FROM alias_history h WHERE"
+     " h.adapter_id = l.adapter_id AND h.alias = l.alias AND h.generation = l.generation"
+     " AND h.new_version_id = l.version_id)"},
+    {"a version number is beyond the last one given out",
+     "SELECT a.name FROM adapters a WHERE a.last_version <>"
+     " (SELECT coalesce(max(version), 0) FROM adapter_versions av WHERE av.adapter_id = a.id)"},
+    {"an adapter that is not deleted refers to a blob that is not present",
+     "SELECT av.digest FROM adapter_versions av JOIN blobs b ON b.digest = av.digest"
+     " WHERE av.deleted_at IS NULL AND b.state <> 'present'"},
+    {"a dataset's content belongs to another dataset",
+     "SELECT d.name FROM datasets d JOIN dataset_versions v ON v.id = d.version_id"
+     " WHERE v.dataset_id <> d.id"},
+    {"a change of a job has no event",
+     "SELECT 'job ' || id FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM events e WHERE"
+     " e.subject = 'job:' || j.id) AND (SELECT count(*) FROM jobs) < 10000"},
+};
+
+int ds_registry_check(ds_registry *r, ds_error *err) {
+    int rc = check_pages(r, "PRAGMA integrity_check(1)", err);
+    if (rc)
+        return rc;
+    sqlite3_stmt *q = db_query(r, err, "PRAGMA foreign_key_check", "");
+    if ((rc = db_step(r, q, err)) > 0) {
+        rc = ds_fail(
+            err, DS_EINTEGRITY, "registry: a row of table %s refers to a missing row of %s",
+            (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 2));
+        db_reset(q);
+    }
+    for (size_t i = 0; !rc && i < sizeof invariants / sizeof *invariants; i++) {
+        q = db_query(r, err, invariants[i].sql, "");
+        if ((rc = db_step(r, q, err)) > 0) {
+            rc = ds_fail(err, DS_EINTEGRITY, "registry: %s: %s", invariants[i].what,
+                         (const char *)sqlite3_column_text(q, 0));
+            db_reset(q);
+        }
+    }
+    return rc;
+}
+
+int ds_registry_backup(ds_registry *r, const char *path, ds_error *err) {
+    return ds_migrate_backup(r->db, path, err);
+}
