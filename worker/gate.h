@@ -1,0 +1,60 @@
+/* worker/gate.h - the proof that the old tasks are what they were (DESIGN 5).
+ *
+ * For each old task, in this order:
+ *   integrity   base, feature network, adapter and reference are the registered bytes
+ *   level 1     the probe, fixed-seed samples through the path that serves the task, has the
+ *               recorded digest (same device class): unchanged, proven
+ *   level 2     otherwise, or with verify=full: FD and KID against the stored reference features
+ *               at the recorded N, seed and sampler settings
+ *
+ * An integrity finding is a refusal whatever is measured; the amount is measured all the same where
+ * the damaged thing can still be used, so that the verdict says what it would have cost.
+ * Level 2 refuses when
+ *     fd_now  > fd (1 + fd_tolerance) + 2 std_error(fd_now)        or
+ *     kid_now > kid + kid_tolerance_sigmas std_error(kid_now)
+ * One-sided: a task that became better is not refused.  The same bits on the same device class give
+ * the same FD and KID, so A/A never refuses; two standard errors cover the rounding of another one.
+ *
+ * Ownership: ds_gate_run fills a ds_gate, ds_gate_release frees it.  Thread: the main one.
+ * Errors: only what keeps the gate from coming to a verdict (memory, a full disk).
+ */
+#ifndef DS_WORKER_GATE_H
+#define DS_WORKER_GATE_H
+
+#include "worker/tools.h"
+
+#define DS_GATE_REASON 1024
+
+typedef struct {
+    const ds_spec_task *task;
+    int level; /* the highest that was done; 0 = none could be */
+    int unchanged, refused;
+    char reason[DS_GATE_REASON];          /* "" when passed */
+    double fd_now, fd_lo, fd_hi, kid_now; /* NaN: not measured */
+    double delta;                         /* fd_now / fd - 1; NaN: not measured */
+    char probe_now[DS_HEX_SIZE];          /* "": not made */
+} ds_gate_task;
+
+typedef struct {
+    ds_gate_task *tasks;
+    int count, refused; /* tasks refused */
+    int worst;          /* index of the refused task with the largest delta; -1 = none refused */
+    char reason[DS_GATE_REASON];
+} ds_gate;
+
+/* Only the integrity checks, before any work: how many things are not as
+ * registered (what ds_tools_open found counts once).  Each is written as a warning event. */
+int ds_gate_preflight(const ds_tools *tools);
+
+int ds_gate_run(ds_tools *tools, ds_gate *out, ds_error *err);
+void ds_gate_release(ds_gate *g);
+json_t *ds_gate_json(const ds_gate *g); /* the object "gate" of result.json */
+
+/* The rule of level 2 alone: 1 = refused, with the reason ("FD 12.31 -> 48.90 (+297 %), tolerance
+ * 2 %").  fd or kid NaN: that one is not judged; both NaN is refused. */
+typedef struct {
+    double fd, fd_now, fd_error, kid, kid_now, kid_error; /* errors: NaN counts as 0 */
+} ds_gate_figures;
+int ds_gate_judge(const ds_gate_figures *f, const ds_spec_gate *rule, char reason[DS_GATE_REASON]);
+
+#endif

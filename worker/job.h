@@ -1,0 +1,34 @@
+/* worker/job.h - one job: its directory, its spec, its events; and the kinds of jobs.
+ *
+ * A kind's function does the whole job and writes result.json last.  It returns 0, or a negative
+ * code; DS_EREFUSED means that result.json is there and its verdict is "refused".
+ * Thread: the main one.
+ */
+#ifndef DS_WORKER_JOB_H
+#define DS_WORKER_JOB_H
+
+#include "worker/events.h"
+#include "worker/spec.h"
+
+typedef struct {
+    const char *dir; /* of the job, as given */
+    const ds_spec *spec;
+    ds_events *events;
+} ds_job;
+
+int ds_job_scan(const ds_job *job, ds_error *err);
+int ds_job_train(const ds_job *job, ds_error *err);
+int ds_job_sample(const ds_job *job, ds_error *err);
+int ds_job_verify(const ds_job *job, ds_error *err);
+
+/* DIR/name in malloc'ed memory. */
+char *ds_job_path(const ds_job *job, const char *name);
+
+/* result.json (takes doc), with the spec's digest, so that a later run of the same spec knows that
+ * nothing is left to do. */
+int ds_job_finish(const ds_job *job, json_t *doc, ds_error *err);
+
+/* A number for a result; null when it is not finite. */
+json_t *ds_json_real(double x);
+
+#endif

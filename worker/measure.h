@@ -1,0 +1,31 @@
+/* worker/measure.h - how far a task's samples are from its real pictures.
+ *
+ * One function for publication and for the gate: with the same adapter, reference and settings on
+ * the same device class it gives the same numbers.  Thread: the main one.
+ */
+#ifndef DS_WORKER_MEASURE_H
+#define DS_WORKER_MEASURE_H
+
+#include "engine/fd.h"
+#include "engine/kid.h"
+#include "worker/reference.h"
+#include "worker/serve.h"
+
+typedef struct {
+    ds_fd_result fd;
+    ds_kid_result kid;
+    char sample_digest[DS_HEX_SIZE]; /* of the 8-bit pictures */
+} ds_measure;
+
+/* Compare n features (n, 768) with the reference: FD with interval when `interval`, KID. */
+int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
+                        const ds_spec_evaluate *e, int interval, ds_error *err);
+
+/* Sample the task (labels in the reference's proportions) and measure it.  pixels: room for
+ * e->n pictures, or NULL.  The features' network is taken to be the reference's when `any_net`. */
+int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
+                    ds_features *features, const ds_reference *ref, const ds_spec_sample *sample,
+                    const ds_spec_evaluate *e, int any_net, uint8_t *pixels, ds_progress *progress,
+                    void *user, ds_error *err);
+
+#endif

@@ -1,0 +1,133 @@
+/* worker/spec.h - spec.json of a job directory, checked in full before any work starts.
+ *
+ * All inputs of a job stand in its spec (docs/jobs.md).  A key that is not known is an error that
+ * names it: a misspelt option must not be ignored for an hour.  Every number has a range.
+ *
+ * Ownership: ds_spec_read/ds_spec_parse give a ds_spec that owns everything; strings point into
+ * its document.  Read-only afterwards, any thread.  Errors: DS_EINVAL naming "spec.json: a.b.c".
+ */
+#ifndef DS_WORKER_SPEC_H
+#define DS_WORKER_SPEC_H
+
+#include "base/digest.h"
+#include "base/json.h"
+#include "engine/adapter.h"
+#include "engine/sampler.h"
+#include "engine/trainer.h"
+
+#define DS_SPEC_SCHEMA "diffscaler.job/1"
+#define DS_SPEC_MAX ((size_t)64 << 20) /* bytes of spec.json */
+#define DS_SPEC_TASKS_MAX 100000
+#define DS_SPEC_IMAGES_MAX 100000 /* evaluate.n, sample n */
+
+enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY };
+enum ds_verify { DS_VERIFY_AUTO, DS_VERIFY_FULL };
+
+typedef struct {
+    const char *name; /* "" where the file has none */
+    const char *path; /* absolute; NULL: there is no such file (null in the spec) */
+    const char *sha256;
+} ds_spec_file;
+
+typedef struct {
+    const char *kind; /* "auto", "ref", "cpu" */
+    enum ds_precision precision;
+    int threads;
+    double memory_limit; /* bytes this job may take; 0 = what the machine has free */
+} ds_spec_device;
+
+typedef struct {
+    const char *name;
+    int version;
+    const char *root, *manifest, *tree_digest;
+} ds_spec_dataset;
+
+typedef struct {
+    enum ds_sampler sampler;
+    int steps;
+    double guidance;
+    enum ds_guidance mode;
+} ds_spec_sample;
+
+typedef struct {
+    int n, kid_subsets, kid_subset_size;
+    uint64_t seed;
+} ds_spec_evaluate;
+
+/* sha256 NULL: nothing recorded. */
+typedef struct {
+    const char *device_class, *sha256;
+    int n;
+    uint64_t seed;
+} ds_spec_probe;
+
+/* A task whose adapter must go on as it was. */
+typedef struct {
+    const char *name, *ref;
+    ds_spec_file adapter, reference; /* digests of the uncompressed bytes */
+    ds_spec_probe probe;
+    ds_spec_sample sample;
+    ds_spec_evaluate evaluate;
+    double fd, kid; /* NaN: not recorded */
+    const char *base_sha256, *feature_net_sha256;
+} ds_spec_task;
+
+typedef struct {
+    enum ds_verify verify;
+    double fd_tolerance;         /* relative */
+    double kid_tolerance_sigmas; /* standard errors */
+} ds_spec_gate;
+
+typedef struct {
+    int every; /* steps between checkpoints */
+    int heldout_every;
+    int dropout_given; /* label_dropout stood in the spec */
+    ds_train_options o;
+} ds_spec_train;
+
+typedef struct {
+    const char *dataset, *root, *hash_cache;
+    int min_side;
+    int64_t max_pixels, max_classes, max_files;
+} ds_spec_scan;
+
+typedef struct {
+    enum ds_job_kind kind;
+    int64_t job;
+    ds_spec_device device;
+    ds_spec_scan scan;         /* kind scan */
+    const char *name;          /* train: of the task */
+    int version;               /* train */
+    ds_spec_file base;         /* all but scan */
+    ds_spec_file feature_net;  /* train, verify */
+    ds_spec_dataset dataset;   /* train */
+    const char *cache_dir;     /* train, verify */
+    const char *base_cache;    /* train: base_reference.cache */
+    ds_method_spec method;     /* train; classes is not known yet */
+    ds_spec_train train;       /* train */
+    ds_spec_sample sample;     /* train, sample */
+    ds_spec_evaluate evaluate; /* train */
+    ds_spec_probe probe;       /* train: n and seed only */
+    ds_spec_task *tasks;       /* train, verify */
+    int task_count;
+    ds_spec_gate gate;
+    ds_spec_file adapter;     /* sample; path NULL: the base itself */
+    int n, columns;           /* sample */
+    uint64_t seed;            /* sample */
+    const char *class_name;   /* sample; NULL = all classes in turn */
+    char digest[DS_HEX_SIZE]; /* of the canonical document without "job" and "device": names the
+                                 work, so that results of another spec are not taken for its */
+    json_t *doc;
+} ds_spec;
+
+int ds_spec_read(const char *path, ds_spec **out, ds_error *err);
+int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, ds_error *err);
+void ds_spec_free(ds_spec *spec); /* NULL is fine */
+
+const char *ds_job_kind_name(enum ds_job_kind kind);
+
+/* The spec's objects again, as they are written into results. */
+json_t *ds_spec_sample_json(const ds_spec_sample *s);
+json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e);
+
+#endif

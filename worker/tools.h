@@ -1,0 +1,36 @@
+/* worker/tools.h - device, base and feature network of a job, checked against their digests.
+ *
+ * With `tolerate` a base or feature network that is not the registered one is no error but a
+ * finding: it is loaded all the same where that is possible, because the gate then measures what
+ * the change does to the tasks.  A job with findings must not train.
+ *
+ * Ownership: open/close.  Thread: the main one.
+ * Errors: DS_EINTEGRITY (not tolerated), DS_ENOTFOUND, DS_ENOMEM, DS_EINVAL.
+ */
+#ifndef DS_WORKER_TOOLS_H
+#define DS_WORKER_TOOLS_H
+
+#include "engine/features.h"
+#include "worker/job.h"
+
+typedef struct {
+    const ds_job *job;
+    ds_device *dev;
+    ds_base *base;         /* NULL: cannot be loaded (only with a finding) */
+    ds_model *model;       /* NULL together with base */
+    ds_features *features; /* NULL until ds_tools_features, and if it cannot be loaded */
+    char base_finding[512], features_finding[512]; /* "" = as registered */
+} ds_tools;
+
+int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err);
+void ds_tools_close(ds_tools *t);
+
+/* Load the feature network if it is not yet.  It takes about 120 MB, so not before it is needed. */
+int ds_tools_features(ds_tools *t, ds_error *err);
+void ds_tools_drop_features(ds_tools *t);
+
+static inline int ds_tools_damaged(const ds_tools *t) {
+    return t->base_finding[0] || t->features_finding[0];
+}
+
+#endif
