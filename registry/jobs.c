@@ -402,6 +402,24 @@ int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err
     return db_end(r, rc, err);
 }
 
+int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
+                    ds_error *err) {
+    ds_job j;
+    int rc = job_read_running(r, id, &j, err);
+    if (!rc && j.cancel)
+        return ds_job_requeue(r, id, f->message, err);
+    if (rc || (rc = db_begin(r, err)))
+        return rc;
+    const char *code = f->code ? f->code : "DS_EBUSY";
+    const char *message = f->message ? f->message : "worker asked to be run again later";
+    rc = back_to_queue(r, &j, 0, ds_now_ms() + delay_ms, "postponed", f->exit_code, f->exit_signal,
+                       code, message, err);
+    if (!rc) /* shown while it waits: a person may be able to help */
+        rc = db_run(r, err, "UPDATE jobs SET error_code = ?2, error_message = ?3 WHERE id = ?1",
+                    "iss", id, code, message);
+    return db_end(r, rc, err);
+}
+
 static int cancel_now(ds_registry *r, const ds_job *j, int exit_code, int exit_signal,
                       ds_error *err) {
     job_end end = {.state = DS_JOB_CANCELLED, .exit_code = exit_code, .exit_signal = exit_signal};

@@ -97,6 +97,11 @@ int ds_job_fail(ds_registry *r, int64_t id, const ds_job_failure *f, int *retrie
  * checkpoint.  event job.retrying with the reason. */
 int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err);
 
+/* running -> queued without counting the attempt, not before delay_ms have passed: what is in the
+ * way (a full disk, no memory) is not the job's fault.  event job.retrying; the error stays shown. */
+int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
+                    ds_error *err);
+
 /* Asked by a user: queued -> cancelled at once (*running = 0); running: cancel flag set, *running =
  * 1 and the caller stops the process, then calls ds_job_cancelled.  DS_ECONFLICT when finished. */
 int ds_job_cancel(ds_registry *r, int64_t id, int *running, ds_error *err);

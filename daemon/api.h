@@ -1,0 +1,33 @@
+/* daemon/api.h - handlers of the HTTP API (docs/api.md), grouped by noun; the table that binds them
+ * to paths is routes.c.  Private to daemon/.  Thread: loop thread. */
+#ifndef DS_DAEMON_API_H
+#define DS_DAEMON_API_H
+
+#include "daemon/daemon.h"
+#include "registry/store.h"
+
+#define DS_HANDLERS(X)                                                                             \
+    X(health)                                                                                      \
+    X(ready)                                                                                       \
+    X(metrics) X(version) X(status) X(dataset_add) X(dataset_list) X(dataset_get)                  \
+        X(dataset_rejected) X(dataset_manifest) X(dataset_rescan) X(dataset_remove)                \
+            X(adapter_list) X(adapter_get) X(adapter_file) X(adapter_aliases) X(alias_set)         \
+                X(alias_history) X(job_list) X(job_get) X(job_log) X(job_events) X(job_file)       \
+                    X(job_metrics) X(job_cancel) X(sample_add) X(verify_add) X(evaluation_list)    \
+                        X(events) X(blob_get)
+#define X(name) int ds_api_##name(ds_request *rq, void *ctx, ds_error *err);
+DS_HANDLERS(X)
+#undef X
+
+/* api_util.c */
+int ds_api_page(ds_request *rq, ds_page *page, ds_error *err);
+/* "2026-01-02T03:04:05Z", "2026-01-02", or ms since 1970; 0 for NULL. */
+int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err);
+int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err);
+/* The stored file of a blob, with ETag and X-Diffscaler-Digest; 304 for the same If-None-Match. */
+int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const char *type,
+                     ds_error *err);
+/* Stage, progress and pid of a running job, newer than its row. */
+void ds_api_overlay(ds_daemon *d, json_t *job);
+
+#endif

@@ -1,0 +1,376 @@
+/* daemon/api_jobs.c - /v1/jobs, /v1/samples, /v1/verify. */
+#include "base/fs.h"
+#include "base/json.h"
+#include "daemon/api.h"
+#include "daemon/tail.h"
+#include "registry/adapters.h"
+#include "registry/bases.h"
+#include "registry/jobs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LOG_PART (4 << 20)
+#define STREAM_PART (64 << 10)
+
+static const char *or_null(const char *s) { return s && *s ? s : NULL; }
+
+int ds_api_job_list(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    ds_page page;
+    json_t *doc = NULL, *item;
+    size_t i;
+    ds_job_filter f = {.state = or_null(ds_request_query(rq, "state")),
+                       .kind = or_null(ds_request_query(rq, "kind")),
+                       .dataset = or_null(ds_request_query(rq, "dataset"))};
+    if (f.state && ds_job_state_parse(f.state) < 0)
+        return ds_fail(err, DS_EINVAL, "there is no job state '%.40s'", f.state);
+    if (f.kind && ds_job_kind_parse(f.kind) < 0)
+        return ds_fail(err, DS_EINVAL, "there is no job kind '%.40s'", f.kind);
+    int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_job_list(d->registry, page, &f, &doc, err);
+    if (rc)
+        return rc;
+    json_array_foreach(json_object_get(doc, "items"), i, item) ds_api_overlay(d, item);
+    return ds_reply_json(rq, 200, doc);
+}
+
+static int reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err) {
+    json_t *doc = NULL;
+    int rc = ds_job_get(d->registry, id, &doc, err);
+    if (rc)
+        return rc;
+    ds_api_overlay(d, doc);
+    return ds_reply_json(rq, status, doc);
+}
+
+int ds_api_job_get(ds_request *rq, void *ctx, ds_error *err) {
+    int64_t id;
+    int rc = ds_api_id(rq, 0, &id, err);
+    return rc ? rc : reply_job(rq, ctx, 200, id, err);
+}
+
+int ds_api_job_cancel(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    int64_t id;
+    int running = 0;
+    int rc = ds_api_id(rq, 0, &id, err);
+    if (!rc)
+        rc = ds_job_cancel(d->registry, id, &running, err);
+    if (rc)
+        return rc;
+    if (running)
+        ds_workers_cancel(d->workers, id);
+    return reply_job(rq, d, 202, id, err);
+}
+
+int ds_api_job_metrics(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    int64_t id;
+    ds_job job;
+    json_t *list = NULL;
+    int rc = ds_api_id(rq, 0, &id, err);
+    if (!rc)
+        rc = ds_job_read(d->registry, id, &job, err);
+    if (!rc)
+        rc = ds_job_metrics(d->registry, id, or_null(ds_request_query(rq, "key")), &list, err);
+    return rc ? rc : ds_reply_json(rq, 200, json_pack("{so sn}", "items", list, "next"));
+}
+
+/* ---- files of a job directory ---- */
+
+/* Opens DIR/name; *fd = -1 when it is not there (yet, or any more). */
+static int open_job_file(ds_daemon *d, int64_t id, const char *name, int *fd, struct stat *st,
+                         ds_error *err) {
+    char dir[PATH_MAX], path[PATH_MAX];
+    ds_job job;
+    int rc = ds_job_read(d->registry, id, &job, err);
+    if (rc)
+        return rc;
+    ds_job_dir(d, id, dir);
+    ds_fs_join(path, sizeof path, dir, name);
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (*fd < 0)
+        return errno == ENOENT ? 0 : ds_fail_errno(err, "cannot open '%s'", path);
+    if (fstat(*fd, st) || !S_ISREG(st->st_mode)) {
+        close(*fd);
+        *fd = -1;
+    }
+    return 0;
+}
+
+static int no_file(int64_t id, const char *name, ds_error *err) {
+    return ds_fail(err, DS_ENOTFOUND,
+                   "job %lld has no file '%s': not written yet, or tidied away after its end",
+                   (long long)id, name);
+}
+
+int ds_api_job_file(ds_request *rq, void *ctx, ds_error *err) {
+    static const struct {
+        const char *name, *type;
+    } known[] = {{"grid.png", "image/png"},
+                 {"samples.png", "image/png"},
+                 {"samples.safetensors", "application/octet-stream"},
+                 {"spec.json", "application/json"},
+                 {"result.json", "application/json"},
+                 {"events.ndjson", "application/x-ndjson"},
+                 {"worker.log", "text/plain; charset=utf-8"}};
+    const char *name = ds_request_param(rq, 1), *type = NULL;
+    int64_t id;
+    int fd = -1;
+    struct stat st;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i].name) == 0)
+            type = known[i].type;
+    int rc = ds_api_id(rq, 0, &id, err);
+    if (!rc && !type)
+        return ds_fail(err, DS_ENOTFOUND, "jobs have no file '%.60s'", name);
+    if (!rc)
+        rc = open_job_file(ctx, id, name, &fd, &st, err);
+    if (!rc && fd < 0)
+        rc = no_file(id, name, err);
+    return rc ? rc : ds_reply_fd(rq, type, fd, 0, st.st_size);
+}
+
+/* ---- streams of one job ---- */
+
+typedef struct {
+    ds_daemon *d;
+    int64_t job, line, since, offset;
+    int follow, sse;
+    char path[PATH_MAX];
+    ds_tail tail;
+    ds_buf *out; /* during fill */
+} job_stream;
+
+static void job_stream_release(void *state) {
+    job_stream *s = state;
+    ds_tail_release(&s->tail);
+    free(s);
+}
+
+static int job_is_over(job_stream *s) {
+    ds_job job;
+    if (ds_job_read(s->d->registry, s->job, &job, NULL))
+        return 1;
+    return job.state != DS_JOB_RUNNING && job.state != DS_JOB_QUEUED;
+}
+
+static void emit_line(void *ctx, const char *line, size_t n) {
+    job_stream *s = ctx;
+    s->line++;
+    if (s->line <= s->since || line[0] != '{')
+        return;
+    const char *sep = n > 2 ? "," : "";
+    if (s->sse)
+        ds_buf_addf(s->out, "id: %lld\ndata: {\"seq\":%lld%s%.*s\n\n", (long long)s->line,
+                    (long long)s->line, sep, (int)n - 1, line + 1);
+    else
+        ds_buf_addf(s->out, "{\"seq\":%lld%s%.*s\n", (long long)s->line, sep, (int)n - 1, line + 1);
+}
+
+static int events_fill(void *state, ds_buf *out) {
+    job_stream *s = state;
+    s->out = out;
+    for (;;) {
+        int over = job_is_over(s); /* asked before reading: nothing is written after the end */
+        int64_t n = ds_tail_lines(&s->tail, s->path, STREAM_PART, emit_line, s);
+        if (out->len)
+            return 0;
+        if (n < STREAM_PART)
+            return !s->follow || over;
+    }
+}
+
+static int log_fill(void *state, ds_buf *out) {
+    job_stream *s = state;
+    int over = job_is_over(s);
+    char buf[16384];
+    struct stat st;
+    int fd = open(s->path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = 0;
+    if (fd >= 0) {
+        if (fstat(fd, &st) == 0 && st.st_size < s->offset)
+            s->offset = 0; /* the log was shortened */
+        n = pread(fd, buf, sizeof buf, s->offset);
+        close(fd);
+    }
+    if (n > 0) {
+        ds_buf_add(out, buf, (size_t)n);
+        s->offset += n;
+        return 0;
+    }
+    return over;
+}
+
+static job_stream *new_stream(ds_daemon *d, int64_t id, const char *name) {
+    char dir[PATH_MAX];
+    job_stream *s = ds_xcalloc(1, sizeof *s);
+    s->d = d;
+    s->job = id;
+    ds_job_dir(d, id, dir);
+    ds_fs_join(s->path, sizeof s->path, dir, name);
+    ds_tail_init(&s->tail, s->path, 0);
+    return s;
+}
+
+int ds_api_job_events(ds_request *rq, void *ctx, ds_error *err) {
+    int64_t id, since;
+    ds_job job;
+    int rc = ds_api_id(rq, 0, &id, err);
+    if (!rc)
+        rc = ds_request_int(rq, "since", 0, INT64_MAX, 0, &since, err);
+    if (!rc)
+        rc = ds_job_read(((ds_daemon *)ctx)->registry, id, &job, err);
+    if (rc)
+        return rc;
+    job_stream *s = new_stream(ctx, id, "events.ndjson");
+    const char *last = ds_request_header(rq, "Last-Event-ID");
+    s->since = last ? strtoll(last, NULL, 10) : since;
+    s->follow = ds_request_flag(rq, "follow");
+    s->sse = ds_request_accepts(rq, "text/event-stream");
+    ds_stream_source src = {events_fill, job_stream_release, s, s->sse ? ": heartbeat\n\n" : NULL};
+    return ds_reply_stream(rq, s->sse ? "text/event-stream" : "application/x-ndjson", &src);
+}
+
+int ds_api_job_log(ds_request *rq, void *ctx, ds_error *err) {
+    int64_t id, offset;
+    int fd = -1;
+    struct stat st = {0};
+    static const char type[] = "text/plain; charset=utf-8";
+    int rc = ds_api_id(rq, 0, &id, err);
+    if (!rc)
+        rc = ds_request_int(rq, "offset", 0, INT64_MAX, 0, &offset, err);
+    if (!rc)
+        rc = open_job_file(ctx, id, "worker.log", &fd, &st, err);
+    if (rc)
+        return rc;
+    if (ds_request_flag(rq, "follow")) {
+        if (fd >= 0)
+            close(fd);
+        job_stream *s = new_stream(ctx, id, "worker.log");
+        s->offset = offset;
+        ds_stream_source src = {log_fill, job_stream_release, s, NULL};
+        return ds_reply_stream(rq, type, &src);
+    }
+    if (offset > st.st_size)
+        offset = 0; /* the log was shortened: begin again */
+    int64_t n = st.st_size - offset > LOG_PART ? LOG_PART : st.st_size - offset;
+    ds_reply_header(rq, "X-Next-Offset", "%lld", (long long)(offset + n));
+    if (n > 0)
+        return ds_reply_fd(rq, type, fd, offset, n);
+    if (fd >= 0)
+        close(fd);
+    return ds_reply_text(rq, 200, type, "");
+}
+
+/* ---- samples and verifications ---- */
+
+typedef struct {
+    const char *key;
+    char type; /* i(nteger), n(umber), s(tring), b(oolean) */
+    double least, most;
+    const char *values; /* of s: "|a|b|"; NULL = any short text */
+} field;
+
+static int check_field(const field *f, const json_t *v, ds_error *err) {
+    int number = f->type == 'i' ? json_is_integer(v) : json_is_number(v);
+    double x = json_number_value(v);
+    char word[80];
+    switch (f->type) {
+    case 'i':
+    case 'n':
+        if (!number || !(x >= f->least && x <= f->most))
+            return ds_fail(err, DS_EINVAL, "'%s' must be a %snumber from %g to %g", f->key,
+                           f->type == 'i' ? "whole " : "", f->least, f->most);
+        return 0;
+    case 'b':
+        return json_is_boolean(v) ? 0
+                                  : ds_fail(err, DS_EINVAL, "'%s' must be true or false", f->key);
+    default:
+        if (!json_is_string(v) || json_string_length(v) > 256)
+            return ds_fail(err, DS_EINVAL, "'%s' must be a text", f->key);
+        snprintf(word, sizeof word, "|%.60s|", json_string_value(v));
+        if (f->values && !strstr(f->values, word))
+            return ds_fail(err, DS_EINVAL, "'%s' must be one of %s", f->key, f->values);
+        return 0;
+    }
+}
+
+static int check_body(const json_t *body, const field *fields, size_t count, ds_error *err) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)body, key, value) {
+        const field *f = NULL;
+        for (size_t i = 0; i < count; i++)
+            if (strcmp(fields[i].key, key) == 0)
+                f = &fields[i];
+        if (!f)
+            return ds_fail(err, DS_EINVAL, "'%.60s' is not known here (see docs/api.md)", key);
+        if (!json_is_null(value) && check_field(f, value, err))
+            return DS_EINVAL;
+    }
+    return 0;
+}
+
+/* The job works on what the reference means now, whatever an alias points to later. */
+static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *payload,
+                   ds_error *err) {
+    const char *ref = ds_json_string(payload, "ref", NULL);
+    ds_adapter_ref a = {.name = ""};
+    json_t *base = NULL;
+    int64_t id = 0;
+    int rc = ref ? ds_adapter_resolve(d->registry, ref, &a, err)
+                 : ds_base_get(d->registry, 0, &base, err);
+    json_decref(base);
+    if (!rc && ref)
+        json_object_set_new(payload, "ref", json_string(a.ref));
+    if (!rc)
+        rc = ds_job_add(d->registry, kind, a.name, payload, 3, &id, err);
+    json_decref(payload);
+    return rc ? rc : reply_job(rq, d, 202, id, err);
+}
+
+int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
+    static const field fields[] = {{"ref", 's', 0, 0, NULL},
+                                   {"n", 'i', 1, 4096, NULL},
+                                   {"class", 's', 0, 0, NULL},
+                                   {"steps", 'i', 1, 1000, NULL},
+                                   {"guidance", 'n', 0, 100, NULL},
+                                   {"guidance_mode", 's', 0, 0, "|cfg|domain|none|"},
+                                   {"sampler", 's', 0, 0, "|dpmpp2m|ddim|ddpm|"},
+                                   {"seed", 'i', 0, 9e15, NULL},
+                                   {"columns", 'i', 0, 256, NULL}};
+    json_t *body;
+    int rc = ds_request_json(rq, &body, err);
+    if (!rc)
+        rc = check_body(body, fields, sizeof fields / sizeof *fields, err);
+    return rc ? rc : add_job(rq, ctx, DS_JOB_SAMPLE, json_deep_copy(body), err);
+}
+
+int ds_api_verify_add(ds_request *rq, void *ctx, ds_error *err) {
+    static const field fields[] = {{"ref", 's', 0, 0, NULL}, {"full", 'b', 0, 0, NULL}};
+    ds_daemon *d = ctx;
+    json_t *body;
+    int rc = ds_request_json(rq, &body, err);
+    if (!rc)
+        rc = check_body(body, fields, 2, err);
+    if (rc)
+        return rc;
+    if (!ds_json_string(body, "ref", NULL)) {
+        json_t *counts = NULL;
+        rc = ds_registry_counts(d->registry, &counts, err);
+        int64_t adapters = ds_json_int(counts, "adapters", 0);
+        json_decref(counts);
+        if (!rc && !adapters)
+            return ds_fail(err, DS_ENOTFOUND, "there is no published adapter to verify yet");
+    }
+    return rc ? rc : add_job(rq, d, DS_JOB_VERIFY, json_deep_copy(body), err);
+}

@@ -1,0 +1,100 @@
+/* daemon/api_util.c - what several handlers need. */
+#include "base/json.h"
+#include "daemon/api.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+int ds_api_page(ds_request *rq, ds_page *page, ds_error *err) {
+    int64_t limit;
+    int rc = ds_request_int(rq, "limit", 1, DS_LIST_MAX, DS_LIST_DEFAULT, &limit, err);
+    const char *cursor = ds_request_query(rq, "cursor");
+    *page = (ds_page){.limit = (int)limit, .cursor = cursor && *cursor ? cursor : NULL};
+    return rc;
+}
+
+int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err) {
+    *ms = 0;
+    if (!text || !*text)
+        return 0;
+    char *end;
+    errno = 0;
+    long long number = strtoll(text, &end, 10);
+    if (!errno && !*end && number >= 0) {
+        *ms = number;
+        return 0;
+    }
+    struct tm tm = {0};
+    end = strptime(text, "%Y-%m-%d", &tm);
+    if (end && *end == 'T')
+        end = strptime(end + 1, "%H:%M:%S", &tm);
+    if (end && *end == '.')
+        end += 1 + strspn(end + 1, "0123456789");
+    if (end && *end == 'Z')
+        end++;
+    if (!end || *end)
+        return ds_fail(err, DS_EINVAL,
+                       "'%s' is '%.60s': give a time as 2026-01-02T03:04:05Z or 2026-01-02", what,
+                       text);
+    *ms = (int64_t)timegm(&tm) * 1000;
+    return 0;
+}
+
+int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err) {
+    const char *text = ds_request_param(rq, param);
+    char *end;
+    errno = 0;
+    *id = strtoll(text, &end, 10);
+    if (errno || *end || *id <= 0)
+        return ds_fail(err, DS_EINVAL, "job '%.60s': a job is named by its number", text);
+    return 0;
+}
+
+int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const char *type,
+                     ds_error *err) {
+    char path[PATH_MAX];
+    struct stat st;
+    int rc = ds_store_path(ds_registry_store(d->registry), sha256, path, err);
+    if (rc)
+        return rc;
+    ds_reply_header(rq, "ETag", "\"%s\"", sha256);
+    ds_reply_header(rq, "X-Diffscaler-Digest", "sha256:%s", sha256);
+    const char *known = ds_request_header(rq, "If-None-Match");
+    if (known && strstr(known, sha256))
+        return ds_reply_bytes(rq, 304, type, "", 0);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT
+                   ? ds_fail(err, DS_EINTEGRITY,
+                             "blob %.12s is registered but its file is missing: run dsctl doctor",
+                             sha256)
+                   : ds_fail_errno(err, "cannot open blob '%s'", path);
+    if (fstat(fd, &st)) {
+        rc = ds_fail_errno(err, "cannot read blob '%s'", path);
+        close(fd);
+        return rc;
+    }
+    return ds_reply_fd(rq, type, fd, 0, st.st_size);
+}
+
+void ds_api_overlay(ds_daemon *d, json_t *job) {
+    ds_running running[80];
+    int n = ds_workers_running(d->workers, running, 80);
+    int64_t id = ds_json_int(job, "id", 0);
+    for (int i = 0; i < n; i++) {
+        if (running[i].job != id || strcmp(ds_json_string(job, "state", ""), "running") != 0)
+            continue;
+        if (*running[i].stage)
+            json_object_set_new(job, "stage", json_string(running[i].stage));
+        if (running[i].progress)
+            json_object_set_new(job, "progress", json_deep_copy(running[i].progress));
+        if (running[i].pid)
+            json_object_set_new(job, "pid", json_integer(running[i].pid));
+    }
+}

@@ -1,0 +1,297 @@
+/* daemon/daemon.c - start, the two timers that everything hangs on, and the orderly end. */
+#include "daemon/daemon.h"
+
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "daemon/notify.h"
+#include "registry/datasets.h"
+#include "registry/events.h"
+#include "registry/reconcile.h"
+
+#include <malloc.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TICK_MS 1000
+#define MAX_CONNECTIONS 256
+#define MAX_WATCHED_DIRS 65536
+
+/* ---- work ---- */
+
+static void on_work(uv_timer_t *t);
+
+void ds_daemon_poke(ds_daemon *d) {
+    if (d->poked || d->stopping)
+        return;
+    d->poked = 1;
+    uv_timer_start(&d->work, on_work, 0, 0);
+}
+
+void ds_daemon_poke_after(ds_daemon *d, int64_t ms) {
+    if (ms < 0 || d->poked || d->stopping)
+        return;
+    /* the work timer holds only the nearest date: each turn finds the next one again */
+    if (uv_is_active((uv_handle_t *)&d->work) && uv_timer_get_due_in(&d->work) <= (uint64_t)ms)
+        return;
+    uv_timer_start(&d->work, on_work, (uint64_t)ms, 0);
+}
+
+/* Watches follow the rows: whoever inserted a dataset, its folder is watched. */
+static void follow_watched(ds_daemon *d) {
+    json_t *list = NULL, *item;
+    size_t i;
+    ds_error err;
+    if (ds_dataset_watched(d->registry, &list, &err)) {
+        ds_log(DS_LOG_WARN, "cannot list watched folders: %s", err.message);
+        return;
+    }
+    ds_watch_keep(d->watch, NULL, 0);
+    json_array_foreach(list, i, item) {
+        int64_t id = ds_json_int(item, "id", 0);
+        ds_watch_add(d->watch, id, ds_json_string(item, "path", "/nonexistent"));
+        ds_watch_keep(d->watch, &id, 1);
+    }
+    ds_watch_drop_others(d->watch);
+    json_decref(list);
+}
+
+static void on_work(uv_timer_t *t) {
+    ds_daemon *d = t->data;
+    ds_error err;
+    double began = ds_monotonic();
+    d->poked = 0;
+    if (d->stopping)
+        return;
+    follow_watched(d);
+    d->n.reconciles++;
+    if (ds_reconcile(d->registry, NULL, &err)) {
+        ds_log(DS_LOG_WARN, "cannot look for work: %s", err.message);
+        ds_daemon_poke_after(d, 5000);
+    }
+    ds_workers_run(d->workers);
+    d->n.work_seconds_max = fmax(d->n.work_seconds_max, ds_monotonic() - began);
+}
+
+/* Somebody committed events: readers wake, and there may be work. */
+static void on_events(void *ctx, int64_t last_seq) {
+    (void)last_seq;
+    ds_daemon *d = ctx;
+    ds_http_wake(d->http);
+    ds_daemon_poke(d);
+}
+
+static void on_folder_changed(void *ctx, int64_t id) {
+    ds_daemon *d = ctx;
+    json_t *ds = NULL;
+    ds_error err;
+    if (d->stopping)
+        return;
+    int rc = ds_dataset_get_id(d->registry, id, &ds, &err);
+    if (!rc)
+        rc = ds_dataset_rescan(d->registry, ds_json_string(ds, "name", ""), NULL, &err);
+    json_decref(ds);
+    if (rc && rc != DS_ENOTFOUND)
+        ds_log(DS_LOG_WARN, "cannot ask for a scan: %s", err.message);
+    ds_daemon_poke(d);
+}
+
+static void on_folder_armed(void *ctx, int64_t id) {
+    (void)id;
+    ds_daemon_poke(ctx);
+}
+
+/* A watch is a hint: at start and every --rescan seconds each watched folder is scanned. */
+static void rescan_all(ds_daemon *d) {
+    json_t *list = NULL, *item;
+    size_t i;
+    ds_error err;
+    if (ds_dataset_watched(d->registry, &list, &err))
+        return;
+    json_array_foreach(
+        list, i,
+        item) if (ds_dataset_rescan(d->registry, ds_json_string(item, "name", ""), NULL, &err))
+        ds_log(DS_LOG_WARN, "cannot ask for a scan: %s", err.message);
+    json_decref(list);
+    ds_daemon_poke(d);
+}
+
+/* ---- tick ---- */
+
+static void finish_stop(ds_daemon *d);
+
+static void on_tick(uv_timer_t *t) {
+    ds_daemon *d = t->data;
+    double now = ds_monotonic();
+    d->n.loop_lag_seconds = fmax(0, now - d->expected_tick);
+    d->n.loop_lag_max_seconds = fmax(d->n.loop_lag_max_seconds, d->n.loop_lag_seconds);
+    d->expected_tick = now + TICK_MS / 1000.0;
+    d->ticks++;
+    ds_workers_tick(d->workers);
+    ds_http_tick(d->http);
+    if (d->stopping)
+        return;
+    if (ds_registry_foreign_change(d->registry)) {
+        ds_http_wake(d->http);
+        ds_daemon_poke(d);
+    }
+    ds_watch_tick(d->watch);
+    if (d->o.rescan_seconds && d->ticks % (unsigned)d->o.rescan_seconds == 0)
+        rescan_all(d);
+    if (d->trim_at > 0 && now > d->trim_at) {
+        d->trim_at = 0;
+        malloc_trim(0);
+    }
+}
+
+static void on_watchdog(uv_timer_t *t) {
+    (void)t;
+    ds_notify("WATCHDOG=1");
+}
+
+/* ---- stop ---- */
+
+/* The workers are gone (or the timer gave up on them): nothing more will change. */
+static void on_idle_check(uv_timer_t *t) {
+    ds_daemon *d = t->data;
+    if (!ds_workers_busy(d->workers))
+        finish_stop(d);
+}
+
+static void finish_stop(ds_daemon *d) {
+    ds_error err;
+    if (ds_event_add(d->registry, "daemon.stopped", "daemon", NULL, &err))
+        ds_log(DS_LOG_WARN, "cannot record the stop: %s", err.message);
+    ds_http_wake(d->http);
+    uv_stop(&d->loop);
+}
+
+static void on_signal(uv_signal_t *s, int signum) {
+    ds_daemon *d = s->data;
+    int again = d->stopping > 0;
+    d->stopping++;
+    ds_log(DS_LOG_INFO, "%s: %s", signum == SIGINT ? "interrupted" : "asked to stop",
+           again ? "workers are killed" : "workers write a checkpoint and stop");
+    if (!again) {
+        ds_notify("STOPPING=1\nSTATUS=workers write a checkpoint");
+        ds_http_quiesce(d->http);
+    }
+    ds_workers_stop(d->workers, again);
+    uv_timer_start(&d->work, on_idle_check, 0, 20);
+}
+
+/* ---- start ---- */
+
+static int make_folders(ds_daemon *d, ds_error *err) {
+    static const char *const names[] = {"jobs", "cache", "cache/hashes", "cache/base"};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ds_fs_join(path, sizeof path, d->o.state, names[i]);
+        int rc = ds_fs_mkdirs(path, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static void init_handles(ds_daemon *d) {
+    uv_loop_init(&d->loop);
+    uv_timer_init(&d->loop, &d->tick);
+    uv_timer_init(&d->loop, &d->work);
+    uv_timer_init(&d->loop, &d->watchdog);
+    uv_signal_init(&d->loop, &d->sigterm);
+    uv_signal_init(&d->loop, &d->sigint);
+    uv_signal_init(&d->loop, &d->sighup);
+    d->tick.data = d->work.data = d->watchdog.data = d->sigterm.data = d->sigint.data =
+        d->sighup.data = d;
+}
+
+static int open_http(ds_daemon *d, ds_error *err) {
+    ds_http_options o = {.socket_path = d->o.socket,
+                         .routes = ds_routes,
+                         .route_count = ds_route_count,
+                         .ctx = d,
+                         .max_connections = MAX_CONNECTIONS,
+                         .idle_seconds = d->o.idle_seconds};
+    return ds_http_open(&d->http, &d->loop, &o, err);
+}
+
+static int announce(ds_daemon *d, ds_error *err) {
+    json_t *payload = json_pack("{ss sI}", "version", DS_VERSION, "pid", (json_int_t)getpid());
+    int rc = ds_event_add(d->registry, "daemon.started", "daemon", payload, err);
+    json_decref(payload);
+    return rc;
+}
+
+int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
+    *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms()};
+    d->n.train_loss = NAN;
+    signal(SIGPIPE, SIG_IGN);
+    init_handles(d);
+    int rc = ds_registry_open(o->state, &d->registry, err);
+    if (rc)
+        return rc;
+    snprintf(d->o.state, sizeof d->o.state, "%s", ds_registry_dir(d->registry));
+    rc = make_folders(d, err);
+    if (!rc)
+        rc = ds_models_register(d, err);
+    if (!rc)
+        rc = ds_workers_open(&d->workers, d, err);
+    ds_watch_options watch = {.settle_ms = o->settle_ms,
+                              .max_dirs = MAX_WATCHED_DIRS,
+                              .changed = on_folder_changed,
+                              .armed = on_folder_armed,
+                              .ctx = d};
+    if (!rc)
+        rc = ds_watch_open(&d->watch, &d->loop, &watch, err);
+    if (!rc)
+        rc = announce(d, err);
+    if (!rc)
+        rc = open_http(d, err);
+    if (rc)
+        return rc;
+    ds_registry_on_events(d->registry, on_events, d);
+    uv_signal_start(&d->sigterm, on_signal, SIGTERM);
+    uv_signal_start(&d->sigint, on_signal, SIGINT);
+    struct sigaction hup;
+    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup keeps its word */
+        uv_signal_start(&d->sighup, on_signal, SIGHUP);
+    d->expected_tick = ds_monotonic() + TICK_MS / 1000.0;
+    d->trim_at = ds_monotonic() + 0.5;
+    uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
+    unsigned watchdog = ds_notify_watchdog_ms();
+    if (watchdog)
+        uv_timer_start(&d->watchdog, on_watchdog, watchdog, watchdog);
+    rescan_all(d);
+    ds_daemon_poke(d);
+    return 0;
+}
+
+void ds_daemon_run(ds_daemon *d) {
+    ds_notify("READY=1\nSTATUS=ready");
+    ds_log(DS_LOG_INFO, "ready: diffscalerd %s, state '%s', socket '%s'", DS_VERSION, d->o.state,
+           d->o.socket);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    ds_log(DS_LOG_INFO, "stopped");
+}
+
+void ds_daemon_close(ds_daemon *d) {
+    d->stopping = d->stopping ? d->stopping : 1;
+    if (d->registry)
+        ds_registry_on_events(d->registry, NULL, NULL);
+    ds_http_close(d->http);
+    ds_watch_close(d->watch);
+    ds_workers_close(d->workers);
+    uv_handle_t *own[] = {(uv_handle_t *)&d->tick,     (uv_handle_t *)&d->work,
+                          (uv_handle_t *)&d->watchdog, (uv_handle_t *)&d->sigterm,
+                          (uv_handle_t *)&d->sigint,   (uv_handle_t *)&d->sighup};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        uv_close(own[i], NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    int rc = uv_loop_close(&d->loop);
+    DS_ASSERT(rc == 0);
+    ds_registry_close(d->registry);
+}

@@ -1,0 +1,73 @@
+/* daemon/daemon.h - what the parts of the daemon share.
+ *
+ * One loop thread owns everything in here: the registry, the sockets, the watches, the workers.
+ * Only bounded file work (hashing and compressing blobs, unpacking a manifest) runs in libuv's
+ * thread pool, on data that the loop thread does not touch meanwhile (daemon/finish.h).
+ *
+ * Work is never pushed: whatever happens (a request, a folder, an exit, a row written by somebody
+ * else) ends in ds_daemon_poke(), and the next turn of the loop derives from the registry what
+ * there is to do.  So a lost poke costs at most a second (the tick), never a dataset.
+ */
+#ifndef DS_DAEMON_DAEMON_H
+#define DS_DAEMON_DAEMON_H
+
+#include "daemon/http.h"
+#include "daemon/options.h"
+#include "daemon/watch.h"
+#include "daemon/workers.h"
+#include "registry/registry.h"
+
+#include <stdint.h>
+#include <uv.h>
+
+/* Counters for /metrics, since the start of the daemon. */
+typedef struct {
+    uint64_t job_count[4]; /* finished attempts, by enum ds_job_kind */
+    double job_seconds[4];
+    uint64_t restarts_crash, restarts_exit, restarts_temporary, restarts_stopped;
+    uint64_t train_steps, gate_refusals, reconciles;
+    double train_loss; /* newest; NAN = none yet */
+    double loop_lag_seconds, loop_lag_max_seconds;
+    double work_seconds_max; /* longest reconcile, its commits included */
+} ds_counters;
+
+typedef struct ds_daemon {
+    uv_loop_t loop;
+    ds_options o;
+    ds_registry *registry;
+    ds_http *http;
+    ds_watch *watch;
+    ds_workers *workers;
+    uv_timer_t tick, work, watchdog;
+    uv_signal_t sigterm, sigint, sighup;
+    int64_t started_ms;
+    int stopping; /* 1 = asked to stop, 2 = asked twice */
+    int poked;
+    unsigned ticks;
+    double expected_tick, stop_started, trim_at;
+    ds_counters n;
+    char device_class[64]; /* of the newest result; "" = none yet */
+} ds_daemon;
+
+/* daemon/start.c: the whole program; returns its exit code. */
+int ds_daemon_main(int argc, char **argv);
+
+int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err);
+void ds_daemon_run(ds_daemon *d);   /* until a signal has stopped it */
+void ds_daemon_close(ds_daemon *d); /* also after a failed open */
+
+void ds_daemon_poke(ds_daemon *d);                   /* there may be something to do */
+void ds_daemon_poke_after(ds_daemon *d, int64_t ms); /* in ms at the latest; < 0: never */
+
+/* daemon/models.c: register the base and the feature network of the options; a missing bundled file
+ * is a warning (datasets wait), one that was named is an error. */
+int ds_models_register(ds_daemon *d, ds_error *err);
+
+/* daemon/routes.c */
+extern const ds_route ds_routes[];
+extern const size_t ds_route_count;
+
+/* daemon/metrics.c */
+void ds_metrics_write(ds_daemon *d, ds_buf *out);
+
+#endif

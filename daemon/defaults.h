@@ -1,0 +1,32 @@
+/* daemon/defaults.h - every choice that a job's spec needs and a user may leave out.
+ *
+ * One table names each option of `POST /v1/datasets {"options":{...}}`: its place in spec.json, its
+ * type, its limits, its default.  Options are checked when they arrive and again when the spec is
+ * made (rows may come from other programs).  Thread: any.
+ */
+#ifndef DS_DAEMON_DEFAULTS_H
+#define DS_DAEMON_DEFAULTS_H
+
+#include "base/error.h"
+
+#include <jansson.h>
+#include <stdint.h>
+
+/* What the defaults depend on. */
+typedef struct {
+    int64_t images;  /* accepted images of the dataset version */
+    int64_t classes; /* classes of it */
+} ds_dataset_facts;
+
+/* DS_EINVAL naming the option at fault: unknown (with the nearest known one), of the wrong type,
+ * or outside its limits. */
+int ds_options_check(const char *method, const json_t *options, ds_error *err);
+
+/* Adds the members method, train, sample, evaluate, probe, gate and device to a spec. */
+int ds_options_apply(json_t *spec, const char *method, const json_t *options,
+                     const ds_dataset_facts *facts, ds_error *err);
+
+/* The same members with nothing known of a dataset: for sample and verify jobs. */
+int ds_options_plain(json_t *spec, const char *const *members, ds_error *err);
+
+#endif

@@ -1,0 +1,180 @@
+/* daemon/finish.c - see finish.h. */
+#include "daemon/finish.h"
+
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "registry/results.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define RESULT_MAX (64 << 20)
+#define SPEC_MAX (16 << 20)
+
+/* A file name that a result may use: in the job directory itself, nothing hidden. */
+static int plain_name(const char *name, ds_error *err) {
+    if (!*name || *name == '.' || strchr(name, '/') || strlen(name) > 100)
+        return ds_fail(err, DS_EINVAL,
+                       "result.json names the file '%.100s': it must be a plain name", name);
+    return 0;
+}
+
+static int need_schema(const json_t *result, const char *schema, ds_error *err) {
+    const char *is;
+    int rc = ds_json_need_string(result, "schema", &is, err);
+    if (!rc && strcmp(is, schema) != 0)
+        return ds_fail(err, DS_EINVAL, "result.json has schema '%.60s', not '%s'", is, schema);
+    return rc;
+}
+
+/* The file of result[key]: {"file","sha256"[,"stored_bytes","stored_sha256"]} into the store. */
+static int put_file(ds_finish *f, const char *key, ds_blob *out, ds_error *err) {
+    json_t *o;
+    const char *file, *sha;
+    char path[PATH_MAX], stored[DS_HEX_SIZE];
+    struct stat st;
+    int rc = ds_json_need_object(f->result, key, &o, err);
+    if (!rc)
+        rc = ds_json_need_string(o, "file", &file, err);
+    if (!rc)
+        rc = ds_json_need_string(o, "sha256", &sha, err);
+    if (!rc)
+        rc = plain_name(file, err);
+    if (rc)
+        return rc;
+    if (!ds_digest_valid(sha))
+        return ds_fail(err, DS_EINVAL, "result.json: '%s.sha256' is not a digest", key);
+    ds_fs_join(path, sizeof path, f->dir, file);
+    if (lstat(path, &st))
+        return ds_fail_errno(err, "cannot find '%s'", path);
+    int64_t want = ds_json_int(o, "stored_bytes", st.st_size);
+    if (!S_ISREG(st.st_mode) || st.st_size != want)
+        return ds_fail(err, DS_EINTEGRITY, "'%s' has %lld bytes, result.json says %lld", path,
+                       (long long)st.st_size, (long long)want);
+    const char *stored_sha = ds_json_string(o, "stored_sha256", NULL);
+    if (stored_sha) {
+        rc = ds_digest_file(path, stored, err);
+        if (!rc && strcmp(stored, stored_sha) != 0)
+            return ds_fail(err, DS_EINTEGRITY, "'%s' has not the digest that result.json says",
+                           path);
+    }
+    size_t n = strlen(file);
+    int zstd = n > 4 && strcmp(file + n - 4, ".zst") == 0;
+    if (!rc)
+        rc = ds_store_put_file(f->store, path, zstd ? DS_STORE_ZSTD : DS_STORE_RAW, sha, out, err);
+    if (!rc && ds_json_int(o, "raw_bytes", out->raw_bytes) != out->raw_bytes)
+        return ds_fail(err, DS_EINTEGRITY, "'%s' unpacks to %lld bytes, result.json says otherwise",
+                       path, (long long)out->raw_bytes);
+    return rc;
+}
+
+static int collect_scan(ds_finish *f, ds_error *err) {
+    const char *manifest, *digest;
+    char path[PATH_MAX];
+    int rc = need_schema(f->result, "diffscaler.scan/1", err);
+    if (!rc)
+        rc = ds_json_need_string(f->result, "manifest", &manifest, err);
+    if (!rc)
+        rc = ds_json_need_string(f->result, "tree_digest", &digest, err);
+    if (!rc)
+        rc = plain_name(manifest, err);
+    if (rc)
+        return rc;
+    if (!ds_digest_valid(digest))
+        return ds_fail(err, DS_EINVAL, "result.json: 'tree_digest' is not a digest");
+    ds_fs_join(path, sizeof path, f->dir, manifest);
+    return ds_store_put_file(f->store, path, DS_STORE_RAW, digest, &f->blob, err);
+}
+
+static int collect_train(ds_finish *f, ds_error *err) {
+    const char *status;
+    int rc = need_schema(f->result, "diffscaler.train/1", err);
+    if (!rc)
+        rc = ds_json_need_string(f->result, "status", &status, err);
+    if (rc)
+        return rc;
+    if ((strcmp(status, "rejected") == 0) != f->refused)
+        return ds_fail(err, DS_EINTEGRITY,
+                       "worker exited with %d but result.json has status '%.20s'",
+                       f->refused ? 8 : 0, status);
+    rc = put_file(f, "adapter", &f->blob, err);
+    json_t *reference = json_object_get(f->result, "reference");
+    if (!rc && reference && !json_is_null(reference)) {
+        f->has_reference = 1;
+        rc = put_file(f, "reference", &f->reference, err);
+    }
+    return rc;
+}
+
+int ds_finish_collect(ds_finish *f, ds_error *err) {
+    char path[PATH_MAX];
+    ds_fs_join(path, sizeof path, f->dir, "spec.json");
+    int rc = ds_json_read_file(path, SPEC_MAX, &f->spec, err);
+    ds_fs_join(path, sizeof path, f->dir, "result.json");
+    if (!rc)
+        rc = ds_json_read_file(path, RESULT_MAX, &f->result, err);
+    if (rc)
+        return rc;
+    switch (f->kind) {
+    case DS_JOB_SCAN: return collect_scan(f, err);
+    case DS_JOB_TRAIN: return collect_train(f, err);
+    case DS_JOB_SAMPLE: return need_schema(f->result, "diffscaler.sample/1", err);
+    case DS_JOB_VERIFY: return need_schema(f->result, "diffscaler.verify/1", err);
+    case DS_JOB_KIND_COUNT: break;
+    }
+    return ds_fail(err, DS_EINVAL, "job %lld has an unknown kind", (long long)f->job);
+}
+
+int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
+    int rc = DS_EINVAL, changed = 0;
+    switch (f->kind) {
+    case DS_JOB_SCAN:
+        rc = ds_scan_finish(r, f->job, f->result, &f->blob, &changed, err);
+        f->unchanged = !changed;
+        break;
+    case DS_JOB_TRAIN: {
+        ds_publication p = {.job = f->job,
+                            .spec = f->spec,
+                            .result = f->result,
+                            .adapter = &f->blob,
+                            .reference = f->has_reference ? &f->reference : NULL};
+        rc = ds_publish(r, &p, f->ref, err);
+        break;
+    }
+    case DS_JOB_SAMPLE: rc = ds_job_done(r, f->job, f->result, err); break;
+    case DS_JOB_VERIFY: rc = ds_verify_finish(r, f->job, f->result, err); break;
+    case DS_JOB_KIND_COUNT: break;
+    }
+    return rc;
+}
+
+void ds_finish_clean(const ds_finish *f) {
+    static const char *const train[] = {"checkpoints", "adapter.safetensors.zst",
+                                        "reference.safetensors.zst", "manifest.ndjson", NULL};
+    static const char *const scan[] = {"manifest.ndjson", NULL};
+    static const char *const none[] = {NULL};
+    ds_error err;
+    int rc = 0;
+    if (f->kind == DS_JOB_SCAN && f->unchanged) { /* periodic rescans must not fill the disk */
+        rc = ds_fs_remove(f->dir, &err);
+    } else {
+        const char *const *names = f->kind == DS_JOB_TRAIN  ? train
+                                   : f->kind == DS_JOB_SCAN ? scan
+                                                            : none;
+        for (; !rc && *names; names++) {
+            char path[PATH_MAX];
+            ds_fs_join(path, sizeof path, f->dir, *names);
+            rc = ds_fs_remove(path, &err);
+        }
+    }
+    if (rc)
+        ds_log(DS_LOG_WARN, "cannot tidy '%s': %s", f->dir, err.message);
+}
+
+void ds_finish_release(ds_finish *f) {
+    json_decref(f->spec);
+    json_decref(f->result);
+    f->spec = f->result = NULL;
+}

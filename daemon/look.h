@@ -1,0 +1,18 @@
+/* daemon/look.h - a first look at a folder that somebody wants to add, in bounded time.
+ *
+ * It catches what a person can correct at once: the path is relative, absent, a file, not readable,
+ * empty, or holds nothing that looks like an image.  It reads at most a few thousand directory
+ * entries and a few first bytes; a folder that it cannot judge in that time is let through, because
+ * the scan decides.  Thread: any.  Errors: DS_EINVAL, DS_ENOTFOUND, DS_EPERM, DS_EIO.
+ */
+#ifndef DS_DAEMON_LOOK_H
+#define DS_DAEMON_LOOK_H
+
+#include "base/error.h"
+
+#include <limits.h>
+
+/* real: the canonical path of the folder. */
+int ds_look_at_folder(const char *path, char real[PATH_MAX], ds_error *err);
+
+#endif

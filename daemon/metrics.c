@@ -1,0 +1,140 @@
+/* daemon/metrics.c - Prometheus text format.  Names: app prefix, base units; job ids and digests
+ * are never labels, dataset names are (bounded to the newest 200 adapters). */
+#include "base/json.h"
+#include "daemon/daemon.h"
+#include "registry/adapters.h"
+#include "registry/jobs.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static void head(ds_buf *b, const char *name, const char *type, const char *help) {
+    ds_buf_addf(b, "# HELP diffscaler_%s %s\n# TYPE diffscaler_%s %s\n", name, help, name, type);
+}
+
+static void one(ds_buf *b, const char *name, const char *type, const char *help, double value) {
+    head(b, name, type, help);
+    ds_buf_addf(b, "diffscaler_%s %.17g\n", name, value);
+}
+
+static void registry_metrics(ds_daemon *d, ds_buf *b) {
+    json_t *c = NULL;
+    if (ds_registry_counts(d->registry, &c, NULL))
+        return;
+    const json_t *jobs = json_object_get(c, "jobs"), *blobs = json_object_get(c, "blobs");
+    head(b, "jobs", "gauge", "Jobs by state.");
+    for (int s = 0; s < DS_JOB_STATE_COUNT; s++) {
+        const char *name = ds_job_state_name((enum ds_job_state)s);
+        ds_buf_addf(b, "diffscaler_jobs{state=\"%s\"} %lld\n", name,
+                    (long long)ds_json_int(jobs, name, 0));
+    }
+    one(b, "datasets", "gauge", "Datasets that are not removed.",
+        (double)ds_json_int(c, "datasets", 0));
+    one(b, "adapters", "gauge", "Published adapter versions.",
+        (double)ds_json_int(c, "adapters", 0));
+    one(b, "blobs", "gauge", "Blobs in the store.", (double)ds_json_int(blobs, "count", 0));
+    one(b, "blob_bytes", "gauge", "Bytes of blobs, as stored.",
+        (double)ds_json_int(blobs, "bytes", 0));
+    one(b, "events_total", "counter", "Events recorded in the registry.",
+        (double)ds_json_int(c, "event_seq", 0));
+    json_decref(c);
+}
+
+/* Names are [A-Za-z0-9._-], so no escaping is needed in labels. */
+static void fd_metrics(ds_daemon *d, ds_buf *b) {
+    json_t *doc = NULL, *a;
+    size_t i;
+    ds_page page = {.limit = 200};
+    ds_adapter_filter f = {.status = "published", .max_fd = NAN};
+    if (ds_adapter_list(d->registry, page, &f, &doc, NULL))
+        return;
+    head(b, "eval_fd", "gauge", "Frechet distance of each task's newest published adapter.");
+    json_t *seen = json_object();
+    json_array_foreach(json_object_get(doc, "items"), i, a) {
+        const char *name = ds_json_string(a, "name", "");
+        if (!json_is_number(json_object_get(a, "fd")) || json_object_get(seen, name))
+            continue;
+        json_object_set_new(seen, name, json_true());
+        ds_buf_addf(b, "diffscaler_eval_fd{task=\"%s\"} %.17g\n", name,
+                    ds_json_number(a, "fd", NAN));
+    }
+    json_decref(seen);
+    json_decref(doc);
+}
+
+static void job_metrics(const ds_counters *n, ds_buf *b) {
+    head(b, "job_duration_seconds", "summary", "Time of finished attempts by kind.");
+    for (int k = 0; k < DS_JOB_KIND_COUNT; k++) {
+        const char *kind = ds_job_kind_name((enum ds_job_kind)k);
+        ds_buf_addf(b,
+                    "diffscaler_job_duration_seconds_sum{kind=\"%s\"} %.6f\n"
+                    "diffscaler_job_duration_seconds_count{kind=\"%s\"} %llu\n",
+                    kind, n->job_seconds[k], kind, (unsigned long long)n->job_count[k]);
+    }
+    head(b, "worker_restarts_total", "counter", "Attempts that are made again, by reason.");
+    ds_buf_addf(b,
+                "diffscaler_worker_restarts_total{reason=\"crash\"} %llu\n"
+                "diffscaler_worker_restarts_total{reason=\"failed\"} %llu\n"
+                "diffscaler_worker_restarts_total{reason=\"temporary\"} %llu\n"
+                "diffscaler_worker_restarts_total{reason=\"stopped\"} %llu\n",
+                (unsigned long long)n->restarts_crash, (unsigned long long)n->restarts_exit,
+                (unsigned long long)n->restarts_temporary, (unsigned long long)n->restarts_stopped);
+    one(b, "train_steps_total", "counter", "Optimisation steps seen.", (double)n->train_steps);
+    if (!isnan(n->train_loss))
+        one(b, "train_loss", "gauge", "Newest training loss.", n->train_loss);
+    one(b, "eval_regressions_total", "counter", "Adapters refused by the gate.",
+        (double)n->gate_refusals);
+}
+
+static void process_metrics(ds_daemon *d, ds_buf *b) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    double cpu = (double)u.ru_utime.tv_sec + (double)u.ru_stime.tv_sec +
+                 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+    long pages = 0, total = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f) {
+        if (fscanf(f, "%ld %ld", &total, &pages) != 2)
+            pages = 0;
+        fclose(f);
+    }
+    int fds = -3; /* ".", "..", and the descriptor of the listing */
+    DIR *dir = opendir("/proc/self/fd");
+    while (dir && readdir(dir))
+        fds++;
+    if (dir)
+        closedir(dir);
+    ds_buf_addf(b,
+                "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %.6f\n"
+                "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes %lld\n"
+                "# TYPE process_open_fds gauge\nprocess_open_fds %d\n"
+                "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds %.3f\n",
+                cpu, (long long)pages * sysconf(_SC_PAGESIZE), fds, (double)d->started_ms / 1000.0);
+}
+
+void ds_metrics_write(ds_daemon *d, ds_buf *b) {
+    const ds_counters *n = &d->n;
+    head(b, "build_info", "gauge", "Version of the daemon.");
+    ds_buf_addf(b, "diffscaler_build_info{version=\"%s\",schema=\"%d\"} 1\n", DS_VERSION,
+                ds_registry_schema(d->registry));
+    registry_metrics(d, b);
+    job_metrics(n, b);
+    fd_metrics(d, b);
+    one(b, "http_requests_total", "counter", "Requests answered.",
+        (double)ds_http_requests(d->http));
+    one(b, "http_connections", "gauge", "Open connections.", ds_http_connections(d->http));
+    one(b, "inotify_overflows_total", "counter", "Times the kernel dropped folder events.",
+        (double)ds_watch_overflows(d->watch));
+    one(b, "watched_directories", "gauge", "Directories under watch.", ds_watch_dirs(d->watch));
+    one(b, "reconciles_total", "counter", "Times work was derived from the registry.",
+        (double)n->reconciles);
+    one(b, "work_seconds_max", "gauge", "Longest turn of deriving and starting work.",
+        n->work_seconds_max);
+    one(b, "loop_lag_seconds", "gauge", "Delay of the last tick of the loop.", n->loop_lag_seconds);
+    one(b, "loop_lag_seconds_max", "gauge", "Longest delay of a tick.", n->loop_lag_max_seconds);
+    process_metrics(d, b);
+}

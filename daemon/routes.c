@@ -1,0 +1,36 @@
+/* daemon/routes.c - every path of the API, once. */
+#include "daemon/api.h"
+
+const ds_route ds_routes[] = {
+    {"GET", "/healthz", ds_api_health},
+    {"GET", "/readyz", ds_api_ready},
+    {"GET", "/metrics", ds_api_metrics},
+    {"GET", "/v1/version", ds_api_version},
+    {"GET", "/v1/status", ds_api_status},
+    {"POST", "/v1/datasets", ds_api_dataset_add},
+    {"GET", "/v1/datasets", ds_api_dataset_list},
+    {"GET", "/v1/datasets/{}", ds_api_dataset_get},
+    {"DELETE", "/v1/datasets/{}", ds_api_dataset_remove},
+    {"GET", "/v1/datasets/{}/rejected", ds_api_dataset_rejected},
+    {"GET", "/v1/datasets/{}/manifest", ds_api_dataset_manifest},
+    {"POST", "/v1/datasets/{}/rescan", ds_api_dataset_rescan},
+    {"GET", "/v1/adapters", ds_api_adapter_list},
+    {"GET", "/v1/adapters/{}", ds_api_adapter_get},
+    {"GET", "/v1/adapters/{}/file", ds_api_adapter_file},
+    {"GET", "/v1/adapters/{}/aliases", ds_api_adapter_aliases},
+    {"GET", "/v1/adapters/{}/aliases/{}", ds_api_alias_history},
+    {"PUT", "/v1/adapters/{}/aliases/{}", ds_api_alias_set},
+    {"GET", "/v1/jobs", ds_api_job_list},
+    {"GET", "/v1/jobs/{}", ds_api_job_get},
+    {"GET", "/v1/jobs/{}/log", ds_api_job_log},
+    {"GET", "/v1/jobs/{}/events", ds_api_job_events},
+    {"GET", "/v1/jobs/{}/metrics", ds_api_job_metrics},
+    {"GET", "/v1/jobs/{}/files/{}", ds_api_job_file},
+    {"POST", "/v1/jobs/{}/cancel", ds_api_job_cancel},
+    {"POST", "/v1/samples", ds_api_sample_add},
+    {"POST", "/v1/verify", ds_api_verify_add},
+    {"GET", "/v1/evaluations", ds_api_evaluation_list},
+    {"GET", "/v1/events", ds_api_events},
+    {"GET", "/v1/blobs/{}", ds_api_blob_get},
+};
+const size_t ds_route_count = sizeof ds_routes / sizeof *ds_routes;

@@ -1,0 +1,454 @@
+/* daemon/slot.c - see slot.h. */
+#include "daemon/slot.h"
+
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CANCEL_SECONDS 15.0
+#define STOP_SECONDS 20.0
+#define POSTPONE_MS 10000
+#define SPEC_MAX (16 << 20)
+#define MANIFEST_MAX ((size_t)2 << 30)
+
+static void settle(ds_slot *s);
+
+static void set_error(ds_slot *s, const char *code, const char *message) {
+    snprintf(s->error_code, sizeof s->error_code, "%s", code);
+    snprintf(s->error_message, sizeof s->error_message, "%s", message);
+    size_t n = strlen(s->error_message);
+    if (n + 1 < sizeof s->error_message)
+        return;
+    while (n && ((unsigned char)s->error_message[n - 1] & 0xc0) == 0x80)
+        n--; /* cut before a character, not inside */
+    s->error_message[n ? n - 1 : 0] = 0;
+}
+
+/* ---- the end ---- */
+
+static void release(ds_slot *s) {
+    ds_tail_release(&s->tail);
+    json_decref(s->progress);
+    json_decref(s->spec.spec);
+    ds_finish_release(&s->finish);
+    *s = (ds_slot){.d = s->d, .kinds = s->kinds};
+    s->d->trim_at = ds_monotonic() + 2; /* manifests can be large: give the memory back */
+    ds_daemon_poke(s->d);
+}
+
+static void count(ds_slot *s) {
+    ds_counters *n = &s->d->n;
+    n->job_count[s->job.kind]++;
+    n->job_seconds[s->job.kind] += ds_monotonic() - s->started;
+    switch (s->outcome) {
+    case DS_OUTCOME_FAIL:
+        if (s->exit_signal)
+            n->restarts_crash += (uint64_t)s->retry;
+        else
+            n->restarts_exit += (uint64_t)s->retry;
+        break;
+    case DS_OUTCOME_POSTPONE: n->restarts_temporary++; break;
+    case DS_OUTCOME_REQUEUE: n->restarts_stopped++; break;
+    case DS_OUTCOME_PUBLISH: n->gate_refusals += s->finish.refused; break;
+    case DS_OUTCOME_CANCEL: break;
+    }
+}
+
+static int commit_failure(ds_slot *s, ds_error *err) {
+    ds_job_failure f = {.exit_code = s->exit_signal ? -1 : s->exit_code,
+                        .exit_signal = s->exit_signal ? s->exit_signal : -1,
+                        .code = *s->error_code ? s->error_code : NULL,
+                        .message = *s->error_message ? s->error_message : NULL,
+                        .retry = s->retry};
+    if (s->outcome == DS_OUTCOME_POSTPONE)
+        return ds_job_postpone(s->d->registry, s->job.id, POSTPONE_MS, &f, err);
+    int retried = 0;
+    int rc = ds_job_fail(s->d->registry, s->job.id, &f, &retried, err);
+    s->retry = retried;
+    if (!rc)
+        ds_log(DS_LOG_WARN, "job %lld (%s %s) %s: %s", (long long)s->job.id,
+               ds_job_kind_name(s->job.kind), s->job.name,
+               retried ? "failed and is tried again" : "failed",
+               *s->error_message ? s->error_message : "the worker gave no reason");
+    return rc;
+}
+
+static int commit(ds_slot *s, ds_error *err) {
+    ds_registry *r = s->d->registry;
+    switch (s->outcome) {
+    case DS_OUTCOME_PUBLISH: return ds_finish_commit(&s->finish, r, err);
+    case DS_OUTCOME_FAIL:
+    case DS_OUTCOME_POSTPONE: return commit_failure(s, err);
+    case DS_OUTCOME_REQUEUE:
+        return ds_job_requeue(r, s->job.id, "the daemon stops; the work goes on at its next start",
+                              err);
+    case DS_OUTCOME_CANCEL:
+        return ds_job_cancelled(r, s->job.id, s->exit_signal ? -1 : s->exit_code,
+                                s->exit_signal ? s->exit_signal : -1, err);
+    }
+    return 0;
+}
+
+static int temporary(int code) {
+    return code == DS_EBUSY || code == DS_ENOSPC || code == DS_EIO || code == DS_EPERM;
+}
+
+/* One transaction makes the end true.  While the disk is full it cannot: the slot stays and tries
+ * again, and if the daemon dies meanwhile the job is found without a process and runs again. */
+static void settle(ds_slot *s) {
+    ds_error err;
+    s->phase = DS_SLOT_SETTLING;
+    int rc = commit(s, &err);
+    if (rc && temporary(rc) && !s->d->stopping) {
+        if (!s->settle_at)
+            ds_log(DS_LOG_WARN, "cannot record the end of job %lld yet: %s", (long long)s->job.id,
+                   err.message);
+        s->settle_at = ds_monotonic() + 1;
+        return;
+    }
+    if (rc && s->outcome == DS_OUTCOME_PUBLISH && rc != DS_ECONFLICT) {
+        s->outcome = DS_OUTCOME_FAIL;
+        s->retry = 0;
+        set_error(s, ds_error_name(rc), err.message);
+        settle(s);
+        return;
+    }
+    if (rc)
+        ds_log(DS_LOG_WARN, "cannot record the end of job %lld: %s", (long long)s->job.id,
+               err.message);
+    else {
+        if (s->outcome == DS_OUTCOME_PUBLISH) {
+            const char *class = ds_json_string(s->finish.result, "device_class", "");
+            if (*class)
+                snprintf(s->d->device_class, sizeof s->d->device_class, "%s", class);
+            ds_log(DS_LOG_INFO, "job %lld (%s %s) is done%s%s%s", (long long)s->job.id,
+                   ds_job_kind_name(s->job.kind), s->job.name, *s->finish.ref ? ": " : "",
+                   s->finish.ref, s->finish.refused ? " refused by the gate" : "");
+            ds_finish_clean(&s->finish);
+        }
+        count(s);
+    }
+    release(s);
+}
+
+static void finish_work(uv_work_t *work) {
+    ds_slot *s = work->data;
+    s->work_rc = ds_finish_collect(&s->finish, &s->work_err);
+}
+
+static void finish_done(uv_work_t *work, int status) {
+    (void)status;
+    ds_slot *s = work->data;
+    s->outcome = DS_OUTCOME_PUBLISH;
+    if (s->work_rc) {
+        s->outcome = temporary(s->work_rc) ? DS_OUTCOME_POSTPONE : DS_OUTCOME_FAIL;
+        s->retry = 1; /* the result was lost or damaged on its way: the work can be done again */
+        set_error(s, ds_error_name(s->work_rc), s->work_err.message);
+    }
+    settle(s);
+}
+
+static void collect(ds_slot *s) {
+    s->phase = DS_SLOT_FINISHING;
+    s->finish = (ds_finish){.kind = s->job.kind,
+                            .job = s->job.id,
+                            .refused = s->exit_code == 8,
+                            .store = ds_registry_store(s->d->registry)};
+    snprintf(s->finish.dir, sizeof s->finish.dir, "%s", s->dir);
+    s->work.data = s;
+    uv_queue_work(&s->d->loop, &s->work, finish_work, finish_done);
+}
+
+/* ---- what the worker says ---- */
+
+static void take_progress(ds_slot *s, const json_t *e) {
+    static const char *const keys[] = {
+        "done", "total", "unit", "rate", "eta_seconds", "loss", "images_per_second"};
+    json_t *p = json_object();
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_t *v = json_object_get(e, keys[i]);
+        if (v && (json_is_number(v) || (json_is_string(v) && json_string_length(v) < 32)))
+            json_object_set(p, keys[i], v);
+    }
+    json_decref(s->progress);
+    s->progress = p;
+    if (s->job.kind == DS_JOB_TRAIN && strcmp(s->stage, "train") == 0) {
+        int64_t done = ds_json_int(e, "done", 0);
+        if (done > s->last_done && s->last_done)
+            s->d->n.train_steps += (uint64_t)(done - s->last_done);
+        s->last_done = done;
+        s->d->n.train_loss = ds_json_number(e, "loss", s->d->n.train_loss);
+    }
+}
+
+static void take_line(void *ctx, const char *line, size_t n) {
+    ds_slot *s = ctx;
+    json_t *e = NULL;
+    if (ds_json_parse("event", line, n, &e, NULL) || !json_is_object(e)) {
+        json_decref(e);
+        return;
+    }
+    const char *type = ds_json_string(e, "type", ""), *stage = ds_json_string(e, "stage", NULL);
+    if (stage && strcmp(stage, s->stage) != 0) {
+        snprintf(s->stage, sizeof s->stage, "%s", stage);
+        json_decref(s->progress);
+        s->progress = NULL;
+        s->last_done = 0;
+    }
+    if (strcmp(type, "progress") == 0)
+        take_progress(s, e);
+    else if (strcmp(type, "error") == 0)
+        set_error(s, ds_json_string(e, "code", "DS_EFAILED"), ds_json_string(e, "message", ""));
+    else if (strcmp(type, "warning") == 0)
+        ds_log(DS_LOG_WARN, "job %lld: %s", (long long)s->job.id, ds_json_string(e, "message", ""));
+    else if (strcmp(type, "metric") == 0 && s->metrics_left) {
+        const char *key = ds_json_string(e, "key", NULL);
+        double value = ds_json_number(e, "value", NAN);
+        s->metrics_left--;
+        if (key && strlen(key) < 64)
+            ds_job_metric(s->d->registry, s->job.id, key, ds_json_int(e, "step", 0), value, NULL);
+    }
+    s->revision++;
+    json_decref(e);
+}
+
+static int64_t log_size(const ds_slot *s) {
+    char path[PATH_MAX];
+    struct stat st;
+    ds_fs_join(path, sizeof path, s->dir, "worker.log");
+    return stat(path, &st) ? 0 : st.st_size;
+}
+
+void ds_slot_poll(ds_slot *s) {
+    if (s->phase != DS_SLOT_RUNNING)
+        return;
+    s->metrics_left = 8;
+    int64_t log = log_size(s), news = ds_tail_lines(&s->tail, s->events, 1 << 20, take_line, s);
+    if (news || log != s->log_size)
+        ds_http_wake(s->d->http);
+    s->log_size = log;
+    double now = ds_monotonic();
+    if (s->revision != s->committed && now - s->committed_at >= 1) {
+        ds_error err;
+        if (ds_job_progress(s->d->registry, s->job.id, *s->stage ? s->stage : NULL, s->progress,
+                            &err))
+            ds_log(DS_LOG_DEBUG, "cannot record progress of job %lld: %s", (long long)s->job.id,
+                   err.message);
+        s->committed = s->revision;
+        s->committed_at = now;
+    }
+    if (++s->polls % 16 == 0)
+        ds_child_bound_log(s->dir);
+}
+
+/* The last line of worker.log, when no event said why. */
+static void error_from_log(ds_slot *s) {
+    char path[PATH_MAX], text[1024];
+    ds_fs_join(path, sizeof path, s->dir, "worker.log");
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0)
+        return;
+    ssize_t n = 0;
+    if (fstat(fd, &st) == 0) {
+        off_t from = st.st_size > (off_t)sizeof text - 1 ? st.st_size - (off_t)sizeof text + 1 : 0;
+        n = pread(fd, text, sizeof text - 1, from);
+    }
+    close(fd);
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
+        n--;
+    if (n <= 0)
+        return;
+    text[n] = 0;
+    char *line = strrchr(text, '\n');
+    json_t *check = json_string(line ? line + 1 : text); /* only UTF-8 may reach the registry */
+    if (check)
+        set_error(s, "DS_EFAILED", json_string_value(check));
+    json_decref(check);
+}
+
+/* Exit codes: docs/jobs.md. */
+static void on_exit_cb(void *ctx, int exit_code, int signal) {
+    ds_slot *s = ctx;
+    ds_slot_poll(s);
+    s->child = NULL;
+    s->pid = 0;
+    s->exit_code = exit_code;
+    s->exit_signal = signal;
+    if (exit_code == 0 || exit_code == 8) {
+        collect(s);
+        return;
+    }
+    if (s->cancel || exit_code == 130)
+        s->outcome = DS_OUTCOME_CANCEL;
+    else if (s->stop)
+        s->outcome = DS_OUTCOME_REQUEUE;
+    else if (exit_code == 75 || exit_code == 143 || signal == SIGTERM)
+        s->outcome = DS_OUTCOME_POSTPONE;
+    else {
+        s->outcome = DS_OUTCOME_FAIL;
+        s->retry = exit_code != 2 && exit_code != 6 && exit_code != 9;
+    }
+    if (!*s->error_message && !signal)
+        error_from_log(s);
+    settle(s);
+}
+
+/* ---- the beginning ---- */
+
+static void prepare_work(uv_work_t *work) {
+    ds_slot *s = work->data;
+    char path[PATH_MAX], have[DS_HEX_SIZE];
+    int rc = ds_fs_mkdirs(s->dir, &s->work_err);
+    if (!rc && *s->spec.manifest_sha256) {
+        ds_fs_join(path, sizeof path, s->dir, "manifest.ndjson");
+        if (!ds_fs_exists(path) || ds_digest_file(path, have, NULL) ||
+            strcmp(have, s->spec.manifest_sha256) != 0) {
+            char *data = NULL;
+            size_t n = 0;
+            rc = ds_store_read(ds_registry_store(s->d->registry), s->spec.manifest_sha256,
+                               MANIFEST_MAX, &data, &n, &s->work_err);
+            if (!rc)
+                rc = ds_fs_write(path, data, n, &s->work_err);
+            free(data);
+        }
+    }
+    if (!rc) {
+        ds_fs_join(path, sizeof path, s->dir, "spec.json");
+        rc = ds_json_write_file(path, s->spec.spec, &s->work_err);
+    }
+    s->work_rc = rc;
+}
+
+static void fail_early(ds_slot *s, int rc, const ds_error *err) {
+    s->exit_code = s->exit_signal = -1;
+    s->exit_signal = 0;
+    s->outcome = temporary(rc) || rc == DS_ENOTFOUND ? DS_OUTCOME_POSTPONE : DS_OUTCOME_FAIL;
+    s->retry = rc != DS_EINVAL && rc != DS_EINTEGRITY;
+    set_error(s, ds_error_name(rc), err->message);
+    settle(s);
+}
+
+static void spawn(ds_slot *s) {
+    ds_error err;
+    ds_child_options o = {.self = s->d->o.self,
+                          .worker = s->d->o.worker,
+                          .dir = s->dir,
+                          .nice = s->d->o.nice,
+                          .on_exit = on_exit_cb,
+                          .ctx = s};
+    ds_tail_init(&s->tail, s->events, 1);
+    int rc = ds_child_start(&s->child, &s->d->loop, &o, &err);
+    if (rc) {
+        fail_early(s, rc, &err);
+        return;
+    }
+    s->phase = DS_SLOT_RUNNING;
+    s->pid = ds_child_pid(s->child);
+    ds_process p;
+    ds_process_identify(s->pid, &p); /* a process that is gone already is reaped by the loop */
+    rc = ds_job_process(s->d->registry, s->job.id, &p, &err);
+    if (rc) /* it runs, and dies with this daemon: the row catches up at its end */
+        ds_log(DS_LOG_WARN, "cannot record the process of job %lld: %s", (long long)s->job.id,
+               err.message);
+    ds_log(DS_LOG_INFO, "job %lld (%s %s) runs as process %ld", (long long)s->job.id,
+           ds_job_kind_name(s->job.kind), s->job.name, (long)s->pid);
+}
+
+static void prepare_done(uv_work_t *work, int status) {
+    (void)status;
+    ds_slot *s = work->data;
+    json_decref(s->spec.spec);
+    s->spec.spec = NULL;
+    if (s->cancel || s->stop) {
+        s->exit_code = -1;
+        s->outcome = s->cancel ? DS_OUTCOME_CANCEL : DS_OUTCOME_REQUEUE;
+        settle(s);
+    } else if (s->work_rc)
+        fail_early(s, s->work_rc, &s->work_err);
+    else
+        spawn(s);
+}
+
+void ds_slot_start(ds_slot *s, const ds_job *claimed) {
+    DS_ASSERT(s->phase == DS_SLOT_FREE);
+    s->job = *claimed;
+    s->started = ds_monotonic();
+    s->tail.fd = -1;
+    ds_job_dir(s->d, s->job.id, s->dir);
+    ds_fs_join(s->events, sizeof s->events, s->dir, "events.ndjson");
+    s->phase = DS_SLOT_PREPARING;
+    if (claimed->cancel) {
+        s->exit_code = -1;
+        s->outcome = DS_OUTCOME_CANCEL;
+        settle(s);
+        return;
+    }
+    char path[PATH_MAX];
+    json_t *earlier = NULL;
+    ds_error err;
+    ds_fs_join(path, sizeof path, s->dir, "spec.json");
+    if (ds_fs_exists(path) && ds_json_read_file(path, SPEC_MAX, &earlier, NULL))
+        earlier = NULL;
+    int rc = ds_spec_build(s->d, &s->job, s->dir, earlier, &s->spec, &err);
+    json_decref(earlier);
+    if (rc) {
+        fail_early(s, rc, &err);
+        return;
+    }
+    s->work.data = s;
+    uv_queue_work(&s->d->loop, &s->work, prepare_work, prepare_done);
+}
+
+/* ---- asked to stop ---- */
+
+static void terminate(ds_slot *s) {
+    if (s->phase != DS_SLOT_RUNNING || s->term_at > 0)
+        return;
+    s->term_at = ds_monotonic();
+    ds_child_terminate(s->child);
+}
+
+void ds_slot_cancel(ds_slot *s) {
+    if (s->cancel || (s->phase != DS_SLOT_RUNNING && s->phase != DS_SLOT_PREPARING))
+        return;
+    s->cancel = 1;
+    char path[PATH_MAX];
+    ds_error err;
+    ds_fs_join(path, sizeof path, s->dir, "cancel");
+    if (s->phase == DS_SLOT_RUNNING && ds_fs_write(path, "", 0, &err))
+        ds_log(DS_LOG_WARN, "%s", err.message); /* SIGTERM alone stops it as well */
+    terminate(s);
+}
+
+void ds_slot_stop(ds_slot *s, int hurry) {
+    s->stop = s->phase != DS_SLOT_FREE;
+    terminate(s);
+    if (hurry && s->phase == DS_SLOT_RUNNING) {
+        s->killed = 1;
+        ds_child_kill(s->child);
+    }
+}
+
+void ds_slot_tick(ds_slot *s) {
+    double now = ds_monotonic();
+    double limit = s->stop ? STOP_SECONDS : CANCEL_SECONDS;
+    if (s->phase == DS_SLOT_RUNNING && s->term_at > 0 && !s->killed && now - s->term_at > limit) {
+        ds_log(DS_LOG_WARN, "job %lld did not stop within %.0f s: killed", (long long)s->job.id,
+               limit);
+        s->killed = 1;
+        ds_child_kill(s->child);
+    }
+    if (s->phase == DS_SLOT_SETTLING && now >= s->settle_at)
+        settle(s);
+}

@@ -1,0 +1,232 @@
+/* daemon/spec.c - see spec.h. */
+#include "daemon/spec.h"
+
+#include "base/fs.h"
+#include "base/json.h"
+#include "daemon/defaults.h"
+#include "registry/adapters.h"
+#include "registry/bases.h"
+#include "registry/datasets.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void set_path(json_t *spec, const char *key, const char *dir, const char *name) {
+    char path[PATH_MAX];
+    ds_fs_join(path, sizeof path, dir, name);
+    json_object_set_new(spec, key, json_string(path));
+}
+
+/* {name,path,sha256} of a registry object that has more. */
+static json_t *model_of(const json_t *o) {
+    json_t *m = json_object();
+    static const char *const keys[] = {"name", "path", "sha256"};
+    for (int i = 0; i < 3; i++)
+        json_object_set(m, keys[i], json_object_get(o, keys[i]));
+    return m;
+}
+
+static json_t *new_spec(const ds_job *job) {
+    return json_pack("{ss ss sI}", "schema", "diffscaler.job/1", "kind",
+                     ds_job_kind_name(job->kind), "job", (json_int_t)job->id);
+}
+
+static int add_models(ds_daemon *d, int64_t base_id, int with_net, json_t *spec, ds_error *err) {
+    json_t *base = NULL;
+    int rc = ds_base_get(d->registry, base_id, &base, err);
+    if (rc)
+        return rc;
+    json_object_set_new(spec, "base", model_of(base));
+    json_t *net = json_object_get(base, "feature_net");
+    if (with_net && json_is_object(net))
+        json_object_set_new(spec, "feature_net", model_of(net));
+    else if (with_net)
+        rc = ds_fail(err, DS_ENOTFOUND,
+                     "there is no feature network: start the daemon with --feature-net FILE");
+    json_decref(base);
+    return rc;
+}
+
+static int scan_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
+    json_t *ds = NULL;
+    char dir[PATH_MAX], name[64];
+    int rc = ds_dataset_get_id(d->registry, job->dataset_id, &ds, err);
+    if (rc)
+        return rc;
+    ds_fs_join(dir, sizeof dir, d->o.state, "cache/hashes");
+    snprintf(name, sizeof name, "%lld", (long long)job->dataset_id);
+    json_object_set(spec, "dataset", json_object_get(ds, "name"));
+    json_object_set(spec, "root", json_object_get(ds, "path"));
+    set_path(spec, "hash_cache", dir, name);
+    json_object_set_new(spec, "min_side", json_integer(8));
+    json_object_set_new(spec, "max_pixels", json_integer(67108864));
+    json_object_set_new(spec, "max_classes", json_integer(10000));
+    json_object_set_new(spec, "max_files", json_integer(10000000));
+    json_decref(ds);
+    static const char *const members[] = {"device", NULL};
+    return ds_options_plain(spec, members, err);
+}
+
+static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec *out,
+                      ds_error *err) {
+    json_t *v = NULL, *tasks = NULL, *spec = out->spec;
+    int rc = ds_dataset_version_get(d->registry, job->dataset_version_id, &v, err);
+    if (rc)
+        return rc;
+    const char *name = ds_json_string(v, "name", job->name), *sha = NULL;
+    int64_t version = 0;
+    rc = ds_json_need_string(v, "manifest_sha256", &sha, err);
+    if (!rc)
+        rc = ds_adapter_next_version(d->registry, name, &version, err);
+    if (!rc)
+        rc = add_models(d, job->base_id, 1, spec, err);
+    if (!rc)
+        rc = ds_old_tasks(d->registry, job->base_id, name, NULL, &tasks, err);
+    if (!rc) {
+        snprintf(out->manifest_sha256, sizeof out->manifest_sha256, "%s", sha);
+        json_object_set_new(spec, "name", json_string(name));
+        json_object_set_new(spec, "version", json_integer(version));
+        json_t *ds = json_object();
+        static const char *const keys[] = {"name", "version", "root", "tree_digest"};
+        for (size_t i = 0; i < 4; i++)
+            json_object_set(ds, keys[i], json_object_get(v, keys[i]));
+        set_path(ds, "manifest", dir, "manifest.ndjson");
+        json_object_set_new(spec, "dataset", ds);
+        json_object_set_new(spec, "old_tasks", tasks);
+        set_path(spec, "cache_dir", d->o.state, "cache");
+        char base_cache[PATH_MAX];
+        ds_fs_join(base_cache, sizeof base_cache, d->o.state, "cache/base");
+        json_object_set_new(spec, "base_reference", json_pack("{ss}", "cache", base_cache));
+        json_t *classes = json_object_get(v, "classes");
+        ds_dataset_facts facts = {.images = ds_json_int(v, "images", 0),
+                                  .classes = json_is_array(classes)
+                                                 ? (int64_t)json_array_size(classes)
+                                                 : ds_json_int(v, "classes", 1)};
+        rc = ds_options_apply(spec, ds_json_string(v, "method", "affiner"),
+                              json_object_get(v, "options"), &facts, err);
+    }
+    json_decref(v);
+    return rc;
+}
+
+static int only_task(ds_daemon *d, int64_t base_id, const char *ref, json_t **task, ds_error *err) {
+    json_t *list = NULL;
+    int rc = ds_old_tasks(d->registry, base_id, NULL, ref, &list, err);
+    if (rc)
+        return rc;
+    *task = json_incref(json_array_get(list, 0));
+    json_decref(list);
+    return *task ? 0 : ds_fail(err, DS_ENOTFOUND, "adapter '%s' does not exist any more", ref);
+}
+
+/* payload: {"ref":"digits@v1"|null,"n":16,"class":...,"steps":...} as checked by the API. */
+static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
+    json_t *payload = NULL, *task = NULL;
+    int rc = ds_job_payload(d->registry, job->id, &payload, err);
+    if (rc)
+        return rc;
+    const char *ref = ds_json_string(payload, "ref", NULL);
+    int64_t base_id = job->base_id;
+    if (ref) {
+        ds_adapter_ref a;
+        rc = ds_adapter_resolve(d->registry, ref, &a, err);
+        if (!rc)
+            base_id = a.base_id;
+        if (!rc)
+            rc = only_task(d, base_id, ref, &task, err);
+    }
+    if (!rc)
+        rc = add_models(d, base_id, 0, spec, err);
+    if (!rc) {
+        json_object_set_new(spec, "adapter",
+                            task ? json_incref(json_object_get(task, "adapter")) : json_null());
+        /* the settings that the adapter was evaluated with, unless told otherwise */
+        if (json_is_object(json_object_get(task, "sample")))
+            json_object_set_new(spec, "sample", json_deep_copy(json_object_get(task, "sample")));
+        static const char *const members[] = {"sample", "device", NULL};
+        rc = ds_options_plain(spec, members, err);
+    }
+    static const char *const over[] = {"steps", "guidance", "guidance_mode", "sampler", NULL};
+    json_t *sample = json_object_get(spec, "sample");
+    for (int i = 0; !rc && over[i]; i++) {
+        json_t *v = json_object_get(payload, over[i]);
+        if (v && !json_is_null(v))
+            json_object_set(sample, over[i], v);
+    }
+    json_t *class = json_object_get(payload, "class");
+    json_object_set_new(spec, "n", json_integer(ds_json_int(payload, "n", 16)));
+    json_object_set_new(spec, "seed", json_integer(ds_json_int(payload, "seed", 1)));
+    json_object_set_new(spec, "columns", json_integer(ds_json_int(payload, "columns", 0)));
+    json_object_set_new(spec, "class", class ? json_incref(class) : json_null());
+    json_decref(payload);
+    json_decref(task);
+    return rc;
+}
+
+static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
+    json_t *payload = NULL, *tasks = NULL;
+    int rc = ds_job_payload(d->registry, job->id, &payload, err);
+    if (rc)
+        return rc;
+    const char *ref = ds_json_string(payload, "ref", NULL);
+    int64_t base_id = job->base_id;
+    if (ref) {
+        ds_adapter_ref a;
+        rc = ds_adapter_resolve(d->registry, ref, &a, err);
+        if (!rc)
+            base_id = a.base_id;
+    }
+    if (!rc && !base_id) {
+        json_t *base = NULL;
+        rc = ds_base_get(d->registry, 0, &base, err);
+        base_id = ds_json_int(base, "id", 0);
+        json_decref(base);
+    }
+    if (!rc)
+        rc = add_models(d, base_id, 1, spec, err);
+    if (!rc)
+        rc = ds_old_tasks(d->registry, base_id, NULL, ref, &tasks, err);
+    if (!rc) {
+        json_object_set_new(spec, "old_tasks", tasks);
+        set_path(spec, "cache_dir", d->o.state, "cache");
+        static const char *const members[] = {"gate", "device", NULL};
+        rc = ds_options_plain(spec, members, err);
+        if (ds_json_bool(payload, "full", 0))
+            json_object_set_new(json_object_get(spec, "gate"), "verify", json_string("full"));
+    }
+    json_decref(payload);
+    return rc;
+}
+
+/* An interrupted training goes on with the choices it began with. */
+static void keep_choices(json_t *spec, const json_t *earlier) {
+    static const char *const keys[] = {"version",  "method", "train", "sample",
+                                       "evaluate", "probe",  "gate",  "device"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_t *v = json_object_get(earlier, keys[i]);
+        if (v)
+            json_object_set(spec, keys[i], v);
+    }
+}
+
+int ds_spec_build(ds_daemon *d, const ds_job *job, const char *dir, const json_t *earlier,
+                  ds_spec *out, ds_error *err) {
+    *out = (ds_spec){.spec = new_spec(job)};
+    int rc = DS_EINVAL;
+    switch (job->kind) {
+    case DS_JOB_SCAN: rc = scan_spec(d, job, out->spec, err); break;
+    case DS_JOB_TRAIN:
+        rc = train_spec(d, job, dir, out, err);
+        if (!rc && earlier)
+            keep_choices(out->spec, earlier);
+        break;
+    case DS_JOB_SAMPLE: rc = sample_spec(d, job, out->spec, err); break;
+    case DS_JOB_VERIFY: rc = verify_spec(d, job, out->spec, err); break;
+    case DS_JOB_KIND_COUNT: break;
+    }
+    if (rc) {
+        json_decref(out->spec);
+        out->spec = NULL;
+    }
+    return rc;
+}

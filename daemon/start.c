@@ -1,0 +1,54 @@
+/* daemon/start.c - diffscalerd from its arguments to its exit code. */
+#include "base/log.h"
+#include "daemon/child.h"
+#include "daemon/daemon.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What a person can do about a start that failed; the message already says what and why. */
+static const char *way_out(int code) {
+    switch (code) {
+    case DS_ENEWER: return "install a diffscaler at least as new as the one that made it";
+    case DS_ECONFLICT: return "stop the other daemon, or give another --state";
+    case DS_EPERM:
+        return "run as the owner of the state folder, or give a --state you may write to";
+    case DS_EINTEGRITY:
+        return "restore the newest copy in STATE/backups, or move registry.db away to begin anew "
+               "(blobs stay)";
+    case DS_EINVAL: return "see diffscalerd --help";
+    default: return NULL;
+    }
+}
+
+static int fail(const ds_error *err) {
+    const char *hint = way_out(err->code);
+    fprintf(stderr, "diffscalerd: %s\n", err->message);
+    if (hint)
+        fprintf(stderr, "diffscalerd: %s\n", hint);
+    return ds_error_exit(err->code);
+}
+
+int ds_daemon_main(int argc, char **argv) {
+    ds_child_trampoline(argc, argv);
+    static ds_daemon daemon; /* large: paths */
+    static ds_options options;
+    ds_error err = {0};
+    umask(0027);
+    int rc = ds_options_parse(argc, argv, &options, &err);
+    if (rc < 0)
+        return fail(&err);
+    if (rc > 0)
+        return 0;
+    if (options.check_config) {
+        ds_options_print(&options);
+        return 0;
+    }
+    ds_log_init("daemon", options.log_level);
+    rc = ds_daemon_open(&daemon, &options, &err);
+    if (!rc)
+        ds_daemon_run(&daemon);
+    ds_daemon_close(&daemon);
+    return rc ? fail(&err) : 0;
+}

@@ -1,0 +1,266 @@
+/* daemon/workers.c - which job runs in which slot; see workers.h. */
+#include "daemon/workers.h"
+
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "daemon/slot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#define MAX_SLOTS 66
+#define POLL_MS 250
+#define ORPHAN_SECONDS 15.0
+#define ARMING_SECONDS 2.0
+#define MAX_ORPHANS 64
+
+/* A worker that outlived the daemon that started it. */
+typedef struct {
+    ds_job job;
+    double term_at; /* monotonic seconds */
+    int killed;
+} orphan;
+
+struct ds_workers {
+    ds_daemon *d;
+    uv_timer_t poll;
+    ds_slot slots[MAX_SLOTS];
+    int slot_count, stopping;
+    orphan orphans[MAX_ORPHANS];
+    int orphan_count;
+};
+
+void ds_job_dir(const ds_daemon *d, int64_t job, char out[PATH_MAX]) {
+    int n = snprintf(out, PATH_MAX, "%s/jobs/%lld", d->o.state, (long long)job);
+    DS_ASSERT(n > 0 && n < PATH_MAX - 64);
+}
+
+/* ---- workers of an earlier daemon ---- */
+
+static void orphan_signal(const orphan *o, int sig) {
+    if (!ds_process_alive(&o->job.process))
+        return;
+    kill((pid_t)o->job.process.pid, sig);
+    if (sig == SIGKILL)
+        kill(-(pid_t)o->job.process.pid, sig);
+}
+
+static void orphan_gone(ds_workers *w, const orphan *o) {
+    ds_error err;
+    char dir[PATH_MAX], path[PATH_MAX];
+    ds_job_dir(w->d, o->job.id, dir);
+    ds_fs_join(path, sizeof path, dir, "cancel");
+    int rc = o->job.cancel || ds_fs_exists(path)
+                 ? ds_job_cancelled(w->d->registry, o->job.id, -1, -1, &err)
+                 : ds_job_requeue(w->d->registry, o->job.id,
+                                  "its worker had outlived an earlier daemon", &err);
+    if (rc)
+        ds_log(DS_LOG_WARN, "job %lld: %s", (long long)o->job.id, err.message);
+}
+
+static void poll_orphans(ds_workers *w) {
+    double now = ds_monotonic();
+    for (int i = 0; i < w->orphan_count;) {
+        orphan *o = &w->orphans[i];
+        if (!ds_process_alive(&o->job.process)) {
+            orphan_gone(w, o);
+            *o = w->orphans[--w->orphan_count];
+            ds_daemon_poke(w->d);
+            continue;
+        }
+        if (!o->killed && now - o->term_at > ORPHAN_SECONDS) {
+            o->killed = 1;
+            orphan_signal(o, SIGKILL);
+        }
+        i++;
+    }
+}
+
+static int adopt_orphans(ds_workers *w, ds_error *err) {
+    ds_job jobs[MAX_ORPHANS];
+    int n = 0;
+    int rc = ds_jobs_running(w->d->registry, jobs, MAX_ORPHANS, &n, err);
+    for (int i = 0; !rc && i < n && i < MAX_ORPHANS; i++) {
+        orphan *o = &w->orphans[w->orphan_count++];
+        *o = (orphan){.job = jobs[i], .term_at = ds_monotonic()};
+        ds_log(DS_LOG_INFO, "ending process %lld, left by an earlier daemon in job %lld",
+               (long long)jobs[i].process.pid, (long long)jobs[i].id);
+        orphan_signal(o, SIGTERM);
+    }
+    return rc;
+}
+
+/* ---- polling ---- */
+
+static int running_slots(const ds_workers *w) {
+    int n = 0;
+    for (int i = 0; i < w->slot_count; i++)
+        n += w->slots[i].phase != DS_SLOT_FREE;
+    return n;
+}
+
+static void on_poll(uv_timer_t *t) {
+    ds_workers *w = t->data;
+    for (int i = 0; i < w->slot_count; i++)
+        ds_slot_poll(&w->slots[i]);
+    poll_orphans(w);
+    if (!ds_workers_busy(w))
+        uv_timer_stop(t);
+}
+
+static void keep_polling(ds_workers *w) {
+    if (ds_workers_busy(w) && !uv_is_active((uv_handle_t *)&w->poll))
+        uv_timer_start(&w->poll, on_poll, POLL_MS, POLL_MS);
+}
+
+/* ---- scheduling ---- */
+
+/* 1 if some process holds the lock of the job directory: never two workers on one directory. */
+static int directory_in_use(const ds_daemon *d, int64_t job) {
+    char dir[PATH_MAX], path[PATH_MAX];
+    ds_job_dir(d, job, dir);
+    ds_fs_join(path, sizeof path, dir, "lock");
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    int busy = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return busy;
+}
+
+/* A scan waits until its folder is watched, so that no change falls between listing and watching;
+ * but not for ever: a huge tree is scanned meanwhile and again when it is armed. */
+static int scan_waits(const ds_daemon *d, const ds_job *job) {
+    if (job->kind != DS_JOB_SCAN || !d->watch || !ds_watch_arming(d->watch, job->dataset_id))
+        return 0;
+    return ds_watch_arming_seconds(d->watch, job->dataset_id) < ARMING_SECONDS;
+}
+
+static void min_wait(int64_t *least, int64_t ms) {
+    if (ms >= 0 && (*least < 0 || ms < *least))
+        *least = ms;
+}
+
+/* Fill one free slot if its kinds have a job that is due. */
+static void fill(ds_workers *w, ds_slot *s, int64_t *wait) {
+    ds_error err;
+    ds_job job;
+    int64_t next = -1;
+    int rc = ds_job_next(w->d->registry, s->kinds, ds_now_ms(), &job, &next, &err);
+    if (rc == DS_ENOTFOUND) {
+        min_wait(wait, next);
+        return;
+    }
+    if (!rc && (directory_in_use(w->d, job.id) || scan_waits(w->d, &job))) {
+        min_wait(wait, 100);
+        return;
+    }
+    if (!rc)
+        rc = ds_job_claim(w->d->registry, job.id, &err);
+    if (!rc)
+        rc = ds_job_read(w->d->registry, job.id, &job, &err);
+    if (rc) {
+        ds_log(DS_LOG_WARN, "cannot start a job: %s", err.message);
+        min_wait(wait, 1000);
+        return;
+    }
+    ds_slot_start(s, &job);
+}
+
+static void stop_cancelled(ds_workers *w) {
+    ds_job jobs[MAX_SLOTS];
+    int n = 0;
+    if (!running_slots(w) || ds_jobs_running(w->d->registry, jobs, MAX_SLOTS, &n, NULL))
+        return;
+    for (int i = 0; i < n && i < MAX_SLOTS; i++)
+        if (jobs[i].cancel)
+            ds_workers_cancel(w, jobs[i].id);
+}
+
+void ds_workers_run(ds_workers *w) {
+    if (w->stopping)
+        return;
+    int64_t wait = -1;
+    stop_cancelled(w);
+    for (int i = 0; i < w->slot_count; i++)
+        if (w->slots[i].phase == DS_SLOT_FREE)
+            fill(w, &w->slots[i], &wait);
+    ds_daemon_poke_after(w->d, wait);
+    keep_polling(w);
+}
+
+void ds_workers_tick(ds_workers *w) {
+    for (int i = 0; i < w->slot_count; i++)
+        ds_slot_tick(&w->slots[i]);
+}
+
+void ds_workers_stop(ds_workers *w, int hurry) {
+    w->stopping = 1;
+    for (int i = 0; i < w->slot_count; i++)
+        ds_slot_stop(&w->slots[i], hurry);
+    w->orphan_count = 0; /* they have their SIGTERM; the next start looks for them again */
+    keep_polling(w);
+}
+
+int ds_workers_busy(const ds_workers *w) { return running_slots(w) + w->orphan_count; }
+
+void ds_workers_cancel(ds_workers *w, int64_t job) {
+    for (int i = 0; i < w->slot_count; i++)
+        if (w->slots[i].phase != DS_SLOT_FREE && w->slots[i].job.id == job)
+            ds_slot_cancel(&w->slots[i]);
+}
+
+int ds_workers_running(const ds_workers *w, ds_running *out, int max) {
+    int n = 0;
+    for (int i = 0; i < w->slot_count && n < max; i++) {
+        const ds_slot *s = &w->slots[i];
+        if (s->phase == DS_SLOT_FREE)
+            continue;
+        out[n++] = (ds_running){.job = s->job.id,
+                                .kind = s->job.kind,
+                                .name = s->job.name,
+                                .stage = s->phase == DS_SLOT_RUNNING ? s->stage : "",
+                                .progress = s->progress,
+                                .revision = s->revision,
+                                .pid = s->pid};
+    }
+    return n;
+}
+
+/* ---- life cycle ---- */
+
+static void add_slot(ds_workers *w, unsigned kinds) {
+    DS_ASSERT(w->slot_count < MAX_SLOTS);
+    w->slots[w->slot_count++] = (ds_slot){.d = w->d, .kinds = kinds};
+}
+
+int ds_workers_open(ds_workers **out, ds_daemon *d, ds_error *err) {
+    ds_workers *w = ds_xcalloc(1, sizeof *w);
+    w->d = d;
+    uv_timer_init(&d->loop, &w->poll);
+    w->poll.data = w;
+    *out = w;
+    add_slot(w, DS_KIND_BIT(DS_JOB_SCAN));
+    add_slot(w, DS_KIND_BIT(DS_JOB_SAMPLE) | DS_KIND_BIT(DS_JOB_VERIFY));
+    for (int i = 0; i < d->o.workers; i++)
+        add_slot(w, DS_KIND_BIT(DS_JOB_TRAIN));
+    int rc = adopt_orphans(w, err);
+    keep_polling(w);
+    return rc;
+}
+
+static void on_closed(uv_handle_t *h) { free(h->data); }
+
+void ds_workers_close(ds_workers *w) {
+    if (!w)
+        return;
+    DS_ASSERT(!running_slots(w));
+    uv_close((uv_handle_t *)&w->poll, on_closed);
+}
