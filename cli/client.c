@@ -26,6 +26,7 @@ typedef struct {
     sink_fn *sink; /* gets the body of a good answer */
     void *sink_ud;
     int stopped; /* the sink asked to stop */
+    int cut;     /* the answer ended before its time */
     ds_buf error_body;
     ds_client_progress_fn *progress;
     void *progress_ud;
@@ -145,10 +146,9 @@ static int transport_error(ds_client *h, CURLcode cc, const char *path, ds_error
     case CURLE_GOT_NOTHING:
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR:
+    case CURLE_PARTIAL_FILE:
         return ds_fail(err, DS_EUNREACHABLE,
                        "diffscalerd closed the connection during %s; see its log", path);
-    case CURLE_PARTIAL_FILE:
-        return ds_fail(err, DS_EINTEGRITY, "the answer to %s ended early; try again", path);
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_WEIRD_SERVER_REPLY:
         return ds_fail(err, DS_EFAILED,
@@ -253,6 +253,7 @@ static int perform(exchange *x, const char *method, const char *path, const char
     curl_easy_getinfo(q, CURLINFO_RESPONSE_CODE, &status);
     if (cc == CURLE_WRITE_ERROR && x->stopped)
         cc = CURLE_OK;
+    x->cut = cc == CURLE_PARTIAL_FILE;
     if (cc)
         rc = transport_error(x->h, cc, path, err);
     else if (status >= 400)
@@ -284,8 +285,6 @@ int ds_client_call_with(ds_client *h, const char *method, const char *path, cons
     exchange x = {.h = h, .sink = sink_buf, .sink_ud = &b};
     int rc = perform(&x, method, path, headers, text, 30, err);
     free(text);
-    if (rc == DS_EINTEGRITY) /* a JSON answer cut short is a lost connection, not damaged data */
-        rc = ds_fail(err, DS_EUNREACHABLE, "diffscalerd closed the connection during %s", path);
     if (!rc && x.stopped)
         rc = too_large(path, err);
     if (!rc && answer) {
@@ -361,6 +360,8 @@ int ds_client_lines(ds_client *h, const char *path, const char *accept, ds_clien
     line_sink s = {.fn = fn, .ud = ud};
     exchange x = {.h = h, .sink = sink_lines, .sink_ud = &s};
     int rc = perform(&x, "GET", path, headers, NULL, 0, err);
+    if (x.cut)
+        rc = 0;
     if (!rc && s.too_long)
         rc = too_large(path, err);
     if (!rc && !x.stopped && s.part.len)
@@ -388,6 +389,8 @@ int ds_client_download(ds_client *h, const char *path, FILE *f, char digest[65],
     exchange x = {
         .h = h, .sink = sink_file, .sink_ud = &s, .progress = progress, .progress_ud = ud};
     int rc = perform(&x, "GET", path, NULL, NULL, 0, err);
+    if (x.cut)
+        rc = ds_fail(err, DS_EINTEGRITY, "the answer to %s ended early; try again", path);
     if (!rc && s.write_errno) {
         errno = s.write_errno;
         rc = ds_fail_errno(err, "cannot write what %s gave", path);

@@ -40,7 +40,8 @@ int ds_client_text(ds_client *h, const char *path, ds_buf *out, int64_t *next_of
                    ds_error *err);
 
 /* GET of lines: fn gets each line (0-terminated, no newline; empty ones are left out) as it
- * arrives and ends the stream early by returning non-zero (then the result is 0). */
+ * arrives and ends the stream early by returning non-zero (then the result is 0).  A stream that
+ * the daemon cuts off is at its end: readers have cursors. */
 typedef int ds_client_line_fn(void *ud, const char *line, size_t n);
 int ds_client_lines(ds_client *h, const char *path, const char *accept, ds_client_line_fn *fn,
                     void *ud, ds_error *err);

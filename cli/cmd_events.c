@@ -53,7 +53,7 @@ static int take_event(reader *r, json_t *e) {
     } else {
         r->last_seq = seq;
     }
-    if (ds_time_parse(ds_json_string(e, "at", NULL)) < r->since_ms)
+    if (r->since_ms && ds_time_parse(ds_json_string(e, "at", NULL)) < r->since_ms)
         return 0;
     if (r->c->quiet)
         fprintf(r->c->out, "%lld\n", (long long)seq);
@@ -102,7 +102,7 @@ static int follow(reader *r, ds_error *err) {
             return 0; /* Ctrl-C is how --follow ends */
         if (ferror(r->c->out))
             return 0; /* reported at the end */
-        if (rc && rc != DS_EINTEGRITY && (first || rc != DS_EUNREACHABLE))
+        if (rc && (first || rc != DS_EUNREACHABLE))
             return rc;
         if (ds_cli_sleep(0.5, NULL))
             return 0;

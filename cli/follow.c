@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double POLL_TTY = 0.2, POLL_PLAIN = 0.5;
+static const double POLL_TTY = 0.2, POLL_PLAIN = 0.25;
 
 typedef struct {
     ds_cli *c;

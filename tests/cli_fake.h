@@ -71,8 +71,13 @@ static void fake_reply(int fd, const fake_route *r) {
     fake_send(fd, head.data ? head.data : "", head.len);
     fake_send(fd, r->body ? r->body : "", n);
     ds_buf_release(&head);
-    if (r->kind == FAKE_INTERRUPT)
+    if (r->kind == FAKE_INTERRUPT) {
+        char byte;
+        shutdown(fd, SHUT_WR);
+        while (recv(fd, &byte, 1, 0) > 0) /* until it has read everything and closed */
+            ;
         ds_cli_interrupted = 1;
+    }
 }
 
 static int fake_matches(const char *pattern, const char *request) {
@@ -140,15 +145,15 @@ static void *fake_loop(void *ud) {
     }
 }
 
+/* A listening socket, or -1; no Check macros, so it also works outside a test. */
 static int fake_listen(const char *path) {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ck_assert_uint_lt(strlen(path), sizeof a.sun_path);
+    if (strlen(path) >= sizeof a.sun_path)
+        return -1;
     memcpy(a.sun_path, path, strlen(path));
     unlink(path);
-    ck_assert_int_eq(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-    ck_assert_int_eq(listen(fd, 8), 0);
-    return fd;
+    return bind(fd, (struct sockaddr *)&a, sizeof a) || listen(fd, 8) ? -1 : fd;
 }
 
 /* routes: ends with request NULL */
@@ -160,6 +165,7 @@ __attribute__((unused)) static void fake_start(fake_server *s, const fake_route 
     }
     snprintf(s->socket, sizeof s->socket, "%s/s%d", ds_test_tmpdir(), (int)getpid());
     s->listener = fake_listen(s->socket);
+    ck_assert_int_ge(s->listener, 0);
     ds_cli_interrupted = 0;
     ck_assert_int_eq(pthread_create(&s->thread, NULL, fake_loop, s), 0);
 }
@@ -186,14 +192,14 @@ static void cli_free(cli_result *r) {
 
 /* Runs "dsctl LINE"; words are separated by single spaces, no quoting. */
 static cli_result cli_line(const char *socket, const char *line) {
-    char *copy = ds_xstrdup(line), *argv[32] = {(char *)(uintptr_t)"dsctl"};
+    char *copy = ds_xstrdup(line), *argv[64] = {(char *)(uintptr_t)"dsctl"};
     int argc = 1;
     cli_result r = {0};
     if (socket) {
         argv[argc++] = (char *)(uintptr_t)"--socket";
         argv[argc++] = (char *)(uintptr_t)socket;
     }
-    for (char *p = copy; *p && argc < 31;) {
+    for (char *p = copy; *p && argc < 63;) {
         size_t n = strcspn(p, " ");
         argv[argc++] = p;
         p += n;
