@@ -17,6 +17,13 @@
 #define SIDE DS_INCEPTION_SIDE
 #define PICTURES 4
 
+/* A picture costs 3.6 G multiply-adds; sanitizer builds are 40 times slower and take fewer. */
+#ifdef __SANITIZE_ADDRESS__
+#define SLOW 1
+#else
+#define SLOW 0
+#endif
+
 typedef struct {
     uint8_t *images; /* (4,299,299,3) */
     float c5d[PICTURES * DS_INCEPTION_5D], c6c[PICTURES * DS_INCEPTION_6C];
@@ -69,8 +76,8 @@ static void check_row(const char *tap, int picture, const float *x, const float 
     }
     printf("  %s picture %d: relative L2 %.2e, max %.2e\n", tap, picture, sqrt(diff / norm),
            worst / top);
-    ck_assert_double_lt(sqrt(diff / norm), 5e-6);
-    ck_assert_double_lt(worst / top, 1e-5);
+    ck_assert_double_lt(sqrt(diff / norm), 2e-6);
+    ck_assert_double_lt(worst / top, 2e-6);
 }
 
 static void to_unit(float *out, const uint8_t *in, size_t n) {
@@ -108,17 +115,15 @@ static void compare_with_golden(const char *kind, int pictures) {
     ds_device_close(dev);
 }
 
-START_TEST(golden_auto) { compare_with_golden("auto", PICTURES); }
+START_TEST(golden_auto) { compare_with_golden("auto", SLOW ? 2 : PICTURES); }
 END_TEST
 
-/* The specification in plain C: about 4 G multiply-adds a picture, so one picture, and only where
- * the build is not slowed down by a sanitizer. */
+/* The specification in plain C: one picture takes seconds. */
 START_TEST(golden_ref) {
-#ifdef __SANITIZE_ADDRESS__
-    ds_test_skip("golden_ref", "too slow under the address sanitizer");
-#else
-    compare_with_golden("ref", 1);
-#endif
+    if (SLOW)
+        ds_test_skip("golden_ref", "too slow under the address sanitizer");
+    else
+        compare_with_golden("ref", 1);
 }
 END_TEST
 
@@ -126,12 +131,11 @@ END_TEST
 START_TEST(batch_and_threads_do_not_matter) {
     golden g;
     load_golden(&g);
-    enum { N = 5 };
+    enum { N = 3 };
     size_t bytes = (size_t)SIDE * SIDE * 3;
-    uint8_t *images = ds_xmalloc(N * bytes);
-    memcpy(images, g.images + bytes, bytes); /* picture 1 first and last */
-    memcpy(images + bytes, g.images + bytes, 3 * bytes);
-    memcpy(images + 4 * bytes, g.images + bytes, bytes);
+    uint8_t *images = ds_xmalloc(N * bytes); /* pictures 1, 2, 1 */
+    memcpy(images, g.images + bytes, 2 * bytes);
+    memcpy(images + 2 * bytes, g.images + bytes, bytes);
     static float one[DS_FEATURE_DIM], all[N * DS_FEATURE_DIM];
     ds_error err = {0};
     ds_device *dev = device("auto", 1);
@@ -143,9 +147,8 @@ START_TEST(batch_and_threads_do_not_matter) {
     f = features(dev);
     ck_assert(!ds_features_compute(f, images, N, SIDE, SIDE, all, NULL, NULL, &err));
     ck_assert(!memcmp(one, all, sizeof one));
-    ck_assert(!memcmp(one, all + DS_FEATURE_DIM, sizeof one));
-    ck_assert(!memcmp(one, all + (N - 1) * DS_FEATURE_DIM, sizeof one));
-    ck_assert(memcmp(one, all + 2 * DS_FEATURE_DIM, sizeof one));
+    ck_assert(!memcmp(one, all + 2 * DS_FEATURE_DIM, sizeof one));
+    ck_assert(memcmp(one, all + DS_FEATURE_DIM, sizeof one));
     ds_features_close(f);
     ds_device_close(dev);
     free(images);
@@ -168,7 +171,7 @@ static int watch(void *ud, int64_t done, int64_t total) {
 
 /* Small pictures go through the resampler; progress is told, and can stop the work. */
 START_TEST(resize_progress_and_cancel) {
-    enum { N = 10, H = 20, W = 32 };
+    enum { N = SLOW ? 2 : 9, H = 20, W = 32 }; /* 9: two batches */
     static uint8_t images[N * H * W * 3], scaled[SIDE * SIDE * 3];
     static float x[N * DS_FEATURE_DIM], one[DS_FEATURE_DIM];
     ds_error err = {0};
@@ -180,7 +183,7 @@ START_TEST(resize_progress_and_cancel) {
     ck_assert(!ds_features_compute(f, images, N, H, W, x, watch, &w, &err));
     ck_assert_int_eq(w.done, N);
     ck_assert_int_eq(w.total, N);
-    ck_assert_int_eq(w.calls, 2);
+    ck_assert_int_eq(w.calls, SLOW ? 1 : 2);
     size_t last = (size_t)(N - 1) * H * W * 3;
     ds_resize_bicubic(scaled, SIDE, SIDE, images + last, W, H, (size_t)W * 3, 3);
     ck_assert(!ds_features_compute(f, scaled, 1, SIDE, SIDE, one, NULL, NULL, &err));
