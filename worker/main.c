@@ -1,0 +1,112 @@
+/* worker/main.c - diffscaler-worker: a job directory in, a result out. */
+#include "base/fs.h"
+#include "base/mem.h"
+#include "worker/sandbox.h"
+#include "worker/scan.h"
+#include "worker/worker.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int scan(int argc, char **argv);
+static int version(int argc, char **argv);
+static int help(int argc, char **argv);
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv); /* gets what follows the name */
+    const char *summary;               /* NULL: not listed */
+} commands[] = {
+    {"run", ds_worker_run, "do the job of a job directory"},
+    {"scan", scan, "list the usable pictures of a folder, with the reason for the others"},
+    {"pretrain", ds_worker_pretrain, "make a base from a folder of pictures"},
+    {"--version", version, NULL},
+    {"--help", help, NULL},
+    {"-h", help, NULL},
+    {"help", help, NULL},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static int version(int argc, char **argv) {
+    (void)argc, (void)argv;
+    puts("diffscaler-worker " DS_VERSION);
+    return 0;
+}
+
+static int help(int argc, char **argv) {
+    (void)argc, (void)argv;
+    puts("usage: diffscaler-worker COMMAND ...\n"
+         "\n"
+         "The program behind diffscalerd that touches pictures and models.  Usually the daemon\n"
+         "starts it; by hand it is useful to look into a job.\n");
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (commands[i].summary)
+            printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    puts("\n"
+         "  --version, --help; every command has --help\n"
+         "\n"
+         "examples:\n"
+         "  diffscaler-worker run ./jobs/12           do a job, or go on with it\n"
+         "  diffscaler-worker scan ./photos           what would be trained on?\n"
+         "  diffscaler-worker scan ./photos -o m.ndjson && sha256sum m.ndjson");
+    return 0;
+}
+
+static int print_scan(const ds_scan_result *r, const char *out) {
+    ds_error err;
+    if (out && ds_fs_write(out, r->manifest, r->manifest_size, &err))
+        return fprintf(stderr, "error: %s\n", err.message), ds_error_exit(err.code);
+    json_t *doc = ds_scan_result_json(r);
+    char *text = json_dumps(doc, JSON_INDENT(2));
+    DS_ASSERT(text);
+    puts(text);
+    free(text);
+    json_decref(doc);
+    return 0;
+}
+
+static int scan(int argc, char **argv) {
+    const char *dir = NULL, *out = NULL;
+    for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "-o") && i + 1 < argc)
+            out = argv[++i];
+        else if (argv[i][0] == '-' || dir) {
+            int asked = !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h");
+            fprintf(asked ? stdout : stderr,
+                    "usage: diffscaler-worker scan DIR [-o MANIFEST]\n\n"
+                    "Print what a scan job finds as JSON; -o also writes the manifest.\n");
+            return asked ? 0 : 2;
+        } else
+            dir = argv[i];
+    }
+    if (!dir)
+        return fprintf(stderr, "error: which folder?  diffscaler-worker scan DIR\n"), 2;
+    char full[PATH_MAX], *slash;
+    ds_error err;
+    ds_scan_result r = {0};
+    if (!realpath(dir, full))
+        return fprintf(stderr, "error: cannot find '%s'\n", dir), 3;
+    slash = strrchr(full, '/');
+    ds_scan_options o = {.root = full, .dataset = slash[1] ? slash + 1 : "dataset"};
+    int rc = ds_scan(&o, &r, NULL, NULL, &err);
+    if (rc)
+        fprintf(stderr, "error: %s\n", err.message);
+    rc = rc ? ds_error_exit(rc) : print_scan(&r, out);
+    ds_scan_release(&r);
+    return rc;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], DS_SANDBOX_ARG)) /* before anything else */
+        return ds_decode_child_main();
+    for (int i = 0; argc > 1 && i < COMMAND_COUNT; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 2, argv + 2);
+    if (argc > 1)
+        fprintf(stderr, "error: unknown command '%s'; see diffscaler-worker --help\n", argv[1]);
+    else
+        help(0, NULL);
+    return argc > 1 ? 2 : 0;
+}

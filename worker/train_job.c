@@ -1,0 +1,410 @@
+/* worker/train_job.c - job kind "train": pictures in, a verified adapter out.
+ *
+ *   check     base, feature network and old adapters are the registered bytes
+ *   prepare   decode, crop, resize (cached by content)
+ *   train     checkpoints; the only stage that stops with one when asked to
+ *   evaluate  FD and KID of base and adapter, sheets
+ *   verify    the gate
+ *   package   the adapter file and its probe, result.json
+ *
+ * A retry goes through the same stages; what is finished is found and kept.  The adapter's bytes
+ * depend on spec and device class alone, so nothing about time or place goes into them. */
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/zio.h"
+#include "engine/inception.h"
+#include "worker/checkpoint.h"
+#include "worker/evaluate.h"
+#include "worker/gate.h"
+#include "worker/memory.h"
+#include "worker/serve.h"
+#include "worker/stop.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LEVEL_ADAPTER = 19 };
+
+typedef struct {
+    const ds_job *job;
+    const ds_spec *spec;
+    ds_tools tools;
+    ds_images *images;
+    ds_method_spec method; /* with the number of classes */
+    ds_train_options options;
+    ds_train_record record;
+    int resumed_from;
+    ds_adapter *adapter; /* decoded from the bytes it will be published with */
+    ds_evaluation evaluation;
+    ds_gate gate;
+} train_job;
+
+/* ---------------------------------------------------------------- memory */
+
+static double need_bytes(const train_job *t, int micro_batch) {
+    ds_train_options o = t->options;
+    o.micro_batch = micro_batch;
+    double train = (double)ds_trainer_bytes(t->tools.model, &t->method, &o),
+           evaluate = (double)ds_inception_bytes(t->tools.dev, 8);
+    return (double)t->tools.base->table.total * sizeof(float) + fmax(train, evaluate);
+}
+
+static double limit_bytes(const train_job *t) {
+    return t->spec->device.memory_limit > 0 ? t->spec->device.memory_limit : ds_memory_available();
+}
+
+/* Refuse what cannot fit, saying what would. */
+static int check_memory(const train_job *t, ds_error *err) {
+    const double mib = 1 << 20, limit = limit_bytes(t);
+    const int batch = t->options.batch,
+              micro = t->options.micro_batch ? t->options.micro_batch : batch;
+    double need = need_bytes(t, micro);
+    if (limit <= 0 || need <= limit)
+        return 0;
+    for (int m = micro - 1; m >= 1; m--)
+        if (batch % m == 0 && need_bytes(t, m) <= limit)
+            return ds_fail(err, DS_EINVAL,
+                           "training needs %.0f MiB and %.0f MiB are available: micro_batch %d "
+                           "would need %.0f MiB",
+                           need / mib, limit / mib, m, need_bytes(t, m) / mib);
+    return ds_fail(err, DS_EINVAL, "training needs %.0f MiB and only %.0f MiB are available",
+                   need / mib, limit / mib);
+}
+
+/* ---------------------------------------------------------------- prepare */
+
+static int on_prepare(void *user, int64_t done, int64_t total) {
+    const train_job *t = user;
+    ds_events_progress(t->job->events, (double)done, (double)total, "images", NAN, NAN);
+    return 0;
+}
+
+static int prepare(train_job *t, ds_error *err) {
+    const ds_spec *s = t->spec;
+    const ds_dit_config *c = &t->tools.base->cfg;
+    ds_events_stage(t->job->events, "prepare",
+                    "%dx%d; device %s, %d thread%s; training needs %.0f MiB of %.0f MiB", c->side,
+                    c->side, t->tools.dev->device_class, t->tools.dev->threads,
+                    t->tools.dev->threads == 1 ? "" : "s",
+                    need_bytes(t, t->options.micro_batch) / (1 << 20), limit_bytes(t) / (1 << 20));
+    int rc = check_memory(t, err);
+    if (rc)
+        return rc;
+    if (!c->pixel || c->channels != 3)
+        return ds_fail(err, DS_EINVAL,
+                       "base '%s' works on %d-channel latents; this version trains on pixels only",
+                       s->base.name, c->channels);
+    ds_prepare_options o = {.root = s->dataset.root,
+                            .manifest = s->dataset.manifest,
+                            .cache_dir = s->cache_dir,
+                            .side = c->side,
+                            .channels = c->channels};
+    if ((rc = ds_prepare_open(&t->images, &o, on_prepare, t, err)))
+        return rc;
+    const ds_images *im = t->images;
+    if (strcmp(im->manifest_digest, s->dataset.tree_digest))
+        return ds_fail(err, DS_EINTEGRITY,
+                       "the manifest of dataset '%s' is damaged: its sha256 is %s, must be %s",
+                       s->dataset.name, im->manifest_digest, s->dataset.tree_digest);
+    if (im->cache_was_damaged)
+        ds_events_warning(t->job->events,
+                          "the cache of prepared images was damaged and is rebuilt");
+    for (int64_t i = 0; i < im->rejected.listed; i++)
+        ds_events_warning(t->job->events, "image '%s' is left out: %s", im->rejected.items[i].path,
+                          im->rejected.items[i].reason);
+    t->method.classes = im->class_count;
+    if (!s->train.dropout_given)
+        t->options.label_dropout = im->class_count > 1 ? 0.1 : 0;
+    return check_memory(t, err);
+}
+
+/* ---------------------------------------------------------------- train */
+
+static void note_loss(ds_train_record *r, double loss) {
+    if (!isfinite(r->first_loss))
+        r->first_loss = r->loss = loss;
+    r->loss += 0.05 * (loss - r->loss);
+}
+
+static int heldout(train_job *t, ds_trainer *tr, ds_error *err) {
+    ds_train_record *r = &t->record;
+    int rc = ds_trainer_heldout(tr, &r->heldout, err);
+    if (rc)
+        return rc;
+    if (!isfinite(r->heldout_start))
+        r->heldout_start = r->heldout;
+    ds_events_metric(t->job->events, "heldout_loss", ds_trainer_done(tr), r->heldout);
+    return 0;
+}
+
+static int one_step(train_job *t, ds_trainer *tr, ds_error *err) {
+    ds_train_record *r = &t->record;
+    ds_train_report report;
+    double begin = ds_monotonic();
+    int rc = ds_trainer_step(tr, &report, err);
+    if (rc)
+        return rc;
+    r->step_seconds += ds_monotonic() - begin;
+    note_loss(r, report.loss);
+    ds_events_progress(t->job->events, report.step, t->options.steps, "steps", r->loss,
+                       report.step * (double)t->options.batch / fmax(r->step_seconds, 1e-9));
+    return 0;
+}
+
+static int every(int step, int period, int last) { return step % period == 0 || step == last; }
+
+static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
+    const int steps = t->options.steps;
+    const double before = t->record.seconds, begin = ds_monotonic();
+    int rc = 0;
+    if (!isfinite(t->record.heldout_start))
+        rc = heldout(t, tr, err);
+    while (!rc && ds_trainer_done(tr) < steps) {
+        if ((rc = one_step(t, tr, err)))
+            break;
+        int done = ds_trainer_done(tr), stop = ds_stop_asked();
+        if (every(done, t->spec->train.heldout_every, steps))
+            rc = heldout(t, tr, err);
+        t->record.seconds = before + ds_monotonic() - begin;
+        if (!rc && (every(done, t->spec->train.every, steps) || stop))
+            rc = ds_checkpoint_save(t->job, tr, &t->record, err);
+        if (!rc && stop && done < steps) {
+            ds_events_stopped(t->job->events, "asked to stop; a checkpoint is saved");
+            rc = ds_fail(err, DS_ECANCELED, "stopped at step %d of %d", done, steps);
+        }
+    }
+    return rc;
+}
+
+static int train(train_job *t, ds_adapter **result, ds_error *err) {
+    const ds_images *im = t->images;
+    ds_image_set set = {.pixels = im->pixels,
+                        .labels = im->labels,
+                        .n = im->n,
+                        .side = im->side,
+                        .channels = im->channels,
+                        .classes = im->class_count};
+    ds_trainer *tr = NULL;
+    ds_events_stage(t->job->events, "train", "%s on %d images of %d class%s, %d steps of %d",
+                    ds_method_name(t->method.method), im->n, im->class_count,
+                    im->class_count == 1 ? "" : "es", t->options.steps, t->options.batch);
+    t->record =
+        (ds_train_record){.first_loss = NAN, .loss = NAN, .heldout_start = NAN, .heldout = NAN};
+    int rc = ds_trainer_new(&tr, t->tools.model, &t->method, &t->options, &set, err);
+    if (rc)
+        return rc;
+    ds_stop_defer(1);
+    rc = ds_checkpoint_resume(t->job, tr, &t->record, err);
+    t->resumed_from = ds_trainer_done(tr);
+    if (!rc)
+        rc = loop(t, tr, err);
+    if (rc != DS_ECANCELED)
+        ds_stop_defer(0);
+    int held = t->options.heldout < im->n / 10 ? t->options.heldout : im->n / 10;
+    t->record.heldout_images = held ? held : im->n < 64 ? im->n : 64;
+    if (!rc)
+        rc = ds_trainer_result(tr, result, err);
+    ds_trainer_free(tr);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- the adapter file */
+
+static void name_classes(ds_adapter *a, const ds_images *im) {
+    a->class_names = ds_xcalloc((size_t)im->class_count + 1, sizeof *a->class_names);
+    for (int i = 0; i < im->class_count; i++)
+        a->class_names[i] = ds_xstrdup(im->class_names[i]);
+}
+
+static json_t *train_json(const train_job *t) {
+    const ds_train_options *o = &t->options;
+    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:b, s:f, s:f, s:f, s:f, s:b, s:f, s:i, s:I}",
+                     "steps", o->steps, "batch", o->batch, "micro_batch", o->micro_batch, "lr",
+                     o->lr, "warmup", o->warmup, "cosine", o->cosine, "clip", o->clip,
+                     "weight_decay", o->weight_decay, "ema", o->ema, "label_dropout",
+                     o->label_dropout, "flip", o->flip, "vb_weight", o->vb_weight, "heldout",
+                     o->heldout, "seed", (json_int_t)o->seed);
+}
+
+/* All of "diffscaler" that ds_adapter_encode does not add itself (docs/formats.md). */
+static json_t *metadata(const train_job *t) {
+    const ds_spec *s = t->spec;
+    json_t *doc = json_object(), *rows = t->evaluation.metrics;
+    json_object_set_new(doc, "name", json_string(s->name));
+    json_object_set_new(doc, "dataset",
+                        json_pack("{s:s, s:s, s:i, s:O}", "name", s->dataset.name, "tree_digest",
+                                  s->dataset.tree_digest, "images", t->images->n, "class_images",
+                                  t->evaluation.counts));
+    json_object_set_new(doc, "prepare", json_string(DS_PREPARE_ID));
+    json_object_set_new(doc, "train", train_json(t));
+    json_object_set_new(doc, "steps", json_integer(t->options.steps));
+    json_object_set_new(doc, "seed", json_integer((json_int_t)t->options.seed));
+    json_object_set_new(doc, "sample", ds_spec_sample_json(&s->sample));
+    json_object_set_new(doc, "evaluate", ds_spec_evaluate_json(&s->evaluate));
+    json_object_set_new(doc, "feature_net",
+                        json_pack("{s:s, s:s, s:s}", "name", s->feature_net.name, "sha256",
+                                  s->feature_net.sha256, "metric", DS_FEATURE_METRIC_NAME));
+    json_object_set_new(doc, "resize", json_string(ds_features_resize_id()));
+    json_object_set(doc, "metrics", rows);
+    json_object_set_new(doc, "sample_digest", json_string(t->evaluation.sample_digest));
+    json_object_set_new(doc, "engine", json_string(DS_VERSION));
+    json_object_set_new(doc, "rng", json_integer(DS_RNG_VERSION));
+    json_object_set_new(doc, "device_class", json_string(t->tools.dev->device_class));
+    return doc;
+}
+
+/* Replace *a by what a reader of its file gets, so that exactly that is evaluated and probed. */
+static int through_file(const train_job *t, ds_adapter **a, json_t *meta, char **bytes, size_t *n,
+                        ds_error *err) {
+    ds_adapter *read = NULL;
+    int rc = ds_adapter_encode(*a, t->tools.base, meta, bytes, n, err);
+    if (!rc && (rc = ds_adapter_decode(&read, t->tools.base, "the new adapter", *bytes, *n, err)))
+        free(*bytes);
+    if (rc)
+        return rc;
+    ds_adapter_free(*a);
+    *a = read;
+    return 0;
+}
+
+static size_t stored_floats(const ds_params *table) { return ds_params_trained(table); }
+
+/* Writes the file; *entry = "adapter" of result.json. */
+static int package(train_job *t, json_t **entry, json_t **probe, ds_error *err) {
+    const ds_spec *s = t->spec;
+    char *bytes = NULL, *z = NULL, zsha[DS_HEX_SIZE], psha[DS_HEX_SIZE];
+    size_t n = 0, zn = 0;
+    json_t *meta = metadata(t);
+    ds_events_stage(t->job->events, "package", "%zu parameters, zstd level %d",
+                    stored_floats(&t->adapter->table), LEVEL_ADAPTER);
+    int rc = through_file(t, &t->adapter, meta, &bytes, &n, err);
+    json_decref(meta);
+    if (!rc)
+        rc = ds_zio_compress(bytes, n, LEVEL_ADAPTER, &z, &zn, err);
+    char *path = ds_job_path(t->job, "adapter.safetensors.zst");
+    if (!rc)
+        rc = ds_fs_write(path, z, zn, err);
+    if (!rc)
+        rc = ds_probe(t->tools.model, t->adapter, &s->sample, s->probe.n, s->probe.seed, psha, err);
+    if (!rc) {
+        ds_digest(z, zn, zsha);
+        *entry = json_pack("{s:s, s:s, s:I, s:I, s:s, s:I}", "file", "adapter.safetensors.zst",
+                           "sha256", t->adapter->sha256, "raw_bytes", (json_int_t)n, "stored_bytes",
+                           (json_int_t)zn, "stored_sha256", zsha, "parameters",
+                           (json_int_t)stored_floats(&t->adapter->table));
+        *probe = json_pack("{s:s, s:s, s:i, s:I}", "device_class", t->tools.dev->device_class,
+                           "sha256", psha, "n", s->probe.n, "seed", (json_int_t)s->probe.seed);
+    }
+    free(path);
+    free(bytes);
+    free(z);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- result */
+
+static void add_heldout(const train_job *t, json_t *rows) {
+    const ds_train_record *r = &t->record;
+    json_array_append_new(rows, ds_evaluation_row("adapter", "heldout_loss", r->heldout, NAN, NAN,
+                                                  r->heldout_images, -1, t->options.seed, NULL,
+                                                  &t->tools));
+    json_array_append_new(rows, ds_evaluation_row("adapter", "heldout_loss_start", r->heldout_start,
+                                                  NAN, NAN, r->heldout_images, -1, t->options.seed,
+                                                  NULL, &t->tools));
+}
+
+/* Takes adapter and probe, which are NULL when nothing was trained. */
+static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
+    const ds_train_record *r = &t->record;
+    int trained = adapter != NULL;
+    json_t *doc =
+        json_pack("{s:s, s:s, s:s}", "schema", "diffscaler.train/1", "status",
+                  t->gate.refused ? "rejected" : "ok", "device_class", t->tools.dev->device_class);
+    json_object_set_new(doc, "adapter", trained ? adapter : json_null());
+    json_object_set_new(doc, "probe", trained ? probe : json_null());
+    json_object_set(doc, "reference", trained ? t->evaluation.reference : json_null());
+    json_t *rows = trained ? json_copy(t->evaluation.rows) : json_array();
+    if (trained)
+        add_heldout(t, rows);
+    json_object_set_new(doc, "evaluations", rows);
+    json_object_set_new(doc, "gate", ds_gate_json(&t->gate));
+    json_object_set_new(doc, "images", json_integer(t->images ? t->images->n : 0));
+    json_object_set_new(doc, "classes", json_integer(t->images ? t->images->class_count : 0));
+    json_object_set_new(doc, "steps", json_integer(trained ? t->options.steps : 0));
+    json_object_set_new(doc, "resumed_from_step", json_integer(t->resumed_from));
+    json_object_set_new(doc, "train_seconds", json_real(r->seconds));
+    json_object_set_new(doc, "images_per_second",
+                        ds_json_real(r->step_seconds > 0 ? (double)t->options.steps *
+                                                               t->options.batch / r->step_seconds
+                                                         : 0));
+    json_object_set_new(doc, "loss",
+                        json_pack("{s:o, s:o}", "first",
+                                  ds_json_real(trained ? r->first_loss : NAN), "last",
+                                  ds_json_real(trained ? r->loss : NAN)));
+    json_object_set_new(doc, "grid", trained ? json_string("grid.png") : json_null());
+    json_object_set_new(doc, "samples", trained ? json_string("samples.png") : json_null());
+    json_object_set_new(doc, "peak_bytes", ds_json_real(ds_memory_peak()));
+    return doc;
+}
+
+static int finish(train_job *t, json_t *adapter, json_t *probe, ds_error *err) {
+    int rc = ds_job_finish(t->job, result_json(t, adapter, probe), err);
+    if (!rc && t->gate.refused)
+        rc = ds_fail(err, DS_EREFUSED, "refused by the gate: %.450s", t->gate.reason);
+    return rc;
+}
+
+/* Something that is registered is not what it was: measure what that does, and train nothing. */
+static int refuse_early(train_job *t, ds_error *err) {
+    int rc = ds_gate_run(&t->tools, &t->gate, err);
+    if (rc)
+        return rc;
+    if (!t->gate.refused) /* it was repaired in the meantime */
+        return ds_fail(err, DS_EBUSY, "a registered file changed while it was being checked");
+    return finish(t, NULL, NULL, err);
+}
+
+static int run(train_job *t, ds_error *err) {
+    json_t *entry = NULL, *probe = NULL;
+    char *bytes = NULL;
+    size_t n;
+    int rc = prepare(t, err);
+    if (!rc)
+        rc = train(t, &t->adapter, err);
+    if (rc)
+        return rc;
+    name_classes(t->adapter, t->images);
+    rc = through_file(t, &t->adapter, NULL, &bytes, &n, err);
+    if (rc)
+        return rc;
+    free(bytes);
+    rc = ds_evaluate(&t->tools, t->images, t->adapter, &t->evaluation, err);
+    if (!rc)
+        rc = ds_gate_run(&t->tools, &t->gate, err);
+    if (!rc)
+        rc = package(t, &entry, &probe, err);
+    return rc ? rc : finish(t, entry, probe, err);
+}
+
+int ds_job_train(const ds_job *job, ds_error *err) {
+    const ds_spec *s = job->spec;
+    train_job t = {.job = job, .spec = s, .method = s->method, .options = s->train.o};
+    t.gate.worst = -1;
+    t.method.classes = 1; /* not known before prepare */
+    if (t.options.micro_batch == 0)
+        t.options.micro_batch = t.options.batch;
+    int rc = ds_tools_open(&t.tools, job, s->task_count > 0, err);
+    if (rc)
+        return rc;
+    rc = ds_gate_preflight(&t.tools) ? refuse_early(&t, err) : run(&t, err);
+    ds_gate_release(&t.gate);
+    ds_evaluation_release(&t.evaluation);
+    ds_adapter_free(t.adapter);
+    ds_images_close(t.images);
+    ds_tools_close(&t.tools);
+    return rc;
+}
