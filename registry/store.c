@@ -107,7 +107,7 @@ static int feed(struct pass *p, ZSTD_DCtx *d, const char *in, size_t n, char *bu
             memcpy(p->sink->mem + p->sink->at, buf, zout.pos), p->sink->at += zout.pos;
         p->raw += (int64_t)zout.pos;
         *ended = left == 0;
-        if (zout.pos < CHUNK && zin.pos == zin.size)
+        if (zin.pos == zin.size && (*ended || zout.pos < CHUNK))
             return 0;
     } while (1);
 }

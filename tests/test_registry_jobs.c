@@ -579,4 +579,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, verify_jobs);
 }
 
-int main(void) { return ds_test_main("registry_jobs", cases); }
+int main(void) {
+    fx_fast_tmp();
+    return ds_test_main("registry_jobs", cases);
+}

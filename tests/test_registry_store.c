@@ -1,0 +1,283 @@
+/* tests/test_registry_store.c - blob files: whole or refused, named by content, swept only when
+ * nothing needs them. */
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/zio.h"
+#include "tests/registry_fixture.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char *noise(size_t n, uint64_t seed) {
+    char *p = ds_xmalloc(n + 1);
+    for (size_t i = 0; i < n; i++) /* half compressible */
+        p[i] = (char)(ds_rng_u32(seed, 9, 0, 0, (uint32_t)i) & (i & 64 ? 0xff : 3));
+    return p;
+}
+
+static void blob_path(ds_registry *r, const char *sha, char path[PATH_MAX]) {
+    MUST(ds_store_path(ds_registry_store(r), sha, path, err));
+}
+
+/* Make file and row of a blob old, as if put long ago. */
+static void age(ds_registry *r, const char *sha) {
+    char path[PATH_MAX], sql[256];
+    struct timespec t[2] = {{1, 0}, {1, 0}};
+    blob_path(r, sha, path);
+    ck_assert_int_eq(utimensat(AT_FDCWD, path, t, 0), 0);
+    snprintf(sql, sizeof sql, "UPDATE blobs SET created_at = 1000 WHERE digest = '%s'", sha);
+    ck_assert_int_eq(fx_foreign(r, sql), SQLITE_OK);
+}
+
+START_TEST(round_trip) {
+    ds_registry *r = fx_open(fx_dir("round"));
+    ds_store *s = ds_registry_store(r);
+    static const size_t sizes[] = {0, 1, 1000, 131071, 131072, 131073, 1000003};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        char *p = noise(sizes[i], i), *back = NULL, sha[DS_HEX_SIZE], path[PATH_MAX],
+             file[PATH_MAX];
+        size_t n = 0;
+        ds_blob a, b, c, d;
+        ds_digest(p, sizes[i], sha);
+        MUST(ds_store_put_bytes(s, p, sizes[i], &a, err));
+        ck_assert_str_eq(a.sha256, sha);
+        ck_assert_int_eq(a.raw_bytes, (int64_t)sizes[i]);
+        MUST(ds_store_read(s, sha, sizes[i], &back, &n, err));
+        ck_assert(n == sizes[i] && !memcmp(back, p, n));
+        free(back);
+        if (sizes[i])
+            FAILS(DS_ELIMIT, "limit", ds_store_read(s, sha, sizes[i] - 1, &back, &n, err));
+        MUST(ds_store_verify(s, sha, &b, err));
+        ck_assert(!strcmp(b.stored_sha256, a.stored_sha256) && b.stored_bytes == a.stored_bytes);
+        blob_path(r, sha, path); /* the file is what any zstd reader opens */
+        MUST(ds_zio_read_file(path, 1 << 24, &back, &n, err));
+        ck_assert(n == sizes[i] && !memcmp(back, p, n));
+        free(back);
+        ds_fs_join(file, sizeof file, ds_registry_dir(r), "plain");
+        MUST(ds_fs_write(file, p, sizes[i], err));
+        MUST(ds_store_put_file(s, file, DS_STORE_RAW, sha, &c, err));
+        ck_assert_str_eq(c.stored_sha256, a.stored_sha256);
+        MUST(ds_zio_write_file(file, p, sizes[i], 1, err));
+        MUST(ds_store_put_file(s, file, DS_STORE_ZSTD, sha, &d, err));
+        ck_assert_str_eq(d.sha256, sha);
+        MUST(ds_digest_file(file, path, err));
+        ck_assert_str_eq(d.stored_sha256, path);
+        free(p);
+    }
+    ds_registry_close(r);
+}
+END_TEST
+
+START_TEST(refusals) {
+    ds_registry *r = fx_open(fx_dir("refusals"));
+    ds_store *s = ds_registry_store(r);
+    char path[PATH_MAX], file[PATH_MAX], *back;
+    size_t n;
+    ds_blob b;
+    static const char *const bad[] = {
+        "",
+        "abc",
+        "../../../../etc/passwd",
+        "B0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0",
+        "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b00",
+        "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0/."};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        FAILS(DS_EINVAL, "not a sha256", ds_store_path(s, bad[i], path, err));
+        FAILS(DS_EINVAL, "not a sha256", ds_store_read(s, bad[i], 10, &back, &n, err));
+        FAILS(DS_EINVAL, "not a sha256", ds_store_verify(s, bad[i], NULL, err));
+        FAILS(DS_EINVAL, "not a sha256", ds_blob_get(r, bad[i], &b, err));
+    }
+    FAILS(DS_ENOTFOUND, "cannot open blob", ds_store_verify(s, BASE_SHA, NULL, err));
+    FAILS(DS_ENOTFOUND, "cannot open", ds_store_put_file(s, "/nope", DS_STORE_RAW, NULL, &b, err));
+    FAILS(DS_EINVAL, "not a regular file",
+          ds_store_put_file(s, "/dev/null", DS_STORE_RAW, NULL, &b, err));
+    FAILS(DS_EINVAL, "not a regular file",
+          ds_store_put_file(s, "/tmp", DS_STORE_RAW, NULL, &b, err));
+    ds_fs_join(file, sizeof file, ds_registry_dir(r), "file");
+    MUST(ds_fs_write(file, "hello", 5, err));
+    FAILS(DS_EINTEGRITY, "expected " BASE_SHA,
+          ds_store_put_file(s, file, DS_STORE_RAW, BASE_SHA, &b, err));
+    FAILS(DS_EINTEGRITY, "not a zstd frame",
+          ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    char *z, two[512];
+    size_t zn;
+    MUST(ds_zio_compress("hello", 5, 3, &z, &zn, err));
+    memcpy(two, z, zn), memcpy(two + zn, z, zn);
+    free(z);
+    MUST(ds_fs_write(file, two, zn - 1, err));
+    FAILS(DS_EINTEGRITY, "truncated", ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    MUST(ds_fs_write(file, two, 2 * zn, err));
+    FAILS(DS_EINTEGRITY, "after its zstd frame",
+          ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    /* "unpacks to 2^62 bytes": refused by its header */
+    static const unsigned char bomb[] = {0x28, 0xb5, 0x2f, 0xfd, 0xe4, 0, 0, 0,
+                                         0,    0,    0,    0,    0x40, 1, 0, 0};
+    MUST(ds_fs_write(file, bomb, sizeof bomb, err));
+    FAILS(DS_ELIMIT, "would unpack", ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    ck_assert_int_eq(setenv("DS_TEST_ENOSPC", "1", 1), 0);
+    FAILS(DS_ENOSPC, "cannot store", ds_store_put_bytes(s, "x", 1, &b, err));
+    unsetenv("DS_TEST_ENOSPC");
+    MUST(ds_store_put_bytes(s, "x", 1, &b, err)); /* and goes on when there is space */
+    ds_blob ghost = b;
+    memcpy(ghost.sha256, BASE_SHA, sizeof ghost.sha256);
+    FAILS(DS_EINTEGRITY, "no file", ds_blob_add(r, &ghost, "x", err));
+    char tmp[PATH_MAX]; /* nothing is left in tmp/ */
+    ds_fs_join(tmp, sizeof tmp, ds_registry_dir(r), "blobs/tmp");
+    ck_assert_int_eq(rmdir(tmp), 0);
+    ds_registry_close(r);
+}
+END_TEST
+
+START_TEST(every_flipped_bit_is_refused) {
+    ds_registry *r = fx_open(fx_dir("flips"));
+    char path[PATH_MAX], *stored, *p = noise(20000, 5), *back;
+    size_t n, got;
+    ds_blob b;
+    MUST(ds_store_put_bytes(ds_registry_store(r), p, 20000, &b, err));
+    MUST(ds_blob_add(r, &b, "application/octet-stream", err));
+    MUST(ds_blob_check(r, b.sha256, err));
+    blob_path(r, b.sha256, path);
+    MUST(ds_fs_read(path, 1 << 20, &stored, &n, err));
+    int refused = 0, harmless = 0;
+    for (uint32_t i = 0; i < 1000; i++) {
+        /* the frame's header bit for bit, then anywhere */
+        size_t bit = i < 96 ? i : ds_rng_below((uint32_t)(8 * n), 1, 2, i, 0, 0);
+        int fd = open(path, O_WRONLY);
+        char c = (char)(stored[bit / 8] ^ (1 << bit % 8));
+        ck_assert(pwrite(fd, &c, 1, (off_t)(bit / 8)) == 1);
+        refused += ds_blob_check(r, b.sha256, NULL) == DS_EINTEGRITY;
+        if (!ds_store_read(ds_registry_store(r), b.sha256, 1 << 20, &back, &got, NULL)) {
+            ck_assert(got == 20000 && !memcmp(back, p, got)); /* never other content */
+            free(back);
+            harmless++;
+        }
+        ck_assert(pwrite(fd, &stored[bit / 8], 1, (off_t)(bit / 8)) == 1);
+        close(fd);
+    }
+    printf("registry_store: %d of 1000 flipped bits refused; %d left the content as it was\n",
+           refused, harmless);
+    ck_assert_int_eq(refused, 1000);
+    MUST(ds_blob_check(r, b.sha256, err));
+    ck_assert_int_eq(truncate(path, (off_t)n - 1), 0);
+    FAILS(DS_EINTEGRITY, "", ds_blob_check(r, b.sha256, err));
+    FAILS(DS_EINTEGRITY, "1 blobs are damaged", ds_blobs_verify(r, NULL, NULL, err));
+    MUST(ds_store_put_bytes(ds_registry_store(r), p, 20000, &b, err)); /* putting it again heals */
+    MUST(ds_blobs_verify(r, NULL, NULL, err));
+    ck_assert_int_eq(unlink(path), 0);
+    FAILS(DS_EINTEGRITY, "missing", ds_blob_check(r, b.sha256, err));
+    free(stored);
+    free(p);
+    ds_registry_close(r);
+}
+END_TEST
+
+static int present(ds_registry *r, const char *sha) {
+    char path[PATH_MAX];
+    blob_path(r, sha, path);
+    return ds_fs_exists(path);
+}
+
+START_TEST(sweep_takes_only_what_nothing_needs) {
+    ds_registry *r = fx_open(fx_dir("sweep"));
+    ds_store *s = ds_registry_store(r);
+    ds_blob lone, leased, fileonly, young;
+    ds_sweep w, dry;
+    ds_adapter_ref a;
+    char manifest[DS_HEX_SIZE];
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    fx_train(r, 0, "one", NULL); /* rejected ones are needed too */
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    fx_scan(r, "two");
+    fx_train(r, 1, "two", NULL);
+    MUST(ds_store_put_bytes(s, "lone", 4, &lone, err));
+    MUST(ds_blob_add(r, &lone, "x", err));
+    MUST(ds_store_put_bytes(s, "leased", 6, &leased, err));
+    MUST(ds_blob_add(r, &leased, "x", err));
+    MUST(ds_blob_lease(r, leased.sha256, 0, INT64_MAX, err));
+    MUST(ds_store_put_bytes(s, "fileonly", 8, &fileonly, err));
+    MUST(ds_store_put_bytes(s, "young", 5, &young, err));
+    MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 0, &w, err)); /* everything is young */
+    ck_assert_int_eq(w.removed, 0);
+    MUST(ds_dataset_manifest(r, "d", 1, manifest, err));
+    age(r, manifest);
+    MUST(ds_adapter_resolve(r, "d@v1", &a, err));
+    age(r, a.blob.sha256);
+    age(r, lone.sha256);
+    age(r, leased.sha256);
+    age(r, fileonly.sha256);
+    MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 1, &dry, err));
+    ck_assert(present(r, lone.sha256) && present(r, fileonly.sha256));
+    MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 0, &w, err));
+    ck_assert_int_eq(w.removed, 2);
+    ck_assert(dry.removed == w.removed && dry.removed_bytes == w.removed_bytes);
+    ck_assert(!present(r, lone.sha256) && !present(r, fileonly.sha256));
+    ck_assert(present(r, leased.sha256) && present(r, young.sha256) && present(r, manifest));
+    MUST(ds_blobs_verify(r, NULL, NULL, err));
+    MUST(ds_adapter_delete(r, "d@v1", err));
+    MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 0, &w, err)); /* deleted just now: not yet */
+    ck_assert(present(r, a.blob.sha256));
+    ck_assert_int_eq(
+        fx_foreign(r, "UPDATE adapter_versions SET deleted_at = 1000 WHERE version = 1"),
+        SQLITE_OK);
+    MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 0, &w, err));
+    ck_assert(!present(r, a.blob.sha256));
+    MUST(ds_registry_check(r, err));
+    FAILS(DS_ENOTFOUND, "does not exist", ds_adapter_resolve(r, "d@v1", &a, err));
+    MUST(ds_adapter_resolve(r, "d", &a, err));
+    MUST(ds_blob_check(r, a.blob.sha256, err));
+    MUST(ds_blob_lease(r, leased.sha256, 0, 1, err)); /* run out */
+    MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 0, &w, err));
+    ck_assert(!present(r, leased.sha256));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Random adds, deletions and sweeps: what is referenced is there, always; what is not goes. */
+START_TEST(many_sweeps) {
+    ds_registry *r = fx_open(fx_dir("many"));
+    char sha[64][DS_HEX_SIZE] = {{0}};
+    int64_t until[64] = {0};
+    ds_sweep w;
+    int64_t removed = 0;
+    for (uint32_t i = 0; i < 600; i++) {
+        uint32_t k = ds_rng_below(64, 3, 1, i, 0, 0), what = ds_rng_below(8, 3, 2, i, 0, 0);
+        char text[32];
+        ds_blob b;
+        if (what < 5) {
+            snprintf(text, sizeof text, "blob %u %u", k, i / 100);
+            until[k] = ds_rng_below(2, 3, 3, i, 0, 0) ? INT64_MAX : 1;
+            MUST(ds_store_put_bytes(ds_registry_store(r), text, strlen(text), &b, err));
+            MUST(ds_blob_lease(r, b.sha256, 0, until[k], err));
+            MUST(ds_blob_add(r, &b, "x", err));
+            memcpy(sha[k], b.sha256, DS_HEX_SIZE);
+        } else if (what < 7 && sha[k][0]) {
+            until[k] = 1;
+            MUST(ds_blob_lease(r, sha[k], 0, 1, err));
+        } else {
+            MUST(ds_blobs_sweep(r, 0, 0, &w, err));
+            removed += w.removed;
+            for (int n = 0; n < 64; n++)
+                if (sha[n][0] && until[n] == INT64_MAX)
+                    MUST(ds_blob_check(r, sha[n], err));
+            MUST(ds_blobs_verify(r, NULL, NULL, err));
+        }
+    }
+    ck_assert_int_gt(removed, 50);
+    ds_registry_close(r);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_test(tc, round_trip);
+    tcase_add_test(tc, refusals);
+    tcase_add_test(tc, every_flipped_bit_is_refused);
+    tcase_add_test(tc, sweep_takes_only_what_nothing_needs);
+    tcase_add_test(tc, many_sweeps);
+}
+
+int main(void) {
+    fx_fast_tmp();
+    return ds_test_main("registry_store", cases);
+}
