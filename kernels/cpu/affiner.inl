@@ -6,7 +6,7 @@
  * its own, added in the order of the chunks.  Formulas: ops.def, docs/math.md.
  */
 
-enum { CHUNK = 128 };
+enum { SLOT_ROWS = 256, CHUNK = 64 };
 
 INLINE int rank8(const ds_affiner *ad) { return (ad->r + 7) / 8 * 8; }
 
@@ -49,7 +49,6 @@ static void view_product(rows_view v, const void *panels, int rows, int cols, co
     product g = {.a = v.a,
                  .rs = v.rs,
                  .ks = 4,
-                 .ts = MR * v.rs,
                  .b = panels,
                  .rows = rows,
                  .cols = cols,
@@ -311,23 +310,40 @@ typedef struct {
     const char *hidden, *outward, *extra;
     float *slots;
     slot_layout at;
-    int rows, chunks, need_dz;
+    int rows, slots_count, need_dz;
 } affiner_job;
 
 enum { OUTER_V = UNIT_AVX512 ? 2 : 1 };
 
+typedef struct {
+    int rows;
+    int resume;   /* add to what is there */
+    size_t ahead; /* rows ahead that the thread reads next: prefetched; 0 = nothing */
+} strip_rows;
+
 /* One strip of at most OUTER_V vectors (n columns; `whole`: n = OUTER_V * VL) and 8 hidden columns.
  * out, sum, sum2 may be NULL; where the caller's are constants the tests go away. */
 INLINE void outer_strip(float *out, size_t out_ld, float *sum, float *sum2, const float *coef,
-                        size_t coef_ld, const act_t *g, size_t ld, const act_t *y, int rows, int n,
-                        int whole) {
+                        size_t coef_ld, const act_t *g, size_t ld, const act_t *y, strip_rows t,
+                        int n, int whole) {
     vf acc[8][OUTER_V], s1[OUTER_V], s2[OUTER_V];
     _Pragma("GCC unroll 2") for (int v = 0; v < OUTER_V; v++) {
-        s1[v] = s2[v] = vzero();
-        _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) acc[k][v] = vzero();
+        int left = whole ? VL : n - v * VL, load = t.resume && left > 0;
+        s1[v] = sum && load ? vload_n(sum + v * VL, left) : vzero();
+        s2[v] = sum2 && load ? vload_n(sum2 + v * VL, left) : vzero();
+        _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) acc[k][v] =
+            out && load ? vload_n(out + (size_t)k * out_ld + v * VL, left) : vzero();
     }
-    for (int t = 0; t < rows; t++) {
+    for (int i = 0; i < t.rows; i++) {
         vf x[OUTER_V];
+        __builtin_prefetch(g + t.ahead * ld, 0, 2);
+        if (sizeof(act_t) == 4 && OUTER_V == 2)
+            __builtin_prefetch(g + t.ahead * ld + VL, 0, 2);
+        if (sum2) {
+            __builtin_prefetch(y + t.ahead * ld, 0, 2);
+            if (sizeof(act_t) == 4 && OUTER_V == 2)
+                __builtin_prefetch(y + t.ahead * ld + VL, 0, 2);
+        }
         _Pragma("GCC unroll 2") for (int v = 0; v < OUTER_V; v++) {
             int left = whole ? VL : n - v * VL;
             x[v] = left > 0 ? ald_n(g + v * VL, left) : vzero();
@@ -360,14 +376,15 @@ INLINE void outer_strip(float *out, size_t out_ld, float *sum, float *sum2, cons
 
 static __attribute__((noinline)) void outer_edge(float *out, size_t out_ld, float *sum, float *sum2,
                                                  const float *coef, size_t coef_ld, const act_t *g,
-                                                 size_t ld, const act_t *y, int rows, int n) {
+                                                 size_t ld, const act_t *y, strip_rows rows, int n) {
     outer_strip(out, out_ld, sum, sum2, coef, coef_ld, g, ld, y, rows, n, 0);
 }
 
-/* out (r8, cols) (=) coef^T g;  sum, sum2 (=) column sums of g and of g*y; any may be NULL. */
+/* out (r8, cols) (=, or += to resume) coef^T g;  sum, sum2 likewise the column
+ * sums of g and of g*y; any may be NULL. */
 static void outer(float *out, size_t out_ld, float *sum, float *sum2, const float *coef,
-                  size_t coef_ld, int r8, const act_t *g, size_t ld, const act_t *y, int rows,
-                  int cols) {
+                  size_t coef_ld, int r8, const act_t *g, size_t ld, const act_t *y,
+                  strip_rows rows, int cols) {
     enum { WHOLE = OUTER_V * VL };
     for (int c = 0; c < cols; c += WHOLE) {
         int n = imin(WHOLE, cols - c), k = 0;
@@ -414,19 +431,15 @@ static void chunk_hidden(const affiner_job *job, const act_t *g, const act_t *x,
     }
 }
 
-static void chunk_task(void *ctx, int task, int thread) {
-    const affiner_job *job = ctx;
+static void chunk(const affiner_job *job, float *slot, float *h, int row, strip_rows span) {
     const ds_affiner *ad = job->ad;
     const slot_layout *at = &job->at;
     size_t m = (size_t)ad->m, n = (size_t)ad->n;
-    int row = task * CHUNK, rows = imin(CHUNK, job->rows - row);
     int r8 = rank8(ad), cols = ad->segs * r8, ms = ad->m / ad->segs;
     const act_t *g = job->dy + (size_t)row * m, *x = job->x + (size_t)row * n;
-    float *slot = job->slots + (size_t)task * (size_t)at->floats;
-    float *h = ds_cpu_scratch(job->cpu, thread), *dz = h + (size_t)CHUNK * (size_t)cols;
-    void *scratch = dz + (size_t)CHUNK * (size_t)cols;
+    float *dz = h + (size_t)CHUNK * (size_t)cols;
     if (ad->r > 0)
-        chunk_hidden(job, g, x, rows, h, dz, scratch);
+        chunk_hidden(job, g, x, span.rows, h, dz, dz + (size_t)CHUNK * (size_t)cols);
     int out_product = at->product >= 0 && !ad->side_in;
     for (int k = 0; k < ad->segs; k++) {
         size_t off = (size_t)k * (size_t)ms;
@@ -434,17 +447,28 @@ static void chunk_task(void *ctx, int task, int thread) {
               at->sum_g >= 0 ? slot + at->sum_g + off : NULL,
               out_product ? slot + at->product + off : NULL, h + (size_t)k * (size_t)r8,
               (size_t)cols, r8, g + off, m, out_product ? job->y + (size_t)row * m + off : NULL,
-              rows, ms);
+              span, ms);
     }
     int in_product = at->product >= 0 && ad->side_in;
     if (at->dV >= 0 || in_product)
-        outer(at->dV >= 0 ? slot + at->dV : NULL, n, NULL, in_product ? slot + at->product : NULL,
-              dz, (size_t)cols, cols, x, n, in_product ? job->dx + (size_t)row * n : NULL, rows,
-              ad->n);
+        outer(at->dV >= 0 ? slot + at->dV : NULL, n, NULL, in_product ? slot + at->product : NULL, dz,
+              (size_t)cols, cols, x, n, in_product ? job->dx + (size_t)row * n : NULL, span, ad->n);
     if (job->extra) {
         epilogue e = {.fn = epi_add_act, .y = job->dx_extra + (size_t)row * n, .ld = n};
-        view_product((rows_view){(const char *)dz, (ptrdiff_t)cols * 4, cols, 0}, job->extra, rows,
-                     ad->n, &e);
+        view_product((rows_view){(const char *)dz, (ptrdiff_t)cols * 4, cols, 0}, job->extra,
+                     span.rows, ad->n, &e);
+    }
+}
+
+static void slot_task(void *ctx, int task, int thread) {
+    const affiner_job *job = ctx;
+    float *slot = job->slots + (size_t)task * (size_t)job->at.floats;
+    int row0 = task * SLOT_ROWS, row1 = imin(row0 + SLOT_ROWS, job->rows);
+    for (int row = row0; row < row1; row += CHUNK) {
+        strip_rows span = {.rows = imin(CHUNK, row1 - row), .resume = row > row0};
+        if (row + 2 * CHUNK <= row1)
+            span.ahead = CHUNK;
+        chunk(job, slot, ds_cpu_scratch(job->cpu, thread), row, span);
     }
 }
 
@@ -593,7 +617,7 @@ static void ds_cpu_affiner_backward(ds_device *dev, const ds_affiner_grad *g, co
                                     const float *bias, int rows) {
     ds_cpu *cpu = ds_cpu_of(dev);
     DS_ASSERT(ad->segs >= 1 && ad->m % ad->segs == 0);
-    affiner_job job = {.cpu = cpu, .ad = ad, .rows = rows, .chunks = ceil_div(rows, CHUNK)};
+    affiner_job job = {.cpu = cpu, .ad = ad, .rows = rows, .slots_count = ceil_div(rows, SLOT_ROWS)};
     job.dy = cacts(dy), job.y = cacts(y), job.x = cacts(x), job.dx = cacts(dx);
     job.at = layout_of(g, ad);
     int cols = ad->segs * rank8(ad), extra = dx_extra && ad->phi_relu && ad->r > 0;
@@ -601,7 +625,7 @@ static void ds_cpu_affiner_backward(ds_device *dev, const ds_affiner_grad *g, co
     size_t hidden = ad->r ? round64(hidden_bytes(ad)) : 0;
     size_t outward = ad->r ? round64(outward_bytes(ad)) : 0;
     size_t back = extra ? round64((size_t)ceil_div(ad->n, NR) * NR * (size_t)cols * 4) : 0;
-    size_t slots = (size_t)job.chunks * (size_t)job.at.floats * sizeof(float);
+    size_t slots = (size_t)job.slots_count * (size_t)job.at.floats * sizeof(float);
     char *ws = ds_cpu_shared(cpu, hidden + outward + back + slots + 64);
     job.hidden = ws, job.outward = ws + hidden;
     job.slots = (float *)(void *)(ws + hidden + outward + back);
@@ -616,9 +640,9 @@ static void ds_cpu_affiner_backward(ds_device *dev, const ds_affiner_grad *g, co
     }
     ds_cpu_scratch_reserve(cpu, (size_t)2 * CHUNK * (size_t)cols * sizeof(float) +
                                     view_bytes(CHUNK, ad->n > ad->m ? ad->n : ad->m));
-    ds_team_run(cpu->team, chunk_task, &job, job.chunks);
-    combine_job combine = {job.slots, (size_t)job.at.floats, job.chunks};
-    if (job.chunks > 1)
+    ds_team_run(cpu->team, slot_task, &job, job.slots_count);
+    combine_job combine = {job.slots, (size_t)job.at.floats, job.slots_count};
+    if (job.slots_count > 1)
         ds_team_run(cpu->team, combine_task, &combine, ceil_div((int)job.at.floats, COMBINE));
     finish_out(&job, g, W, bias);
     if (ad->side_in)

@@ -75,7 +75,6 @@ static void ds_cpu_conv_forward(ds_device *dev, float *y, int y_stride, const fl
     product_job job = {.g = {.a = (const char *)x,
                              .rs = (ptrdiff_t)depth * 4,
                              .ks = 4,
-                             .ts = (ptrdiff_t)MR * depth * 4,
                              .b = w->fw,
                              .rows = geo->batch * src.oh * src.ow,
                              .cols = w->m,

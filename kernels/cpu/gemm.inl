@@ -32,7 +32,7 @@ struct epilogue {
 typedef struct {
     const char *a;
     ptrdiff_t rs, ks; /* bytes between rows, between steps */
-    ptrdiff_t ts;     /* bytes between tiles of MR rows; MR * rs unless A is packed */
+    ptrdiff_t as;     /* A in panels of NR rows (rs 4, ks NR * 4): bytes between them; else 0 */
     const char *b;    /* panels */
     int rows, cols, steps;
     int pairs;
@@ -134,16 +134,29 @@ INLINE void touch_tile(const epilogue *e, int row, int nr, int col, int nc) {
         touch_rows(e->res_in, sizeof(float), e->ld, row, nr, col, nc);
 }
 
-/* Rows [row0, row1) (row0 a multiple of MR) x panels [p0, p1); `a` is the address of row0. */
+/* Rows of the next tile: `left` rows in as few tiles as MR allows, of nearly equal height. */
+INLINE int tile_height(int left) {
+    int tiles = (left + MR - 1) / MR;
+    return (left + tiles - 1) / tiles;
+}
+
+/* Rows [row0, row1) x panels [p0, p1); `a` is the address of row0.  A in panels: row0 starts one. */
 static void product_block(const product *g, const char *a, int row0, int row1, int p0, int p1) {
     _Alignas(64) float tile[MR * NR];
     size_t panel = (size_t)g->steps * NR * 4;
     for (int p = p0; p < p1; p++) {
-        int col = p * NR, nc = imin(NR, g->cols - col);
+        int col = p * NR, nc = imin(NR, g->cols - col), nr;
         const float *b = (const float *)(const void *)(g->b + (size_t)p * panel);
-        const char *at = a;
-        for (int row = row0; row < row1; row += MR, at += g->ts) {
-            int nr = imin(MR, row1 - row);
+        for (int row = row0; row < row1; row += nr) {
+            const char *at;
+            if (g->as) {
+                int in = (row - row0) % NR;
+                nr = tile_height(imin(NR - in, row1 - row));
+                at = a + (row - row0) / NR * g->as + in * 4;
+            } else {
+                nr = tile_height(row1 - row);
+                at = a + (row - row0) * g->rs;
+            }
             if (g->epi->touch)
                 touch_tile(g->epi, row, nr, col, nc);
             tile_for(g->pairs, nr, nc)(tile, at, g->rs, g->ks, b, g->steps);
@@ -176,7 +189,7 @@ static void product_task(void *ctx, int task, int thread) {
     int row0 = block * job->row_block, row1 = imin(row0 + job->row_block, g->rows);
     int p0 = (int)((long)panels * group / job->groups);
     int p1 = (int)((long)panels * (group + 1) / job->groups);
-    const char *a = g->a + (ptrdiff_t)(row0 / MR) * g->ts;
+    const char *a = g->a + (g->as ? row0 / NR * g->as : row0 * g->rs);
     if (job->fetch) {
         a = ds_cpu_scratch(job->cpu, thread);
         job->fetch(job->fetch_ctx, ds_cpu_scratch(job->cpu, thread), row0, row1);
@@ -189,9 +202,10 @@ static void product_task(void *ctx, int task, int thread) {
 static void product_run(ds_cpu *cpu, product_job *job) {
     const product *g = &job->g;
     size_t row_bytes = (size_t)g->steps * 4;
-    int rows = (int)(((size_t)256 << 10) / row_bytes) / MR * MR, panels = ceil_div(g->cols, NR);
+    int unit = g->as ? NR : MR, panels = ceil_div(g->cols, NR);
+    int rows = (int)(((size_t)256 << 10) / row_bytes) / unit * unit;
     job->cpu = cpu;
-    rows = rows < MR ? MR : rows > 16 * MR ? 16 * MR : rows;
+    rows = rows < unit ? unit : rows > 192 ? 192 : rows;
     job->row_block = rows;
     job->row_blocks = ceil_div(g->rows, rows);
     job->groups = 1;

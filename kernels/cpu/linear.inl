@@ -123,7 +123,6 @@ static void linear_product(ds_device *dev, const epilogue *epi, const ds_act *x,
         job.g.rs = (ptrdiff_t)steps * 4;
     }
 #endif
-    job.g.ts = MR * job.g.rs;
     product_run(ds_cpu_of(dev), &job);
 }
 
@@ -322,26 +321,30 @@ typedef struct {
 static void grad_pack_task(void *ctx, int task, int thread) {
     (void)thread;
     const grad_pack *job = ctx;
-    if (task < job->left_tasks) {
-        int tiles = ceil_div(job->m, MR), tile0 = task * 8;
-        pack_left(job->left, job->dy, (size_t)job->m, job->rows, job->m, tile0,
-                  imin(tile0 + 8, tiles), job->db);
+    size_t panel = ACT_PANEL_BYTES(job->rows);
+    if (task >= job->left_tasks) {
+        int col = (task - job->left_tasks) * NR;
+        panel_n_act(job->right + (size_t)(col / NR) * panel, job->x + col, (size_t)job->n, job->rows,
+                    imin(NR, job->n - col));
         return;
     }
-    int col = (task - job->left_tasks) * NR;
-    panel_n_act(job->right + (size_t)(col / NR) * ACT_PANEL_BYTES(job->rows), job->x + col,
-                (size_t)job->n, job->rows, imin(NR, job->n - col));
+    int col = task * NR, cols = imin(NR, job->m - col);
+    char *to = job->left + (size_t)task * panel;
+    if (job->db)
+        panel_n_sums(to, job->dy + col, (size_t)job->m, job->rows, cols, job->db + col);
+    else
+        panel_n_act(to, job->dy + col, (size_t)job->m, job->rows, cols);
 }
 
 static void ds_cpu_linear_backward_weight(ds_device *dev, float *dW, float *db, const ds_act *dy,
                                           const ds_act *x, int m, int n, int rows) {
     ds_cpu *cpu = ds_cpu_of(dev);
-    int tiles = ceil_div(m, MR), most = imin(rows, GRAD_ROWS);
-    size_t left_bytes = ((size_t)tiles * (size_t)ACT_STEPS(most) * MR * 4 + 63) & ~(size_t)63;
-    char *ws = ds_cpu_shared(cpu, left_bytes + (size_t)ceil_div(n, NR) * ACT_PANEL_BYTES(most));
+    size_t most = ACT_PANEL_BYTES(imin(rows, GRAD_ROWS));
+    size_t left_bytes = (size_t)ceil_div(m, NR) * most;
+    char *ws = ds_cpu_shared(cpu, left_bytes + (size_t)ceil_div(n, NR) * most);
     epilogue e = {.fn = epi_add_f32, .touch = 1, .yf = dW, .ld = (size_t)n};
     for (int row = 0; row < rows; row += GRAD_ROWS) {
-        int count = imin(GRAD_ROWS, rows - row), steps = ACT_STEPS(count);
+        int count = imin(GRAD_ROWS, rows - row);
         grad_pack pack = {.dy = cacts(dy) + (size_t)row * (size_t)m,
                           .x = cacts(x) + (size_t)row * (size_t)n,
                           .db = db,
@@ -350,16 +353,16 @@ static void ds_cpu_linear_backward_weight(ds_device *dev, float *dW, float *db, 
                           .m = m,
                           .n = n,
                           .rows = count,
-                          .left_tasks = ceil_div(tiles, 8)};
+                          .left_tasks = ceil_div(m, NR)};
         ds_team_run(cpu->team, grad_pack_task, &pack, pack.left_tasks + ceil_div(n, NR));
         product_job job = {.g = {.a = ws,
                                  .rs = 4,
-                                 .ks = MR * 4,
-                                 .ts = (ptrdiff_t)steps * MR * 4,
+                                 .ks = NR * 4,
+                                 .as = (ptrdiff_t)ACT_PANEL_BYTES(count),
                                  .b = ws + left_bytes,
                                  .rows = m,
                                  .cols = n,
-                                 .steps = steps,
+                                 .steps = ACT_STEPS(count),
                                  .pairs = NATIVE,
                                  .epi = &e}};
         product_run(cpu, &job);

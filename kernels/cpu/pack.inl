@@ -64,6 +64,14 @@ static void panel_t_f32(float *dst, const float *src, size_t ld, int cols, int d
 }
 
 static void panel_n_f32(float *dst, const float *src, size_t ld, int depth, int cols) {
+    if (cols == NR) {
+        for (int s = 0; s < depth; s++, src += ld, dst += NR) {
+            vf x = vload(src), y = vload(src + VL);
+            vstore(dst, x);
+            vstore(dst + VL, y);
+        }
+        return;
+    }
     for (int s = 0; s < depth; s++)
         for (int v = 0; v < NV; v++) {
             int n = cols - v * VL;
@@ -93,11 +101,26 @@ INLINE vi pairs_of_rows(const uint16_t *p, size_t ld, int second, int n) {
 
 static void panel_n_act(void *dst, const act_t *src, size_t ld, int depth, int cols) {
 #if NATIVE
+    if (cols == NR && depth % 2 == 0) {
+        /* lanes 0-15 of two rows, interleaved: unpack works in 128-bit groups, so permute first */
+        const vi order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        char *to = dst;
+        for (int s = 0; s < depth; s += 2, src += 2 * ld, to += NR * 4) {
+            vi a = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(src));
+            vi b = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(src + ld));
+            vi low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);
+            _mm512_storeu_si512(to, low);
+            _mm512_storeu_si512(to + 64, high);
+        }
+        return;
+    }
     for (int s = 0; s < depth; s += 2)
         for (int v = 0; v < NV; v++)
             _mm512_storeu_si512(
                 (uint32_t *)dst + (size_t)(s / 2) * NR + v * VL,
                 pairs_of_rows(src + (size_t)s * ld + v * VL, ld, s + 1 < depth, cols - v * VL));
+#elif !UNIT_BF16
+    panel_n_f32(dst, src, ld, depth, cols);
 #else
     for (int s = 0; s < depth; s++)
         for (int v = 0; v < NV; v++) {
@@ -144,38 +167,14 @@ static void pack_n_f32(float *dst, const float *src, size_t ld, int depth, int c
 }
 #endif
 
-/* The left operand of a sum over rows: rows are steps, tiles of MR columns: dst[tile][step][MR].
- * Columns [tile0*MR, cols) of tiles [tile0, tile1); sums[] (+=) the column sums when not NULL. */
-static void pack_left(char *dst, const act_t *src, size_t ld, int depth, int cols, int tile0,
-                      int tile1, float *sums) {
-    enum { GROUP = 8 };
-    size_t bytes = (size_t)ACT_STEPS(depth) * MR * 4;
-    for (int g = tile0; g < tile1; g += GROUP) {
-        int tiles = imin(GROUP, tile1 - g);
-        vf acc[GROUP];
-        for (int k = 0; k < tiles; k++)
-            acc[k] = vzero();
-        for (int s = 0; s < depth; s += NATIVE ? 2 : 1)
-            for (int k = 0; k < tiles; k++) {
-                int col = (g + k) * MR, n = imin(MR, cols - col);
-                const act_t *from = src + (size_t)s * ld + col;
-                char *to = dst + (size_t)(g + k) * bytes;
-#if NATIVE
-                vi pair = pairs_of_rows(from, ld, s + 1 < depth, n);
-                _mm512_mask_storeu_epi32(to + (size_t)(s / 2) * MR * 4, lanes(MR), pair);
-                vf low = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
-                vf high = _mm512_castsi512_ps(
-                    _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u)));
-                acc[k] = acc[k] + low + high;
-#else
-                vf x = ald_n(from, n);
-                vstore_n((float *)(void *)to + (size_t)s * MR, x, MR);
-                acc[k] = acc[k] + x;
-#endif
-            }
-        for (int k = 0; sums && k < tiles; k++) {
-            int col = (g + k) * MR, n = imin(MR, cols - col);
-            vstore_n(sums + col, vload_n(sums + col, n) + acc[k], n);
-        }
+/* panel_n_act of a left operand (a sum over rows), with the column sums: sums (NR) (+=). */
+static void panel_n_sums(void *dst, const act_t *src, size_t ld, int depth, int cols, float *sums) {
+    for (int v = 0; v * VL < cols; v++) {
+        vf acc = vzero();
+        int n = cols - v * VL;
+        for (int s = 0; s < depth; s++)
+            acc = acc + ald_n(src + (size_t)s * ld + v * VL, n);
+        vstore_n(sums + v * VL, vload_n(sums + v * VL, n) + acc, n);
     }
+    panel_n_act(dst, src, ld, depth, cols);
 }
