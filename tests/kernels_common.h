@@ -44,6 +44,32 @@ static inline float *test_random(size_t n, uint64_t seed, int e) {
 
 static inline ds_act *test_act(float *x) { return (ds_act *)(void *)x; }
 
+/* Coefficients of diffusion_loss at step t of the linear schedule of 1000 steps. */
+static inline void test_schedule(float coef[8], int t, float weight) {
+    double before[2] = {1, 1}, after[2] = {1, 1}, beta[2] = {0, 0}; /* of step t and of step 1 */
+    double product = 1;
+    for (int i = 0; i <= (t > 1 ? t : 1); i++) {
+        double b = 1e-4 + (2e-2 - 1e-4) * i / 999;
+        for (int k = 0; k < 2; k++)
+            if (i == (k ? 1 : t)) {
+                before[k] = product;
+                after[k] = product * (1 - b);
+                beta[k] = b;
+            }
+        product *= 1 - b;
+    }
+    int first = t == 0; /* its posterior variance is 0: that of step 1 stands in */
+    double variance = beta[first] * (1 - before[first]) / (1 - after[first]);
+    coef[0] = (float)log(beta[0]);
+    coef[1] = (float)log(variance);
+    coef[2] = (float)(beta[0] * sqrt(before[0]) / (1 - after[0]));
+    coef[3] = (float)((1 - before[0]) * sqrt(1 - beta[0]) / (1 - after[0]));
+    coef[4] = (float)sqrt(1 / after[0]);
+    coef[5] = (float)sqrt(1 / after[0] - 1);
+    coef[6] = first ? 1 : 0;
+    coef[7] = weight;
+}
+
 /* A buffer between two guard zones; guard_check says whether both are untouched. */
 enum { GUARD = 192, GUARD_BYTE = 0xA5 };
 

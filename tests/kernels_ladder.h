@@ -25,6 +25,9 @@
 
 #define EPS32 0x1p-24
 #define EPS16 0x1p-8
+/* A bf16 device may take the reciprocal in a sigmoid from the instruction of 14 bits; in a
+ * derivative s + x z' s (1 - s) that error is in s and in 1 - s. */
+#define RCP14 0x1p-14
 
 /* Rows of tests/cases.def that tests take. */
 #define KEEP_ODD(...) __VA_ARGS__

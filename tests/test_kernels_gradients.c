@@ -410,40 +410,6 @@ static double hybrid_eval(loss *base, double *noise) {
     return sum;
 }
 
-/* Row of coefficients of step t of the linear schedule with 1000 steps (diffscaler.md 2.4). */
-static void schedule_row(float *coef, int t, float weight) {
-    double cumulative = 1, previous = 1, beta = 0, first_variance = 0;
-    for (int i = 0; i <= (t > 1 ? t : 1); i++) {
-        double b = 1e-4 + (2e-2 - 1e-4) * i / 999, next = (i == 0 ? 1 : cumulative) * (1 - b);
-        double before = i == 0 ? 1 : cumulative;
-        if (i == 1)
-            first_variance = b * (1 - before) / (1 - next);
-        cumulative = next;
-        if (i == t) {
-            beta = b;
-            previous = before;
-            if (t != 0)
-                break;
-            double keep = next; /* t = 0 goes on to i = 1 for the clipped variance */
-            coef[3] = 0;
-            coef[2] = 1;
-            coef[4] = (float)sqrt(1 / keep);
-            coef[5] = (float)sqrt(1 / keep - 1);
-        }
-    }
-    double variance = t == 0 ? first_variance : beta * (1 - previous) / (1 - cumulative);
-    coef[0] = (float)log(beta);
-    coef[1] = (float)log(variance);
-    if (t > 0) {
-        coef[2] = (float)(beta * sqrt(previous) / (1 - cumulative));
-        coef[3] = (float)((1 - previous) * sqrt(1 - beta) / (1 - cumulative));
-        coef[4] = (float)sqrt(1 / cumulative);
-        coef[5] = (float)sqrt(1 / cumulative - 1);
-    }
-    coef[6] = t == 0;
-    coef[7] = weight;
-}
-
 START_TEST(hybrid_loss_gradients) {
     static const int steps[5] = {0, 1, 37, 500, 999};
     ds_device *dev = open_device(_i);
@@ -456,7 +422,7 @@ START_TEST(hybrid_loss_gradients) {
     test_fill(l->noise, HB * HALF, 19, 1);
     for (int b = 0; b < HB; b++) {
         float *coef = l->coef + 8 * b;
-        schedule_row(coef, steps[b % 5], 0.125f * (float)(b + 1));
+        test_schedule(coef, steps[b % 5], 0.125f * (float)(b + 1));
         /* the range of log sigma^2 shrinks to 1e-5 at t = 999, too small for differences: widen it
          */
         coef[1] -= steps[b % 5] > 1 ? 1 : 0;

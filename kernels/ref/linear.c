@@ -2,14 +2,18 @@
  */
 #include "kernels/ref/ref.h"
 
-/* gelu_tanh(u) = u/2 (1 + tanh(k (u + c u^3))) */
+/* gelu_tanh(u) = u/2 (1 + tanh z) = u sigmoid(2z),  z = k (u + c u^3); the second form keeps its
+ * digits where tanh z is near -1. */
 static const double gelu_k = 0.79788456080286535588, gelu_c = 0.044715; /* k = sqrt(2/pi) */
 
-static double gelu(double u) { return 0.5 * u * (1 + tanh(gelu_k * (u + gelu_c * u * u * u))); }
+static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+
+static double gelu(double u) { return u * sigmoid(2 * gelu_k * (u + gelu_c * u * u * u)); }
 
 static double gelu_derivative(double u) {
-    double t = tanh(gelu_k * (u + gelu_c * u * u * u));
-    return 0.5 * (1 + t) + 0.5 * u * (1 - t * t) * gelu_k * (1 + 3 * gelu_c * u * u);
+    double z2 = 2 * gelu_k * (u + gelu_c * u * u * u);
+    double dz2 = 2 * gelu_k * (1 + 3 * gelu_c * u * u);
+    return sigmoid(z2) + u * dz2 * sigmoid(z2) * sigmoid(-z2);
 }
 
 /* Output i of the row x. */
