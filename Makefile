@@ -92,6 +92,14 @@ $(BUILD)/$(1): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LI
 endef
 $(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
 
+# Whole steps beside PyTorch, then the kernels.
+$(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
+.PHONY: bench
+bench: deps ## speed of training and sampling steps beside PyTorch (where python3-torch is there)
+	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/bench/bench_step $(BUILD)/bench/bench_kernels
+	@tools/bench.sh $(BUILD)
+
 # Benchmarks: BENCH_ARGS="bf16 2 tiny 64 adapter" (see bench/bench_kernels.c)
 $(BUILD)/bench/bench_kernels: $(BUILD)/bench/bench_kernels.o $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_BASE)

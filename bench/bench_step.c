@@ -1,0 +1,186 @@
+/* bench/bench_step.c - whole training and sampling steps of a model, for comparison with
+ * bench/peer_dit.py.
+ *
+ *   bench_step MODEL train|sample f32|bf16 [batch [threads [affiner|full]]]
+ *
+ * The same work as the peer: adapters of rank 8 on every linear layer, 1000 new class rows, hybrid
+ * loss, AdamW; `sample` is one DDPM step with learned variance and one task folded.  Prints one
+ * JSON line: median and least ms, images/s, GFLOP/s (matrix products, multiply-add = 2, counted as
+ * the peer counts), peak RSS. */
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "engine/sampler.h"
+#include "engine/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static const struct {
+    const char *name;
+    int depth, width, heads, patch, side, channels;
+} models[] = {
+    {"tiny", 6, 192, 3, 4, 32, 3}, {"S/2", 12, 384, 6, 2, 32, 4}, {"B/4", 12, 768, 12, 4, 32, 4}};
+
+enum { TIMED = 7, WARM = 2, RANK = 8, CLASSES = 1000 };
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Matrix-product FLOP of one image, as peer_dit.py's flops(). */
+static double flop(const ds_base *base, int train, int full) {
+    const ds_dit_config *c = &base->cfg;
+    double linear = 0, low = 0, T = ds_dit_tokens(c), attention = c->depth * 4.0 * T * T * c->width;
+    for (int i = 0; i < ds_lin_count(c); i++) {
+        const ds_linear *l = &base->linears[i];
+        int conditioning = strstr(l->name, "adaLN") || strstr(l->name, "t_embedder");
+        double rows = conditioning ? 1 : T;
+        linear += 2.0 * l->m * l->n * rows;
+        low += 2.0 * RANK * (l->m + l->n) * rows;
+    }
+    if (!train)
+        return linear + attention; /* folded */
+    if (full)
+        return 3 * linear + 3 * attention;
+    return 2 * linear + 3 * attention + 3 * low;
+}
+
+typedef struct {
+    ds_device *dev;
+    ds_base *base;
+    ds_model *model;
+    int batch, full;
+} ds_bench;
+
+static ds_method_spec spec_of(const ds_bench *b) {
+    return (ds_method_spec){.method = b->full ? DS_METHOD_FULL : DS_METHOD_AFFINER,
+                            .rank = RANK,
+                            .targets = 1023,
+                            .classes = CLASSES,
+                            .seed = 1};
+}
+
+static void bench_train(ds_bench *b, double ms[TIMED]) {
+    const ds_dit_config *c = &b->base->cfg;
+    size_t one = (size_t)(c->side * c->side * c->channels);
+    int n = b->batch;
+    uint8_t *pixels = ds_xmalloc((size_t)n * one);
+    int *labels = ds_xmalloc((size_t)n * sizeof *labels);
+    for (int i = 0; i < n; i++) {
+        labels[i] = i % CLASSES;
+        for (size_t j = 0; j < one; j++)
+            pixels[(size_t)i * one + j] =
+                (uint8_t)ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j);
+    }
+    ds_image_set set = {pixels, labels, n, c->side, c->channels, CLASSES};
+    ds_train_options o = {.steps = 1000,
+                          .batch = n,
+                          .lr = 1e-4,
+                          .label_dropout = 0.1,
+                          .vb_weight = 1,
+                          .ema = 0.999,
+                          .clip = 1,
+                          .seed = 1};
+    ds_method_spec spec = spec_of(b);
+    ds_trainer *t;
+    ds_train_report r;
+    ds_error err;
+    if (ds_trainer_new(&t, b->model, &spec, &o, &set, &err)) {
+        fprintf(stderr, "error: %s\n", err.message);
+        exit(1);
+    }
+    for (int i = 0; i < WARM + TIMED; i++) {
+        double start = ds_monotonic();
+        DS_ASSERT(!ds_trainer_step(t, &r, &err));
+        if (i >= WARM)
+            ms[i - WARM] = (ds_monotonic() - start) * 1e3;
+    }
+    ds_trainer_free(t);
+    free(pixels);
+    free(labels);
+}
+
+static void bench_sample(ds_bench *b, double ms[TIMED]) {
+    const ds_dit_config *c = &b->base->cfg;
+    size_t one = (size_t)(c->side * c->side * c->channels);
+    ds_method_spec spec = spec_of(b);
+    ds_adapter *a;
+    ds_net *net;
+    ds_sample_options so = {
+        .sampler = DS_SAMPLER_DDPM, .steps = 4, .guidance = 1, .mode = DS_GUIDANCE_NONE, .seed = 1};
+    ds_sample_request *q = ds_xcalloc((size_t)b->batch, sizeof *q);
+    uint8_t *pixels = ds_xmalloc((size_t)b->batch * one);
+    DS_ASSERT(!ds_adapter_new(&a, b->base, &spec, NULL));
+    DS_ASSERT(!ds_net_new(&net, b->model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, b->batch,
+                          NULL));
+    for (int i = 0; i < b->batch; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = i % CLASSES};
+    for (int i = 0; i < WARM + TIMED; i++) {
+        double start = ds_monotonic();
+        DS_ASSERT(!ds_sample(pixels, NULL, net, NULL, &so, q, b->batch, NULL, NULL, NULL));
+        if (i >= WARM)
+            ms[i - WARM] = (ds_monotonic() - start) * 1e3 / so.steps;
+    }
+    ds_net_free(net);
+    ds_adapter_free(a);
+    free(q);
+    free(pixels);
+}
+
+int main(int argc, char **argv) {
+    int m = -1;
+    for (int i = 0; argc > 3 && i < 3; i++)
+        m = strcmp(argv[1], models[i].name) ? m : i;
+    if (m < 0) {
+        fprintf(stderr, "usage: bench_step tiny|S/2|B/4 train|sample f32|bf16 [batch [threads "
+                        "[affiner|full]]]\n");
+        return 2;
+    }
+    int train = !strcmp(argv[2], "train"), bf16 = !strcmp(argv[3], "bf16");
+    ds_bench b = {.batch = argc > 4 ? (int)strtol(argv[4], NULL, 10) : 64,
+                  .full = argc > 6 && !strcmp(argv[6], "full")};
+    ds_device_options opt = {.kind = "cpu",
+                             .precision = bf16 ? DS_PRECISION_BF16 : DS_PRECISION_F32,
+                             .threads = argc > 5 ? (int)strtol(argv[5], NULL, 10) : 0};
+    ds_dit_config c = {.channels = models[m].channels,
+                       .side = models[m].side,
+                       .patch = models[m].patch,
+                       .width = models[m].width,
+                       .depth = models[m].depth,
+                       .heads = models[m].heads,
+                       .mlp_ratio = 4,
+                       .classes = CLASSES,
+                       .learn_sigma = 1,
+                       .freq_dim = 256,
+                       .train_steps = 1000,
+                       .beta_start = 1e-4,
+                       .beta_end = 2e-2};
+    ds_error err;
+    if (ds_device_open(&b.dev, &opt, &err) || ds_base_new(&b.base, &c, 1, &err) ||
+        ds_model_new(&b.model, b.dev, b.base, &err)) {
+        fprintf(stderr, "error: %s\n", err.message);
+        return 1;
+    }
+    double ms[TIMED];
+    (train ? bench_train : bench_sample)(&b, ms);
+    qsort(ms, TIMED, sizeof *ms, compare);
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    double gflop = flop(b.base, train, b.full) * b.batch / 1e9, median = ms[TIMED / 2];
+    printf("{\"engine\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"mode\": \"%s\", \"dtype\": "
+           "\"%s\", \"adapter\": \"%s\", "
+           "\"threads\": %d, \"ms\": %.2f, \"ms_min\": %.2f, \"img_s\": %.2f, \"gflop\": %.2f, "
+           "\"gflop_s\": %.1f, \"rss_MB\": %ld}\n",
+           b.dev->device_class, argv[1], b.batch, argv[2], argv[3],
+           train ? (b.full ? "full" : "affiner") : "folded", b.dev->threads, median, ms[0],
+           b.batch / median * 1e3, gflop, gflop / median * 1e3, u.ru_maxrss / 1024);
+    ds_model_free(b.model);
+    ds_base_free(b.base);
+    ds_device_close(b.dev);
+    return 0;
+}
