@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* flock dies with the process, whatever kills it; the pid inside is only for the message. */
@@ -46,14 +47,11 @@ static int take_lock(ds_registry *r, ds_error *err) {
 
 static int pragmas(ds_registry *r, ds_error *err) {
     /* mmap_size=0: a foreign truncation must be an error, not a signal (and see registry.h). */
-    static const char *const before = "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;"
-                                      "PRAGMA mmap_size=0; PRAGMA foreign_keys=ON;"
-                                      "PRAGMA recursive_triggers=ON; PRAGMA synchronous=FULL;"
-                                      "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-4096";
-    sqlite3_busy_timeout(r->db, 5000);
-    sqlite3_db_config(r->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-    sqlite3_extended_result_codes(r->db, 1);
-    if (sqlite3_exec(r->db, before, NULL, NULL, NULL) != SQLITE_OK)
+    static const char *const sql = "PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;"
+                                   "PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=ON;"
+                                   "PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;"
+                                   "PRAGMA cache_size=-4096";
+    if (sqlite3_exec(r->db, sql, NULL, NULL, NULL) != SQLITE_OK)
         return db_fail(r, err, "open the registry");
     return 0;
 }
@@ -104,13 +102,13 @@ static int open_db(ds_registry *r, ds_error *err) {
                      : ds_fail(err, DS_ENOMEM, "cannot open '%s': not enough memory", path);
     if (sqlite3_db_readonly(r->db, "main") == 1)
         return ds_fail(err, DS_EPERM, "registry '%s' is read-only; check owner and mode", path);
-    int rc = pragmas(r, err);
-    if (rc)
-        return rc;
+    sqlite3_busy_timeout(r->db, 5000);
+    sqlite3_extended_result_codes(r->db, 1);
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     /* The version is looked at first: a newer file is neither read further nor written. */
-    int have;
-    if ((rc = ds_migrate_check(r->db, path, ds_migration_count, &have, err)) ||
-        (rc = check_pages(r, "PRAGMA quick_check(1)", err)))
+    int have, rc = ds_migrate_check(r->db, path, ds_migration_count, &have, err);
+    if (rc || (rc = pragmas(r, err)) || (rc = check_pages(r, "PRAGMA quick_check(1)", err)))
         return rc;
     if ((rc = ds_migrate(r->db, path, backups, ds_migrations, ds_migration_count, &r->schema, err)))
         return rc;
@@ -141,7 +139,10 @@ static int open_dir(ds_registry *r, const char *state_dir, ds_error *err) {
     char *full = realpath(state_dir, NULL);
     if (!full)
         return ds_fail_errno(err, "cannot resolve '%s'", state_dir);
-    if (strlen(full) + 256 > sizeof r->dir)
+    struct stat st;
+    if (stat(full, &st) || !S_ISDIR(st.st_mode))
+        rc = ds_fail(err, DS_EINVAL, "state folder '%.300s' is not a folder", full);
+    else if (strlen(full) + 256 > sizeof r->dir)
         rc = ds_fail(err, DS_EINVAL, "state folder '%.80s...' has too long a path", full);
     else
         snprintf(r->dir, sizeof r->dir, "%s", full);
