@@ -81,7 +81,10 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
     int64_t id, seq = 0;
     int created = 0;
     rc = ds_dataset_add(d->registry, &new, &id, &created, &seq, err);
-    return rc ? rc : reply_dataset(rq, d, created ? 201 : 200, name, seq, err);
+    if (rc)
+        return rc;
+    ds_daemon_poke(d); /* a known dataset has no event that would wake the reconciler */
+    return reply_dataset(rq, d, created ? 201 : 200, name, seq, err);
 }
 
 int ds_api_dataset_list(ds_request *rq, void *ctx, ds_error *err) {
