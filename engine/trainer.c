@@ -282,6 +282,8 @@ static ds_draw draw_train(ds_trainer *t, int step, int i) {
                  .noise_sample = id};
     double u = ((double)i + ds_rng_uniform(o->seed, DS_STREAM_TIMESTEP, s, id, 0)) / o->batch;
     int T = cfg(t)->train_steps;
+    if (o->focus > 0)
+        u = 1 / (1 + exp(-o->focus_mean - o->focus * log(u / (1 - u))));
     d.t = (int)(u * T) < T ? (int)(u * T) : T - 1;
     d.drop = o->label_dropout > 0 &&
              ds_rng_uniform(o->seed, DS_STREAM_DROPOUT, s, id, 0) < o->label_dropout;
@@ -408,9 +410,9 @@ static char *fingerprint(const ds_trainer *t) {
     ds_buf_addf(&b,
                 "steps=%d batch=%d micro=%d lr=%.17g warmup=%.17g cosine=%d clip=%.17g wd=%.17g "
                 "ema=%.17g dropout=%.17g "
-                "flip=%d vb=%.17g heldout=%d seed=%llu images=%d ",
+                "flip=%d vb=%.17g focus=%.17g,%.17g heldout=%d seed=%llu images=%d ",
                 o->steps, o->batch, o->micro_batch, o->lr, o->warmup, o->cosine, o->clip,
-                o->weight_decay, o->ema, o->label_dropout, o->flip, o->vb_weight, o->heldout,
+                o->weight_decay, o->ema, o->label_dropout, o->flip, o->vb_weight, o->focus, o->focus_mean, o->heldout,
                 (unsigned long long)o->seed, t->images.n);
     char sha[DS_HEX_SIZE];
     size_t one = (size_t)t->images.side * (size_t)t->images.side * (size_t)t->images.channels;

@@ -43,19 +43,22 @@ static const char usage[] =
     "  --name NAME      name of the base (default: base)      --license TEXT  stored with it\n"
     "  --work DIR       cache, checkpoint, loss.csv, grids (default: FILE.work)\n"
     "  --side N --patch N --width N --depth N --heads N       shape (32 4 192 6 3)\n"
-    "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X --flip --seed N\n"
+    "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X "
+    "--flip --seed N\n"
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
     "  --precision f32|bf16   --threads N\n"
     "\n"
     "example:\n"
-    "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors --name emoji-dit --steps 20000\n";
+    "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors --name emoji-dit "
+    "--steps 20000\n";
 
 static int number(const char *option, const char *text, double low, double high, double *out) {
     char *end;
     errno = 0;
     *out = strtod(text, &end);
     if (errno || end == text || *end || !(*out >= low && *out <= high)) {
-        fprintf(stderr, "error: option '--%s' takes a number from %g to %g, not '%s'\n", option, low, high, text);
+        fprintf(stderr, "error: option '--%s' takes a number from %g to %g, not '%s'\n", option,
+                low, high, text);
         return 2;
     }
     return 0;
@@ -68,14 +71,22 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
         int *i;
         double *d;
         double low, high;
-    } list[] = {{"side", &o->cfg.side, NULL, 4, 512},          {"patch", &o->cfg.patch, NULL, 1, 64},
-                {"width", &o->cfg.width, NULL, 8, 4096},       {"depth", &o->cfg.depth, NULL, 1, 64},
-                {"heads", &o->cfg.heads, NULL, 1, 64},         {"steps", &o->train.steps, NULL, 1, 1e8},
-                {"batch", &o->train.batch, NULL, 1, 65536},    {"micro-batch", &o->train.micro_batch, NULL, 1, 65536},
-                {"lr", NULL, &o->train.lr, 1e-9, 1},           {"warmup", NULL, &o->train.warmup, 0, 1e6},
-                {"ema", NULL, &o->train.ema, 0, 0.999999},     {"dropout", NULL, &o->train.label_dropout, 0, 1},
+    } list[] = {{"side", &o->cfg.side, NULL, 4, 512},
+                {"patch", &o->cfg.patch, NULL, 1, 64},
+                {"width", &o->cfg.width, NULL, 8, 4096},
+                {"depth", &o->cfg.depth, NULL, 1, 64},
+                {"heads", &o->cfg.heads, NULL, 1, 64},
+                {"steps", &o->train.steps, NULL, 1, 1e8},
+                {"batch", &o->train.batch, NULL, 1, 65536},
+                {"micro-batch", &o->train.micro_batch, NULL, 1, 65536},
+                {"lr", NULL, &o->train.lr, 1e-9, 1},
+                {"warmup", NULL, &o->train.warmup, 0, 1e6},
+                {"ema", NULL, &o->train.ema, 0, 0.999999},
+                {"dropout", NULL, &o->train.label_dropout, 0, 1},
+                {"focus", NULL, &o->train.focus, 0, 10},       {"focus-mean", NULL, &o->train.focus_mean, -10, 10},
                 {"weight-decay", NULL, &o->train.weight_decay, 0, 1},
-                {"every", &o->every, NULL, 1, 1e8},            {"threads", &o->device.threads, NULL, 0, 256}};
+                {"every", &o->every, NULL, 1, 1e8},
+                {"threads", &o->device.threads, NULL, 0, 256}};
     double v = 0;
     if (!strcmp(name, "seed")) {
         int rc = number(name, text, 0, 9e15, &v);
@@ -96,13 +107,31 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
 
 static int parse(ds_pretrain *o, int argc, char **argv) {
     enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, NUMBER };
-    static const struct option options[] = {
-        {"data", 1, 0, DATA}, {"out", 1, 0, OUT}, {"work", 1, 0, WORK}, {"name", 1, 0, NAME}, {"license", 1, 0, LICENSE},
-        {"precision", 1, 0, PRECISION}, {"flip", 0, 0, FLIP}, {"help", 0, 0, HELP}, {"side", 1, 0, NUMBER},
-        {"patch", 1, 0, NUMBER}, {"width", 1, 0, NUMBER}, {"depth", 1, 0, NUMBER}, {"heads", 1, 0, NUMBER},
-        {"steps", 1, 0, NUMBER}, {"batch", 1, 0, NUMBER}, {"micro-batch", 1, 0, NUMBER}, {"lr", 1, 0, NUMBER},
-        {"warmup", 1, 0, NUMBER}, {"ema", 1, 0, NUMBER}, {"dropout", 1, 0, NUMBER}, {"weight-decay", 1, 0, NUMBER},
-        {"every", 1, 0, NUMBER}, {"threads", 1, 0, NUMBER}, {"seed", 1, 0, NUMBER}, {0, 0, 0, 0}};
+    static const struct option options[] = {{"data", 1, 0, DATA},
+                                            {"out", 1, 0, OUT},
+                                            {"work", 1, 0, WORK},
+                                            {"name", 1, 0, NAME},
+                                            {"license", 1, 0, LICENSE},
+                                            {"precision", 1, 0, PRECISION},
+                                            {"flip", 0, 0, FLIP},
+                                            {"help", 0, 0, HELP},
+                                            {"side", 1, 0, NUMBER},
+                                            {"patch", 1, 0, NUMBER},
+                                            {"width", 1, 0, NUMBER},
+                                            {"depth", 1, 0, NUMBER},
+                                            {"heads", 1, 0, NUMBER},
+                                            {"steps", 1, 0, NUMBER},
+                                            {"batch", 1, 0, NUMBER},
+                                            {"micro-batch", 1, 0, NUMBER},
+                                            {"lr", 1, 0, NUMBER},
+                                            {"warmup", 1, 0, NUMBER},
+                                            {"ema", 1, 0, NUMBER},
+                                            {"dropout", 1, 0, NUMBER},
+                                            {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER}, {"focus-mean", 1, 0, NUMBER},
+                                            {"every", 1, 0, NUMBER},
+                                            {"threads", 1, 0, NUMBER},
+                                            {"seed", 1, 0, NUMBER},
+                                            {0, 0, 0, 0}};
     int c, index;
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", options, &index)) != -1)
@@ -115,7 +144,8 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case FLIP: o->train.flip = 1; break;
         case PRECISION:
             if (strcmp(optarg, "f32") && strcmp(optarg, "bf16")) {
-                fprintf(stderr, "error: option '--precision' takes f32 or bf16, not '%s'\n", optarg);
+                fprintf(stderr, "error: option '--precision' takes f32 or bf16, not '%s'\n",
+                        optarg);
                 return 2;
             }
             o->device.precision = !strcmp(optarg, "f32") ? DS_PRECISION_F32 : DS_PRECISION_BF16;
@@ -129,7 +159,8 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         default: fputs(usage, stderr); return 2;
         }
     if (optind < argc || !o->data || !o->out) {
-        fprintf(stderr, "error: --data and --out are needed, and nothing else but options\n%s", usage);
+        fprintf(stderr, "error: --data and --out are needed, and nothing else but options\n%s",
+                usage);
         return 2;
     }
     return 0;
@@ -148,10 +179,15 @@ static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
     if (!rc)
         rc = ds_fs_write(manifest, scan.manifest, scan.manifest_size, err);
     if (!rc)
-        printf("%lld images in %lld classes, %s\n", (long long)scan.images, (long long)scan.class_count, scan.tree_digest);
+        printf("%lld images in %lld classes, %s\n", (long long)scan.images,
+               (long long)scan.class_count, scan.tree_digest);
     ds_scan_release(&scan);
-    ds_prepare_options po = {.root = o->data, .manifest = manifest, .cache_dir = cache, .program = "/proc/self/exe",
-                             .side = o->cfg.side, .channels = 3};
+    ds_prepare_options po = {.root = o->data,
+                             .manifest = manifest,
+                             .cache_dir = cache,
+                             .program = "/proc/self/exe",
+                             .side = o->cfg.side,
+                             .channels = 3};
     return rc ? rc : ds_prepare_open(images, &po, NULL, NULL, err);
 }
 
@@ -164,7 +200,11 @@ static int write_grid(ds_trainer *t, const ds_model *model, const char *path, ds
     int rc = ds_trainer_result(t, &a, err);
     if (!rc)
         rc = ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 128, err);
-    ds_sample_options so = {.sampler = DS_SAMPLER_DPMPP2M, .steps = 25, .guidance = 2.0, .mode = DS_GUIDANCE_CFG, .seed = 1};
+    ds_sample_options so = {.sampler = DS_SAMPLER_DPMPP2M,
+                            .steps = 25,
+                            .guidance = 2.0,
+                            .mode = DS_GUIDANCE_CFG,
+                            .seed = 1};
     ds_sample_request q[N];
     for (int i = 0; i < N; i++)
         q[i] = (ds_sample_request){.index = (uint64_t)i, .label = i % c->classes, .base = 1};
@@ -185,14 +225,16 @@ static int write_grid(ds_trainer *t, const ds_model *model, const char *path, ds
     return rc;
 }
 
-static int save_base(ds_trainer *t, const ds_pretrain *o, ds_base *base, const ds_images *images, ds_error *err) {
+static int save_base(ds_trainer *t, const ds_pretrain *o, ds_base *base, const ds_images *images,
+                     ds_error *err) {
     ds_adapter *a;
     int rc = ds_trainer_result(t, &a, err);
     if (rc)
         return rc;
     for (int i = 0; i < a->table.count; i++) {
         const ds_param *p = ds_params_find(&base->table, a->table.items[i].name);
-        memcpy(base->data + p->offset, a->data + a->table.items[i].offset, p->count * sizeof(float));
+        memcpy(base->data + p->offset, a->data + a->table.items[i].offset,
+               p->count * sizeof(float));
     }
     ds_adapter_free(a);
     json_t *names = json_array();
@@ -202,9 +244,23 @@ static int save_base(ds_trainer *t, const ds_pretrain *o, ds_base *base, const d
     json_decref(names);
     snprintf(steps, sizeof steps, "%d", ds_trainer_done(t));
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->train.seed);
-    const char *meta[] = {"diffscaler.name", o->name, "diffscaler.classes", classes, "diffscaler.license", o->license,
-                          "diffscaler.steps", steps, "diffscaler.seed", seed, "diffscaler.dataset", images->manifest_digest,
-                          "diffscaler.engine", DS_VERSION, "format", "pt", NULL};
+    const char *meta[] = {"diffscaler.name",
+                          o->name,
+                          "diffscaler.classes",
+                          classes,
+                          "diffscaler.license",
+                          o->license,
+                          "diffscaler.steps",
+                          steps,
+                          "diffscaler.seed",
+                          seed,
+                          "diffscaler.dataset",
+                          images->manifest_digest,
+                          "diffscaler.engine",
+                          DS_VERSION,
+                          "format",
+                          "pt",
+                          NULL};
     rc = ds_base_save(base, o->out, 1, meta, err);
     free(classes);
     return rc;
@@ -231,8 +287,10 @@ static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_
         count++;
         if (r.step % 100 == 0) {
             double now = ds_monotonic(), rate = count * o->train.batch / (now - since);
-            printf("step %6d  mse %.4f  vb %.4f  norm %.2f  %.0f images/s\n", r.step, mse / count, vb / count, r.grad_norm, rate);
-            fprintf(log, "%d,%.6f,%.6f,%.4f,%.1f\n", r.step, mse / count, vb / count, r.grad_norm, rate);
+            printf("step %6d  mse %.4f  vb %.4f  norm %.2f  %.0f images/s\n", r.step, mse / count,
+                   vb / count, r.grad_norm, rate);
+            fprintf(log, "%d,%.6f,%.6f,%.4f,%.1f\n", r.step, mse / count, vb / count, r.grad_norm,
+                    rate);
             fflush(stdout);
             fflush(log);
             since = now, mse = vb = count = 0;
@@ -261,13 +319,15 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
     if (!rc && !(rc = ds_device_open(&dev, &o->device, err)))
         rc = ds_model_new(&model, dev, base, err);
     if (!rc) {
-        ds_image_set set = {images->pixels, (const int *)images->labels, images->n, o->cfg.side, 3, images->class_count};
+        ds_image_set set = {
+            images->pixels,     (const int *)images->labels, images->n, o->cfg.side, 3,
+            images->class_count};
         ds_method_spec spec = {.method = DS_METHOD_FULL, .seed = o->train.seed};
         rc = ds_trainer_new(&t, model, &spec, &o->train, &set, err);
     }
     if (!rc) {
-        printf("%s: %.2f M parameters, device %s, %d threads\n", o->name, (double)base->table.total / 1e6, dev->device_class,
-               dev->threads);
+        printf("%s: %.2f M parameters, device %s, %d threads\n", o->name,
+               (double)base->table.total / 1e6, dev->device_class, dev->threads);
         rc = train(t, o, model, err);
     }
     if (!rc && !stopping)
@@ -281,12 +341,32 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
 }
 
 int ds_worker_pretrain(int argc, char **argv) {
-    ds_pretrain o = {.name = "base", .license = "", .every = 1000,
-                     .cfg = {.channels = 3, .side = 32, .patch = 4, .width = 192, .depth = 6, .heads = 3, .mlp_ratio = 4,
-                             .learn_sigma = 1, .freq_dim = 256, .pixel = 1, .train_steps = 1000, .beta_start = 1e-4,
+    ds_pretrain o = {.name = "base",
+                     .license = "",
+                     .every = 1000,
+                     .cfg = {.channels = 3,
+                             .side = 32,
+                             .patch = 4,
+                             .width = 192,
+                             .depth = 6,
+                             .heads = 3,
+                             .mlp_ratio = 4,
+                             .learn_sigma = 1,
+                             .freq_dim = 256,
+                             .pixel = 1,
+                             .train_steps = 1000,
+                             .beta_start = 1e-4,
                              .beta_end = 2e-2},
-                     .train = {.steps = 20000, .batch = 128, .lr = 1e-3, .warmup = 500, .cosine = 1, .clip = 1.0, .ema = 0.999,
-                               .label_dropout = 0.1, .vb_weight = 1.0, .seed = 1},
+                     .train = {.steps = 20000,
+                               .batch = 128,
+                               .lr = 1e-3,
+                               .warmup = 500,
+                               .cosine = 1,
+                               .clip = 1.0,
+                               .ema = 0.999,
+                               .label_dropout = 0.1,
+                               .vb_weight = 1.0,
+                               .seed = 1},
                      .device = {.kind = "auto", .precision = DS_PRECISION_BF16}};
     int rc = parse(&o, argc, argv);
     if (rc)
