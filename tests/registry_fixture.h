@@ -53,6 +53,7 @@
 /* First thing in main: hundreds of synced commits belong on a RAM disk where there is one (killing
  * a process loses nothing that reached the kernel, on any file system). */
 FX void fx_fast_tmp(void) {
+    setvbuf(stdout, NULL, _IOLBF, 0);
     if (!getenv("TMPDIR") && ds_fs_free_bytes("/dev/shm") > ((int64_t)512 << 20) &&
         !access("/dev/shm", W_OK))
         setenv("TMPDIR", "/dev/shm", 1);
