@@ -130,6 +130,13 @@ test: deps-test ## set up, build and run all tests, plain and with ASan + UBSan 
 tidy: ## check dependencies between folders, sizes, banned calls, format
 	@tools/tidy.sh
 
+PREFIX ?= /usr/local
+.PHONY: man install
+man: $(BUILD)/dsctl ## man pages into build/<config>/man (needs scdoc)
+	@packaging/man/build.sh $(BUILD)/dsctl $(BUILD)/man
+install: all ## install under DESTDIR and PREFIX: programs, models, man pages, completions, systemd units
+	@packaging/install.sh $(BUILD) '$(DESTDIR)' '$(PREFIX)'
+
 .PHONY: clean help
 
 clean: ## remove build/

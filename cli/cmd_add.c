@@ -202,7 +202,8 @@ static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
     const char *name = ds_json_string(d, "name", "");
     ds_buf b = {0};
     if (!scan_over(d)) {
-        ds_buf_addf(&b, "added %s: scanning in the background (dsctl watch)", name);
+        ds_buf_addf(&b, "%s%s: scanning%s in the background (dsctl watch)",
+                    version_of(d) ? "" : "added ", name, version_of(d) ? " again" : "");
     } else if (unchanged(d)) {
         ds_buf_addf(&b, "%s: unchanged (v%lld)", name, (long long)version_of(d));
         if (job && strcmp(state, "done"))

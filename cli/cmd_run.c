@@ -16,7 +16,7 @@ static int post_and_follow(ds_cli *c, const char *path, const json_t *body, json
     json_t *queued = NULL;
     int rc = ds_client_call(c->http, "POST", path, body, &queued, err);
     if (rc) {
-        if (c->arg_count)
+        if (c->arg_count && strcmp(c->args[0], "base"))
             ds_suggest_name(c, c->args[0], 1, err);
         return rc;
     }
