@@ -41,6 +41,13 @@ INLINE size_t operand_bytes(int depth, int cols) {
     return (size_t)ceil_div(cols, NR) * ACT_PANEL_BYTES(depth);
 }
 
+/* Rows of one head, far apart in memory: what the hardware does not foresee. */
+static void touch_head(const act_t *p, size_t ld, int rows, int hd) {
+    for (int t = 0; t < rows; t++)
+        for (int d = 0; d < hd; d += 64 / (int)sizeof(act_t))
+            __builtin_prefetch(p + (size_t)t * ld + d, 0, 2);
+}
+
 static size_t forward_scratch(int T, int hd) {
     size_t tp = (size_t)padded(T), q = (size_t)QUERIES;
     return round64(operand_bytes(hd, T)) + round64(operand_bytes(T, hd)) + round64(q * tp * 4) +
@@ -93,6 +100,8 @@ static void attention_task(void *ctx, int task, int thread) {
     float *s = carve(&c, (size_t)QUERIES * (size_t)tp * 4);
     prob_t *p = carve(&c, (size_t)QUERIES * (size_t)tp * sizeof(prob_t));
     float inverse[QUERIES], scale = 1 / sqrtf((float)hd);
+    touch_head(q, ld, imin(QUERIES, T), hd);
+    touch_head(v, ld, T, hd);
     pack_t_act(kt, k, ld, T, hd);
     pack_n_act(vn, v, ld, T, hd);
     for (int i0 = 0; i0 < T; i0 += QUERIES) {
@@ -264,6 +273,10 @@ static void attention_back_task(void *ctx, int task, int thread) {
     carver c = {(uintptr_t)ds_cpu_scratch(job->cpu, thread)};
     back_scratch w = back_carve(&c, T, hd);
     float delta[QUERIES], scale = 1 / sqrtf((float)hd);
+    touch_head(v, ld, T, hd);
+    touch_head(q, ld, imin(QUERIES, T), hd);
+    touch_head(g, d, imin(QUERIES, T), hd);
+    touch_head(o, d, imin(QUERIES, T), hd);
     pack_t_act(w.kt, k, ld, T, hd);
     pack_t_act(w.vt, v, ld, T, hd);
     pack_n_act(w.kn, k, ld, T, hd);

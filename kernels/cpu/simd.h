@@ -131,22 +131,21 @@ INLINE vf vexp2(vf x) {
 enum { NV = 2, NR = NV * VL };
 
 /* Sums and maxima across lanes, in a fixed tree. */
+#if UNIT_AVX512
+INLINE float vsum(vf x) { return _mm512_reduce_add_ps(x); }
+INLINE float vtop(vf x) { return _mm512_reduce_max_ps(x); }
+#else
 INLINE float vsum(vf x) {
-    float t[VL];
-    vstore(t, x);
-    for (int w = VL / 2; w; w /= 2)
-        for (int i = 0; i < w; i++)
-            t[i] += t[i + w];
-    return t[0];
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 INLINE float vtop(vf x) {
-    float t[VL];
-    vstore(t, x);
-    for (int w = VL / 2; w; w /= 2)
-        for (int i = 0; i < w; i++)
-            t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-    return t[0];
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+#endif
 
 /* bf16 <-> f32, round to nearest even, NaN kept. */
 INLINE uint16_t bf16_of(float x) {
