@@ -190,7 +190,8 @@ int ds_open_beneath(int root_fd, const char *path, struct stat *st, char reason[
         return -1;
     }
     if (fstat(fd, st) || !S_ISREG(st->st_mode)) {
-        snprintf(reason, DS_REASON_SIZE, "not a regular file");
+        snprintf(reason, DS_REASON_SIZE, "%s",
+                 S_ISDIR(st->st_mode) ? "link to a folder is not followed" : "not a regular file");
         close(fd);
         return -1;
     }
