@@ -626,12 +626,15 @@ void ds_http_close(ds_http *h) {
     if (!h)
         return;
     ds_http_quiesce(h);
-    for (stream *s = h->streams; s; s = s->next) {
-        s->ended = 1;
-        stream_resume(s);
+    /* Streams say what there is still to say (the stop itself), then end. */
+    for (int round = 0; round < 2; round++) {
+        for (stream *s = h->streams; s; s = s->next) {
+            s->ended |= round;
+            stream_resume(s);
+        }
+        for (int i = 0; i < 4; i++)
+            MHD_run(h->mhd);
     }
-    for (int i = 0; i < 4; i++) /* let ended streams send their last chunk */
-        MHD_run(h->mhd);
     uv_poll_stop(&h->poll);
     MHD_stop_daemon(h->mhd);
     uv_close((uv_handle_t *)&h->poll, on_closed);

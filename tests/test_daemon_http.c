@@ -124,14 +124,21 @@ START_TEST(bad_datasets) {
     rig_images(&r, "other", 3, other);
     snprintf(body, sizeof body, "{\"name\":\"good\",\"path\":\"%s\"}", other);
     expect("POST", "/v1/datasets", body, 409, "DS_ECONFLICT", "good");
-    if (geteuid() == 0)
-        ds_test_skip("bad_datasets: unreadable folder", "root reads everything");
-    else {
-        chmod(other, 0);
-        snprintf(body, sizeof body, "{\"path\":\"%s\"}", other);
-        expect("POST", "/v1/datasets", body, 403, "DS_EPERM", "readable");
-        chmod(other, 0755);
-    }
+}
+END_TEST
+
+START_TEST(unreadable_folder) {
+    char dir[400], body[500];
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_images(&r, "secret", 3, dir);
+    r.unprivileged = 1;
+    ck_assert(geteuid() != 0 ||
+              (chown(r.dir, 65534, 65534) == 0 && ds_fs_remove(r.state, NULL) == 0));
+    rig_start(&r, NULL);
+    chmod(dir, 0);
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
+    expect("POST", "/v1/datasets", body, 403, "DS_EPERM", "readable");
+    chmod(dir, 0755);
 }
 END_TEST
 
@@ -318,6 +325,7 @@ static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, basics);
     tcase_add_test(tc, bad_datasets);
+    tcase_add_test(tc, unreadable_folder);
     tcase_add_test(tc, bad_clients);
     tcase_add_test(tc, oversized);
     tcase_add_test(tc, slow_client);

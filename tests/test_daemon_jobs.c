@@ -1,0 +1,539 @@
+/* tests/test_daemon_jobs.c - jobs from the folder to the adapter, and everything that goes wrong on
+ * the way: exits, crashes, cancels, kill -9 of either side, bad registries. */
+#include "tests/daemon_rig.h"
+
+#include <sqlite3.h>
+
+static rig r;
+static char photos[400];
+
+static void setup(void) {
+    static int n;
+    char name[32];
+    snprintf(name, sizeof name, "jobs%d-%d", (int)getpid(), n++);
+    rig_open(&r, name);
+    rig_images(&r, "photos", 3, photos);
+}
+
+static void teardown(void) {
+    if (r.pid)
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+
+/* What another program may do; tests use it to skip a back-off as well. */
+static void sql(const char *statement) {
+    char path[400];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/registry.db", r.state);
+    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    sqlite3_busy_timeout(db, 5000);
+    char *message = NULL;
+    int rc = sqlite3_exec(db, statement, NULL, NULL, &message);
+    ck_assert_msg(rc == SQLITE_OK, "%s: %s", statement, message);
+    sqlite3_close(db);
+}
+
+static json_t *get_job(int64_t id) {
+    char path[64];
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
+    return rig_call(&r, "GET", path, NULL, NULL);
+}
+
+static void expect_error(int64_t id, const char *code, const char *words, int64_t attempts) {
+    json_t *job = get_job(id);
+    const json_t *e = json_object_get(job, "error");
+    ck_assert_str_eq(ds_json_string(e, "code", ""), code);
+    ck_assert_msg(strstr(ds_json_string(e, "message", ""), words) != NULL, "'%s' has no '%s'",
+                  ds_json_string(e, "message", ""), words);
+    ck_assert_int_eq(ds_json_int(job, "attempts", 0), attempts);
+    json_decref(job);
+}
+
+/* Exists and is no zombie (whoever is process 1 here may reap late). */
+static int alive(pid_t pid) {
+    char path[64], text[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return 0;
+    if (!fgets(text, sizeof text, f))
+        text[0] = 0;
+    fclose(f);
+    const char *p = strrchr(text, ')');
+    return p && p[1] == ' ' && p[2] != 'Z' && p[2] != 'X';
+}
+
+/* Process of a running job, once its worker has said something. */
+static pid_t worker_of(int64_t id) {
+    for (int i = 0; i < 500; i++, usleep(20000)) {
+        json_t *job = get_job(id);
+        pid_t pid = (pid_t)ds_json_int(job, "pid", 0);
+        int speaks =
+            *ds_json_string(job, "stage", "") && json_is_object(json_object_get(job, "progress"));
+        json_decref(job);
+        if (pid > 0 && speaks && alive(pid))
+            return pid;
+    }
+    ck_abort_msg("job %lld has no worker", (long long)id);
+    return 0;
+}
+
+static int job_file_exists(int64_t id, const char *name) {
+    char path[400];
+    snprintf(path, sizeof path, "%s/jobs/%lld/%s", r.state, (long long)id, name);
+    return ds_fs_exists(path);
+}
+
+static void adapter_digest(const char *ref, char out[DS_HEX_SIZE]) {
+    char path[100];
+    snprintf(path, sizeof path, "/v1/adapters/%s", ref);
+    json_t *a = rig_call(&r, "GET", path, NULL, NULL);
+    snprintf(out, DS_HEX_SIZE, "%s", ds_json_string(a, "digest", ""));
+    json_decref(a);
+}
+
+START_TEST(from_folder_to_adapter) {
+    rig_start(&r, NULL);
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    int status;
+    json_t *a = rig_call(&r, "GET", "/v1/adapters/digits", NULL, &status);
+    ck_assert_str_eq(ds_json_string(a, "ref", ""), "digits@v1");
+    ck_assert_str_eq(ds_json_string(a, "status", ""), "published");
+    ck_assert_double_eq(ds_json_number(a, "fd", 0), 5.0);
+    ck_assert_double_eq(ds_json_number(a, "fd_base", 0), 50.0);
+    json_decref(a);
+    free(rig_text(&r, "GET", "/v1/adapters/digits@v1/file", NULL, NULL, &status));
+    ck_assert_int_eq(status, 200);
+    char state[16], path[500];
+    int64_t job = rig_wait_job(&r, "train", "digits", "|done|", 5000);
+    ck_assert(job_file_exists(job, "spec.json") && job_file_exists(job, "grid.png"));
+    ck_assert(!job_file_exists(job, "adapter.safetensors.zst"));
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/grid.png", (long long)job);
+    free(rig_text(&r, "GET", path, NULL, NULL, &status));
+    ck_assert_int_eq(status, 200);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/..%%2f..%%2fregistry.db", (long long)job);
+    free(rig_text(&r, "GET", path, NULL, NULL, &status));
+    ck_assert_int_eq(status, 404);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/log", (long long)job);
+    char *log = rig_text(&r, "GET", path, NULL, NULL, &status);
+    ck_assert_str_eq(log, "fake worker: train ok\n");
+    free(log);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/events?since=1", (long long)job);
+    char *events = rig_text(&r, "GET", path, NULL, NULL, &status);
+    ck_assert_msg(strncmp(events, "{\"seq\":2,\"t\":2,", 15) == 0, "%s", events);
+    ck_assert(strstr(events, "{\"seq\":3,\"t\":5,\"type\":\"done\"}\n"));
+    free(events);
+    /* again: nothing new; a new file: a new version and a new adapter */
+    rig_add(&r, "digits", photos, 200);
+    usleep(600000);
+    rig_job(&r, "train", "digits", state);
+    ck_assert_str_eq(state, "done");
+    snprintf(path, sizeof path, "%s/new.png", photos);
+    rig_write(path, "\x89PNG new");
+    rig_wait_adapter(&r, "digits", 2, 15000);
+}
+END_TEST
+
+START_TEST(samples_and_verification) {
+    int status;
+    rig_start(&r, NULL);
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    json_decref(
+        rig_call(&r, "POST", "/v1/samples", "{\"ref\":\"digits\",\"n\":4,\"steps\":5}", &status));
+    ck_assert_int_eq(status, 202);
+    int64_t id = rig_wait_job(&r, "sample", NULL, "|done|failed|", 5000);
+    json_t *job = get_job(id);
+    ck_assert_int_eq(ds_json_int(json_object_get(job, "result"), "n", 0), 4);
+    json_decref(job);
+    char path[100];
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/spec.json", (long long)id);
+    json_t *spec = rig_call(&r, "GET", path, NULL, &status);
+    const json_t *sample = json_object_get(spec, "sample");
+    ck_assert_int_eq(ds_json_int(sample, "steps", 0), 5);               /* asked for */
+    ck_assert_str_eq(ds_json_string(sample, "sampler", ""), "dpmpp2m"); /* as evaluated */
+    ck_assert(json_is_string(json_object_get(json_object_get(spec, "adapter"), "path")));
+    json_decref(spec);
+    json_decref(rig_call(&r, "POST", "/v1/samples", "{\"ref\":null,\"n\":2}", &status));
+    ck_assert_int_eq(status, 202);
+    json_decref(rig_call(&r, "POST", "/v1/verify", "{}", &status));
+    ck_assert_int_eq(status, 202);
+    id = rig_wait_job(&r, "verify", NULL, "|done|", 5000);
+    job = get_job(id);
+    const json_t *gate = json_object_get(json_object_get(job, "result"), "gate");
+    ck_assert_str_eq(ds_json_string(gate, "verdict", ""), "passed");
+    json_decref(job);
+    rig_fake(&r, "verify", "refuse");
+    json_decref(rig_call(&r, "POST", "/v1/verify", "{\"ref\":\"digits\",\"full\":true}", &status));
+    rig_wait_job(&r, "verify", NULL, "|rejected|", 5000);
+}
+END_TEST
+
+/* A second task sees the first among its old tasks; the gate's refusal keeps it from @latest. */
+START_TEST(refused_by_the_gate) {
+    char flags[400], path[100];
+    int status;
+    rig_start(&r, NULL);
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    rig_fake(&r, "train", "refuse");
+    rig_images(&r, "flags", 4, flags);
+    rig_add(&r, "flags", flags, 201);
+    int64_t id = rig_wait_job(&r, "train", "flags", "|rejected|", 10000);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/spec.json", (long long)id);
+    json_t *spec = rig_call(&r, "GET", path, NULL, &status);
+    const json_t *task = json_array_get(json_object_get(spec, "old_tasks"), 0);
+    ck_assert_str_eq(ds_json_string(task, "ref", ""), "digits@v1");
+    ck_assert(json_is_object(json_object_get(task, "probe")));
+    ck_assert(json_is_object(json_object_get(task, "reference")));
+    json_decref(spec);
+    json_decref(rig_call(&r, "GET", "/v1/adapters/flags", NULL, &status));
+    ck_assert_int_eq(status, 404);
+    json_t *a = rig_call(&r, "GET", "/v1/adapters/flags@v1", NULL, &status);
+    ck_assert_str_eq(ds_json_string(a, "status", ""), "rejected");
+    json_decref(a);
+}
+END_TEST
+
+START_TEST(ways_to_fail) {
+    static const struct {
+        const char *how, *state, *code, *words;
+        int64_t attempts;
+    } cases[] = {{"exit 2", "|failed|", "DS_EIO", "told to fail", 1},
+                 {"exit 6", "|failed|", "DS_EIO", "told to fail", 1},
+                 {"exit 9", "|failed|", "DS_EIO", "told to fail", 1},
+                 {"exit 1", "|queued|", "DS_EIO", "told to fail", 1},
+                 {"exit 75", "|queued|", "DS_EIO", "told to fail", 0},
+                 {"crash", "|queued|", "DS_EFAILED", "signal 9", 1},
+                 {"liar", "|queued|", "DS_ENOTFOUND", "result.json", 1},
+                 {"flip", "|queued|", "DS_EINTEGRITY", "adapter.safetensors.zst", 1}};
+    rig_start(&r, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char name[32], dir[400];
+        snprintf(name, sizeof name, "set%zu", i);
+        rig_images(&r, name, 3, dir);
+        rig_fake(&r, "train", cases[i].how);
+        rig_add(&r, name, dir, 201);
+        int64_t id = 0;
+        for (int k = 0; k < 400; k++, usleep(20000)) { /* until it has an error */
+            char state[16], want[24];
+            id = rig_job(&r, "train", name, state);
+            json_t *job = id ? get_job(id) : NULL;
+            int over = json_is_object(json_object_get(job, "error"));
+            json_decref(job);
+            snprintf(want, sizeof want, "|%s|", state);
+            if (over && strstr(cases[i].state, want))
+                break;
+        }
+        printf("  %s\n", cases[i].how);
+        expect_error(id, cases[i].code, cases[i].words, cases[i].attempts);
+        char path[64];
+        int status;
+        snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", (long long)id);
+        json_decref(rig_call(&r, "POST", path, NULL, &status));
+        ck_assert_int_eq(status, strcmp(cases[i].state, "|failed|") == 0 ? 409 : 202);
+    }
+    /* a torn line in events.ndjson harms nothing */
+    char dir[400];
+    rig_images(&r, "torn", 3, dir);
+    rig_fake(&r, "train", "torn");
+    rig_add(&r, "torn", dir, 201);
+    rig_wait_adapter(&r, "torn", 1, 10000);
+    /* a failed one is tried again when it is added again */
+    rig_fake(&r, "train", "ok");
+    char first[400];
+    snprintf(first, sizeof first, "%s/set0", r.dir);
+    rig_add(&r, "set0", first, 200);
+    rig_wait_adapter(&r, "set0", 1, 10000);
+}
+END_TEST
+
+START_TEST(attempts_are_limited) {
+    rig_start(&r, NULL);
+    rig_fake(&r, "train", "crash");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = 0;
+    char state[16] = "";
+    for (int i = 0; i < 600 && strcmp(state, "failed") != 0; i++, usleep(20000)) {
+        id = rig_job(&r, "train", "digits", state);
+        if (strcmp(state, "queued") == 0 && i % 10 == 9)
+            sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    }
+    ck_assert_str_eq(state, "failed");
+    json_t *job = get_job(id);
+    ck_assert_int_eq(ds_json_int(job, "attempts", 0), ds_json_int(job, "max_attempts", -1));
+    ck_assert_int_ge(ds_json_int(job, "attempts", 0), 2);
+    json_decref(job);
+}
+END_TEST
+
+START_TEST(cancel) {
+    int status;
+    char path[64];
+    rig_start(&r, NULL);
+    rig_fake(&r, "train", "hang");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    pid_t worker = worker_of(id);
+    json_t *job = get_job(id);
+    ck_assert_str_eq(ds_json_string(job, "stage", ""), "train");
+    ck_assert_int_eq(ds_json_int(json_object_get(job, "progress"), "done", 0), 10);
+    json_decref(job);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", (long long)id);
+    json_decref(rig_call(&r, "POST", path, NULL, &status));
+    ck_assert_int_eq(status, 202);
+    rig_wait_job(&r, "train", "digits", "|cancelled|", 5000);
+    ck_assert(kill(worker, 0) != 0 && errno == ESRCH); /* gone, and no zombie */
+    json_decref(rig_call(&r, "POST", path, NULL, &status));
+    ck_assert_int_eq(status, 409);
+    usleep(500000); /* and it does not come back by itself */
+    char state[16];
+    ck_assert_int_eq(rig_job(&r, "train", "digits", state), id);
+    /* removing a dataset stops its training */
+    rig_add(&r, "digits", photos, 200);
+    for (int i = 0; i < 250 && rig_job(&r, "train", "digits", state) == id; i++)
+        usleep(20000);
+    int64_t second = rig_wait_job(&r, "train", "digits", "|running|", 5000);
+    ck_assert_int_ne(second, id);
+    json_decref(rig_call(&r, "DELETE", "/v1/datasets/digits", NULL, &status));
+    ck_assert_int_eq(status, 200);
+    rig_wait_job(&r, "train", "digits", "|cancelled|", 5000);
+}
+END_TEST
+
+static void no_second_worker(int64_t id) {
+    char path[400], *text;
+    size_t n;
+    snprintf(path, sizeof path, "%s/jobs/%lld/events.ndjson", r.state, (long long)id);
+    ck_assert_int_eq(ds_fs_read(path, 1 << 20, &text, &n, NULL), 0);
+    ck_assert(!strstr(text, "two workers"));
+    free(text);
+}
+
+START_TEST(stop_and_go_on) {
+    rig_start(&r, NULL);
+    rig_fake(&r, "train", "hang");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    worker_of(id);
+    double began = ds_monotonic();
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* orderly: the worker wrote a checkpoint */
+    ck_assert_double_lt(ds_monotonic() - began, 5.0);
+    ck_assert(!ds_fs_exists(r.socket));
+    rig_start(&r, NULL);
+    ck_assert_int_eq(rig_wait_job(&r, "train", "digits", "|running|", 5000), id);
+    pid_t worker = worker_of(id);
+    json_t *job = get_job(id);
+    ck_assert_int_eq(ds_json_int(job, "attempts", 0), 1); /* a restart is not an attempt */
+    json_decref(job);
+    /* kill -9 of the daemon: the worker notices, and the next daemon goes on */
+    rig_stop(&r, SIGKILL);
+    rig_fake(&r, "train", "ok");
+    rig_start(&r, NULL);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    ck_assert(!alive(worker));
+    no_second_worker(id);
+    /* kill -9 of the worker: tried again */
+    rig_fake(&r, "train", "hang");
+    char path[500];
+    snprintf(path, sizeof path, "%s/x.png", photos);
+    rig_write(path, "\x89PNG x");
+    for (int i = 0;
+         i < 500 && rig_wait_job(&r, "train", "digits", "|done|running|queued|", 5000) == id; i++)
+        usleep(20000);
+    id = rig_wait_job(&r, "train", "digits", "|running|", 5000);
+    kill(worker_of(id), SIGKILL);
+    rig_wait_job(&r, "train", "digits", "|queued|", 5000);
+    expect_error(id, "DS_EFAILED", "signal 9", 1);
+    rig_fake(&r, "train", "ok");
+    sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    rig_wait_adapter(&r, "digits", 2, 10000);
+}
+END_TEST
+
+/* A worker that does not go: the second signal hurries; and when only the daemon was killed, the
+ * next one waits for it rather than start another beside it. */
+START_TEST(stubborn_worker) {
+    rig_start(&r, NULL);
+    rig_fake(&r, "train", "stubborn");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    pid_t worker = worker_of(id);
+    kill(r.pid, SIGTERM);
+    usleep(500000);
+    ck_assert(alive(worker));
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    ck_assert(!alive(worker));
+    rig_start(&r, NULL);
+    rig_wait_job(&r, "train", "digits", "|running|", 5000);
+    worker = worker_of(id);
+    rig_stop(&r, SIGKILL);
+    usleep(100000);
+    ck_assert(alive(worker)); /* it ignores SIGTERM */
+    rig_fake(&r, "train", "ok");
+    rig_start(&r, NULL);
+    usleep(700000);
+    ck_assert(alive(worker));
+    char state[16];
+    rig_job(&r, "train", "digits", state);
+    ck_assert_str_eq(state, "running"); /* by the old process: no second one */
+    kill(worker, SIGKILL);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    no_second_worker(id);
+}
+END_TEST
+
+/* An acknowledged add is never lost, and whenever either side is killed the same adapter results.
+ */
+START_TEST(killed_at_any_moment) {
+    char name[32], dir[400], want[DS_HEX_SIZE], got[DS_HEX_SIZE];
+    rig_images(&r, "same", 3, dir);
+    rig_start(&r, NULL);
+    rig_add(&r, "same", dir, 201);
+    rig_wait_adapter(&r, "same", 1, 10000);
+    adapter_digest("same@v1", want);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    char moved[300];
+    snprintf(moved, sizeof moved, "%s/state.undisturbed", r.dir);
+    ck_assert_int_eq(rename(r.state, moved), 0);
+    srand(7);
+    rig_fake(&r, "train", "slow 150");
+    rig_fake(&r, "scan", "slow 50");
+    enum { ROUNDS = 9 };
+    for (int i = 0; i < ROUNDS; i++) {
+        rig_start(&r, NULL);
+        snprintf(name, sizeof name, i ? "set%d" : "same", i);
+        if (i)
+            rig_images(&r, name, 2, dir);
+        rig_add(&r, name, dir, 201);
+        usleep((useconds_t)(rand() % 400) * 1000);
+        if (i % 3 == 1) { /* the worker alone, or both */
+            char state[16];
+            int64_t id = rig_job(&r, "train", NULL, state);
+            json_t *job = id ? get_job(id) : NULL;
+            pid_t worker = (pid_t)ds_json_int(job, "pid", 0);
+            json_decref(job);
+            if (worker > 0)
+                kill(worker, SIGKILL);
+        }
+        rig_stop(&r, SIGKILL);
+    }
+    rig_fake(&r, "train", "ok");
+    rig_fake(&r, "scan", "ok");
+    rig_start(&r, NULL);
+    sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    for (int i = 0; i < ROUNDS; i++) {
+        snprintf(name, sizeof name, i ? "set%d" : "same", i);
+        rig_wait_adapter(&r, name, 1, 20000);
+    }
+    adapter_digest("same@v1", got);
+    ck_assert_str_eq(want, got);
+    json_t *doc = rig_call(&r, "GET", "/v1/jobs?state=running", NULL, NULL), *job;
+    size_t i;
+    json_array_foreach(json_object_get(doc, "items"), i, job)
+        ck_assert_int_ne(ds_json_int(job, "pid", 0), 0);
+    json_decref(doc);
+}
+END_TEST
+
+START_TEST(row_from_another_program) {
+    char statement[700];
+    rig_start(&r, NULL);
+    usleep(1200000);
+    snprintf(statement, sizeof statement,
+             "INSERT INTO datasets(name, source_path) VALUES ('foreign', '%s')", photos);
+    sql(statement);
+    double began = ds_monotonic();
+    rig_wait_job(&r, "scan", "foreign", "|queued|running|done|", 4000);
+    printf("a row by another program is work after %.2f s\n", ds_monotonic() - began);
+    ck_assert_double_lt(ds_monotonic() - began, 2.0);
+    rig_wait_adapter(&r, "foreign", 1, 10000);
+}
+END_TEST
+
+static void expect_exit(int want, const char *words) {
+    char path[400], *text;
+    size_t n;
+    snprintf(path, sizeof path, "%s/daemon.log", r.dir);
+    unlink(path);
+    pid_t first = r.pid;
+    rig_spawn(&r, NULL);
+    int code = rig_wait_exit(&r, 10000);
+    ck_assert_int_eq(ds_fs_read(path, 1 << 20, &text, &n, NULL), 0);
+    ck_assert_msg(code == want, "exit %d, not %d: %s", code, want, text);
+    ck_assert_msg(strstr(text, words) != NULL, "'%s' does not say '%s'", text, words);
+    free(text);
+    r.pid = first;
+}
+
+START_TEST(refused_starts) {
+    char path[400], pid[32];
+    rig_start(&r, NULL);
+    snprintf(pid, sizeof pid, "%d", (int)r.pid);
+    expect_exit(4, pid); /* says who has it */
+    ck_assert(ds_fs_exists(r.socket));
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    /* a socket file that a killed daemon left is replaced; a file of another kind is not */
+    rig_start(&r, NULL);
+    rig_stop(&r, SIGKILL);
+    ck_assert(ds_fs_exists(r.socket));
+    rig_start(&r, NULL);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_write(r.socket, "not a socket");
+    expect_exit(4, "not a socket");
+    unlink(r.socket);
+    /* a state folder of somebody else: readable, not writable */
+    r.unprivileged = 1;
+    chmod(r.state, geteuid() == 0 ? 0755 : 0555);
+    expect_exit(6, "state/lock");
+    chmod(r.state, 0750);
+    r.unprivileged = 0;
+    sql("PRAGMA user_version = 99");
+    expect_exit(10, "newer");
+    snprintf(path, sizeof path, "%s/registry.db", r.state);
+    rig_write(path, "this is not a database, it is a text of some length to be sure of that");
+    expect_exit(9, "backups");
+}
+END_TEST
+
+START_TEST(terminated_at_any_time) {
+    srand(11);
+    rig_fake(&r, "train", "slow 100");
+    for (int i = 0; i < 7; i++) {
+        rig_spawn(&r, NULL);
+        usleep((useconds_t)(rand() % 150) * 1000);
+        kill(r.pid, SIGTERM);
+        int code = rig_wait_exit(&r, 8000);
+        /* before its handlers stand, the signal ends it at once: nothing has begun then */
+        ck_assert_msg(code == 0 || code == 128 + SIGTERM, "round %d: exit %d", i, code);
+        rig_start(&r, NULL);
+        if (i == 0)
+            rig_add(&r, "digits", photos, 201);
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    }
+    rig_start(&r, NULL);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, from_folder_to_adapter);
+    tcase_add_test(tc, samples_and_verification);
+    tcase_add_test(tc, refused_by_the_gate);
+    tcase_add_test(tc, ways_to_fail);
+    tcase_add_test(tc, attempts_are_limited);
+    tcase_add_test(tc, cancel);
+    tcase_add_test(tc, stop_and_go_on);
+    tcase_add_test(tc, stubborn_worker);
+    tcase_add_test(tc, killed_at_any_moment);
+    tcase_add_test(tc, row_from_another_program);
+    tcase_add_test(tc, refused_starts);
+    tcase_add_test(tc, terminated_at_any_time);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_jobs", cases);
+}

@@ -1,0 +1,318 @@
+/* tests/test_daemon_watch.c - folder watches, the tail of events.ndjson, the table of options, the
+ * first look at a folder: parts of the daemon on a loop of the test's own. */
+#include "daemon/defaults.h"
+#include "daemon/look.h"
+#include "daemon/tail.h"
+#include "tests/daemon_rig.h"
+
+static uv_loop_t loop;
+static ds_watch *watch;
+static int changes[4], armed[4];
+static char root[300];
+
+static void on_changed(void *ctx, int64_t id) { (void)ctx, changes[id]++; }
+static void on_armed(void *ctx, int64_t id) { (void)ctx, armed[id]++; }
+
+static void setup(void) {
+    static int n;
+    memset(changes, 0, sizeof changes);
+    memset(armed, 0, sizeof armed);
+    snprintf(root, sizeof root, "%s/watch%d-%d", ds_test_tmpdir(), (int)getpid(), n++);
+    ck_assert_int_eq(mkdir(root, 0755), 0);
+    uv_loop_init(&loop);
+    ds_error err;
+    ds_watch_options o = {
+        .settle_ms = 100, .max_dirs = 100, .changed = on_changed, .armed = on_armed};
+    ck_assert_msg(ds_watch_open(&watch, &loop, &o, &err) == 0, "%s", err.message);
+}
+
+static void teardown(void) {
+    ds_watch_close(watch);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    ck_assert_int_eq(uv_loop_close(&loop), 0);
+}
+
+/* Run the loop for a while, with a tick every 50 ms. */
+static void spin(int ms) {
+    for (double end = ds_monotonic() + ms / 1000.0; ds_monotonic() < end; usleep(10000)) {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        ds_watch_tick(watch);
+    }
+}
+
+static void file(const char *name) {
+    char path[500];
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    int fd = open(path, O_WRONLY | O_CREAT, 0644);
+    ck_assert(fd >= 0);
+    ck_assert_int_eq(write(fd, "x", 1), 1);
+    close(fd);
+}
+
+static void folder(const char *name) {
+    char path[500];
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    ck_assert_int_eq(mkdir(path, 0755), 0);
+}
+
+START_TEST(settles_once) {
+    ds_watch_add(watch, 1, root);
+    spin(50);
+    ck_assert_int_eq(armed[1], 1);
+    ck_assert_int_eq(changes[1], 0);
+    for (int i = 0; i < 8; i++) { /* a copy that takes 0.4 s, with pauses below the settle time */
+        char name[32];
+        snprintf(name, sizeof name, "%d.png", i);
+        file(name);
+        spin(50);
+        ck_assert_int_eq(changes[1], 0);
+    }
+    spin(220);
+    ck_assert_int_eq(changes[1], 1);
+    spin(220);
+    ck_assert_int_eq(changes[1], 1);
+}
+END_TEST
+
+START_TEST(never_quiet_is_reported_too) {
+    ds_watch_add(watch, 1, root);
+    for (int i = 0; i < 30 && !changes[1]; i++) {
+        file("log.png");
+        spin(50);
+    }
+    ck_assert_int_ge(changes[1], 1);
+}
+END_TEST
+
+START_TEST(new_and_moved_folders) {
+    folder("a");
+    ds_watch_add(watch, 1, root);
+    spin(50);
+    folder("b");
+    folder("b/c");
+    spin(260);
+    ck_assert_int_eq(changes[1], 1);
+    ck_assert_uint_eq(ds_watch_dirs(watch), 4);
+    file("b/c/deep.png");
+    spin(260);
+    ck_assert_int_eq(changes[1], 2);
+    char from[500], to[500];
+    snprintf(from, sizeof from, "%s/b", root);
+    snprintf(to, sizeof to, "%s.elsewhere", root);
+    ck_assert_int_eq(rename(from, to), 0);
+    spin(260);
+    ck_assert_int_eq(changes[1], 3);
+    ck_assert_uint_eq(ds_watch_dirs(watch), 2);
+    /* the folder itself goes and comes back */
+    snprintf(from, sizeof from, "%s.aside", root);
+    ck_assert_int_eq(rename(root, from), 0);
+    ds_fs_remove(from, NULL);
+    spin(260);
+    ck_assert_int_eq(changes[1], 4);
+    ck_assert_int_eq(mkdir(root, 0755), 0);
+    spin(260);
+    ck_assert_int_eq(changes[1], 5);
+    file("back.png");
+    spin(260);
+    ck_assert_int_eq(changes[1], 6);
+}
+END_TEST
+
+START_TEST(shared_folder) {
+    folder("sub");
+    char sub[400];
+    snprintf(sub, sizeof sub, "%s/sub", root);
+    ds_watch_add(watch, 1, root);
+    ds_watch_add(watch, 2, sub);
+    spin(50);
+    file("sub/x.png");
+    spin(260);
+    ck_assert_int_eq(changes[1], 1);
+    ck_assert_int_eq(changes[2], 1);
+    ds_watch_remove(watch, 1);
+    file("sub/y.png");
+    spin(260);
+    ck_assert_int_eq(changes[1], 1);
+    ck_assert_int_eq(changes[2], 2);
+}
+END_TEST
+
+START_TEST(limit_is_said) {
+    char name[32];
+    for (int i = 0; i < 120; i++) {
+        snprintf(name, sizeof name, "d%d", i);
+        folder(name);
+    }
+    ds_watch_add(watch, 1, root);
+    spin(200);
+    ck_assert_int_eq(armed[1], 1);
+    ck_assert_uint_eq(ds_watch_dirs(watch), 100);
+    ck_assert(strstr(ds_watch_note(watch), "100"));
+}
+END_TEST
+
+/* More events than the kernel keeps while the loop is busy: told once, everything is looked at. */
+START_TEST(overflow) {
+    long limit = 16384;
+    FILE *f = fopen("/proc/sys/fs/inotify/max_queued_events", "r");
+    if (f && fscanf(f, "%ld", &limit) != 1)
+        limit = 16384;
+    if (f)
+        fclose(f);
+    if (limit > 100000) {
+        ds_test_skip("overflow", "fs.inotify.max_queued_events is very large here");
+        return;
+    }
+    char other[400], path[500];
+    snprintf(other, sizeof other, "%s.other", root);
+    ck_assert_int_eq(mkdir(other, 0755), 0);
+    ds_watch_add(watch, 1, root);
+    ds_watch_add(watch, 2, other);
+    spin(50);
+    snprintf(path, sizeof path, "%s/same.png", root);
+    snprintf(other, sizeof other, "%s/same2.png", root);
+    file("same.png");
+    for (long i = 0; i < limit / 2 + 100; i++) /* two events each */
+        ck_assert_int_eq(i % 2 ? rename(other, path) : rename(path, other), 0);
+    folder("late"); /* its event is among the lost */
+    spin(400);
+    ck_assert_uint_eq(ds_watch_overflows(watch), 1);
+    ck_assert_int_eq(changes[1], 1);
+    ck_assert_int_eq(changes[2], 1); /* any folder may have lost events */
+    ck_assert_uint_eq(ds_watch_dirs(watch), 3);
+    file("late/x.png");
+    spin(260);
+    ck_assert_int_eq(changes[1], 2);
+}
+END_TEST
+
+/* ---- tail ---- */
+
+static char lines[4096];
+static void keep(void *ctx, const char *line, size_t n) {
+    (void)ctx;
+    size_t have = strlen(lines);
+    snprintf(lines + have, sizeof lines - have, "[%.*s]", (int)n, line);
+}
+
+static void append(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT, 0644);
+    ck_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    close(fd);
+}
+
+START_TEST(tail_lines) {
+    char path[400];
+    ds_tail t;
+    snprintf(path, sizeof path, "%s/events.ndjson", root);
+    lines[0] = 0;
+    ds_tail_init(&t, path, 1);
+    ck_assert_int_eq(ds_tail_lines(&t, path, 1 << 20, keep, NULL), 0);
+    append(path, "one\ntw");
+    ds_tail_lines(&t, path, 1 << 20, keep, NULL);
+    ck_assert_str_eq(lines, "[one]");
+    append(path, "o\n\nthree");
+    ds_tail_lines(&t, path, 1 << 20, keep, NULL);
+    ck_assert_str_eq(lines, "[one][two]");
+    ds_tail_release(&t);
+    /* a new worker after a torn line: what it writes on that line is not believed */
+    ds_tail_init(&t, path, 1);
+    append(path, "{four}\nfive\n");
+    ds_tail_lines(&t, path, 1 << 20, keep, NULL);
+    ck_assert_str_eq(lines, "[one][two][five]");
+    char *huge = ds_xmalloc(DS_TAIL_LINE_MAX * 3);
+    memset(huge, 'x', DS_TAIL_LINE_MAX * 3 - 1);
+    huge[DS_TAIL_LINE_MAX * 3 - 1] = 0;
+    append(path, huge);
+    append(path, "\nsix\n");
+    free(huge);
+    ds_tail_lines(&t, path, 1 << 20, keep, NULL);
+    ck_assert_str_eq(lines, "[one][two][five][six]");
+    ds_tail_release(&t);
+}
+END_TEST
+
+/* ---- options ---- */
+
+START_TEST(options_table) {
+    ds_error err;
+    ds_dataset_facts facts = {.images = 500, .classes = 10};
+    json_t *spec = json_object(),
+           *given = json_pack("{si si sb si}", "steps", 42, "lr", 1, "flip", 1, "batch", 16);
+    ck_assert_msg(ds_options_apply(spec, "embedding", given, &facts, &err) == 0, "%s", err.message);
+    const json_t *train = json_object_get(spec, "train");
+    ck_assert_str_eq(ds_json_string(json_object_get(spec, "method"), "name", ""), "embedding");
+    ck_assert_int_eq(ds_json_int(train, "steps", 0), 42);
+    ck_assert_int_eq(ds_json_int(train, "warmup", 0), 4);
+    ck_assert_int_eq(ds_json_int(train, "micro_batch", 0), 16);
+    ck_assert(json_is_real(json_object_get(train, "lr")));
+    ck_assert(json_is_true(json_object_get(train, "flip")));
+    ck_assert_double_eq(ds_json_number(train, "label_dropout", -1), 0.1);
+    static const char *const sections[] = {"method", "train", "sample", "evaluate",
+                                           "probe",  "gate",  "device"};
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+        ck_assert(json_is_object(json_object_get(spec, sections[i])));
+    json_decref(given);
+    json_decref(spec);
+    facts = (ds_dataset_facts){.images = 5, .classes = 1};
+    spec = json_object();
+    ck_assert_int_eq(ds_options_apply(spec, NULL, NULL, &facts, &err), 0);
+    train = json_object_get(spec, "train");
+    ck_assert_double_eq(ds_json_number(train, "label_dropout", -1), 0.0); /* one class */
+    ck_assert_int_eq(ds_json_int(json_object_get(spec, "evaluate"), "kid_subset_size", 0), 5);
+    json_decref(spec);
+    static const char *const bad[] = {"{\"rank\":0}",      "{\"rank\":1.5}",
+                                      "{\"lr\":-1}",       "{\"flip\":1}",
+                                      "{\"side\":\"up\"}", "{\"targets\":[\"z\"]}",
+                                      "{\"targets\":[]}",  "{\"targets\":\"q\"}",
+                                      "{\"no\":1}",        "{\"batch\":4,\"micro_batch\":8}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        given = json_loads(bad[i], 0, NULL);
+        spec = json_object();
+        ck_assert_msg(ds_options_apply(spec, NULL, given, &facts, &err) == DS_EINVAL, "%s", bad[i]);
+        json_decref(spec);
+        json_decref(given);
+    }
+}
+END_TEST
+
+START_TEST(look) {
+    char real[PATH_MAX], link[400];
+    ds_error err;
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+    file("notes.txt");
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "no image"));
+    folder("sub");
+    file("sub/.hidden.png");
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+    char path[400];
+    snprintf(path, sizeof path, "%s/sub/no-extension", root);
+    append(path, "\x89PNG\r\n");
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), 0);
+    snprintf(link, sizeof link, "%s.link", root);
+    ck_assert_int_eq(symlink(root, link), 0);
+    ck_assert_int_eq(ds_look_at_folder(link, real, &err), 0);
+    ck_assert_str_eq(real, root);
+    ck_assert_int_eq(ds_look_at_folder("/proc/self/exe", real, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_look_at_folder("/proc/self/exe/x", real, &err), DS_EINVAL);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, settles_once);
+    tcase_add_test(tc, never_quiet_is_reported_too);
+    tcase_add_test(tc, new_and_moved_folders);
+    tcase_add_test(tc, shared_folder);
+    tcase_add_test(tc, limit_is_said);
+    tcase_add_test(tc, overflow);
+    tcase_add_test(tc, tail_lines);
+    tcase_add_test(tc, options_table);
+    tcase_add_test(tc, look);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_watch", cases);
+}
