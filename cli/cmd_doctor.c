@@ -221,17 +221,29 @@ static void check_model(doctor *d, const char *name, const char *path, const cha
                want ? ", as the daemon has it" : "");
 }
 
+/* The flags line of the first processor, with a space at both ends; "" when there is none. */
+static void cpu_flags(char *out, size_t size) {
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    out[0] = 0;
+    while (f && fgets(out, (int)size, f) && strncmp(out, "flags\t", 6))
+        out[0] = 0;
+    if (f)
+        fclose(f);
+    char *end = strchr(out, '\n');
+    if (end)
+        *end = ' ';
+}
+
 static void check_cpu(doctor *d) {
+    static const struct {
+        const char *flag, *name;
+    } sets[] = {{" avx2 ", "AVX2"}, {" avx512bw ", "AVX-512"}, {" avx512_bf16 ", "AVX-512-BF16"}};
+    char flags[8192] = "";
     ds_buf have = {0};
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        ds_buf_addf(&have, ", AVX2");
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-        ds_buf_addf(&have, ", AVX-512");
-    if (__builtin_cpu_supports("avx512bf16"))
-        ds_buf_addf(&have, ", AVX-512-BF16");
-#endif
+    cpu_flags(flags, sizeof flags);
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
+        if (strstr(flags, sets[i].flag))
+            ds_buf_addf(&have, ", %s", sets[i].name);
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     if (have.len)
         report(d, OK, "cpu", "", "%ld processors%s", n, have.data);

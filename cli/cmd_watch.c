@@ -11,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-enum { LATEST = 8, QUEUE = 10, KNOWN = 64 };
+enum { LATEST = 6, QUEUE = 5, BAR = 14, KNOWN = 64 }; /* fits 24 lines */
 
 typedef struct {
     json_t *status, *jobs, *adapters;
@@ -67,7 +67,7 @@ static void add_running(const ds_cli *c, const json_t *job, ds_buf *out) {
     ds_buf_addf(out, "  %lld  %-6s %s  %s ", (long long)ds_json_int(job, "id", 0),
                 ds_json_string(job, "kind", ""), subject(job), ds_json_string(job, "stage", ""));
     if (total > 0) {
-        ds_bar(c, out, done / total, 20);
+        ds_bar(c, out, done / total, BAR);
         ds_buf_addf(out, " %3.0f %%", 100 * done / total);
     }
     ds_buf_addf(out, "  ");
@@ -90,7 +90,7 @@ static void draw_head(const ds_cli *c, const json_t *status) {
     localtime_r(&t, &tm);
     strftime(now, sizeof now, "%H:%M:%S", &tm);
     ds_buf line = {0};
-    ds_buf_addf(&line, "diffscaler %s  %lld datasets  %lld adapters  %s free  %s",
+    ds_buf_addf(&line, "diffscaler %s  datasets %lld  adapters %lld  %s free  %s",
                 ds_json_string(status, "version", "?"),
                 (long long)ds_json_int(status, "datasets", 0),
                 (long long)ds_json_int(status, "adapters", 0),
@@ -114,16 +114,18 @@ static void draw_jobs(const ds_cli *c, const json_t *jobs) {
     }
     if (!running)
         ds_buf_addf(&line, "Nothing is running"), put_line(c, DS_DIM, &line);
-    for (i = json_array_size(jobs); i-- > 0 && queued < QUEUE;) {
+    for (i = json_array_size(jobs); i-- > 0;) {
         job = json_array_get(jobs, i);
-        if (!is_state(job, "queued"))
+        if (!is_state(job, "queued") || queued++ >= QUEUE)
             continue;
-        if (!queued++)
+        if (queued == 1)
             ds_buf_addf(&line, "Waiting"), put_line(c, DS_BOLD, &line);
         ds_buf_addf(&line, "  %lld  %-6s %s", (long long)ds_json_int(job, "id", 0),
                     ds_json_string(job, "kind", ""), subject(job));
         put_line(c, DS_YELLOW, &line);
     }
+    if (queued > QUEUE)
+        ds_buf_addf(&line, "  and %d more", queued - QUEUE), put_line(c, DS_YELLOW, &line);
     put_line(c, DS_PLAIN, &line);
 }
 
