@@ -42,7 +42,7 @@ static const option options_table[] = {
     {"label_dropout",   "train",    "label_dropout",   NUM,   0,     1,       NULL,                NULL},
     {"flip",            "train",    "flip",            BOOL,  0,     0,       NULL,                "false"},
     {"seed",            "train",    "seed",            INT,   0,     9e15,    NULL,                "1"},
-    {"vb_weight",       "train",    "vb_weight",       NUM,   0,     1e3,     NULL,                "0.001"},
+    {"vb_weight",       "train",    "vb_weight",       NUM,   0,     1e3,     NULL,                "1.0"},
     {"checkpoint_every","train",    "checkpoint_every",INT,   1,     1e7,     NULL,                "100"},
     {"heldout_every",   "train",    "heldout_every",   INT,   1,     1e7,     NULL,                "100"},
     {"heldout",         "train",    "heldout",         INT,   0,     65536,   NULL,                NULL},
