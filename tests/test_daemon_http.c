@@ -273,7 +273,7 @@ START_TEST(add_is_quick) {
 }
 END_TEST
 
-static double proc_value(pid_t pid, const char *file, const char *key) {
+static RIG_UNUSED double proc_value(pid_t pid, const char *file, const char *key) {
     char path[64], line[256];
     double v = -1;
     snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
@@ -286,7 +286,7 @@ static double proc_value(pid_t pid, const char *file, const char *key) {
     return v;
 }
 
-static long cpu_ticks(pid_t pid) {
+static RIG_UNUSED long cpu_ticks(pid_t pid) {
     char path[64];
     long u = 0, s = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
