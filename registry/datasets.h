@@ -1,7 +1,7 @@
 /* registry/datasets.h - folders of images and their versions.
  *
- *   scanning --scan ok--> ready --scan failed--> failed --scan ok--> ready     any --remove-->
- * removed └─ scan failed ─────────────────┘                    removed --add again--> scanning
+ *   scanning --scan ok--> ready        ready <--scan ok / scan failed--> failed
+ *   scanning --scan failed--> failed   any --remove--> removed --add again--> scanning
  *
  * A version is one content of the folder (tree digest); the same content again is no new version.
  * Scans are asked for by number: scan_wanted counts requests, scan_done is the newest request that

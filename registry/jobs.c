@@ -1,23 +1,21 @@
 /* registry/jobs.c - the life of a job.
  *
- *                     ds_job_claim                 ds_scan_finish, ds_publish (gate passed),
- *   ds_reconcile ┌────────┐      ┌─────────┐       ds_verify_finish (passed), ds_job_done
- *   ds_job_add ─>│ queued │─────>│ running │────────────────────────────────────────> done
- *                └────────┘      └─────────┘───────────────────────────────────────> rejected
- *                 ^  │ │           │  │  │   ds_publish, ds_verify_finish (gate refused)
- *                 │  │ │           │  │  └─────────────────────────────────────────> failed
- *                 │  │ │           │  │      ds_job_fail (not to be retried, or attempts used up)
- *                 │  │ └───────────┼──┼────────────────────────────────────────────> cancelled
- *                 │  │  ds_job_cancel, ds_dataset_remove, a newer dataset version     ^
- *                 │  │             │  └──────────────────────────────────────────────┘
- *                 │  │             │         ds_job_cancelled (after its process ended)
- *                 └──┼─────────────┘
- *                    │ ds_job_fail (retry, with back-off; the attempt counts)
- *                    │ ds_job_requeue, ds_jobs_recover (daemon stopped or killed; it does not
- * count)
+ *                +--------+  ds_job_claim   +---------+
+ *   ds_reconcile | queued | --------------> | running | ---> done, rejected, failed, cancelled
+ *   ds_job_add > +--------+                 +---------+
+ *                 |      ^                       |
+ *                 |      +-----------------------+
+ *                 v       ds_job_fail: retry, with back-off; the attempt counts
+ *              cancelled  ds_job_postpone, ds_job_requeue, ds_jobs_recover: it does not count
+ *
+ *   queued  -> cancelled  ds_job_cancel, ds_dataset_remove, a newer dataset version
+ * (ds_scan_finish) running -> done       ds_scan_finish, ds_publish and ds_verify_finish (passed),
+ * ds_job_done running -> rejected   ds_publish and ds_verify_finish (the gate refused) running ->
+ * failed     ds_job_fail: not to be retried, or attempts used up running -> cancelled
+ * ds_job_cancelled, after the process that ds_job_cancel asked for has ended
  *
  * The same list is the trigger jobs_transition, so no program can do anything else.  Final states
- * are left never.  Every arrow writes its event in the same transaction.
+ * are never left.  Every arrow writes its event in the same transaction.
  */
 #include "registry/jobs.h"
 #include "base/json.h"

@@ -88,9 +88,9 @@ typedef struct {
     int retry;           /* 1: trying again may help */
 } ds_job_failure;
 
-/* running -> queued with back-off (event job.retrying) while retry and attempts < max_attempts,
- * else
- * -> failed (job.failed; a scan's dataset becomes failed).  *retried (may be NULL) tells which. */
+/* running -> queued with back-off (event job.retrying) while retry and attempts < max_attempts;
+ * else running -> failed (job.failed; a scan's dataset becomes failed).  *retried (may be NULL):
+ * which. */
 int ds_job_fail(ds_registry *r, int64_t id, const ds_job_failure *f, int *retried, ds_error *err);
 
 /* running -> queued without counting the attempt: the daemon stops or restarts, the worker left a
@@ -98,7 +98,8 @@ int ds_job_fail(ds_registry *r, int64_t id, const ds_job_failure *f, int *retrie
 int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err);
 
 /* running -> queued without counting the attempt, not before delay_ms have passed: what is in the
- * way (a full disk, no memory) is not the job's fault.  event job.retrying; the error stays shown. */
+ * way (a full disk, no memory) is not the job's fault.  event job.retrying; the error stays shown.
+ */
 int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
                     ds_error *err);
 

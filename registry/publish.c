@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_EVALUATIONS 1000
 
@@ -159,8 +160,8 @@ static int insert_version(ds_registry *r, const ds_publication *p, const struct 
         f->parameters, ds_json_int(p->result, "images", 0), ds_json_int(p->result, "classes", 0),
         ds_json_number(p->result, "train_seconds", NAN),
         ds_json_number(p->result, "images_per_second", NAN),
-        ds_json_string(p->result, "device_class", NULL), fd,
-        measured(f->evaluations, "base", "fd", NULL),
+        ds_json_string(p->result, "device_class", ds_json_string(f->probe, "device_class", NULL)),
+        fd, measured(f->evaluations, "base", "fd", NULL),
         measured(f->evaluations, "adapter", "kid", NULL), n, text, ds_now_ms());
     *id = db_rowid(r);
     free(text);
@@ -257,6 +258,9 @@ int ds_publish(ds_registry *r, const ds_publication *p, char ref[DS_HEX_SIZE + 1
         return rc;
     if (j.kind != DS_JOB_TRAIN)
         return ds_fail(err, DS_EINVAL, "job %lld does not train", (long long)p->job);
+    if (strcasecmp(f.name, j.name) != 0)
+        return ds_fail(err, DS_ECONFLICT, "job %lld is about '%s', its spec about '%s'",
+                       (long long)p->job, j.name, f.name);
     if ((rc = check_spec(r, p, &j, err)))
         return rc;
     snprintf(ref, DS_HEX_SIZE + 16, "%s@v%lld", f.name, (long long)f.version);

@@ -50,7 +50,7 @@ static int pragmas(ds_registry *r, ds_error *err) {
     static const char *const sql = "PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;"
                                    "PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=ON;"
                                    "PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;"
-                                   "PRAGMA cache_size=-4096";
+                                   "PRAGMA cache_size=-4096; PRAGMA journal_size_limit=67108864";
     if (sqlite3_exec(r->db, sql, NULL, NULL, NULL) != SQLITE_OK)
         return db_fail(r, err, "open the registry");
     return 0;

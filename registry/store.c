@@ -44,6 +44,15 @@ int ds_store_open(const char *state_dir, ds_store **out, ds_error *err) {
     int rc = ds_fs_mkdirs(s->root, err);
     if (!rc)
         rc = ds_fs_mkdirs(s->tmp, err);
+    /* A process that was killed may have made directories that it had no time to sync. */
+    char blobs[PATH_MAX];
+    ds_fs_join(blobs, sizeof blobs, state_dir, "blobs");
+    if (!rc)
+        rc = ds_fs_sync_dir(s->root, err);
+    if (!rc)
+        rc = ds_fs_sync_dir(blobs, err);
+    if (!rc)
+        rc = ds_fs_sync_dir(state_dir, err);
     if (rc) {
         ds_store_close(s);
         return rc;

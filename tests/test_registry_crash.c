@@ -137,8 +137,8 @@ START_TEST(kill_anywhere) {
     printf(
         "registry_crash: %d kills, %d adds and %d publications acknowledged, 0 lost; %lld events\n",
         KILLS, datasets, adapters, (long long)seq);
-    ck_assert_int_gt(datasets, KILLS);
-    ck_assert_int_gt(adapters, KILLS / 2);
+    ck_assert_int_ge(datasets + adapters, KILLS * 3 / 4); /* three of four waited for one */
+    ck_assert_int_gt(adapters, 10);
 }
 END_TEST
 

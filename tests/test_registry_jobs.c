@@ -285,6 +285,12 @@ START_TEST(transitions) {
     FAILS(DS_ENOTFOUND, "", ds_job_next(r, DS_KINDS_ALL, 0, &j, &wait, err));
     ck_assert_int_gt(wait, 0); /* back-off */
     MUST(ds_job_claim(r, id, err));
+    ds_job_failure full = {.exit_code = 75, .exit_signal = -1, .code = "DS_ENOSPC"};
+    MUST(ds_job_postpone(r, id, 1000, &full, err)); /* does not count */
+    MUST(ds_job_read(r, id, &j, err));
+    ck_assert_int_eq(j.attempts, 1);
+    ck_assert_int_gt(j.run_after, 0);
+    MUST(ds_job_claim(r, id, err));
     MUST(ds_job_requeue(r, id, "daemon stops", err)); /* does not count */
     MUST(ds_job_read(r, id, &j, err));
     ck_assert_int_eq(j.attempts, 1);
@@ -294,7 +300,7 @@ START_TEST(transitions) {
     FAILS(DS_ECONFLICT, "already failed", ds_job_cancel(r, id, &running, err));
     FAILS(DS_ECONFLICT, "failed, not queued", ds_job_claim(r, id, err));
     MUST(ds_job_get(r, id, &o, err));
-    ck_assert_int_eq((int)json_array_size(json_object_get(o, "attempt_list")), 3);
+    ck_assert_int_eq((int)json_array_size(json_object_get(o, "attempt_list")), 4);
     ck_assert_str_eq(fx_string(json_object_get(o, "error"), "message"),
                      "worker ended with exit code 1");
     json_decref(o);
@@ -505,6 +511,9 @@ START_TEST(bad_results_change_nothing) {
     json_object_set_new(spec, "version", json_integer(7));
     FAILS(DS_ECONFLICT, "made version 7", ds_publish(r, &p, ref, err));
     json_object_set_new(spec, "version", json_integer(1));
+    json_object_set_new(spec, "name", json_string("other"));
+    FAILS(DS_ECONFLICT, "its spec about 'other'", ds_publish(r, &p, ref, err));
+    json_object_set_new(spec, "name", json_string("d"));
     json_t *base = json_object_get(spec, "base");
     json_object_set_new(base, "sha256", json_string(NET_SHA));
     FAILS(DS_ECONFLICT, "another base", ds_publish(r, &p, ref, err));

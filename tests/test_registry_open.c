@@ -444,10 +444,11 @@ START_TEST(disk_full) {
     ds_registry *r = fx_open(fx_dir("full"));
     ds_dataset_new d = {.name = "d", .path = "/a", .watch = -1};
     int64_t id, seq;
-    int created, rc = 0, n = 0;
+    int created, rc = 0;
+    char name[16];
     /* SQLite reports what a full disk would: no page more than there are now. */
     ck_assert_int_eq(sqlite3_exec(r->db, "PRAGMA max_page_count=1", NULL, NULL, NULL), SQLITE_OK);
-    for (char name[16]; !rc && n < 10000; n++) {
+    for (int n = 0; !rc && n < 10000; n++) {
         ds_error e;
         snprintf(name, sizeof name, "d%d", n);
         d.name = name;
