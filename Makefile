@@ -107,6 +107,12 @@ $(BUILD)/bench/bench_kernels: $(BUILD)/bench/bench_kernels.o $(LIB_KERNELS) $(LI
 bench-kernels: $(BUILD)/bench/bench_kernels ## rates of the CPU kernels and of a training step
 	$< $(BENCH_ARGS)
 
+.PHONY: demo
+demo: deps ## set up, build and train three real image sets with the bundled base (a few minutes)
+	@echo "building ..."
+	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=release all
+	@tools/demo.sh build/release
+
 .PHONY: test test-bins deps deps-test tidy
 test-bins: $(TEST_BINS) $(BINS)
 

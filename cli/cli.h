@@ -148,6 +148,7 @@ int ds_cmd_watch(ds_cli *c, ds_error *err);
 int ds_cmd_list_evaluations(ds_cli *c, ds_error *err);
 int ds_cmd_events(ds_cli *c, ds_error *err);
 int ds_cmd_set_alias(ds_cli *c, ds_error *err);
+int ds_cmd_report(ds_cli *c, ds_error *err);
 int ds_cmd_status(ds_cli *c, ds_error *err);
 int ds_cmd_doctor(ds_cli *c, ds_error *err);
 int ds_cmd_version(ds_cli *c, ds_error *err);

@@ -80,6 +80,9 @@ static const ds_opt list_adapters_options[] = {
     WHEN("since", "WHEN", "only those made since 2026-01-31, or in the last 2h, 3d"),
     PAGE,
     END};
+static const ds_opt report_options[] = {
+    PATH("output", 'o', "FILE", "also write the report as JSON to FILE"), END};
+
 static const ds_opt pull_options[] = {
     PATH("output", 'o', "FILE", "file to write (default NAME-vN.safetensors.zst)"),
     FLAG("raw", 0, "write the unpacked safetensors file"), END};
@@ -211,6 +214,12 @@ const ds_command ds_commands[] = {
      alias_options,
      "dsctl set-alias digits prod 2 # digits@prod is digits@v2\n"
      "dsctl set-alias digits prod v3 --if-generation 1 # only if nobody moved it\n"},
+    {"report", ds_cmd_report, "", 0, 0, DS_ARG_OTHER, "show what each dataset became",
+     "Per dataset: FD of the base and of the adapter, KID, size, and what the gate found for every "
+     "old task.",
+     report_options,
+     "dsctl report # a table\n"
+     "dsctl report -o report.json # for a program\n"},
     {"status", ds_cmd_status, "", 0, 0, DS_ARG_OTHER, "show how diffscalerd is doing",
      "Version, counts, base, device, running jobs, free space.", NULL,
      "dsctl status # at a glance\n"

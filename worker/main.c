@@ -22,6 +22,7 @@ static const struct {
     {"run", ds_worker_run, "do the job of a job directory"},
     {"scan", scan, "list the usable pictures of a folder, with the reason for the others"},
     {"pretrain", ds_worker_pretrain, "make a base from a folder of pictures"},
+    {"montage", ds_worker_montage, "put pictures below each other"},
     {"--version", version, NULL},
     {"--help", help, NULL},
     {"-h", help, NULL},
