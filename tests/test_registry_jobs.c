@@ -461,7 +461,7 @@ START_TEST(removing_and_reviving) {
 }
 END_TEST
 
-START_TEST(bad_results_change_nothing) {
+START_TEST(bad_scans_change_nothing) {
     ds_registry *r = start("bad");
     fx_add(r, "d", "/a");
     ds_job j = fx_claim(r, DS_JOB_SCAN);
@@ -498,8 +498,18 @@ START_TEST(bad_results_change_nothing) {
     ck_assert_int_eq(ds_event_last_seq(r), seq);
     MUST(fx_scan_finish(r, j.id, "one", NULL, err));
     FAILS(DS_ECONFLICT, "not running", fx_scan_finish(r, j.id, "one", NULL, err));
-    j = fx_claim(r, DS_JOB_TRAIN);
-    seq = ds_event_last_seq(r);
+    finish(r);
+}
+END_TEST
+
+START_TEST(bad_publications_change_nothing) {
+    ds_registry *r = start("badpub");
+    ds_blob b;
+    MUST(ds_store_put_bytes(ds_registry_store(r), "m", 1, &b, err));
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    int64_t seq = ds_event_last_seq(r);
     json_t *spec, *result;
     fx_training(r, &j, 1, &b, &b, &spec, &result);
     ds_publication p = {
@@ -584,7 +594,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, failures_and_another_chance);
     tcase_add_test(tc, another_base_is_new_work);
     tcase_add_test(tc, removing_and_reviving);
-    tcase_add_test(tc, bad_results_change_nothing);
+    tcase_add_test(tc, bad_scans_change_nothing);
+    tcase_add_test(tc, bad_publications_change_nothing);
     tcase_add_test(tc, verify_jobs);
 }
 
