@@ -143,6 +143,17 @@ man: $(BUILD)/dsctl ## man pages into build/<config>/man (needs scdoc)
 install: all ## install under DESTDIR and PREFIX: programs, models, man pages, completions, systemd units
 	@packaging/install.sh $(BUILD) '$(DESTDIR)' '$(PREFIX)'
 
+# FUZZ names tests/fuzz/fuzz_FUZZ.c; findings stay in build/fuzz.
+FUZZ ?= decode
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## a libFuzzer run: FUZZ=decode|safetensors FUZZ_SECONDS=60 (needs clang)
+	@mkdir -p build/fuzz/$(FUZZ)
+	clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined $(CPPFLAGS) -o build/fuzz/fuzz_$(FUZZ) tests/fuzz/fuzz_$(FUZZ).c \
+	    $(wildcard base/*.c) engine/resize.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c \
+	    -ljpeg -lpng -lwebp $(L_BASE)
+	build/fuzz/fuzz_$(FUZZ) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/$(FUZZ) tests/golden/images
+
 .PHONY: clean help
 
 clean: ## remove build/
