@@ -397,6 +397,33 @@ START_TEST(pull_refuses_damage) {
 }
 END_TEST
 
+/* Damage that zstd itself does not see: a whole frame of other content, and one without the end of
+ * its checksum. */
+START_TEST(pull_checks_the_digest_itself) {
+    pull_case p;
+    cli_result r;
+    char *other;
+    size_t other_n;
+    pull_start(&p, FAKE_PLAIN);
+    fake_route *file = &p.server.routes[1];
+    for (size_t cut = 1; cut <= 4; cut++) {
+        file->length = p.packed_n - cut;
+        ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s", p.name);
+        ck_has(r.err, "it ends early");
+        cli_free(&r);
+    }
+    p.raw[p.raw_n / 2] ^= 1;
+    ck_assert_int_eq(ds_zio_compress(p.raw, p.raw_n, 3, &other, &other_n, NULL), 0);
+    file->body = other;
+    file->length = other_n;
+    ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s", p.name);
+    ck_has(r.err, "its content is sha256:");
+    cli_free(&r);
+    free(other);
+    pull_stop(&p);
+}
+END_TEST
+
 START_TEST(pull_into_nowhere) {
     pull_case p;
     cli_result r;
@@ -417,6 +444,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, color_and_control_characters);
     tcase_add_test(tc, pull_writes_verified_files);
     tcase_add_test(tc, pull_refuses_damage);
+    tcase_add_test(tc, pull_checks_the_digest_itself);
     tcase_add_test(tc, pull_into_nowhere);
 }
 
