@@ -25,7 +25,8 @@ typedef struct {
     ds_dit_config cfg;
     ds_train_options train;
     ds_device_options device;
-    int every; /* steps between checkpoints and sample grids */
+    int every;   /* steps between checkpoints and sample grids */
+    int stop_at; /* end at this step of the schedule; 0: train.steps */
 } ds_pretrain;
 
 static volatile sig_atomic_t stopping;
@@ -46,6 +47,7 @@ static const char usage[] =
     "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X "
     "--flip --seed N\n"
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
+    "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
     "  --precision f32|bf16   --threads N\n"
     "\n"
     "example:\n"
@@ -83,9 +85,11 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
                 {"warmup", NULL, &o->train.warmup, 0, 1e6},
                 {"ema", NULL, &o->train.ema, 0, 0.999999},
                 {"dropout", NULL, &o->train.label_dropout, 0, 1},
-                {"focus", NULL, &o->train.focus, 0, 10},       {"focus-mean", NULL, &o->train.focus_mean, -10, 10},
+                {"focus", NULL, &o->train.focus, 0, 10},
+                {"focus-mean", NULL, &o->train.focus_mean, -10, 10},
                 {"weight-decay", NULL, &o->train.weight_decay, 0, 1},
                 {"every", &o->every, NULL, 1, 1e8},
+                {"stop-at", &o->stop_at, NULL, 0, 1e8},
                 {"threads", &o->device.threads, NULL, 0, 256}};
     double v = 0;
     if (!strcmp(name, "seed")) {
@@ -107,31 +111,21 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
 
 static int parse(ds_pretrain *o, int argc, char **argv) {
     enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, NUMBER };
-    static const struct option options[] = {{"data", 1, 0, DATA},
-                                            {"out", 1, 0, OUT},
-                                            {"work", 1, 0, WORK},
-                                            {"name", 1, 0, NAME},
-                                            {"license", 1, 0, LICENSE},
-                                            {"precision", 1, 0, PRECISION},
-                                            {"flip", 0, 0, FLIP},
-                                            {"help", 0, 0, HELP},
-                                            {"side", 1, 0, NUMBER},
-                                            {"patch", 1, 0, NUMBER},
-                                            {"width", 1, 0, NUMBER},
-                                            {"depth", 1, 0, NUMBER},
-                                            {"heads", 1, 0, NUMBER},
-                                            {"steps", 1, 0, NUMBER},
-                                            {"batch", 1, 0, NUMBER},
-                                            {"micro-batch", 1, 0, NUMBER},
-                                            {"lr", 1, 0, NUMBER},
-                                            {"warmup", 1, 0, NUMBER},
-                                            {"ema", 1, 0, NUMBER},
-                                            {"dropout", 1, 0, NUMBER},
-                                            {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER}, {"focus-mean", 1, 0, NUMBER},
-                                            {"every", 1, 0, NUMBER},
-                                            {"threads", 1, 0, NUMBER},
-                                            {"seed", 1, 0, NUMBER},
-                                            {0, 0, 0, 0}};
+    static const struct option options[] = {
+        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
+        {"work", 1, 0, WORK},           {"name", 1, 0, NAME},
+        {"license", 1, 0, LICENSE},     {"precision", 1, 0, PRECISION},
+        {"flip", 0, 0, FLIP},           {"help", 0, 0, HELP},
+        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
+        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
+        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
+        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
+        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
+        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
+        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
+        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
+        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
+        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
     int c, index;
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", options, &index)) != -1)
@@ -278,7 +272,8 @@ static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_
         return ds_fail_errno(err, "cannot open '%s'", log_path);
     double since = ds_monotonic(), mse = 0, vb = 0;
     int count = 0;
-    while (!rc && !stopping && ds_trainer_done(t) < o->train.steps) {
+    int last = o->stop_at && o->stop_at < o->train.steps ? o->stop_at : o->train.steps;
+    while (!rc && !stopping && ds_trainer_done(t) < last) {
         ds_train_report r;
         if ((rc = ds_trainer_step(t, &r, err)))
             break;
