@@ -175,11 +175,15 @@ typedef struct {
 } problem;
 
 /* y and dx of the layer as it is, in double; kept between the runs of one case. */
-static void through_layer(problem *p) {
+static void through_layer(problem *p, const shape *of) {
     static float *y, *dx;
+    static const shape *kept;
     const ds_affiner *ad = &p->l.ad;
     int m = ad->m, n = ad->n, hr = ad->segs * ad->r;
-    if (!y) {
+    if (kept != of) {
+        kept = of;
+        free(y);
+        free(dx);
         y = ds_xcalloc((size_t)(p->rows * m), sizeof *y);
         dx = ds_xcalloc((size_t)(p->rows * n), sizeof *dx);
         double *in = ds_xcalloc((size_t)n, sizeof *in);
@@ -225,7 +229,7 @@ static problem problem_of(run *r) {
             if (ad->phi_relu && h[k] == 0)
                 dz[k] = 0;
     }
-    through_layer(&p);
+    through_layer(&p, r->k);
     return p;
 }
 

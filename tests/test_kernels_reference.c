@@ -3,6 +3,10 @@
  * test_kernels_gradients.c.) */
 #include "tests/kernels_common.h"
 
+/* Under ASan too, an allocation without room is NULL. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+
 static ds_device *dev;
 static const struct ds_ops *ops;
 
