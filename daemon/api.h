@@ -6,15 +6,16 @@
 #include "daemon/daemon.h"
 #include "registry/store.h"
 
+/* clang-format off */
 #define DS_HANDLERS(X)                                                                             \
-    X(health)                                                                                      \
-    X(ready)                                                                                       \
-    X(metrics) X(version) X(status) X(dataset_add) X(dataset_list) X(dataset_get)                  \
-        X(dataset_rejected) X(dataset_manifest) X(dataset_rescan) X(dataset_remove)                \
-            X(adapter_list) X(adapter_get) X(adapter_file) X(adapter_aliases) X(alias_set)         \
-                X(alias_history) X(job_list) X(job_get) X(job_log) X(job_events) X(job_file)       \
-                    X(job_metrics) X(job_cancel) X(sample_add) X(verify_add) X(evaluation_list)    \
-                        X(events) X(blob_get)
+    X(root) X(health) X(ready) X(metrics) X(version) X(status)                                     \
+    X(dataset_add) X(dataset_list) X(dataset_get) X(dataset_rejected) X(dataset_manifest)          \
+    X(dataset_rescan) X(dataset_remove)                                                            \
+    X(adapter_list) X(adapter_get) X(adapter_file) X(adapter_aliases)                              \
+    X(alias_set) X(alias_history)                                                                  \
+    X(job_list) X(job_get) X(job_log) X(job_events) X(job_file) X(job_metrics) X(job_cancel)       \
+    X(sample_add) X(verify_add) X(evaluation_list) X(events) X(blob_get)
+/* clang-format on */
 #define X(name) int ds_api_##name(ds_request *rq, void *ctx, ds_error *err);
 DS_HANDLERS(X)
 #undef X

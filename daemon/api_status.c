@@ -8,6 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
+int ds_api_root(ds_request *rq, void *ctx, ds_error *err) {
+    (void)ctx, (void)err;
+    return ds_reply_text(rq, 200, "text/plain",
+                         "diffscalerd " DS_VERSION "\n"
+                         "The API is under /v1 (docs/api.md); begin with /v1/status.\n");
+}
+
 int ds_api_health(ds_request *rq, void *ctx, ds_error *err) {
     (void)ctx, (void)err;
     return ds_reply_text(rq, 200, "text/plain", "ok\n");

@@ -13,8 +13,9 @@
 enum type { INT, NUM, BOOL, ENUM, LIST };
 
 typedef struct {
-    const char *option;        /* name in "options" */
-    const char *section, *key; /* place in spec.json */
+    const char *option;  /* name in "options" */
+    const char *section; /* place in spec.json ... */
+    const char *key;     /* ... and name there; NULL: the same */
     enum type type;
     double least, most;    /* of INT and NUM */
     const char *values;    /* of ENUM and LIST: "a|b|c" */
@@ -25,43 +26,43 @@ typedef struct {
 
 /* clang-format off */
 static const option options_table[] = {
-    /* option           section     key                type   least  most     values               default */
-    {"rank",            "method",   "rank",            INT,   1,     512,     NULL,                "8"},
-    {"side",            "method",   "side",            ENUM,  0,     0,       "out|in",            "out"},
-    {"phi",             "method",   "phi",             ENUM,  0,     0,       "identity|relu",     "identity"},
-    {"freeze_v",        "method",   "freeze_v",        BOOL,  0,     0,       NULL,                "false"},
-    {"targets",         "method",   "targets",         LIST,  0,     0,       TARGETS,             TARGETS},
-    {"steps",           "train",    "steps",           INT,   1,     1e7,     NULL,                NULL},
-    {"batch",           "train",    "batch",           INT,   1,     65536,   NULL,                "64"},
-    {"micro_batch",     "train",    "micro_batch",     INT,   1,     65536,   NULL,                NULL},
-    {"lr",              "train",    "lr",              NUM,   1e-9,  10,      NULL,                "0.001"},
-    {"warmup",          "train",    "warmup",          INT,   0,     1e6,     NULL,                NULL},
-    {"clip",            "train",    "clip",            NUM,   0,     1e6,     NULL,                "1.0"},
-    {"weight_decay",    "train",    "weight_decay",    NUM,   0,     1,       NULL,                "0.0"},
-    {"ema",             "train",    "ema",             NUM,   0,     1,       NULL,                "0.995"},
-    {"label_dropout",   "train",    "label_dropout",   NUM,   0,     1,       NULL,                NULL},
-    {"flip",            "train",    "flip",            BOOL,  0,     0,       NULL,                "false"},
-    {"seed",            "train",    "seed",            INT,   0,     9e15,    NULL,                "1"},
-    {"vb_weight",       "train",    "vb_weight",       NUM,   0,     1e3,     NULL,                "1.0"},
-    {"checkpoint_every","train",    "checkpoint_every",INT,   1,     1e7,     NULL,                "100"},
-    {"heldout_every",   "train",    "heldout_every",   INT,   1,     1e7,     NULL,                "100"},
-    {"heldout",         "train",    "heldout",         INT,   0,     65536,   NULL,                NULL},
-    {"sampler",         "sample",   "sampler",         ENUM,  0,     0,       "dpmpp2m|ddim|ddpm", "dpmpp2m"},
-    {"sample_steps",    "sample",   "steps",           INT,   1,     1000,    NULL,                "20"},
-    {"guidance",        "sample",   "guidance",        NUM,   0,     100,     NULL,                "1.5"},
-    {"guidance_mode",   "sample",   "guidance_mode",   ENUM,  0,     0,       "cfg|domain|none",   "cfg"},
-    {"n",               "evaluate", "n",               INT,   2,     1000000, NULL,                "512"},
-    {"eval_seed",       "evaluate", "seed",            INT,   0,     9e15,    NULL,                "7"},
-    {"kid_subsets",     "evaluate", "kid_subsets",     INT,   1,     10000,   NULL,                "100"},
-    {"kid_subset_size", "evaluate", "kid_subset_size", INT,   2,     10000,   NULL,                NULL},
-    {"probe_n",         "probe",    "n",               INT,   1,     64,      NULL,                "4"},
-    {"probe_seed",      "probe",    "seed",            INT,   0,     9e15,    NULL,                "11"},
-    {"verify",          "gate",     "verify",          ENUM,  0,     0,       "auto|full",         "auto"},
-    {"fd_tolerance",    "gate",     "fd_tolerance",    NUM,   0,     10,      NULL,                "0.02"},
-    {"kid_tolerance_sigmas", "gate","kid_tolerance_sigmas", NUM, 0,  100,     NULL,                "3.0"},
-    {"device",          "device",   "kind",            ENUM,  0,     0,       "auto|ref|cpu|cuda", "auto"},
-    {"precision",       "device",   "precision",       ENUM,  0,     0,       "bf16|f32",          "bf16"},
-    {"threads",         "device",   "threads",         INT,   0,     1024,    NULL,                "0"},
+    /* option               section     key      type  least most      values         default */
+    {"rank",                 "method",   NULL,    INT,  1,    64,       NULL,          "8"},
+    {"side",                 "method",   NULL,    ENUM, 0,    0,        "out|in",      "out"},
+    {"phi", "method", NULL, ENUM, 0, 0, "identity|relu", "identity"},
+    {"freeze_v",             "method",   NULL,    BOOL, 0,    0,        NULL,          "false"},
+    {"targets",              "method",   NULL,    LIST, 0,    0,        TARGETS,       TARGETS},
+    {"steps",                "train",    NULL,    INT,  1,    1e7,      NULL,          NULL},
+    {"batch",                "train",    NULL,    INT,  1,    65536,    NULL,          "64"},
+    {"micro_batch",          "train",    NULL,    INT,  1,    65536,    NULL,          NULL},
+    {"lr",                   "train",    NULL,    NUM,  1e-9, 1,        NULL,          "0.001"},
+    {"warmup",               "train",    NULL,    INT,  0,    1e6,      NULL,          NULL},
+    {"clip",                 "train",    NULL,    NUM,  0,    1e6,      NULL,          "1.0"},
+    {"weight_decay",         "train",    NULL,    NUM,  0,    1,        NULL,          "0.0"},
+    {"ema",                  "train",    NULL,    NUM,  0,    0.999999, NULL,          "0.995"},
+    {"label_dropout",        "train",    NULL,    NUM,  0,    1,        NULL,          NULL},
+    {"flip",                 "train",    NULL,    BOOL, 0,    0,        NULL,          "false"},
+    {"seed",                 "train",    NULL,    INT,  0,    9e15,     NULL,          "1"},
+    {"vb_weight",            "train",    NULL,    NUM,  0,    1e3,      NULL,          "1.0"},
+    {"checkpoint_every",     "train",    NULL,    INT,  1,    1e7,      NULL,          "100"},
+    {"heldout_every",        "train",    NULL,    INT,  1,    1e7,      NULL,          "100"},
+    {"heldout",              "train",    NULL,    INT,  0,    65536,    NULL,          NULL},
+    {"sampler", "sample", NULL, ENUM, 0, 0, "dpmpp2m|ddim|ddpm", "dpmpp2m"},
+    {"sample_steps",         "sample",   "steps", INT,  1,    1000,     NULL,          "20"},
+    {"guidance",             "sample",   NULL,    NUM,  0,    100,      NULL,          "1.5"},
+    {"guidance_mode",        "sample",   NULL,    ENUM, 0,    0,        "cfg|domain|none", "cfg"},
+    {"n",                    "evaluate", NULL,    INT,  4,    100000,   NULL,          "512"},
+    {"eval_seed",            "evaluate", "seed",  INT,  0,    9e15,     NULL,          "7"},
+    {"kid_subsets",          "evaluate", NULL,    INT,  2,    10000,    NULL,          "100"},
+    {"kid_subset_size",      "evaluate", NULL,    INT,  2,    10000,    NULL,          NULL},
+    {"probe_n",              "probe",    "n",     INT,  1,    64,       NULL,          "4"},
+    {"probe_seed",           "probe",    "seed",  INT,  0,    9e15,     NULL,          "11"},
+    {"verify",               "gate",     NULL,    ENUM, 0,    0,        "auto|full",   "auto"},
+    {"fd_tolerance",         "gate",     NULL,    NUM,  0,    10,       NULL,          "0.02"},
+    {"kid_tolerance_sigmas", "gate",     NULL,    NUM,  0,    100,      NULL,          "3.0"},
+    {"device", "device", "kind", ENUM, 0, 0, "auto|ref|cpu|cuda", "auto"},
+    {"precision",            "device",   NULL,    ENUM, 0,    0,        "bf16|f32",    "bf16"},
+    {"threads",              "device",   NULL,    INT,  0,    1024,     NULL,          "0"},
 };
 /* clang-format on */
 #define OPTIONS (sizeof options_table / sizeof *options_table)
@@ -237,7 +238,7 @@ int ds_options_apply(json_t *spec, const char *method, const json_t *options,
             json_decref(value);
             value = real;
         }
-        json_object_set_new(section(spec, o->section), o->key, value);
+        json_object_set_new(section(spec, o->section), o->key ? o->key : o->option, value);
     }
     const json_t *train = json_object_get(spec, "train");
     if (ds_json_int(train, "micro_batch", 1) > ds_json_int(train, "batch", 1))

@@ -151,9 +151,10 @@ int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
 }
 
 void ds_finish_clean(const ds_finish *f) {
-    static const char *const train[] = {"checkpoints", "adapter.safetensors.zst",
-                                        "reference.safetensors.zst", "manifest.ndjson", NULL};
-    static const char *const scan[] = {"manifest.ndjson", NULL};
+    static const char *const train[] = {
+        "checkpoints",     "stage", "adapter.safetensors.zst", "reference.safetensors.zst",
+        "manifest.ndjson", NULL};
+    static const char *const scan[] = {"manifest.ndjson", "stage", NULL};
     static const char *const none[] = {NULL};
     ds_error err;
     int rc = 0;

@@ -2,6 +2,7 @@
 #include "daemon/api.h"
 
 const ds_route ds_routes[] = {
+    {"GET", "/", ds_api_root},
     {"GET", "/healthz", ds_api_health},
     {"GET", "/readyz", ds_api_ready},
     {"GET", "/metrics", ds_api_metrics},

@@ -25,7 +25,7 @@
      IN_MOVE_SELF | IN_ONLYDIR | IN_DONT_FOLLOW | IN_EXCL_UNLINK)
 
 typedef struct tree {
-    struct tree *next;
+    struct tree *next, *same; /* all trees; trees of the same hash bucket */
     int64_t id;
     char *root;
     unsigned pending;         /* directories of it in the work list */
@@ -55,7 +55,7 @@ struct ds_watch {
     uv_idle_t idle;
     int fd, handles;
     ds_watch_options o;
-    tree *trees;
+    tree *trees, *by_id[BUCKETS];
     entry *buckets[BUCKETS];
     work *work;
     unsigned dirs;
@@ -72,7 +72,7 @@ static void touch(tree *t) {
 }
 
 static tree *find(const ds_watch *w, int64_t id) {
-    for (tree *t = w->trees; t; t = t->next)
+    for (tree *t = w->by_id[(uint64_t)id % BUCKETS]; t; t = t->same)
         if (t->id == id)
             return t;
     return NULL;
@@ -310,6 +310,8 @@ void ds_watch_add(ds_watch *w, int64_t id, const char *root) {
     t->added = ds_monotonic();
     t->next = w->trees;
     w->trees = t;
+    t->same = w->by_id[(uint64_t)id % BUCKETS];
+    w->by_id[(uint64_t)id % BUCKETS] = t;
     push_work(w, t, root);
 }
 
@@ -319,6 +321,11 @@ void ds_watch_remove(ds_watch *w, int64_t id) {
         if (t->id != id)
             continue;
         *p = t->next;
+        for (tree **b = &w->by_id[(uint64_t)id % BUCKETS]; *b; b = &(*b)->same)
+            if (*b == t) {
+                *b = t->same;
+                break;
+            }
         for (work **q = &w->work; *q;) {
             work *k = *q;
             if (k->owner != t) {

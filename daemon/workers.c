@@ -164,8 +164,11 @@ static void fill(ds_workers *w, ds_slot *s, int64_t *wait) {
     }
     if (!rc)
         rc = ds_job_claim(w->d->registry, job.id, &err);
-    if (!rc)
-        rc = ds_job_read(w->d->registry, job.id, &job, &err);
+    if (!rc) { /* as claimed; should this read fail, what ds_job_next said is true enough */
+        ds_job claimed;
+        if (!ds_job_read(w->d->registry, job.id, &claimed, NULL))
+            job = claimed;
+    }
     if (rc) {
         ds_log(DS_LOG_WARN, "cannot start a job: %s", err.message);
         min_wait(wait, 1000);

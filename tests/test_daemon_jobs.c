@@ -1,5 +1,6 @@
 /* tests/test_daemon_jobs.c - jobs from the folder to the adapter, and everything that goes wrong on
  * the way: exits, crashes, cancels, kill -9 of either side, bad registries. */
+#include "base/rng.h"
 #include "tests/daemon_rig.h"
 
 #include <sqlite3.h>
@@ -397,7 +398,6 @@ START_TEST(killed_at_any_moment) {
     char moved[300];
     snprintf(moved, sizeof moved, "%s/state.undisturbed", r.dir);
     ck_assert_int_eq(rename(r.state, moved), 0);
-    srand(7);
     rig_fake(&r, "train", "slow 150");
     rig_fake(&r, "scan", "slow 50");
     enum { ROUNDS = 9 };
@@ -407,7 +407,7 @@ START_TEST(killed_at_any_moment) {
         if (i)
             rig_images(&r, name, 2, dir);
         rig_add(&r, name, dir, 201);
-        usleep((useconds_t)(rand() % 400) * 1000);
+        usleep(ds_rng_below(400, 7, DS_STREAM_TEST, (uint32_t)i, 0, 0) * 1000);
         if (i % 3 == 1) { /* the worker alone, or both */
             char state[16];
             int64_t id = rig_job(&r, "train", NULL, state);
@@ -497,12 +497,77 @@ START_TEST(refused_starts) {
 }
 END_TEST
 
+/* A full disk is waited for: nothing acknowledged is lost, and the attempt does not count. */
+START_TEST(full_disk) {
+    static const int from[] = {2, 3, 4, 5, 7};
+    char n[8], name[32], dir[400];
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+        int status;
+        snprintf(n, sizeof n, "%d", from[i]);
+        snprintf(name, sizeof name, "set%zu", i);
+        rig_images(&r, name, 3, dir);
+        setenv("DS_TEST_ENOSPC", n, 1); /* the n-th and all later writes of the daemon fail */
+        rig_start(&r, NULL);
+        rig_add(&r, name, dir, 201);
+        json_t *job = NULL;
+        const char *code = "";
+        for (int k = 0; k < 300 && strcmp(code, "DS_ENOSPC") != 0; k++, usleep(20000)) {
+            json_decref(job);
+            json_t *list = rig_call(&r, "GET", "/v1/jobs?state=queued", NULL, &status);
+            job = json_incref(json_array_get(json_object_get(list, "items"), 0));
+            code = ds_json_string(json_object_get(job, "error"), "code", "");
+            json_decref(list);
+        }
+        ck_assert_msg(strcmp(code, "DS_ENOSPC") == 0, "from write %s on: '%s'", n, code);
+        ck_assert_int_eq(ds_json_int(job, "attempts", -1), 0);
+        json_decref(job);
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+        unsetenv("DS_TEST_ENOSPC");
+        rig_start(&r, NULL);
+        sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+        rig_wait_adapter(&r, name, 1, 10000);
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    }
+}
+END_TEST
+
+/* The service manager hears that the daemon is ready and that it stops. */
+START_TEST(notifies) {
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    snprintf(addr.sun_path, sizeof addr.sun_path, "%.90s/notify", r.dir);
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(bind(fd, (struct sockaddr *)&addr, sizeof addr), 0);
+    struct timeval patience = {.tv_sec = 10};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setenv("NOTIFY_SOCKET", addr.sun_path, 1);
+    setenv("WATCHDOG_USEC", "200000", 1);
+    rig_start(&r, NULL);
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+    static const char *const want[] = {"READY=1", "WATCHDOG=1", "WATCHDOG=1"};
+    char text[200];
+    for (int i = 0; i < 3; i++) {
+        ssize_t n = recv(fd, text, sizeof text - 1, 0);
+        ck_assert(n > 0);
+        text[n] = 0;
+        ck_assert_msg(strncmp(text, want[i], strlen(want[i])) == 0, "%s", text);
+    }
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    do {
+        ssize_t n = recv(fd, text, sizeof text - 1, 0);
+        ck_assert(n > 0);
+        text[n] = 0;
+    } while (strncmp(text, "WATCHDOG", 8) == 0);
+    ck_assert_msg(strncmp(text, "STOPPING=1", 10) == 0, "%s", text);
+    close(fd);
+}
+END_TEST
+
 START_TEST(terminated_at_any_time) {
-    srand(11);
     rig_fake(&r, "train", "slow 100");
     for (int i = 0; i < 7; i++) {
         rig_spawn(&r, NULL);
-        usleep((useconds_t)(rand() % 150) * 1000);
+        usleep(ds_rng_below(150, 11, DS_STREAM_TEST, (uint32_t)i, 0, 0) * 1000);
         kill(r.pid, SIGTERM);
         int code = rig_wait_exit(&r, 8000);
         /* before its handlers stand, the signal ends it at once: nothing has begun then */
@@ -530,6 +595,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, killed_at_any_moment);
     tcase_add_test(tc, row_from_another_program);
     tcase_add_test(tc, refused_starts);
+    tcase_add_test(tc, full_disk);
+    tcase_add_test(tc, notifies);
     tcase_add_test(tc, terminated_at_any_time);
 }
 
