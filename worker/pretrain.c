@@ -48,7 +48,6 @@ static const char usage[] =
     "--flip --seed N\n"
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
     "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
-    "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
     "  --precision f32|bf16   --threads N\n"
     "\n"
     "example:\n"
@@ -111,13 +110,12 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
 }
 
 static int parse(ds_pretrain *o, int argc, char **argv) {
-    enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, REPLAN, NUMBER };
+    enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, NUMBER };
     static const struct option options[] = {
         {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
         {"work", 1, 0, WORK},           {"name", 1, 0, NAME},
         {"license", 1, 0, LICENSE},     {"precision", 1, 0, PRECISION},
-        {"flip", 0, 0, FLIP},
-                                            {"replan", 0, 0, REPLAN},           {"help", 0, 0, HELP},
+        {"flip", 0, 0, FLIP},           {"help", 0, 0, HELP},
         {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
         {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
         {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
@@ -138,7 +136,6 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case NAME: o->name = optarg; break;
         case LICENSE: o->license = optarg; break;
         case FLIP: o->train.flip = 1; break;
-        case REPLAN: o->train.replan = 1; break;
         case PRECISION:
             if (strcmp(optarg, "f32") && strcmp(optarg, "bf16")) {
                 fprintf(stderr, "error: option '--precision' takes f32 or bf16, not '%s'\n",
@@ -366,7 +363,7 @@ int ds_worker_pretrain(int argc, char **argv) {
                                .vb_weight = 1.0,
                                .seed = 1},
                      .device = {.kind = "auto", .precision = DS_PRECISION_BF16}};
-    int rc = parse(&o, argc, argv);
+    int rc = parse(&o, argc + 1, argv - 1); /* getopt passes over the name of the command */
     if (rc)
         return rc < 0 ? 0 : rc;
     char *work = ds_xasprintf("%s.work", o.out);
