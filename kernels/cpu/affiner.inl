@@ -376,7 +376,8 @@ INLINE void outer_strip(float *out, size_t out_ld, float *sum, float *sum2, cons
 
 static __attribute__((noinline)) void outer_edge(float *out, size_t out_ld, float *sum, float *sum2,
                                                  const float *coef, size_t coef_ld, const act_t *g,
-                                                 size_t ld, const act_t *y, strip_rows rows, int n) {
+                                                 size_t ld, const act_t *y, strip_rows rows,
+                                                 int n) {
     outer_strip(out, out_ld, sum, sum2, coef, coef_ld, g, ld, y, rows, n, 0);
 }
 
@@ -451,8 +452,9 @@ static void chunk(const affiner_job *job, float *slot, float *h, int row, strip_
     }
     int in_product = at->product >= 0 && ad->side_in;
     if (at->dV >= 0 || in_product)
-        outer(at->dV >= 0 ? slot + at->dV : NULL, n, NULL, in_product ? slot + at->product : NULL, dz,
-              (size_t)cols, cols, x, n, in_product ? job->dx + (size_t)row * n : NULL, span, ad->n);
+        outer(at->dV >= 0 ? slot + at->dV : NULL, n, NULL, in_product ? slot + at->product : NULL,
+              dz, (size_t)cols, cols, x, n, in_product ? job->dx + (size_t)row * n : NULL, span,
+              ad->n);
     if (job->extra) {
         epilogue e = {.fn = epi_add_act, .y = job->dx_extra + (size_t)row * n, .ld = n};
         view_product((rows_view){(const char *)dz, (ptrdiff_t)cols * 4, cols, 0}, job->extra,
@@ -464,10 +466,13 @@ static void slot_task(void *ctx, int task, int thread) {
     const affiner_job *job = ctx;
     float *slot = job->slots + (size_t)task * (size_t)job->at.floats;
     int row0 = task * SLOT_ROWS, row1 = imin(row0 + SLOT_ROWS, job->rows);
+    int next =
+        job->cpu->threads - 1; /* slots between this and the thread's next one, most likely */
     for (int row = row0; row < row1; row += CHUNK) {
         strip_rows span = {.rows = imin(CHUNK, row1 - row), .resume = row > row0};
-        if (row + 2 * CHUNK <= row1)
-            span.ahead = CHUNK;
+        size_t ahead = row + CHUNK < row1 ? CHUNK : (size_t)next * SLOT_ROWS + CHUNK;
+        if ((size_t)row + ahead + CHUNK <= (size_t)job->rows)
+            span.ahead = ahead;
         chunk(job, slot, ds_cpu_scratch(job->cpu, thread), row, span);
     }
 }
@@ -617,7 +622,8 @@ static void ds_cpu_affiner_backward(ds_device *dev, const ds_affiner_grad *g, co
                                     const float *bias, int rows) {
     ds_cpu *cpu = ds_cpu_of(dev);
     DS_ASSERT(ad->segs >= 1 && ad->m % ad->segs == 0);
-    affiner_job job = {.cpu = cpu, .ad = ad, .rows = rows, .slots_count = ceil_div(rows, SLOT_ROWS)};
+    affiner_job job = {
+        .cpu = cpu, .ad = ad, .rows = rows, .slots_count = ceil_div(rows, SLOT_ROWS)};
     job.dy = cacts(dy), job.y = cacts(y), job.x = cacts(x), job.dx = cacts(dx);
     job.at = layout_of(g, ad);
     int cols = ad->segs * rank8(ad), extra = dx_extra && ad->phi_relu && ad->r > 0;

@@ -106,7 +106,7 @@ static void attention_task(void *ctx, int task, int thread) {
     pack_n_act(vn, v, ld, T, hd);
     for (int i0 = 0; i0 < T; i0 += QUERIES) {
         int rows = imin(QUERIES, T - i0);
-        epilogue es = {.fn = epi_f32, .yf = s, .ld = (size_t)tp};
+        epilogue es = {.fn = epi_f32, .plain = 1, .yf = s, .ld = (size_t)tp};
         view_product(view_rows(q + (size_t)i0 * ld, ld, hd, rows, (void *)c.at), kt, rows, T, &es);
         for (int i = 0; i < rows; i++) {
             float top, sum = softmax_row(p + (size_t)i * (size_t)tp, s + (size_t)i * (size_t)tp, T,
@@ -283,8 +283,8 @@ static void attention_back_task(void *ctx, int task, int thread) {
     for (int i0 = 0; i0 < T; i0 += QUERIES) {
         int rows = imin(QUERIES, T - i0);
         const act_t *qi = q + (size_t)i0 * ld, *gi = g + (size_t)i0 * d;
-        epilogue es = {.fn = epi_f32, .yf = w.s, .ld = (size_t)tp};
-        epilogue ep = {.fn = epi_f32, .yf = w.dp, .ld = (size_t)tp};
+        epilogue es = {.fn = epi_f32, .plain = 1, .yf = w.s, .ld = (size_t)tp};
+        epilogue ep = {.fn = epi_f32, .plain = 1, .yf = w.dp, .ld = (size_t)tp};
         view_product(view_rows(qi, ld, hd, rows, w.view), w.kt, rows, T, &es);
         view_product(view_rows(gi, d, hd, rows, w.view), w.vt, rows, T, &ep);
         for (int i = 0; i < rows; i++)

@@ -24,6 +24,7 @@ struct epilogue {
     size_t ld;
     float scale;
     int relu;
+    int plain;                   /* fn is epi_f32 without bias: whole tiles are stored in place */
     int touch;                   /* outputs are likely to be far away: prefetch them */
     const float *extra, *extra2; /* by epilogue */
     size_t extra_ld;
@@ -60,17 +61,18 @@ typedef struct {
     }                                                                                              \
     _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++)                                        \
         _Pragma("GCC unroll 2") for (int v = 0; v < VECS; v++)                                     \
-            vstore(tile + r * NR + v * VL, c[r][v]);
+            vstore(tile + r * ld + v * VL, c[r][v]);
 
 #define STEP_F32(c, x, y) vfma(x, y, c)
 #define STEP_PAIR(c, x, y) _mm512_dpbf16_ps(c, (__m512bh)(x), (__m512bh)(y))
 
-typedef void tile_fn(float *tile, const char *a, ptrdiff_t rs, ptrdiff_t ks, const float *b,
-                     int steps);
+/* The tile goes to rows of `ld` floats. */
+typedef void tile_fn(float *tile, ptrdiff_t ld, const char *a, ptrdiff_t rs, ptrdiff_t ks,
+                     const float *b, int steps);
 
 #define TILE_FN(NAME, ROWS, VECS, STEP)                                                            \
-    static void NAME(float *tile, const char *a, ptrdiff_t rs, ptrdiff_t ks, const float *b,       \
-                     int steps) {                                                                  \
+    static void NAME(float *tile, ptrdiff_t ld, const char *a, ptrdiff_t rs, ptrdiff_t ks,         \
+                     const float *b, int steps) {                                                  \
         TILE_BODY(ROWS, VECS, STEP)                                                                \
     }
 #define TILES_LOW(X) X(1) X(2) X(3) X(4) X(5) X(6)
@@ -140,7 +142,8 @@ INLINE int tile_height(int left) {
     return (left + tiles - 1) / tiles;
 }
 
-/* Rows [row0, row1) x panels [p0, p1); `a` is the address of row0.  A in panels: row0 starts one. */
+/* Rows [row0, row1) x panels [p0, p1); `a` is the address of row0.  A in panels: row0 starts one.
+ */
 static void product_block(const product *g, const char *a, int row0, int row1, int p0, int p1) {
     _Alignas(64) float tile[MR * NR];
     size_t panel = (size_t)g->steps * NR * 4;
@@ -159,7 +162,13 @@ static void product_block(const product *g, const char *a, int row0, int row1, i
             }
             if (g->epi->touch)
                 touch_tile(g->epi, row, nr, col, nc);
-            tile_for(g->pairs, nr, nc)(tile, at, g->rs, g->ks, b, g->steps);
+            tile_fn *fn = tile_for(g->pairs, nr, nc);
+            if (g->epi->plain && nc == NR) {
+                fn(g->epi->yf + (size_t)row * g->epi->ld + (size_t)col, (ptrdiff_t)g->epi->ld, at,
+                   g->rs, g->ks, b, g->steps);
+                continue;
+            }
+            fn(tile, NR, at, g->rs, g->ks, b, g->steps);
             g->epi->fn(g->epi, tile, row, nr, col, nc);
         }
     }
@@ -203,9 +212,9 @@ static void product_run(ds_cpu *cpu, product_job *job) {
     const product *g = &job->g;
     size_t row_bytes = (size_t)g->steps * 4;
     int unit = g->as ? NR : MR, panels = ceil_div(g->cols, NR);
-    int rows = (int)(((size_t)256 << 10) / row_bytes) / unit * unit;
+    int rows = (int)(((size_t)256 << 10) / row_bytes) / unit * unit, least = job->fetch ? 48 : 96;
     job->cpu = cpu;
-    rows = rows < unit ? unit : rows > 192 ? 192 : rows;
+    rows = rows < least ? least : rows > 192 ? 192 : rows;
     job->row_block = rows;
     job->row_blocks = ceil_div(g->rows, rows);
     job->groups = 1;

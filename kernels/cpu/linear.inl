@@ -324,8 +324,8 @@ static void grad_pack_task(void *ctx, int task, int thread) {
     size_t panel = ACT_PANEL_BYTES(job->rows);
     if (task >= job->left_tasks) {
         int col = (task - job->left_tasks) * NR;
-        panel_n_act(job->right + (size_t)(col / NR) * panel, job->x + col, (size_t)job->n, job->rows,
-                    imin(NR, job->n - col));
+        panel_n_act(job->right + (size_t)(col / NR) * panel, job->x + col, (size_t)job->n,
+                    job->rows, imin(NR, job->n - col));
         return;
     }
     int col = task * NR, cols = imin(NR, job->m - col);

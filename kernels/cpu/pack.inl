@@ -30,6 +30,14 @@ INLINE void transpose16(vi r[16]) {
     }
 }
 
+/* 16 rows, ld bytes apart, 16 dwords of each -> 16 steps of a panel. */
+INLINE void panel_t_whole(uint32_t *dst, const char *src, ptrdiff_t ld) {
+    vi r[16];
+    _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(src + i * ld);
+    transpose16(r);
+    _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) _mm512_storeu_si512(dst + i * NR, r[i]);
+}
+
 /* Rows of `halves` 16-bit numbers, ld bytes apart, cols <= NR of them: dst[step][col], a step = 32
  * bits. */
 static void panel_t_dwords(uint32_t *dst, const char *src, ptrdiff_t ld, int cols, int halves) {
@@ -37,6 +45,11 @@ static void panel_t_dwords(uint32_t *dst, const char *src, ptrdiff_t ld, int col
         int left = imin(32, halves - h), steps = (left + 1) / 2;
         __mmask32 mask = left == 32 ? 0xffffffffu : (1u << left) - 1;
         for (int v = 0; v < NV; v++) {
+            uint32_t *to = dst + (size_t)(h / 2) * NR + v * VL;
+            if (left == 32 && (v + 1) * VL <= cols) {
+                panel_t_whole(to, src + v * VL * ld + (ptrdiff_t)h * 2, ld);
+                continue;
+            }
             vi r[16];
             _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) {
                 int c = v * VL + i;
@@ -44,7 +57,6 @@ static void panel_t_dwords(uint32_t *dst, const char *src, ptrdiff_t ld, int col
                                 : _mm512_setzero_si512();
             }
             transpose16(r);
-            uint32_t *to = dst + (size_t)(h / 2) * NR + v * VL;
             for (int s = 0; s < steps; s++)
                 _mm512_storeu_si512(to + (size_t)s * NR, r[s]);
         }
