@@ -385,7 +385,8 @@ int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err) {
         return rc;
     float *ema = ds_xmalloc((t->table.total + 1) * sizeof *ema);
     t->dev->download(t->dev, ema, t->ema, t->table.total * sizeof *ema);
-    for (int i = 0; i < t->table.count; i++) { /* frozen entries keep the bits of their seeded start */
+    for (int i = 0; i < t->table.count;
+         i++) { /* frozen entries keep the bits of their seeded start */
         const ds_param *p = &t->table.items[i];
         if (!p->frozen)
             memcpy((*out)->data + p->offset, ema + p->offset, p->count * sizeof *ema);
@@ -397,26 +398,32 @@ int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err) {
 
 /* ---------------------------------------------------------------- checkpoints */
 
-/* All that must agree for a checkpoint to continue this run. */
+/* The schedule of a run. */
+static char *schedule_print(const ds_trainer *t) {
+    const ds_train_options *o = &t->opt;
+    return ds_xasprintf("steps=%d lr=%.17g warmup=%.17g cosine=%d", o->steps, o->lr, o->warmup,
+                        o->cosine);
+}
+
+/* All else that must agree for a checkpoint to continue this run. */
 static char *fingerprint(const ds_trainer *t) {
     const ds_train_options *o = &t->opt;
+    const ds_method_spec *s = &t->spec;
     ds_buf b = {0};
     ds_buf_addf(&b,
                 "base=%s class=%s method=%d rank=%d in=%d relu=%d freeze_v=%d targets=%u "
                 "classes=%d init=%llu ",
-                t->model->base->sha256, t->dev->device_class, (int)t->spec.method, t->spec.rank,
-                t->spec.side_in, t->spec.phi_relu, t->spec.freeze_v, t->spec.targets,
-                t->spec.classes, (unsigned long long)t->spec.seed);
+                t->model->base->sha256, t->dev->device_class, (int)s->method, s->rank, s->side_in,
+                s->phi_relu, s->freeze_v, s->targets, s->classes, (unsigned long long)s->seed);
     ds_buf_addf(&b,
-                "steps=%d batch=%d micro=%d lr=%.17g warmup=%.17g cosine=%d clip=%.17g wd=%.17g "
-                "ema=%.17g dropout=%.17g "
-                "flip=%d vb=%.17g focus=%.17g,%.17g heldout=%d seed=%llu images=%d ",
-                o->steps, o->batch, o->micro_batch, o->lr, o->warmup, o->cosine, o->clip,
-                o->weight_decay, o->ema, o->label_dropout, o->flip, o->vb_weight, o->focus, o->focus_mean, o->heldout,
+                "batch=%d micro=%d clip=%.17g wd=%.17g ema=%.17g dropout=%.17g flip=%d vb=%.17g "
+                "focus=%.17g,%.17g heldout=%d seed=%llu images=%d ",
+                o->batch, o->micro_batch, o->clip, o->weight_decay, o->ema, o->label_dropout,
+                o->flip, o->vb_weight, o->focus, o->focus_mean, o->heldout,
                 (unsigned long long)o->seed, t->images.n);
     char sha[DS_HEX_SIZE];
     size_t one = (size_t)t->images.side * (size_t)t->images.side * (size_t)t->images.channels;
-    ds_digest(t->images.pixels, one * (size_t)(t->images.n < 64 ? t->images.n : 64), sha);
+    ds_digest(t->images.pixels, one * (size_t)t->images.n, sha);
     ds_buf_addf(&b, "data=%s", sha);
     return b.data;
 }
@@ -426,7 +433,7 @@ static const char *const state_names[] = {"p", "m", "v", "ema"};
 int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err) {
     float *state[] = {t->p, t->m, t->v, t->ema}, *host[4];
     int64_t shape[1] = {(int64_t)t->table.total};
-    char step[16], *print = fingerprint(t), *bytes = NULL;
+    char step[16], *print = fingerprint(t), *plan = schedule_print(t), *bytes = NULL;
     size_t n = 0;
     ds_st_writer *w = ds_st_writer_new();
     for (int i = 0; i < 4; i++) {
@@ -437,6 +444,7 @@ int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err) {
     snprintf(step, sizeof step, "%d", t->step);
     ds_st_writer_meta(w, "step", step);
     ds_st_writer_meta(w, "run", print);
+    ds_st_writer_meta(w, "schedule", plan);
     int rc = ds_st_writer_finish(w, &bytes, &n, err);
     if (!rc) { /* the digest of the whole file follows it, so that any damage is seen */
         char sha[DS_HEX_SIZE];
@@ -449,17 +457,20 @@ int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err) {
         free(host[i]);
     ds_st_writer_free(w);
     free(print);
+    free(plan);
     free(bytes);
     return rc;
 }
 
 static int restore(ds_trainer *t, const ds_st *st, ds_error *err) {
-    char *print = fingerprint(t);
+    char *print = fingerprint(t), *plan = schedule_print(t);
     const char *run = ds_st_meta(st, "run"), *step = ds_st_meta(st, "step");
+    const char *schedule = ds_st_meta(st, "schedule");
     float *host[4] = {0}, *state[] = {t->p, t->m, t->v, t->ema};
     int64_t shape[1] = {(int64_t)t->table.total};
     int rc = 0;
-    if (!run || !step || strcmp(run, print))
+    if (!run || !step || !schedule || strcmp(run, print) ||
+        (!t->opt.replan && strcmp(schedule, plan)))
         rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' belongs to another run",
                      ds_st_file_name(st));
     for (int i = 0; !rc && i < 4; i++) {
@@ -476,6 +487,7 @@ static int restore(ds_trainer *t, const ds_st *st, ds_error *err) {
         ds_net_refold(t->net);
     }
     free(print);
+    free(plan);
     return rc;
 }
 

@@ -27,6 +27,7 @@ typedef struct {
     double focus, focus_mean;
     int heldout; /* images kept out of training for the held-out loss (at most a tenth of the set)
                   */
+    int replan; /* 1: ds_trainer_load takes a checkpoint of another schedule (steps, lr, warm-up) */
     uint64_t seed;
 } ds_train_options;
 

@@ -48,6 +48,7 @@ static const char usage[] =
     "--flip --seed N\n"
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
     "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
+    "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
     "  --precision f32|bf16   --threads N\n"
     "\n"
     "example:\n"
@@ -110,22 +111,36 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
 }
 
 static int parse(ds_pretrain *o, int argc, char **argv) {
-    enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, NUMBER };
-    static const struct option options[] = {
-        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
-        {"work", 1, 0, WORK},           {"name", 1, 0, NAME},
-        {"license", 1, 0, LICENSE},     {"precision", 1, 0, PRECISION},
-        {"flip", 0, 0, FLIP},           {"help", 0, 0, HELP},
-        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
-        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
-        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
-        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
-        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
-        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
-        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
-        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
-        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
-        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
+    enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, REPLAN, NUMBER };
+    static const struct option options[] = {{"data", 1, 0, DATA},
+                                            {"out", 1, 0, OUT},
+                                            {"work", 1, 0, WORK},
+                                            {"name", 1, 0, NAME},
+                                            {"license", 1, 0, LICENSE},
+                                            {"precision", 1, 0, PRECISION},
+                                            {"flip", 0, 0, FLIP},
+                                            {"replan", 0, 0, REPLAN},
+                                            {"help", 0, 0, HELP},
+                                            {"side", 1, 0, NUMBER},
+                                            {"patch", 1, 0, NUMBER},
+                                            {"width", 1, 0, NUMBER},
+                                            {"depth", 1, 0, NUMBER},
+                                            {"heads", 1, 0, NUMBER},
+                                            {"steps", 1, 0, NUMBER},
+                                            {"batch", 1, 0, NUMBER},
+                                            {"micro-batch", 1, 0, NUMBER},
+                                            {"lr", 1, 0, NUMBER},
+                                            {"warmup", 1, 0, NUMBER},
+                                            {"ema", 1, 0, NUMBER},
+                                            {"dropout", 1, 0, NUMBER},
+                                            {"weight-decay", 1, 0, NUMBER},
+                                            {"focus", 1, 0, NUMBER},
+                                            {"focus-mean", 1, 0, NUMBER},
+                                            {"every", 1, 0, NUMBER},
+                                            {"stop-at", 1, 0, NUMBER},
+                                            {"threads", 1, 0, NUMBER},
+                                            {"seed", 1, 0, NUMBER},
+                                            {0, 0, 0, 0}};
     int c, index;
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", options, &index)) != -1)
@@ -136,6 +151,7 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case NAME: o->name = optarg; break;
         case LICENSE: o->license = optarg; break;
         case FLIP: o->train.flip = 1; break;
+        case REPLAN: o->train.replan = 1; break;
         case PRECISION:
             if (strcmp(optarg, "f32") && strcmp(optarg, "bf16")) {
                 fprintf(stderr, "error: option '--precision' takes f32 or bf16, not '%s'\n",
