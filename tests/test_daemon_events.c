@@ -106,6 +106,11 @@ START_TEST(followers_wake) {
     ck_assert(read_until(c, &job, "0\r\n\r\n", 5000)); /* the stream ends with the job */
     ck_assert(read_until(d, &log, "0\r\n\r\n", 5000));
     ck_assert(read_until(a, &all, "job.cancelled", 5000));
+    /* with no job running it is the event alone that wakes */
+    usleep(400000);
+    json_decref(rig_call(&r, "DELETE", "/v1/datasets/digits", NULL, NULL));
+    ck_assert(read_until(a, &all, "dataset.removed", 1000));
+    ck_assert(read_until(b, &sse, "event: dataset.removed", 1000));
     /* the daemon's end is the last that a follower hears */
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     ck_assert(read_until(a, &all, "daemon.stopped", 2000));
