@@ -8,9 +8,12 @@
 #include "worker/sandbox.h"
 #include "worker/scan.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <seccomp.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -217,6 +220,43 @@ START_TEST(unreadable_files_say_so) {
     close(dir);
     ck_assert_int_lt(fd, 0);
     ck_assert_str_eq(reason, "cannot be read: permission denied");
+}
+END_TEST
+
+/* In a child process of its own: the filter cannot be taken off again. */
+static int without_openat2(int dir) {
+    char reason[DS_REASON_SIZE];
+    struct stat st;
+    scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
+    if (seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(openat2), 0) || seccomp_load(f))
+        return 1;
+    int fd = ds_open_beneath(dir, "a/b/c.png", &st, reason);
+    if (fd < 0 || st.st_size == 0)
+        return 2;
+    if (ds_open_beneath(dir, "a/link.png", &st, reason) >= 0 ||
+        strcmp(reason, "link cannot be followed"))
+        return 3;
+    if (ds_open_beneath(dir, "up/outside.png", &st, reason) >= 0)
+        return 4;
+    if (ds_open_beneath(dir, "a/../a/b/c.png", &st, reason) >= 0)
+        return 5;
+    return ds_open_beneath(dir, "a/b", &st, reason) >= 0 ? 6 : 0;
+}
+
+START_TEST(old_kernels_follow_no_link) {
+    fresh("old");
+    picture("a/b/c.png", 20, 20, 1);
+    put_file(ds_test_tmpdir(), "outside.png", make_slope_png(20, 20, 1));
+    link_to("a/link.png", "b/c.png");
+    link_to("up", "..");
+    int dir = open(root, O_RDONLY | O_DIRECTORY), status;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(without_openat2(dir));
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    close(dir);
+    ck_assert_int_eq(status, 0);
 }
 END_TEST
 
@@ -471,6 +511,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, flat_folder_is_one_class);
     tcase_add_test(tc, rubbish_costs_only_itself);
     tcase_add_test(tc, unreadable_files_say_so);
+    tcase_add_test(tc, old_kernels_follow_no_link);
     tcase_add_test(tc, limits_are_named);
     tcase_add_test(tc, scan_can_be_cancelled);
     tcase_add_test(tc, table_wins);
