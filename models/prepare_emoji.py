@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Emoji tar -> the folder that the bundled base is trained on (one sub-folder per class).
 
-    prepare_emoji.py emoji-64.tar OUT_FOLDER
+    prepare_emoji.py emoji-64.tar OUT_FOLDER [all]
 
 The tar holds labels.tsv and google|twitter/<subcategory>/<codepoint>.png (64x64 RGBA); the pictures are
 copied byte for byte to OUT/<class>/<vendor>-<codepoint>.png, so their licences stay what NOTICE.txt says.
 Standard library only, no random numbers: the same tar gives the same folder.
 
+Without `all` only BASE_CLASSES are written: things of one clear shape, on which the bundled base is trained.
 Classes group subcategories that look alike at 32x32, 40 to 240 pictures each.  Skin tones: 53 % of the
 tar are tone variants of the same drawing.  Hands and body parts keep the yellow drawing and one tone, people
 keep one drawing of each (yellow or one of five tones); which one is fixed by the sum of the code points, so both
@@ -61,6 +62,9 @@ CLASSES = {
     "signs": "transport-sign warning",
     "marks": "punctuation math currency gender other-symbol",
 }
+BASE_CLASSES = set("""faces-happy faces-neutral faces-sad faces-creature mammals birds small-animals sea-animals
+fruit-vegetables dishes sweets drinks plants hearts clocks sky vehicles-road vehicles-air-sea buildings sport-games
+music clothing geometric""".split())
 TONES = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 BOTH = {"hands", "body-parts"}  # yellow and one tone
 
@@ -89,9 +93,11 @@ def keep(cls, codepoint, base, has_variants):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["all"]):
         sys.exit(__doc__)
-    class_of = {sub: cls for cls, subs in CLASSES.items() for sub in subs.split()}
+    everything = sys.argv[3:] == ["all"]
+    class_of = {sub: cls for cls, subs in CLASSES.items() for sub in subs.split()
+                if everything or cls in BASE_CLASSES}
     counts, vendors = {}, {}
     with tarfile.open(sys.argv[1]) as tar:
         lines = tar.extractfile("labels.tsv").read().decode("utf-8").splitlines()
@@ -100,7 +106,9 @@ def main():
         # A base whose only equal-tone drawing is missing falls back to yellow.
         chosen = {}
         for path, vendor, _, sub, cp, base, _ in rows:
-            cls = class_of[sub]
+            cls = class_of.get(sub)
+            if cls is None:
+                continue
             if keep(cls, cp, base, (vendor, base) in toned):
                 chosen.setdefault((vendor, base), []).append((path, cls, cp))
         for path, vendor, _, sub, cp, base, variant in rows:
