@@ -101,14 +101,12 @@ def main():
     counts, vendors = {}, {}
     with tarfile.open(sys.argv[1]) as tar:
         lines = tar.extractfile("labels.tsv").read().decode("utf-8").splitlines()
-        rows = [line.split("\t") for line in lines[1:]]
+        rows = [r for r in (line.split("\t") for line in lines[1:]) if r[3] in class_of]
         toned = {(r[1], r[5]) for r in rows if r[6] == "1"}
         # A base whose only equal-tone drawing is missing falls back to yellow.
         chosen = {}
         for path, vendor, _, sub, cp, base, _ in rows:
-            cls = class_of.get(sub)
-            if cls is None:
-                continue
+            cls = class_of[sub]
             if keep(cls, cp, base, (vendor, base) in toned):
                 chosen.setdefault((vendor, base), []).append((path, cls, cp))
         for path, vendor, _, sub, cp, base, variant in rows:
