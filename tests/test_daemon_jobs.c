@@ -400,8 +400,10 @@ START_TEST(killed_at_any_moment) {
     ck_assert_int_eq(rename(r.state, moved), 0);
     rig_fake(&r, "train", "slow 150");
     rig_fake(&r, "scan", "slow 50");
-    enum { ROUNDS = 9 };
-    for (int i = 0; i < ROUNDS; i++) {
+    /* DS_KILL_ROUNDS=100 for the long version */
+    const char *asked = getenv("DS_KILL_ROUNDS");
+    const int rounds = asked ? (int)strtol(asked, NULL, 10) : 9;
+    for (int i = 0; i < rounds; i++) {
         rig_start(&r, NULL);
         snprintf(name, sizeof name, i ? "set%d" : "same", i);
         if (i)
@@ -423,7 +425,7 @@ START_TEST(killed_at_any_moment) {
     rig_fake(&r, "scan", "ok");
     rig_start(&r, NULL);
     sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < rounds; i++) {
         snprintf(name, sizeof name, i ? "set%d" : "same", i);
         rig_wait_adapter(&r, name, 1, 20000);
     }
@@ -433,6 +435,35 @@ START_TEST(killed_at_any_moment) {
     size_t i;
     json_array_foreach(json_object_get(doc, "items"), i, job)
         ck_assert_int_ne(ds_json_int(job, "pid", 0), 0);
+    json_decref(doc);
+}
+END_TEST
+
+/* Two trainings where two are allowed, and nothing interactive waits behind them. */
+START_TEST(slots) {
+    char name[16], dir[400], state[16];
+    int status;
+    static const char *const options[] = {"--workers", "2", NULL};
+    rig_start(&r, options);
+    rig_fake(&r, "train", "hang");
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "set%d", i);
+        rig_images(&r, name, 2, dir);
+        rig_add(&r, name, dir, 201);
+        rig_wait_job(&r, "scan", name, "|done|", 10000);
+    }
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "set%d", i);
+        worker_of(rig_wait_job(&r, "train", name, "|running|", 10000));
+    }
+    rig_job(&r, "train", "set2", state);
+    ck_assert_str_eq(state, "queued");
+    json_decref(rig_call(&r, "POST", "/v1/samples", "{\"ref\":null,\"n\":2}", &status));
+    ck_assert_int_eq(status, 202);
+    rig_wait_job(&r, "sample", NULL, "|done|", 5000);
+    json_t *doc = rig_call(&r, "GET", "/v1/status", NULL, &status);
+    ck_assert_uint_eq(json_array_size(json_object_get(doc, "running")), 2);
+    ck_assert_int_eq(ds_json_int(json_object_get(doc, "jobs"), "queued", 0), 1);
     json_decref(doc);
 }
 END_TEST
@@ -593,6 +624,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, stop_and_go_on);
     tcase_add_test(tc, stubborn_worker);
     tcase_add_test(tc, killed_at_any_moment);
+    tcase_add_test(tc, slots);
     tcase_add_test(tc, row_from_another_program);
     tcase_add_test(tc, refused_starts);
     tcase_add_test(tc, full_disk);
