@@ -242,6 +242,72 @@ static void adamw(run *r) {
     }
 }
 
+/* lr_mul NULL is ones, ema NULL is left out. */
+START_TEST(adamw_without_extras) {
+    enum { N = 103 };
+    for (int set = 0; set < KERNEL_SETS; set++) {
+        ds_device *dev = open_set(set, 1);
+        float p[2][N], m[2][N], v[2][N], ema[N], ones[N];
+        for (int k = 0; dev && k < 2; k++) {
+            float *g = test_random(N, 40, 0);
+            test_fill(p[k], N, 41, 0);
+            test_fill(m[k], N, 42, -3);
+            for (int i = 0; i < N; i++) {
+                ema[i] = ones[i] = 1;
+                v[k][i] = fabsf(m[k][i]);
+            }
+            dev->ops->adamw(dev, p[k], m[k], v[k], k ? NULL : ema, g, k ? NULL : ones, N, 0.01f,
+                            0.9f, 0.99f, 1e-8f, 0.1f, 1, 0.5f, 2);
+            free(g);
+        }
+        EXPECT(!dev || (!memcmp(p[0], p[1], sizeof p[0]) && !memcmp(m[0], m[1], sizeof m[0]) &&
+                        !memcmp(v[0], v[1], sizeof v[0])),
+               "%s: ones or a missing ema change a step", dev->device_class);
+        ds_device_close(dev);
+    }
+}
+END_TEST
+
+START_TEST(opening) {
+    static const struct {
+        ds_device_options opt;
+        int rc;
+    } tries[] = {{{.kind = "ref"}, 0},
+                 {{.kind = "ref", .precision = DS_PRECISION_BF16}, DS_EINVAL},
+                 {{.kind = "gpu"}, DS_EINVAL},
+                 {{.kind = "cpu", .isa = "sse9"}, DS_EINVAL}};
+    for (int i = 0; i < COUNT(tries); i++) {
+        ds_device *dev = NULL;
+        ds_error err = {0};
+        int rc = ds_device_open(&dev, &tries[i].opt, &err);
+        EXPECT(rc == tries[i].rc && !dev == (rc != 0), "try %d gives %d, not %d", i, rc,
+               tries[i].rc);
+        EXPECT(rc == 0 || (err.code == rc && strlen(err.message) > 10), "try %d has no message", i);
+        ds_device_close(dev);
+    }
+    ds_device *dev = NULL;
+    ck_assert_int_eq(ds_device_open(&dev, NULL, NULL), 0); /* auto: the fastest present, in f32 */
+    EXPECT(dev->act_size == 4 && dev->threads >= 1, "%s", dev->device_class);
+    ds_device_close(dev);
+    for (int a = 0; a < KERNEL_SETS; a++) {
+        ds_device *one = open_set(a, 3);
+        if (!one)
+            continue;
+        EXPECT(one->threads == 3, "%s: %d threads", one->device_class, one->threads);
+        EXPECT(one->act_size == (kernel_sets[a].precision == DS_PRECISION_BF16 ? 2 : 4),
+               "act_size of %s", one->device_class);
+        for (int b = 0; b < a; b++) {
+            ds_device *other = open_set(b, 1);
+            EXPECT(!other || strcmp(one->device_class, other->device_class) != 0,
+                   "two kernel sets are called %s: probe digests would be mixed up",
+                   one->device_class);
+            ds_device_close(other);
+        }
+        ds_device_close(one);
+    }
+}
+END_TEST
+
 START_TEST(sum_squares) {
     static const size_t sizes[] = {1, 7, 65, 16385, 200003};
     for (int set = 0; set < KERNEL_SETS; set++) {
@@ -406,6 +472,8 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, image, 0, COUNT(images));
     tcase_add_loop_test(tc, convolution, 0, COUNT(convs));
     tcase_add_loop_test(tc, pooling, 0, COUNT(pools));
+    tcase_add_test(tc, adamw_without_extras);
+    tcase_add_test(tc, opening);
     tcase_add_test(tc, sum_squares);
     tcase_add_test(tc, rounding_to_bf16);
 }
