@@ -222,12 +222,15 @@ static void name_classes(ds_adapter *a, const ds_images *im) {
 
 static json_t *train_json(const train_job *t) {
     const ds_train_options *o = &t->options;
-    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:b, s:f, s:f, s:f, s:f, s:b, s:f, s:i, s:I}",
-                     "steps", o->steps, "batch", o->batch, "micro_batch", o->micro_batch, "lr",
-                     o->lr, "warmup", o->warmup, "cosine", o->cosine, "clip", o->clip,
-                     "weight_decay", o->weight_decay, "ema", o->ema, "label_dropout",
-                     o->label_dropout, "flip", o->flip, "vb_weight", o->vb_weight, "heldout",
-                     o->heldout, "seed", (json_int_t)o->seed);
+    json_t *doc = json_pack("{s:i, s:i, s:i, s:f, s:f, s:b, s:f, s:f, s:f}", "steps", o->steps,
+                            "batch", o->batch, "micro_batch", o->micro_batch, "lr", o->lr, "warmup",
+                            o->warmup, "cosine", o->cosine, "clip", o->clip, "weight_decay",
+                            o->weight_decay, "ema", o->ema);
+    json_object_update_new(
+        doc, json_pack("{s:f, s:b, s:f, s:f, s:f, s:i, s:I}", "label_dropout", o->label_dropout,
+                       "flip", o->flip, "vb_weight", o->vb_weight, "focus", o->focus, "focus_mean",
+                       o->focus_mean, "heldout", o->heldout, "seed", (json_int_t)o->seed));
+    return doc;
 }
 
 /* All of "diffscaler" that ds_adapter_encode does not add itself (docs/formats.md). */

@@ -1,0 +1,277 @@
+/* tests/test_worker_spec.c - spec.json is checked in full: every key, every range. */
+#include "tests/worker_fixture.h"
+
+#include "worker/events.h"
+#include "worker/serve.h"
+#include "worker/spec.h"
+
+#include <math.h>
+
+static const char digest[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/* A spec as docs/jobs.md has it. */
+static json_t *full_spec(void) {
+    json_t *file = json_pack("{s:s, s:s, s:s}", "name", "x", "path", "/x", "sha256", digest),
+           *blob = json_pack("{s:s, s:s}", "path", "/x", "sha256", digest), *s = json_object();
+    json_object_set_new(s, "schema", json_string("diffscaler.job/1"));
+    json_object_set_new(s, "kind", json_string("train"));
+    json_object_set_new(s, "job", json_integer(4));
+    json_object_set_new(
+        s, "device",
+        json_pack("{s:s, s:s, s:i}", "kind", "auto", "precision", "bf16", "threads", 0));
+    json_object_set_new(s, "name", json_string("digits"));
+    json_object_set_new(s, "version", json_integer(1));
+    json_object_set(s, "base", file);
+    json_object_set(s, "feature_net", file);
+    json_object_set_new(s, "dataset",
+                        json_pack("{s:s, s:i, s:s, s:s, s:s}", "name", "digits", "version", 1,
+                                  "root", "/d", "manifest", "/m", "tree_digest", digest));
+    json_object_set_new(s, "cache_dir", json_string("/cache"));
+    json_object_set_new(s, "method",
+                        json_pack("{s:s, s:i, s:s, s:s, s:b, s:[s, s]}", "name", "affiner", "rank",
+                                  8, "side", "in", "phi", "relu", "freeze_v", 1, "targets", "q",
+                                  "fc1"));
+    json_t *t = json_pack("{s:i, s:i, s:i, s:f, s:i, s:f, s:f, s:f}", "steps", 800, "batch", 64,
+                          "micro_batch", 64, "lr", 0.001, "warmup", 50, "clip", 1.0, "weight_decay",
+                          0.0, "ema", 0.995);
+    json_object_update_new(t, json_pack("{s:f, s:b, s:i, s:f, s:f, s:f, s:i, s:i, s:i}",
+                                        "label_dropout", 0.1, "flip", 0, "seed", 1, "vb_weight",
+                                        1.0, "focus", 0.5, "focus_mean", -0.5, "checkpoint_every",
+                                        100, "heldout_every", 100, "heldout", 64));
+    json_object_set_new(s, "train", t);
+    json_object_set_new(s, "sample", sample_json());
+    json_object_set_new(s, "evaluate", evaluate_json());
+    json_object_set_new(s, "probe", json_pack("{s:i, s:i}", "n", 4, "seed", 11));
+    json_object_set_new(s, "base_reference", json_pack("{s:s}", "cache", "/cache/base"));
+    json_object_set_new(s, "gate", gate_json("auto"));
+    t = json_pack("{s:s, s:s, s:O, s:O, s:o, s:o, s:f, s:f, s:s, s:s}", "name", "flags", "ref",
+                  "flags@v1", "adapter", blob, "reference", blob, "sample", sample_json(),
+                  "evaluate", evaluate_json(), "fd", 12.3, "kid", 0.01, "base_sha256", digest,
+                  "feature_net_sha256", digest);
+    json_object_set_new(t, "probe",
+                        json_pack("{s:s, s:s, s:i, s:i}", "device_class", "cpu-f32", "sha256",
+                                  digest, "n", 4, "seed", 11));
+    json_object_set_new(s, "old_tasks", json_pack("[o]", t));
+    json_decref(file);
+    json_decref(blob);
+    json_t *copy = json_deep_copy(s);
+    json_decref(s);
+    return copy;
+}
+
+static int parse(json_t *doc, ds_spec **out, ds_error *err) {
+    char *text = json_dumps(doc, 0);
+    int rc = ds_spec_parse("spec.json", text, strlen(text), out, err);
+    free(text);
+    return rc;
+}
+
+START_TEST(good_spec_is_read) {
+    json_t *doc = full_spec();
+    ds_spec *s;
+    ds_error err;
+    ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
+    ck_assert_int_eq(s->kind, DS_JOB_TRAIN);
+    ck_assert_int_eq(s->train.o.steps, 800);
+    ck_assert_int_eq(s->train.every, 100);
+    ck_assert(s->train.o.focus == 0.5 && s->train.o.focus_mean == -0.5);
+    ck_assert(s->method.side_in && s->method.phi_relu && s->method.freeze_v);
+    ck_assert_uint_eq(s->method.targets, DS_TARGET_Q | DS_TARGET_FC1);
+    ck_assert_int_eq(s->sample.sampler, DS_SAMPLER_DPMPP2M);
+    ck_assert_int_eq(s->task_count, 1);
+    ck_assert_str_eq(s->tasks[0].ref, "flags@v1");
+    ck_assert(s->tasks[0].fd == 12.3);
+    ck_assert(s->train.dropout_given);
+    /* the digest names the work: not the job's number, not the device */
+    char was[DS_HEX_SIZE];
+    memcpy(was, s->digest, sizeof was);
+    ds_spec_free(s);
+    json_object_set_new(doc, "job", json_integer(99));
+    json_object_del(doc, "device");
+    ck_assert(!parse(doc, &s, &err));
+    ck_assert_str_eq(s->digest, was);
+    ds_spec_free(s);
+    json_object_set_new(json_object_get(doc, "train"), "steps", json_integer(801));
+    ck_assert(!parse(doc, &s, &err));
+    ck_assert_str_ne(s->digest, was);
+    ds_spec_free(s);
+    json_decref(doc);
+}
+END_TEST
+
+START_TEST(null_is_allowed_where_nothing_is_recorded) {
+    json_t *doc = full_spec(), *t = json_array_get(json_object_get(doc, "old_tasks"), 0);
+    ds_spec *s;
+    ds_error err;
+    json_object_set_new(t, "probe", json_null());
+    json_object_set_new(t, "reference", json_null());
+    json_object_set_new(t, "fd", json_null());
+    json_object_set_new(t, "kid", json_null());
+    json_object_del(json_object_get(doc, "train"), "label_dropout");
+    ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
+    ck_assert(!s->tasks[0].probe.sha256 && !s->tasks[0].reference.path);
+    ck_assert(isnan(s->tasks[0].fd) && isnan(s->tasks[0].kid) && !s->train.dropout_given);
+    ds_spec_free(s);
+    json_decref(doc);
+}
+END_TEST
+
+/* An object somewhere in the spec: its members are removed and added one by one. */
+static void each_key(const char *object, int task) {
+    json_t *doc = full_spec(),
+           *o = task ? json_array_get(json_object_get(doc, "old_tasks"), 0) : doc,
+           *at = object ? json_object_get(o, object) : o, *keys = json_object();
+    static const char *const optional[] = {"device",        "kind",  "precision",  "threads",
+                                           "label_dropout", "focus", "focus_mean", "probe",
+                                           "reference",     "fd",    "kid"};
+    json_object_update(keys, at);
+    const char *key;
+    json_t *v;
+    ds_spec *s;
+    ds_error err;
+    json_object_foreach(keys, key, v) {
+        int free_to_go = 0;
+        for (size_t i = 0; i < sizeof optional / sizeof optional[0]; i++)
+            free_to_go |= !strcmp(key, optional[i]);
+        json_object_del(at, key);
+        if (!free_to_go || (at == doc && strcmp(key, "device"))) {
+            ck_assert_msg(parse(doc, &s, &err) == DS_EINVAL, "%s may be missing", key);
+            ck_assert_msg(strstr(err.message, key) != NULL, "'%s' not in '%s'", key, err.message);
+        }
+        json_object_set_new(at, key, json_pack("[[]]")); /* of no allowed type */
+        ck_assert_msg(parse(doc, &s, &err) == DS_EINVAL, "%s may be a list", key);
+        ck_assert_msg(strstr(err.message, key) != NULL, "'%s' not in '%s'", key, err.message);
+        json_object_set(at, key, v);
+    }
+    json_object_set_new(at, "surprise", json_integer(1));
+    ck_assert_int_eq(parse(doc, &s, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "surprise is not a known key") != NULL, "%s", err.message);
+    json_decref(keys);
+    json_decref(doc);
+}
+
+START_TEST(every_key_is_checked) {
+    static const char *const objects[] = {NULL,     "base",   "feature_net", "dataset",
+                                          "method", "train",  "sample",      "evaluate",
+                                          "probe",  "device", "gate",        "base_reference"};
+    static const char *const of_task[] = {NULL,        "adapter", "probe",
+                                          "reference", "sample",  "evaluate"};
+    for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++)
+        each_key(objects[i], 0);
+    for (size_t i = 0; i < sizeof of_task / sizeof of_task[0]; i++)
+        each_key(of_task[i], 1);
+}
+END_TEST
+
+START_TEST(ranges_and_words) {
+    static const struct {
+        const char *object, *key, *value, *part;
+    } bad[] = {
+        {"train", "steps", "0", "spec.json: train.steps is 0, must be 1 to 100000000"},
+        {"train", "steps", "1.5", "must be an integer"},
+        {"train", "lr", "-1", "train.lr"},
+        {"train", "seed", "-1", "train.seed"},
+        {"train", "ema", "1", "train.ema"},
+        {"train", "flip", "1", "must be true or false"},
+        {"method", "rank", "65", "must be 0 to 64"},
+        {"method", "side", "\"left\"", "must be one of: out, in"},
+        {"method", "targets", "[\"q\", \"r\"]", "targets[1] is not a target"},
+        {"base", "sha256", "\"ABC\"", "must be a SHA-256"},
+        {"base", "path", "\"x/y\"", "must be an absolute path"},
+        {"base", "name", "\"\"", "text of 1 to 4096"},
+        {"base", "name", "\"a\\u0007b\"", "control characters"},
+        {"sample", "sampler", "\"euler\"", "must be one of: ddpm, ddim, dpmpp2m"},
+        {"evaluate", "n", "3", "evaluate.n is 3"},
+        {"evaluate", "n", "100000000000000000000", "not valid JSON"},
+        {"gate", "verify", "\"never\"", "must be one of: auto, full"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        json_t *doc = full_spec();
+        json_object_set_new(json_object_get(doc, bad[i].object), bad[i].key, json_string("@@"));
+        char *text = json_dumps(doc, 0), *at = strstr(text, "\"@@\""), *whole;
+        whole = ds_xasprintf("%.*s%s%s", (int)(at - text), text, bad[i].value, at + 4);
+        ds_spec *s;
+        ds_error err;
+        ck_assert_int_eq(ds_spec_parse("spec.json", whole, strlen(whole), &s, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, bad[i].part) != NULL, "%s", err.message);
+        free(whole);
+        free(text);
+        json_decref(doc);
+    }
+    ds_spec *s;
+    ds_error err;
+    static const char *const not_specs[] = {"",
+                                            "[]",
+                                            "null",
+                                            "{",
+                                            "{\"schema\":1}",
+                                            "{\"schema\":\"diffscaler.job/2\"}",
+                                            "{\"schema\":\"diffscaler.job/1\",\"kind\":\"dance\"}",
+                                            "{\"a\":1,\"a\":2}"};
+    for (size_t i = 0; i < sizeof not_specs / sizeof not_specs[0]; i++)
+        ck_assert_int_eq(ds_spec_parse("x", not_specs[i], strlen(not_specs[i]), &s, &err),
+                         DS_EINVAL);
+}
+END_TEST
+
+/* Labels follow the proportions of the classes, and every n of them is used. */
+START_TEST(labels_in_proportion) {
+    static const int64_t counts[] = {1, 0, 7, 2};
+    int labels[100], n[4] = {0};
+    ds_class_labels(labels, 100, counts, 4);
+    for (int i = 0; i < 100; i++) {
+        ck_assert(labels[i] >= 0 && labels[i] < 4 && (i == 0 || labels[i] >= labels[i - 1]));
+        n[labels[i]]++;
+    }
+    ck_assert(n[0] == 10 && n[1] == 0 && n[2] == 70 && n[3] == 20);
+    static const int64_t odd[] = {3, 3, 1};
+    ds_class_labels(labels, 4, odd, 3);
+    ck_assert(labels[0] == 0 && labels[3] == 2);
+}
+END_TEST
+
+START_TEST(torn_event_line_is_ended) {
+    char *dir = in_tmp("events"), *path = ds_xasprintf("%s/events.ndjson", dir), *text;
+    ds_events *e;
+    ds_error err;
+    size_t n;
+    must(ds_fs_mkdirs(dir, &err), &err);
+    must(ds_fs_write(path, "{\"t\":1,\"ty", 10, &err), &err);
+    must(ds_events_open(&e, dir, &err), &err);
+    ds_events_stage(e, "train", "%s", "a \"quoted\" \xff name");
+    for (int i = 1; i <= 1000; i++)
+        ds_events_progress(e, i, 1000, "steps", NAN, NAN);
+    ds_events_done(e);
+    ds_events_close(e);
+    must(ds_fs_read(path, 1 << 20, &text, &n, &err), &err);
+    int lines = 0, torn = 0;
+    char *save = text;
+    for (char *end; (end = strchr(text, '\n')); text = end + 1, lines++) {
+        json_t *doc;
+        if (ds_json_parse("line", text, (size_t)(end - text), &doc, NULL))
+            torn++;
+        else
+            json_decref(doc);
+    }
+    ck_assert_int_eq(torn, 1);
+    ck_assert_msg(lines <= 6, "%d lines: progress is not held back", lines);
+    ck_assert(strstr(save, "\"done\":1000") != NULL);
+    free(save);
+    free(path);
+    free(dir);
+}
+END_TEST
+
+static void register_cases(TCase *tc) {
+    tcase_add_test(tc, good_spec_is_read);
+    tcase_add_test(tc, null_is_allowed_where_nothing_is_recorded);
+    tcase_add_test(tc, every_key_is_checked);
+    tcase_add_test(tc, ranges_and_words);
+    tcase_add_test(tc, labels_in_proportion);
+    tcase_add_test(tc, torn_event_line_is_ended);
+}
+
+int main(int argc, char **argv) {
+    int status = fixture_dispatch(argc, argv);
+    return status >= 0 ? status : ds_test_main("worker_spec", register_cases);
+}
