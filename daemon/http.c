@@ -185,7 +185,7 @@ static int queue_reply(ds_request *rq, int status, const char *type, struct MHD_
     for (int i = 0; i < rq->header_count; i++)
         MHD_add_response_header(r, rq->headers[i].key, rq->headers[i].value);
     if (MHD_queue_response(rq->connection, (unsigned)status, r) != MHD_YES)
-        ds_log(DS_LOG_WARN, "cannot queue the answer to %s %s", rq->method, rq->url);
+        ds_log(DS_LOG_DEBUG, "cannot queue the answer to %s %s", rq->method, rq->url);
     MHD_destroy_response(r);
     rq->http->answered++;
     ds_log(DS_LOG_DEBUG, "%s %s %d", rq->method, rq->url, status);
