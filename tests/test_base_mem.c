@@ -53,6 +53,7 @@ START_TEST(buffer) {
     for (int i = 0; i < 2000; i++) {
         char piece[4] = {(char)i, 0, 'x', (char)(i >> 8)};
         ds_buf_add(&b, piece, 4); /* zeros inside are data */
+        ck_assert_msg(b.len == want + 4 && b.cap > b.len, "no room for the last zero at %d", i);
         ds_buf_addf(&b, "%d", i % 10);
         want += 5;
         ck_assert_msg(b.len == want && b.cap > b.len && b.data[b.len] == 0, "after %d", i);
