@@ -83,6 +83,7 @@ TEST_LIBS_registry = $(LIB_REGISTRY) $(LIB_BASE) $(L_REGISTRY) $(L_BASE)
 TEST_LIBS_daemon = $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_CLI) $(LIB_BASE) $(L_DAEMON) $(L_REGISTRY) $(L_CLI) $(L_BASE)
 TEST_LIBS_cli = $(LIB_CLI) $(LIB_BASE) $(L_CLI) $(L_BASE)
 TEST_LIBS_base = $(LIB_BASE) $(L_BASE)
+TEST_LIBS_system = $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_REGISTRY) $(LIB_BASE) $(L_WORKER) $(L_ENGINE) $(L_REGISTRY) $(L_BASE)
 TEST_SRC := $(wildcard tests/test_*.c)
 TEST_BINS := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 test_group = $(word 2,$(subst _, ,$(notdir $(1))))
@@ -91,6 +92,8 @@ $(BUILD)/$(1): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LI
 	$$(CC) $$(CFLAGS) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(1))) -lcheck -lsubunit -lrt -lm -lpthread
 endef
 $(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
+# These start the programs (found through DS_BUILD); order-only, so a new program links no test anew.
+$(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
 
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
