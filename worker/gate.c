@@ -196,7 +196,8 @@ static void conclude(checking *c, int proven, const char *why_not, double fd_err
         add(judged, "FD %.2f -> not measurable: %s", t->fd, why_not);
     o->refused = c->finding[0] || worse || (!proven && !measured);
     if (o->refused)
-        add(o->reason, "task '%s': %s%s%s", t->name, c->finding, c->finding[0] ? "; " : "", judged);
+        /* the amount first: findings are long, and messages are cut */
+        add(o->reason, "task '%s': %s%s%s", t->name, judged, c->finding[0] ? "; " : "", c->finding);
     else if (why_not)
         add(o->reason, "%s", judged);
     if (proven && !o->refused && !measured) /* the same bits have the same distance */

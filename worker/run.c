@@ -97,19 +97,22 @@ static void remove_leftovers(const char *dir, const char *sub) {
         closedir(d);
 }
 
-/* 1: an earlier run has written the result of this spec; *code = what it returned. */
+/* 1: an earlier run of this spec has trained and written its result; *code = what it returned.
+ * Other kinds are done again: they are quick, and what they look at may have changed. */
 static int finished(const ds_job *job, int *code, ds_error *err) {
     char *path = ds_job_path(job, "result.json");
     json_t *doc = NULL;
-    int done = ds_fs_exists(path) && !ds_json_read_file(path, (size_t)1 << 30, &doc, NULL) &&
-               !strcmp(ds_json_string(doc, "spec", ""), job->spec->digest);
+    int done = job->spec->kind == DS_JOB_TRAIN && ds_fs_exists(path) &&
+               !ds_json_read_file(path, (size_t)1 << 30, &doc, NULL) &&
+               !strcmp(ds_json_string(doc, "spec", ""), job->spec->digest) &&
+               json_is_object(json_object_get(doc, "adapter"));
     const json_t *gate = json_object_get(doc, "gate");
     *code = 0;
     if (done && !strcmp(ds_json_string(gate, "verdict", ""), "refused"))
         *code = ds_fail(err, DS_EREFUSED, "refused by the gate: %.450s",
                         ds_json_string(gate, "reason", ""));
     if (!done)
-        ds_fs_remove(path, NULL); /* of another spec: must not be taken for ours */
+        ds_fs_remove(path, NULL); /* must not be taken for ours */
     json_decref(doc);
     free(path);
     return done;

@@ -354,21 +354,26 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     return doc;
 }
 
-static int finish(train_job *t, json_t *adapter, json_t *probe, ds_error *err) {
-    int rc = ds_job_finish(t->job, result_json(t, adapter, probe), err);
-    if (!rc && t->gate.refused)
-        rc = ds_fail(err, DS_EREFUSED, "refused by the gate: %.450s", t->gate.reason);
-    return rc;
-}
-
-/* Something that is registered is not what it was: measure what that does, and train nothing. */
+/* Something that is registered is not what it was: measure what that does, and train nothing.
+ * There is no adapter to reject, so the job fails for its integrity; result.json has the verdict.
+ */
 static int refuse_early(train_job *t, ds_error *err) {
     int rc = ds_gate_run(&t->tools, &t->gate, err);
     if (rc)
         return rc;
     if (!t->gate.refused) /* it was repaired in the meantime */
         return ds_fail(err, DS_EBUSY, "a registered file changed while it was being checked");
-    return finish(t, NULL, NULL, err);
+    rc = ds_job_finish(t->job, result_json(t, NULL, NULL), err);
+    return rc ? rc
+              : ds_fail(err, DS_EINTEGRITY, "refused by the gate before training: %.450s",
+                        t->gate.reason);
+}
+
+static int finish(train_job *t, json_t *adapter, json_t *probe, ds_error *err) {
+    int rc = ds_job_finish(t->job, result_json(t, adapter, probe), err);
+    if (!rc && t->gate.refused)
+        rc = ds_fail(err, DS_EREFUSED, "refused by the gate: %.450s", t->gate.reason);
+    return rc;
 }
 
 static int run(train_job *t, ds_error *err) {
