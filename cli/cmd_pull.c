@@ -2,7 +2,9 @@
  *
  * The reference is resolved once and the file is asked for by the adapter's own version, so an
  * alias that moves meanwhile cannot mix two adapters.  The bytes are read back from the file and
- * must hash to the adapter's digest (of the uncompressed content) before the file gets its name.
+ * must hash to the adapter's digest (of the uncompressed content) before the file gets its name;
+ * the file itself to its stored digest, because some bits of a zstd frame do not change its
+ * content.
  */
 #include "base/digest.h"
 #include "base/fs.h"
@@ -19,11 +21,12 @@
 #include <unistd.h>
 #include <zstd.h>
 
-/* Hashes the unpacked content of the one frame in `in`, writing it to `out` if not NULL. */
-static int unpack(FILE *in, FILE *out, int64_t limit, char hex[DS_HEX_SIZE], ds_error *err) {
+/* Hashes the file `in` and the unpacked content of its one frame, written to `out` if not NULL. */
+static int unpack(FILE *in, FILE *out, int64_t limit, char packed[DS_HEX_SIZE],
+                  char hex[DS_HEX_SIZE], ds_error *err) {
     enum { STEP = 1 << 17 };
     ZSTD_DCtx *d = ZSTD_createDCtx();
-    ds_sha256 *h = ds_sha256_new();
+    ds_sha256 *h = ds_sha256_new(), *whole = ds_sha256_new();
     char *a = ds_xmalloc(STEP), *b = ds_xmalloc(STEP);
     size_t n, left = 1;
     int64_t total = 0;
@@ -32,6 +35,7 @@ static int unpack(FILE *in, FILE *out, int64_t limit, char hex[DS_HEX_SIZE], ds_
     ZSTD_DCtx_setParameter(d, ZSTD_d_windowLogMax, DS_ZIO_WINDOW_LOG);
     while (!rc && (n = fread(a, 1, STEP, in)) > 0) {
         ZSTD_inBuffer src = {a, n, 0};
+        ds_sha256_add(whole, a, n);
         while (!rc && src.pos < src.size) {
             ZSTD_outBuffer dst = {b, STEP, 0};
             if (ended) {
@@ -54,7 +58,9 @@ static int unpack(FILE *in, FILE *out, int64_t limit, char hex[DS_HEX_SIZE], ds_
     if (!rc && (ferror(in) || !ended))
         rc = ds_fail(err, DS_EINTEGRITY, "it ends early");
     ds_sha256_hex(h, hex);
+    ds_sha256_hex(whole, packed);
     ds_sha256_free(h);
+    ds_sha256_free(whole);
     ZSTD_freeDCtx(d);
     free(a);
     free(b);
@@ -102,8 +108,9 @@ static int commit(ds_cli *c, FILE *f, const char *temporary, const char *target,
 }
 
 static int verify(FILE *f, FILE *raw, const json_t *a, const char *header, ds_error *err) {
-    const char *want = ds_json_string(a, "digest", "");
-    char got[DS_HEX_SIZE];
+    const char *want = ds_json_string(a, "digest", ""),
+               *stored = ds_json_string(a, "stored_digest", NULL);
+    char got[DS_HEX_SIZE], packed[DS_HEX_SIZE];
     int64_t size = ds_json_int(a, "raw_bytes", -1);
     if (!ds_digest_valid(want))
         return ds_fail(err, DS_EFAILED, "diffscalerd gave no digest for it");
@@ -113,10 +120,13 @@ static int verify(FILE *f, FILE *raw, const json_t *a, const char *header, ds_er
     if (fflush(f))
         return ds_fail_errno(err, "cannot write the file");
     rewind(f);
-    int rc = unpack(f, raw, size >= 0 ? size : INT64_C(1) << 40, got, err);
+    int rc = unpack(f, raw, size >= 0 ? size : INT64_C(1) << 40, packed, got, err);
     if (!rc && strcmp(got, want))
         rc = ds_fail(err, DS_EINTEGRITY, "its content is sha256:%.12s..., not sha256:%.12s...", got,
                      want);
+    if (!rc && stored && strcmp(packed, stored))
+        rc = ds_fail(err, DS_EINTEGRITY, "its file is sha256:%.12s..., not sha256:%.12s...", packed,
+                     stored);
     return rc;
 }
 

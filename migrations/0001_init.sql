@@ -305,7 +305,7 @@ CREATE TABLE gate_tasks (
     position       INTEGER NOT NULL,
     name           TEXT NOT NULL,                 -- the old task
     ref            TEXT NOT NULL,                 -- its adapter, name@vN
-    level          INTEGER NOT NULL CHECK (level IN (1, 2)),  -- 1: probe digest, 2: FD and KID
+    level          INTEGER NOT NULL CHECK (level IN (0, 1, 2)),  -- 1: probe digest, 2: FD and KID; 0: neither could be had
     unchanged      INTEGER NOT NULL CHECK (unchanged IN (0, 1)),
     verdict        TEXT NOT NULL CHECK (verdict IN ('passed', 'refused')),
     reason         TEXT NOT NULL DEFAULT '',

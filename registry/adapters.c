@@ -216,6 +216,7 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
         return rc;
     DS_ASSERT(rc > 0);
     json_t *o = adapter_row(q, NULL), *page = NULL, *gate = NULL;
+    json_object_set_new(o, "stored_digest", json_string(a.blob.stored_sha256));
     js_doc(o, "metadata", q, 28);
     js_text(o, "reference_digest", q, 29);
     db_reset(q);

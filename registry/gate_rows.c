@@ -24,10 +24,10 @@ int gate_check(const json_t *gate, int *passed, ds_error *err) {
     if (!json_is_array(tasks) || json_array_size(tasks) > MAX_TASKS)
         return ds_fail(err, DS_EINVAL, "result: 'gate.tasks' is missing or too long");
     json_array_foreach(tasks, i, t) {
-        int64_t level = ds_json_int(t, "level", 0);
+        int64_t level = ds_json_int(t, "level", -1);
         if (!json_is_string(json_object_get(t, "name")) ||
-            !json_is_string(json_object_get(t, "ref")) || (level != 1 && level != 2) ||
-            verdict_of(t, &one))
+            !json_is_string(json_object_get(t, "ref")) || level < 0 || level > 2 ||
+            verdict_of(t, &one) || (level == 0 && one)) /* neither proven nor measured */
             return ds_fail(err, DS_EINVAL, "result: 'gate.tasks[%zu]' is malformed", i);
         all = all && one;
     }

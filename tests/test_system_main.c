@@ -76,7 +76,7 @@ static void check_reading_commands(void) {
     EXPECT(&r, 0, "show-dataset", "tiles", "--json");
     doc = said_json();
     const json_t *v = json_object_get(doc, "version");
-    ck_assert_int_eq(ds_json_int(v, "images", 0), 2 * PER_CLASS);
+    ck_assert_int_eq(ds_json_int(v, "images", 0), 2 * CLASS_IMAGES);
     ck_assert_int_eq(ds_json_int(v, "classes", 0), 2);
     char tree[DS_HEX_SIZE + 8];
     snprintf(tree, sizeof tree, "%s  -", ds_json_string(v, "tree_digest", "?"));
@@ -146,7 +146,7 @@ static void check_report(void) {
 }
 
 START_TEST(from_folder_to_file) {
-    char *tiles = make_tiles("tiles", 2, 10), *stripes = folder("stripes");
+    char *tiles = make_tiles("tiles", 2, CLASS_IMAGES), *stripes = folder("stripes");
     must_add("tiles", tiles);
     EXPECT_SAID("published tiles@v1");
     check_reading_commands();
@@ -171,7 +171,7 @@ END_TEST
 
 static char *fresh_images(const char *name, int which) {
     char *dir = folder(name);
-    make_images(dir, which);
+    make_set(dir, which);
     return dir;
 }
 
@@ -195,7 +195,7 @@ START_TEST(again_and_changed) {
     EXPECT(&r, 0, "show-dataset", "changing", "--json");
     json_t *doc = said_json(), *v = json_object_get(doc, "version");
     ck_assert_int_eq(ds_json_int(v, "version", 0), 2);
-    ck_assert_int_eq(ds_json_int(v, "images", 0), 2 * PER_CLASS + 1);
+    ck_assert_int_eq(ds_json_int(v, "images", 0), 2 * CLASS_IMAGES + 1);
     ck_assert_int_eq(ds_json_int(v, "rejected", 0), 1);
     json_decref(doc);
     unlink(path); /* nobody says a word to dsctl this time: the folder is watched */
@@ -206,7 +206,7 @@ START_TEST(again_and_changed) {
         event = said_json();
         int64_t now = ds_json_int(json_object_get(event, "version"), "images", 0);
         json_decref(event);
-        if (now == 2 * PER_CLASS)
+        if (now == 2 * CLASS_IMAGES)
             break;
     }
     EXPECT(&r, 0, "add-dataset", dir);
@@ -252,7 +252,7 @@ static void each_start(void) {
 }
 
 static void register_cases(TCase *tc) {
-    fixture_make();
+    system_fixture();
     tcase_add_checked_fixture(tc, each_start, NULL);
     tcase_add_test(tc, from_folder_to_file);
     tcase_add_test(tc, again_and_changed);
