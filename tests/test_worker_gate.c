@@ -191,7 +191,7 @@ END_TEST
 /* The same adapter again and again, both levels, another precision: never refused; on the same
  * device class level 2 gives the recorded numbers bit for bit. */
 START_TEST(same_against_same_never_refuses) {
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (SANITIZED ? 2 : 3); i++) {
         char name[32];
         snprintf(name, sizeof name, "aa-%d", i);
         json_t *spec = verify_spec(one(task_of(blobs, "blobs")), i ? "full" : "auto");
@@ -352,14 +352,16 @@ static void register_cases(TCase *tc) {
         exit(1);
     }
     tcase_add_test(tc, rule_of_level_2);
-    tcase_add_test(tc, second_task_leaves_the_first_alone);
     tcase_add_test(tc, same_against_same_never_refuses);
-    tcase_add_test(tc, perturbed_adapter_is_measured);
-    tcase_add_test(tc, exchanged_adapter_file_is_refused);
     tcase_add_test(tc, flipped_bit_in_adapter_is_refused);
     tcase_add_test(tc, damaged_reference_is_refused);
-    tcase_add_test(tc, changed_base_is_refused_before_training);
     tcase_add_test(tc, truncated_base_is_refused);
+    if (SANITIZED) /* too few pictures to measure by, and each of these evaluates again */
+        return;
+    tcase_add_test(tc, second_task_leaves_the_first_alone);
+    tcase_add_test(tc, perturbed_adapter_is_measured);
+    tcase_add_test(tc, exchanged_adapter_file_is_refused);
+    tcase_add_test(tc, changed_base_is_refused_before_training);
     tcase_add_test(tc, broken_feature_network_is_refused);
     tcase_add_test(tc, the_right_task_is_named);
     tcase_add_test(tc, rejected_adapter_is_kept);
