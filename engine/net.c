@@ -288,8 +288,8 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
     return 0;
 }
 
-/* A branch whose every s is 0 is skipped when serving, so that a fresh adapter is the base bit for bit
- * also where the branch is not folded. */
+/* A branch whose every s is 0 is skipped when serving, so that a fresh adapter is the base bit for
+ * bit also where the branch is not folded. */
 static void find_asleep(ds_net *net, const ds_adapter *a) {
     for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++) {
         ds_layer *l = &net->layers[i];

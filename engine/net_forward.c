@@ -33,7 +33,8 @@ static void linear(ds_net *net, ds_layer *l, ds_act *y, const ds_act *x, int B,
 }
 
 /* The same with an f32 result. */
-static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, int B, int rows_per_sample) {
+static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, int B,
+                       int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
     int rows = B * rows_per_sample;
     if (!unfolded(net, l)) {
@@ -43,8 +44,8 @@ static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, int 
     k->linear_f32_forward(net->dev, y, x, l->w, NULL, rows);
     ds_affiner branch = l->ad; /* a and b are folded already: only the low-rank branch is left */
     branch.a = branch.b = NULL;
-    k->affiner_rows_forward(net->dev, NULL, y, x, l->sets ? l->bias : l->bias_eff, l->sets ? l->sets : &branch, net->task, B,
-                            rows_per_sample);
+    k->affiner_rows_forward(net->dev, NULL, y, x, l->sets ? l->bias : l->bias_eff,
+                            l->sets ? l->sets : &branch, net->task, B, rows_per_sample);
 }
 
 static void linear_gelu(ds_net *net, ds_layer *l, ds_act *pre, ds_act *y, const ds_act *x, int B,

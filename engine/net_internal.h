@@ -10,10 +10,10 @@ typedef struct {
     ds_weight *w;          /* packed, folded */
     float *bias_eff;       /* folded bias, or NULL: use bias */
     int adapted;           /* has an Affiner */
-    int asleep;            /* every s of its low-rank branch is 0: no branch, the base bit for bit */
-    int full;              /* trained itself */
-    ds_affiner ad;         /* single adapter */
-    ds_affiner *sets;      /* DS_NET_STACKED: one per task, then identity for the base */
+    int asleep;       /* every s of its low-rank branch is 0: no branch, the base bit for bit */
+    int full;         /* trained itself */
+    ds_affiner ad;    /* single adapter */
+    ds_affiner *sets; /* DS_NET_STACKED: one per task, then identity for the base */
     ds_affiner_grad g;
     float *dW, *db; /* method full */
     ds_adapter_slot slot;

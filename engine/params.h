@@ -47,8 +47,8 @@ void ds_params_release(ds_params *p);
 /* Storage type of an entry in a file: U, V and weights BF16, all else F32. */
 int ds_param_stored_bf16(const ds_param *e);
 
-/* Round the entries that are stored as BF16 to what the file will hold (nearest even).  Frozen entries
- * are not stored: they are made again from the seed, so they keep their bits. */
+/* Round the entries that are stored as BF16 to what the file will hold (nearest even).  Frozen
+ * entries are not stored: they are made again from the seed, so they keep their bits. */
 void ds_params_round(const ds_params *p, float *data);
 
 #endif

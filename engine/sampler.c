@@ -82,7 +82,8 @@ static void predict(ds_run *r, const ds_sample_request *q, float t) {
     } else {
         ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, r->B);
         if (g)
-            ds_net_forward(cfg ? r->net : r->base, r->dev_out + n * r->outpx, r->dev_x, r->cond + r->B, r->B);
+            ds_net_forward(cfg ? r->net : r->base, r->dev_out + n * r->outpx, r->dev_x,
+                           r->cond + r->B, r->B);
     }
     dev->download(dev, r->out, r->dev_out, n * r->outpx * sizeof(float) * (g ? 2 : 1));
     const size_t plane = (size_t)r->c->side * (size_t)r->c->side;

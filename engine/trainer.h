@@ -21,9 +21,10 @@ typedef struct {
     double label_dropout;          /* probability of the null row */
     int flip;                      /* random horizontal flips */
     double vb_weight;
-    /* Density of timesteps: 0 = uniform; else logit(t/T) = focus_mean + focus * logit(u), u uniform: the
-     * middle of the schedule, where the shape of a picture is decided, is seen more often (as the
-     * logit-normal law of Esser et al. 2024, with a logistic one).  The loss is not reweighted. */
+    /* Density of timesteps: 0 = uniform; else logit(t/T) = focus_mean + focus * logit(u), u
+     * uniform: the middle of the schedule, where the shape of a picture is decided, is seen more
+     * often (as the logit-normal law of Esser et al. 2024, with a logistic one).  The loss is not
+     * reweighted. */
     double focus, focus_mean;
     int heldout; /* images kept out of training for the held-out loss (at most a tenth of the set)
                   */

@@ -9,12 +9,12 @@
  *   ds_act *     activations of the token stream.  Opaque: f32 or bf16 is the device's matter
  *                (act_size bytes each).  Row-major, contiguous.  The engine only moves pointers,
  *                with ds_act_at().
- *   ds_weight *  a matrix (m,n) packed in the layout and precision that this device's product likes,
- *                both for y = W x and for dx = W^T dy.  Written by ops->weight_pack only.
+ *   ds_weight *  a matrix (m,n) packed in the layout and precision that this device's product
+ * likes, both for y = W x and for dx = W^T dy.  Written by ops->weight_pack only.
  *
  * Threads: one thread at a time per device (the device has its own team of workers inside).
- * Errors: opening and allocating can fail (ds_error, NULL).  Ops cannot: wrong arguments are a broken
- * invariant (DS_ASSERT).
+ * Errors: opening and allocating can fail (ds_error, NULL).  Ops cannot: wrong arguments are a
+ * broken invariant (DS_ASSERT).
  */
 #ifndef DS_KERNELS_DEVICE_H
 #define DS_KERNELS_DEVICE_H
@@ -34,16 +34,16 @@ typedef struct {
     const char *kind;            /* "ref", "cpu" or "auto" (= the fastest present) */
     enum ds_precision precision; /* of products and activations; "ref" knows f32 only */
     int threads;                 /* 0 = from sched_getaffinity and the cgroup quota */
-    const char *isa;             /* NULL = best present; "avx2", "avx512", "avx512bf16" cap it (tests) */
+    const char *isa; /* NULL = best present; "avx2", "avx512", "avx512bf16" cap it (tests) */
 } ds_device_options;
 
 /* Adapter of one linear layer y = W x + bias, W (m,n), seen by the kernels.
  * The m outputs are `segs` equal segments (3 for fused qkv, else 1); each has its own s, U, V:
- *   side out: y_i = a_i (W x)_i + bias_i + b_i + s_g  sum_r U_ir phi(V_g x)_r       g = segment of i
- *   side in : y   = W (a*x + b) + bias + s_g U phi(V_g x)      (segs must be 1, or a,b shared)
- * a, b (m) for side out, (n) for side in;  s (segs);  U (m,r);  V (segs*r, n).  All f32.
- * r = 0: no low-rank branch (s, U, V NULL).  a or b may be NULL (= ones, zeros; no gradient).
- * Source: DESIGN "The Affiner"; gradients in docs/math.md. */
+ *   side out: y_i = a_i (W x)_i + bias_i + b_i + s_g  sum_r U_ir phi(V_g x)_r       g = segment of
+ * i side in : y   = W (a*x + b) + bias + s_g U phi(V_g x)      (segs must be 1, or a,b shared) a, b
+ * (m) for side out, (n) for side in;  s (segs);  U (m,r);  V (segs*r, n).  All f32. r = 0: no
+ * low-rank branch (s, U, V NULL).  a or b may be NULL (= ones, zeros; no gradient). Source: DESIGN
+ * "The Affiner"; gradients in docs/math.md. */
 typedef struct {
     int m, n, r, segs;
     int side_in;  /* 0 = out (default), 1 = in */
@@ -70,7 +70,8 @@ struct ds_ops {
 
 struct ds_device {
     const char *name;      /* "ref", "cpu" */
-    char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests */
+    char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests
+                            */
     size_t act_size;       /* bytes of one activation */
     int threads;
     const struct ds_ops *ops;
@@ -84,7 +85,7 @@ struct ds_device {
     /* A weight (m,n) without content.  f32 != 0: f32 products even on a bf16 device (feature net).
      * grad != 0: also packed for dx = W^T dy. */
     ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
-    void (*weight_free)(ds_device *dev, ds_weight *w); /* NULL is fine */
+    void (*weight_free)(ds_device *dev, ds_weight *w);                       /* NULL is fine */
     size_t (*weight_bytes)(ds_device *dev, int m, int n, int f32, int grad); /* for planning */
     void (*close)(ds_device *dev);
     void *impl; /* the device's own */

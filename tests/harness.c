@@ -31,7 +31,8 @@ static void cleanup(void) {
 const char *ds_test_tmpdir(void) { return dir; }
 
 int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {
-    skipped = mmap(NULL, sizeof *skipped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    skipped =
+        mmap(NULL, sizeof *skipped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     const char *tmp = getenv("TMPDIR");
     snprintf(dir, sizeof dir, "%s/ds-%s-XXXXXX", tmp ? tmp : "/tmp", name);
     owner = getpid();
@@ -49,6 +50,7 @@ int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner), run = srunner_ntests_run(runner);
     srunner_free(runner);
-    printf("%s: %d passed, %d failed, %d skipped\n", name, run - failed - *skipped, failed, *skipped);
+    printf("%s: %d passed, %d failed, %d skipped\n", name, run - failed - *skipped, failed,
+           *skipped);
     return failed ? 1 : 0;
 }

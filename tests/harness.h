@@ -1,8 +1,8 @@
 /* tests/harness.h - thin layer over Check: one suite per program, one line of result.
  *
  * A test program is  int main(void) { return ds_test_main("name", register_cases); }
- * where register_cases adds loop or plain tests to the given tcase.  Prints Check's normal report and
- * then one line "name: N passed, N failed, N skipped".
+ * where register_cases adds loop or plain tests to the given tcase.  Prints Check's normal report
+ * and then one line "name: N passed, N failed, N skipped".
  */
 #ifndef DS_TESTS_HARNESS_H
 #define DS_TESTS_HARNESS_H

@@ -1,6 +1,6 @@
-/* tests/test_engine_golden.c - the whole model against PyTorch (float64): output, loss, every gradient,
- * parameters after 10 AdamW steps; for the Affiner (side out, side in, ReLU) and for method full.
- * Made by tools/golden_dit.py. */
+/* tests/test_engine_golden.c - the whole model against PyTorch (float64): output, loss, every
+ * gradient, parameters after 10 AdamW steps; for the Affiner (side out, side in, ReLU) and for
+ * method full. Made by tools/golden_dit.py. */
 #include "base/mem.h"
 #include "engine/diffusion.h"
 #include "engine/sampler.h"
@@ -14,8 +14,18 @@
 
 enum { B = 4, C = 3, S = 8, PX = C * S * S };
 
-static const ds_dit_config config = {.channels = C, .side = S, .patch = 2, .width = 24, .depth = 2, .heads = 3, .mlp_ratio = 4,
-                                     .classes = 5, .learn_sigma = 1, .freq_dim = 32, .train_steps = 1000, .beta_start = 1e-4,
+static const ds_dit_config config = {.channels = C,
+                                     .side = S,
+                                     .patch = 2,
+                                     .width = 24,
+                                     .depth = 2,
+                                     .heads = 3,
+                                     .mlp_ratio = 4,
+                                     .classes = 5,
+                                     .learn_sigma = 1,
+                                     .freq_dim = 32,
+                                     .train_steps = 1000,
+                                     .beta_start = 1e-4,
                                      .beta_end = 2e-2};
 static ds_st *golden;
 
@@ -41,8 +51,8 @@ static ds_base *base_of_golden(void) {
     return b;
 }
 
-/* Largest difference, relative to the largest value of the tensor (a tensor's values are sums of the
- * same products, so its scale is the scale of the rounding), or to `top` if that is not 0. */
+/* Largest difference, relative to the largest value of the tensor (a tensor's values are sums of
+ * the same products, so its scale is the scale of the rounding), or to `top` if that is not 0. */
 static double difference(const float *got, const float *want, size_t n, double top) {
     double worst = 0;
     for (size_t i = 0; i < n; i++)
@@ -52,9 +62,10 @@ static double difference(const float *got, const float *want, size_t n, double t
     return worst / top;
 }
 
-/* The bias of the keys adds the same to all scores of a query, so its gradient is zero but for rounding
- * (which Adam would scale up to whole steps): it is compared on the scale of the other biases, and not
- * after the steps.  A scalar s has no scale of its own either: it gets that of all s. */
+/* The bias of the keys adds the same to all scores of a query, so its gradient is zero but for
+ * rounding (which Adam would scale up to whole steps): it is compared on the scale of the other
+ * biases, and not after the steps.  A scalar s has no scale of its own either: it gets that of all
+ * s. */
 static double scale_of(const ds_params *table, const ds_param *p, const char *prefix) {
     double top = 0;
     int key_bias = strstr(p->name, "attn.k.b") || strstr(p->name, "qkv.bias");
@@ -70,7 +81,8 @@ static double scale_of(const ds_params *table, const ds_param *p, const char *pr
     return fmax(top, 1e-12);
 }
 
-static void check_table(const char *variant, const char *what, const ds_params *table, float *got, double tolerance) {
+static void check_table(const char *variant, const char *what, const ds_params *table, float *got,
+                        double tolerance) {
     char prefix[64];
     snprintf(prefix, sizeof prefix, "%s.%s.", variant, what);
     int after = !strcmp(what, "after");
@@ -82,7 +94,8 @@ static void check_table(const char *variant, const char *what, const ds_params *
         if (after && strstr(p->name, "qkv.bias"))
             memcpy(got + p->offset + 24, want + 24, 24 * sizeof *want); /* the keys' third */
         double d = difference(got + p->offset, want, p->count, scale_of(table, p, prefix));
-        ck_assert_msg(d <= tolerance, "%s%s: relative difference %.3g, tolerance %.3g", prefix, p->name, d, tolerance);
+        ck_assert_msg(d <= tolerance, "%s%s: relative difference %.3g, tolerance %.3g", prefix,
+                      p->name, d, tolerance);
         free(want);
     }
 }
@@ -94,20 +107,23 @@ typedef struct {
 static const ds_variant variants[] = {
     {"out", {.method = DS_METHOD_AFFINER, .rank = 4, .targets = 1023, .classes = 3}},
     {"in", {.method = DS_METHOD_AFFINER, .rank = 4, .side_in = 1, .targets = 1023, .classes = 3}},
-    {"relu", {.method = DS_METHOD_AFFINER, .rank = 4, .phi_relu = 1, .targets = 1023, .classes = 3}},
+    {"relu",
+     {.method = DS_METHOD_AFFINER, .rank = 4, .phi_relu = 1, .targets = 1023, .classes = 3}},
     {"full", {.method = DS_METHOD_FULL, .classes = 3}},
 };
 
 /* One forward, loss and backward on the fixed batch of the golden file. */
 static void run(ds_device *dev, ds_net *net, float *out, float *dout, float *mse, float *vb) {
-    float *x0 = need("", "x0", B * PX), *noise = need("", "noise", B * PX), *xt = need("", "xt", B * PX);
+    float *x0 = need("", "x0", B * PX), *noise = need("", "noise", B * PX),
+          *xt = need("", "xt", B * PX);
     const int t[B] = {0, 37, 500, 999}, row[B] = {0, -1, 2, 0};
     ds_condition cond[B];
     float coef[8 * B];
     ds_schedule s;
     ds_schedule_init(&s, &config);
     for (int i = 0; i < B; i++) {
-        cond[i] = (ds_condition){.t = (float)t[i], .row = row[i], .base_row = row[i] < 0 ? config.classes : -1};
+        cond[i] = (ds_condition){
+            .t = (float)t[i], .row = row[i], .base_row = row[i] < 0 ? config.classes : -1};
         ds_schedule_loss_coef(&s, t[i], 1.0f / B, coef + 8 * i);
     }
     ds_net_forward(net, out, xt, cond, B);
@@ -140,9 +156,12 @@ static void check_variant(const ds_variant *v, const ds_device_options *opt) {
         memcpy(a->data + p->offset, x, p->count * sizeof *x);
         free(x);
     }
-    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_TRAIN, (const ds_adapter *const[]){a}, 1, B, NULL), 0);
-    float *g = dev->alloc(dev, n * 4), *m = dev->alloc(dev, n * 4), *w = dev->alloc(dev, n * 4), *p = dev->alloc(dev, n * 4);
-    float *out = dev->alloc(dev, 2 * B * PX * 4), *dout = dev->alloc(dev, 2 * B * PX * 4), mse[B], vb[B];
+    ck_assert_int_eq(
+        ds_net_new(&net, model, DS_NET_TRAIN, (const ds_adapter *const[]){a}, 1, B, NULL), 0);
+    float *g = dev->alloc(dev, n * 4), *m = dev->alloc(dev, n * 4), *w = dev->alloc(dev, n * 4),
+          *p = dev->alloc(dev, n * 4);
+    float *out = dev->alloc(dev, 2 * B * PX * 4), *dout = dev->alloc(dev, 2 * B * PX * 4), mse[B],
+          vb[B];
     dev->upload(dev, p, a->data, n * 4);
     dev->ops->fill(dev, m, 0, n);
     dev->ops->fill(dev, w, 0, n);
@@ -150,7 +169,8 @@ static void check_variant(const ds_variant *v, const ds_device_options *opt) {
     for (int step = 1; step <= 10; step++) {
         dev->ops->fill(dev, g, 0, n);
         run(dev, net, out, dout, mse, vb);
-        if (step == 1) { /* f32 against float64: sums of at most a few hundred products, 2^-24 each, through 2 blocks */
+        if (step == 1) { /* f32 against float64: sums of at most a few hundred products, 2^-24 each,
+                            through 2 blocks */
             float *want = need(v->name, ".output", 2 * B * PX);
             ck_assert_double_le(difference(out, want, 2 * B * PX, 0), 5e-6);
             free(want);
@@ -165,8 +185,8 @@ static void check_variant(const ds_variant *v, const ds_device_options *opt) {
         dev->ops->adamw(dev, p, m, w, NULL, g, NULL, n, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 1, 0, step);
         ds_net_refold(net);
     }
-    /* Adam's first steps are lr * sign(g): a gradient near zero can differ by up to 2 lr each step; the
-     * tensors here are of order 0.1 to 1 and their gradients were matched above. */
+    /* Adam's first steps are lr * sign(g): a gradient near zero can differ by up to 2 lr each step;
+     * the tensors here are of order 0.1 to 1 and their gradients were matched above. */
     check_table(v->name, "after", &a->table, p, 2e-4);
     float *bufs[] = {g, m, w, p, out, dout};
     for (int i = 0; i < 6; i++)
@@ -184,11 +204,13 @@ START_TEST(ref_matches_pytorch) {
 END_TEST
 
 START_TEST(cpu_f32_matches_pytorch) {
-    check_variant(&variants[_i], &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32});
+    check_variant(&variants[_i],
+                  &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32});
 }
 END_TEST
 
-/* A few steps of each sampler and each guidance; the random numbers are the project's own, made again in Python. */
+/* A few steps of each sampler and each guidance; the random numbers are the project's own, made
+ * again in Python. */
 START_TEST(samplers_match_pytorch) {
     static const struct {
         const char *key;
@@ -206,7 +228,10 @@ START_TEST(samplers_match_pytorch) {
     ds_net *net, *plain;
     ds_error err;
     base->cfg.pixel = runs[_i].pixel;
-    ck_assert_int_eq(ds_device_open(&dev, &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32}, NULL), 0);
+    ck_assert_int_eq(
+        ds_device_open(&dev, &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32},
+                       NULL),
+        0);
     ck_assert_int_eq(ds_model_new(&model, dev, base, NULL), 0);
     ck_assert_int_eq(ds_adapter_new(&a, base, &variants[0].spec, NULL), 0);
     for (int i = 0; i < a->table.count; i++) {
@@ -214,13 +239,20 @@ START_TEST(samplers_match_pytorch) {
         memcpy(a->data + a->table.items[i].offset, x, a->table.items[i].count * sizeof *x);
         free(x);
     }
-    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
+    ck_assert_int_eq(
+        ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
     ck_assert_int_eq(ds_net_new(&plain, model, DS_NET_INFER, NULL, 0, 1, NULL), 0);
-    ds_sample_options so = {.sampler = runs[_i].sampler, .steps = runs[_i].steps, .guidance = 1.7, .mode = runs[_i].mode, .seed = (1ull << 33) + 5};
+    ds_sample_options so = {.sampler = runs[_i].sampler,
+                            .steps = runs[_i].steps,
+                            .guidance = 1.7,
+                            .mode = runs[_i].mode,
+                            .seed = (1ull << 33) + 5};
     ds_sample_request q = {.index = 7, .label = 1};
     float got[PX], *want = need("", runs[_i].key, PX);
-    ck_assert_msg(!ds_sample(NULL, got, net, plain, &so, &q, 1, NULL, NULL, &err), "%s", err.message);
-    double d = difference(got, want, PX, 0); /* six passes, each amplified by the guidance and 1/sqrt(alpha_bar) */
+    ck_assert_msg(!ds_sample(NULL, got, net, plain, &so, &q, 1, NULL, NULL, &err), "%s",
+                  err.message);
+    double d = difference(got, want, PX,
+                          0); /* six passes, each amplified by the guidance and 1/sqrt(alpha_bar) */
     ck_assert_msg(d < 1e-4, "%s: relative difference %.3g", runs[_i].key, d);
     free(want);
     ds_net_free(net);

@@ -1,6 +1,6 @@
-/* tests/test_engine_train.c - promises of the engine: the adapted model starts as the base bit for bit,
- * resume is exact, threads and neighbours do not matter, samplers match PyTorch, stacked sets match
- * folded ones, adapter files refuse what is not theirs. */
+/* tests/test_engine_train.c - promises of the engine: the adapted model starts as the base bit for
+ * bit, resume is exact, threads and neighbours do not matter, samplers match PyTorch, stacked sets
+ * match folded ones, adapter files refuse what is not theirs. */
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -17,9 +17,20 @@
 #include <string.h>
 
 enum { SIDE = 8, IMAGES = 30, CLASSES = 3, ONE = SIDE * SIDE * 3 };
-static const ds_dit_config config = {.channels = 3, .side = SIDE, .patch = 2, .width = 32, .depth = 2, .heads = 2, .mlp_ratio = 4,
-                                     .classes = 4, .learn_sigma = 1, .freq_dim = 64, .pixel = 1, .train_steps = 1000,
-                                     .beta_start = 1e-4, .beta_end = 2e-2};
+static const ds_dit_config config = {.channels = 3,
+                                     .side = SIDE,
+                                     .patch = 2,
+                                     .width = 32,
+                                     .depth = 2,
+                                     .heads = 2,
+                                     .mlp_ratio = 4,
+                                     .classes = 4,
+                                     .learn_sigma = 1,
+                                     .freq_dim = 64,
+                                     .pixel = 1,
+                                     .train_steps = 1000,
+                                     .beta_start = 1e-4,
+                                     .beta_end = 2e-2};
 static uint8_t pixels[IMAGES * ONE];
 static int labels[IMAGES];
 static const ds_image_set images = {pixels, labels, IMAGES, SIDE, 3, CLASSES};
@@ -28,7 +39,9 @@ static void make_images(void) {
     for (int i = 0; i < IMAGES; i++) {
         labels[i] = i % CLASSES;
         for (int j = 0; j < ONE; j++)
-            pixels[i * ONE + j] = (uint8_t)((ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j) & 63) + 60 * (i % CLASSES));
+            pixels[i * ONE + j] =
+                (uint8_t)((ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j) & 63) +
+                          60 * (i % CLASSES));
     }
 }
 
@@ -39,7 +52,8 @@ typedef struct {
 } ds_world;
 
 static const ds_device_options f32 = {.kind = "cpu", .precision = DS_PRECISION_F32, .threads = 2};
-static const ds_device_options one_thread = {.kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
+static const ds_device_options one_thread = {
+    .kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
 static const ds_device_options bf16 = {.kind = "cpu", .precision = DS_PRECISION_BF16, .threads = 2};
 
 /* A base whose every tensor is non-zero (a fresh one has zero modulations and outputs). */
@@ -66,11 +80,26 @@ static void close_world(ds_world *w) {
     ds_device_close(w->dev);
 }
 
-static const ds_method_spec affiner = {.method = DS_METHOD_AFFINER, .rank = 4, .targets = DS_TARGET_DEFAULT, .classes = CLASSES, .seed = 9};
-static const ds_train_options options = {.steps = 12, .batch = 6, .micro_batch = 3, .lr = 1e-2, .warmup = 2, .clip = 1, .ema = 0.9,
-                                         .label_dropout = 0.2, .flip = 1, .vb_weight = 1, .heldout = 3, .seed = 4};
+static const ds_method_spec affiner = {.method = DS_METHOD_AFFINER,
+                                       .rank = 4,
+                                       .targets = DS_TARGET_DEFAULT,
+                                       .classes = CLASSES,
+                                       .seed = 9};
+static const ds_train_options options = {.steps = 12,
+                                         .batch = 6,
+                                         .micro_batch = 3,
+                                         .lr = 1e-2,
+                                         .warmup = 2,
+                                         .clip = 1,
+                                         .ema = 0.9,
+                                         .label_dropout = 0.2,
+                                         .flip = 1,
+                                         .vb_weight = 1,
+                                         .heldout = 3,
+                                         .seed = 4};
 
-static ds_trainer *new_trainer(ds_world *w, const ds_method_spec *spec, const ds_train_options *opt) {
+static ds_trainer *new_trainer(ds_world *w, const ds_method_spec *spec,
+                               const ds_train_options *opt) {
     ds_trainer *t;
     ds_error err;
     ck_assert_msg(!ds_trainer_new(&t, w->model, spec, opt, &images, &err), "%s", err.message);
@@ -97,7 +126,8 @@ static void result_digest(ds_trainer *t, const ds_base *base, char out[DS_HEX_SI
 }
 
 /* Raw samples of an adapter (or of the base) through a folded net. */
-static float *draw(ds_world *w, const ds_adapter *a, int n, int batch, const ds_sample_options *so) {
+static float *draw(ds_world *w, const ds_adapter *a, int n, int batch,
+                   const ds_sample_options *so) {
     ds_net *net, *base = NULL;
     ds_sample_request q[16];
     float *raw = ds_xmalloc((size_t)n * ONE * sizeof *raw);
@@ -106,14 +136,16 @@ static float *draw(ds_world *w, const ds_adapter *a, int n, int batch, const ds_
     if (so->mode == DS_GUIDANCE_DOMAIN)
         ck_assert_int_eq(ds_net_new(&base, w->model, DS_NET_INFER, NULL, 0, batch, NULL), 0);
     for (int i = 0; i < n; i++)
-        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = a ? i % CLASSES : i % 4, .base = !a};
+        q[i] =
+            (ds_sample_request){.index = (uint64_t)i, .label = a ? i % CLASSES : i % 4, .base = !a};
     ck_assert_msg(!ds_sample(NULL, raw, net, base, so, q, n, NULL, NULL, &err), "%s", err.message);
     ds_net_free(net);
     ds_net_free(base);
     return raw;
 }
 
-static const ds_sample_options fast = {.sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guidance = 1.5, .mode = DS_GUIDANCE_CFG, .seed = 3};
+static const ds_sample_options fast = {
+    .sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guidance = 1.5, .mode = DS_GUIDANCE_CFG, .seed = 3};
 
 START_TEST(fresh_adapter_is_the_base_bit_for_bit) {
     const ds_device_options *opts[] = {&f32, &bf16};
@@ -126,12 +158,15 @@ START_TEST(fresh_adapter_is_the_base_bit_for_bit) {
             spec.method = DS_METHOD_FULL;
         ds_adapter *a;
         ds_net *net, *plain;
-        float *x = w.dev->alloc(w.dev, ONE * 4), *y0 = w.dev->alloc(w.dev, ONE * 8), *y1 = w.dev->alloc(w.dev, ONE * 8);
+        float *x = w.dev->alloc(w.dev, ONE * 4), *y0 = w.dev->alloc(w.dev, ONE * 8),
+              *y1 = w.dev->alloc(w.dev, ONE * 8);
         ds_rng_normal(x, ONE, 1, DS_STREAM_TEST, 0, 0);
         ck_assert_int_eq(ds_adapter_new(&a, w.base, &spec, NULL), 0);
         ck_assert_int_eq(ds_net_new(&plain, w.model, DS_NET_INFER, NULL, 0, 2, NULL), 0);
-        ck_assert_int_eq(ds_net_new(&net, w.model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
-        ds_condition null = {.t = 300, .row = -1, .base_row = 4}, row = {.t = 300, .row = 1, .base_row = -1};
+        ck_assert_int_eq(
+            ds_net_new(&net, w.model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
+        ds_condition null = {.t = 300, .row = -1, .base_row = 4},
+                     row = {.t = 300, .row = 1, .base_row = -1};
         ds_net_forward(plain, y0, x, &null, 1);
         ds_net_forward(net, y1, x, &row, 1); /* new rows start as the unconditional row */
         ck_assert_msg(!memcmp(y0, y1, ONE * 8), "variant %d differs from the base", variant);
@@ -223,13 +258,34 @@ START_TEST(training_lowers_the_heldout_loss) {
     static const struct {
         ds_method_spec spec;
         double lr;
-    } runs[] = {{{.method = DS_METHOD_AFFINER, .rank = 4, .targets = DS_TARGET_DEFAULT, .classes = CLASSES}, 1e-2},
-                {{.method = DS_METHOD_AFFINER, .rank = 4, .targets = DS_TARGET_DEFAULT, .classes = CLASSES, .freeze_v = 1}, 1e-2},
-                {{.method = DS_METHOD_AFFINER, .rank = 0, .targets = DS_TARGET_Q | DS_TARGET_FC2, .classes = CLASSES}, 1e-2},
-                {{.method = DS_METHOD_AFFINER, .rank = 3, .side_in = 1, .targets = 1023, .classes = CLASSES}, 1e-2},
-                {{.method = DS_METHOD_AFFINER, .rank = 3, .phi_relu = 1, .targets = 1023, .classes = CLASSES}, 1e-2},
-                {{.method = DS_METHOD_EMBEDDING, .classes = CLASSES}, 5e-2},
-                {{.method = DS_METHOD_FULL, .classes = CLASSES}, 2e-3}};
+    } runs[] = {
+        {{.method = DS_METHOD_AFFINER, .rank = 4, .targets = DS_TARGET_DEFAULT, .classes = CLASSES},
+         1e-2},
+        {{.method = DS_METHOD_AFFINER,
+          .rank = 4,
+          .targets = DS_TARGET_DEFAULT,
+          .classes = CLASSES,
+          .freeze_v = 1},
+         1e-2},
+        {{.method = DS_METHOD_AFFINER,
+          .rank = 0,
+          .targets = DS_TARGET_Q | DS_TARGET_FC2,
+          .classes = CLASSES},
+         1e-2},
+        {{.method = DS_METHOD_AFFINER,
+          .rank = 3,
+          .side_in = 1,
+          .targets = 1023,
+          .classes = CLASSES},
+         1e-2},
+        {{.method = DS_METHOD_AFFINER,
+          .rank = 3,
+          .phi_relu = 1,
+          .targets = 1023,
+          .classes = CLASSES},
+         1e-2},
+        {{.method = DS_METHOD_EMBEDDING, .classes = CLASSES}, 5e-2},
+        {{.method = DS_METHOD_FULL, .classes = CLASSES}, 2e-3}};
     ds_world w = open_world(&f32);
     ds_train_options o = options;
     o.lr = runs[_i].lr;
@@ -258,7 +314,8 @@ START_TEST(frozen_entries_do_not_move) {
     ck_assert_int_eq(ds_trainer_result(t, &end, NULL), 0);
     for (int i = 0; i < end->table.count; i++) {
         const ds_param *p = &end->table.items[i];
-        int same = !memcmp(start->data + p->offset, end->data + p->offset, p->count * sizeof(float));
+        int same =
+            !memcmp(start->data + p->offset, end->data + p->offset, p->count * sizeof(float));
         ck_assert_msg(same == p->frozen, "%s", p->name);
         if (strstr(p->name, "attn.k") || p->kind == DS_PARAM_V)
             ck_assert(p->frozen);
@@ -289,7 +346,8 @@ START_TEST(a_sample_does_not_depend_on_its_neighbours) {
         ds_sample_options so = fast;
         so.mode = (enum ds_guidance)mode;
         so.sampler = (enum ds_sampler)mode;
-        float *many = draw(&w, a, 7, 14, &so), *few = draw(&w, a, 7, 3, &so), *one = draw(&w, a, 2, 1, &so);
+        float *many = draw(&w, a, 7, 14, &so), *few = draw(&w, a, 7, 3, &so),
+              *one = draw(&w, a, 2, 1, &so);
         ck_assert_int_eq(memcmp(many, few, 7 * ONE * sizeof *many), 0);
         ck_assert_int_eq(memcmp(many, one, 2 * ONE * sizeof *many), 0);
         free(many);
@@ -310,13 +368,18 @@ START_TEST(stacked_tasks_match_folded_ones) {
     second.targets = DS_TARGET_V | DS_TARGET_FC1;
     third.phi_relu = 1;
     third.seed = 77;
-    ds_adapter *sets[] = {trained(&w, &affiner, 4), trained(&w, &second, 5), trained(&w, &third, 6)};
+    ds_adapter *sets[] = {trained(&w, &affiner, 4), trained(&w, &second, 5),
+                          trained(&w, &third, 6)};
     ds_net *net;
-    ck_assert_int_eq(ds_net_new(&net, w.model, DS_NET_STACKED, (const ds_adapter *const *)sets, 3, 16, NULL), 0);
+    ck_assert_int_eq(
+        ds_net_new(&net, w.model, DS_NET_STACKED, (const ds_adapter *const *)sets, 3, 16, NULL), 0);
     ds_sample_request q[8];
     for (int i = 0; i < 8; i++) {
         int task = i % 4;
-        q[i] = (ds_sample_request){.index = (uint64_t)i, .task = task, .base = task == 3, .label = task == 3 ? i % 4 : i % CLASSES};
+        q[i] = (ds_sample_request){.index = (uint64_t)i,
+                                   .task = task,
+                                   .base = task == 3,
+                                   .label = task == 3 ? i % 4 : i % CLASSES};
     }
     ds_sample_options so = fast;
     so.steps = 3;
@@ -326,7 +389,8 @@ START_TEST(stacked_tasks_match_folded_ones) {
         float *alone = draw(&w, task < 3 ? sets[task] : NULL, 8, 16, &so);
         for (int i = task; i < 8; i += 4)
             for (int j = 0; j < ONE; j++)
-                ck_assert_msg(fabsf(mixed[i * ONE + j] - alone[i * ONE + j]) < 2e-4f, "task %d sample %d: %g, alone %g", task, i,
+                ck_assert_msg(fabsf(mixed[i * ONE + j] - alone[i * ONE + j]) < 2e-4f,
+                              "task %d sample %d: %g, alone %g", task, i,
                               (double)mixed[i * ONE + j], (double)alone[i * ONE + j]);
         free(alone);
     }
@@ -340,7 +404,10 @@ END_TEST
 
 START_TEST(adapter_file_returns_what_was_stored) {
     ds_world w = open_world(&f32);
-    ds_method_spec specs[] = {affiner, {.method = DS_METHOD_EMBEDDING, .classes = CLASSES}, {.method = DS_METHOD_FULL, .classes = CLASSES}, affiner};
+    ds_method_spec specs[] = {affiner,
+                              {.method = DS_METHOD_EMBEDDING, .classes = CLASSES},
+                              {.method = DS_METHOD_FULL, .classes = CLASSES},
+                              affiner};
     specs[3].freeze_v = 1;
     specs[3].targets = DS_TARGET_K | DS_TARGET_ADALN;
     for (int i = 0; i < 4; i++) {
@@ -353,7 +420,9 @@ START_TEST(adapter_file_returns_what_was_stored) {
         ck_assert_uint_eq(a->table.total, b->table.total);
         for (int e = 0; e < a->table.count; e++) {
             const ds_param *p = &a->table.items[e];
-            ck_assert_msg(!memcmp(a->data + p->offset, b->data + p->offset, p->count * sizeof(float)), "spec %d: %s", i, p->name);
+            ck_assert_msg(
+                !memcmp(a->data + p->offset, b->data + p->offset, p->count * sizeof(float)),
+                "spec %d: %s", i, p->name);
         }
         ck_assert_int_eq(ds_adapter_encode(b, w.base, NULL, &again, &m, NULL), 0);
         ck_assert(n == m && !memcmp(bytes, again, n));
@@ -390,7 +459,8 @@ START_TEST(any_flipped_bit_of_an_adapter_is_refused) {
         stored[at] ^= (char)(1 << (i & 7));
         ck_assert_int_eq(ds_fs_write(path, stored, n, NULL), 0);
         int rc = ds_adapter_open(&b, w.base, path, sha, &err);
-        ck_assert_msg(rc == DS_EINTEGRITY || rc == DS_ELIMIT, "flip %d at %zu of %zu: %d", i, at, n, rc);
+        ck_assert_msg(rc == DS_EINTEGRITY || rc == DS_ELIMIT, "flip %d at %zu of %zu: %d", i, at, n,
+                      rc);
         stored[at] ^= (char)(1 << (i & 7));
     }
     free(stored);

@@ -30,9 +30,9 @@ done
 grep -nE '#if.*(CUDA|AVX|__x86)|<immintrin|cuda_runtime' $(echo "$sources" | tr ' ' '\n' | grep -vE '^(kernels|tests|bench)/') /dev/null |
     sed 's/$/: device code above kernels\//' >>"$out"
 
-# Banned calls: no bounds, no error, or hidden state.
+# Banned calls: no bounds, no error, or hidden state.  Tests may run other programs.
 grep -nwE '(strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atol|atof|rand|srand|tmpnam|mktemp|system|popen|alloca) ?\(' $sources |
-    grep -vE ':[0-9]+: *(\*|/\*|//)' | sed 's/$/: banned call/' >>"$out"
+    grep -vE ':[0-9]+: *(\*|/\*|//)|^tests/.*system ?\(' | sed 's/$/: banned call/' >>"$out"
 
 # Sizes: lines of 100 (120 in the list of ops), files of 900 lines, functions of 80 lines.
 for f in $sources; do
