@@ -11,11 +11,11 @@
 enum { BASE_MAX_GIB = 16 };
 
 /* Configuration fields as the file spells them: one list for reading and writing. */
+/* clang-format off */
 #define CONFIG_FIELDS(X)                                                                           \
-    X(channels)                                                                                    \
-    X(side)                                                                                        \
-    X(patch) X(width) X(depth) X(heads) X(mlp_ratio) X(classes) X(learn_sigma) X(freq_dim)         \
-        X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
+    X(channels) X(side) X(patch) X(width) X(depth) X(heads) X(mlp_ratio) X(classes) X(learn_sigma) \
+    X(freq_dim) X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
+/* clang-format on */
 
 static int config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
     json_t *doc;
