@@ -24,7 +24,7 @@ static int list(const ds_job *job, int steps[FOUND_MAX]) {
     free(dir);
     for (struct dirent *e; d && n < FOUND_MAX && (e = readdir(d));) {
         used = 0;
-        if (sscanf(e->d_name, "step-%8d.safetensors%n", &step, &used) == 1 && used > 0 &&
+        if (sscanf(e->d_name, "step-%9d.safetensors%n", &step, &used) == 1 && used > 0 &&
             !e->d_name[used] && step > 0)
             steps[n++] = step;
     }

@@ -173,12 +173,13 @@ static int scale_for(int side) { return side < CELL ? CELL / side : 1; }
  * has none. */
 static const uint8_t *real_picture(const evaluation *e, int label, int k) {
     const ds_images *im = e->images;
-    uint32_t count = 0, wanted, seed = (uint32_t)k;
+    uint32_t count = 0, wanted;
     for (int i = 0; i < im->n; i++)
         count += im->labels[i] == label;
     if (!count)
         return im->pixels + (size_t)(k % im->n) * e->one;
-    wanted = ds_rng_below(count, e->spec->evaluate.seed, DS_STREAM_SPLIT, 2, (uint64_t)label, seed);
+    wanted = ds_rng_below(count, e->spec->evaluate.seed, DS_STREAM_SPLIT, 2, (uint64_t)label,
+                          (uint32_t)k);
     for (int i = 0; i < im->n; i++)
         if (im->labels[i] == label && wanted-- == 0)
             return im->pixels + (size_t)i * e->one;

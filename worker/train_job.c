@@ -27,7 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEVEL_ADAPTER = 19 };
+enum { LEVEL_ADAPTER = 19, LISTED_MAX = 20 };
 
 typedef struct {
     const ds_job *job;
@@ -113,9 +113,12 @@ static int prepare(train_job *t, ds_error *err) {
     if (im->cache_was_damaged)
         ds_events_warning(t->job->events,
                           "the cache of prepared images was damaged and is rebuilt");
-    for (int64_t i = 0; i < im->rejected.listed; i++)
+    for (int64_t i = 0; i < im->rejected.listed && i < LISTED_MAX; i++)
         ds_events_warning(t->job->events, "image '%s' is left out: %s", im->rejected.items[i].path,
                           im->rejected.items[i].reason);
+    if (im->rejected.count > LISTED_MAX)
+        ds_events_warning(t->job->events, "and %lld more images are left out",
+                          (long long)(im->rejected.count - LISTED_MAX));
     t->method.classes = im->class_count;
     if (!s->train.dropout_given)
         t->options.label_dropout = im->class_count > 1 ? 0.1 : 0;
