@@ -35,24 +35,24 @@ static const option options_table[] = {
     {"steps",                "train",    NULL,    INT,  1,    1e7,      NULL,          NULL},
     {"batch",                "train",    NULL,    INT,  1,    65536,    NULL,          "64"},
     {"micro_batch",          "train",    NULL,    INT,  1,    65536,    NULL,          NULL},
-    {"lr",                   "train",    NULL,    NUM,  1e-9, 1,        NULL,          "0.001"},
+    {"lr",                   "train",    NULL,    NUM,  1e-9, 1,        NULL,          "0.006"},
     {"warmup",               "train",    NULL,    INT,  0,    1e6,      NULL,          NULL},
     {"clip",                 "train",    NULL,    NUM,  0,    1e6,      NULL,          "1.0"},
     {"weight_decay",         "train",    NULL,    NUM,  0,    1,        NULL,          "0.0"},
-    {"ema",                  "train",    NULL,    NUM,  0,    0.999999, NULL,          "0.995"},
+    {"ema",                  "train",    NULL,    NUM,  0,    0.999999, NULL,          "0.99"},
     {"label_dropout",        "train",    NULL,    NUM,  0,    1,        NULL,          NULL},
     {"flip",                 "train",    NULL,    BOOL, 0,    0,        NULL,          "false"},
     {"seed",                 "train",    NULL,    INT,  0,    9e15,     NULL,          "1"},
     {"vb_weight",            "train",    NULL,    NUM,  0,    1e3,      NULL,          "1.0"},
-    {"focus",                "train",    NULL,    NUM,  0,    10,       NULL,          "0.0"},
-    {"focus_mean",           "train",    NULL,    NUM,  -10,  10,       NULL,          "0.0"},
-    {"cosine",               "train",    NULL,    BOOL, 0,    0,        NULL,          "false"},
+    {"focus",                "train",    NULL,    NUM,  0,    10,       NULL,          "0.8"},
+    {"focus_mean",           "train",    NULL,    NUM,  -10,  10,       NULL,          "-0.6"},
+    {"cosine",               "train",    NULL,    BOOL, 0,    0,        NULL,          "true"},
     {"checkpoint_every",     "train",    NULL,    INT,  1,    1e7,      NULL,          "100"},
     {"heldout_every",        "train",    NULL,    INT,  1,    1e7,      NULL,          "100"},
     {"heldout",              "train",    NULL,    INT,  0,    65536,    NULL,          NULL},
     {"sampler", "sample", NULL, ENUM, 0, 0, "dpmpp2m|ddim|ddpm", "dpmpp2m"},
     {"sample_steps",         "sample",   "steps", INT,  1,    1000,     NULL,          "20"},
-    {"guidance",             "sample",   NULL,    NUM,  0,    100,      NULL,          "1.5"},
+    {"guidance",             "sample",   NULL,    NUM,  0,    100,      NULL,          "2.0"},
     {"guidance_mode",        "sample",   NULL,    ENUM, 0,    0,        "cfg|domain|none", "cfg"},
     {"n",                    "evaluate", NULL,    INT,  4,    100000,   NULL,          "512"},
     {"eval_seed",            "evaluate", "seed",  INT,  0,    9e15,     NULL,          "7"},
@@ -80,8 +80,8 @@ static json_t *from_facts(const option *o, const json_t *spec, const ds_dataset_
     const json_t *train = json_object_get(spec, "train");
     double images = (double)f->images;
     if (strcmp(o->option, "steps") == 0)
-        /* 64 images a step: 16 passes over the images, within what a person waits for */
-        return json_integer((json_int_t)clamp(images * 16 / 64, 600, 2000));
+        /* 64 images a step: 32 passes over the images, within what a person waits for */
+        return json_integer((json_int_t)clamp(images * 32 / 64, 900, 3000));
     if (strcmp(o->option, "micro_batch") == 0)
         return json_integer(ds_json_int(train, "batch", 64));
     if (strcmp(o->option, "warmup") == 0)

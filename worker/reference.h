@@ -14,7 +14,7 @@
 #include "worker/prepare.h"
 
 #define DS_REFERENCE_SCHEMA "diffscaler.reference/1"
-#define DS_REFERENCE_IMAGES_MAX 2048 /* sets up to this are taken whole */
+#define DS_REFERENCE_IMAGES_MAX 1024 /* sets up to this are taken whole */
 
 typedef struct {
     float *x; /* (n, dim) */
