@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,23 +22,35 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* flock dies with the process, whatever kills it; the pid inside is only for the message. */
+/* The pid inside is only for messages, and to see that an owner is gone. */
+static long lock_owner(int fd) {
+    char text[32];
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    return strtol(text, NULL, 10);
+}
+
+/* flock dies with the process, whatever kills it; but a child that it had forked and that has not
+ * called exec yet still shares the lock for some milliseconds. */
 static int take_lock(ds_registry *r, ds_error *err) {
     char path[PATH_MAX], text[32] = "";
     ds_fs_join(path, sizeof path, r->dir, "lock");
     r->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (r->lock_fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
-    if (flock(r->lock_fd, LOCK_EX | LOCK_NB)) {
+    for (int tries = 0; flock(r->lock_fd, LOCK_EX | LOCK_NB); tries++) {
         if (errno != EWOULDBLOCK)
             return ds_fail_errno(err, "cannot lock '%s'", path);
-        ssize_t n = pread(r->lock_fd, text, sizeof text - 1, 0);
-        text[n > 0 ? n : 0] = 0;
+        long owner = lock_owner(r->lock_fd);
+        if (tries < 200 && owner > 0 && kill((pid_t)owner, 0) && errno == ESRCH) {
+            usleep(10000);
+            continue;
+        }
         return ds_fail(
             err, DS_ECONFLICT,
             "state folder '%s' is in use by process %ld; stop that one or choose another "
             "folder",
-            r->dir, strtol(text, NULL, 10));
+            r->dir, owner);
     }
     int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
     if (ftruncate(r->lock_fd, 0) || pwrite(r->lock_fd, text, (size_t)n, 0) != n)

@@ -366,24 +366,30 @@ static UNUSED void blob_path(const rig *r, const char *sha, char out[PATH_MAX]) 
 
 /* ---------------------------------------------------------------- processes */
 
-/* State letter of a process, 0 when it is gone; its command line contains `text`? */
-static UNUSED char process_state(pid_t pid, const char *text) {
-    char path[64], line[8192];
-    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+/* A file of /proc, whose size is not known before it is read; its length. */
+static UNUSED size_t read_proc(pid_t pid, const char *name, char *out, size_t size) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, line, sizeof line - 1);
+    ssize_t n = fd < 0 ? 0 : read(fd, out, size - 1);
     if (fd >= 0)
         close(fd);
-    for (ssize_t i = 0; i < n; i++)
+    out[n > 0 ? n : 0] = 0;
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* State letter of a process; 0 when it is gone, or its command line does not contain `text`. */
+static UNUSED char process_state(pid_t pid, const char *text) {
+    char line[8192], stat[1024];
+    size_t n = pid > 0 ? read_proc(pid, "cmdline", line, sizeof line) : 0;
+    for (size_t i = 0; i < n; i++)
         line[i] = line[i] ? line[i] : ' ';
-    line[n > 0 ? n : 0] = 0;
-    if (text && !strstr(line, text))
+    if (pid <= 0 || !read_proc(pid, "stat", stat, sizeof stat))
         return 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    char *stat = slurp(path), *end = strrchr(stat, ')');
-    char state = end && end[1] ? end[2] : 0;
-    free(stat);
-    return state;
+    char *end = strrchr(stat, ')');
+    if (text && !strstr(line, text)) /* a zombie has no command line */
+        return 0;
+    return end && end[1] ? end[2] : 0;
 }
 
 /* A process that works on this rig's state folder, other than the daemon; 0 if there is none. */
