@@ -34,7 +34,8 @@ enum { SYS_SLOW = 0 };
 typedef struct {
     char dir[160], state[200], socket[220], base[200], net[PATH_MAX], log[200];
     pid_t pid;
-    int unprivileged; /* daemon and dsctl as nobody (only if this is root) */
+    int unprivileged;     /* daemon and dsctl as nobody (only if this is root) */
+    const char *extra[6]; /* further options of the daemon */
 } rig;
 
 /* What the last run of a program said. */
@@ -211,16 +212,17 @@ static UNUSED void rig_open(rig *r, const char *name) {
 }
 
 static UNUSED void exec_daemon(const rig *r) {
-    const char *const args[] = {program("diffscalerd"),
-                                "--base",
-                                r->base,
-                                "--feature-net",
-                                r->net,
-                                "--settle",
-                                "0.3",
-                                "--nice",
-                                "0",
-                                NULL};
+    const char *args[20] = {program("diffscalerd"),
+                            "--base",
+                            r->base,
+                            "--feature-net",
+                            r->net,
+                            "--settle",
+                            "0.3",
+                            "--nice",
+                            "0"};
+    for (int i = 0; i < 6 && r->extra[i]; i++)
+        args[9 + i] = r->extra[i];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     int fd = open(r->log, O_WRONLY | O_CREAT | O_APPEND, 0666);
     if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
