@@ -81,7 +81,7 @@ static json_t *from_facts(const option *o, const json_t *spec, const ds_dataset_
     double images = (double)f->images;
     if (strcmp(o->option, "steps") == 0)
         /* 64 images a step: 32 passes over the images, within what a person waits for */
-        return json_integer((json_int_t)clamp(images * 32 / 64, 800, 3000));
+        return json_integer((json_int_t)clamp(images * 32 / 64, 900, 3000));
     if (strcmp(o->option, "micro_batch") == 0)
         return json_integer(ds_json_int(train, "batch", 64));
     if (strcmp(o->option, "warmup") == 0)

@@ -5,7 +5,7 @@ set -eu
 build=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/demo-out
-sets=${DEMO_SETS:-"digits flags photos"}
+sets=${DEMO_SETS:-"digits:700 flags:1000 photos:800"} # name:steps, so that it all ends within minutes
 start=$(date +%s)
 rm -rf "$out"
 mkdir -p "$out"
@@ -26,9 +26,10 @@ for _ in $(seq 100); do dsctl status >/dev/null 2>&1 && break; sleep 0.1; done
 dsctl status || { echo "the daemon did not start:"; cat "$out/daemon.log"; exit 1; }
 
 files=
-for name in $sets; do
-    printf '\n$ dsctl add-dataset examples/%s --wait\n' "$name"
-    dsctl add-dataset "$root/examples/$name" --name "$name" --wait
+for set in $sets; do
+    name=${set%:*} steps=${set#*:}
+    printf '\n$ dsctl add-dataset examples/%s --wait --steps %s\n' "$name" "$steps"
+    dsctl add-dataset "$root/examples/$name" --name "$name" --wait --steps "$steps"
     job=$(dsctl list-jobs --kind train --quiet --limit 1)
     cp "$state/jobs/$job/grid.png" "$out/grid-$name.png"
     files="$files $out/grid-$name.png"
