@@ -201,9 +201,9 @@ static UNUSED void rig_open(rig *r, const char *name) {
     memset(r, 0, sizeof *r);
     chmod(ds_test_tmpdir(), 0755);
     snprintf(r->dir, sizeof r->dir, "%s/%s", ds_test_tmpdir(), name);
-    snprintf(r->state, sizeof r->state, "%s/state", r->dir);
-    snprintf(r->socket, sizeof r->socket, "%s/socket", r->dir);
-    snprintf(r->log, sizeof r->log, "%s/daemon.log", r->dir);
+    snprintf(r->state, sizeof r->state, "%.159s/state", r->dir);
+    snprintf(r->socket, sizeof r->socket, "%.159s/socket", r->dir);
+    snprintf(r->log, sizeof r->log, "%.159s/daemon.log", r->dir);
     snprintf(r->base, sizeof r->base, "%s/base.safetensors", ds_test_tmpdir());
     ck_assert_int_eq(mkdir(r->dir, 0755), 0);
     char *net = fixture_net();
@@ -364,6 +364,21 @@ static UNUSED void adapter_digest(const rig *r, const char *ref, char out[DS_HEX
 /* Where the registry keeps the blob. */
 static UNUSED void blob_path(const rig *r, const char *sha, char out[PATH_MAX]) {
     snprintf(out, PATH_MAX, "%s/blobs/sha256/%.2s/%s.zst", r->state, sha, sha);
+}
+
+/* The directory of the training, which a person could read as well; 0 if there is none yet. */
+static UNUSED int train_dir(const rig *r, char out[300]) {
+    for (int id = 1; id < 8; id++) {
+        char path[320];
+        snprintf(out, 300, "%s/jobs/%d", r->state, id);
+        snprintf(path, sizeof path, "%s/spec.json", out);
+        char *spec = slurp(path);
+        int train = strstr(spec, "\"checkpoint_every\"") != NULL;
+        free(spec);
+        if (train)
+            return 1;
+    }
+    return 0;
 }
 
 /* ---------------------------------------------------------------- processes */

@@ -217,21 +217,6 @@ static void start_again(lane *l) {
     rig_start(&l->r);
 }
 
-/* The directory of the training, which a person could read as well; 0 if there is none yet. */
-static int train_dir(const rig *r, char out[300]) {
-    for (int id = 1; id < 8; id++) {
-        char path[320];
-        snprintf(out, 300, "%s/jobs/%d", r->state, id);
-        snprintf(path, sizeof path, "%s/spec.json", out);
-        char *spec = slurp(path);
-        int train = strstr(spec, "\"checkpoint_every\"") != NULL;
-        free(spec);
-        if (train)
-            return 1;
-    }
-    return 0;
-}
-
 static void note_stage(lane *l) {
     char dir[300], path[320], *last = NULL;
     int in = STAGES - 1;
