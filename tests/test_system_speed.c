@@ -1,0 +1,67 @@
+/* tests/test_system_speed.c - how long a person waits for add-dataset, and what a folder costs that
+ * has not changed.  The figures are printed; the limits are wide, because machines are shared. */
+#include "tests/system_rig.h"
+
+#include <math.h>
+
+enum { IMAGES = SYS_SLOW ? 1000 : 10000 };
+static const double ADD_SECONDS = 5, FILES_PER_SECOND = SYS_SLOW ? 200 : 4000;
+
+/* The finished scan that began last: images, and seconds as the worker measured them. */
+static double scan_seconds(const rig *r, int64_t *hashed) {
+    char path[64];
+    json_t *job = wait_state(r, "scan", "big", "|done|failed|"), *full = NULL;
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)ds_json_int(job, "id", 0));
+    ck_assert_int_eq(call(r, "GET", path, NULL, &full), 200);
+    const json_t *result = json_object_get(full, "result");
+    ck_assert_msg(ds_json_int(result, "images", 0) == IMAGES, "the scan failed or lost images");
+    double seconds = ds_json_number(result, "seconds", NAN);
+    *hashed = ds_json_int(result, "hashed", -1);
+    json_decref(job);
+    json_decref(full);
+    return seconds;
+}
+
+START_TEST(ten_thousand_images) {
+    rig r;
+    char path[400], *dir = in_tmp("big");
+    ds_error err;
+    int64_t hashed;
+    must(ds_fs_mkdirs(dir, &err), &err);
+    for (int i = 0; i < IMAGES; i++) {
+        snprintf(path, sizeof path, "%s/%05d.ppm", dir, i);
+        write_tile(path, 16, i);
+    }
+    rig_open(&r, "speed");
+    r.extra[0] = "--workers"; /* scans only */
+    r.extra[1] = "0";
+    rig_start(&r);
+    EXPECT(&r, 0, "add-dataset", dir);
+    double add = said.seconds, first = scan_seconds(&r, &hashed);
+    ck_assert_int_eq(hashed, IMAGES);
+    double best = INFINITY, again = INFINITY;
+    for (int i = 0; i < 3; i++) {
+        EXPECT(&r, 0, "add-dataset", dir);
+        again = fmin(again, said.seconds);
+        best = fmin(best, scan_seconds(&r, &hashed));
+        ck_assert_msg(hashed == 0, "%lld files were read again", (long long)hashed);
+    }
+    EXPECT(&r, 7, "add-dataset", dir, "--wait", "--timeout", "1");
+    EXPECT_SAID("timed out");
+    printf("%d images: add-dataset returns after %.2f s, again after %.2f s; first scan %.2f s, "
+           "unchanged %.3f s = %.0f files/s\n",
+           IMAGES, add, again, first, best, IMAGES / best);
+    ck_assert_msg(add < ADD_SECONDS, "add-dataset took %.1f s", add);
+    ck_assert_msg(IMAGES / best >= FILES_PER_SECOND, "unchanged: %.0f files/s", IMAGES / best);
+    rig_close(&r);
+    must(ds_fs_remove(dir, &err), &err);
+    free(dir);
+}
+END_TEST
+
+static void register_cases(TCase *tc) {
+    system_fixture();
+    tcase_add_test(tc, ten_thousand_images);
+}
+
+int main(int argc, char **argv) { return system_main(argc, argv, "system-speed", register_cases); }
