@@ -52,7 +52,7 @@ static const option options_table[] = {
     {"heldout",              "train",    NULL,    INT,  0,    65536,    NULL,          NULL},
     {"sampler", "sample", NULL, ENUM, 0, 0, "dpmpp2m|ddim|ddpm", "dpmpp2m"},
     {"sample_steps",         "sample",   "steps", INT,  1,    1000,     NULL,          "20"},
-    {"guidance",             "sample",   NULL,    NUM,  0,    100,      NULL,          "2.0"},
+    {"guidance",             "sample",   NULL,    NUM,  0,    100,      NULL,          "1.5"},
     {"guidance_mode",        "sample",   NULL,    ENUM, 0,    0,        "cfg|domain|none", "cfg"},
     {"n",                    "evaluate", NULL,    INT,  4,    100000,   NULL,          "512"},
     {"eval_seed",            "evaluate", "seed",  INT,  0,    9e15,     NULL,          "7"},
