@@ -26,6 +26,16 @@ struct ds_child {
     void *ctx;
 };
 
+/* Settings that a kernel may not have: what cannot be written is left as it is. */
+static void write_if_there(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (write(fd, text, strlen(text)) < 0)
+        errno = 0;
+    close(fd);
+}
+
 void ds_child_trampoline(int argc, char **argv) {
     if (argc != 6 || strcmp(argv[1], TRAMPOLINE) != 0)
         return;
@@ -34,12 +44,9 @@ void ds_child_trampoline(int argc, char **argv) {
     if (getppid() != (pid_t)strtol(argv[2], NULL, 10))
         _exit(143); /* the daemon died before the line above */
     setpriority(PRIO_PROCESS, 0, (int)strtol(argv[3], NULL, 10));
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        if (write(fd, "500", 3) != 3)
-            (void)0; /* a kernel without it kills by size alone */
-        close(fd);
-    }
+    /* setsid made a scheduling group of its own; niceness inside it would mean nothing outside */
+    write_if_there("/proc/self/autogroup", argv[3]);
+    write_if_there("/proc/self/oom_score_adj", "500");
     char *args[] = {argv[4], "run", argv[5], NULL};
     execv(argv[4], args);
     fprintf(stderr, "cannot run worker '%s': %s\n", argv[4], strerror(errno));
