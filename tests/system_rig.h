@@ -200,10 +200,12 @@ static UNUSED json_t *said_json(void) {
 static UNUSED void rig_open(rig *r, const char *name) {
     memset(r, 0, sizeof *r);
     chmod(ds_test_tmpdir(), 0755);
-    snprintf(r->dir, sizeof r->dir, "%s/%s", ds_test_tmpdir(), name);
-    snprintf(r->state, sizeof r->state, "%.159s/state", r->dir);
-    snprintf(r->socket, sizeof r->socket, "%.159s/socket", r->dir);
-    snprintf(r->log, sizeof r->log, "%.159s/daemon.log", r->dir);
+    char dir[160];
+    snprintf(dir, sizeof dir, "%s/%s", ds_test_tmpdir(), name);
+    snprintf(r->dir, sizeof r->dir, "%s", dir);
+    snprintf(r->state, sizeof r->state, "%s/state", dir);
+    snprintf(r->socket, sizeof r->socket, "%s/socket", dir);
+    snprintf(r->log, sizeof r->log, "%s/daemon.log", dir);
     snprintf(r->base, sizeof r->base, "%s/base.safetensors", ds_test_tmpdir());
     ck_assert_int_eq(mkdir(r->dir, 0755), 0);
     char *net = fixture_net();
@@ -449,7 +451,7 @@ static UNUSED int system_main(int argc, char **argv, const char *name,
 static UNUSED char *folder(const char *name) { return in_tmp(name); }
 
 /* Few pictures, because the feature network takes most of the time of these jobs. */
-enum { CLASS_IMAGES = 4 };
+enum { CLASS_IMAGES = SYS_SLOW ? 2 : 4 };
 
 static UNUSED void make_set(const char *root, int which) {
     ds_error err;
@@ -515,7 +517,13 @@ static UNUSED char *make_tiles(const char *name, int classes, int n) {
 }
 
 /* The usual settings of a training in these tests. */
+#if defined(__SANITIZE_ADDRESS__)
+#define QUICK_N "4"
+#else
+#define QUICK_N "8"
+#endif
 #define QUICK                                                                                      \
-    "--steps", "60", "--batch", "8", "--lr", "0.005", "--n", "8", "--rank", "4", "--threads", "1"
+    "--steps", "60", "--batch", "8", "--lr", "0.005", "--n", QUICK_N, "--rank", "4", "--threads",  \
+        "1"
 
 #endif

@@ -53,9 +53,9 @@ static void add_main(const rig *r) {
     char *tiles = folder("tiles"), body[1024];
     snprintf(
         body, sizeof body,
-        "{\"path\":\"%s\",\"name\":\"tiles\",\"options\":{\"steps\":600,\"batch\":8,\"lr\":0.005,"
-        "\"checkpoint_every\":20,\"heldout_every\":50,\"n\":8,\"rank\":4,\"threads\":1}}",
-        tiles);
+        "{\"path\":\"%s\",\"name\":\"tiles\",\"options\":{\"steps\":%d,\"batch\":8,\"lr\":0.005,"
+        "\"checkpoint_every\":20,\"heldout_every\":50,\"n\":%s,\"rank\":4,\"threads\":1}}",
+        tiles, SYS_SLOW ? 200 : 600, QUICK_N);
     ck_assert_int_eq(call(r, "POST", "/v1/datasets", body, NULL), 201);
     free(tiles);
 }
