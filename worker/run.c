@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { EXIT_AGAIN = 75, DIR_MAX = 3500 };
+enum { EXIT_AGAIN = 75, DIR_MAX = 3500, LOCK_WAIT_MS = 2000, LOCK_STEP_MS = 20 };
 
 static const char usage[] =
     "usage: diffscaler-worker run DIR [--parent PID]\n"
@@ -68,15 +68,22 @@ static int exit_status(int code) {
 }
 
 /* One worker per directory.  The lock is the kernel's: it ends with the process, however that
- * ends.  The descriptor stays open until then. */
+ * ends, and with its copies of the descriptor: a decoder that was just being spawned when its parent
+ * was killed has one until its exec, so a holder gets LOCK_WAIT_MS to go.  The descriptor stays open
+ * until the process ends. */
 static int take_lock(const char *dir, ds_error *err) {
     char path[DIR_MAX + 16];
     ds_fs_join(path, sizeof path, dir, "lock");
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
-    if (!flock(fd, LOCK_EX | LOCK_NB))
-        return 0;
+    for (int waited = 0;; waited += LOCK_STEP_MS) {
+        if (!flock(fd, LOCK_EX | LOCK_NB))
+            return 0;
+        if (errno != EWOULDBLOCK || waited >= LOCK_WAIT_MS)
+            break;
+        usleep(LOCK_STEP_MS * 1000);
+    }
     int busy = errno == EWOULDBLOCK, rc = ds_fail_errno(err, "cannot lock '%s'", path);
     close(fd);
     return busy ? ds_fail(err, DS_EBUSY, "another worker runs the job in '%s'", dir) : rc;
