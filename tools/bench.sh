@@ -1,7 +1,7 @@
 #!/bin/sh
 # tools/bench.sh BUILD - speed of whole steps beside the PyTorch peer, in one run: ratios of medians.
 # The peer gets its best environment: a BLAS that knows AVX-512, as many threads as we use.
-# Needs Debian's python3-torch (or PYTHON=... with torch); without it, our figures alone.
+# Needs Debian's python3-torch and libopenblas0-openmp (or PYTHON=... with torch); without it, our figures alone.
 set -eu
 build=$1
 threads=${THREADS:-$(nproc)}
@@ -14,6 +14,10 @@ peer() {
 field() { echo "$1" | sed -n "s/.*\"$2\": \"\{0,1\}\([^,\"}]*\).*/\1/p"; }
 have=1
 "$python" -c 'import torch' 2>/dev/null || { have=0; echo "SKIPPED peer: no torch for $python (Debian: python3-torch)"; }
+if [ $have = 1 ] && [ ! -e /usr/lib/x86_64-linux-gnu/openblas-openmp/libopenblas.so.0 ] && [ "$python" = /usr/bin/python3 ]; then
+    echo "error: the peer would run without its best BLAS (2-4x slower in f32): apt-get install libopenblas0-openmp" >&2
+    exit 1
+fi
 printf '%-6s %-7s %-5s %12s %12s %8s %8s %9s %9s\n' model mode dtype 'ours img/s' 'peer img/s' ratio GFLOP/s 'ours MB' 'peer MB'
 for model in ${MODELS:-tiny}; do
     batch=64

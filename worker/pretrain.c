@@ -9,6 +9,7 @@
 #include "engine/trainer.h"
 #include "worker/grid.h"
 #include "worker/prepare.h"
+#include "worker/pretrain_init.h"
 #include "worker/scan.h"
 #include "worker/worker.h"
 
@@ -21,7 +22,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *out, *work, *name, *license;
+    const char *data, *out, *work, *name, *license, *init;
     ds_dit_config cfg;
     ds_train_options train;
     ds_device_options device;
@@ -43,9 +44,10 @@ static const char usage[] =
     "\n"
     "  --name NAME      name of the base (default: base)      --license TEXT  stored with it\n"
     "  --work DIR       cache, checkpoint, loss.csv, grids (default: FILE.work)\n"
+    "  --init FILE      start from this base (same shape; classes matched by name)\n"
     "  --side N --patch N --width N --depth N --heads N       shape (32 4 192 6 3)\n"
     "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X "
-    "--flip --seed N\n"
+    "--flip --seed N --focus X --focus-mean X\n"
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
     "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
     "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
@@ -111,36 +113,23 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
 }
 
 static int parse(ds_pretrain *o, int argc, char **argv) {
-    enum { DATA = 1, OUT, WORK, NAME, LICENSE, PRECISION, FLIP, HELP, REPLAN, NUMBER };
-    static const struct option options[] = {{"data", 1, 0, DATA},
-                                            {"out", 1, 0, OUT},
-                                            {"work", 1, 0, WORK},
-                                            {"name", 1, 0, NAME},
-                                            {"license", 1, 0, LICENSE},
-                                            {"precision", 1, 0, PRECISION},
-                                            {"flip", 0, 0, FLIP},
-                                            {"replan", 0, 0, REPLAN},
-                                            {"help", 0, 0, HELP},
-                                            {"side", 1, 0, NUMBER},
-                                            {"patch", 1, 0, NUMBER},
-                                            {"width", 1, 0, NUMBER},
-                                            {"depth", 1, 0, NUMBER},
-                                            {"heads", 1, 0, NUMBER},
-                                            {"steps", 1, 0, NUMBER},
-                                            {"batch", 1, 0, NUMBER},
-                                            {"micro-batch", 1, 0, NUMBER},
-                                            {"lr", 1, 0, NUMBER},
-                                            {"warmup", 1, 0, NUMBER},
-                                            {"ema", 1, 0, NUMBER},
-                                            {"dropout", 1, 0, NUMBER},
-                                            {"weight-decay", 1, 0, NUMBER},
-                                            {"focus", 1, 0, NUMBER},
-                                            {"focus-mean", 1, 0, NUMBER},
-                                            {"every", 1, 0, NUMBER},
-                                            {"stop-at", 1, 0, NUMBER},
-                                            {"threads", 1, 0, NUMBER},
-                                            {"seed", 1, 0, NUMBER},
-                                            {0, 0, 0, 0}};
+    enum { DATA = 1, OUT, WORK, INIT, NAME, LICENSE, PRECISION, FLIP, HELP, REPLAN, NUMBER };
+    static const struct option options[] = {
+        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
+        {"work", 1, 0, WORK},           {"init", 1, 0, INIT},
+        {"name", 1, 0, NAME},           {"license", 1, 0, LICENSE},
+        {"precision", 1, 0, PRECISION}, {"flip", 0, 0, FLIP},
+        {"replan", 0, 0, REPLAN},       {"help", 0, 0, HELP},
+        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
+        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
+        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
+        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
+        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
+        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
+        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
+        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
+        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
+        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
     int c, index;
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", options, &index)) != -1)
@@ -148,6 +137,7 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case DATA: o->data = optarg; break;
         case OUT: o->out = optarg; break;
         case WORK: o->work = optarg; break;
+        case INIT: o->init = optarg; break;
         case NAME: o->name = optarg; break;
         case LICENSE: o->license = optarg; break;
         case FLIP: o->train.flip = 1; break;
@@ -327,6 +317,8 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
         o->cfg.classes = images->class_count;
         rc = ds_base_new(&base, &o->cfg, o->train.seed, err);
     }
+    if (!rc && o->init)
+        rc = ds_pretrain_init(base, o->init, images, err);
     if (!rc && !(rc = ds_device_open(&dev, &o->device, err)))
         rc = ds_model_new(&model, dev, base, err);
     if (!rc) {
