@@ -35,7 +35,7 @@ LIB_DAEMON := $(BUILD)/libdaemon.a
 LIB_CLI := $(BUILD)/libcli.a
 
 L_BASE := -lcrypto -lzstd -ljansson -lm -lpthread
-L_ENGINE := -llapacke -lopenblas
+L_ENGINE := -lzip -llapacke -lopenblas
 L_WORKER := -ljpeg -lpng -lwebp -lseccomp
 L_REGISTRY := -lsqlite3
 L_DAEMON := -luv -lmicrohttpd
