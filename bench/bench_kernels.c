@@ -321,7 +321,7 @@ static void block_forward(block *b, const float *x) {
     TIMED("adaLN linear", product(&b->ada, (size_t)B),
           OPS->linear_f32_forward(dev, b->mod, net.cond_act, b->ada.w, b->ada.bias, B));
     TIMED("adaln_forward", 0,
-          OPS->adaln_forward(dev, b->in1, b->mean1, b->rstd1, x, mod, mod + D, st, B, T, D));
+          OPS->adaln_forward(dev, b->in1, b->mean1, b->rstd1, x, mod, mod + D, st, 1e-6f, B, T, D));
     TIMED("qkv", product(&b->qkv, net.rows),
           OPS->linear_forward(dev, b->qkv_y, b->in1, b->qkv.w, b->qkv.bias, n));
     TIMED(
@@ -332,7 +332,7 @@ static void block_forward(block *b, const float *x) {
                                        b->att, b->proj.w, b->proj.bias, B, T));
     TIMED("adaln_forward", 0,
           OPS->adaln_forward(dev, b->in2, b->mean2, b->rstd2, b->x1, mod + 3 * D, mod + 4 * D, st,
-                             B, T, D));
+                             1e-6f, B, T, D));
     TIMED("fc1 + gelu", product(&b->fc1, net.rows),
           OPS->linear_gelu_forward(dev, keep ? b->pre : NULL, b->mid, b->in2, b->fc1.w, b->fc1.bias,
                                    n));

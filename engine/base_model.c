@@ -17,7 +17,7 @@ enum { BASE_MAX_GIB = 16 };
     X(freq_dim) X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
 /* clang-format on */
 
-static int config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
+int ds_dit_config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
     json_t *doc;
     int rc = ds_json_parse(file, text, strlen(text), &doc, err);
     if (rc)
@@ -29,6 +29,9 @@ static int config_from_json(ds_dit_config *c, const char *file, const char *text
         c->field = v < -1 || v > 100000000 ? -1 : (int)v;
     CONFIG_FIELDS(X)
 #undef X
+    /* Properties that came later: what files without them mean. */
+    c->norm2_eps_e6 = (int)ds_json_int(doc, "norm2_eps_e6", 1);
+    c->latent_scale = ds_json_number(doc, "latent_scale", c->pixel ? 0 : 0.18215);
     if (!rc)
         rc = ds_json_need_number(doc, "beta_start", &c->beta_start, err);
     if (!rc)
@@ -39,21 +42,23 @@ static int config_from_json(ds_dit_config *c, const char *file, const char *text
     return rc ? ds_error_prefix(err, "base '%s'", file) : 0;
 }
 
-static char *config_to_json(const ds_dit_config *c) {
+json_t *ds_dit_config_to_json(const ds_dit_config *c) {
     json_t *doc = json_object();
 #define X(field) json_object_set_new(doc, #field, json_integer(c->field));
     CONFIG_FIELDS(X)
 #undef X
     json_object_set_new(doc, "beta_start", json_real(c->beta_start));
+    json_object_set_new(doc, "norm2_eps_e6", json_integer(c->norm2_eps_e6));
     json_object_set_new(doc, "beta_end", json_real(c->beta_end));
-    char *text = ds_json_canonical(doc);
-    json_decref(doc);
-    return text;
+    json_object_set_new(doc, "latent_scale", json_real(c->latent_scale));
+    return doc;
 }
 
 static ds_base *base_of(const ds_dit_config *cfg) {
     ds_base *b = ds_xcalloc(1, sizeof *b);
     b->cfg = *cfg;
+    if (!b->cfg.norm2_eps_e6)
+        b->cfg.norm2_eps_e6 = 1;
     ds_dit_tensors(&b->table, cfg);
     b->linears = ds_dit_linears(cfg, &b->table);
     b->data = ds_xaligned(b->table.total * sizeof *b->data);
@@ -108,7 +113,7 @@ int ds_base_open(ds_base **out, const char *path, const char *want, ds_error *er
         rc = ds_fail(err, DS_EINVAL, "'%s' is not a base: its metadata has no 'diffscaler.config'",
                      path);
     else
-        rc = config_from_json(&cfg, path, config, err);
+        rc = ds_dit_config_from_json(&cfg, path, config, err);
     ds_base *b = rc ? NULL : base_of(&cfg);
     if (!rc)
         rc = read_tensors(b, st, err);
@@ -125,7 +130,9 @@ int ds_base_open(ds_base **out, const char *path, const char *want, ds_error *er
 int ds_base_save(const ds_base *base, const char *path, int bf16, const char *const *meta,
                  ds_error *err) {
     ds_st_writer *w = ds_st_writer_new();
-    char *config = config_to_json(&base->cfg), *bytes = NULL;
+    json_t *doc = ds_dit_config_to_json(&base->cfg);
+    char *config = ds_json_canonical(doc), *bytes = NULL;
+    json_decref(doc);
     size_t n = 0;
     ds_st_writer_meta(w, "diffscaler.config", config);
     for (; meta && meta[0]; meta += 2)

@@ -9,6 +9,7 @@
 #define DS_ENGINE_BASE_MODEL_H
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "engine/dit.h"
 
 typedef struct {
@@ -29,6 +30,10 @@ int ds_base_new(ds_base **out, const ds_dit_config *cfg, uint64_t seed, ds_error
 /* Write the file (weights BF16 when bf16 is set); extra metadata as pairs key, value, ..., NULL. */
 int ds_base_save(const ds_base *base, const char *path, int bf16, const char *const *meta,
                  ds_error *err);
+
+/* The configuration as the file's JSON has it; `file` is for messages. */
+int ds_dit_config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err);
+json_t *ds_dit_config_to_json(const ds_dit_config *c); /* new reference */
 
 void ds_base_free(ds_base *base); /* NULL is fine */
 

@@ -34,11 +34,21 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err) {
     const struct {
         const char *name;
         int value, least, most;
-    } limits[] = {{"channels", c->channels, 1, 64},     {"side", c->side, 1, 1024},
-                  {"patch", c->patch, 1, 64},           {"width", c->width, 8, 8192},
-                  {"depth", c->depth, 1, 256},          {"heads", c->heads, 1, 128},
-                  {"classes", c->classes, 0, 10000000}, {"mlp_ratio", c->mlp_ratio, 1, 16},
-                  {"freq_dim", c->freq_dim, 2, 4096},   {"train_steps", c->train_steps, 2, 100000}};
+    } limits[] = {{"channels", c->channels, 1, 64},
+                  {"side", c->side, 1, 1024},
+                  {"patch", c->patch, 1, 64},
+                  {"width", c->width, 8, 8192},
+                  {"depth", c->depth, 1, 256},
+                  {"heads", c->heads, 1, 128},
+                  {"classes", c->classes, 0, 10000000},
+                  {"mlp_ratio", c->mlp_ratio, 1, 16},
+                  {"freq_dim", c->freq_dim, 2, 4096},
+                  {"train_steps", c->train_steps, 2, 100000},
+                  {"learn_sigma", c->learn_sigma, 0, 1},
+                  {"time_shift", c->time_shift, 0, 1},
+                  {"guidance_channels", c->guidance_channels, 0, c->channels},
+                  {"norm2_eps_e6", c->norm2_eps_e6, 0, 1000000},
+                  {"pixel", c->pixel, 0, 1}};
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++)
         if (limits[i].value < limits[i].least || limits[i].value > limits[i].most)
             return ds_fail(err, DS_EINVAL, "model shape: %s is %d, must be %d to %d",
@@ -50,6 +60,9 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err) {
         return ds_fail(err, DS_EINVAL,
                        "model shape: width %d must be a multiple of 4 and of heads %d", c->width,
                        c->heads);
+    if (!(c->latent_scale >= 0 && c->latent_scale <= 1000))
+        return ds_fail(err, DS_EINVAL, "model shape: latent_scale is %g, must be 0 to 1000",
+                       c->latent_scale);
     if (c->freq_dim % 2)
         return ds_fail(err, DS_EINVAL, "model shape: freq_dim %d is odd", c->freq_dim);
     return 0;

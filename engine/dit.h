@@ -18,9 +18,12 @@ typedef struct {
     int freq_dim;          /* timestep features, 256 */
     int time_shift;        /* 0: facebook (i/half), 1: diffusers (i/(half-1)) */
     int guidance_channels; /* guidance acts on the first so many channels; 0 = all */
+    int norm2_eps_e6;      /* eps of a block's second LayerNorm, in 1e-6: facebook 1, diffusers 10;
+                              0 counts as 1 */
     int pixel;             /* 1: pixel space in [-1,1]: x0 is clipped while sampling */
     int train_steps;       /* T of the noise schedule, 1000 */
     double beta_start, beta_end;
+    double latent_scale; /* latents are the VAE's times this, 0.18215; 0: pixels */
 } ds_dit_config;
 
 /* Adapter targets, as bits and as the names of spec.json ("q", "k", "v", "proj", ...). */

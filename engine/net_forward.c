@@ -119,7 +119,10 @@ static void condition(ds_net *net, int B) {
     k->act_from_f32(dev, net->sc_act, net->sc, n);
 }
 
-static void block_forward(ds_net *net, int i, float *out, int B) {
+/* Of all normalisations but a block's second, whose eps differs between publications of DiT. */
+static const float norm_eps = 1e-6f;
+
+void ds_net_block_forward(ds_net *net, int i, float *out, int B) {
     const struct ds_ops *k = net->dev->ops;
     ds_device *dev = net->dev;
     const ds_dit_config *c = ds_net_cfg(net);
@@ -131,15 +134,15 @@ static void block_forward(ds_net *net, int i, float *out, int B) {
     const float *shift1 = a->mod, *scale1 = a->mod + D, *gate1 = a->mod + 2 * D;
     const float *shift2 = a->mod + 3 * D, *scale2 = a->mod + 4 * D, *gate2 = a->mod + 5 * D;
 
-    k->adaln_forward(dev, a->ln1, a->mean1, a->rstd1, a->x0, shift1, scale1, M, B, T,
+    k->adaln_forward(dev, a->ln1, a->mean1, a->rstd1, a->x0, shift1, scale1, M, norm_eps, B, T,
                      D);                               /* (R,D) */
     linear(net, &l[DS_LIN_QKV], a->qkv, a->ln1, B, T); /* (R,3D) */
     k->attention_forward(dev, a->att, train ? a->lse : NULL, a->qkv, B, T, D, c->heads); /* (R,D) */
     linear_residual(net, &l[DS_LIN_PROJ], a->proj, a->x1, a->x0, gate1, M, a->att, B,
                     T); /* (R,D) */
 
-    k->adaln_forward(dev, a->ln2, a->mean2, a->rstd2, a->x1, shift2, scale2, M, B, T,
-                     D);                                                               /* (R,D) */
+    k->adaln_forward(dev, a->ln2, a->mean2, a->rstd2, a->x1, shift2, scale2, M,
+                     norm_eps * (float)c->norm2_eps_e6, B, T, D);                      /* (R,D) */
     linear_gelu(net, &l[DS_LIN_FC1], a->pre, a->gelu, a->ln2, B, T);                   /* (R,F) */
     linear_residual(net, &l[DS_LIN_FC2], a->fc2, out, a->x1, gate2, M, a->gelu, B, T); /* (R,D) */
 }
@@ -153,7 +156,7 @@ void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition 
     upload_conditions(net, cond, B);
     condition(net, B);
     const float *pos =
-        net->model->data + net->base->table.items[0].offset; /* pos_embed is the first entry */
+        net->model->data ? net->model->data : ds_base_held(net->base, 0); /* the first entry */
     ds_layer *patch = &net->layers[DS_LIN_PATCH];
     k->patchify(dev, net->patches, x, B, c->channels, c->side, c->patch); /* (R,Cpp) */
     linear_f32(net, patch, net->acts[0].x0, net->patches, B, T);
@@ -161,11 +164,11 @@ void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition 
         k->act_from_f32(dev, net->ypatch, net->acts[0].x0, (size_t)B * (size_t)T * (size_t)D);
     k->add_position(dev, net->acts[0].x0, pos, B, T, D); /* (R,D) */
     for (int i = 0; i <= last; i++)
-        block_forward(net, i, i < last ? net->acts[i + 1].x0 : net->xf, B);
+        ds_net_block_forward(net, i, i < last ? net->acts[i + 1].x0 : net->xf, B);
     int fa = ds_lin_final_adaln(c), fl = ds_lin_final(c);
     linear_f32(net, &net->layers[fa], net->modf, net->sc_act, B, 1); /* (B,2D) shift, scale */
     k->adaln_forward(dev, net->lnf, net->meanf, net->rstdf, net->xf, net->modf, net->modf + D,
-                     2 * D, B, T, D);
+                     2 * D, norm_eps, B, T, D);
     linear_f32(net, &net->layers[fl], net->tokens, net->lnf, B, T); /* (R,pp outC) */
     k->unpatchify(dev, out, net->tokens, B, ds_dit_out_channels(c), c->side, c->patch);
 }

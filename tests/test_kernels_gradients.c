@@ -226,7 +226,7 @@ static double norm_eval(loss *base, double *noise) {
         ops->gate_forward(l->l.dev, l->out, l->x, l->mod + ND, NS, test_act(l->y), NB, NT, ND);
     else
         ops->adaln_forward(l->l.dev, test_act(l->out), l->mean, l->rstd, l->x, l->mod, l->mod + ND,
-                           NS, NB, NT, ND);
+                           NS, 1e-6f, NB, NT, ND);
     double sum = weighted(l->out, l->c, NR * ND, noise);
     for (int i = 0; i < NR * ND; i++) /* norm is at most sqrt(D), 1 + scale at most 2, shift 1 */
         *noise += 4 * fabs((double)l->c[i]);

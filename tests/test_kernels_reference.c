@@ -149,7 +149,7 @@ END_TEST
 START_TEST(adaln_by_hand) {
     float x[4] = {1, 3, 5, 5}, shift[4] = {0, 10, 7, -7}, scale[4] = {0, 1, 3, 3}, out[4], mean[2],
           rstd[2];
-    ops->adaln_forward(dev, test_act(out), mean, rstd, x, shift, scale, 2, 2, 1, 2);
+    ops->adaln_forward(dev, test_act(out), mean, rstd, x, shift, scale, 2, 1e-6f, 2, 1, 2);
     double unit = 1 / sqrt(1 + 1e-6);
     expect_close("out", 0, out[0], -unit, 1e-7);
     expect_close("out", 1, out[1], 10 + 2 * unit, 1e-6);

@@ -10,6 +10,7 @@ typedef struct {
     const act_t *dout, *y;
     act_t *dy;
     float *dgate;
+    float eps;
     int stride, dstride, B, T, D;
 } norm_job;
 
@@ -34,7 +35,7 @@ static void adaln_task(void *ctx, int task, int thread) {
             }
             square = vfma(d, d, square);
         }
-        float rstd = 1 / sqrtf(vsum(square) / (float)D + 1e-6f);
+        float rstd = 1 / sqrtf(vsum(square) / (float)D + job->eps);
         for (int j = 0; j < D; j += VL) {
             int n = D - j;
             vf norm = (vload_n(row + j, n) - vset(mean)) * vset(rstd);
@@ -51,7 +52,7 @@ static void adaln_task(void *ctx, int task, int thread) {
 
 static void ds_cpu_adaln_forward(ds_device *dev, ds_act *out, float *mean, float *rstd,
                                  const float *x, const float *shift, const float *scale, int stride,
-                                 int B, int T, int D) {
+                                 float eps, int B, int T, int D) {
     norm_job job = {.out = acts(out),
                     .mean = mean,
                     .rstd = rstd,
@@ -59,6 +60,7 @@ static void ds_cpu_adaln_forward(ds_device *dev, ds_act *out, float *mean, float
                     .shift = shift,
                     .scale = scale,
                     .stride = stride,
+                    .eps = eps,
                     .B = B,
                     .T = T,
                     .D = D};

@@ -1,10 +1,9 @@
 /* kernels/ref/norm.c - adaLN and gates. */
 #include "kernels/ref/ref.h"
 
-static const double norm_eps = 1e-6;
-
 void ds_ref_adaln_forward(ds_device *dev, ds_act *out, float *mean, float *rstd, const float *x,
-                          const float *shift, const float *scale, int stride, int B, int T, int D) {
+                          const float *shift, const float *scale, int stride, float eps, int B,
+                          int T, int D) {
     (void)dev;
     for (int t = 0; t < B * T; t++) {
         const float *row = x + (size_t)t * (size_t)D;
@@ -15,7 +14,7 @@ void ds_ref_adaln_forward(ds_device *dev, ds_act *out, float *mean, float *rstd,
         mu /= D;
         for (int j = 0; j < D; j++)
             var += (row[j] - mu) * (row[j] - mu);
-        double inv = 1 / sqrt(var / D + norm_eps);
+        double inv = 1 / sqrt(var / D + (double)eps);
         for (int j = 0; j < D; j++) {
             double norm = (row[j] - mu) * inv;
             act_f32(out)[(size_t)t * (size_t)D + (size_t)j] =
