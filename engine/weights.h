@@ -1,0 +1,79 @@
+/* engine/weights.h - named tensors in the files that other programs write: one interface.
+ *
+ *   x.safetensors                     F64 F32 F16 BF16 and integers
+ *   folder with NAME.safetensors.index.json (or .bin.index.json) and its shards
+ *   x.pt x.pth x.bin                  PyTorch: the zip format (since 1.6) and the one before it
+ *   folder                            of diffusers: SUB/ in it, or the folder itself, with
+ * config.json and diffusion_pytorch_model.* or the only weight file there
+ *
+ * Opening reads headers only; tensors are read one by one with pread or from the zip entry, so
+ * memory stays at one tensor, and a file that shrinks meanwhile is an error, not a signal.  A
+ * pickle is read by engine/pickle.h, which executes nothing.  Of a checkpoint with several models
+ * the first of `ema`, `state_dict`, `model`, `module` is taken (ds_weights_wrapper); nested names
+ * are joined by '.'.
+ *
+ * Limits: DS_WEIGHTS_* below, tensors inside their storage, shapes that multiply without overflow;
+ * of a zip: entries that overlap, or that unpack to more than 100 times the file, are refused.
+ *
+ * Ownership: open/close; pointers handed out live until close.  Thread: one at a time.
+ * Errors: DS_ENOTFOUND, DS_EPERM, DS_EIO; DS_EINVAL not a weight file or one that needs code to
+ * read, with the way out; DS_EINTEGRITY damaged or hostile; DS_ELIMIT.
+ */
+#ifndef DS_ENGINE_WEIGHTS_H
+#define DS_ENGINE_WEIGHTS_H
+
+#include "base/json.h"
+#include "engine/safetensors.h"
+
+#define DS_WEIGHTS_PICKLE_MAX ((size_t)64 << 20)   /* bytes of a pickle */
+#define DS_WEIGHTS_TENSOR_MAX ((uint64_t)8 << 30)  /* bytes of one tensor */
+#define DS_WEIGHTS_TOTAL_MAX ((uint64_t)128 << 30) /* of all tensors */
+#define DS_WEIGHTS_SHARDS_MAX 1000
+
+typedef struct {
+    const char *name;
+    enum ds_st_dtype dtype;
+    int ndim;
+    int64_t shape[DS_ST_DIMS_MAX];
+    size_t count; /* elements */
+    size_t bytes; /* count * size of dtype */
+} ds_weights_tensor;
+
+typedef struct ds_weights ds_weights;
+
+/* sub: subfolder that is looked into first when path is a folder ("transformer", "vae"), or NULL.
+ */
+int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_error *err);
+void ds_weights_close(ds_weights *w); /* NULL is fine */
+
+size_t ds_weights_count(const ds_weights *w);
+const ds_weights_tensor *ds_weights_at(const ds_weights *w, size_t i); /* sorted by name */
+const ds_weights_tensor *ds_weights_find(const ds_weights *w, const char *name); /* NULL = absent */
+
+const char *ds_weights_path(const ds_weights *w);     /* as given, for messages */
+const char *ds_weights_dir(const ds_weights *w);      /* folder that the weight files lie in */
+const char *ds_weights_format(const ds_weights *w);   /* "safetensors", "PyTorch zip", ... */
+const char *ds_weights_wrapper(const ds_weights *w);  /* "ema", "" = none */
+const json_t *ds_weights_config(const ds_weights *w); /* config.json of a folder, or NULL */
+const char *ds_weights_meta(const ds_weights *w,
+                            const char *key);        /* of a single safetensors file */
+uint64_t ds_weights_file_bytes(const ds_weights *w); /* of all weight files */
+
+/* Digest of the weight file; of several: of the lines "<sha256>  <name>\n", sorted by name.  step
+ * (may be NULL) is told the bytes done; another result than 0 stops with DS_ECANCELED. */
+typedef int (*ds_weights_step)(void *user, uint64_t done, uint64_t total);
+int ds_weights_digest(const ds_weights *w, char out[DS_HEX_SIZE], ds_weights_step step, void *user,
+                      ds_error *err);
+
+/* dst[0..bytes): the tensor's own numbers, row-major, little-endian. */
+int ds_weights_read(ds_weights *w, const ds_weights_tensor *t, void *dst, ds_error *err);
+/* dst[0..count) as f32; F64 is rounded; integers are an error. */
+int ds_weights_read_f32(ds_weights *w, const ds_weights_tensor *t, float *dst, ds_error *err);
+/* The same as bf16 (nearest even). */
+int ds_weights_read_bf16(ds_weights *w, const ds_weights_tensor *t, uint16_t *dst, ds_error *err);
+
+/* A tensor that must be there with exactly this shape (ndim < 0: any). */
+int ds_weights_need(const ds_weights *w, const char *name, int ndim, const int64_t *shape,
+                    const ds_weights_tensor **out, ds_error *err);
+
+#endif
