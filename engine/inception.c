@@ -6,13 +6,16 @@
 #include <stdlib.h>
 
 #define BN_EPS 1e-3
-#define NODES_MAX 96
+#define NODES_MAX 160
 
 /* ---------------------------------------------------------------- the network as a table
  * A block reads map X and writes its branches side by side into map Y; then Y becomes X.  T0 and T1
  * hold what is between the convolutions of one branch.  `at` is the first channel of a branch in Y.
- * Order of the branches and paddings: torchvision InceptionA, InceptionB, InceptionC. */
+ * Order of the branches and paddings: torchvision InceptionA to InceptionE. */
 enum kind { BLOCK, CONV, MAX_POOL, AVG_POOL, TAP };
+
+/* What is taken out of the network, and where. */
+enum tap { TAP_5D = 1, TAP_6C, TAP_SPATIAL, TAP_POOL };
 enum map { X, Y, T0, T1, MAPS };
 
 typedef struct {
@@ -20,7 +23,7 @@ typedef struct {
     const char *name; /* of the block, or of the convolution inside its block */
     enum map in, out;
     int at;       /* first channel in out */
-    int channels; /* BLOCK: of the whole output; CONV: of this branch */
+    int channels; /* BLOCK: of the whole output; CONV: of this branch; TAP: which */
     int kh, kw, stride, ph, pw;
 } node;
 
@@ -66,8 +69,32 @@ typedef struct {
         CONV, "branch_pool", T0, Y, 576, 192, 1, 1, 1, 0, 0                                        \
     }
 
-#define TAP_HERE(name)                                                                             \
-    { TAP, name, Y, Y, 0, 0, 0, 0, 0, 0, 0 }
+#define INCEPTION_D(name, input)                                                                   \
+    {BLOCK, name, X, Y, 0, 512 + (input), 0, 0, 0, 0, 0},                                          \
+        {CONV, "branch3x3_1", X, T0, 0, 192, 1, 1, 1, 0, 0},                                       \
+        {CONV, "branch3x3_2", T0, Y, 0, 320, 3, 3, 2, 0, 0},                                       \
+        {CONV, "branch7x7x3_1", X, T0, 0, 192, 1, 1, 1, 0, 0},                                     \
+        {CONV, "branch7x7x3_2", T0, T1, 0, 192, 1, 7, 1, 0, 3},                                    \
+        {CONV, "branch7x7x3_3", T1, T0, 0, 192, 7, 1, 1, 3, 0},                                    \
+        {CONV, "branch7x7x3_4", T0, Y, 320, 192, 3, 3, 2, 0, 0}, {                                 \
+        MAX_POOL, "", X, Y, 512, 0, 3, 3, 2, 0, 0                                                  \
+    }
+
+#define INCEPTION_E(name, pool)                                                                    \
+    {BLOCK, name, X, Y, 0, 2048, 0, 0, 0, 0, 0}, {CONV, "branch1x1", X, Y, 0, 320, 1, 1, 1, 0, 0}, \
+        {CONV, "branch3x3_1", X, T0, 0, 384, 1, 1, 1, 0, 0},                                       \
+        {CONV, "branch3x3_2a", T0, Y, 320, 384, 1, 3, 1, 0, 1},                                    \
+        {CONV, "branch3x3_2b", T0, Y, 704, 384, 3, 1, 1, 1, 0},                                    \
+        {CONV, "branch3x3dbl_1", X, T0, 0, 448, 1, 1, 1, 0, 0},                                    \
+        {CONV, "branch3x3dbl_2", T0, T1, 0, 384, 3, 3, 1, 1, 1},                                   \
+        {CONV, "branch3x3dbl_3a", T1, Y, 1088, 384, 1, 3, 1, 0, 1},                                \
+        {CONV, "branch3x3dbl_3b", T1, Y, 1472, 384, 3, 1, 1, 1, 0},                                \
+        {pool, "", X, T0, 0, 0, 3, 3, 1, 1, 1}, {                                                  \
+        CONV, "branch_pool", T0, Y, 1856, 192, 1, 1, 1, 0, 0                                       \
+    }
+
+#define TAP_HERE(tap)                                                                              \
+    { TAP, "", Y, Y, 0, tap, 0, 0, 0, 0, 0 }
 
 static const node network[] = {
     /* output (height, width, channels) */
@@ -81,11 +108,18 @@ static const node network[] = {
     INCEPTION_A("Mixed_5b", 32),              /* (35,35,256) */
     INCEPTION_A("Mixed_5c", 64),              /* (35,35,288) */
     INCEPTION_A("Mixed_5d", 64),              /* (35,35,288) */
-    TAP_HERE("Mixed_5d"),                     /* (288) */
+    TAP_HERE(TAP_5D),                         /* (288) */
     INCEPTION_B("Mixed_6a", DS_INCEPTION_5D), /* (17,17,768) */
     INCEPTION_C("Mixed_6b", 128),             /* (17,17,768) */
     INCEPTION_C("Mixed_6c", 160),             /* (17,17,768) */
-    TAP_HERE("Mixed_6c"),                     /* (768) */
+    TAP_HERE(TAP_6C),                         /* (768): the trunk ends here */
+    INCEPTION_C("Mixed_6d", 160),             /* (17,17,768) */
+    TAP_HERE(TAP_SPATIAL),                    /* (17,17,7) of branch1x1 */
+    INCEPTION_C("Mixed_6e", 192),             /* (17,17,768) */
+    INCEPTION_D("Mixed_7a", DS_INCEPTION_6C), /* (8,8,1280) */
+    INCEPTION_E("Mixed_7b", AVG_POOL),        /* (8,8,2048) */
+    INCEPTION_E("Mixed_7c", MAX_POOL),        /* (8,8,2048) */
+    TAP_HERE(TAP_POOL),                       /* (2048) */
 };
 #define NODES ((int)(sizeof network / sizeof *network))
 
@@ -99,6 +133,7 @@ typedef struct {
     size_t offset;  /* of the output: first channel */
     int out_stride; /* channels of the output map */
     ds_conv geo;    /* of one image */
+    enum tap tap;   /* TAP */
     ds_weight *w;   /* CONV */
     float *bias;    /* CONV, device memory */
 } step;
@@ -129,8 +164,10 @@ static step plan_step(const node *n, const char *block, extent at[MAPS], const i
     step s = {.kind = n->kind, .in = buffer[n->in], .out = buffer[n->out], .offset = (size_t)n->at};
     snprintf(s.name, sizeof s.name, n->kind == CONV && n->name[0] ? "%s.%s" : "%s", block, n->name);
     s.geo = (ds_conv){1, in.h, in.w, in.c, n->channels, n->kh, n->kw, n->stride, n->ph, n->pw};
-    if (n->kind == TAP)
+    if (n->kind == TAP) {
+        s.tap = (enum tap)n->channels;
         return s;
+    }
     int c = n->kind == CONV ? n->channels : in.c;
     extent out = {out_size(in.h, n->kh, n->stride, n->ph), out_size(in.w, n->kw, n->stride, n->pw),
                   n->out == Y ? block_channels : c};
@@ -140,7 +177,7 @@ static step plan_step(const node *n, const char *block, extent at[MAPS], const i
     return s;
 }
 
-static void make_plan(plan *p) {
+static void make_plan(plan *p, enum ds_inception_part part) {
     extent at[MAPS] = {[Y] = {DS_INCEPTION_SIDE, DS_INCEPTION_SIDE, 3}};
     int buffer[MAPS] = {0, 1, 2, 3}, channels = 0;
     const char *block = "";
@@ -161,36 +198,70 @@ static void make_plan(plan *p) {
         widen(&p->need[s.in], at[n->in]);
         widen(&p->need[s.out], at[n->out]);
         p->steps[p->count++] = s;
+        if (part == DS_INCEPTION_TRUNK && s.tap == TAP_6C)
+            break;
     }
 }
 
-const char *ds_inception_unit(int i, char name[64]) {
-    plan p;
-    make_plan(&p);
-    for (int k = 0; k < p.count; k++)
-        if (p.steps[k].kind == CONV && i-- == 0) {
-            snprintf(name, 64, "%s", p.steps[k].name);
-            return name;
-        }
+static const step *unit_at(const plan *p, int i) {
+    for (int k = 0; k < p->count; k++)
+        if (p->steps[k].kind == CONV && i-- == 0)
+            return &p->steps[k];
     return NULL;
+}
+
+const char *ds_inception_part_unit(enum ds_inception_part part, int i, char name[64]) {
+    plan p;
+    make_plan(&p, part);
+    const step *s = unit_at(&p, i);
+    if (!s)
+        return NULL;
+    snprintf(name, 64, "%s", s->name);
+    return name;
+}
+
+const char *ds_inception_unit(int i, char name[64]) {
+    return ds_inception_part_unit(DS_INCEPTION_TRUNK, i, name);
+}
+
+void ds_inception_unit_shape(enum ds_inception_part part, int i, int64_t shape[4]) {
+    plan p;
+    make_plan(&p, part);
+    const step *s = unit_at(&p, i);
+    DS_ASSERT(s);
+    shape[0] = s->geo.out_channels;
+    shape[1] = s->geo.in_channels;
+    shape[2] = s->geo.kernel_h;
+    shape[3] = s->geo.kernel_w;
 }
 
 /* ---------------------------------------------------------------- life */
 
 struct ds_inception {
     ds_device *dev;
+    enum ds_inception_part part;
     int batch_max;
     plan plan;
     float *maps[MAPS]; /* device: batch_max images each */
-    float *pooled;     /* device: (batch_max, 768) */
+    float *pooled;     /* device: (batch_max, 2048) */
+    ds_weight *fc;     /* whole network: (1008, 2048) */
+    float *scores;     /* device: (batch_max, 1008) */
+    float *fc_bias;    /* host */
+    float *spatial;    /* host: (batch_max, 17, 17, 768), what the tap is cut from */
 };
+
+enum { SPATIAL_PIXELS = 17 * 17 };
 
 static int fan_in(const ds_conv *g) { return g->kernel_h * g->kernel_w * g->in_channels; }
 
-size_t ds_inception_bytes(ds_device *dev, int batch_max) {
+size_t ds_inception_part_bytes(ds_device *dev, enum ds_inception_part part, int batch_max) {
     plan p;
-    make_plan(&p);
-    size_t floats = DS_INCEPTION_6C, weights = 0;
+    make_plan(&p, part);
+    size_t floats = DS_INCEPTION_POOL, weights = 0;
+    if (part == DS_INCEPTION_FID) {
+        floats += DS_INCEPTION_LOGITS + SPATIAL_PIXELS * DS_INCEPTION_6C;
+        weights += dev->weight_bytes(dev, DS_INCEPTION_LOGITS, DS_INCEPTION_POOL, 1, 0);
+    }
     for (int m = 0; m < MAPS; m++)
         floats += p.need[m];
     for (int i = 0; i < p.count; i++)
@@ -200,6 +271,10 @@ size_t ds_inception_bytes(ds_device *dev, int batch_max) {
                        sizeof(float) * (size_t)g->out_channels;
         }
     return floats * sizeof(float) * (size_t)batch_max + weights;
+}
+
+size_t ds_inception_bytes(ds_device *dev, int batch_max) {
+    return ds_inception_part_bytes(dev, DS_INCEPTION_TRUNK, batch_max);
 }
 
 static int load_vector(const ds_st *st, const step *s, const char *what, float *out,
@@ -245,63 +320,112 @@ static int fold(const ds_st *st, const step *s, float *raw, float *folded, float
     return 0;
 }
 
-static int no_memory(ds_device *dev, int batch_max, ds_error *err) {
+static int no_memory(const ds_inception *net, ds_error *err) {
     return ds_fail(err, DS_ENOMEM,
                    "not enough device memory for the feature network: it needs %zu MiB",
-                   ds_inception_bytes(dev, batch_max) >> 20);
+                   ds_inception_part_bytes(net->dev, net->part, net->batch_max) >> 20);
 }
 
-static int load_unit(ds_device *dev, const ds_st *st, step *s, int batch_max, ds_error *err) {
+/* A packed f32 matrix (m,n) on the device. */
+static int put_matrix(ds_inception *net, ds_weight **w, const float *host, size_t m, size_t n,
+                      ds_error *err) {
+    ds_device *dev = net->dev;
+    *w = dev->weight_new(dev, (int)m, (int)n, 1, 0);
+    float *raw = dev->alloc(dev, m * n * sizeof *raw);
+    if (!*w || !raw) {
+        if (raw)
+            dev->free(dev, raw);
+        return no_memory(net, err);
+    }
+    dev->upload(dev, raw, host, m * n * sizeof *raw);
+    dev->ops->weight_pack(dev, *w, raw, NULL);
+    dev->sync(dev);
+    dev->free(dev, raw);
+    return 0;
+}
+
+static int load_unit(ds_inception *net, const ds_st *st, step *s, ds_error *err) {
+    ds_device *dev = net->dev;
     size_t O = (size_t)s->geo.out_channels, n = (size_t)fan_in(&s->geo);
     float *scratch = ds_xmalloc((2 * O * n + 5 * O) * sizeof *scratch);
     float *raw = scratch, *folded = raw + O * n, *bias = folded + O * n, *bn = bias + O;
     int rc = fold(st, s, raw, folded, bias, bn, err);
-    float *device_w = NULL;
+    rc = rc ? rc : put_matrix(net, &s->w, folded, O, n, err);
     if (!rc) {
-        s->w = dev->weight_new(dev, (int)O, (int)n, 1, 0);
         s->bias = dev->alloc(dev, O * sizeof *s->bias);
-        device_w = dev->alloc(dev, O * n * sizeof *device_w);
-        if (!s->w || !s->bias || !device_w)
-            rc = no_memory(dev, batch_max, err);
+        if (s->bias)
+            dev->upload(dev, s->bias, bias, O * sizeof *bias);
+        else
+            rc = no_memory(net, err);
     }
-    if (!rc) {
-        dev->upload(dev, s->bias, bias, O * sizeof *bias);
-        dev->upload(dev, device_w, folded, O * n * sizeof *folded);
-        dev->ops->weight_pack(dev, s->w, device_w, NULL);
-        dev->sync(dev);
-    }
-    if (device_w)
-        dev->free(dev, device_w);
     free(scratch);
     return rc;
 }
 
-int ds_inception_new(ds_device *dev, const ds_st *st, int batch_max, ds_inception **out,
-                     ds_error *err) {
+static int all_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return 0;
+    return 1;
+}
+
+static int load_fc(ds_inception *net, const ds_st *st, ds_error *err) {
+    int64_t shape[2] = {DS_INCEPTION_LOGITS, DS_INCEPTION_POOL};
+    size_t n = (size_t)DS_INCEPTION_LOGITS * DS_INCEPTION_POOL;
+    float *w = ds_xmalloc(n * sizeof *w);
+    net->fc_bias = ds_xmalloc(DS_INCEPTION_LOGITS * sizeof *net->fc_bias);
+    int rc = ds_st_need_f32(st, "fc.weight", 2, shape, w, err);
+    rc = rc ? rc : ds_st_need_f32(st, "fc.bias", 1, shape, net->fc_bias, err);
+    if (!rc && !(all_finite(w, n) && all_finite(net->fc_bias, DS_INCEPTION_LOGITS)))
+        rc = ds_fail(err, DS_EINTEGRITY, "'%.200s': unit 'fc' has numbers that are not finite",
+                     ds_st_file_name(st));
+    rc = rc ? rc : put_matrix(net, &net->fc, w, DS_INCEPTION_LOGITS, DS_INCEPTION_POOL, err);
+    free(w);
+    return rc;
+}
+
+static int take_memory(ds_inception *net, ds_error *err) {
+    ds_device *dev = net->dev;
+    size_t B = (size_t)net->batch_max;
+    for (int m = 0; m < MAPS; m++)
+        if (!(net->maps[m] = dev->alloc(dev, net->plan.need[m] * B * sizeof *net->maps[m])))
+            return no_memory(net, err);
+    net->pooled = dev->alloc(dev, DS_INCEPTION_POOL * B * sizeof *net->pooled);
+    if (net->part == DS_INCEPTION_FID) {
+        net->scores = dev->alloc(dev, DS_INCEPTION_LOGITS * B * sizeof *net->scores);
+        net->spatial =
+            ds_xmalloc((size_t)SPATIAL_PIXELS * DS_INCEPTION_6C * B * sizeof *net->spatial);
+        if (!net->scores)
+            return no_memory(net, err);
+    }
+    return net->pooled ? 0 : no_memory(net, err);
+}
+
+int ds_inception_open(ds_device *dev, enum ds_inception_part part, const ds_st *st, int batch_max,
+                      ds_inception **out, ds_error *err) {
     DS_ASSERT(batch_max >= 1 && batch_max <= DS_INCEPTION_BATCH_MAX);
     ds_inception *net = ds_xcalloc(1, sizeof *net);
     net->dev = dev;
+    net->part = part;
     net->batch_max = batch_max;
-    make_plan(&net->plan);
-    int rc = 0;
-    for (int m = 0; !rc && m < MAPS; m++) {
-        net->maps[m] =
-            dev->alloc(dev, net->plan.need[m] * (size_t)batch_max * sizeof *net->maps[m]);
-        if (!net->maps[m])
-            rc = no_memory(dev, batch_max, err);
-    }
-    net->pooled = dev->alloc(dev, DS_INCEPTION_6C * (size_t)batch_max * sizeof *net->pooled);
-    if (!rc && !net->pooled)
-        rc = no_memory(dev, batch_max, err);
+    make_plan(&net->plan, part);
+    int rc = take_memory(net, err);
     for (int i = 0; !rc && i < net->plan.count; i++)
         if (net->plan.steps[i].kind == CONV)
-            rc = load_unit(dev, st, &net->plan.steps[i], batch_max, err);
+            rc = load_unit(net, st, &net->plan.steps[i], err);
+    if (!rc && part == DS_INCEPTION_FID)
+        rc = load_fc(net, st, err);
     if (rc) {
         ds_inception_free(net);
         return rc;
     }
     *out = net;
     return 0;
+}
+
+int ds_inception_new(ds_device *dev, const ds_st *st, int batch_max, ds_inception **out,
+                     ds_error *err) {
+    return ds_inception_open(dev, DS_INCEPTION_TRUNK, st, batch_max, out, err);
 }
 
 void ds_inception_free(ds_inception *net) {
@@ -319,44 +443,102 @@ void ds_inception_free(ds_inception *net) {
             dev->free(dev, net->maps[m]);
     if (net->pooled)
         dev->free(dev, net->pooled);
+    if (net->scores)
+        dev->free(dev, net->scores);
+    dev->weight_free(dev, net->fc);
+    free(net->fc_bias);
+    free(net->spatial);
     free(net);
 }
 
+const float *ds_inception_fc_bias(const ds_inception *net) { return net->fc_bias; }
+
 /* ---------------------------------------------------------------- running */
 
-static void run_tap(ds_inception *net, const step *s, int B, float *host) {
-    if (!host)
-        return;
+static void mean_to_host(ds_inception *net, const step *s, int B, float *host) {
     ds_device *dev = net->dev;
     int C = s->geo.in_channels;
     dev->ops->spatial_mean(dev, net->pooled, net->maps[s->in], B, s->geo.height * s->geo.width, C);
-    dev->download(dev, host, net->pooled, (size_t)B * (size_t)C * sizeof *host);
+    if (host)
+        dev->download(dev, host, net->pooled, (size_t)B * (size_t)C * sizeof *host);
 }
 
-void ds_inception_forward(ds_inception *net, const float *images, int B, float *mixed_5d,
-                          float *mixed_6c) {
+/* The first channels of every pixel. */
+static void run_spatial(ds_inception *net, const step *s, int B, float *host) {
+    ds_device *dev = net->dev;
+    size_t C = (size_t)s->geo.in_channels, rows = (size_t)B * SPATIAL_PIXELS;
+    DS_ASSERT(s->geo.height * s->geo.width == SPATIAL_PIXELS && C == DS_INCEPTION_6C);
+    dev->download(dev, net->spatial, net->maps[s->in], rows * C * sizeof *host);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t c = 0; c < DS_INCEPTION_SPATIAL_CHANNELS; c++)
+            host[i * DS_INCEPTION_SPATIAL_CHANNELS + c] = net->spatial[i * C + c];
+}
+
+/* A product is a 1 x 1 convolution of 1 x 1 pictures. */
+static void run_fc(ds_inception *net, int B, float *logits) {
+    ds_device *dev = net->dev;
+    ds_conv geo = {B, 1, 1, DS_INCEPTION_POOL, DS_INCEPTION_LOGITS, 1, 1, 1, 0, 0};
+    dev->ops->conv_forward(dev, net->scores, DS_INCEPTION_LOGITS, net->pooled, net->fc, NULL, 0,
+                           &geo);
+    dev->download(dev, logits, net->scores, (size_t)B * DS_INCEPTION_LOGITS * sizeof *logits);
+}
+
+static void run_tap(ds_inception *net, const step *s, int B, const ds_inception_out *out) {
+    switch (s->tap) {
+    case TAP_5D:
+        if (out->mixed_5d)
+            mean_to_host(net, s, B, out->mixed_5d);
+        break;
+    case TAP_6C:
+        if (out->mixed_6c)
+            mean_to_host(net, s, B, out->mixed_6c);
+        break;
+    case TAP_SPATIAL:
+        if (out->spatial)
+            run_spatial(net, s, B, out->spatial);
+        break;
+    case TAP_POOL:
+        if (out->pool || out->logits)
+            mean_to_host(net, s, B, out->pool);
+        if (out->logits)
+            run_fc(net, B, out->logits);
+        break;
+    }
+}
+
+void ds_inception_run(ds_inception *net, const float *const *images, int B,
+                      const ds_inception_out *out) {
     DS_ASSERT(B >= 1 && B <= net->batch_max);
     ds_device *dev = net->dev;
     const plan *p = &net->plan;
-    size_t pixels = (size_t)DS_INCEPTION_SIDE * DS_INCEPTION_SIDE;
-    dev->upload(dev, net->maps[p->steps[0].in], images, (size_t)B * pixels * 3 * sizeof *images);
+    for (int b = 0; b < B; b++)
+        dev->upload(dev, net->maps[p->steps[0].in] + (size_t)b * DS_INCEPTION_PIXELS, images[b],
+                    DS_INCEPTION_PIXELS * sizeof **images);
     for (int i = 0; i < p->count; i++) {
         const step *s = &p->steps[i];
         ds_conv geo = s->geo;
         geo.batch = B;
-        float *in = net->maps[s->in], *out = net->maps[s->out] + s->offset;
+        float *in = net->maps[s->in], *to = net->maps[s->out] + s->offset;
         switch (s->kind) {
         case CONV:
-            dev->ops->conv_forward(dev, out, s->out_stride, in, s->w, s->bias, 1, &geo);
+            dev->ops->conv_forward(dev, to, s->out_stride, in, s->w, s->bias, 1, &geo);
             break;
         case MAX_POOL:
         case AVG_POOL:
-            dev->ops->pool_forward(dev, out, s->out_stride, in, s->kind == AVG_POOL, &geo);
+            dev->ops->pool_forward(dev, to, s->out_stride, in, s->kind == AVG_POOL, &geo);
             break;
-        case TAP:
-            run_tap(net, s, B, geo.in_channels == DS_INCEPTION_5D ? mixed_5d : mixed_6c);
-            break;
+        case TAP: run_tap(net, s, B, out); break;
         case BLOCK: DS_ASSERT(!"a block is not a step");
         }
     }
+}
+
+void ds_inception_forward(ds_inception *net, const float *images, int B, float *mixed_5d,
+                          float *mixed_6c) {
+    const float *each[DS_INCEPTION_BATCH_MAX];
+    DS_ASSERT(B >= 1 && B <= net->batch_max);
+    for (int b = 0; b < B; b++)
+        each[b] = images + (size_t)b * DS_INCEPTION_PIXELS;
+    ds_inception_out out = {.mixed_5d = mixed_5d, .mixed_6c = mixed_6c};
+    ds_inception_run(net, each, B, &out);
 }
