@@ -24,6 +24,7 @@
 #include "kernels/cpu/element.inl"
 #include "kernels/cpu/diffusion.inl"
 #include "kernels/cpu/feature.inl"
+#include "kernels/cpu/autoencoder.inl"
 
 static const struct ds_ops unit_ops = {
 #define DS_OP(op, args) .op = ds_cpu_##op,
