@@ -1,13 +1,36 @@
 #!/bin/sh
 # tools/run_tests.sh BUILD... - run every test program of each build folder; one line each, then the sum.
 # A program prints its own closing line "name: N passed, N failed, N skipped" (tests/harness.c).
+# As many at a time as there are processors, but those that measure time or start daemons run alone.
 set -u
-export DS_BUILD
-passed=0 failed=0 skipped=0 bad=
-log=$(mktemp)
-builds="$*"
-for build in $builds; do
-    DS_BUILD=$build
+if [ "${1:-}" = --one ]; then # run one program: its line on stdout, its numbers in $3
+    program=$2
+    log=$3.log
+    DS_BUILD=${program%/tests/*}
+    export DS_BUILD
+    start=$(date +%s%N)
+    timeout 400 "$program" >"$log" 2>&1
+    rc=$?
+    tenths=$((($(date +%s%N) - start) / 100000000))
+    line=$(grep -aE '^[^:]*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -1)
+    [ -n "$line" ] || line="no closing line: 0 passed, 1 failed, 0 skipped"
+    set -- "$3" $(echo "${line##*: }" | tr -dc '0-9 ')
+    [ $rc -eq 0 ] || [ "$3" -gt 0 ] || set -- "$1" "$2" 1 "$4"
+    echo "$2 $3 $4 $program" >"$1"
+    {
+        printf '%-60s %5s passed %3s failed %3s skipped %6s s\n' "${program#build/}" "$2" "$3" "$4" "$((tenths / 10)).$((tenths % 10))"
+        grep -a '^SKIPPED' "$log"
+        [ $rc -eq 0 ] || { echo "---- $program: exit $rc"; tail -40 "$log"; }
+    } >"$1.out"
+    cat "$1.out"
+    exit 0
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+skipped=0 n=0
+: >"$work/together"
+: >"$work/alone"
+for build in "$@"; do
     for program in "$build"/tests/test_*; do
         case "$program" in *.o | *.d | *.c) continue ;; esac
         [ -x "$program" ] || continue
@@ -18,25 +41,21 @@ for build in $builds; do
             skipped=$((skipped + 1))
             continue ;;
         esac
-        start=$(date +%s%N)
-        timeout 400 "$program" >"$log" 2>&1
-        rc=$?
-        seconds=$(( ($(date +%s%N) - start) / 100000000 ))
-        line=$(grep -aE '^[^:]*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -1)
-        [ -n "$line" ] || line="no closing line: 0 passed, 1 failed, 0 skipped"
-        set -- $(echo "${line##*: }" | tr -dc '0-9 ')
-        [ $rc -eq 0 ] || [ "$2" -gt 0 ] || set -- "$1" 1 "$3"
-        passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
-        printf '%-60s %5s passed %3s failed %3s skipped %6s s\n' "${program#build/}" "$1" "$2" "$3" "$((seconds / 10)).$((seconds % 10))"
-        grep -a '^SKIPPED' "$log"
-        if [ $rc -ne 0 ]; then
-            bad="$bad $program"
-            echo "---- $program: exit $rc"
-            tail -40 "$log"
-        fi
+        n=$((n + 1))
+        case "$program" in
+        */test_system_* | */test_daemon_* | */test_*_speed | */test_registry_list) list=alone ;;
+        *) list=together ;;
+        esac
+        echo "--one $program $work/$n" >>"$work/$list"
     done
 done
-rm -f "$log"
-[ -z "$bad" ] || echo "failed:$bad"
+xargs -r -L 1 -P "$(nproc)" "$0" <"$work/together"
+xargs -r -L 1 -P 1 "$0" <"$work/alone"
+results() { for i in $(seq "$n"); do [ ! -f "$work/$i" ] || cat "$work/$i"; done; }
+sum() { results | awk -v k="$1" '{s += $k} END {print s + 0}'; }
+passed=$(sum 1) failed=$(sum 2) skipped=$((skipped + $(sum 3)))
+ended=$(ls "$work" | grep -c '^[0-9]*$')
+[ "$ended" = "$n" ] || { failed=$((failed + n - ended)) && echo "$((n - ended)) test programs have no result"; }
+[ "$failed" -eq 0 ] || echo "failed:$(results | awk '$2 > 0 {printf " %s", $4}')"
 echo "$passed passed, $failed failed, $skipped skipped"
-[ $failed -eq 0 ] && [ $passed -gt 0 ]
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
