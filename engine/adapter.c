@@ -141,7 +141,8 @@ static void init_entry(float *x, const ds_param *p, int index, const ds_base *ba
         const ds_param *t = ds_params_find(&base->table, "y_embedder.embedding_table.weight");
         size_t D = (size_t)base->cfg.width;
         for (size_t r = 0; r < (size_t)p->shape[0]; r++)
-            memcpy(x + r * D, base->data + t->offset + (size_t)base->cfg.classes * D,
+            memcpy(x + r * D,
+                   ds_base_held(base, (int)(t - base->table.items)) + (size_t)base->cfg.classes * D,
                    D * sizeof *x);
         return;
     }
@@ -152,7 +153,9 @@ static void init_entry(float *x, const ds_param *p, int index, const ds_base *ba
     case DS_PARAM_TABLE:
     case DS_PARAM_FIXED: {
         const ds_param *t = ds_params_find(&base->table, p->name);
-        memcpy(x, base->data + t->offset, p->count * sizeof *x);
+        const float *from = ds_base_values(base, (int)(t - base->table.items), x);
+        if (from != x)
+            memcpy(x, from, p->count * sizeof *x);
         return;
     }
     }

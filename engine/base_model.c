@@ -61,7 +61,6 @@ static ds_base *base_of(const ds_dit_config *cfg) {
         b->cfg.norm2_eps_e6 = 1;
     ds_dit_tensors(&b->table, cfg);
     b->linears = ds_dit_linears(cfg, &b->table);
-    b->data = ds_xaligned(b->table.total * sizeof *b->data);
     return b;
 }
 
@@ -70,19 +69,99 @@ int ds_base_new(ds_base **out, const ds_dit_config *cfg, uint64_t seed, ds_error
     if (rc)
         return rc;
     *out = base_of(cfg);
+    (*out)->data = ds_xaligned((*out)->table.total * sizeof *(*out)->data);
     ds_dit_init((*out)->data, &(*out)->table, cfg, seed);
     return 0;
 }
 
-static int read_tensors(ds_base *b, const ds_st *st, ds_error *err) {
+/* ---------------------------------------------------------------- tensors in memory */
+
+struct ds_base_tensor {
+    const ds_st_tensor *t;
+    const float *f32; /* in place, or unpacked; NULL: a matrix in 16 bits */
+    float *own;       /* what f32 was unpacked into, or NULL */
+};
+
+const float *ds_base_held(const ds_base *b, int i) {
+    return b->data ? b->data + b->table.items[i].offset : b->held[i].f32;
+}
+
+const float *ds_base_values(const ds_base *b, int i, float *room) {
+    const float *x = ds_base_held(b, i);
+    if (x)
+        return x;
+    DS_ASSERT(!ds_st_read_f32(b->file, b->held[i].t, room, NULL)); /* its type is checked */
+    return room;
+}
+
+size_t ds_base_bytes(const ds_base *b) {
+    size_t bytes = 0;
+    for (int i = 0; i < b->table.count; i++)
+        bytes += b->data || b->held[i].own ? b->table.items[i].count * sizeof(float)
+                                           : b->held[i].t->bytes;
+    return bytes;
+}
+
+static int in_place(const ds_st_tensor *t) {
+    return t->dtype == DS_ST_F32 && (uintptr_t)t->data % sizeof(float) == 0;
+}
+
+/* The whole file is the flat array of the table: F32, in its order. */
+static float *whole_array(const ds_base *b) {
+    const char *first = b->held[0].t->data;
+    for (int i = 0; i < b->table.count; i++)
+        if (!in_place(b->held[i].t) ||
+            (const char *)b->held[i].t->data != first + b->table.items[i].offset * sizeof(float))
+            return NULL;
+    return (float *)(uintptr_t)first; /* the file's bytes are the base's own */
+}
+
+/* Everything but matrices is small and wanted in f32. */
+static void hold(ds_base *b, struct ds_base_tensor *h) {
+    for (int i = 0; i < b->table.count; i++) {
+        const ds_param *p = &b->table.items[i];
+        if (in_place(h[i].t))
+            h[i].f32 = h[i].t->data;
+        else if (p->kind != DS_PARAM_WEIGHT) {
+            h[i].f32 = h[i].own = ds_xmalloc(p->count * sizeof(float));
+            DS_ASSERT(!ds_st_read_f32(b->file, h[i].t, h[i].own, NULL));
+        }
+    }
+}
+
+/* Takes st. */
+static void place_tensors(ds_base *b, struct ds_base_tensor *h, ds_st *st, size_t unpacked) {
+    b->held = h;
+    b->file = st;
+    b->data = whole_array(b);
+    if (!b->data && b->table.total <= unpacked / sizeof(float)) {
+        float *data = ds_xaligned(b->table.total * sizeof *data);
+        for (int i = 0; i < b->table.count; i++)
+            DS_ASSERT(!ds_st_read_f32(st, h[i].t, data + b->table.items[i].offset, NULL));
+        ds_st_free(st);
+        b->file = NULL;
+        b->data = data;
+    }
+    if (b->data) {
+        free(h);
+        b->held = NULL;
+    } else
+        hold(b, h);
+}
+
+static int find_tensors(const ds_base *b, const ds_st *st, struct ds_base_tensor *h,
+                        ds_error *err) {
     for (int i = 0; i < b->table.count; i++) {
         const ds_param *p = &b->table.items[i];
         int64_t shape[4];
         for (int d = 0; d < p->ndim; d++)
             shape[d] = p->shape[d];
-        int rc = ds_st_need_f32(st, p->name, p->ndim, shape, b->data + p->offset, err);
+        int rc = ds_st_need(st, p->name, p->ndim, shape, &h[i].t, err);
         if (rc)
             return rc;
+        if (h[i].t->dtype > DS_ST_BF16)
+            return ds_fail(err, DS_EINTEGRITY, "base '%s': tensor '%s' is of type %s, not a number",
+                           ds_st_file_name(st), p->name, ds_st_dtype_name(h[i].t->dtype));
     }
     if (ds_st_count(st) != (size_t)b->table.count)
         return ds_fail(err, DS_EINTEGRITY, "base '%s' has %zu tensors; its configuration needs %d",
@@ -91,6 +170,11 @@ static int read_tensors(ds_base *b, const ds_st *st, ds_error *err) {
 }
 
 int ds_base_open(ds_base **out, const char *path, const char *want, ds_error *err) {
+    return ds_base_open_within(out, path, want, DS_BASE_UNPACKED, err);
+}
+
+int ds_base_open_within(ds_base **out, const char *path, const char *want, size_t unpacked,
+                        ds_error *err) {
     char *bytes, sha[DS_HEX_SIZE];
     size_t n;
     int rc = ds_fs_read(path, (size_t)BASE_MAX_GIB << 30, &bytes, &n, err);
@@ -115,14 +199,18 @@ int ds_base_open(ds_base **out, const char *path, const char *want, ds_error *er
     else
         rc = ds_dit_config_from_json(&cfg, path, config, err);
     ds_base *b = rc ? NULL : base_of(&cfg);
+    struct ds_base_tensor *h = b ? ds_xcalloc((size_t)b->table.count, sizeof *h) : NULL;
     if (!rc)
-        rc = read_tensors(b, st, err);
+        rc = find_tensors(b, st, h, err);
     if (!rc) {
+        place_tensors(b, h, st, unpacked);
         snprintf(b->name, sizeof b->name, "%s", name ? name : "base");
         memcpy(b->sha256, sha, sizeof sha);
         *out = b;
-    } else
-        ds_base_free(b);
+        return 0;
+    }
+    ds_base_free(b);
+    free(h);
     ds_st_free(st);
     return rc;
 }
@@ -143,7 +231,9 @@ int ds_base_save(const ds_base *base, const char *path, int bf16, const char *co
         for (int d = 0; d < p->ndim; d++)
             shape[d] = p->shape[d];
         enum ds_st_dtype store = bf16 && p->kind == DS_PARAM_WEIGHT ? DS_ST_BF16 : DS_ST_F32;
-        ds_st_writer_add_f32(w, p->name, store, p->ndim, shape, base->data + p->offset);
+        float *room = ds_base_held(base, i) ? NULL : ds_xmalloc(p->count * sizeof *room);
+        ds_st_writer_add_f32(w, p->name, store, p->ndim, shape, ds_base_values(base, i, room));
+        free(room);
     }
     int rc = ds_st_writer_finish(w, &bytes, &n, err);
     if (!rc)
@@ -157,8 +247,14 @@ int ds_base_save(const ds_base *base, const char *path, int bf16, const char *co
 void ds_base_free(ds_base *b) {
     if (!b)
         return;
+    for (int i = 0; b->held && i < b->table.count; i++)
+        free(b->held[i].own);
+    free((void *)(uintptr_t)b->held);
+    if (b->file)
+        ds_st_free(b->file);
+    else
+        free(b->data);
     ds_params_release(&b->table);
     free(b->linears);
-    free(b->data);
     free(b);
 }

@@ -7,19 +7,32 @@
 
 /* ---------------------------------------------------------------- model */
 
+size_t ds_model_bytes(const ds_device *dev, const ds_base *base) {
+    return dev->host_memory ? 0 : base->table.total * sizeof(float);
+}
+
 int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *err) {
     ds_model *m = ds_xcalloc(1, sizeof *m);
-    size_t bytes = base->table.total * sizeof(float);
+    size_t bytes = ds_model_bytes(dev, base);
     m->dev = dev;
     m->base = base;
+    *out = m;
+    if (!bytes)
+        return 0;
     m->data = dev->alloc(dev, bytes);
     if (!m->data) {
         free(m);
         return ds_fail(err, DS_ENOMEM, "the base needs %zu MiB on device %s", bytes >> 20,
                        dev->name);
     }
-    dev->upload(dev, m->data, base->data, bytes);
-    *out = m;
+    for (int i = 0; i < base->table.count; i++) {
+        const ds_param *p = &base->table.items[i];
+        float *room = ds_base_held(base, i) ? NULL : ds_xmalloc(p->count * sizeof *room);
+        dev->upload(dev, m->data + p->offset, ds_base_values(base, i, room),
+                    p->count * sizeof(float));
+        dev->sync(dev);
+        free(room);
+    }
     return 0;
 }
 
@@ -108,12 +121,12 @@ static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t
 static size_t plan_net(ds_net *n, const ds_dit_config *c, size_t act, enum ds_net_kind kind, int B,
                        char *block) {
     ds_plan plan = {block, 0};
-    int train = kind == DS_NET_TRAIN;
+    int train = kind == DS_NET_TRAIN, own = train ? n->recompute : c->depth;
     size_t stream = (size_t)B * (size_t)ds_dit_tokens(c) * (size_t)c->width * 4;
     plan_shared(&plan, n, c, act, B, train);
     float *x = take(&plan, stream);
     for (int i = 0; i < c->depth; i++) {
-        if (train || i == 0)
+        if (i == 0 || i >= own)
             plan_block(&plan, &n->acts[i], c, act, B);
         else
             n->acts[i] = n->acts[0];
@@ -136,23 +149,61 @@ size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_
     return bytes;
 }
 
+size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch,
+                          int recompute) {
+    ds_net n = {.recompute = recompute};
+    n.acts = ds_xcalloc((size_t)cfg->depth, sizeof *n.acts);
+    size_t bytes = plan_net(&n, cfg, dev->act_size, DS_NET_TRAIN, batch, NULL);
+    free(n.acts);
+    return bytes;
+}
+
+/* Floats of the largest weight that the base holds in 16 bits on a device that uses it in place. */
+static size_t wide_floats(const ds_device *dev, const ds_base *base) {
+    size_t n = 0;
+    for (int i = 0; dev->host_memory && i < base->table.count; i++)
+        if (!ds_base_held(base, i) && base->table.items[i].count > n)
+            n = base->table.items[i].count;
+    return n;
+}
+
+size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind) {
+    size_t bytes = wide_floats(dev, base) * sizeof(float);
+    for (int i = 0; i < ds_lin_count(&base->cfg); i++) {
+        const ds_linear *l = &base->linears[i];
+        bytes += dev->weight_bytes(dev, l->m, l->n, 0, kind == DS_NET_TRAIN) +
+                 (size_t)l->m * sizeof(float);
+    }
+    return bytes;
+}
+
 /* ---------------------------------------------------------------- layers */
 
+/* NULL: the base holds it in 16 bits. */
 static const float *tensor(const ds_net *net, int entry) {
-    return net->model->data + net->base->table.items[entry].offset;
+    return net->model->data ? net->model->data + net->base->table.items[entry].offset
+                            : ds_base_held(net->base, entry);
+}
+
+const float *ds_net_matrix(ds_net *net, const ds_layer *l) {
+    return l->W ? l->W : ds_base_values(net->base, l->lin->weight, net->wide);
 }
 
 /* Can this adapter be folded into the weight?  phi = ReLU cannot (its a part is). */
 static void fold_layer(ds_net *net, ds_layer *l) {
     const struct ds_ops *k = net->dev->ops;
     const ds_affiner *ad = l->adapted ? &l->ad : NULL;
-    k->weight_pack(net->dev, l->w, l->W, ad);
+    const float *W = ds_net_matrix(net, l);
+    k->weight_pack(net->dev, l->w, W, ad);
     if (ad)
-        k->bias_fold(net->dev, l->bias_eff, l->bias, l->W, ad);
+        k->bias_fold(net->dev, l->bias_eff, l->bias, W, ad);
 }
 
 static int new_layers(ds_net *net, ds_error *err) {
     const ds_dit_config *c = ds_net_cfg(net);
+    size_t wide = wide_floats(net->dev, net->base);
+    if (wide && !(net->wide = net->dev->alloc(net->dev, wide * sizeof(float))))
+        return ds_fail(err, DS_ENOMEM, "no room to unpack a weight on device %s", net->dev->name);
     net->layers = ds_xcalloc((size_t)ds_lin_count(c), sizeof *net->layers);
     for (int i = 0; i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
@@ -321,7 +372,9 @@ static int upload_sets(ds_net *net, const ds_adapter *const *adapters, ds_error 
 
 static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
     const ds_dit_config *c = ds_net_cfg(net);
-    size_t bytes = ds_net_bytes(c, net->dev, net->kind, net->batch);
+    size_t bytes = net->kind == DS_NET_TRAIN
+                       ? ds_net_train_bytes(c, net->dev, net->batch, net->recompute)
+                       : ds_net_bytes(c, net->dev, net->kind, net->batch);
     net->acts = ds_xcalloc((size_t)c->depth, sizeof *net->acts);
     net->block = net->dev->alloc(net->dev, bytes);
     if (!net->block)
@@ -333,8 +386,9 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
     int rc = upload_sets(net, adapters, err);
     if (rc || (rc = new_layers(net, err)))
         return rc;
-    net->table = net->model->data +
-                 ds_params_find(&net->base->table, "y_embedder.embedding_table.weight")->offset;
+    net->table =
+        tensor(net, (int)(ds_params_find(&net->base->table, "y_embedder.embedding_table.weight") -
+                          net->base->table.items));
     if (net->kind == DS_NET_STACKED)
         rc = bind_stacked(net, adapters, err);
     else if (net->kind == DS_NET_INFER && net->tasks == 1) {
@@ -345,16 +399,18 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
     for (int i = 0; !rc && i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
         if (net->kind == DS_NET_STACKED)
-            net->dev->ops->weight_pack(net->dev, l->w, l->W, NULL);
+            net->dev->ops->weight_pack(net->dev, l->w, ds_net_matrix(net, l), NULL);
         else
             fold_layer(net, l);
     }
     return rc;
 }
 
-int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
-               const ds_adapter *const *adapters, int count, int batch, ds_error *err) {
+static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
+                    const ds_adapter *const *adapters, int count, int batch, int recompute,
+                    ds_error *err) {
     DS_ASSERT(batch > 0 && (kind == DS_NET_STACKED || count <= 1));
+    DS_ASSERT(recompute >= 0 && recompute <= model->base->cfg.depth);
     ds_net *net = ds_xcalloc(1, sizeof *net);
     net->model = model;
     net->dev = model->dev;
@@ -362,12 +418,23 @@ int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
     net->kind = kind;
     net->batch = batch;
     net->tasks = count;
+    net->recompute = recompute;
     int rc = setup(net, adapters, err);
     if (rc)
         ds_net_free(net);
     else
         *out = net;
     return rc;
+}
+
+int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
+               const ds_adapter *const *adapters, int count, int batch, ds_error *err) {
+    return open_net(out, model, kind, adapters, count, batch, 0, err);
+}
+
+int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adapter, int batch,
+                     int recompute, ds_error *err) {
+    return open_net(out, model, DS_NET_TRAIN, &adapter, 1, batch, recompute, err);
 }
 
 void ds_net_free(ds_net *net) {
@@ -384,6 +451,7 @@ void ds_net_free(ds_net *net) {
     net->dev->free(net->dev, net->identity);
     net->dev->free(net->dev, net->rows_all);
     net->dev->free(net->dev, net->block);
+    net->dev->free(net->dev, net->wide);
     free(net->layers);
     free(net->sets_data);
     free(net->set_rows);

@@ -1,6 +1,7 @@
 /* engine/net.h - a DiT on a device: forward, backward, with or without an adapter.
  *
- * ds_model  the base's tensors uploaded once to a device; shared by nets.
+ * ds_model  the base's tensors on a device, shared by nets: a copy, or on a device whose memory is
+ *           the host's the base's own, so that its weights lie in memory once.
  * ds_net    packed weights plus activation buffers for at most `batch` samples.  Three kinds:
  *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
  *   DS_NET_STACKED  several tasks in one batch: frozen weights, a set per sample
@@ -17,11 +18,12 @@
 typedef struct {
     ds_device *dev;
     const ds_base *base;
-    float *data; /* device copy of base->data */
+    float *data; /* device copy of all tensors, in the order of base->table; NULL: host memory */
 } ds_model;
 
 int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *err);
-void ds_model_free(ds_model *m); /* NULL is fine */
+void ds_model_free(ds_model *m);                                  /* NULL is fine */
+size_t ds_model_bytes(const ds_device *dev, const ds_base *base); /* beside the base's own */
 
 enum ds_net_kind { DS_NET_INFER, DS_NET_STACKED, DS_NET_TRAIN };
 
@@ -35,6 +37,16 @@ int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
 void ds_net_free(ds_net *net); /* NULL is fine */
 size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_kind kind,
                     int batch); /* activations */
+
+/* A DS_NET_TRAIN net in which the first `recompute` blocks (0..depth) keep only their input and are
+ * computed again in the backward pass (activation checkpointing; Chen et al. 2016).  Gradients are
+ * the same bit for bit; a step takes longer by the forward pass of recompute-1 blocks. */
+int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adapter, int batch,
+                     int recompute, ds_error *err);
+size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch, int recompute);
+
+/* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits. */
+size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind);
 
 /* Training: parameters p and gradients g (device, flat, the adapter's table); refold packs the
  * weights from p (call it after each change of p). */

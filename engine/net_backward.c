@@ -3,6 +3,20 @@
  */
 #include "engine/net_internal.h"
 
+#include <math.h>
+
+/* The frozen matrix for affiner_backward, which reads it for side in and for small |a| only
+ * (kernels/ops.def; the reference device always, which is f32); so one that is held in 16 bits is
+ * unpacked only then. */
+static const float *frozen_matrix(ds_net *net, const ds_layer *l) {
+    if (l->W || l->ad.side_in || net->dev->act_size == sizeof(float))
+        return ds_net_matrix(net, l);
+    for (int i = 0; i < l->lin->m; i++) /* W is NULL in host memory only */
+        if (!(fabsf(l->ad.a[i]) >= 1.0f / 64))
+            return ds_net_matrix(net, l);
+    return NULL;
+}
+
 /* Input gradient and parameter gradients of one layer.
  *   dx (=) in activations, or dx32 (=) in f32, or neither when the input needs no gradient
  *   dy, y (rows,m)  x (rows,n);  scratch: an activation buffer of (rows,n) for the cases that need
@@ -20,8 +34,8 @@ static void layer_backward(ds_net *net, ds_layer *l, ds_act *dx, float *dx32, co
     if (l->full && l->dW)
         k->linear_backward_weight(dev, l->dW, l->db, dy, x, l->lin->m, l->lin->n, rows);
     if (l->adapted)
-        k->affiner_backward(dev, &l->g, &l->ad, dy, y, x, d, l->ad.phi_relu ? d : NULL, l->W,
-                            l->bias, rows);
+        k->affiner_backward(dev, &l->g, &l->ad, dy, y, x, d, l->ad.phi_relu ? d : NULL,
+                            frozen_matrix(net, l), l->bias, rows);
     if (dx32 && d)
         k->act_to_f32(dev, dx32, d, (size_t)rows * (size_t)l->lin->n);
 }
@@ -39,8 +53,8 @@ static void fc2_backward(ds_net *net, ds_layer *l, ds_act *dpre, const ds_act *d
     if (l->full && l->dW)
         k->linear_backward_weight(net->dev, l->dW, l->db, dy, a->gelu, l->lin->m, l->lin->n, rows);
     if (l->adapted)
-        k->affiner_backward(net->dev, &l->g, &l->ad, dy, a->fc2, a->gelu, NULL, NULL, l->W, l->bias,
-                            rows);
+        k->affiner_backward(net->dev, &l->g, &l->ad, dy, a->fc2, a->gelu, NULL, NULL,
+                            frozen_matrix(net, l), l->bias, rows);
 }
 
 /* Gradient of an adaLN linear: dmod (B,m) f32 and its output mod; adds to dsc. */
@@ -134,8 +148,13 @@ void ds_net_backward(ds_net *net, const float *dout, int B) {
     const ds_dit_config *c = ds_net_cfg(net);
     DS_ASSERT(net->kind == DS_NET_TRAIN && B > 0 && B <= net->batch);
     final_backward(net, dout, B);
-    for (int i = c->depth - 1; i >= 0; i--)
+    for (int i = c->depth - 1; i >= 0; i--) {
+        /* the shared buffers still hold the last of the recomputed blocks; the block's output is
+         * the same bits as before */
+        if (i < net->recompute - 1)
+            ds_net_block_forward(net, i, net->acts[i + 1].x0, B);
         block_backward(net, i, B);
+    }
     condition_backward(net, B);
     ds_layer *patch = &net->layers[DS_LIN_PATCH];
     if (patch->adapted || patch->full) {

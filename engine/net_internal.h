@@ -6,7 +6,8 @@
 
 typedef struct {
     const ds_linear *lin;
-    const float *W, *bias; /* frozen (device), or inside the trained array (method full) */
+    const float *W, *bias; /* frozen (device), or inside the trained array (method full); W NULL:
+                              the base holds it in 16 bits, see ds_net_matrix */
     ds_weight *w;          /* packed, folded */
     float *bias_eff;       /* folded bias, or NULL: use bias */
     int adapted;           /* has an Affiner */
@@ -19,7 +20,8 @@ typedef struct {
     ds_adapter_slot slot;
 } ds_layer;
 
-/* Activations of one block; R = B*T rows.  INFER nets share one set among all blocks. */
+/* Activations of one block; R = B*T rows.  INFER nets share one set among all blocks, TRAIN nets
+ * one among the blocks that are recomputed (all but x0, which each of them keeps). */
 typedef struct {
     float *x0, *x1;                       /* (R,D) residual stream: input, after attention */
     float *mean1, *rstd1, *mean2, *rstd2; /* (R) */
@@ -34,7 +36,8 @@ struct ds_net {
     ds_device *dev;
     const ds_base *base;
     enum ds_net_kind kind;
-    int batch, tasks;
+    int batch, tasks, recompute;
+    float *wide; /* room for the largest weight, where the base holds some in 16 bits; or NULL */
     ds_method_spec spec;
     ds_layer *layers;
     float **sets_data;     /* device copies of the adapters' arrays, `tasks` of them */
@@ -54,6 +57,12 @@ struct ds_net {
     float *dx, *dmod, *dc, *dsc, *dtmp;
     ds_act *da, *db, *dact_wide, *dmod_act, *mod_act, *dtok, *tok_act;
 };
+
+/* The frozen matrix of a layer in f32; valid until the next call. */
+const float *ds_net_matrix(ds_net *net, const ds_layer *l);
+
+/* net_forward.c: block i from acts[i].x0 to out; also what the backward pass recomputes. */
+void ds_net_block_forward(ds_net *net, int i, float *out, int B);
 
 static inline const ds_dit_config *ds_net_cfg(const ds_net *net) { return &net->base->cfg; }
 

@@ -60,6 +60,9 @@ static int check(const ds_model *model, const ds_method_spec *spec, ds_train_opt
             "a training option is out of range: lr %g warmup %g clip %g ema %g weight_decay %g "
             "label_dropout %g",
             o->lr, o->warmup, o->clip, o->ema, o->weight_decay, o->label_dropout);
+    if (o->recompute < 0 || o->recompute > c->depth)
+        return ds_fail(err, DS_EINVAL, "recompute is %d, must be 0 to the base's %d blocks",
+                       o->recompute, c->depth);
     if (im->n < 1)
         return ds_fail(err, DS_EINVAL, "there is no image to train on");
     if (im->side != c->side || im->channels != c->channels)
@@ -148,8 +151,7 @@ int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec
     ds_schedule_init(&t->schedule, &model->base->cfg);
     split(t);
     if (!(rc = allocate(t, err)) &&
-        !(rc = ds_net_new(&t->net, model, DS_NET_TRAIN, (const ds_adapter *const[]){start}, 1,
-                          o.micro_batch, err))) {
+        !(rc = ds_net_new_train(&t->net, model, start, o.micro_batch, o.recompute, err))) {
         start_values(t, start);
         ds_net_bind(t->net, t->p, t->g);
     }
@@ -179,19 +181,27 @@ void ds_trainer_free(ds_trainer *t) {
     free(t);
 }
 
+ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                                   const ds_train_options *opt) {
+    const ds_dit_config *c = &base->cfg;
+    ds_params table = {0};
+    ds_adapter_table(&table, base, spec);
+    double mb = opt->micro_batch ? opt->micro_batch : opt->batch, px = (double)pixels(c),
+           out = px * (c->learn_sigma ? 2 : 1), n = (double)table.total;
+    int frozen = ds_params_trained(&table) != table.total;
+    ds_params_release(&table);
+    return (ds_trainer_plan){.weights = (double)ds_net_weight_bytes(dev, base, DS_NET_TRAIN),
+                             .state = n * (frozen ? 24 : 20),
+                             .activations =
+                                 (double)ds_net_train_bytes(c, dev, (int)mb, opt->recompute),
+                             .batch = mb * (4 * px + 2 * out + 24) * sizeof(float)};
+}
+
 size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
                         const ds_train_options *opt) {
-    const ds_dit_config *c = &model->base->cfg;
-    ds_params table = {0};
-    ds_adapter_table(&table, model->base, spec);
-    int mb = opt->micro_batch ? opt->micro_batch : opt->batch;
-    size_t bytes = ds_net_bytes(c, model->dev, DS_NET_TRAIN, mb) + table.total * 24 +
-                   (size_t)mb * pixels(c) * 28;
-    for (int i = 0; i < ds_lin_count(c); i++)
-        bytes += model->dev->weight_bytes(model->dev, model->base->linears[i].m,
-                                          model->base->linears[i].n, 0, 1);
-    ds_params_release(&table);
-    return bytes + model->base->table.total * sizeof(float);
+    ds_trainer_plan p = ds_trainer_plan_of(model->dev, model->base, spec, opt);
+    return (size_t)(p.weights + p.state + p.activations + p.batch) +
+           ds_model_bytes(model->dev, model->base);
 }
 
 /* ---------------------------------------------------------------- batches */

@@ -26,8 +26,10 @@ typedef struct {
      * often (as the logit-normal law of Esser et al. 2024, with a logistic one).  The loss is not
      * reweighted. */
     double focus, focus_mean;
-    int heldout; /* images kept out of training for the held-out loss (at most a tenth of the set)
-                  */
+    int heldout;   /* images kept out of training for the held-out loss (at most a tenth of the set)
+                    */
+    int recompute; /* blocks whose activations are computed again in the backward pass (net.h);
+                    * changes memory and time, never the numbers */
     int replan; /* 1: ds_trainer_load takes a checkpoint of another schedule (steps, lr, warm-up) */
     uint64_t seed;
 } ds_train_options;
@@ -52,6 +54,17 @@ typedef struct ds_trainer ds_trainer;
 int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec *spec,
                    const ds_train_options *opt, const ds_image_set *images, ds_error *err);
 void ds_trainer_free(ds_trainer *t); /* NULL is fine */
+
+/* What a trainer takes on its device and on the host, before it is made. */
+typedef struct {
+    double weights;     /* packed for the products, folded */
+    double state;       /* parameters, gradients, moments, EMA */
+    double activations; /* of one micro-batch */
+    double batch;       /* images, noise, losses; staging on the host */
+} ds_trainer_plan;
+ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                                   const ds_train_options *opt);
+/* Their sum, and the model's copy of the base if it has one. */
 size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
                         const ds_train_options *opt);
 

@@ -74,6 +74,7 @@ struct ds_device {
                             */
     size_t act_size;       /* bytes of one activation */
     int threads;
+    int host_memory; /* 1: its memory is the host's: what lies there already need not be copied */
     const struct ds_ops *ops;
     /* Memory, 64-byte aligned, not initialised.  NULL when there is no room: the one recoverable
      * error. */

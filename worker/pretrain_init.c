@@ -23,7 +23,8 @@ static void copy_rows(ds_base *base, const ds_base *old, const json_t *names,
                       const ds_images *images) {
     size_t width = (size_t)base->cfg.width, row = width * sizeof(float);
     float *to = base->data + ds_params_find(&base->table, table_name)->offset;
-    const float *from = old->data + ds_params_find(&old->table, table_name)->offset;
+    const float *from = ds_base_held(
+        old, (int)(ds_params_find(&old->table, table_name) - old->table.items)); /* no matrix */
     int kept = 0;
     for (int i = 0; i < base->cfg.classes; i++) {
         int r = row_of(names, images->class_names[i], old->cfg.classes);
@@ -60,10 +61,13 @@ int ds_pretrain_init(ds_base *base, const char *path, const ds_images *images, d
         names = json_loads(text ? text : "[]", 0, NULL);
         for (int i = 0; i < base->table.count; i++) {
             const ds_param *p = &base->table.items[i];
-            if (strcmp(p->name, table_name))
-                memcpy(base->data + p->offset,
-                       old->data + ds_params_find(&old->table, p->name)->offset,
-                       p->count * sizeof(float));
+            if (!strcmp(p->name, table_name))
+                continue;
+            float *to = base->data + p->offset;
+            const float *from = ds_base_values(
+                old, (int)(ds_params_find(&old->table, p->name) - old->table.items), to);
+            if (from != to)
+                memcpy(to, from, p->count * sizeof(float));
         }
         copy_rows(base, old, names, images);
         json_decref(names);

@@ -145,6 +145,7 @@ static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
     snprintf(dev->device_class, sizeof dev->device_class, "%s", unit->device_class);
     dev->act_size = unit->bf16 ? 2 : 4;
     dev->threads = cpu->threads;
+    dev->host_memory = 1;
     dev->ops = unit->ops;
     dev->alloc = cpu_alloc;
     dev->free = cpu_free;

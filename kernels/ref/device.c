@@ -80,6 +80,7 @@ int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *
     snprintf(dev->device_class, sizeof dev->device_class, "ref-f32");
     dev->act_size = sizeof(float);
     dev->threads = 1;
+    dev->host_memory = 1;
     dev->ops = &ref_ops;
     dev->alloc = ref_alloc;
     dev->free = ref_free;
