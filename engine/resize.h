@@ -33,4 +33,23 @@ void ds_resize_square(uint8_t *out, int side, const uint8_t *in, int w, int h, i
  * 8-bit path, then divided by 255.  out (side, side, 3) f32 in [0, 1]. */
 void ds_resize_unit_f32(float *out, int side, const uint8_t *in, int in_side);
 
+/* ---- to float, as the tools that publish FID do it (engine/resize_float.c).  out (out_h, out_w,
+ * 3) f32, in (h, w, 3) 8-bit; both packed.  The result is multiplied by `scale` and `shift` is
+ * added, in that order, unless said otherwise.  Sizes 1..DS_RESIZE_MAX_SIDE. */
+
+/* Pillow's Image.resize(BICUBIC) of one 'F' plane per channel: a = -0.5, antialiased, horizontal
+ * pass first, weights and sums in double, each pass rounded to f32; clipped to [0,255].
+ * Source: Pillow, src/libImaging/Resample.c (formula only); clean-fid resize.py. */
+void ds_resize_pil_f32(float *out, int out_w, int out_h, const uint8_t *in, int w, int h,
+                       float minus, float times);
+
+/* TensorFlow 1 bilinear without align_corners: source = i * (in/out) in f32, no half-pixel shift,
+ * no antialias; x first: a + (b - a) dx, then y.  Source: torch-fidelity. */
+void ds_resize_tf1_f32(float *out, int out_w, int out_h, const uint8_t *in, int w, int h,
+                       float minus, float times);
+
+/* torch.nn.functional.interpolate(bilinear, align_corners=False) of in/255: source =
+ * (in/out)(i + 1/2) - 1/2, not below 0, no antialias; then *2 - 1. */
+void ds_resize_torch_f32(float *out, int out_w, int out_h, const uint8_t *in, int w, int h);
+
 #endif
