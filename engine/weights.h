@@ -1,22 +1,21 @@
 /* engine/weights.h - named tensors in the files that other programs write: one interface.
  *
- *   x.safetensors                     F64 F32 F16 BF16 and integers
- *   folder with NAME.safetensors.index.json (or .bin.index.json) and its shards
- *   x.pt x.pth x.bin                  PyTorch: the zip format (since 1.6) and the one before it
- *   folder                            of diffusers: SUB/ in it, or the folder itself, with
- * config.json and diffusion_pytorch_model.* or the only weight file there
+ *   x.safetensors            F64 F32 F16 BF16 and integers
+ *   x.safetensors.index.json (or .bin.index.json): the shards beside it
+ *   x.pt x.pth x.bin x.ckpt  PyTorch: the zip format (since 1.6) and the one before it
+ *   folder                   of diffusers: SUB/ in it, or the folder itself, with config.json and
+ *                            diffusion_pytorch_model.*, or the only weight file there
  *
- * Opening reads headers only; tensors are read one by one with pread or from the zip entry, so
- * memory stays at one tensor, and a file that shrinks meanwhile is an error, not a signal.  A
- * pickle is read by engine/pickle.h, which executes nothing.  Of a checkpoint with several models
- * the first of `ema`, `state_dict`, `model`, `module` is taken (ds_weights_wrapper); nested names
- * are joined by '.'.
+ * Opening reads headers only; tensors are read one by one with pread or from the zip's entry, so
+ * memory stays at one tensor, and a file that shrinks meanwhile is an error, not a signal.  Pickles
+ * are read by engine/pickle.h, which executes nothing.  Of a checkpoint with several models the
+ * first of `ema`, `state_dict`, `model`, `module` is taken (ds_weights_wrapper).
  *
- * Limits: DS_WEIGHTS_* below, tensors inside their storage, shapes that multiply without overflow;
- * of a zip: entries that overlap, or that unpack to more than 100 times the file, are refused.
+ * Limits: DS_WEIGHTS_* below; tensors lie inside their storage; shapes multiply without overflow;
+ * a zip whose entries overlap, or unpack to more than 100 times the file, is refused.
  *
  * Ownership: open/close; pointers handed out live until close.  Thread: one at a time.
- * Errors: DS_ENOTFOUND, DS_EPERM, DS_EIO; DS_EINVAL not a weight file or one that needs code to
+ * Errors: DS_ENOTFOUND, DS_EPERM, DS_EIO; DS_EINVAL not a weight file, or one that needs code to be
  * read, with the way out; DS_EINTEGRITY damaged or hostile; DS_ELIMIT.
  */
 #ifndef DS_ENGINE_WEIGHTS_H
@@ -64,6 +63,9 @@ uint64_t ds_weights_file_bytes(const ds_weights *w); /* of all weight files */
 typedef int (*ds_weights_step)(void *user, uint64_t done, uint64_t total);
 int ds_weights_digest(const ds_weights *w, char out[DS_HEX_SIZE], ds_weights_step step, void *user,
                       ds_error *err);
+
+/* DS_ECONFLICT when a file is not as it was when it was opened. */
+int ds_weights_unchanged(const ds_weights *w, ds_error *err);
 
 /* dst[0..bytes): the tensor's own numbers, row-major, little-endian. */
 int ds_weights_read(ds_weights *w, const ds_weights_tensor *t, void *dst, ds_error *err);

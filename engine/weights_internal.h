@@ -1,0 +1,55 @@
+/* engine/weights_internal.h - what the readers of the formats share. */
+#ifndef DS_ENGINE_WEIGHTS_INTERNAL_H
+#define DS_ENGINE_WEIGHTS_INTERNAL_H
+
+#include "engine/weights.h"
+
+#include <sys/stat.h>
+#include <zip.h>
+
+/* A weight file. */
+typedef struct {
+    char *path;
+    int fd;
+    struct stat sb; /* when it was opened */
+    ds_st *st;      /* safetensors: header only, its data pointers are stale */
+    zip_t *zip;     /* PyTorch zip */
+} ds_weights_part;
+
+typedef struct {
+    ds_weights_tensor t; /* t.name is owned */
+    int part;
+    int64_t entry;                  /* of the part's zip; -1: in the file itself */
+    uint64_t at;                    /* bytes from the start of entry or file */
+    int strided;                    /* elements do not follow each other */
+    int64_t stride[DS_ST_DIMS_MAX]; /* elements */
+} ds_weights_item;
+
+struct ds_weights {
+    char *path, *dir;
+    const char *format;
+    char wrapper[16];
+    json_t *config;
+    ds_weights_part *parts;
+    int part_count;
+    ds_weights_item *items; /* sorted by name once open */
+    size_t count, cap;
+    uint64_t total; /* bytes of all tensors */
+};
+
+/* Append a tensor: checks name, limits and product of the shape.  n: bytes of name.  stride NULL =
+ * contiguous. */
+int ds_weights_add(ds_weights *w, const char *name, size_t n, const ds_weights_item *item,
+                   const int64_t *stride, ds_error *err);
+
+/* weights_torch.c: fill w from a part that begins like a zip or like a pickle. */
+int ds_weights_open_zip(ds_weights *w, int part, ds_error *err);
+int ds_weights_open_legacy(ds_weights *w, int part, ds_error *err);
+
+/* n bytes at `at` of a zip's entry. */
+int ds_weights_read_entry(const ds_weights_part *part, int64_t entry, uint64_t at, void *dst,
+                          size_t n, ds_error *err);
+
+int ds_weights_pread(const ds_weights_part *part, uint64_t at, void *dst, size_t n, ds_error *err);
+
+#endif

@@ -1,0 +1,465 @@
+/* engine/weights_torch.c - PyTorch checkpoints: the zip format and the one before it (2016-2020).
+ *
+ * Zip (torch/serialization.py _save): PREFIX/data.pkl is the pickle, PREFIX/data/KEY the bytes of
+ * storage KEY, usually stored without compression, PREFIX/byteorder says "little". Before
+ * (_legacy_save): pickles one after another: magic number, protocol 1001, system, object, list of
+ * storage keys; then for each key its number of elements (8 bytes) and its bytes.
+ */
+#include "base/mem.h"
+#include "engine/pickle.h"
+#include "engine/weights_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { ENTRIES_MAX = 200000, RATIO_MAX = 100, KEYS_SHOWN = 6 };
+#define SLACK ((uint64_t)16 << 20) /* small archives may compress better than RATIO_MAX */
+
+static const char way_out[] =
+    "python3 -c \"import torch; torch.save(torch.load('IN', weights_only=True), 'OUT.pt')\"";
+
+/* ---------------------------------------------------------------- which dict holds the model */
+
+static size_t tensors_in(const ds_pickle *p, const ds_pickle_node *dict) {
+    size_t n = 0;
+    for (uint32_t i = 0; dict && dict->kind == DS_PICKLE_DICT && i < dict->count; i += 2)
+        n += ds_pickle_at(p, dict->items[i + 1])->kind == DS_PICKLE_TENSOR;
+    return n;
+}
+
+static void list_keys(const ds_pickle *p, const ds_pickle_node *dict, char *out, size_t size) {
+    size_t len = 0;
+    *out = 0;
+    for (uint32_t i = 0;
+         dict->kind == DS_PICKLE_DICT && i < dict->count && i < 2 * KEYS_SHOWN && len + 24 < size;
+         i += 2) {
+        const ds_pickle_node *k = ds_pickle_at(p, dict->items[i]);
+        char text[20] = "?";
+        for (uint32_t c = 0; k->kind == DS_PICKLE_TEXT && c < k->count && c < sizeof text - 1;
+             c++) {
+            text[c] = k->text[c] >= 0x20 && k->text[c] < 0x7f ? k->text[c] : '?';
+            text[c + 1] = 0;
+        }
+        len += (size_t)snprintf(out + len, size - len, "%s'%s'", i ? ", " : "", text);
+    }
+}
+
+static const ds_pickle_node *model_of(ds_weights *w, const ds_pickle *p, const char *path,
+                                      ds_error *err) {
+    static const char *const wrappers[] = {"ema", "state_dict", "model", "module"};
+    const ds_pickle_node *root = ds_pickle_at(p, ds_pickle_root(p)), *hit;
+    if (tensors_in(p, root))
+        return root;
+    for (size_t i = 0; i < sizeof wrappers / sizeof wrappers[0]; i++)
+        if (tensors_in(p, hit = ds_pickle_get(p, root, wrappers[i]))) {
+            snprintf(w->wrapper, sizeof w->wrapper, "%s", wrappers[i]);
+            return hit;
+        }
+    char keys[160];
+    list_keys(p, root, keys, sizeof keys);
+    ds_fail(err, DS_EINVAL,
+            "'%.160s' holds no model that can be found: expected a state_dict, or a dict with "
+            "'ema', 'state_dict' or "
+            "'model'%s%s",
+            path, *keys ? "; it has " : "", keys);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- tensors of a pickle */
+
+/* Where a storage lies: of a zip's entry (at 0) or of the file. */
+typedef struct {
+    int64_t entry;
+    uint64_t at;
+} place;
+
+typedef int (*locate_fn)(void *user, const ds_pickle *p, const ds_pickle_storage *s, place *out,
+                         ds_error *err);
+
+static int add_tensor(ds_weights *w, int part, const ds_pickle *p, const ds_pickle_node *key,
+                      const ds_pickle_node *value, const place *where, ds_error *err) {
+    const ds_pickle_tensor *t = value->tensor;
+    const ds_pickle_storage *s = ds_pickle_at(p, t->storage)->storage;
+    ds_weights_item item = {.part = part,
+                            .entry = where->entry,
+                            .at = where->at + t->offset * ds_st_dtype_size(s->dtype),
+                            .t = {.dtype = s->dtype, .ndim = t->ndim}};
+    memcpy(item.t.shape, t->shape, sizeof item.t.shape);
+    return ds_weights_add(w, key->text, key->count, &item, t->stride, err);
+}
+
+static int add_model(ds_weights *w, int part, const ds_pickle *p, locate_fn locate, void *user,
+                     ds_error *err) {
+    const ds_pickle_node *dict = model_of(w, p, w->parts[part].path, err);
+    int rc = dict ? 0 : DS_EINVAL;
+    for (uint32_t i = 0; !rc && i < dict->count; i += 2) {
+        const ds_pickle_node *key = ds_pickle_at(p, dict->items[i]),
+                             *value = ds_pickle_at(p, dict->items[i + 1]);
+        place where;
+        if (value->kind != DS_PICKLE_TENSOR)
+            continue;
+        if (key->kind != DS_PICKLE_TEXT)
+            return ds_fail(err, DS_EINTEGRITY, "'%.200s' has a tensor whose name is no text",
+                           w->parts[part].path);
+        rc = locate(user, p, ds_pickle_at(p, value->tensor->storage)->storage, &where, err);
+        rc = rc ? rc : add_tensor(w, part, p, key, value, &where, err);
+    }
+    return rc;
+}
+
+/* ---------------------------------------------------------------- zip */
+
+static int zip_problem(const char *path, zip_error_t *e, ds_error *err) {
+    int rc = ds_fail(err, zip_error_code_zip(e) == ZIP_ER_MEMORY ? DS_ENOMEM : DS_EINTEGRITY,
+                     "'%.200s' is a damaged zip: %s", path, zip_error_strerror(e));
+    zip_error_fini(e);
+    return rc;
+}
+
+static int open_archive(ds_weights_part *part, ds_error *err) {
+    int code;
+    part->zip = zip_open(part->path, ZIP_RDONLY | ZIP_CHECKCONS, &code);
+    if (part->zip)
+        return 0;
+    zip_error_t e;
+    zip_error_init_with_code(&e, code);
+    return zip_problem(part->path, &e, err);
+}
+
+/* Sums over all entries: they must fit side by side into the file, and not unpack to a flood. */
+static int check_entries(const ds_weights_part *part, ds_error *err) {
+    zip_int64_t n = zip_get_num_entries(part->zip, 0);
+    uint64_t packed = 0, unpacked = 0, size = (uint64_t)part->sb.st_size;
+    if (n > ENTRIES_MAX)
+        return ds_fail(err, DS_ELIMIT, "'%.200s' has %lld entries, limit %d", part->path,
+                       (long long)n, ENTRIES_MAX);
+    for (zip_int64_t i = 0; i < n; i++) {
+        zip_stat_t st;
+        if (zip_stat_index(part->zip, (zip_uint64_t)i, 0, &st) || !(st.valid & ZIP_STAT_SIZE) ||
+            !(st.valid & ZIP_STAT_COMP_SIZE) || st.size > DS_WEIGHTS_TOTAL_MAX ||
+            st.comp_size > size)
+            return ds_fail(err, DS_EINTEGRITY,
+                           "'%.200s' is a damaged zip: entry %lld has an impossible size",
+                           part->path, (long long)i);
+        packed += st.comp_size;
+        unpacked += st.size;
+        if (packed > size)
+            return ds_fail(err, DS_EINTEGRITY, "'%.200s' is not a plain zip: its entries overlap",
+                           part->path);
+        if (unpacked > RATIO_MAX * size + SLACK || unpacked > 4 * DS_WEIGHTS_TOTAL_MAX)
+            return ds_fail(err, DS_ELIMIT,
+                           "'%.200s' would unpack to more than %d times its %llu bytes, as no file "
+                           "of weights does",
+                           part->path, RATIO_MAX, (unsigned long long)size);
+    }
+    return 0;
+}
+
+/* The entry, its size known; refuses what needs a password or another method than store and
+ * deflate. */
+static int stat_entry(const ds_weights_part *part, zip_uint64_t entry, zip_stat_t *st,
+                      ds_error *err) {
+    if (zip_stat_index(part->zip, entry, 0, st))
+        return ds_fail(err, DS_EINTEGRITY, "'%.200s' is a damaged zip", part->path);
+    if ((st->valid & ZIP_STAT_ENCRYPTION_METHOD && st->encryption_method != ZIP_EM_NONE) ||
+        (st->valid & ZIP_STAT_COMP_METHOD && st->comp_method != ZIP_CM_STORE &&
+         st->comp_method != ZIP_CM_DEFLATE))
+        return ds_fail(err, DS_EINVAL,
+                       "'%.160s': entry '%.80s' is encrypted or packed in a way that PyTorch does "
+                       "not use: save the file "
+                       "again with PyTorch",
+                       part->path, st->name);
+    return 0;
+}
+
+static int skip_bytes(zip_file_t *f, const zip_stat_t *st, uint64_t n) {
+    char buffer[4096];
+    if (st->comp_method == ZIP_CM_STORE)
+        return zip_fseek(f, (zip_int64_t)n, SEEK_SET);
+    while (n) {
+        zip_int64_t got = zip_fread(f, buffer, n < sizeof buffer ? n : sizeof buffer);
+        if (got <= 0)
+            return -1;
+        n -= (uint64_t)got;
+    }
+    return 0;
+}
+
+/* Reading an entry to its end also checks its CRC. */
+int ds_weights_read_entry(const ds_weights_part *part, int64_t entry, uint64_t at, void *dst,
+                          size_t n, ds_error *err) {
+    zip_stat_t st;
+    int rc = stat_entry(part, (zip_uint64_t)entry, &st, err);
+    if (rc)
+        return rc;
+    if (at > st.size || n > st.size - at)
+        return ds_fail(err, DS_EINTEGRITY, "'%.200s': entry '%.80s' is too short", part->path,
+                       st.name);
+    if (st.comp_method != ZIP_CM_STORE && at > (uint64_t)64 << 20)
+        return ds_fail(err, DS_EINVAL,
+                       "'%.160s': entry '%.80s' is packed and shared by tensors: save the file "
+                       "again with PyTorch",
+                       part->path, st.name);
+    zip_file_t *f = zip_fopen_index(part->zip, (zip_uint64_t)entry, 0);
+    if (!f)
+        return ds_fail(err, DS_EINTEGRITY, "'%.160s': cannot open entry '%.80s': %s", part->path,
+                       st.name, zip_strerror(part->zip));
+    int whole = at == 0 && n == st.size, bad = at > 0 && skip_bytes(f, &st, at);
+    for (char *p = dst; !bad && n;) {
+        zip_int64_t got = zip_fread(f, p, n < (size_t)1 << 30 ? n : (size_t)1 << 30);
+        bad = got <= 0;
+        p += bad ? 0 : got;
+        n -= bad ? 0 : (size_t)got;
+    }
+    char extra;
+    if (!bad && whole)
+        bad = zip_fread(f, &extra, 1) != 0;
+    if (bad)
+        rc = ds_fail(err, DS_EINTEGRITY, "'%.160s': entry '%.80s' is damaged: %s", part->path,
+                     st.name, zip_file_strerror(f));
+    zip_fclose(f);
+    return rc;
+}
+
+/* The one entry called PREFIX/data.pkl (or data.pkl): its index, and PREFIX/ as *prefix bytes of
+ * its name. */
+static int find_pickle(const ds_weights_part *part, zip_uint64_t *index, size_t *prefix,
+                       ds_error *err) {
+    static const char tail[] = "data.pkl";
+    int found = 0;
+    for (zip_int64_t i = 0, n = zip_get_num_entries(part->zip, 0); i < n; i++) {
+        const char *name = zip_get_name(part->zip, (zip_uint64_t)i, ZIP_FL_ENC_RAW);
+        size_t len = name ? strlen(name) : 0, rest = sizeof tail - 1;
+        if (len < rest || strcmp(name + len - rest, tail) ||
+            (len > rest && name[len - rest - 1] != '/'))
+            continue;
+        if (found++)
+            return ds_fail(err, DS_EINTEGRITY, "'%.200s' has several entries 'data.pkl'",
+                           part->path);
+        *index = (zip_uint64_t)i;
+        *prefix = len - rest;
+    }
+    return found
+               ? 0
+               : ds_fail(err, DS_EINVAL,
+                         "'%.200s' is a zip but no PyTorch checkpoint: it has no entry 'data.pkl'",
+                         part->path);
+}
+
+typedef struct {
+    const ds_weights_part *part;
+    char *prefix;
+} zip_place;
+
+static int locate_entry(void *user, const ds_pickle *p, const ds_pickle_storage *s, place *out,
+                        ds_error *err) {
+    const zip_place *z = user;
+    const ds_pickle_node *key = ds_pickle_at(p, s->key);
+    if (memchr(key->text, 0, key->count))
+        return ds_fail(err, DS_EINTEGRITY, "'%.200s' has a storage with an unusable name",
+                       z->part->path);
+    char *name = ds_xasprintf("%sdata/%.*s", z->prefix, (int)key->count, key->text);
+    zip_int64_t entry = zip_name_locate(z->part->zip, name, ZIP_FL_ENC_RAW);
+    zip_stat_t st;
+    int rc = entry < 0
+                 ? ds_fail(err, DS_EINTEGRITY, "'%.160s' lacks the data of a tensor: entry '%.80s'",
+                           z->part->path, name)
+                 : stat_entry(z->part, (zip_uint64_t)entry, &st, err);
+    if (!rc && st.size != s->count * ds_st_dtype_size(s->dtype))
+        rc = ds_fail(err, DS_EINTEGRITY,
+                     "'%.160s': entry '%.60s' has %llu bytes, its tensors need %llu", z->part->path,
+                     name, (unsigned long long)st.size,
+                     (unsigned long long)(s->count * ds_st_dtype_size(s->dtype)));
+    *out = (place){.entry = entry};
+    free(name);
+    return rc;
+}
+
+static int check_byteorder(const ds_weights_part *part, const char *prefix, ds_error *err) {
+    char *name = ds_xasprintf("%sbyteorder", prefix), text[8] = "";
+    zip_int64_t entry = zip_name_locate(part->zip, name, ZIP_FL_ENC_RAW);
+    free(name);
+    zip_stat_t st;
+    if (entry < 0) /* older writers */
+        return 0;
+    int rc = stat_entry(part, (zip_uint64_t)entry, &st, err);
+    if (!rc && st.size == 6)
+        rc = ds_weights_read_entry(part, entry, 0, text, 6, err);
+    if (!rc && strcmp(text, "little"))
+        rc = ds_fail(err, DS_EINVAL,
+                     "'%.160s' was written on a big-endian machine: save it on another one: %s",
+                     part->path, way_out);
+    return rc;
+}
+
+int ds_weights_open_zip(ds_weights *w, int part, ds_error *err) {
+    ds_weights_part *f = &w->parts[part];
+    zip_uint64_t index = 0;
+    size_t prefix = 0;
+    zip_stat_t st;
+    int rc = open_archive(f, err);
+    rc = rc ? rc : check_entries(f, err);
+    rc = rc ? rc : find_pickle(f, &index, &prefix, err);
+    rc = rc ? rc : stat_entry(f, index, &st, err);
+    if (!rc && st.size > DS_WEIGHTS_PICKLE_MAX)
+        rc = ds_fail(err, DS_ELIMIT, "'%.200s': its pickle has %llu bytes, limit %zu", f->path,
+                     (unsigned long long)st.size, DS_WEIGHTS_PICKLE_MAX);
+    if (rc)
+        return rc;
+    zip_place user = {
+        f, ds_xasprintf("%.*s", (int)prefix, zip_get_name(f->zip, index, ZIP_FL_ENC_RAW))};
+    char *bytes = ds_xmalloc((size_t)st.size);
+    ds_pickle *p = NULL;
+    rc = check_byteorder(f, user.prefix, err);
+    rc = rc ? rc : ds_weights_read_entry(f, (int64_t)index, 0, bytes, (size_t)st.size, err);
+    rc = rc ? rc : ds_pickle_read(&p, f->path, bytes, (size_t)st.size, NULL, err);
+    rc = rc ? rc : add_model(w, part, p, locate_entry, &user, err);
+    ds_pickle_free(p);
+    free(bytes);
+    free(user.prefix);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- before the zip */
+
+typedef struct {
+    const ds_pickle_storage *s;
+    const char *key;
+    uint32_t key_size;
+    uint64_t at; /* of its data in the file; 0 = not seen yet */
+} legacy_storage;
+
+typedef struct {
+    const char *path;
+    legacy_storage *list; /* sorted by key */
+    size_t count;
+} legacy;
+
+static int by_key(const void *a, const void *b) {
+    const legacy_storage *x = a, *y = b;
+    uint32_t n = x->key_size < y->key_size ? x->key_size : y->key_size;
+    int c = memcmp(x->key, y->key, n);
+    return c ? c : x->key_size < y->key_size ? -1 : x->key_size > y->key_size;
+}
+
+/* All storages of the object; the same key must mean the same storage. */
+static int collect_storages(legacy *l, const ds_pickle *p, ds_error *err) {
+    uint32_t n = ds_pickle_count(p);
+    for (uint32_t i = 0; i < n; i++)
+        l->count += ds_pickle_at(p, i)->kind == DS_PICKLE_STORAGE;
+    l->list = ds_xcalloc(l->count + 1, sizeof *l->list);
+    size_t k = 0, kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (ds_pickle_at(p, i)->kind == DS_PICKLE_STORAGE) {
+            const ds_pickle_storage *s = ds_pickle_at(p, i)->storage;
+            const ds_pickle_node *key = ds_pickle_at(p, s->key);
+            l->list[k++] = (legacy_storage){.s = s, .key = key->text, .key_size = key->count};
+        }
+    qsort(l->list, l->count, sizeof *l->list, by_key);
+    for (size_t i = 0; i < l->count; i++) {
+        const legacy_storage *last = kept ? &l->list[kept - 1] : NULL;
+        if (!last || by_key(last, &l->list[i]))
+            l->list[kept++] = l->list[i];
+        else if (last->s->count != l->list[i].s->count || last->s->dtype != l->list[i].s->dtype)
+            return ds_fail(err, DS_EINTEGRITY, "'%.200s' has two storages of one name", l->path);
+    }
+    l->count = kept;
+    return 0;
+}
+
+/* The list of keys gives the order of the data; each is preceded by its number of elements. */
+static int place_storages(legacy *l, const ds_pickle *keys, const uint8_t *data, size_t size,
+                          size_t at, ds_error *err) {
+    const ds_pickle_node *list = ds_pickle_at(keys, ds_pickle_root(keys));
+    if (list->kind != DS_PICKLE_LIST)
+        return ds_fail(err, DS_EINTEGRITY, "'%.200s' has no list of storages", l->path);
+    for (uint32_t i = 0; i < list->count; i++) {
+        const ds_pickle_node *k = ds_pickle_at(keys, list->items[i]);
+        legacy_storage want = {.key = k->text, .key_size = k->count};
+        legacy_storage *s = k->kind == DS_PICKLE_TEXT
+                                ? bsearch(&want, l->list, l->count, sizeof want, by_key)
+                                : NULL;
+        uint64_t count = 0, bytes;
+        if (!s || s->at)
+            return ds_fail(err, DS_EINTEGRITY,
+                           "'%.200s' lists a storage that no tensor has, or twice", l->path);
+        if (size - at >= 8)
+            memcpy(&count, data + at, 8);
+        bytes = s->s->count * ds_st_dtype_size(s->s->dtype);
+        if (size - at < 8 || count != s->s->count || bytes > size - at - 8)
+            return ds_fail(
+                err, DS_EINTEGRITY,
+                "'%.200s' is cut off, or a storage has another size than its tensors say", l->path);
+        s->at = at + 8;
+        at += 8 + (size_t)bytes;
+    }
+    return 0;
+}
+
+static int locate_legacy(void *user, const ds_pickle *p, const ds_pickle_storage *s, place *out,
+                         ds_error *err) {
+    const legacy *l = user;
+    const ds_pickle_node *key = ds_pickle_at(p, s->key);
+    legacy_storage want = {.key = key->text, .key_size = key->count};
+    const legacy_storage *hit = bsearch(&want, l->list, l->count, sizeof want, by_key);
+    if (!hit || !hit->at)
+        return ds_fail(err, DS_EINTEGRITY, "'%.200s' lacks the data of a storage", l->path);
+    *out = (place){.entry = -1, .at = hit->at};
+    return 0;
+}
+
+/* One pickle of the sequence. */
+static int next_pickle(const char *path, const uint8_t *data, size_t size, size_t *at,
+                       ds_pickle **out, ds_error *err) {
+    size_t used, n = size - *at < DS_WEIGHTS_PICKLE_MAX ? size - *at : DS_WEIGHTS_PICKLE_MAX;
+    int rc = ds_pickle_read(out, path, data + *at, n, &used, err);
+    if (!rc)
+        *at += used;
+    return rc;
+}
+
+static int read_legacy(ds_weights *w, int part, const uint8_t *data, size_t size, ds_error *err) {
+    enum { PROTOCOL, SYSTEM, OBJECT, KEYS, PICKLES };
+    static const char magic[] = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    const char *path = w->parts[part].path;
+    size_t at = sizeof magic - 1;
+    if (size < at || memcmp(data, magic, at))
+        return ds_fail(
+            err, DS_EINVAL,
+            "'%.160s' is a Python pickle but no PyTorch checkpoint: save its tensors with %s", path,
+            "torch.save or as safetensors");
+    ds_pickle *p[PICKLES] = {0};
+    legacy l = {.path = path};
+    int rc = 0;
+    for (int i = 0; !rc && i < PICKLES; i++)
+        rc = next_pickle(path, data, size, &at, &p[i], err);
+    if (!rc) {
+        const ds_pickle_node *little = ds_pickle_get(
+            p[SYSTEM], ds_pickle_at(p[SYSTEM], ds_pickle_root(p[SYSTEM])), "little_endian");
+        const ds_pickle_node *protocol = ds_pickle_at(p[PROTOCOL], ds_pickle_root(p[PROTOCOL]));
+        if (protocol->kind != DS_PICKLE_INT || protocol->i != 1001 || !little ||
+            little->kind != DS_PICKLE_BOOL || !little->i)
+            rc = ds_fail(err, DS_EINVAL,
+                         "'%.120s' is a PyTorch checkpoint of an unknown kind: save it again: %s",
+                         path, way_out);
+    }
+    rc = rc ? rc : collect_storages(&l, p[OBJECT], err);
+    rc = rc ? rc : place_storages(&l, p[KEYS], data, size, at, err);
+    rc = rc ? rc : add_model(w, part, p[OBJECT], locate_legacy, &l, err);
+    for (int i = 0; i < PICKLES; i++)
+        ds_pickle_free(p[i]);
+    free(l.list);
+    return rc;
+}
+
+int ds_weights_open_legacy(ds_weights *w, int part, ds_error *err) {
+    const ds_weights_part *f = &w->parts[part];
+    size_t size = (size_t)f->sb.st_size;
+    void *map = mmap(NULL, size, PROT_READ, MAP_PRIVATE, f->fd, 0);
+    if (map == MAP_FAILED)
+        return ds_fail_errno(err, "cannot map '%s'", f->path);
+    int rc = read_legacy(w, part, map, size, err);
+    munmap(map, size);
+    return rc;
+}
