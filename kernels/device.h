@@ -88,6 +88,7 @@ struct ds_device {
     ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
     void (*weight_free)(ds_device *dev, ds_weight *w);                       /* NULL is fine */
     size_t (*weight_bytes)(ds_device *dev, int m, int n, int f32, int grad); /* for planning */
+    size_t (*workspace_bytes)(ds_device *dev); /* scratch of the ops so far (planning) */
     void (*close)(ds_device *dev);
     void *impl; /* the device's own */
 };

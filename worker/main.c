@@ -23,6 +23,7 @@ static const struct {
     {"scan", scan, "list the usable pictures of a folder, with the reason for the others"},
     {"pretrain", ds_worker_pretrain, "make a base from a folder of pictures"},
     {"montage", ds_worker_montage, "put pictures below each other"},
+    {"plan", ds_worker_plan, "say what a training would take: bytes by part, seconds per step"},
     {"--version", version, NULL},
     {"--help", help, NULL},
     {"-h", help, NULL},

@@ -76,6 +76,11 @@ double ds_memory_available(void) {
     return out < 0 ? 0 : out;
 }
 
+double ds_memory_now(void) {
+    double kib = number_in("/proc/self/status", "VmRSS:");
+    return kib < 0 ? 0 : kib * 1024;
+}
+
 double ds_memory_peak(void) {
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss * 1024;

@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-enum { SERVE_BATCH = 64 }; /* rows of a pass; pictures do not depend on it */
-
 struct ds_serve {
     const ds_model *model;
     ds_net *net, *base;
@@ -18,9 +16,10 @@ int ds_serve_new(ds_serve **out, const ds_model *model, const ds_adapter *adapte
     s->model = model;
     s->sample = *sample;
     s->own_base = adapter == NULL;
-    int rc = ds_net_new(&s->net, model, DS_NET_INFER, &adapter, adapter ? 1 : 0, SERVE_BATCH, err);
+    int rc =
+        ds_net_new(&s->net, model, DS_NET_INFER, &adapter, adapter ? 1 : 0, DS_SERVE_BATCH, err);
     if (!rc && adapter && sample->mode == DS_GUIDANCE_DOMAIN)
-        rc = ds_net_new(&s->base, model, DS_NET_INFER, NULL, 0, SERVE_BATCH, err);
+        rc = ds_net_new(&s->base, model, DS_NET_INFER, NULL, 0, DS_SERVE_BATCH, err);
     if (!adapter && sample->mode == DS_GUIDANCE_DOMAIN)
         s->sample.mode = DS_GUIDANCE_NONE; /* the base guided by itself is the base */
     if (rc)

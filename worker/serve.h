@@ -13,6 +13,8 @@
 
 typedef struct ds_serve ds_serve;
 
+#define DS_SERVE_BATCH 64 /* rows of a pass; pictures do not depend on it */
+
 /* adapter NULL: the base itself. */
 int ds_serve_new(ds_serve **out, const ds_model *model, const ds_adapter *adapter,
                  const ds_spec_sample *sample, ds_error *err);

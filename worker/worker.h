@@ -7,5 +7,6 @@
 int ds_worker_run(int argc, char **argv);      /* run DIR: one job directory */
 int ds_worker_pretrain(int argc, char **argv); /* make a base from a folder of images */
 int ds_worker_montage(int argc, char **argv);  /* pictures below each other */
+int ds_worker_plan(int argc, char **argv);     /* bytes and seconds of a training */
 
 #endif

@@ -128,6 +128,11 @@ static ds_weight *cpu_weight_new(ds_device *dev, int m, int n, int f32, int grad
     return w;
 }
 
+static size_t cpu_workspace_bytes(ds_device *dev) {
+    const ds_cpu *cpu = ds_cpu_of(dev);
+    return cpu->shared_bytes + cpu->scratch_bytes * (size_t)cpu->threads;
+}
+
 static void cpu_close(ds_device *dev) {
     ds_cpu *cpu = ds_cpu_of(dev);
     ds_team_free(cpu->team);
@@ -155,6 +160,7 @@ static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
     dev->weight_new = cpu_weight_new;
     dev->weight_free = cpu_weight_free;
     dev->weight_bytes = cpu_weight_bytes;
+    dev->workspace_bytes = cpu_workspace_bytes;
     dev->close = cpu_close;
     dev->impl = cpu;
     return dev;

@@ -58,6 +58,11 @@ static void ref_weight_free(ds_device *dev, ds_weight *w) {
     free(w);
 }
 
+static size_t ref_workspace_bytes(ds_device *dev) {
+    (void)dev;
+    return 0; /* taken and given back by each op */
+}
+
 static void ref_close(ds_device *dev) { free(dev); }
 
 static const struct ds_ops ref_ops = {
@@ -90,6 +95,7 @@ int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *
     dev->weight_new = ref_weight_new;
     dev->weight_free = ref_weight_free;
     dev->weight_bytes = ref_weight_bytes;
+    dev->workspace_bytes = ref_workspace_bytes;
     dev->close = ref_close;
     *out = dev;
     return 0;

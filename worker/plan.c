@@ -1,0 +1,318 @@
+/* worker/plan.c - bytes by part, and seconds per step from a calibration. */
+#include "worker/plan.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "worker/memory.h"
+#include "worker/serve.h"
+
+#include <malloc.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double MIB = 1 << 20;
+
+/* ---------------------------------------------------------------- bytes */
+
+/* Scratch of the kernels before anything has run: packed operands of the largest products and
+ * partial sums of a thread, never more than this in the tests; the calibration measures it. */
+static double workspace_guess(const ds_device *dev, const ds_dit_config *c) {
+    return (double)dev->threads * 64.0 * c->width * c->mlp_ratio * sizeof(float) + 4 * MIB;
+}
+
+static void sum_up(ds_plan *p) {
+    double common = p->program + p->base + p->copy + p->images + p->workspace;
+    p->train = common + p->t.weights + p->t.state + p->t.activations + p->t.batch + p->checkpoint;
+    p->evaluate = common + p->sampling + p->features;
+    p->peak = fmax(p->train, p->evaluate);
+}
+
+static int fits(const ds_plan *p) { return p->limit <= 0 || p->peak <= p->limit; }
+
+static void plan_with(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                      const ds_train_options *o) {
+    p->t = ds_trainer_plan_of(dev, base, spec, o);
+    p->recompute = o->recompute;
+    p->micro_batch = o->micro_batch ? o->micro_batch : o->batch;
+    sum_up(p);
+}
+
+static int refuse(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                  const ds_train_options *o, ds_error *err) {
+    double need = p->peak;
+    ds_train_options t = *o;
+    for (int m = p->micro_batch - 1; p->evaluate <= p->limit && m >= 1; m--) {
+        t.micro_batch = m;
+        ds_plan q = *p;
+        plan_with(&q, dev, base, spec, &t);
+        if (o->batch % m == 0 && fits(&q))
+            return ds_fail(err, DS_EINVAL,
+                           "training needs %.0f MiB and %.0f MiB are available: micro_batch %d "
+                           "would need %.0f MiB",
+                           need / MIB, p->limit / MIB, m, q.peak / MIB);
+    }
+    return ds_fail(err, DS_EINVAL, "training needs %.0f MiB and only %.0f MiB are available",
+                   need / MIB, p->limit / MIB);
+}
+
+int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                   ds_train_options *o, const ds_plan_input *in, ds_error *err) {
+    const ds_dit_config *c = &base->cfg;
+    double held = (double)ds_base_bytes(base), now = ds_memory_now();
+    ds_params table = {0};
+    ds_adapter_table(&table, base, spec);
+    *p = (ds_plan){.program = now > held ? now - held : 0,
+                   .base = held,
+                   .copy = dev->host_memory ? 0 : (double)base->table.total * sizeof(float),
+                   .images = in->images,
+                   .features = in->features,
+                   .limit = in->limit,
+                   .batch = o->batch,
+                   .steps = o->steps,
+                   .depth = c->depth,
+                   .threads = dev->threads,
+                   .step_seconds = NAN};
+    snprintf(p->device_class, sizeof p->device_class, "%s", dev->device_class);
+    p->workspace = fmax(workspace_guess(dev, c), (double)dev->workspace_bytes(dev));
+    p->checkpoint = 32.0 * (double)table.total; /* host copies of the state, and the file */
+    p->sampling = in->nets * ((double)ds_net_weight_bytes(dev, base, DS_NET_INFER) +
+                              (double)ds_net_bytes(c, dev, DS_NET_INFER, DS_SERVE_BATCH));
+    ds_params_release(&table);
+    for (plan_with(p, dev, base, spec, o); !fits(p) && o->recompute < c->depth;) {
+        o->recompute++;
+        plan_with(p, dev, base, spec, o);
+    }
+    return fits(p) ? 0 : refuse(p, dev, base, spec, o, err);
+}
+
+/* ---------------------------------------------------------------- seconds */
+
+enum { BLOCKS = 4, TRIES = 3 };
+static const double WORK = 150e9; /* FLOP of one calibration step, at most if it can be */
+
+typedef struct {
+    ds_device *dev;
+    const ds_base *like;
+    const ds_method_spec *spec;
+    const ds_train_options *o;
+    int rows; /* of a micro-batch */
+} calibration;
+
+/* Matrix products of a training step of one image through one block. */
+static double block_work(const ds_base *base, int full) {
+    const ds_dit_config *c = &base->cfg;
+    double T = ds_dit_tokens(c), D = c->width;
+    return (full ? 3 : 2) * 2 * T * D * D * (4 + 2 * c->mlp_ratio) + 12 * T * T * D;
+}
+
+static double median(double *x, int n) {
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && x[j] < x[j - 1]; j--) {
+            double t = x[j];
+            x[j] = x[j - 1];
+            x[j - 1] = t;
+        }
+    return x[n / 2];
+}
+
+/* Labels and noise as far as the time of a step may depend on them. */
+static void fill(uint8_t *pixels, int *labels, int n, size_t one, int classes) {
+    for (size_t i = 0; i < (size_t)n * one; i++)
+        pixels[i] = (uint8_t)(i * 2654435761u >> 24);
+    for (int i = 0; i < n; i++)
+        labels[i] = i % classes;
+}
+
+static int time_steps(const calibration *k, const ds_model *model, int micro_batches, int recompute,
+                      double *seconds, ds_error *err) {
+    const ds_dit_config *c = &model->base->cfg;
+    size_t one = (size_t)c->side * (size_t)c->side * (size_t)c->channels;
+    int n = k->rows * micro_batches, classes = k->spec->classes ? k->spec->classes : c->classes;
+    ds_train_options o = *k->o;
+    o.batch = n;
+    o.micro_batch = k->rows;
+    o.recompute = recompute;
+    o.heldout = 0;
+    o.steps = TRIES + 1;
+    o.warmup = 0;
+    uint8_t *pixels = ds_xmalloc((size_t)n * one);
+    int *labels = ds_xmalloc((size_t)n * sizeof *labels);
+    fill(pixels, labels, n, one, classes);
+    ds_image_set set = {.pixels = pixels,
+                        .labels = labels,
+                        .n = n,
+                        .side = c->side,
+                        .channels = c->channels,
+                        .classes = classes};
+    ds_trainer *t = NULL;
+    ds_train_report r;
+    double times[TRIES];
+    int rc = ds_trainer_new(&t, model, k->spec, &o, &set, err);
+    for (int i = -1; !rc && i < TRIES; i++) { /* the first one warms up */
+        double start = ds_monotonic();
+        rc = ds_trainer_step(t, &r, err);
+        if (i >= 0)
+            times[i] = ds_monotonic() - start;
+    }
+    ds_trainer_free(t);
+    free(pixels);
+    free(labels);
+    if (!rc)
+        *seconds = median(times, TRIES);
+    return rc;
+}
+
+/* A model of `depth` blocks: step of one and of two micro-batches, and of one that recomputes. */
+static int time_depth(const calibration *k, int depth, double t[3], ds_error *err) {
+    ds_dit_config c = k->like->cfg;
+    ds_base *base = NULL;
+    ds_model *model = NULL;
+    c.depth = depth;
+    int rc = ds_base_new(&base, &c, 1, err);
+    if (!rc)
+        rc = ds_model_new(&model, k->dev, base, err);
+    for (int n = 1; !rc && n <= 2; n++)
+        rc = time_steps(k, model, n, 0, &t[n - 1], err);
+    t[2] = t[0];
+    if (!rc && depth > 1 && k->o->recompute > 1)
+        rc = time_steps(k, model, 1, depth, &t[2], err);
+    ds_model_free(model);
+    ds_base_free(base);
+    return rc;
+}
+
+/* What unpacking the matrices of a base in 16 bits adds to a step. */
+static double unpack_seconds(const ds_base *base) {
+    int widest = -1;
+    size_t total = 0;
+    for (int i = 0; i < base->table.count; i++)
+        if (!ds_base_held(base, i)) {
+            total += base->table.items[i].count;
+            if (widest < 0 || base->table.items[i].count > base->table.items[widest].count)
+                widest = i;
+        }
+    if (widest < 0)
+        return 0;
+    size_t n = base->table.items[widest].count;
+    float *room = ds_xmalloc(n * sizeof *room);
+    ds_base_values(base, widest, room);
+    double start = ds_monotonic();
+    ds_base_values(base, widest, room);
+    double seconds = (ds_monotonic() - start) * (double)total / (double)n;
+    free(room);
+    return seconds;
+}
+
+int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                 const ds_train_options *o, ds_error *err) {
+    const int depth = base->cfg.depth, mb = o->micro_batch ? o->micro_batch : o->batch,
+              n = o->batch / mb;
+    double begin = ds_monotonic(), work = block_work(base, spec->method == DS_METHOD_FULL);
+    calibration k = {.dev = dev, .like = base, .spec = spec, .o = o, .rows = mb};
+    int whole = depth <= BLOCKS || work * depth * mb * 3 <= WORK, most = whole ? depth : BLOCKS;
+    while (k.rows > 1 && work * most * k.rows > WORK)
+        k.rows = (k.rows + 1) / 2;
+    double few[3] = {0}, many[3], scale = (double)mb / k.rows;
+    int rc = time_depth(&k, most, many, err);
+    if (!rc && !whole)
+        rc = time_depth(&k, 1, few, err);
+    if (rc)
+        return rc;
+    /* per step and per micro-batch, first of `most` blocks, then of a block */
+    double micro = many[1] - many[0], step = many[0] - micro, micro1 = 0, step1 = 0;
+    if (!whole) {
+        micro1 = (micro - (few[1] - few[0])) / (most - 1);
+        step1 = (step - (few[0] - (few[1] - few[0]))) / (most - 1);
+    }
+    micro += micro1 * (depth - most);
+    step += step1 * (depth - most);
+    double again = most > 1 ? (many[2] - many[0]) / (most - 1) : 0;
+    if (o->recompute > 1)
+        micro += again * (o->recompute - 1);
+    p->step_seconds = step + n * scale * micro + unpack_seconds(base);
+    p->workspace = fmax(p->workspace / 8, (double)dev->workspace_bytes(dev));
+    malloc_trim(0); /* what the calibration took is free again */
+    p->calibrate_seconds = ds_monotonic() - begin;
+    sum_up(p);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- output */
+
+typedef struct {
+    const char *key, *label;
+    double bytes;
+} part;
+enum { PARTS = 11 };
+
+static void parts_of(const ds_plan *p, part out[PARTS]) {
+    const part list[PARTS] = {
+        {"program", "program and libraries", p->program},
+        {"base", "base, as it lies in memory", p->base},
+        {"base_copy", "its copy on the device", p->copy},
+        {"weights", "weights packed for products", p->t.weights},
+        {"state", "parameters, gradients, optimiser", p->t.state},
+        {"activations", "activations", p->t.activations},
+        {"batch", "micro-batch", p->t.batch},
+        {"images", "training set", p->images},
+        {"workspace", "workspace of the kernels", p->workspace},
+        {"checkpoint", "a checkpoint being written", p->checkpoint},
+        {"evaluation", "evaluation instead of training", p->sampling + p->features},
+    };
+    memcpy(out, list, sizeof list);
+}
+
+json_t *ds_plan_json(const ds_plan *p) {
+    part list[PARTS];
+    json_t *bytes = json_object();
+    parts_of(p, list);
+    for (int i = 0; i < PARTS; i++)
+        json_object_set_new(bytes, list[i].key, json_integer((json_int_t)list[i].bytes));
+    json_object_set_new(bytes, "train", json_integer((json_int_t)p->train));
+    json_object_set_new(bytes, "evaluate", json_integer((json_int_t)p->evaluate));
+    json_object_set_new(bytes, "peak", json_integer((json_int_t)p->peak));
+    json_object_set_new(bytes, "limit",
+                        p->limit > 0 ? json_integer((json_int_t)p->limit) : json_null());
+    int timed = isfinite(p->step_seconds);
+    return json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:f, s:s, s:i}", "bytes", bytes,
+                     "batch", p->batch, "micro_batch", p->micro_batch, "steps", p->steps, "depth",
+                     p->depth, "recompute", p->recompute, "step_seconds",
+                     timed ? json_real(p->step_seconds) : json_null(), "train_seconds",
+                     timed ? json_real(p->step_seconds * p->steps) : json_null(),
+                     "calibrate_seconds", p->calibrate_seconds, "device_class", p->device_class,
+                     "threads", p->threads);
+}
+
+static void print_time(FILE *f, double s) {
+    if (s < 100)
+        fprintf(f, "%.3g s", s);
+    else if (s < 5400)
+        fprintf(f, "%.0f min", s / 60);
+    else
+        fprintf(f, "%.1f h", s / 3600);
+}
+
+void ds_plan_print(FILE *f, const ds_plan *p) {
+    part list[PARTS];
+    parts_of(p, list);
+    fprintf(f, "plan for %s, %d thread%s: batch %d in micro-batches of %d\n", p->device_class,
+            p->threads, p->threads == 1 ? "" : "s", p->batch, p->micro_batch);
+    for (int i = 0; i < PARTS; i++)
+        if (list[i].bytes >= 0.05 * MIB)
+            fprintf(f, "  %-34s %9.1f MiB\n", list[i].label, list[i].bytes / MIB);
+    fprintf(f, "  %-34s %9.1f MiB", "peak", p->peak / MIB);
+    if (p->limit > 0)
+        fprintf(f, " of %.0f", p->limit / MIB);
+    fprintf(f, "\n");
+    if (p->recompute > 1)
+        fprintf(f,
+                "  memory is short: activations of %d of %d blocks are computed again in the "
+                "backward pass\n",
+                p->recompute, p->depth);
+    if (isfinite(p->step_seconds)) {
+        fprintf(f, "  a step takes %.3g s, %d steps ", p->step_seconds, p->steps);
+        print_time(f, p->step_seconds * p->steps);
+        fprintf(f, " (calibrated in %.1f s)\n", p->calibrate_seconds);
+    }
+}

@@ -1,0 +1,60 @@
+/* worker/plan.h - what a training will take, before it starts: bytes by part, seconds per step.
+ *
+ * Bytes are counted from the same tables that the allocations are made from.  Seconds come from a
+ * short calibration: whole training steps of a model of the same width with few blocks (all of
+ * them, where that is quick), at one and two micro-batches; time is linear in both (docs/speed.md).
+ * When activations do not fit, the first blocks' are recomputed in the backward pass, as few as
+ * needed; the numbers that come out are the same, so this is decided here and is no option.
+ *
+ * Thread: the main one.  Units: bytes, seconds.  Errors: DS_EINVAL with both figures when nothing
+ * fits; as ds_trainer_new.
+ */
+#ifndef DS_WORKER_PLAN_H
+#define DS_WORKER_PLAN_H
+
+#include "base/json.h"
+#include "engine/trainer.h"
+
+#include <stdio.h>
+
+typedef struct {
+    double program; /* what the process takes already, without the base */
+    double base;    /* tensors of the base, as they lie in memory */
+    double copy;    /* of the base on a device with memory of its own */
+    double images;  /* pictures or latents that are trained on */
+    ds_trainer_plan t;
+    double workspace;             /* of the kernels; known after the calibration, a bound before */
+    double checkpoint;            /* while one is written */
+    double sampling;              /* net that evaluates the result */
+    double features;              /* network that measures it */
+    double train, evaluate, peak; /* sums: while training, while evaluating, the larger */
+    double limit;                 /* 0: not known */
+    int batch, micro_batch, steps;
+    int recompute, depth;     /* blocks that are computed again, of so many */
+    double step_seconds;      /* NaN: not calibrated */
+    double calibrate_seconds; /* what finding out took */
+    char device_class[48];
+    int threads;
+} ds_plan;
+
+typedef struct {
+    double images;   /* bytes */
+    double features; /* bytes of the feature network and what else the evaluation needs */
+    double limit;    /* bytes that may be taken; 0 = not known */
+    int nets;        /* sampling nets at a time: 2 with domain guidance */
+} ds_plan_input;
+
+/* Bytes; chooses o->recompute (what it says already is the least).  The plan is filled also when
+ * it does not fit. */
+int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                   ds_train_options *o, const ds_plan_input *in, ds_error *err);
+
+/* Seconds per step, and the workspace.  Takes less than budget_s seconds or so, and less memory
+ * than the training. */
+int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                 const ds_train_options *o, ds_error *err);
+
+json_t *ds_plan_json(const ds_plan *p);
+void ds_plan_print(FILE *f, const ds_plan *p);
+
+#endif
