@@ -117,6 +117,7 @@ static int push(machine *m, uint32_t node) {
 
 /* Pops down to a mark only through pop_mark, so what lies below a mark is safe. */
 static int pop(machine *m, uint32_t *node) {
+    *node = 0;
     size_t floor = m->mark_count ? m->marks[m->mark_count - 1] : 0;
     if (m->depth <= floor)
         return damaged(m, "its stack is empty");
@@ -137,6 +138,8 @@ static int push_mark(machine *m) {
 
 /* The values above the last mark: they stay valid until the next push. */
 static int pop_mark(machine *m, uint32_t **values, size_t *count) {
+    *values = NULL;
+    *count = 0;
     if (!m->mark_count)
         return damaged(m, "a mark is missing");
     size_t at = m->marks[--m->mark_count];
@@ -148,6 +151,8 @@ static int pop_mark(machine *m, uint32_t **values, size_t *count) {
 
 static int new_node(machine *m, enum ds_pickle_kind kind, ds_pickle_node **out, uint32_t *index) {
     ds_pickle *p = m->p;
+    *out = NULL;
+    *index = 0;
     if (p->count == DS_PICKLE_NODES_MAX)
         return too_large(m, "values");
     if (p->count == p->cap) {
@@ -190,6 +195,7 @@ static ds_pickle_node *at(machine *m, uint32_t node) { return &m->p->nodes[node]
 /* ---------------------------------------------------------------- operands */
 
 static int take(machine *m, size_t n, const uint8_t **out) {
+    *out = NULL;
     if (n > m->n - m->at)
         return damaged(m, "it is cut off");
     *out = m->data + m->at;
@@ -207,6 +213,8 @@ static int take_number(machine *m, size_t bytes, uint64_t *out) {
 }
 
 static int take_line(machine *m, const uint8_t **s, size_t *n) {
+    *s = NULL;
+    *n = 0;
     const uint8_t *end = memchr(m->data + m->at, '\n', m->n - m->at);
     if (!end)
         return damaged(m, "a name has no end");
@@ -218,7 +226,7 @@ static int take_line(machine *m, const uint8_t **s, size_t *n) {
 
 static int op_text(machine *m, size_t length_bytes) {
     uint64_t n;
-    const uint8_t *s;
+    const uint8_t *s = NULL;
     int rc = take_number(m, length_bytes, &n);
     if (!rc && n > TEXT_MAX)
         return too_large(m, "bytes in one text");

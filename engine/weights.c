@@ -166,7 +166,7 @@ static int unknown_file(const ds_weights_part *p, const uint8_t *head, ds_error 
 static int add_file(ds_weights *w, const char *path, const json_t *only, const char *file,
                     ds_error *err) {
     uint8_t head[16] = {0};
-    int index, rc = open_part(w, path, &index, err);
+    int index = 0, rc = open_part(w, path, &index, err);
     if (rc)
         return rc;
     ds_weights_part *p = &w->parts[index];

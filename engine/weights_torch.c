@@ -49,13 +49,13 @@ static const ds_pickle_node *model_of(ds_weights *w, const ds_pickle *p, const c
                                       ds_error *err) {
     static const char *const wrappers[] = {"ema", "state_dict", "model", "module"};
     const ds_pickle_node *root = ds_pickle_at(p, ds_pickle_root(p)), *hit;
-    if (tensors_in(p, root))
-        return root;
     for (size_t i = 0; i < sizeof wrappers / sizeof wrappers[0]; i++)
         if (tensors_in(p, hit = ds_pickle_get(p, root, wrappers[i]))) {
             snprintf(w->wrapper, sizeof w->wrapper, "%s", wrappers[i]);
             return hit;
         }
+    if (tensors_in(p, root))
+        return root;
     char keys[160];
     list_keys(p, root, keys, sizeof keys);
     ds_fail(err, DS_EINVAL,
