@@ -11,6 +11,8 @@
     X(root) X(health) X(ready) X(metrics) X(version) X(status)                                     \
     X(dataset_add) X(dataset_list) X(dataset_get) X(dataset_rejected) X(dataset_manifest)          \
     X(dataset_rescan) X(dataset_remove)                                                            \
+    X(base_list) X(base_get) X(base_add) X(base_remove) X(default_base_get) X(default_base_set)    \
+    X(feature_net_list) X(feature_net_get) X(feature_net_add) X(gc)                                \
     X(adapter_list) X(adapter_get) X(adapter_file) X(adapter_aliases)                              \
     X(alias_set) X(alias_history)                                                                  \
     X(job_list) X(job_get) X(job_log) X(job_events) X(job_file) X(job_metrics) X(job_cancel)       \
@@ -28,6 +30,10 @@ int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err);
 /* The stored file of a blob, with ETag and X-Diffscaler-Digest; 304 for the same If-None-Match. */
 int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const char *type,
                      ds_error *err);
+/* The job as it is now. */
+int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err);
+/* Resolves a base and refuses one that is not complete; *out (may be NULL) as ds_base_get. */
+int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err);
 /* Stage, progress and pid of a running job, newer than its row. */
 void ds_api_overlay(ds_daemon *d, json_t *job);
 

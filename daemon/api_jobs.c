@@ -42,7 +42,7 @@ int ds_api_job_list(ds_request *rq, void *ctx, ds_error *err) {
     return ds_reply_json(rq, 200, doc);
 }
 
-static int reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err) {
+int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err) {
     json_t *doc = NULL;
     int rc = ds_job_get(d->registry, id, &doc, err);
     if (rc)
@@ -54,7 +54,7 @@ static int reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_er
 int ds_api_job_get(ds_request *rq, void *ctx, ds_error *err) {
     int64_t id;
     int rc = ds_api_id(rq, 0, &id, err);
-    return rc ? rc : reply_job(rq, ctx, 200, id, err);
+    return rc ? rc : ds_api_reply_job(rq, ctx, 200, id, err);
 }
 
 int ds_api_job_cancel(ds_request *rq, void *ctx, ds_error *err) {
@@ -68,7 +68,7 @@ int ds_api_job_cancel(ds_request *rq, void *ctx, ds_error *err) {
         return rc;
     if (running)
         ds_workers_cancel(d->workers, id);
-    return reply_job(rq, d, 202, id, err);
+    return ds_api_reply_job(rq, d, 202, id, err);
 }
 
 int ds_api_job_metrics(ds_request *rq, void *ctx, ds_error *err) {
@@ -323,23 +323,34 @@ static int check_body(const json_t *body, const field *fields, size_t count, ds_
 /* The job works on what the reference means now, whatever an alias points to later. */
 static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *payload,
                    ds_error *err) {
-    const char *ref = ds_json_string(payload, "ref", NULL);
+    const char *ref = ds_json_string(payload, "ref", NULL),
+               *asked = ds_json_string(payload, "base", NULL);
     ds_adapter_ref a = {.name = ""};
     json_t *base = NULL;
-    int64_t id = 0;
-    int rc = ref ? ds_adapter_resolve(d->registry, ref, &a, err)
-                 : ds_base_get(d->registry, 0, &base, err);
-    json_decref(base);
+    int64_t id = 0, base_id = 0;
+    int rc = ref ? ds_adapter_resolve(d->registry, ref, &a, err) : 0;
+    if (!rc && (asked || !ref))
+        rc = ds_base_resolve(d->registry, asked, &base_id, err);
+    if (!rc && ref && asked)
+        rc = ds_adapter_check_base(d->registry, &a, base_id, err);
+    if (!rc)
+        rc = ds_base_get(d->registry, ref ? a.base_id : base_id, &base, err);
+    if (!rc)
+        rc = ds_models_complete(base, err);
     if (!rc && ref)
         json_object_set_new(payload, "ref", json_string(a.ref));
+    if (!rc) /* also what keeps the base from being removed meanwhile */
+        json_object_set(payload, "base", json_object_get(base, "sha256"));
+    json_decref(base);
     if (!rc)
         rc = ds_job_add(d->registry, kind, a.name, payload, 3, &id, err);
     json_decref(payload);
-    return rc ? rc : reply_job(rq, d, 202, id, err);
+    return rc ? rc : ds_api_reply_job(rq, d, 202, id, err);
 }
 
 int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
     static const field fields[] = {{"ref", 's', 0, 0, NULL},
+                                   {"base", 's', 0, 0, NULL},
                                    {"n", 'i', 1, 4096, NULL},
                                    {"class", 's', 0, 0, NULL},
                                    {"steps", 'i', 1, 1000, NULL},
@@ -356,12 +367,13 @@ int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
 }
 
 int ds_api_verify_add(ds_request *rq, void *ctx, ds_error *err) {
-    static const field fields[] = {{"ref", 's', 0, 0, NULL}, {"full", 'b', 0, 0, NULL}};
+    static const field fields[] = {
+        {"ref", 's', 0, 0, NULL}, {"base", 's', 0, 0, NULL}, {"full", 'b', 0, 0, NULL}};
     ds_daemon *d = ctx;
     json_t *body;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
-        rc = check_body(body, fields, 2, err);
+        rc = check_body(body, fields, sizeof fields / sizeof *fields, err);
     if (rc)
         return rc;
     if (!ds_json_string(body, "ref", NULL)) {

@@ -186,7 +186,8 @@ static void on_signal(uv_signal_t *s, int signum) {
 /* ---- start ---- */
 
 static int make_folders(ds_daemon *d, ds_error *err) {
-    static const char *const names[] = {"jobs", "cache", "cache/hashes", "cache/base"};
+    static const char *const names[] = {"jobs",       "cache", "cache/hashes",
+                                        "cache/base", "bases", "feature_nets"};
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         ds_fs_join(path, sizeof path, d->o.state, names[i]);

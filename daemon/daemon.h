@@ -22,8 +22,8 @@
 
 /* Counters for /metrics, since the start of the daemon. */
 typedef struct {
-    uint64_t job_count[4]; /* finished attempts, by enum ds_job_kind */
-    double job_seconds[4];
+    uint64_t job_count[DS_JOB_KIND_COUNT]; /* finished attempts */
+    double job_seconds[DS_JOB_KIND_COUNT];
     uint64_t restarts_crash, restarts_exit, restarts_temporary, restarts_stopped;
     uint64_t train_steps, gate_refusals, reconciles;
     double train_loss; /* newest; NAN = none yet */
@@ -60,8 +60,13 @@ void ds_daemon_poke(ds_daemon *d);                   /* there may be something t
 void ds_daemon_poke_after(ds_daemon *d, int64_t ms); /* in ms at the latest; < 0: never */
 
 /* daemon/models.c: register the base and the feature network of the options; a missing bundled file
- * is a warning (datasets wait), one that was named is an error. */
+ * is a warning (datasets wait), one that was named is an error.  The base becomes the default
+ * unless a person chose one (PUT /v1/default-base). */
 int ds_models_register(ds_daemon *d, ds_error *err);
+/* Folder of imported models: "bases" or "feature_nets" of the state folder. */
+void ds_models_dir(const ds_daemon *d, int nets, char out[PATH_MAX]);
+/* 0, or DS_EINVAL saying what a base (an object of ds_base_get) lacks and how to add it. */
+int ds_models_complete(const json_t *base, ds_error *err);
 
 /* daemon/routes.c */
 extern const ds_route ds_routes[];

@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/imports.h"
 #include "registry/results.h"
 
 #include <stdio.h>
@@ -108,6 +109,53 @@ static int collect_train(ds_finish *f, ds_error *err) {
     return rc;
 }
 
+/* An imported model lies in out_dir under the name of its digest; nothing else is looked at, and
+ * what is there must be what its name says before a row can refer to it. */
+static int check_model(const ds_finish *f, const char *file, const char *sha, int64_t bytes,
+                       char out[PATH_MAX], ds_error *err) {
+    const char *dir;
+    char have[DS_HEX_SIZE], name[DS_HEX_SIZE + 16];
+    struct stat st;
+    int rc = ds_json_need_string(f->spec, "out_dir", &dir, err);
+    if (rc)
+        return rc;
+    if (!ds_digest_valid(sha))
+        return ds_fail(err, DS_EINVAL, "result.json: '%.80s' is not a digest", sha);
+    snprintf(name, sizeof name, "%s.safetensors", sha);
+    ds_fs_join(out, PATH_MAX, dir, name);
+    if (strcmp(file, out) != 0)
+        return ds_fail(err, DS_EINVAL, "result.json names the file '%.300s', not '%.300s'", file,
+                       out);
+    if (lstat(out, &st))
+        return ds_fail_errno(err, "cannot find '%s'", out);
+    if (!S_ISREG(st.st_mode) || (bytes >= 0 && st.st_size != bytes))
+        return ds_fail(err, DS_EINTEGRITY, "'%s' has %lld bytes, result.json says %lld", out,
+                       (long long)st.st_size, (long long)bytes);
+    rc = ds_digest_file(out, have, err);
+    if (!rc && strcmp(have, sha) != 0)
+        rc = ds_fail(err, DS_EINTEGRITY, "'%s' has sha256 %s: it is not what was imported", out,
+                     have);
+    return rc;
+}
+
+static int collect_import(ds_finish *f, ds_error *err) {
+    const char *file, *sha;
+    int rc = need_schema(f->result, "diffscaler.import/1", err);
+    if (!rc)
+        rc = ds_json_need_string(f->result, "file", &file, err);
+    if (!rc)
+        rc = ds_json_need_string(f->result, "sha256", &sha, err);
+    if (!rc)
+        rc = check_model(f, file, sha, ds_json_int(f->result, "bytes", -1), f->model, err);
+    json_t *vae = json_object_get(f->result, "vae");
+    if (rc || !json_is_object(vae))
+        return rc;
+    rc = ds_json_need_string(vae, "file", &file, err);
+    if (!rc)
+        rc = ds_json_need_string(vae, "sha256", &sha, err);
+    return rc ? rc : check_model(f, file, sha, -1, f->vae, err);
+}
+
 int ds_finish_collect(ds_finish *f, ds_error *err) {
     char path[PATH_MAX];
     ds_fs_join(path, sizeof path, f->dir, "spec.json");
@@ -122,6 +170,7 @@ int ds_finish_collect(ds_finish *f, ds_error *err) {
     case DS_JOB_TRAIN: return collect_train(f, err);
     case DS_JOB_SAMPLE: return need_schema(f->result, "diffscaler.sample/1", err);
     case DS_JOB_VERIFY: return need_schema(f->result, "diffscaler.verify/1", err);
+    case DS_JOB_IMPORT: return collect_import(f, err);
     case DS_JOB_KIND_COUNT: break;
     }
     return ds_fail(err, DS_EINVAL, "job %lld has an unknown kind", (long long)f->job);
@@ -145,6 +194,15 @@ int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
     }
     case DS_JOB_SAMPLE: rc = ds_job_done(r, f->job, f->result, err); break;
     case DS_JOB_VERIFY: rc = ds_verify_finish(r, f->job, f->result, err); break;
+    case DS_JOB_IMPORT: {
+        ds_import i = {.job = f->job,
+                       .spec = f->spec,
+                       .result = f->result,
+                       .path = f->model,
+                       .vae_path = *f->vae ? f->vae : NULL};
+        rc = ds_import_finish(r, &i, err);
+        break;
+    }
     case DS_JOB_KIND_COUNT: break;
     }
     return rc;

@@ -1,10 +1,10 @@
 /* daemon/finish.h - from the files of a finished job to rows.
  *
  * Two halves: ds_finish_collect reads result.json, checks every digest and size it names against
- * the files, and puts them into the blob store (thread pool: it touches only the job directory and
- * the store); ds_finish_commit is the one registry transaction (loop thread).  Both can be repeated
- * after a crash between any two steps: blobs are named by content and the transaction refuses a job
- * that is not running.
+ * the files, and puts them into the blob store (thread pool: it touches only the job directory,
+ * the folder that an import wrote to, and the store); ds_finish_commit is the one registry
+ * transaction (loop thread).  Both can be repeated after a crash between any two steps: blobs are
+ * named by content and the transaction refuses a job that is not running.
  */
 #ifndef DS_DAEMON_FINISH_H
 #define DS_DAEMON_FINISH_H
@@ -25,8 +25,9 @@ typedef struct {
     json_t *spec, *result;   /* owned */
     ds_blob blob, reference; /* manifest or adapter; reference statistics */
     int has_reference;
-    int unchanged;              /* out of commit: a scan that found nothing new */
-    char ref[DS_HEX_SIZE + 16]; /* out of commit: "digits@v1" */
+    char model[PATH_MAX], vae[PATH_MAX]; /* of an import; vae "" = none */
+    int unchanged;                       /* out of commit: a scan that found nothing new */
+    char ref[DS_HEX_SIZE + 16];          /* out of commit: "digits@v1" */
 } ds_finish;
 
 int ds_finish_collect(ds_finish *f, ds_error *err);

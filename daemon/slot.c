@@ -18,6 +18,7 @@
 #define CANCEL_SECONDS 15.0
 #define STOP_SECONDS 20.0
 #define POSTPONE_MS 10000
+#define POSTPONE_LONG_MS 60000 /* once it waits for long (DS_JOB_WAITS_LONG) */
 #define SPEC_MAX (16 << 20)
 #define MANIFEST_MAX ((size_t)2 << 30)
 
@@ -70,8 +71,15 @@ static int commit_failure(ds_slot *s, ds_error *err) {
                         .code = *s->error_code ? s->error_code : NULL,
                         .message = *s->error_message ? s->error_message : NULL,
                         .retry = s->retry};
-    if (s->outcome == DS_OUTCOME_POSTPONE)
-        return ds_job_postpone(s->d->registry, s->job.id, POSTPONE_MS, &f, err);
+    if (s->outcome == DS_OUTCOME_POSTPONE) {
+        int long_time = s->job.postponed + 1 >= DS_JOB_WAITS_LONG;
+        if (s->job.postponed + 1 == DS_JOB_WAITS_LONG)
+            ds_log(DS_LOG_WARN, "job %lld (%s %s) could not run %d times in a row: %s",
+                   (long long)s->job.id, ds_job_kind_name(s->job.kind), s->job.name,
+                   DS_JOB_WAITS_LONG, *s->error_message ? s->error_message : "no reason given");
+        return ds_job_postpone(s->d->registry, s->job.id,
+                               long_time ? POSTPONE_LONG_MS : POSTPONE_MS, &f, err);
+    }
     int retried = 0;
     int rc = ds_job_fail(s->d->registry, s->job.id, &f, &retried, err);
     s->retry = retried;

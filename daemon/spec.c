@@ -36,7 +36,14 @@ static int add_models(ds_daemon *d, int64_t base_id, int with_net, json_t *spec,
     int rc = ds_base_get(d->registry, base_id, &base, err);
     if (rc)
         return rc;
-    json_object_set_new(spec, "base", model_of(base));
+    json_t *model = model_of(base), *vae = json_object_get(base, "vae");
+    if (json_is_object(vae))
+        json_object_set(model, "vae", vae);
+    json_object_set_new(spec, "base", model);
+    if ((rc = ds_models_complete(base, err))) {
+        json_decref(base);
+        return rc;
+    }
     json_t *net = json_object_get(base, "feature_net");
     if (with_net && json_is_object(net))
         json_object_set_new(spec, "feature_net", model_of(net));
@@ -119,22 +126,34 @@ static int only_task(ds_daemon *d, int64_t base_id, const char *ref, json_t **ta
     return *task ? 0 : ds_fail(err, DS_ENOTFOUND, "adapter '%s' does not exist any more", ref);
 }
 
-/* payload: {"ref":"digits@v1"|null,"n":16,"class":...,"steps":...} as checked by the API. */
+/* The base that a sample or verification is about: the adapter's, the one asked for, the default.
+ * An adapter on another base is refused, naming both. */
+static int base_of(ds_daemon *d, const json_t *payload, int64_t *base_id, ds_error *err) {
+    const char *ref = ds_json_string(payload, "ref", NULL),
+               *base = ds_json_string(payload, "base", NULL);
+    ds_adapter_ref a;
+    int rc = base || !ref ? ds_base_resolve(d->registry, base, base_id, err) : 0;
+    if (rc || !ref)
+        return rc;
+    rc = ds_adapter_resolve(d->registry, ref, &a, err);
+    if (!rc && base)
+        rc = ds_adapter_check_base(d->registry, &a, *base_id, err);
+    if (!rc)
+        *base_id = a.base_id;
+    return rc;
+}
+
+/* payload: {"ref":"digits@v1"|null,"base":digest,"n":16,...} as checked by the API. */
 static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
     json_t *payload = NULL, *task = NULL;
     int rc = ds_job_payload(d->registry, job->id, &payload, err);
     if (rc)
         return rc;
     const char *ref = ds_json_string(payload, "ref", NULL);
-    int64_t base_id = job->base_id;
-    if (ref) {
-        ds_adapter_ref a;
-        rc = ds_adapter_resolve(d->registry, ref, &a, err);
-        if (!rc)
-            base_id = a.base_id;
-        if (!rc)
-            rc = only_task(d, base_id, ref, &task, err);
-    }
+    int64_t base_id = 0;
+    rc = base_of(d, payload, &base_id, err);
+    if (!rc && ref)
+        rc = only_task(d, base_id, ref, &task, err);
     if (!rc)
         rc = add_models(d, base_id, 0, spec, err);
     if (!rc) {
@@ -169,19 +188,8 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     if (rc)
         return rc;
     const char *ref = ds_json_string(payload, "ref", NULL);
-    int64_t base_id = job->base_id;
-    if (ref) {
-        ds_adapter_ref a;
-        rc = ds_adapter_resolve(d->registry, ref, &a, err);
-        if (!rc)
-            base_id = a.base_id;
-    }
-    if (!rc && !base_id) {
-        json_t *base = NULL;
-        rc = ds_base_get(d->registry, 0, &base, err);
-        base_id = ds_json_int(base, "id", 0);
-        json_decref(base);
-    }
+    int64_t base_id = 0;
+    rc = base_of(d, payload, &base_id, err);
     if (!rc)
         rc = add_models(d, base_id, 1, spec, err);
     if (!rc)
@@ -196,6 +204,26 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     }
     json_decref(payload);
     return rc;
+}
+
+/* payload: {"what","source","vae","name","license","heads"} as checked by the API. */
+static int import_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
+    json_t *payload = NULL;
+    char dir[PATH_MAX];
+    int rc = ds_job_payload(d->registry, job->id, &payload, err);
+    if (rc)
+        return rc;
+    static const char *const keys[] = {"what", "source", "vae", "name", "license"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_t *v = json_object_get(payload, keys[i]);
+        json_object_set(spec, keys[i], v ? v : json_null());
+    }
+    if (ds_json_int(payload, "heads", 0) > 0)
+        json_object_set(spec, "heads", json_object_get(payload, "heads"));
+    ds_models_dir(d, strcmp(ds_json_string(payload, "what", ""), "base") != 0, dir);
+    json_object_set_new(spec, "out_dir", json_string(dir));
+    json_decref(payload);
+    return ds_fs_mkdirs(dir, err);
 }
 
 /* An interrupted training goes on with the choices it began with. */
@@ -222,6 +250,7 @@ int ds_spec_build(ds_daemon *d, const ds_job *job, const char *dir, const json_t
         break;
     case DS_JOB_SAMPLE: rc = sample_spec(d, job, out->spec, err); break;
     case DS_JOB_VERIFY: rc = verify_spec(d, job, out->spec, err); break;
+    case DS_JOB_IMPORT: rc = import_spec(d, job, out->spec, err); break;
     case DS_JOB_KIND_COUNT: break;
     }
     if (rc) {

@@ -15,7 +15,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#define MAX_SLOTS 66
+#define MAX_SLOTS 67
 #define POLL_MS 250
 #define ORPHAN_SECONDS 15.0
 #define ARMING_SECONDS 2.0
@@ -252,6 +252,7 @@ int ds_workers_open(ds_workers **out, ds_daemon *d, ds_error *err) {
     *out = w;
     add_slot(w, DS_KIND_BIT(DS_JOB_SCAN));
     add_slot(w, DS_KIND_BIT(DS_JOB_SAMPLE) | DS_KIND_BIT(DS_JOB_VERIFY));
+    add_slot(w, DS_KIND_BIT(DS_JOB_IMPORT));
     for (int i = 0; i < d->o.workers; i++)
         add_slot(w, DS_KIND_BIT(DS_JOB_TRAIN));
     int rc = adopt_orphans(w, err);

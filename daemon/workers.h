@@ -4,11 +4,11 @@
  *        -> finishing (thread pool: result and files into the blob store)
  *        -> settling (one registry transaction, tried again while the disk is full) -> free
  *
- * Slots: `--workers` for trainings, one for scans, one for samples and verifications, so none of
- * these waits behind a training.  A job directory has one worker at a time: a worker that outlived
- * an earlier daemon is ended first (the registry knows its process), and the worker holds a lock on
- * DIR/lock which is tried before each start.
- * Exit codes: docs/jobs.md.  Thread: loop thread.
+ * Slots: `--workers` for trainings, one for scans, one for samples and verifications, one for
+ * imports, so none of these waits behind a training.  A job directory has one worker at a time: a
+ * worker that outlived an earlier daemon is ended first (the registry knows its process), and the
+ * worker holds a lock on DIR/lock which is tried before each start. Exit codes: docs/jobs.md.
+ * Thread: loop thread.
  */
 #ifndef DS_DAEMON_WORKERS_H
 #define DS_DAEMON_WORKERS_H

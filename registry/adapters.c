@@ -116,6 +116,27 @@ int ds_adapter_resolve(ds_registry *r, const char *ref, ds_adapter_ref *out, ds_
     return rc == DS_ENOTFOUND ? no_alias(r, name, alias, err) : rc;
 }
 
+int ds_adapter_check_base(ds_registry *r, const ds_adapter_ref *a, int64_t base_id, ds_error *err) {
+    if (a->base_id == base_id)
+        return 0;
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT x.name, x.sha256, y.name, y.sha256 FROM bases x, bases y"
+                               " WHERE x.id = ?1 AND y.id = ?2",
+                               "ii", a->base_id, base_id);
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return ds_fail(err, DS_ENOTFOUND, "base %lld does not exist", (long long)base_id);
+    rc = ds_fail(err, DS_ECONFLICT,
+                 "adapter '%s' belongs to base '%s' (sha256:%s), not to base '%s' (sha256:%s)",
+                 a->ref, (const char *)sqlite3_column_text(q, 0),
+                 (const char *)sqlite3_column_text(q, 1), (const char *)sqlite3_column_text(q, 2),
+                 (const char *)sqlite3_column_text(q, 3));
+    db_reset(q);
+    return rc;
+}
+
 int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, ds_error *err) {
     int64_t last = 0;
     int rc = db_int(r, &last, err, "SELECT last_version FROM adapters WHERE name = ?1", "s", name);
@@ -286,6 +307,19 @@ static int blob_place(ds_registry *r, json_t *o, const char *key, const char *sh
     return rc;
 }
 
+/* Every device class that its samples are known of: a pass of level 2 adds one. */
+static int add_probes(ds_registry *r, json_t *tasks, ds_error *err) {
+    size_t i;
+    json_t *task;
+    json_array_foreach(tasks, i, task) {
+        int rc = probes_of(r, ds_json_int(task, "id", 0), task, err);
+        json_object_del(task, "id");
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
 static int old_task(ds_registry *r, sqlite3_stmt *q, json_t **out, ds_error *err) {
     json_t *config = NULL, *o = json_object(), *probe = json_null();
     js_text(o, "name", q, 0);
@@ -306,6 +340,7 @@ static int old_task(ds_registry *r, sqlite3_stmt *q, json_t **out, ds_error *err
     }
     json_object_set_new(o, "probe", probe);
     js_text(o, "base_sha256", q, 11);
+    js_int(o, "id", q, 12);
     if (!rc)
         rc = ds_json_parse("config", (const char *)sqlite3_column_text(q, 6),
                            (size_t)sqlite3_column_bytes(q, 6), &config, err);
@@ -325,19 +360,22 @@ int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const
     int rc = only_ref ? ds_adapter_resolve(r, only_ref, &only, err) : 0;
     if (rc)
         return rc;
-    /* One probe each: that of publication, which is the oldest. */
+    /* `probe` is that of publication, which is the oldest.  A name may have versions on several
+     * bases: the task on this base is @latest if that is on it, else its newest one. */
     sqlite3_stmt *q = db_query(
         r, err,
         "SELECT a.name, av.version, av.digest, av.reference_digest, av.fd, av.kid, av.config,"
-        " p.device_class, p.sha256, p.n, p.seed, s.sha256 FROM adapters a"
+        " p.device_class, p.sha256, p.n, p.seed, s.sha256, av.id FROM adapters a"
         " JOIN adapter_versions av ON av.adapter_id = a.id JOIN bases s ON s.id = av.base_id"
         " LEFT JOIN probes p ON p.adapter_version_id = av.id AND p.device_class = (SELECT"
         " x.device_class FROM probes x WHERE x.adapter_version_id = av.id"
         " ORDER BY x.created_at, x.device_class LIMIT 1)"
         " WHERE av.deleted_at IS NULL AND CASE WHEN ?3 IS NOT NULL THEN av.id = ?3"
-        "  ELSE av.base_id = ?1 AND a.name IS NOT ?2 AND av.id = (SELECT l.version_id FROM aliases "
-        "l"
-        "  WHERE l.adapter_id = a.id AND l.alias = 'latest') END ORDER BY a.name",
+        "  ELSE av.base_id = ?1 AND a.name IS NOT ?2 AND av.id = (SELECT x.id FROM adapter_versions"
+        "  x LEFT JOIN aliases l ON l.version_id = x.id AND l.alias = 'latest'"
+        "  WHERE x.adapter_id = a.id AND x.base_id = ?1 AND x.deleted_at IS NULL"
+        "  AND x.status = 'published' ORDER BY l.alias IS NULL, x.version DESC LIMIT 1)"
+        " END ORDER BY a.name",
         "isI", base_id, except_name, only.id);
     json_t *items = json_array(), *o;
     while ((rc = db_step(r, q, err)) > 0) {
@@ -348,6 +386,8 @@ int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const
             break;
         }
     }
+    if (!rc)
+        rc = add_probes(r, items, err);
     if (rc) {
         json_decref(items);
         return rc;

@@ -24,6 +24,9 @@ typedef struct {
 /* DS_ENOTFOUND (saying what there is), DS_ECONFLICT for a prefix that fits several, DS_EINVAL. */
 int ds_adapter_resolve(ds_registry *r, const char *ref, ds_adapter_ref *out, ds_error *err);
 
+/* 0, or DS_ECONFLICT with the digests of both bases when the adapter was not made for this one. */
+int ds_adapter_check_base(ds_registry *r, const ds_adapter_ref *a, int64_t base_id, ds_error *err);
+
 /* The number that the next version of this name gets. */
 int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, ds_error *err);
 
@@ -38,8 +41,9 @@ typedef struct {
 int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, json_t **out,
                     ds_error *err);
 
-/* The old_tasks array of a train or verify spec (docs/jobs.md), in order of name: every @latest of
- * this base but the one of `except_name` (NULL = none excepted); only_ref: just this one. */
+/* The old_tasks array of a train or verify spec (docs/jobs.md), in order of name: of every name but
+ * `except_name` (NULL = none excepted) its @latest if that is on this base, else its newest
+ * published version on it; only_ref: just this one. */
 int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const char *only_ref,
                  json_t **out, ds_error *err);
 

@@ -43,26 +43,33 @@ static int check_new(const ds_dataset_new *d, ds_error *err) {
     return 0;
 }
 
+/* The base that a dataset is trained on. */
+#define BASE_OF(t)                                                                                 \
+    "coalesce(" t ".base_id, (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'))"
+
 /* A training that failed or was cancelled for the present content gets another chance. */
 static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
-    return db_run(r, err,
-                  "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND EXISTS"
-                  " (SELECT 1 FROM jobs j WHERE j.dataset_version_id = datasets.version_id"
-                  "  AND j.kind = 'train' AND j.generation >= datasets.generation"
-                  "  AND j.state IN ('failed', 'cancelled'))"
-                  " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE"
-                  "  av.dataset_version_id = datasets.version_id"
-                  "  AND av.generation >= datasets.generation)",
-                  "i", id);
+    return db_run(
+        r, err,
+        "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND EXISTS"
+        " (SELECT 1 FROM jobs j WHERE j.dataset_version_id = datasets.version_id"
+        "  AND j.kind = 'train' AND j.generation >= datasets.generation"
+        "  AND j.state IN ('failed', 'cancelled') AND j.base_id = " BASE_OF(
+            "datasets") ")"
+                        " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE"
+                        "  av.dataset_version_id = datasets.version_id"
+                        "  AND av.generation >= datasets.generation AND av.base_id = " BASE_OF(
+                            "datasets") ")",
+        "i", id);
 }
 
 static int add_new(ds_registry *r, const ds_dataset_new *d, const char *options, int64_t *id,
                    ds_error *err) {
     int rc = db_run(r, err,
-                    "INSERT INTO datasets(name, source_path, method, options, watch)"
-                    " VALUES (?1, ?2, coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5)",
-                    "ssssi", d->name, d->path, d->method, options,
-                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0));
+                    "INSERT INTO datasets(name, source_path, method, options, watch, base_id)"
+                    " VALUES (?1, ?2, coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6)",
+                    "ssssiI", d->name, d->path, d->method, options,
+                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0);
     *id = db_rowid(r);
     return rc; /* its event comes from the trigger, as for rows of other programs */
 }
@@ -72,10 +79,10 @@ static int revive(ds_registry *r, const ds_dataset_new *d, const char *options, 
     int rc = db_run(r, err,
                     "UPDATE datasets SET source_path = ?2, method = coalesce(?3, 'affiner'),"
                     " options = coalesce(?4, '{}'), watch = ?5, state = 'scanning',"
-                    " deleted_at = NULL, error_code = NULL, error_message = NULL,"
+                    " deleted_at = NULL, error_code = NULL, error_message = NULL, base_id = ?6,"
                     " scan_wanted = scan_wanted + 1 WHERE id = ?1",
-                    "isssi", id, d->path, d->method, options,
-                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0));
+                    "isssiI", id, d->path, d->method, options,
+                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0);
     if (!rc)
         rc = another_chance(r, id, err);
     return rc ? rc
@@ -88,11 +95,15 @@ static int update_known(ds_registry *r, const ds_dataset_new *d, const char *opt
     int rc = db_run(r, err,
                     "UPDATE datasets SET method = coalesce(?2, method),"
                     " options = coalesce(?3, options), watch = coalesce(?4, watch),"
+                    " base_id = CASE ?5 WHEN 0 THEN base_id WHEN -1 THEN NULL ELSE ?5 END,"
                     " scan_wanted = scan_wanted + 1 WHERE id = ?1",
-                    "isss", id, d->method, options,
+                    "isssi", id, d->method, options,
                     d->watch < 0   ? (const char *)NULL
                     : d->watch > 0 ? "1"
-                                   : "0");
+                                   : "0",
+                    d->base_id);
+    if (!rc && d->base_id)
+        rc = jobs_supersede_base(r, err);
     return rc ? rc : another_chance(r, id, err);
 }
 
@@ -207,7 +218,9 @@ int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE]
     "  WHERE a.name = d.name),"                                                                    \
     " (SELECT j.state FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"                            \
     "  AND j.state IN ('queued', 'running')), d.scan_wanted, d.scan_done, d.scan_unchanged,"       \
-    " d.generation, v.classes FROM datasets d LEFT JOIN dataset_versions v ON v.id = d.version_id"
+    " d.generation, v.classes, (SELECT b.name FROM bases b WHERE b.id = d.base_id) FROM datasets " \
+    "d"                                                                                            \
+    " LEFT JOIN dataset_versions v ON v.id = d.version_id"
 
 static json_t *scan_object(sqlite3_stmt *q) {
     const char *live = (const char *)sqlite3_column_text(q, 20);
@@ -255,6 +268,7 @@ static json_t *dataset_object(sqlite3_stmt *q, int with_classes) {
     js_text(o, "adapter", q, 19);
     json_object_set_new(o, "scan", scan_object(q));
     js_int(o, "generation", q, 24);
+    js_text(o, "base", q, 26);
     return o;
 }
 

@@ -22,12 +22,13 @@ typedef struct {
     const char *method;    /* NULL: "affiner" (new) or as it was (known) */
     const json_t *options; /* object or NULL: {} (new) or as it was (known) */
     int watch;             /* 1, 0, or -1: 1 (new) or as it was (known) */
+    int64_t base_id;       /* trained on this base; 0: as it was (new: the default); -1: default */
 } ds_dataset_new;
 
 /* New (*created = 1), known with the same path (*created = 0: a scan is asked for, a failed or
- * cancelled training gets another chance, given options replace the old), or removed (revived,
- * *created = 1).  DS_ECONFLICT when the name belongs to another path.  *seq = scan number to wait
- * for. */
+ * cancelled training gets another chance, given options and base replace the old), or removed
+ * (revived, *created = 1).  DS_ECONFLICT when the name belongs to another path.  *seq = scan number
+ * to wait for. */
 int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *created, int64_t *seq,
                    ds_error *err);
 

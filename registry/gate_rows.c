@@ -1,6 +1,8 @@
 #include "registry/gate_rows.h"
+#include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/adapters.h"
 #include "registry/db.h"
 
 #include <math.h>
@@ -51,6 +53,28 @@ static int insert_task(ds_registry *r, int64_t gate, int64_t at, const json_t *t
                   ds_json_string(t, "probe_recorded", NULL), ds_json_string(t, "probe_now", NULL));
 }
 
+/* Measured and found good on a device whose samples were not known: from now on they are, and the
+ * next time their digest is enough (level 1).  What is recorded is never replaced. */
+static int record_probe(ds_registry *r, const json_t *t, ds_error *err) {
+    const char *class = ds_json_string(t, "probe_class", NULL);
+    const char *sha = ds_json_string(t, "probe_now", NULL);
+    if (ds_json_int(t, "level", 0) != 2 || strcmp(ds_json_string(t, "verdict", ""), "passed") ||
+        !class || !*class || strlen(class) > 64 || !ds_digest_valid(sha))
+        return 0;
+    ds_adapter_ref a;
+    int rc = ds_adapter_resolve(r, ds_json_string(t, "ref", ""), &a, err);
+    if (rc == DS_ENOTFOUND || rc == DS_EINVAL) /* deleted meanwhile: nothing to remember */
+        return 0;
+    if (rc)
+        return rc;
+    return db_run(r, err,
+                  "INSERT INTO probes(adapter_version_id, device_class, sha256, n, seed,"
+                  " created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                  " ON CONFLICT (adapter_version_id, device_class) DO NOTHING",
+                  "issiii", a.id, class, sha, ds_json_int(t, "probe_n", 0),
+                  ds_json_int(t, "probe_seed", 0), ds_now_ms());
+}
+
 int gate_insert(ds_registry *r, int64_t job, const json_t *gate, const json_t *rule,
                 const char *subject, ds_error *err) {
     char *rule_text = rule ? ds_json_canonical(rule) : NULL;
@@ -68,7 +92,7 @@ int gate_insert(ds_registry *r, int64_t job, const json_t *gate, const json_t *r
     size_t i;
     json_t *t, *tasks = json_object_get(gate, "tasks");
     json_array_foreach(tasks, i, t) {
-        if ((rc = insert_task(r, id, (int64_t)i, t, err)))
+        if ((rc = insert_task(r, id, (int64_t)i, t, err)) || (rc = record_probe(r, t, err)))
             return rc;
     }
     json_t *payload =

@@ -53,7 +53,7 @@ int ds_job_state_parse(const char *s) { return position(state_names, DS_JOB_STAT
 
 #define JOB_FIELDS                                                                                 \
     "id, kind, state, dataset_id, dataset_version_id, base_id, attempts, max_attempts, run_after," \
-    " cancel, boot_id, pid, pid_start, name"
+    " cancel, boot_id, pid, pid_start, name, postponed"
 
 static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     memset(j, 0, sizeof *j);
@@ -73,6 +73,7 @@ static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     j->process.start = sqlite3_column_int64(q, 12);
     const char *name = (const char *)sqlite3_column_text(q, 13);
     snprintf(j->name, sizeof j->name, "%s", name ? name : "");
+    j->postponed = sqlite3_column_int64(q, 14);
 }
 
 static int job_event(ds_registry *r, const char *type, const ds_job *j, const char *code,
@@ -297,6 +298,7 @@ int job_finish(ds_registry *r, const ds_job *j, const job_end *end, ds_error *er
     int rc = db_run(r, err,
                     "UPDATE jobs SET state = ?2, finished_at = ?3, error_code = ?4,"
                     " error_message = ?5, result = ?6, adapter_version_id = ?7, cancel = 0,"
+                    " postponed = 0,"
                     " boot_id = NULL, pid = NULL, pid_start = NULL WHERE id = ?1",
                     "isisssI", j->id, state, ds_now_ms(), end->code, end->message, result,
                     end->adapter_version_id);
@@ -315,7 +317,8 @@ static int back_to_queue(ds_registry *r, const ds_job *j, int counts, int64_t ru
     int rc = db_run(r, err,
                     "UPDATE jobs SET state = 'queued', run_after = ?2, attempts = attempts - ?3,"
                     " error_code = ?4, error_message = ?5, cancel = 0, boot_id = NULL, pid = NULL,"
-                    " pid_start = NULL WHERE id = ?1",
+                    " pid_start = NULL, postponed = CASE ?3 WHEN 0 THEN 0 ELSE postponed END"
+                    " WHERE id = ?1",
                     "iiiss", j->id, run_after, (int64_t)!counts, counts ? code : NULL,
                     counts ? message : NULL);
     if (!rc)
@@ -400,6 +403,19 @@ int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err
     return db_end(r, rc, err);
 }
 
+/* Nobody looks at a queue that only waits: say it where events and status are read. */
+static int waiting_event(ds_registry *r, const ds_job *j, const char *code, const char *message,
+                         ds_error *err) {
+    char subject[32];
+    snprintf(subject, sizeof subject, "job:%lld", (long long)j->id);
+    return ds_event_put(r, "job.waiting", subject,
+                        json_pack("{s:I,s:s,s:o,s:I,s:s,s:o}", "id", (json_int_t)j->id, "kind",
+                                  ds_job_kind_name(j->kind), "name", js_string(j->name),
+                                  "postponed", (json_int_t)j->postponed, "code", code, "message",
+                                  js_string(message)),
+                        err);
+}
+
 int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
                     ds_error *err) {
     ds_job j;
@@ -413,8 +429,13 @@ int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_f
     rc = back_to_queue(r, &j, 0, ds_now_ms() + delay_ms, "postponed", f->exit_code, f->exit_signal,
                        code, message, err);
     if (!rc) /* shown while it waits: a person may be able to help */
-        rc = db_run(r, err, "UPDATE jobs SET error_code = ?2, error_message = ?3 WHERE id = ?1",
+        rc = db_run(r, err,
+                    "UPDATE jobs SET error_code = ?2, error_message = ?3,"
+                    " postponed = postponed + 1 WHERE id = ?1",
                     "iss", id, code, message);
+    j.postponed++;
+    if (!rc && (j.postponed == DS_JOB_WAITS_LONG || j.postponed % 100 == 0))
+        rc = waiting_event(r, &j, code, message, err);
     return db_end(r, rc, err);
 }
 
@@ -496,6 +517,18 @@ int jobs_cancel_of_dataset(ds_registry *r, int64_t dataset_id, ds_error *err) {
     return rc;
 }
 
+static int supersede(ds_registry *r, const ds_job *j, const char *why, ds_error *err) {
+    job_end end = {.state = DS_JOB_CANCELLED,
+                   .exit_code = -1,
+                   .exit_signal = -1,
+                   .code = "DS_ECANCELED",
+                   .message = why};
+    int rc = job_finish(r, j, &end, err);
+    if (!rc) /* generation 0: does not block this content, or this base, if it comes back */
+        rc = db_run(r, err, "UPDATE jobs SET generation = 0 WHERE id = ?1", "i", j->id);
+    return rc;
+}
+
 int jobs_supersede(ds_registry *r, int64_t dataset_id, int64_t version_id, ds_error *err) {
     ds_job list[JOBS_AT_ONCE];
     int n,
@@ -503,16 +536,24 @@ int jobs_supersede(ds_registry *r, int64_t dataset_id, int64_t version_id, ds_er
                         "SELECT " JOB_FIELDS " FROM jobs WHERE dataset_id = ?1 AND kind = 'train'"
                         " AND state = 'queued' AND dataset_version_id <> ?2",
                         dataset_id, version_id, list, JOBS_AT_ONCE, &n, err);
-    for (int i = 0; !rc && i < n && i < JOBS_AT_ONCE; i++) {
-        job_end end = {.state = DS_JOB_CANCELLED,
-                       .exit_code = -1,
-                       .exit_signal = -1,
-                       .code = "DS_ECANCELED",
-                       .message = "a newer version of the dataset came first"};
-        rc = job_finish(r, &list[i], &end, err);
-        if (!rc) /* generation 0: does not block this content if it comes back */
-            rc = db_run(r, err, "UPDATE jobs SET generation = 0 WHERE id = ?1", "i", list[i].id);
-    }
+    for (int i = 0; !rc && i < n && i < JOBS_AT_ONCE; i++)
+        rc = supersede(r, &list[i], "a newer version of the dataset came first", err);
+    return rc;
+}
+
+int jobs_supersede_base(ds_registry *r, ds_error *err) {
+    ds_job list[JOBS_AT_ONCE];
+    int n = 0, rc;
+    do {
+        rc = jobs_where(r,
+                        "SELECT " JOB_FIELDS " FROM jobs WHERE kind = 'train' AND state = 'queued'"
+                        " AND ?1 = ?2 AND base_id IS NOT (SELECT coalesce(d.base_id, (SELECT"
+                        "  CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'))"
+                        "  FROM datasets d WHERE d.id = jobs.dataset_id)",
+                        0, 0, list, JOBS_AT_ONCE, &n, err);
+        for (int i = 0; !rc && i < n && i < JOBS_AT_ONCE; i++)
+            rc = supersede(r, &list[i], "another base was chosen before it began", err);
+    } while (!rc && n > JOBS_AT_ONCE);
     return rc;
 }
 

@@ -18,7 +18,8 @@
     X(DS_JOB_SCAN, "scan")                                                                         \
     X(DS_JOB_TRAIN, "train")                                                                       \
     X(DS_JOB_SAMPLE, "sample")                                                                     \
-    X(DS_JOB_VERIFY, "verify")
+    X(DS_JOB_VERIFY, "verify")                                                                     \
+    X(DS_JOB_IMPORT, "import")
 #define DS_JOB_STATES(X)                                                                           \
     X(DS_JOB_QUEUED, "queued")                                                                     \
     X(DS_JOB_RUNNING, "running")                                                                   \
@@ -46,12 +47,13 @@ typedef struct {
     int64_t dataset_id, dataset_version_id, base_id; /* 0 = none */
     int64_t attempts, max_attempts, run_after;       /* run_after in ms since 1970 */
     int cancel;                                      /* asked for */
+    int64_t postponed;                               /* times in a row, see ds_job_postpone */
     ds_process process;                              /* of the worker; pid 0 unless running */
     char name[DS_NAME_SIZE];                         /* dataset (adapter) name or "" */
 } ds_job;
 
-/* A sample or verify job (scan and train jobs come from ds_reconcile).  payload: the request, kept
- * as JSON and given back by ds_job_payload.  name: "" or the adapter's. */
+/* A sample, verify or import job (scan and train jobs come from ds_reconcile).  payload: the
+ * request, kept as JSON and given back by ds_job_payload.  name: "" or the adapter's or model's. */
 int ds_job_add(ds_registry *r, enum ds_job_kind kind, const char *name, const json_t *payload,
                int max_attempts, int64_t *id, ds_error *err);
 
@@ -99,9 +101,14 @@ int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err
 
 /* running -> queued without counting the attempt, not before delay_ms have passed: what is in the
  * way (a full disk, no memory) is not the job's fault.  event job.retrying; the error stays shown.
- */
+ * After DS_JOB_WAITS_LONG times in a row, and each 100 times, also the event job.waiting: there is
+ * no limit, so somebody must be told. */
+#define DS_JOB_WAITS_LONG 10
 int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
                     ds_error *err);
+
+/* [{id,kind,name,state,postponed,run_after,error}] of live jobs postponed so often. */
+int ds_jobs_waiting(ds_registry *r, json_t **out, ds_error *err);
 
 /* Asked by a user: queued -> cancelled at once (*running = 0); running: cancel flag set, *running =
  * 1 and the caller stops the process, then calls ds_job_cancelled.  DS_ECONFLICT when finished. */

@@ -28,6 +28,9 @@ int jobs_cancel_of_dataset(ds_registry *r, int64_t dataset_id, ds_error *err);
 /* queued trainings of other versions than this one -> cancelled, without blocking that version. */
 int jobs_supersede(ds_registry *r, int64_t dataset_id, int64_t version_id, ds_error *err);
 
+/* queued trainings on a base that their dataset does not want any more -> cancelled, likewise. */
+int jobs_supersede_base(ds_registry *r, ds_error *err);
+
 /* A scan that ended without a result: its request is answered, the dataset becomes failed (or stays
  * ready, when cancelled and a version exists). */
 int scan_gave_up(ds_registry *r, const ds_job *j, const char *code, const char *message,

@@ -8,7 +8,8 @@
 #define JOB_SELECT                                                                                 \
     "SELECT j.id, j.kind, j.state, d.name, dv.version, j.name, j.attempts, j.max_attempts,"        \
     " j.created_at, j.started_at, j.finished_at, j.run_after, j.error_code, j.error_message,"      \
-    " j.stage, j.progress, a.name || '@v' || av.version, j.pid, j.result, j.cancel FROM jobs j"    \
+    " j.stage, j.progress, a.name || '@v' || av.version, j.pid, j.result, j.cancel, j.postponed,"  \
+    " (SELECT b.name FROM bases b WHERE b.id = j.base_id) FROM jobs j"                             \
     " LEFT JOIN datasets d ON d.id = j.dataset_id"                                                 \
     " LEFT JOIN dataset_versions dv ON dv.id = j.dataset_version_id"                               \
     " LEFT JOIN adapter_versions av ON av.id = j.adapter_version_id"                               \
@@ -37,6 +38,8 @@ static json_t *job_object(sqlite3_stmt *q, int with_result) {
     js_text(o, "adapter", q, 16);
     js_int(o, "pid", q, 17);
     json_object_set_new(o, "cancel", json_boolean(sqlite3_column_int(q, 19)));
+    js_int(o, "postponed", q, 20);
+    js_text(o, "base", q, 21);
     if (with_result)
         js_doc(o, "result", q, 18);
     return o;
@@ -86,6 +89,33 @@ int ds_job_get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
         return rc;
     }
     *out = o;
+    return 0;
+}
+
+int ds_jobs_waiting(ds_registry *r, json_t **out, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT id, kind, name, state, postponed, run_after, error_code,"
+                               " error_message FROM jobs WHERE state IN ('queued', 'running') AND"
+                               " postponed >= ?1 ORDER BY id LIMIT 100",
+                               "i", (int64_t)DS_JOB_WAITS_LONG);
+    json_t *list = json_array();
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0) {
+        json_t *o = json_object();
+        js_int(o, "id", q, 0);
+        js_text(o, "kind", q, 1);
+        js_text(o, "name", q, 2);
+        js_text(o, "state", q, 3);
+        js_int(o, "postponed", q, 4);
+        js_time(o, "run_after", q, 5);
+        js_error(o, "error", q, 6);
+        json_array_append_new(list, o);
+    }
+    if (rc) {
+        json_decref(list);
+        return rc;
+    }
+    *out = list;
     return 0;
 }
 

@@ -80,6 +80,25 @@ static int record(sqlite3 *db, const char *path, const struct ds_migration *m, c
     return rc;
 }
 
+/* A rebuilt table must still have every row that others refer to. */
+static int check_references(sqlite3 *db, const char *path, ds_error *err) {
+    sqlite3_stmt *st = NULL;
+    int rc = 0;
+    if (sqlite3_prepare_v2(db, "PRAGMA foreign_key_check", -1, &st, NULL) != SQLITE_OK)
+        return db_fail_handle(db, err, path, "migrate the registry");
+    int step = sqlite3_step(st);
+    if (step == SQLITE_ROW)
+        rc = ds_fail(err, DS_EINTEGRITY,
+                     "registry '%s': a row of table %s refers to a missing row of %s; nothing was "
+                     "changed",
+                     path, (const char *)sqlite3_column_text(st, 0),
+                     (const char *)sqlite3_column_text(st, 2));
+    else if (step != SQLITE_DONE)
+        rc = db_fail_handle(db, err, path, "migrate the registry");
+    sqlite3_finalize(st);
+    return rc;
+}
+
 /* One migration, its record and the new user_version: all or nothing. */
 static int apply(sqlite3 *db, const char *path, const struct ds_migration *m, const char *backup,
                  ds_error *err) {
@@ -89,8 +108,8 @@ static int apply(sqlite3 *db, const char *path, const struct ds_migration *m, co
     int rc = exec(db, path, "BEGIN EXCLUSIVE", err);
     if (rc)
         return rc;
-    if (!(rc = exec(db, path, m->sql, err)) && !(rc = record(db, path, m, backup, err)) &&
-        !(rc = exec(db, path, version, err)))
+    if (!(rc = exec(db, path, m->sql, err)) && !(rc = check_references(db, path, err)) &&
+        !(rc = record(db, path, m, backup, err)) && !(rc = exec(db, path, version, err)))
         rc = exec(db, path, "COMMIT", err);
     if (rc) {
         if (!sqlite3_get_autocommit(db))
@@ -140,11 +159,22 @@ int ds_migrate(sqlite3 *db, const char *path, const char *backup_dir,
         if ((rc = ds_fs_mkdirs(backup_dir, err)) || (rc = ds_migrate_backup(db, backup, err)))
             return rc;
     }
-    for (int i = have; i < count; i++) {
+    /* Tables are rebuilt with foreign keys off (sqlite.org/lang_altertable.html, 12 steps): with
+     * them on, dropping the old table would take what refers to it along.  No-op in a transaction,
+     * so it is set here. */
+    int keys = 0;
+    if (have < count && ((rc = pragma_int(db, path, "PRAGMA foreign_keys", &keys, err)) ||
+                         (rc = exec(db, path, "PRAGMA foreign_keys=OFF", err))))
+        return rc;
+    for (int i = have; !rc && i < count; i++) {
         DS_ASSERT(list[i].number == i + 1);
-        if ((rc = apply(db, path, &list[i], backup[0] ? backup : NULL, err)))
-            return rc;
+        rc = apply(db, path, &list[i], backup[0] ? backup : NULL, err);
     }
-    *version = count;
-    return 0;
+    if (rc)
+        sqlite3_exec(db, "PRAGMA legacy_alter_table=OFF", NULL, NULL, NULL);
+    if (keys && sqlite3_exec(db, "PRAGMA foreign_keys=ON", NULL, NULL, NULL) != SQLITE_OK && !rc)
+        rc = db_fail_handle(db, err, path, "migrate the registry");
+    if (!rc)
+        *version = count;
+    return rc;
 }

@@ -9,31 +9,34 @@
 #define AT_ONCE 500 /* jobs made in one transaction; the rest follows in the next call */
 
 struct wish {
-    int64_t dataset_id, version_id, generation;
+    int64_t dataset_id, version_id, generation, base_id;
     char name[DS_NAME_SIZE];
 };
 
 /* Live scans and failures are looked for in jobs, accepted work in adapter_versions; nothing is
  * remembered anywhere else. */
 static const char scans[] =
-    "SELECT d.id, NULL, d.generation, d.name FROM datasets d WHERE d.scan_done < d.scan_wanted"
+    "SELECT d.id, NULL, d.generation, d.name, NULL FROM datasets d WHERE d.scan_done < "
+    "d.scan_wanted"
     " AND d.state <> 'removed' AND ?1 IS ?1 AND NOT EXISTS (SELECT 1 FROM jobs j"
     "  WHERE j.dedupe_key = 'scan:' || d.id AND j.state IN ('queued', 'running'))"
     " ORDER BY d.id LIMIT ?2";
+/* ?1 = the default base, NULL when there is none; a dataset may have chosen another one. */
 static const char trainings[] =
-    "SELECT d.id, d.version_id, d.generation, d.name FROM datasets d WHERE d.state = 'ready'"
-    " AND d.version_id IS NOT NULL AND d.scan_done >= d.scan_wanted"
+    "SELECT d.id, d.version_id, d.generation, d.name, b.id FROM datasets d"
+    " JOIN bases b ON b.id = coalesce(d.base_id, ?1) AND b.removed_at IS NULL"
+    " WHERE d.state = 'ready' AND d.version_id IS NOT NULL AND d.scan_done >= d.scan_wanted"
     " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE av.dataset_version_id = d.version_id"
-    "  AND av.base_id = ?1 AND av.generation >= d.generation)"
+    "  AND av.base_id = b.id AND av.generation >= d.generation)"
     " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
-    "  AND j.base_id = ?1 AND j.kind = 'train' AND j.generation >= d.generation"
+    "  AND j.base_id = b.id AND j.kind = 'train' AND j.generation >= d.generation"
     "  AND j.state IN ('failed', 'cancelled'))"
     " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
     "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
 
 static int collect(ds_registry *r, const char *sql, int64_t base, struct wish *out, int *n,
                    ds_error *err) {
-    sqlite3_stmt *q = db_query(r, err, sql, "ii", base, (int64_t)AT_ONCE);
+    sqlite3_stmt *q = db_query(r, err, sql, "Ii", base, (int64_t)AT_ONCE);
     int rc;
     *n = 0;
     while ((rc = db_step(r, q, err)) > 0) {
@@ -42,12 +45,12 @@ static int collect(ds_registry *r, const char *sql, int64_t base, struct wish *o
         w->version_id = sqlite3_column_int64(q, 1);
         w->generation = sqlite3_column_int64(q, 2);
         db_text(w->name, sizeof w->name, q, 3);
+        w->base_id = sqlite3_column_int64(q, 4);
     }
     return rc;
 }
 
-static int enqueue(ds_registry *r, enum ds_job_kind kind, int64_t base, const struct wish *w,
-                   ds_error *err) {
+static int enqueue(ds_registry *r, enum ds_job_kind kind, const struct wish *w, ds_error *err) {
     char key[64], subject[32];
     const char *text = ds_job_kind_name(kind);
     snprintf(key, sizeof key, "%s:%lld", text, (long long)w->dataset_id);
@@ -56,7 +59,7 @@ static int enqueue(ds_registry *r, enum ds_job_kind kind, int64_t base, const st
                     " dataset_version_id, base_id, generation, max_attempts, created_at)"
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 3, ?9)",
                     "sissiIIii", text, (int64_t)(kind == DS_JOB_SCAN ? 20 : 0), key, w->name,
-                    w->dataset_id, w->version_id, base, w->generation, ds_now_ms());
+                    w->dataset_id, w->version_id, w->base_id, w->generation, ds_now_ms());
     if (rc)
         return rc;
     int64_t id = db_rowid(r);
@@ -71,7 +74,7 @@ static int make(ds_registry *r, enum ds_job_kind kind, int64_t base, int *made, 
     struct wish list[AT_ONCE];
     int n, rc = collect(r, kind == DS_JOB_SCAN ? scans : trainings, base, list, &n, err);
     for (int i = 0; !rc && i < n; i++)
-        rc = enqueue(r, kind, base, &list[i], err);
+        rc = enqueue(r, kind, &list[i], err);
     *made += n;
     return rc;
 }
@@ -90,8 +93,8 @@ int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
     if (rc)
         return rc;
     rc = make(r, DS_JOB_SCAN, 0, &count, err);
-    if (!rc && !db_int(r, &base, NULL,
-                       "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", ""))
+    db_int(r, &base, NULL, "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", "");
+    if (!rc)
         rc = make(r, DS_JOB_TRAIN, base, &count, err);
     rc = db_end(r, rc, err);
     if (!rc && count == 0) {

@@ -260,6 +260,8 @@ int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err) {
     }
     json_object_set_new(o, "base", base ? base : json_null());
     json_object_set_new(o, "feature_net", net ? net : json_null());
+    json_t *waiting = NULL;
+    json_object_set_new(o, "waiting", ds_jobs_waiting(r, &waiting, NULL) ? json_array() : waiting);
     json_object_set_new(o, "event_seq", json_integer(ds_event_last_seq(r)));
     json_object_set_new(o, "schema", json_integer(r->schema));
     *out = o;
@@ -298,6 +300,9 @@ static const struct {
     {"an adapter that is not deleted refers to a blob that is not present",
      "SELECT av.digest FROM adapter_versions av JOIN blobs b ON b.digest = av.digest"
      " WHERE av.deleted_at IS NULL AND b.state <> 'present'"},
+    {"a base in use has been removed",
+     "SELECT d.name FROM datasets d JOIN bases b ON b.id = d.base_id WHERE d.state <> 'removed'"
+     " AND b.removed_at IS NOT NULL"},
     {"a dataset's content belongs to another dataset",
      "SELECT d.name FROM datasets d JOIN dataset_versions v ON v.id = d.version_id"
      " WHERE v.dataset_id <> d.id"},

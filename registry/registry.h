@@ -62,7 +62,8 @@ int ds_registry_foreign_change(ds_registry *r);
 void ds_registry_on_events(ds_registry *r, void (*fn)(void *ctx, int64_t last_seq), void *ctx);
 
 /* {"datasets":n,"adapters":n,"jobs":{"queued":n,...},"blobs":{"count":n,"bytes":n},
- *  "base":{...}|null,"feature_net":{...}|null,"event_seq":n,"schema":n}: the counts of /v1/status
+ *  "base":{...}|null,"feature_net":{...}|null,"waiting":[...] (ds_jobs_waiting),"event_seq":n,
+ *  "schema":n}: the counts of /v1/status
  * (adapters = published versions; bytes = stored). */
 int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err);
 

@@ -14,6 +14,7 @@
 #include "registry/datasets.h"
 #include "registry/evaluations.h"
 #include "registry/events.h"
+#include "registry/imports.h"
 #include "registry/jobs.h"
 #include "registry/reconcile.h"
 #include "registry/results.h"

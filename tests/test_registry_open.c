@@ -278,7 +278,7 @@ START_TEST(views) {
     } promised[] = {
         {"datasets_v1",
          "id,name,path,state,error,method,options,watch,created_at,version,tree_digest,"
-         "images,classes,bytes,rejected,versions,adapter"},
+         "images,classes,bytes,rejected,versions,adapter,base"},
         {"adapters_v1",
          "id,ref,name,version,dataset,dataset_version,status,digest,stored_bytes,"
          "raw_bytes,parameters,method,rank,steps,seed,base,base_sha256,fd,fd_base,kid,n,"
@@ -289,7 +289,11 @@ START_TEST(views) {
          "seed,feature_net,resize,sample_digest,job"},
         {"jobs_v1", "id,kind,state,dataset,dataset_version,name,attempts,max_attempts,created_at,"
                     "started_at,finished_at,run_after,stage,done,total,error_code,error_message,"
-                    "adapter,pid"},
+                    "adapter,pid,postponed,base"},
+        {"bases_v1", "id,name,sha256,path,config,vae_sha256,vae_path,source,source_format,"
+                     "source_sha256,license,parameters,bytes,feature_net,is_default,created_at"},
+        {"feature_nets_v1", "id,name,sha256,path,kind,source,source_format,source_sha256,license,"
+                            "parameters,bytes,created_at"},
         {"events_v1", "seq,at,type,subject,payload"},
     };
     ds_registry *r = fx_open(fx_dir("views"));
@@ -418,6 +422,7 @@ static void on_events(void *ctx, int64_t seq) {
 START_TEST(events) {
     ds_registry *r = fx_open(fx_dir("events"));
     int calls = 0;
+    int64_t before = ds_event_last_seq(r); /* of the base and the network */
     json_t *o = NULL;
     ds_registry_on_events(r, on_events, &calls);
     fx_add(r, "d", "/a");
@@ -425,7 +430,7 @@ START_TEST(events) {
     ck_assert_int_eq(told, ds_event_last_seq(r));
     MUST(ds_event_add(r, "daemon.started", "daemon", NULL, err));
     ck_assert_int_eq(calls, 2);
-    MUST(ds_events_list(r, 0, NULL, 1, &o, err));
+    MUST(ds_events_list(r, before, NULL, 1, &o, err));
     ck_assert_int_eq((int)json_array_size(o), 1);
     int64_t seq = fx_int(json_array_get(o, 0), "seq");
     json_decref(o);

@@ -1,0 +1,305 @@
+/* daemon/api_bases.c - /v1/bases, /v1/default-base, /v1/feature_nets, /v1/gc. */
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "daemon/api.h"
+#include "daemon/gc.h"
+#include "registry/bases.h"
+#include "registry/blobs.h"
+#include "registry/jobs.h"
+#include "registry/names.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#define LICENSE_MAX 200
+
+int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err) {
+    json_t *base = NULL;
+    int rc = ds_base_resolve(d->registry, ref, id, err);
+    if (!rc)
+        rc = ds_base_get(d->registry, *id, &base, err);
+    if (!rc)
+        rc = ds_models_complete(base, err);
+    if (rc || !out)
+        json_decref(base);
+    else
+        *out = base;
+    return rc;
+}
+
+/* ---- reading ---- */
+
+int ds_api_base_list(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    ds_page page;
+    json_t *doc = NULL;
+    int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_base_list(d->registry, page, &doc, err);
+    return rc ? rc : ds_reply_json(rq, 200, doc);
+}
+
+static int reply_base(ds_request *rq, ds_daemon *d, const char *ref, ds_error *err) {
+    int64_t id = 0;
+    json_t *doc = NULL;
+    int rc = ds_base_resolve(d->registry, ref, &id, err);
+    if (!rc)
+        rc = ds_base_get(d->registry, id, &doc, err);
+    return rc ? rc : ds_reply_json(rq, 200, doc);
+}
+
+int ds_api_base_get(ds_request *rq, void *ctx, ds_error *err) {
+    return reply_base(rq, ctx, ds_request_param(rq, 0), err);
+}
+
+int ds_api_default_base_get(ds_request *rq, void *ctx, ds_error *err) {
+    return reply_base(rq, ctx, NULL, err);
+}
+
+int ds_api_feature_net_list(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    ds_page page;
+    json_t *doc = NULL;
+    int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_feature_net_list(d->registry, page, &doc, err);
+    return rc ? rc : ds_reply_json(rq, 200, doc);
+}
+
+int ds_api_feature_net_get(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    json_t *doc = NULL;
+    int rc = ds_feature_net_get(d->registry, ds_request_param(rq, 0), &doc, err);
+    return rc ? rc : ds_reply_json(rq, 200, doc);
+}
+
+/* ---- importing ---- */
+
+/* The canonical path of something that can be read; *out NULL stays NULL for an absent member. */
+static int source_path(const json_t *body, const char *key, int needed, char **out, ds_error *err) {
+    const json_t *v = json_object_get(body, key);
+    const char *path = json_string_value(v);
+    *out = NULL;
+    if (!v || json_is_null(v))
+        return needed ? ds_fail(err, DS_EINVAL, "'%s' is missing: a file or folder", key) : 0;
+    if (!path || path[0] != '/')
+        return ds_fail(err, DS_EINVAL, "'%s' must be an absolute path", key);
+    *out = realpath(path, NULL);
+    if (!*out)
+        return ds_fail_errno(err, "cannot read '%.300s'", path);
+    if (access(*out, R_OK)) {
+        int rc = ds_fail_errno(err, "the daemon cannot read '%.300s'", *out);
+        free(*out);
+        *out = NULL;
+        return rc;
+    }
+    return 0;
+}
+
+/* Controls in a text that is shown and stored. */
+static int plain_text(const json_t *body, const char *key, size_t most, ds_error *err) {
+    const json_t *v = json_object_get(body, key);
+    const char *s = json_string_value(v);
+    if (!v || json_is_null(v))
+        return 0;
+    if (!s || strlen(s) > most)
+        return ds_fail(err, DS_EINVAL, "'%s' must be a text of at most %zu bytes", key, most);
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return ds_fail(err, DS_EINVAL, "'%s' has a control character (0x%02x)", key,
+                           (unsigned char)*s);
+    return 0;
+}
+
+/* "DiT-XL-2-256x256.pt" -> "DiT-XL-2-256x256" */
+static void name_of(const char *path, char out[DS_NAME_SIZE]) {
+    static const char *const ends[] = {".zst", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s", path);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t n = strlen(copy), m = strlen(ends[i]);
+        if (n > m + 1 && !strcasecmp(copy + n - m, ends[i]) && copy[n - m - 1] != '/')
+            copy[n - m] = 0;
+    }
+    ds_name_from_path(copy, out);
+}
+
+/* Words like "NC" and "non-commercial" in a licence; "DiT-XL" in a source. */
+static int non_commercial(const char *source, const char *license) {
+    if (strcasestr(license, "non-commercial") || strcasestr(license, "noncommercial"))
+        return 1;
+    for (const char *p = license; (p = strstr(p, "NC")); p += 2)
+        if ((p == license || !isalpha((unsigned char)p[-1])) && !isalpha((unsigned char)p[2]))
+            return 1;
+    const char *slash = strrchr(source, '/');
+    return !*license && strcasestr(slash ? slash : source, "dit-xl") != NULL;
+}
+
+static const char note_stated[] =
+    "its licence is non-commercial: adapters trained on it may not be used commercially either";
+static const char note_guessed[] =
+    "it looks like the DiT-XL/2 weights of facebookresearch/DiT, whose licence is CC-BY-NC 4.0: "
+    "non-commercial use only (record it with --license 'CC-BY-NC 4.0')";
+
+static int known_members(const json_t *body, const char *known, ds_error *err) {
+    const char *key;
+    json_t *value;
+    char word[80];
+    json_object_foreach((json_t *)(uintptr_t)body, key, value) {
+        snprintf(word, sizeof word, "|%.60s|", key);
+        if (!strstr(known, word))
+            return ds_fail(err, DS_EINVAL, "'%.60s' is not known here (see docs/api.md)", key);
+    }
+    return 0;
+}
+
+static int check_import(const json_t *body, int net, ds_error *err) {
+    int rc =
+        known_members(body, net ? "|source|name|license|" : "|source|vae|name|license|heads|", err);
+    if (!rc)
+        rc = plain_text(body, "name", 64, err);
+    if (!rc)
+        rc = plain_text(body, "license", LICENSE_MAX, err);
+    const json_t *heads = json_object_get(body, "heads");
+    if (!rc && heads && !json_is_null(heads) &&
+        (!json_is_integer(heads) || json_integer_value(heads) < 0 ||
+         json_integer_value(heads) > 1024))
+        rc = ds_fail(err, DS_EINVAL, "'heads' must be a whole number from 0 to 1024");
+    return rc;
+}
+
+static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
+    json_t *body, *doc = NULL;
+    char *source = NULL, *vae = NULL, name[DS_NAME_SIZE];
+    int64_t id = 0;
+    int rc = ds_request_json(rq, &body, err);
+    if (!rc)
+        rc = check_import(body, net, err);
+    if (!rc)
+        rc = source_path(body, "source", 1, &source, err);
+    if (!rc)
+        rc = source_path(body, "vae", 0, &vae, err);
+    const char *given = ds_json_string(body, "name", ""),
+               *license = ds_json_string(body, "license", "");
+    if (!rc && *given)
+        snprintf(name, sizeof name, "%s", given);
+    else if (!rc)
+        name_of(source, name);
+    if (!rc) /* only whether it can be a name: whose it is, its digest decides */
+        rc = ds_name_check(net ? "feature network" : "base", name, err);
+    if (!rc) {
+        json_t *payload = json_pack("{ss ss ss? ss ss sI}", "what", net ? "feature_net" : "base",
+                                    "source", source, "vae", vae, "name", name, "license", license,
+                                    "heads", (json_int_t)ds_json_int(body, "heads", 0));
+        rc = payload ? ds_job_add(d->registry, DS_JOB_IMPORT, name, payload, 3, &id, err)
+                     : ds_fail(err, DS_EINVAL, "the path is not UTF-8: rename the file");
+        json_decref(payload);
+    }
+    if (!rc)
+        rc = ds_job_get(d->registry, id, &doc, err);
+    if (!rc && !net)
+        json_object_set_new(doc, "note",
+                            !non_commercial(source, license) ? json_null()
+                            : *license                       ? json_string(note_stated)
+                                                             : json_string(note_guessed));
+    free(source);
+    free(vae);
+    return rc ? rc : ds_reply_json(rq, 202, doc);
+}
+
+int ds_api_base_add(ds_request *rq, void *ctx, ds_error *err) {
+    return import_add(rq, ctx, 0, err);
+}
+
+int ds_api_feature_net_add(ds_request *rq, void *ctx, ds_error *err) {
+    return import_add(rq, ctx, 1, err);
+}
+
+/* ---- changing ---- */
+
+int ds_api_default_base_set(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    json_t *body;
+    const char *ref;
+    int64_t id = 0;
+    int rc = ds_request_json(rq, &body, err);
+    if (!rc)
+        rc = ds_json_need_string(body, "base", &ref, err);
+    if (!rc)
+        rc = ds_api_usable_base(d, ref, &id, NULL, err);
+    if (!rc)
+        rc = ds_base_choose(d->registry, id, err);
+    if (rc)
+        return rc;
+    ds_daemon_poke(d);
+    return reply_base(rq, d, NULL, err);
+}
+
+/* Only what an import wrote, and only when no other row names it (bases may share a VAE). */
+static void remove_file(ds_daemon *d, const char *path) {
+    char dir[PATH_MAX];
+    ds_models_dir(d, 0, dir);
+    size_t n = strlen(dir);
+    if (!path || strncmp(path, dir, n) || path[n] != '/' || strchr(path + n + 1, '/') ||
+        ds_model_file_known(d->registry, path))
+        return;
+    if (unlink(path) && errno != ENOENT)
+        ds_log(DS_LOG_WARN, "cannot remove '%s': %s", path, strerror(errno));
+}
+
+int ds_api_base_remove(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    json_t *base = NULL;
+    int64_t id = 0;
+    int rc = ds_base_resolve(d->registry, ds_request_param(rq, 0), &id, err);
+    if (!rc)
+        rc = ds_base_remove(d->registry, id, &base, err);
+    if (rc)
+        return rc;
+    remove_file(d, ds_json_string(base, "path", NULL));
+    remove_file(d, ds_json_string(json_object_get(base, "vae"), "path", NULL));
+    json_object_set_new(base, "removed", json_true());
+    return ds_reply_json(rq, 200, base);
+}
+
+/* ---- tidying ---- */
+
+static json_t *part_json(const ds_gc_part *p) {
+    return json_pack("{sI sI sI}", "removed", (json_int_t)p->files, "bytes", (json_int_t)p->bytes,
+                     "young", (json_int_t)p->young);
+}
+
+int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    json_t *body;
+    ds_gc_result r;
+    int rc = ds_request_json(rq, &body, err);
+    if (!rc)
+        rc = known_members(body, "|dry_run|grace_seconds|", err);
+    const json_t *dry = json_object_get(body, "dry_run"),
+                 *grace = json_object_get(body, "grace_seconds");
+    if (!rc && dry && !json_is_boolean(dry))
+        rc = ds_fail(err, DS_EINVAL, "'dry_run' must be true or false");
+    /* less than a minute would take blobs from under a result that is being published */
+    if (!rc && grace &&
+        !(json_is_number(grace) && json_number_value(grace) >= 60 &&
+          json_number_value(grace) <= 1e9))
+        rc = ds_fail(err, DS_EINVAL, "'grace_seconds' must be a number from 60 to 1e9");
+    if (rc)
+        return rc;
+    int64_t ms = grace ? (int64_t)(json_number_value(grace) * 1000) : DS_SWEEP_GRACE_MS;
+    rc = ds_gc(d, ms, json_is_true(dry), &r, err);
+    if (rc)
+        return rc;
+    return ds_reply_json(rq, 200,
+                         json_pack("{sb sf so so so sb}", "dry_run", json_is_true(dry),
+                                   "grace_seconds", (double)ms / 1000, "blobs", part_json(&r.blobs),
+                                   "caches", part_json(&r.caches), "models", part_json(&r.models),
+                                   "importing", r.importing));
+}

@@ -1,0 +1,196 @@
+/* daemon/gc.c - see gc.h.  How the worker names and lays out its caches: worker/prepare_cache.c,
+ * worker/feature_cache.c. */
+#include "daemon/gc.h"
+
+#include "base/digest.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/zio.h"
+#include "registry/bases.h"
+#include "registry/blobs.h"
+#include "registry/cleanup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define META_MAX (256u << 20)     /* of an image cache: classes and rejected files */
+#define FEATURES_MAX (512u << 20) /* of a feature cache, unpacked */
+
+typedef struct {
+    ds_daemon *d;
+    json_t *facts;
+    json_t *images; /* digests of prepared images that stay: their features stay too */
+    int64_t grace_ms;
+    int dry_run;
+} gc;
+
+static int in_set(const json_t *set, const char *key) { return json_object_get(set, key) != NULL; }
+
+/* Removes a file, or counts it. */
+static void drop(const gc *g, const char *path, const struct stat *st, ds_gc_part *part) {
+    int64_t age =
+        ds_now_ms() - ((int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000);
+    if (age < g->grace_ms) {
+        part->young++;
+        return;
+    }
+    if (!g->dry_run && unlink(path) && errno != ENOENT) {
+        ds_log(DS_LOG_WARN, "cannot remove '%s': %s", path, strerror(errno));
+        return;
+    }
+    part->files++;
+    part->bytes += st->st_size;
+}
+
+/* Calls fn for each regular file of a folder that begins and ends so; fn says whether it is of use.
+ */
+static void each(gc *g, const char *folder, const char *begin, const char *end,
+                 int (*used)(gc *g, const char *path, const char *name), ds_gc_part *part) {
+    char dir[PATH_MAX], path[PATH_MAX];
+    ds_fs_join(dir, sizeof dir, g->d->o.state, folder);
+    DIR *list = opendir(dir);
+    if (!list)
+        return;
+    for (struct dirent *e; (e = readdir(list));) {
+        struct stat st;
+        size_t n = strlen(e->d_name), m = strlen(end);
+        if (strncmp(e->d_name, begin, strlen(begin)) || n < m ||
+            strcmp(e->d_name + n - m, end) != 0)
+            continue;
+        ds_fs_join(path, sizeof path, dir, e->d_name);
+        if (!lstat(path, &st) && S_ISREG(st.st_mode) && !used(g, path, e->d_name))
+            drop(g, path, &st, part);
+    }
+    closedir(list);
+}
+
+/* ---- caches ---- */
+
+typedef struct { /* as worker/prepare_cache.c writes it */
+    char magic[8];
+    uint64_t n, side, channels, meta_size, file_size;
+    char key[64], rest[64], payload[64], header[64];
+} images_header;
+
+/* The metadata object at the end of an image cache; NULL when it cannot be made out. */
+static json_t *images_meta(const char *path, images_header *h) {
+    struct stat st;
+    json_t *doc = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return NULL;
+    if (!fstat(fd, &st) && read(fd, h, sizeof *h) == (ssize_t)sizeof *h &&
+        !memcmp(h->magic, "DSIMG001", 8) && h->file_size == (uint64_t)st.st_size &&
+        h->meta_size > 1 && h->meta_size <= META_MAX && h->meta_size < h->file_size) {
+        char *text = ds_xmalloc(h->meta_size);
+        if (pread(fd, text, h->meta_size, (off_t)(h->file_size - h->meta_size)) ==
+                (ssize_t)h->meta_size &&
+            ds_json_parse("image cache", text, h->meta_size, &doc, NULL))
+            doc = NULL;
+        free(text);
+    }
+    close(fd);
+    return doc;
+}
+
+/* A file that cannot be made out is damaged or of another program version: nobody can use it, but
+ * nobody is in its way either. */
+static int images_used(gc *g, const char *path, const char *name) {
+    (void)name;
+    images_header h;
+    json_t *meta = images_meta(path, &h);
+    const char *manifest = ds_json_string(meta, "manifest", NULL);
+    int used = !manifest || in_set(json_object_get(g->facts, "manifests"), manifest);
+    if (meta && used) {
+        char digest[65];
+        memcpy(digest, h.payload, 64);
+        digest[64] = 0;
+        json_object_set_new(g->images, digest, json_true());
+    }
+    json_decref(meta);
+    return used;
+}
+
+/* The value of "word=" in the key of a feature cache, or "". */
+static void key_value(const char *key, const char *word, char out[65]) {
+    const char *p = strstr(key, word);
+    size_t n = p ? strcspn(p + strlen(word), " ") : 0;
+    out[0] = 0;
+    if (n == 64) {
+        memcpy(out, p + strlen(word), 64);
+        out[64] = 0;
+    }
+}
+
+/* "key" of the metadata of a feature cache, "" when it cannot be read; free it. */
+static char *features_key(const char *path) {
+    char *data = NULL, *key = NULL;
+    size_t n = 0;
+    uint64_t size = 0;
+    json_t *doc = NULL;
+    if (ds_zio_read_file(path, FEATURES_MAX, &data, &n, NULL))
+        return ds_xstrdup("");
+    for (int i = 7; n > 8 && i >= 0; i--)
+        size = size << 8 | (unsigned char)data[i];
+    if (size > 1 && size <= n - 8 && !ds_json_parse("features", data + 8, size, &doc, NULL))
+        key = ds_xstrdup(ds_json_string(json_object_get(doc, "__metadata__"), "key", ""));
+    json_decref(doc);
+    free(data);
+    return key ? key : ds_xstrdup("");
+}
+
+static int features_used(gc *g, const char *path, const char *name) {
+    (void)name;
+    char images[65], base[65], *key = features_key(path);
+    key_value(key, "images=", images);
+    key_value(key, "base=", base);
+    free(key);
+    return (!*images || in_set(g->images, images)) &&
+           (!*base || in_set(json_object_get(g->facts, "bases"), base));
+}
+
+/* hashes/<dataset id> */
+static int hashes_used(gc *g, const char *path, const char *name) {
+    (void)path;
+    return strspn(name, "0123456789") != strlen(name) ||
+           in_set(json_object_get(g->facts, "datasets"), name);
+}
+
+/* ---- models ---- */
+
+static int model_used(gc *g, const char *path, const char *name) {
+    (void)name;
+    return ds_model_file_known(g->d->registry, path);
+}
+
+int ds_gc(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc_result *out, ds_error *err) {
+    gc g = {.d = d, .images = json_object(), .grace_ms = grace_ms, .dry_run = dry_run};
+    ds_sweep sweep = {0};
+    *out = (ds_gc_result){0};
+    int rc = ds_cleanup_facts(d->registry, &g.facts, err);
+    if (!rc)
+        rc = ds_blobs_sweep(d->registry, grace_ms, dry_run, &sweep, err);
+    if (!rc) {
+        out->blobs = (ds_gc_part){sweep.removed, sweep.removed_bytes, sweep.kept_young};
+        each(&g, "cache", "images-", ".bin", images_used, &out->caches);
+        each(&g, "cache", "features-", ".zst", features_used, &out->caches);
+        each(&g, "cache/base", "features-", ".zst", features_used, &out->caches);
+        each(&g, "cache/hashes", "", "", hashes_used, &out->caches);
+        out->importing = ds_json_bool(g.facts, "importing", 0);
+        if (!out->importing) {
+            each(&g, "bases", "", "", model_used, &out->models);
+            each(&g, "feature_nets", "", "", model_used, &out->models);
+        }
+    }
+    json_decref(g.facts);
+    json_decref(g.images);
+    return rc;
+}
