@@ -127,14 +127,27 @@ static void check_integrity(checking *c, int decode) {
         found(c, "%s", t->features_finding);
 }
 
-/* 1: the probe was made and equals the recorded one. */
+/* What is known of the task's samples on this device class; without, the recipe of publication. */
+static const ds_spec_probe *probe_of(const ds_spec_task *t, const char *class) {
+    for (int i = 0; i < t->probe_count; i++)
+        if (!strcmp(t->probes[i].device_class, class))
+            return &t->probes[i];
+    return &t->probe;
+}
+
+/* 1: the probe was made and equals the recorded one.  On a class of devices that nothing is known
+ * of it is made too: when the measurement then passes, the next time has something to compare. */
 static int check_probe(checking *c, ds_error *err, int *rc) {
-    const ds_spec_probe *p = &c->task->probe;
-    if (!p->sha256 || !c->adapter || strcmp(p->device_class, c->tools->dev->device_class))
+    const ds_spec_probe *p = probe_of(c->task, c->tools->dev->device_class);
+    if (!p->sha256 || !c->adapter)
         return 0;
+    c->out->probe = p;
+    c->out->probe_class = c->tools->dev->device_class;
     *rc = ds_probe(c->tools->model, c->adapter, &c->task->sample, p->n, p->seed, c->out->probe_now,
                    err);
     if (*rc)
+        return 0;
+    if (strcmp(p->device_class, c->tools->dev->device_class))
         return 0;
     c->out->level = 1;
     c->out->unchanged = !strcmp(c->out->probe_now, p->sha256);
@@ -301,9 +314,14 @@ static json_t *task_json(const ds_gate_task *t) {
     json_object_set_new(o, "kid_recorded", ds_json_real(s->kid));
     json_object_set_new(o, "kid_now", ds_json_real(t->kid_now));
     json_object_set_new(o, "delta", ds_json_real(t->delta));
-    json_object_set_new(o, "probe_recorded",
-                        s->probe.sha256 ? json_string(s->probe.sha256) : json_null());
+    const ds_spec_probe *p = t->probe ? t->probe : &s->probe;
+    json_object_set_new(o, "probe_recorded", p->sha256 ? json_string(p->sha256) : json_null());
     json_object_set_new(o, "probe_now", t->probe_now[0] ? json_string(t->probe_now) : json_null());
+    if (t->probe_now[0]) {
+        json_object_set_new(o, "probe_class", json_string(t->probe_class));
+        json_object_set_new(o, "probe_n", json_integer(p->n));
+        json_object_set_new(o, "probe_seed", json_integer((json_int_t)p->seed));
+    }
     return o;
 }
 

@@ -3,7 +3,9 @@
  * For each old task, in this order:
  *   integrity   base, feature network, adapter and reference are the registered bytes
  *   level 1     the probe, fixed-seed samples through the path that serves the task, has the
- *               recorded digest (same device class): unchanged, proven
+ *               recorded digest (same device class): unchanged, proven.  On a class that nothing is
+ *               recorded of it is made and reported, so that the registry can record it when level
+ *               2 passes, and level 1 is possible from then on
  *   level 2     otherwise, or with verify=full: FD and KID against the stored reference features
  *               at the recorded N, seed and sampler settings
  *
@@ -33,6 +35,8 @@ typedef struct {
     double fd_now, fd_lo, fd_hi, kid_now; /* NaN: not measured */
     double delta;                         /* fd_now / fd - 1; NaN: not measured */
     char probe_now[DS_HEX_SIZE];          /* "": not made */
+    const ds_spec_probe *probe; /* what it was made by and compared with; NULL: not made */
+    const char *probe_class;    /* where it was made */
 } ds_gate_task;
 
 typedef struct {

@@ -292,6 +292,7 @@ static const field task_fields[] = {
      AT(ds_spec_task, probe),
      .sub = recorded_probe_fields,
      .flags = OPTIONAL | NULLABLE},
+    {.key = "probes", KNOWN, 0, .flags = OPTIONAL}, /* read_probes */
     {.key = "reference",
      OBJECT,
      AT(ds_spec_task, reference),
@@ -375,6 +376,24 @@ const char *ds_job_kind_name(enum ds_job_kind kind) { return kind_names[kind]; }
 
 /* ---------------------------------------------------------------- the document */
 
+static int read_probes(ds_spec_task *t, const char *where, const json_t *task, ds_error *err) {
+    const json_t *list = json_object_get(task, "probes"), *v;
+    size_t i, n = json_array_size(list);
+    if (list && (!json_is_array(list) || n > DS_SPEC_PROBES_MAX))
+        return ds_fail(err, DS_EINVAL, "%s.probes must be a list of at most %d", where,
+                       DS_SPEC_PROBES_MAX);
+    t->probes = ds_xcalloc(n + 1, sizeof *t->probes);
+    json_array_foreach(list, i, v) {
+        char place[96];
+        snprintf(place, sizeof place, "%s.probes[%zu]", where, i);
+        int rc = read_object(place, v, recorded_probe_fields, &t->probes[i], err);
+        if (rc)
+            return rc;
+        t->probe_count++;
+    }
+    return 0;
+}
+
 static int read_tasks(ds_spec *s, ds_error *err) {
     const json_t *list = json_object_get(s->doc, "old_tasks"), *v;
     if (s->kind != DS_JOB_TRAIN && s->kind != DS_JOB_VERIFY)
@@ -389,10 +408,12 @@ static int read_tasks(ds_spec *s, ds_error *err) {
         ds_spec_task *t = &s->tasks[i];
         *t = (ds_spec_task){.fd = NAN, .kid = NAN};
         snprintf(where, sizeof where, "spec.json: old_tasks[%zu]", i);
+        s->task_count++;
         int rc = read_object(where, v, task_fields, t, err);
+        if (!rc)
+            rc = read_probes(t, where, v, err);
         if (rc)
             return rc;
-        s->task_count++;
     }
     return 0;
 }
@@ -452,6 +473,8 @@ int ds_spec_read(const char *path, ds_spec **out, ds_error *err) {
 void ds_spec_free(ds_spec *s) {
     if (!s)
         return;
+    for (int i = 0; i < s->task_count; i++)
+        free(s->tasks[i].probes);
     free(s->tasks);
     json_decref(s->doc);
     free(s);

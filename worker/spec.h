@@ -18,6 +18,7 @@
 #define DS_SPEC_SCHEMA "diffscaler.job/1"
 #define DS_SPEC_MAX ((size_t)64 << 20) /* bytes of spec.json */
 #define DS_SPEC_TASKS_MAX 100000
+#define DS_SPEC_PROBES_MAX 1000   /* of one task */
 #define DS_SPEC_IMAGES_MAX 100000 /* evaluate.n, sample n */
 
 enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY };
@@ -65,7 +66,9 @@ typedef struct {
 typedef struct {
     const char *name, *ref;
     ds_spec_file adapter, reference; /* digests of the uncompressed bytes */
-    ds_spec_probe probe;
+    ds_spec_probe probe;             /* that of publication */
+    ds_spec_probe *probes;           /* of all device classes that are known */
+    int probe_count;
     ds_spec_sample sample;
     ds_spec_evaluate evaluate;
     double fd, kid; /* NaN: not recorded */
