@@ -142,6 +142,12 @@ static void step_event(ds_events *e, const char *type, int step) {
     put(e, doc);
 }
 
+void ds_events_plan(ds_events *e, const json_t *plan) {
+    json_t *doc = event("plan");
+    json_object_set_new(doc, "plan", json_deep_copy(plan));
+    put(e, doc);
+}
+
 void ds_events_checkpoint(ds_events *e, int step) { step_event(e, "checkpoint", step); }
 
 void ds_events_resumed(ds_events *e, int step) {

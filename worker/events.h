@@ -10,7 +10,7 @@
 #ifndef DS_WORKER_EVENTS_H
 #define DS_WORKER_EVENTS_H
 
-#include "base/error.h"
+#include "base/json.h"
 
 #include <stdint.h>
 
@@ -32,6 +32,8 @@ void ds_events_progress(ds_events *e, double done, double total, const char *uni
                         double images_per_second);
 
 void ds_events_metric(ds_events *e, const char *key, int step, double value);
+/* What the job will take (worker/plan.h); plan is borrowed. */
+void ds_events_plan(ds_events *e, const json_t *plan);
 void ds_events_checkpoint(ds_events *e, int step);
 void ds_events_resumed(ds_events *e, int step);
 void ds_events_stopped(ds_events *e, const char *reason);

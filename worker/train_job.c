@@ -19,6 +19,7 @@
 #include "worker/evaluate.h"
 #include "worker/gate.h"
 #include "worker/memory.h"
+#include "worker/plan.h"
 #include "worker/serve.h"
 #include "worker/stop.h"
 
@@ -36,6 +37,7 @@ typedef struct {
     ds_images *images;
     ds_method_spec method; /* with the number of classes */
     ds_train_options options;
+    ds_plan plan;
     ds_train_record record;
     int resumed_from;
     ds_adapter *adapter; /* decoded from the bytes it will be published with */
@@ -45,34 +47,32 @@ typedef struct {
 
 /* ---------------------------------------------------------------- memory */
 
-static double need_bytes(const train_job *t, int micro_batch) {
-    ds_train_options o = t->options;
-    o.micro_batch = micro_batch;
-    double train = (double)ds_trainer_bytes(t->tools.model, &t->method, &o),
-           evaluate = (double)ds_inception_bytes(t->tools.dev, 8);
-    return (double)t->tools.base->table.total * sizeof(float) + fmax(train, evaluate);
+/* Refuse what cannot fit, saying what would; recompute activations if that helps. */
+static int plan_memory(train_job *t, ds_error *err) {
+    const ds_spec *s = t->spec;
+    const ds_dit_config *c = &t->tools.base->cfg;
+    double now = ds_memory_now(), free_bytes = ds_memory_available();
+    ds_plan_input in = {.images =
+                            t->images ? (double)t->images->n * c->side * c->side * c->channels : 0,
+                        .features = (double)ds_inception_bytes(t->tools.dev, 8),
+                        .limit = s->device.memory_limit > 0 ? s->device.memory_limit
+                                 : free_bytes > 0           ? free_bytes + now
+                                                            : 0,
+                        .nets = s->sample.mode == DS_GUIDANCE_DOMAIN ? 2 : 1};
+    t->options.recompute = 0;
+    return ds_plan_memory(&t->plan, t->tools.dev, t->tools.base, &t->method, &t->options, &in, err);
 }
 
-static double limit_bytes(const train_job *t) {
-    return t->spec->device.memory_limit > 0 ? t->spec->device.memory_limit : ds_memory_available();
-}
-
-/* Refuse what cannot fit, saying what would. */
-static int check_memory(const train_job *t, ds_error *err) {
-    const double mib = 1 << 20, limit = limit_bytes(t);
-    const int batch = t->options.batch,
-              micro = t->options.micro_batch ? t->options.micro_batch : batch;
-    double need = need_bytes(t, micro);
-    if (limit <= 0 || need <= limit)
-        return 0;
-    for (int m = micro - 1; m >= 1; m--)
-        if (batch % m == 0 && need_bytes(t, m) <= limit)
-            return ds_fail(err, DS_EINVAL,
-                           "training needs %.0f MiB and %.0f MiB are available: micro_batch %d "
-                           "would need %.0f MiB",
-                           need / mib, limit / mib, m, need_bytes(t, m) / mib);
-    return ds_fail(err, DS_EINVAL, "training needs %.0f MiB and only %.0f MiB are available",
-                   need / mib, limit / mib);
+/* How long it will take, measured; then the plan is said, before anything is trained. */
+static int plan_time(train_job *t, ds_error *err) {
+    int rc = ds_plan_time(&t->plan, t->tools.dev, t->tools.base, &t->method, &t->options, err);
+    if (rc)
+        return rc;
+    json_t *doc = ds_plan_json(&t->plan);
+    ds_events_plan(t->job->events, doc);
+    json_decref(doc);
+    ds_plan_print(stderr, &t->plan);
+    return 0;
 }
 
 /* ---------------------------------------------------------------- prepare */
@@ -86,12 +86,12 @@ static int on_prepare(void *user, int64_t done, int64_t total) {
 static int prepare(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
     const ds_dit_config *c = &t->tools.base->cfg;
+    int rc = plan_memory(t, err); /* fills the plan also when it refuses */
     ds_events_stage(t->job->events, "prepare",
                     "%dx%d; device %s, %d thread%s; training needs %.0f MiB of %.0f MiB", c->side,
                     c->side, t->tools.dev->device_class, t->tools.dev->threads,
-                    t->tools.dev->threads == 1 ? "" : "s",
-                    need_bytes(t, t->options.micro_batch) / (1 << 20), limit_bytes(t) / (1 << 20));
-    int rc = check_memory(t, err);
+                    t->tools.dev->threads == 1 ? "" : "s", t->plan.peak / (1 << 20),
+                    t->plan.limit / (1 << 20));
     if (rc)
         return rc;
     if (!c->pixel || c->channels != 3)
@@ -122,7 +122,8 @@ static int prepare(train_job *t, ds_error *err) {
     t->method.classes = im->class_count;
     if (!s->train.dropout_given)
         t->options.label_dropout = im->class_count > 1 ? 0.1 : 0;
-    return check_memory(t, err);
+    rc = plan_memory(t, err);
+    return rc ? rc : plan_time(t, err);
 }
 
 /* ---------------------------------------------------------------- train */
@@ -354,6 +355,7 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     json_object_set_new(doc, "grid", trained ? json_string("grid.png") : json_null());
     json_object_set_new(doc, "samples", trained ? json_string("samples.png") : json_null());
     json_object_set_new(doc, "peak_bytes", ds_json_real(ds_memory_peak()));
+    json_object_set_new(doc, "plan", trained ? ds_plan_json(&t->plan) : json_null());
     return doc;
 }
 
