@@ -152,7 +152,7 @@ static void position_half(float *out, int n, int pos) {
     }
 }
 
-static void init_positions(float *pos, const ds_dit_config *c) {
+void ds_dit_positions(float *pos, const ds_dit_config *c) {
     const int grid = c->side / c->patch, D = c->width;
     for (int row = 0; row < grid; row++)
         for (int col = 0; col < grid; col++) {
@@ -168,7 +168,7 @@ void ds_dit_init(float *data, const ds_params *table, const ds_dit_config *c, ui
         float *x = data + p->offset;
         memset(x, 0, p->count * sizeof *x);
         if (p->kind == DS_PARAM_FIXED)
-            init_positions(x, c);
+            ds_dit_positions(x, c);
         /* adaLN-Zero: modulation and output layers start at zero */
         int zero = strstr(p->name, "adaLN") || strstr(p->name, "final_layer");
         if (p->kind != DS_PARAM_TABLE && (p->kind != DS_PARAM_WEIGHT || zero))

@@ -76,6 +76,9 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err);
 void ds_dit_tensors(ds_params *table, const ds_dit_config *c);
 ds_linear *ds_dit_linears(const ds_dit_config *c, const ds_params *table);
 
+/* The 2-D sin-cos position embedding, (tokens, width). */
+void ds_dit_positions(float *pos, const ds_dit_config *c);
+
 /* Initialise a fresh model as DiT.initialize_weights (xavier, sin-cos positions, adaLN-Zero). */
 void ds_dit_init(float *data, const ds_params *table, const ds_dit_config *c, uint64_t seed);
 
