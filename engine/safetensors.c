@@ -671,19 +671,27 @@ static int write_header(ds_st_writer *w, ds_buf *b, size_t *data_bytes, ds_error
     return 0;
 }
 
+int ds_st_writer_header(ds_st_writer *w, ds_buf *out, size_t *data_bytes, ds_error *err) {
+    ds_buf header = {0};
+    int rc = check_names(w, err);
+    rc = rc ? rc : write_header(w, &header, data_bytes, err);
+    if (!rc) {
+        uint64_t size = header.len;
+        ds_buf_add(out, &size, sizeof size);
+        ds_buf_add(out, header.data, header.len);
+    }
+    ds_buf_release(&header);
+    return rc;
+}
+
 int ds_st_writer_finish(ds_st_writer *w, char **out, size_t *n, ds_error *err) {
     ds_buf header = {0};
     size_t data_bytes = 0;
-    int rc = check_names(w, err);
-    rc = rc ? rc : write_header(w, &header, &data_bytes, err);
-    if (rc) {
-        ds_buf_release(&header);
+    int rc = ds_st_writer_header(w, &header, &data_bytes, err);
+    if (rc)
         return rc;
-    }
-    uint64_t size = header.len;
-    char *p = ds_xmalloc(8 + header.len + data_bytes), *at = p + 8 + header.len;
-    memcpy(p, &size, 8);
-    memcpy(p + 8, header.data, header.len);
+    char *p = ds_xmalloc(header.len + data_bytes), *at = p + header.len;
+    memcpy(p, header.data, header.len);
     for (size_t i = 0; i < w->count; i++) {
         if (w->tensors[i].bytes)
             memcpy(at, w->tensors[i].data, w->tensors[i].bytes);

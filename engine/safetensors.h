@@ -21,6 +21,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/mem.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -113,6 +114,11 @@ void ds_st_writer_meta(ds_st_writer *w, const char *key, const char *value); /* 
  * a multiple of 8.  DS_EINVAL: a name twice, text that is not UTF-8, too many tensors, header too
  * large.  The writer stays valid and is freed by the caller. */
 int ds_st_writer_finish(ds_st_writer *w, char **out, size_t *n, ds_error *err);
+
+/* What stands before the data: 8 bytes of length and the header; and how many bytes of data follow.
+ * For files that are written piece by piece (engine/st_stream.h); tensors may be added with data
+ * NULL. */
+int ds_st_writer_header(ds_st_writer *w, ds_buf *out, size_t *data_bytes, ds_error *err);
 
 /* ---- number formats */
 
