@@ -45,7 +45,9 @@ typedef struct {
 typedef enum {
     DS_ARG_OTHER,
     DS_ARG_DIR,
+    DS_ARG_FILE, /* a file or a folder */
     DS_ARG_DATASET,
+    DS_ARG_BASE,
     DS_ARG_REF,
     DS_ARG_JOB,
     DS_ARG_SHELL,
@@ -135,6 +137,14 @@ int ds_cmd_list_datasets(ds_cli *c, ds_error *err);
 int ds_cmd_show_dataset(ds_cli *c, ds_error *err);
 int ds_cmd_remove_dataset(ds_cli *c, ds_error *err);
 int ds_cmd_rescan_dataset(ds_cli *c, ds_error *err);
+int ds_cmd_add_base(ds_cli *c, ds_error *err);
+int ds_cmd_list_bases(ds_cli *c, ds_error *err);
+int ds_cmd_show_base(ds_cli *c, ds_error *err);
+int ds_cmd_set_default_base(ds_cli *c, ds_error *err);
+int ds_cmd_remove_base(ds_cli *c, ds_error *err);
+int ds_cmd_add_feature_net(ds_cli *c, ds_error *err);
+int ds_cmd_list_feature_nets(ds_cli *c, ds_error *err);
+int ds_cmd_gc(ds_cli *c, ds_error *err);
 int ds_cmd_list_adapters(ds_cli *c, ds_error *err);
 int ds_cmd_show_adapter(ds_cli *c, ds_error *err);
 int ds_cmd_pull_adapter(ds_cli *c, ds_error *err);

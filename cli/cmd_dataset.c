@@ -103,6 +103,7 @@ static void show(ds_cli *c, const json_t *d) {
     ds_field(c, "added", "%s", ds_fmt_time(when, ds_json_string(d, "created_at", NULL)));
     show_version(c, json_object_get(d, "version"));
     ds_field(c, "method", "%s", ds_json_string(d, "method", "-"));
+    ds_field(c, "base", "%s", ds_json_string(d, "base", "the default"));
     char *options = json_dumps(json_object_get(d, "options"), JSON_COMPACT);
     if (options && strcmp(options, "{}"))
         ds_field(c, "options", "%s", options);

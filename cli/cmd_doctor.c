@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/zio.h"
 #include "cli/client.h"
+#include "cli/follow.h"
 #include "cli/format.h"
 #include "cli/start.h"
 
@@ -18,7 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-typedef enum { OK, WARN, FAIL } grade;
+/* NOTE: nothing is wrong, but there is something that people may want. */
+typedef enum { OK, NOTE, WARN, FAIL } grade;
 
 typedef struct {
     ds_cli *c;
@@ -35,7 +37,7 @@ static void report(doctor *d, grade g, const char *name, const char *fix, const 
     __attribute__((format(printf, 5, 6)));
 
 static void report(doctor *d, grade g, const char *name, const char *fix, const char *fmt, ...) {
-    static const char *const words[] = {"ok", "warn", "fail"};
+    static const char *const words[] = {"ok", "note", "warn", "fail"};
     char detail[1200];
     va_list ap;
     va_start(ap, fmt);
@@ -49,7 +51,7 @@ static void report(doctor *d, grade g, const char *name, const char *fix, const 
     json_object_set_new(check, "fix", g == OK ? json_null() : json_string(fix));
     json_array_append_new(d->checks, check);
     ds_cli *c = d->c;
-    if (c->json || (c->quiet && g == OK))
+    if (c->json || (c->quiet && g <= NOTE))
         return;
     ds_style style = ds_style_of_state(words[g]);
     fprintf(c->out, "%s%-4s%s  %-12s  ", ds_style_on(c, style), words[g], ds_style_off(c, style),
@@ -202,6 +204,17 @@ static int model_digest(const char *path, char hex[DS_HEX_SIZE], ds_error *err) 
     return rc;
 }
 
+/* Registered beside another default, because a person chose that one. */
+static int is_registered(doctor *d, const char *hex) {
+    char path[100];
+    json_t *base = NULL;
+    snprintf(path, sizeof path, "/v1/bases/%s", hex);
+    int rc = ds_client_call(d->c->http, "GET", path, NULL, &base, NULL);
+    int known = !rc && !ds_json_bool(base, "removed", 0);
+    json_decref(base);
+    return known;
+}
+
 static void check_model(doctor *d, const char *name, const char *path, const char *member) {
     const char *want = ds_json_string(json_object_get(d->status, member), "sha256", NULL);
     char hex[DS_HEX_SIZE];
@@ -213,12 +226,75 @@ static void check_model(doctor *d, const char *name, const char *path, const cha
                "none found");
     else if (model_digest(path, hex, &err))
         report(d, FAIL, name, "install it again", "%s", err.message);
+    else if (want && strcmp(want, hex) && !strcmp(member, "base") && is_registered(d, hex))
+        report(d, OK, name, "",
+               "'%s', sha256:%.12s...; the default is another one, sha256:%.12s...", path, hex,
+               want);
     else if (want && strcmp(want, hex))
         report(d, WARN, name, "restart diffscalerd if the file was replaced on purpose",
                "'%s' is sha256:%.12s..., the daemon uses sha256:%.12s...", path, hex, want);
     else
         report(d, OK, name, "", "'%s', sha256:%.12s...%s", path, hex,
                want ? ", as the daemon has it" : "");
+}
+
+static const char vae_places[] =
+    "people use sd-vae-ft-ema (stabilityai, MIT): dsctl add-base SRC --vae ./sd-vae-ft-ema, with "
+    "the SRC of that base";
+static const char dit_places[] =
+    "people use DiT-XL-2-256x256.pt of facebookresearch/DiT (CC-BY-NC 4.0: non-commercial) with "
+    "sd-vae-ft-ema (MIT): dsctl add-base ./DiT-XL-2-256x256.pt --vae ./sd-vae-ft-ema";
+static const char fid_places[] =
+    "for FID as published, people use pt_inception-2015-12-05-6726825d.pth of pytorch-fid "
+    "(Apache-2.0): dsctl add-feature-net ./pt_inception-2015-12-05-6726825d.pth";
+
+/* The weights that the program cannot bring along: which are here, which are not. */
+static void check_weights(doctor *d) {
+    json_t *bases = NULL, *nets = NULL, *m;
+    char *next = NULL;
+    size_t i;
+    int lacking = 0, brought = 0, published = 0;
+    if (!d->status || ds_fetch_list(d->c, "/v1/bases", 0, &bases, &next, NULL))
+        return;
+    free(next);
+    json_array_foreach(bases, i, m) {
+        brought += ds_json_string(m, "source", NULL) != NULL;
+        if (!json_array_size(json_object_get(m, "missing")))
+            continue;
+        lacking++;
+        report(d, WARN, "vae", vae_places, "base '%s' works on latents and has no VAE",
+               ds_json_string(m, "name", "?"));
+    }
+    if (!brought)
+        report(d, NOTE, "weights", dit_places, "only the base that comes with the program");
+    else if (!lacking)
+        report(d, OK, "weights", "", "%zu bases, none lacks its VAE", json_array_size(bases));
+    json_decref(bases);
+    if (ds_fetch_list(d->c, "/v1/feature_nets", 0, &nets, &next, NULL))
+        return;
+    free(next);
+    json_array_foreach(nets, i, m) {
+        published += !strcmp(ds_json_string(m, "kind", ""), "inception-fid");
+    }
+    if (published)
+        report(d, OK, "fid network", "", "the network of published FID values is here");
+    else
+        report(d, NOTE, "fid network", fid_places, "only the network that comes with the program");
+    json_decref(nets);
+}
+
+/* Jobs that are tried again and again: what keeps them from running is not their fault. */
+static void check_waiting(doctor *d) {
+    size_t i;
+    const json_t *job;
+    json_array_foreach(json_object_get(d->status, "waiting"), i, job) {
+        const json_t *e = json_object_get(job, "error");
+        report(d, WARN, "jobs", "make room or free memory as it says; it is tried again by itself",
+               "job %lld (%s %s) could not run %lld times in a row: %s",
+               (long long)ds_json_int(job, "id", 0), ds_json_string(job, "kind", ""),
+               ds_json_string(job, "name", ""), (long long)ds_json_int(job, "postponed", 0),
+               ds_json_string(e, "message", "no reason recorded"));
+    }
 }
 
 /* The flags line of the first processor, with a space at both ends; "" when there is none. */
@@ -288,6 +364,8 @@ int ds_cmd_doctor(ds_cli *c, ds_error *err) {
     check_worker(d);
     check_model(d, "base", d->base, "base");
     check_model(d, "feature net", d->feature_net, "feature_net");
+    check_weights(d);
+    check_waiting(d);
     check_cpu(d);
     check_inotify(d);
     int failed = d->worst == FAIL;

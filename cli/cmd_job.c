@@ -129,6 +129,11 @@ static void show(ds_cli *c, const json_t *job) {
              json_is_array(attempts) ? (long long)json_array_size(attempts)
                                      : (long long)ds_json_int(job, "attempts", 0),
              (long long)ds_json_int(job, "max_attempts", 0));
+    if (ds_json_string(job, "base", NULL))
+        ds_field(c, "base", "%s", ds_json_string(job, "base", ""));
+    if (ds_json_int(job, "postponed", 0))
+        ds_field(c, "postponed", "%lld times in a row",
+                 (long long)ds_json_int(job, "postponed", 0));
     show_times(c, job);
     if (!ds_job_finished(job) && ds_json_string(job, "stage", NULL)) {
         ds_buf text = {0};

@@ -47,6 +47,8 @@ int ds_cmd_verify(ds_cli *c, ds_error *err) {
     json_t *body = json_object(), *job = NULL;
     json_object_set_new(body, "ref", c->arg_count ? json_string(c->args[0]) : json_null());
     json_object_set_new(body, "full", json_boolean(ds_opt_given(c, "full")));
+    if (ds_opt_given(c, "base"))
+        json_object_set_new(body, "base", json_string(ds_opt_text(c, "base", "")));
     int rc = post_and_follow(c, "/v1/verify", body, &job, err);
     json_decref(body);
     if (rc)
@@ -68,6 +70,8 @@ static json_t *sample_request(const ds_cli *c) {
     int base = !strcmp(c->args[0], "base");
     json_object_set_new(r, "ref", base ? json_null() : json_string(c->args[0]));
     json_object_set_new(r, "n", json_integer((json_int_t)ds_opt_number(c, "n", 16)));
+    if (ds_opt_given(c, "base"))
+        json_object_set_new(r, "base", json_string(ds_opt_text(c, "base", "")));
     if (ds_opt_given(c, "class"))
         json_object_set_new(r, "class", json_string(ds_opt_text(c, "class", "")));
     if (ds_opt_given(c, "steps"))

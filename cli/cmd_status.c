@@ -53,6 +53,18 @@ static void show_running(ds_cli *c, const json_t *running) {
     }
 }
 
+/* Jobs that had to wait many times in a row: nobody would look at the queue for them. */
+static void show_waiting(ds_cli *c, const json_t *waiting) {
+    size_t i;
+    const json_t *job;
+    json_array_foreach((json_t *)(uintptr_t)waiting, i, job) {
+        ds_field(c, i ? "" : "waiting", "job %lld %s %s: could not run %lld times in a row: %s",
+                 (long long)ds_json_int(job, "id", 0), ds_json_string(job, "kind", ""),
+                 ds_json_string(job, "name", ""), (long long)ds_json_int(job, "postponed", 0),
+                 ds_json_string(json_object_get(job, "error"), "message", "no reason recorded"));
+    }
+}
+
 static void show_status(ds_cli *c, const json_t *s) {
     char a[DS_TEXT], b[DS_TEXT];
     const json_t *blobs = json_object_get(s, "blobs");
@@ -74,6 +86,7 @@ static void show_status(ds_cli *c, const json_t *s) {
     show_model(c, "feature net", json_object_get(s, "feature_net"));
     show_device(c, json_object_get(s, "device"));
     show_running(c, json_object_get(s, "running"));
+    show_waiting(c, json_object_get(s, "waiting"));
     ds_buf_release(&jobs);
 }
 

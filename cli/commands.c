@@ -45,6 +45,7 @@ static const ds_opt add_options[] = {
     FLAG("wait", 'w', "follow the training and show its outcome; exit 8 when it is refused"),
     TIME("timeout", "TIME",
          "with --wait: stop waiting after 90, 10m, 2h (exit 7; the job goes on)"),
+    TEXT("base", 'b', "NAME", "train on this base; 'default' follows the default base"),
     FLAG("start", 0, "start diffscalerd in the background when it does not run"),
     FLAG("no-watch", 0, "do not train again when the folder changes"),
     ONE_OF("method", "METHOD", "affiner|embedding|full", "what is trained (default affiner)"),
@@ -66,6 +67,23 @@ static const ds_opt add_options[] = {
     ONE_OF("precision", "TYPE", "bf16|f32", "precision of the frozen layers' products"),
     INT("threads", 0, "N", 0, 1024, "threads of the worker; 0: as many as it may use"),
     END};
+static const ds_opt add_base_options[] = {
+    PATH("vae", 0, "SRC", "its VAE: a file, or a diffusers folder such as sd-vae-ft-ema"),
+    TEXT("name", 0, "NAME", "name of the base (default: that of the file or folder)"),
+    TEXT("license", 0, "TEXT", "its licence, kept with it and named in exports"),
+    INT("heads", 0, "N", 1, 1024, "attention heads, where neither sizes nor config.json tell"),
+    FLAG("wait", 'w', "follow the import and show what was added"),
+    TIME("timeout", "TIME", "with --wait: stop waiting after this time (exit 7; the job goes on)"),
+    END};
+static const ds_opt add_net_options[] = {
+    TEXT("name", 0, "NAME", "name of the network (default: that of the file)"),
+    TEXT("license", 0, "TEXT", "its licence"),
+    FLAG("wait", 'w', "follow the import and show what was added"),
+    TIME("timeout", "TIME", "with --wait: stop waiting after this time (exit 7; the job goes on)"),
+    END};
+static const ds_opt gc_options[] = {
+    FLAG("dry-run", 'n', "only say what would go"),
+    TIME("older-than", "TIME", "only what is older than 90 s, 10m, 2h (default 1h)"), END};
 static const ds_opt show_dataset_options[] = {
     FLAG("rejected", 0, "list the files that are left out, each with its reason"),
     FLAG("manifest", 0, "print the manifest: path, size, sha256, class, one JSON object a line"),
@@ -89,11 +107,13 @@ static const ds_opt pull_options[] = {
 static const ds_opt verify_options[] = {
     FLAG("all", 'a', "check every published adapter (default without REF)"),
     FLAG("full", 0, "measure Frechet distances even where probe digests agree"),
+    TEXT("base", 'b', "NAME", "the adapters of this base (default: the default base, or REF's)"),
     TIME("timeout", "TIME", "stop waiting after this time (exit 7; the job goes on)"), END};
 static const ds_opt sample_options[] = {
     INT("n", 'n', "N", 1, 4096, "number of images (default 16)"),
     PATH("output", 'o', "FILE", "PNG file to write (default NAME-vN.png, base.png)"),
     TEXT("class", 'c', "CLASS", "one class (default: all in turn)"),
+    TEXT("base", 'b', "NAME", "draw from this base; an adapter made for another one is refused"),
     INT("steps", 0, "N", 1, 1000, "steps of the sampler"),
     NUM("guidance", 0, "W", 0, 100, "strength of the guidance; 1 is none"),
     ONE_OF("guidance-mode", "MODE", MODES, "classifier-free, or away from the frozen base"),
@@ -103,7 +123,7 @@ static const ds_opt sample_options[] = {
     END};
 static const ds_opt list_jobs_options[] = {
     ONE_OF("status", "STATE", STATES, "only those in this state"),
-    ONE_OF("kind", "KIND", "scan|train|sample|verify", "only those of this kind"),
+    ONE_OF("kind", "KIND", "scan|train|sample|verify|import", "only those of this kind"),
     TEXT("dataset", 'd', "NAME", "only those of this dataset"), PAGE, END};
 static const ds_opt logs_options[] = {FLAG("follow", 'f', "go on until the job ends"), END};
 static const ds_opt watch_options[] = {
@@ -148,6 +168,43 @@ const ds_command ds_commands[] = {
      "look at a folder again now",
      "For file systems that do not report changes (NFS), or after --no-watch.", NULL,
      "dsctl rescan-dataset digits # a new version is made if images changed\n"},
+    {"add-base", ds_cmd_add_base, "SRC", 1, 1, DS_ARG_FILE, "bring in a base model",
+     "SRC is a DiT: a PyTorch checkpoint (.pt, .pth, .bin), a safetensors file or folder, or a "
+     "diffusers folder. It is read without running any code in it, converted, and kept by its "
+     "digest. A base that works on latents needs its VAE: give --vae, or add the base again with "
+     "it. The base becomes usable with add-dataset --base, or for all with set-default-base.",
+     add_base_options,
+     "dsctl add-base ./DiT-XL-2-256x256.pt --vae ./sd-vae-ft-ema --wait # facebookresearch/DiT\n"
+     "dsctl add-base ./DiT-XL-2-512 --name xl512 --license 'CC-BY-NC 4.0' # a diffusers folder\n"},
+    {"list-bases", ds_cmd_list_bases, "", 0, 0, DS_ARG_OTHER, "list the base models",
+     "Newest first: size, whether its VAE is there, and how many datasets and adapters use it.",
+     page_options,
+     "dsctl list-bases # as a table\n"
+     "dsctl list-bases --json | jq '.items[].sha256' # for a program\n"},
+    {"show-base", ds_cmd_show_base, "[NAME]", 0, 1, DS_ARG_BASE, "show one base model",
+     "NAME may be a name, 'default', or sha256:<hex>. Without NAME: the default base.", NULL,
+     "dsctl show-base # the default\n"
+     "dsctl show-base DiT-XL-2-256x256 --json # for a program\n"},
+    {"set-default-base", ds_cmd_set_default_base, "NAME", 1, 1, DS_ARG_BASE,
+     "choose the base that datasets are trained on",
+     "Every dataset that was not added with --base is trained on it from now on; adapters made on "
+     "other bases stay as they are. The choice outlives restarts.",
+     NULL,
+     "dsctl set-default-base DiT-XL-2-256x256 # from now on\n"
+     "dsctl set-default-base emoji-dit # back to the one that comes with the program\n"},
+    {"remove-base", ds_cmd_remove_base, "NAME", 1, 1, DS_ARG_BASE, "forget a base model",
+     "Its imported file is deleted; the source is not touched. A base that is the default, or that "
+     "datasets, adapters or jobs need, is kept (exit 4).",
+     NULL, "dsctl remove-base old-dit # only when nothing needs it\n"},
+    {"add-feature-net", ds_cmd_add_feature_net, "FILE", 1, 1, DS_ARG_FILE,
+     "bring in the network of published FID values",
+     "FILE is pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or the same network as "
+     "safetensors. The bundled network stays the one that the gate uses.",
+     add_net_options,
+     "dsctl add-feature-net ./pt_inception-2015-12-05-6726825d.pth --wait # for dsctl evaluate\n"},
+    {"list-feature-nets", ds_cmd_list_feature_nets, "", 0, 0, DS_ARG_OTHER,
+     "list the feature networks", "Newest first, with digest and kind.", page_options,
+     "dsctl list-feature-nets # as a table\n"},
     {"list-adapters", ds_cmd_list_adapters, "", 0, 0, DS_ARG_OTHER, "list the adapters",
      "Newest first. FD is the Frechet distance to the dataset, BASE that of the base alone; both "
      "are smaller when better.",
@@ -224,9 +281,17 @@ const ds_command ds_commands[] = {
      "Version, counts, base, device, running jobs, free space.", NULL,
      "dsctl status # at a glance\n"
      "dsctl status --json # for a program\n"},
+    {"gc", ds_cmd_gc, "", 0, 0, DS_ARG_OTHER, "free disk space that nothing needs",
+     "Removes blobs that no adapter or dataset names, caches of images that no dataset has any "
+     "more, and imported models that nothing names. What is younger than an hour stays. Nothing "
+     "that can be asked for is ever removed.",
+     gc_options,
+     "dsctl gc --dry-run # what would go\n"
+     "dsctl gc # let it go\n"},
     {"doctor", ds_cmd_doctor, "", 0, 0, DS_ARG_OTHER, "check this installation",
      "Checks the daemon, socket, state folder, worker, models, CPU and inotify limits; each line "
-     "says ok, warn or fail and the way out. Exit 1 when a check fails.",
+     "says ok, note, warn or fail and the way out, also which weights are missing and where people "
+     "get them. Exit 1 when a check fails.",
      NULL, "dsctl doctor # what is wrong, and what to do\n"},
     {"version", ds_cmd_version, "", 0, 0, DS_ARG_OTHER, "print versions",
      "Version of dsctl, and of diffscalerd when it can be reached.", NULL,

@@ -11,6 +11,7 @@
 static const char *lister(ds_arg_kind kind) {
     switch (kind) {
     case DS_ARG_DATASET: return "dsctl list-datasets --quiet 2>/dev/null";
+    case DS_ARG_BASE: return "dsctl list-bases --quiet 2>/dev/null";
     case DS_ARG_REF: return "dsctl list-adapters --quiet 2>/dev/null";
     case DS_ARG_JOB: return "dsctl list-jobs --quiet 2>/dev/null";
     default: return NULL;
@@ -41,6 +42,8 @@ static void bash_values(FILE *f, const char *scope, const ds_opt *table) {
             fprintf(f, "' ;;\n");
         } else if (!strcmp(o->name, "dataset")) {
             fprintf(f, "words=$(%s) ;;\n", lister(DS_ARG_DATASET));
+        } else if (!strcmp(o->name, "base")) {
+            fprintf(f, "words=$(%s) ;;\n", lister(DS_ARG_BASE));
         } else {
             fprintf(f, "%s ;;\n", o->type == DS_OPT_FILE ? "files=1" : "return");
         }
@@ -57,7 +60,7 @@ static void bash_arguments(FILE *f) {
         fprintf(f, "        %s) opts='", k->name);
         bash_options(f, k->options);
         fprintf(f, "'");
-        if (k->kind == DS_ARG_DIR)
+        if (k->kind == DS_ARG_DIR || k->kind == DS_ARG_FILE)
             fprintf(f, "; files=1");
         else if (k->kind == DS_ARG_SHELL)
             fprintf(f, "; words='bash zsh fish'");
@@ -159,6 +162,8 @@ static void zsh_argument(FILE *f, const ds_command *k) {
     fputc(':', f);
     if (k->kind == DS_ARG_DIR)
         fprintf(f, "_files -/");
+    else if (k->kind == DS_ARG_FILE)
+        fprintf(f, "_files");
     else if (k->kind == DS_ARG_SHELL)
         fprintf(f, "(bash zsh fish)");
     else if (k->kind == DS_ARG_COMMAND)
@@ -228,7 +233,9 @@ void ds_complete_fish(FILE *f) {
         fprintf(f, "%s",
                 k->kind == DS_ARG_OTHER ? ""
                                         : "complete -c dsctl -n '__fish_seen_subcommand_from ");
-        if (k->kind == DS_ARG_DIR)
+        if (k->kind == DS_ARG_FILE)
+            fprintf(f, "%s' -F\n", k->name);
+        else if (k->kind == DS_ARG_DIR)
             fprintf(f, "%s' -a '(__fish_complete_directories)'\n", k->name);
         else if (k->kind == DS_ARG_SHELL)
             fprintf(f, "%s' -a 'bash zsh fish'\n", k->name);

@@ -37,11 +37,12 @@ ds_style ds_style_of_state(const char *state) {
     static const struct {
         const char *state;
         ds_style style;
-    } known[] = {{"published", DS_GREEN}, {"done", DS_GREEN},       {"ready", DS_GREEN},
-                 {"passed", DS_GREEN},    {"ok", DS_GREEN},         {"running", DS_BLUE},
-                 {"scanning", DS_BLUE},   {"queued", DS_YELLOW},    {"warn", DS_YELLOW},
-                 {"rejected", DS_RED},    {"failed", DS_RED},       {"refused", DS_RED},
-                 {"fail", DS_RED},        {"cancelled", DS_YELLOW}, {"removed", DS_DIM}};
+    } known[] = {{"published", DS_GREEN}, {"done", DS_GREEN},    {"ready", DS_GREEN},
+                 {"passed", DS_GREEN},    {"ok", DS_GREEN},      {"running", DS_BLUE},
+                 {"scanning", DS_BLUE},   {"queued", DS_YELLOW}, {"warn", DS_YELLOW},
+                 {"note", DS_BLUE},       {"rejected", DS_RED},  {"failed", DS_RED},
+                 {"refused", DS_RED},     {"fail", DS_RED},      {"cancelled", DS_YELLOW},
+                 {"removed", DS_DIM}};
     for (size_t i = 0; state && i < sizeof known / sizeof *known; i++)
         if (!strcmp(known[i].state, state))
             return known[i].style;

@@ -58,6 +58,7 @@ START_TEST(no_daemon) {
     snprintf(socket, sizeof socket, "%s/none", ds_test_tmpdir());
     const char *arg = !*k->args                 ? ""
                       : k->kind == DS_ARG_DIR   ? ds_test_tmpdir()
+                      : k->kind == DS_ARG_FILE  ? ds_test_tmpdir()
                       : k->kind == DS_ARG_JOB   ? "4"
                       : k->kind == DS_ARG_SHELL ? "bash"
                       : k->min_args == 3        ? "digits prod 2"
