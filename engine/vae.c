@@ -1,5 +1,4 @@
 /* engine/vae.c - configuration, the list of layers, loading (contract in vae.h). */
-#include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/vae_internal.h"
@@ -347,22 +346,19 @@ int ds_vae_new(ds_vae **out, ds_device *dev, const ds_st *st, int parts, ds_erro
     return rc;
 }
 
+/* Mapped, not read: of a third of a gigabyte only the half in use comes into memory. */
 int ds_vae_open(ds_vae **out, ds_device *dev, const char *path, const char *want, int parts,
                 ds_error *err) {
-    char *bytes, sha[DS_HEX_SIZE];
-    size_t n;
+    char sha[DS_HEX_SIZE];
     ds_st *st;
-    int rc = ds_fs_read(path, (size_t)FILE_MAX_GIB << 30, &bytes, &n, err);
+    int rc = ds_digest_file(path, sha, err);
     if (rc)
         return rc;
-    ds_digest(bytes, n, sha);
-    if (want && strcmp(want, sha)) {
-        free(bytes);
+    if (want && strcmp(want, sha))
         return ds_fail(err, DS_EINTEGRITY,
                        "VAE file '%s' has changed: its sha256 is %s, the registered one is %s",
                        path, sha, want);
-    }
-    if ((rc = ds_st_open_owned(path, bytes, n, &st, err)))
+    if ((rc = ds_st_open_file(path, (size_t)FILE_MAX_GIB << 30, 1, &st, err)))
         return rc;
     if (!(rc = ds_vae_new(out, dev, st, parts, err)))
         memcpy((*out)->sha256, sha, sizeof sha);
