@@ -20,6 +20,7 @@ int ds_job_scan(const ds_job *job, ds_error *err);
 int ds_job_train(const ds_job *job, ds_error *err);
 int ds_job_sample(const ds_job *job, ds_error *err);
 int ds_job_verify(const ds_job *job, ds_error *err);
+int ds_job_import(const ds_job *job, ds_error *err);
 
 /* DIR/name in malloc'ed memory. */
 char *ds_job_path(const ds_job *job, const char *name);

@@ -22,6 +22,7 @@ static const struct {
     {"run", ds_worker_run, "do the job of a job directory"},
     {"scan", scan, "list the usable pictures of a folder, with the reason for the others"},
     {"pretrain", ds_worker_pretrain, "make a base from a folder of pictures"},
+    {"import-base", ds_worker_import_base, "make a base from a DiT of another program"},
     {"montage", ds_worker_montage, "put pictures below each other"},
     {"plan", ds_worker_plan, "say what a training would take: bytes by part, seconds per step"},
     {"--version", version, NULL},
@@ -45,7 +46,7 @@ static int help(int argc, char **argv) {
          "starts it; by hand it is useful to look into a job.\n");
     for (int i = 0; i < COMMAND_COUNT; i++)
         if (commands[i].summary)
-            printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+            printf("  %-18s %s\n", commands[i].name, commands[i].summary);
     puts("\n"
          "  --version, --help; every command has --help\n"
          "\n"

@@ -134,6 +134,7 @@ static int run_kind(const ds_job *job, ds_error *err) {
     case DS_JOB_TRAIN: return ds_job_train(job, err);
     case DS_JOB_SAMPLE: return ds_job_sample(job, err);
     case DS_JOB_VERIFY: return ds_job_verify(job, err);
+    case DS_JOB_IMPORT: return ds_job_import(job, err);
     }
     return ds_fail(err, DS_EINVAL, "unknown kind of job");
 }

@@ -174,7 +174,8 @@ WORD_READER(read_method, enum ds_method, "affiner", "embedding", "full")
 WORD_READER(read_side, int, "out", "in")
 WORD_READER(read_phi, int, "identity", "relu")
 WORD_READER(read_verify, enum ds_verify, "auto", "full")
-WORD_READER(read_kind, enum ds_job_kind, "scan", "train", "sample", "verify")
+WORD_READER(read_what, int, "base", "feature_net")
+WORD_READER(read_kind, enum ds_job_kind, "scan", "train", "sample", "verify", "import")
 
 static int read_targets(const char *where, const json_t *v, void *out, ds_error *err) {
     unsigned bits = 0;
@@ -207,6 +208,20 @@ static const field device_fields[] = {
      .flags = OPTIONAL},
     {.key = "threads", INT, AT(ds_spec_device, threads), 0, 1024, OPTIONAL},
     {.key = "memory_limit", NUMBER, AT(ds_spec_device, memory_limit), 0, 1e15, OPTIONAL},
+    END};
+
+/* Beside the base, so that `vae` is a member of its own in ds_spec. */
+#define BESIDE_BASE(member) (offsetof(ds_spec, vae.member) - offsetof(ds_spec, base))
+_Static_assert(offsetof(ds_spec, vae) > offsetof(ds_spec, base), "reached from the base");
+
+static const field vae_fields[] = {
+    {.key = "path", PATH, BESIDE_BASE(path)}, {.key = "sha256", HEX, BESIDE_BASE(sha256)}, END};
+
+static const field model_fields[] = {
+    {.key = "name", TEXT, AT(ds_spec_file, name)},
+    {.key = "path", PATH, AT(ds_spec_file, path)},
+    {.key = "sha256", HEX, AT(ds_spec_file, sha256)},
+    {.key = "vae", OBJECT, 0, .sub = vae_fields, .flags = OPTIONAL | NULLABLE},
     END};
 
 static const field base_fields[] = {{.key = "name", TEXT, AT(ds_spec_file, name)},
@@ -335,7 +350,7 @@ static const field train_spec[] = {
     COMMON,
     {.key = "name", TEXT, AT(ds_spec, name)},
     {.key = "version", INT, AT(ds_spec, version), 1, 1e9},
-    {.key = "base", OBJECT, AT(ds_spec, base), .sub = base_fields},
+    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
     {.key = "feature_net", OBJECT, AT(ds_spec, feature_net), .sub = base_fields},
     {.key = "dataset", OBJECT, AT(ds_spec, dataset), .sub = dataset_fields},
     {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
@@ -351,7 +366,7 @@ static const field train_spec[] = {
 
 static const field sample_spec[] = {
     COMMON,
-    {.key = "base", OBJECT, AT(ds_spec, base), .sub = base_fields},
+    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
     {.key = "adapter", OBJECT, AT(ds_spec, adapter), .sub = blob_fields, .flags = NULLABLE},
     {.key = "sample", OBJECT, AT(ds_spec, sample), .sub = sample_fields},
     {.key = "n", INT, AT(ds_spec, n), 1, DS_SPEC_IMAGES_MAX},
@@ -362,15 +377,27 @@ static const field sample_spec[] = {
 
 static const field verify_spec[] = {
     COMMON,
-    {.key = "base", OBJECT, AT(ds_spec, base), .sub = base_fields},
+    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
     {.key = "feature_net", OBJECT, AT(ds_spec, feature_net), .sub = base_fields},
     {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
     {.key = "old_tasks", KNOWN, 0},
     {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
     END};
 
-static const field *const spec_tables[] = {scan_spec, train_spec, sample_spec, verify_spec};
-static const char *const kind_names[] = {"scan", "train", "sample", "verify"};
+static const field import_spec[] = {
+    COMMON,
+    {.key = "what", CUSTOM, AT(ds_spec, import.feature_net), .read = read_what},
+    {.key = "source", PATH, AT(ds_spec, import.source)},
+    {.key = "vae", PATH, AT(ds_spec, import.vae), .flags = NULLABLE},
+    {.key = "name", EMPTY, AT(ds_spec, import.name)},
+    {.key = "license", EMPTY, AT(ds_spec, import.license)},
+    {.key = "out_dir", PATH, AT(ds_spec, import.out_dir)},
+    {.key = "heads", INT, AT(ds_spec, import.heads), 0, 128, OPTIONAL},
+    END};
+
+static const field *const spec_tables[] = {scan_spec, train_spec, sample_spec, verify_spec,
+                                           import_spec};
+static const char *const kind_names[] = {"scan", "train", "sample", "verify", "import"};
 
 const char *ds_job_kind_name(enum ds_job_kind kind) { return kind_names[kind]; }
 

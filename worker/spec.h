@@ -21,7 +21,7 @@
 #define DS_SPEC_PROBES_MAX 1000   /* of one task */
 #define DS_SPEC_IMAGES_MAX 100000 /* evaluate.n, sample n */
 
-enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY };
+enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY, DS_JOB_IMPORT };
 enum ds_verify { DS_VERIFY_AUTO, DS_VERIFY_FULL };
 
 typedef struct {
@@ -95,13 +95,22 @@ typedef struct {
 } ds_spec_scan;
 
 typedef struct {
+    int feature_net; /* what: 0 base, 1 feature_net */
+    const char *source, *vae, *name, *license,
+        *out_dir; /* vae NULL, name and license "": not given */
+    int heads;
+} ds_spec_import;
+
+typedef struct {
     enum ds_job_kind kind;
     int64_t job;
     ds_spec_device device;
     ds_spec_scan scan;         /* kind scan */
+    ds_spec_import import;     /* kind import */
     const char *name;          /* train: of the task */
     int version;               /* train */
     ds_spec_file base;         /* all but scan */
+    ds_spec_file vae;          /* of a latent base; path NULL: none */
     ds_spec_file feature_net;  /* train, verify */
     ds_spec_dataset dataset;   /* train */
     const char *cache_dir;     /* train, verify */

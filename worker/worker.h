@@ -9,4 +9,6 @@ int ds_worker_pretrain(int argc, char **argv); /* make a base from a folder of i
 int ds_worker_montage(int argc, char **argv);  /* pictures below each other */
 int ds_worker_plan(int argc, char **argv);     /* bytes and seconds of a training */
 
+int ds_worker_import_base(int argc, char **argv); /* a DiT of another program becomes a base */
+
 #endif

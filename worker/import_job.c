@@ -1,0 +1,169 @@
+/* worker/import_job.c - job kind "import", and the command import-base. */
+#include "base/fs.h"
+#include "base/mem.h"
+#include "worker/import.h"
+#include "worker/job.h"
+#include "worker/worker.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---------------------------------------------------------------- results */
+
+static json_t *text_or_null(const char *s) { return *s ? json_string(s) : json_null(); }
+
+static json_t *result_json(const char *what, const ds_import_result *r) {
+    json_t *vae = *r->vae_file
+                      ? json_pack("{s:s, s:s}", "file", r->vae_file, "sha256", r->vae_sha256)
+                      : json_null();
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:O?, s:s, s:o, s:s, s:o, s:I, s:I}", "schema",
+                     "diffscaler.import/1", "what", what, "name", r->name, "file", r->file,
+                     "sha256", r->sha256, "config", r->config, "source_format", r->source_format,
+                     "source_sha256", text_or_null(r->source_sha256), "license", r->license, "vae",
+                     vae, "bytes", (json_int_t)r->bytes, "parameters", (json_int_t)r->parameters);
+}
+
+/* ---------------------------------------------------------------- the job */
+
+typedef struct {
+    const ds_job *job;
+    const char *stage;
+} job_progress;
+
+static int on_job(void *user, const char *stage, uint64_t done, uint64_t total) {
+    job_progress *p = user;
+    if (!p->stage || strcmp(p->stage, stage)) {
+        p->stage = stage;
+        ds_events_stage(p->job->events, stage, "%s", p->job->spec->import.source);
+    }
+    ds_events_progress(p->job->events, (double)done, (double)total, "bytes", NAN, NAN);
+    return 0;
+}
+
+static int import_feature_net(const ds_spec_import *s, ds_import_result *r, ds_error *err) {
+    (void)r;
+    return ds_fail(err, DS_EINVAL, "cannot read '%.200s': feature networks cannot be imported yet",
+                   s->source);
+}
+
+int ds_job_import(const ds_job *job, ds_error *err) {
+    const ds_spec_import *s = &job->spec->import;
+    job_progress progress = {.job = job};
+    ds_import_result r = {0};
+    ds_import_options o = {.source = s->source,
+                           .vae = s->vae,
+                           .name = s->name,
+                           .license = s->license,
+                           .out_dir = s->out_dir,
+                           .heads = s->heads,
+                           .progress = {on_job, &progress}};
+    if (s->feature_net)
+        ds_events_stage(job->events, "convert", "%s", s->source);
+    int rc = s->feature_net ? import_feature_net(s, &r, err) : ds_import_base(&o, &r, err);
+    if (!rc && s->feature_net && *s->name)
+        snprintf(r.name, sizeof r.name, "%s", s->name);
+    if (!rc && *s->license)
+        snprintf(r.license, sizeof r.license, "%s", s->license);
+    if (!rc)
+        rc = ds_job_finish(job, result_json(s->feature_net ? "feature_net" : "base", &r), err);
+    ds_import_result_release(&r);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- the command */
+
+static const char usage[] =
+    "usage: diffscaler-worker import-base SRC [--vae SRC] [--name NAME] [--license TEXT]\n"
+    "                                     [--heads N] -o DIR\n"
+    "\n"
+    "Write a DiT that another program trained as a base of ours, DIR/<sha256>.safetensors, and "
+    "its\n"
+    "VAE beside it.  SRC is a PyTorch checkpoint (.pt, .pth, .bin), safetensors, or a diffusers\n"
+    "folder.  Prints what it found as JSON.  Nothing inside a checkpoint is executed.\n"
+    "\n"
+    "  --vae SRC       the autoencoder of a latent DiT (a folder's own vae/ is found by itself)\n"
+    "  --name NAME     otherwise from the name of SRC\n"
+    "  --license TEXT  is kept with the base and shown with it\n"
+    "  --heads N       for a DiT that is none of S, B, L, XL and has no config.json\n"
+    "\n"
+    "example:\n"
+    "  diffscaler-worker import-base ./DiT-XL-2-256x256.pt --vae ./sd-vae-ft-ema -o ./bases\n";
+
+typedef struct {
+    const char *stage;
+    double last; /* seconds; when a line was written */
+} terminal;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int on_terminal(void *user, const char *stage, uint64_t done, uint64_t total) {
+    terminal *t = user;
+    if (now() - t->last < 0.2 && done < total)
+        return 0;
+    t->last = now();
+    t->stage = stage;
+    fprintf(stderr, "\r%s %llu / %llu MB%s", stage, (unsigned long long)(done / 1000000),
+            (unsigned long long)(total / 1000000), done == total ? "\n" : "  ");
+    return 0;
+}
+
+static int parse(int argc, char **argv, ds_import_options *o) {
+    const struct {
+        const char *name, **to;
+    } texts[] = {
+        {"--vae", &o->vae}, {"--name", &o->name}, {"--license", &o->license}, {"-o", &o->out_dir}};
+    for (int i = 0; i < argc; i++) {
+        size_t k = 0;
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return 1;
+        while (k < 4 && strcmp(argv[i], texts[k].name))
+            k++;
+        if (k < 4 && i + 1 < argc)
+            *texts[k].to = argv[++i];
+        else if (!strcmp(argv[i], "--heads") && i + 1 < argc) {
+            char *end;
+            long n = strtol(argv[++i], &end, 10);
+            if (*end || n < 1 || n > 128)
+                return fprintf(stderr, "error: --heads takes a number from 1 to 128\n"), 2;
+            o->heads = (int)n;
+        } else if (argv[i][0] == '-' || o->source)
+            return fprintf(stderr, "error: unexpected argument '%s'\n%s", argv[i], usage), 2;
+        else
+            o->source = argv[i];
+    }
+    if (!o->source || !o->out_dir)
+        return fprintf(stderr, "error: %s\n%s", o->source ? "where to?  -o DIR" : "which model?",
+                       usage),
+               2;
+    return 0;
+}
+
+int ds_worker_import_base(int argc, char **argv) {
+    terminal t = {0};
+    ds_import_options o = {0};
+    ds_import_result r = {0};
+    ds_error err;
+    int rc = parse(argc, argv, &o);
+    if (rc)
+        return rc == 1 ? (fputs(usage, stdout), 0) : rc;
+    if (isatty(STDERR_FILENO))
+        o.progress = (ds_import_progress){on_terminal, &t};
+    if ((rc = ds_import_base(&o, &r, &err)))
+        return fprintf(stderr, "error: %s\n", err.message), ds_error_exit(rc);
+    json_t *doc = result_json("base", &r);
+    char *text = json_dumps(doc, JSON_INDENT(2));
+    DS_ASSERT(text);
+    puts(text);
+    free(text);
+    json_decref(doc);
+    ds_import_result_release(&r);
+    return 0;
+}
