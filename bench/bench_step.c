@@ -77,7 +77,12 @@ static void bench_train(ds_bench *b, double ms[TIMED]) {
             pixels[(size_t)i * one + j] =
                 (uint8_t)ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j);
     }
-    ds_image_set set = {pixels, labels, n, c->side, c->channels, CLASSES};
+    ds_image_set set = {.pixels = pixels,
+                        .labels = labels,
+                        .n = n,
+                        .side = c->side,
+                        .channels = c->channels,
+                        .classes = CLASSES};
     ds_train_options o = {.steps = 1000,
                           .batch = n,
                           .lr = 1e-4,

@@ -15,9 +15,13 @@
 
 #include "engine/adapter.h"
 
+struct ds_vae;
+
 typedef struct {
     ds_device *dev;
     const ds_base *base;
+    struct ds_vae *vae; /* makes pictures of a latent base's samples (engine/vae.h); NULL: none.
+                           Set by the owner of the model, borrowed */
     float *data; /* device copy of all tensors, in the order of base->table; NULL: host memory */
 } ds_model;
 

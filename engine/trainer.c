@@ -65,6 +65,10 @@ static int check(const ds_model *model, const ds_method_spec *spec, ds_train_opt
                        o->recompute, c->depth);
     if (im->n < 1)
         return ds_fail(err, DS_EINVAL, "there is no image to train on");
+    if (im->latents[0] ? !(im->latent_scale > 0) || (o->flip && !im->latents[1]) : !im->pixels)
+        return ds_fail(err, DS_EINVAL, "%s",
+                       im->latents[0] ? "latents need their scale, and with flips the mirrored ones"
+                                      : "there are no pixels to train on");
     if (im->side != c->side || im->channels != c->channels)
         return ds_fail(err, DS_EINVAL, "images are %dx%dx%d, the base takes %dx%dx%d", im->side,
                        im->side, im->channels, c->side, c->side, c->channels);
@@ -234,6 +238,16 @@ typedef struct {
     uint64_t noise_sample;
 } ds_draw;
 
+/* A latent drawn from the image's posterior; the held-out loss draws the same ones each time. */
+static void load_latent(const ds_trainer *t, float *dst, const ds_draw *d) {
+    const size_t n = pixels(cfg(t));
+    const float *mean = t->images.latents[d->flip][d->image], *logvar = mean + n;
+    uint32_t step = d->stream == DS_STREAM_HELDOUT ? UINT32_MAX : d->noise_step;
+    ds_rng_normal(dst, n, t->opt.seed, DS_STREAM_LATENT, step, d->noise_sample);
+    for (size_t i = 0; i < n; i++)
+        dst[i] = (float)((mean[i] + exp(0.5 * logvar[i]) * dst[i]) * t->images.latent_scale);
+}
+
 /* Fill the micro-batch: x0, conditions, noise, x_t, coefficients.  weight = share in the mean loss.
  */
 static void load_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
@@ -244,7 +258,10 @@ static void load_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight)
     for (int i = 0; i < mb; i++) {
         const ds_draw *d = &draw[i];
         int label = t->images.labels[d->image];
-        load_image(t, t->host + (size_t)i * px, d->image, d->flip);
+        if (t->images.latents[0])
+            load_latent(t, t->host + (size_t)i * px, d);
+        else
+            load_image(t, t->host + (size_t)i * px, d->image, d->flip);
         t->cond[i] = (ds_condition){.t = (float)d->t, .row = -1, .base_row = c->classes, .task = 0};
         if (!d->drop && t->spec.classes)
             t->cond[i].row = label, t->cond[i].base_row = -1;
@@ -431,6 +448,10 @@ static char *fingerprint(const ds_trainer *t) {
                 o->batch, o->micro_batch, o->clip, o->weight_decay, o->ema, o->label_dropout,
                 o->flip, o->vb_weight, o->focus, o->focus_mean, o->heldout,
                 (unsigned long long)o->seed, t->images.n);
+    if (t->images.latents[0]) {
+        ds_buf_addf(&b, "latents=%s scale=%.17g", t->images.latents_digest, t->images.latent_scale);
+        return b.data;
+    }
     char sha[DS_HEX_SIZE];
     size_t one = (size_t)t->images.side * (size_t)t->images.side * (size_t)t->images.channels;
     ds_digest(t->images.pixels, one * (size_t)t->images.n, sha);

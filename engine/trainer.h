@@ -34,11 +34,17 @@ typedef struct {
     uint64_t seed;
 } ds_train_options;
 
-/* The images: uint8 RGB, HWC interleaved, n of side x side x channels, borrowed. */
+/* What is trained on, n of side x side x channels, borrowed: images, uint8 RGB, HWC interleaved;
+ * or, with latents[0], what a VAE says of the images: latents[0][i] is the posterior's mean, then
+ * its log variance, each (channels, side, side) f32; latents[1][i] that of the mirrored image,
+ * needed with flip only.  Each use draws anew: (mean + exp(logvar/2) eps) * latent_scale. */
 typedef struct {
     const uint8_t *pixels;
     const int *labels; /* class ids, 0..classes-1 */
     int n, side, channels, classes;
+    const float *const *latents[2];
+    const char *latents_digest; /* of all of them: names them in a checkpoint */
+    double latent_scale;
 } ds_image_set;
 
 typedef struct {

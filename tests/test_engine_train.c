@@ -33,7 +33,12 @@ static const ds_dit_config config = {.channels = 3,
                                      .beta_end = 2e-2};
 static uint8_t pixels[IMAGES * ONE];
 static int labels[IMAGES];
-static const ds_image_set images = {pixels, labels, IMAGES, SIDE, 3, CLASSES};
+static const ds_image_set images = {.pixels = pixels,
+                                    .labels = labels,
+                                    .n = IMAGES,
+                                    .side = SIDE,
+                                    .channels = 3,
+                                    .classes = CLASSES};
 
 static void make_images(void) {
     for (int i = 0; i < IMAGES; i++) {

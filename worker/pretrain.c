@@ -322,9 +322,12 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
     if (!rc && !(rc = ds_device_open(&dev, &o->device, err)))
         rc = ds_model_new(&model, dev, base, err);
     if (!rc) {
-        ds_image_set set = {
-            images->pixels,     (const int *)images->labels, images->n, o->cfg.side, 3,
-            images->class_count};
+        ds_image_set set = {.pixels = images->pixels,
+                            .labels = images->labels,
+                            .n = images->n,
+                            .side = images->side,
+                            .channels = images->channels,
+                            .classes = images->class_count};
         ds_method_spec spec = {.method = DS_METHOD_FULL, .seed = o->train.seed};
         rc = ds_trainer_new(&t, model, &spec, &o->train, &set, err);
     }
