@@ -9,6 +9,7 @@
  *   torn           proper result after a torn line   liar           exit 0 without a result
  *   flip           adapter with a flipped bit        refuse         exit 8 with a verdict
  *   slow MS        proper result after MS
+ *   latent, elsewhere (import)  a base that needs a VAE; a result that names another file
  */
 #ifndef DS_TESTS_DAEMON_RIG_H
 #define DS_TESTS_DAEMON_RIG_H
@@ -217,6 +218,43 @@ static int rig_other(const char *dir, const json_t *spec, const char *kind, cons
     return ds_json_write_file(path, r, NULL) ? 1 : refused ? 8 : 0;
 }
 
+/* OUT/<sha256>.safetensors with this text; its path in `path`, its digest in `sha`. */
+static void rig_model(const char *out, const char *text, char path[PATH_MAX],
+                      char sha[DS_HEX_SIZE]) {
+    char name[DS_HEX_SIZE + 16];
+    ds_digest(text, strlen(text), sha);
+    snprintf(name, sizeof name, "%s.safetensors", sha);
+    ds_fs_join(path, PATH_MAX, out, name);
+    ds_fs_write(path, text, strlen(text), NULL);
+}
+
+/* The model's content is its source's name; "latent": needs a VAE. */
+static int rig_import(const char *dir, const json_t *spec, const char *how) {
+    char text[400], path[PATH_MAX], sha[DS_HEX_SIZE], vae[PATH_MAX], vae_sha[DS_HEX_SIZE];
+    const char *out = ds_json_string(spec, "out_dir", "/nonexistent");
+    snprintf(text, sizeof text, "model %s", ds_json_string(spec, "source", "?"));
+    rig_model(out, text, path, sha);
+    int64_t bytes = (int64_t)strlen(text);
+    if (strcmp(how, "flip") == 0)
+        ds_fs_write(path, "m0del", (size_t)bytes, NULL);
+    if (strcmp(how, "elsewhere") == 0)
+        snprintf(path, sizeof path, "/etc/passwd");
+    const char *what = ds_json_string(spec, "what", "?");
+    json_t *r = json_pack(
+        "{ss ss ss ss ss s{si ss} ss ss ss sI sI}", "schema", "diffscaler.import/1", "what", what,
+        "name", ds_json_string(spec, "name", "?"), "file", path, "sha256", sha, "config", "pixel",
+        strcmp(how, "latent") != 0, "kind", "inception-fid", "source_format", "fake",
+        "source_sha256", sha, "license", ds_json_string(spec, "license", ""), "bytes",
+        (json_int_t)bytes, "parameters", (json_int_t)1000);
+    json_object_set_new(r, "vae", json_null());
+    if (ds_json_string(spec, "vae", NULL)) {
+        rig_model(out, "vae", vae, vae_sha);
+        json_object_set_new(r, "vae", json_pack("{ss ss}", "file", vae, "sha256", vae_sha));
+    }
+    ds_fs_join(path, sizeof path, dir, "result.json");
+    return ds_json_write_file(path, r, NULL) ? 1 : 0;
+}
+
 static void rig_wait_term(int seconds) {
     for (int i = 0; i < seconds * 100 && !rig_terminated; i++)
         usleep(10000);
@@ -271,9 +309,10 @@ static int rig_worker(const char *dir) {
         rig_event(dir, "{\"t\":4,\"type\":\"checkpoint\",\"step\":10}\n");
         return ds_fs_exists(path) ? 130 : 143;
     }
-    int rc = strcmp(kind, "scan") == 0    ? rig_scan(dir, spec)
-             : strcmp(kind, "train") == 0 ? rig_train(dir, spec, how)
-                                          : rig_other(dir, spec, kind, how);
+    int rc = strcmp(kind, "scan") == 0     ? rig_scan(dir, spec)
+             : strcmp(kind, "train") == 0  ? rig_train(dir, spec, how)
+             : strcmp(kind, "import") == 0 ? rig_import(dir, spec, how)
+                                           : rig_other(dir, spec, kind, how);
     rig_event(dir, "{\"t\":5,\"type\":\"done\"}\n");
     return rc;
 }

@@ -1,0 +1,423 @@
+/* tests/test_daemon_bases.c - bases and feature networks through the API: import, choice, refusal
+ * of the wrong base, removal; gc; jobs that only wait. */
+#include "tests/daemon_rig.h"
+
+#include <sqlite3.h>
+#include <sys/time.h>
+
+static rig r;
+static char photos[400], source[400];
+
+static void setup(void) {
+    static int n;
+    char name[32];
+    snprintf(name, sizeof name, "bases%d-%d", (int)getpid(), n++);
+    rig_open(&r, name);
+    rig_images(&r, "photos", 3, photos);
+    snprintf(source, sizeof source, "%s/DiT-XL-2-256x256.pt", r.dir);
+    rig_write(source, "weights");
+}
+
+static void teardown(void) {
+    if (r.pid)
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+
+static void sql(const char *statement) {
+    char path[400];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/registry.db", r.state);
+    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    sqlite3_busy_timeout(db, 5000);
+    char *message = NULL;
+    int rc = sqlite3_exec(db, statement, NULL, NULL, &message);
+    ck_assert_msg(rc == SQLITE_OK, "%s: %s", statement, message);
+    sqlite3_close(db);
+}
+
+/* A call with this status; its document. */
+static json_t *call(int want, const char *method, const char *path, const char *body) {
+    int status;
+    json_t *doc = rig_call(&r, method, path, body, &status);
+    ck_assert_msg(status == want, "%s %s: %d, not %d: %s", method, path, status, want,
+                  ds_json_string(doc, "detail", ""));
+    return doc;
+}
+
+static void says(int want, const char *method, const char *path, const char *body,
+                 const char *words) {
+    json_t *doc = call(want, method, path, body);
+    ck_assert_msg(strstr(ds_json_string(doc, "detail", ""), words) != NULL, "'%s' has no '%s'",
+                  ds_json_string(doc, "detail", ""), words);
+    json_decref(doc);
+}
+
+/* Posts an import and waits for its end; the job. */
+static json_t *import(const char *path, const char *more, const char *state) {
+    char body[1000], url[64];
+    snprintf(body, sizeof body, "{\"source\":\"%s\"%s}", source, more);
+    json_t *doc = call(202, "POST", path, body);
+    snprintf(url, sizeof url, "/v1/jobs/%lld", (long long)ds_json_int(doc, "id", 0));
+    for (int i = 0; i < 1000; i++, usleep(10000)) {
+        json_t *job = call(200, "GET", url, NULL);
+        if (strcmp(ds_json_string(job, "state", ""), state) == 0) {
+            json_object_set(job, "note", json_object_get(doc, "note"));
+            json_decref(doc);
+            return job;
+        }
+        json_decref(job);
+    }
+    rig_dump_log(&r);
+    ck_abort_msg("import is not %s", state);
+    return NULL;
+}
+
+static void imported(const char *path, const char *more) {
+    json_decref(import(path, more, "done"));
+}
+
+START_TEST(from_file_to_base) {
+    rig_start(&r, NULL);
+    json_t *job = import("/v1/bases", "", "done"), *b;
+    ck_assert_str_eq(ds_json_string(job, "name", ""), "DiT-XL-2-256x256");
+    ck_assert(strstr(ds_json_string(job, "note", ""), "non-commercial") != NULL);
+    json_decref(job);
+    b = call(200, "GET", "/v1/bases/DiT-XL-2-256x256", NULL);
+    const char *file = ds_json_string(b, "path", "");
+    char have[DS_HEX_SIZE];
+    ck_assert_int_eq(strncmp(file, r.state, strlen(r.state)), 0);
+    ck_assert_int_eq(ds_digest_file(file, have, NULL), 0);
+    ck_assert_str_eq(have, ds_json_string(b, "sha256", ""));
+    ck_assert_str_eq(ds_json_string(b, "source", ""), source);
+    ck_assert(json_is_false(json_object_get(b, "default")));
+    json_decref(b);
+    /* the licence decides, where it is stated */
+    job = import("/v1/bases", ",\"license\":\"CC-BY-NC 4.0\"", "done");
+    ck_assert(strstr(ds_json_string(job, "note", ""), "its licence is non-commercial") != NULL);
+    json_decref(job);
+    job = import("/v1/bases", ",\"license\":\"MIT, SYNC allowed\"", "done");
+    ck_assert(json_is_null(json_object_get(job, "note")));
+    json_decref(job);
+    b = call(200, "GET", "/v1/bases", NULL);
+    ck_assert_int_eq((int)json_array_size(json_object_get(b, "items")), 2);
+    json_decref(b);
+    imported("/v1/feature_nets", ",\"name\":\"fid\"");
+    b = call(200, "GET", "/v1/feature_nets/fid", NULL);
+    ck_assert_str_eq(ds_json_string(b, "kind", ""), "inception-fid");
+    ck_assert(strstr(ds_json_string(b, "path", ""), "/feature_nets/") != NULL);
+    json_decref(b);
+    /* known again after a restart, and still not the default */
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_start(&r, NULL);
+    b = call(200, "GET", "/v1/default-base", NULL);
+    ck_assert_str_eq(ds_json_string(b, "name", ""), "emoji");
+    json_decref(b);
+}
+END_TEST
+
+/* The newest import has failed for good; its pauses are skipped. */
+static void wait_failed(void) {
+    char state[16] = "";
+    for (int i = 0; i < 500 && strcmp(state, "failed") != 0; i++, usleep(20000)) {
+        sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+        rig_job(&r, "import", NULL, state);
+    }
+    ck_assert_str_eq(state, "failed");
+}
+
+START_TEST(bad_imports) {
+    char body[600];
+    rig_start(&r, NULL);
+    says(400, "POST", "/v1/bases", "{}", "'source' is missing");
+    says(400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
+    says(404, "POST", "/v1/bases", "{\"source\":\"/none/x.pt\"}", "cannot read '/none/x.pt'");
+    says(400, "POST", "/v1/bases", "{\"source\":\"/\",\"color\":1}", "'color' is not known");
+    says(400, "POST", "/v1/feature_nets", "{\"source\":\"/\",\"vae\":\"/\"}", "'vae' is not known");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"a/b\"}", source);
+    says(400, "POST", "/v1/bases", body, "use only");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"license\":\"a\\u001bb\"}", source);
+    says(400, "POST", "/v1/bases", body, "control character");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"heads\":-1}", source);
+    says(400, "POST", "/v1/bases", body, "'heads'");
+    /* a file that is not what its name says, and a result about another file */
+    rig_fake(&r, "import", "flip");
+    snprintf(body, sizeof body, "{\"source\":\"%s\"}", source);
+    json_decref(call(202, "POST", "/v1/bases", body));
+    wait_failed();
+    json_t *job = call(200, "GET", "/v1/jobs/1", NULL);
+    ck_assert_str_eq(ds_json_string(job, "state", ""), "failed");
+    ck_assert_str_eq(ds_json_string(json_object_get(job, "error"), "code", ""), "DS_EINTEGRITY");
+    json_decref(job);
+    rig_fake(&r, "import", "elsewhere");
+    json_decref(call(202, "POST", "/v1/bases", body));
+    wait_failed();
+    job = call(200, "GET", "/v1/jobs/2", NULL);
+    ck_assert(strstr(ds_json_string(json_object_get(job, "error"), "message", ""),
+                     "names the file '/etc/passwd'") != NULL);
+    json_decref(job);
+    job = call(200, "GET", "/v1/bases", NULL);
+    ck_assert_int_eq((int)json_array_size(json_object_get(job, "items")), 1);
+    json_decref(job);
+}
+END_TEST
+
+START_TEST(choice_and_refusal) {
+    char body[900], path[500];
+    rig_start(&r, NULL);
+    imported("/v1/bases", ",\"name\":\"big\"");
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    json_t *big = call(200, "GET", "/v1/bases/big", NULL),
+           *own = call(200, "GET", "/v1/default-base", NULL);
+    char big_sha[DS_HEX_SIZE], own_sha[DS_HEX_SIZE];
+    snprintf(big_sha, sizeof big_sha, "%s", ds_json_string(big, "sha256", ""));
+    snprintf(own_sha, sizeof own_sha, "%s", ds_json_string(own, "sha256", ""));
+    json_decref(big);
+    json_decref(own);
+    /* an adapter on another base: both digests in the message */
+    snprintf(body, sizeof body, "{\"ref\":\"digits\",\"base\":\"big\"}");
+    says(409, "POST", "/v1/samples", body, big_sha);
+    says(409, "POST", "/v1/samples", body, own_sha);
+    says(409, "POST", "/v1/verify", body, own_sha);
+    says(404, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"none\"}", "base 'none'");
+    /* the base itself, and the adapter on its own base by digest */
+    json_decref(call(202, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"big\"}"));
+    int64_t job = rig_wait_job(&r, "sample", NULL, "|done|", 10000);
+    snprintf(path, sizeof path, "%s/jobs/%lld/spec.json", r.state, (long long)job);
+    json_t *spec = NULL;
+    ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &spec, NULL), 0);
+    ck_assert_str_eq(ds_json_string(json_object_get(spec, "base"), "sha256", ""), big_sha);
+    json_decref(spec);
+    snprintf(body, sizeof body, "{\"ref\":\"digits\",\"base\":\"sha256:%.12s\"}", own_sha);
+    json_decref(call(202, "POST", "/v1/samples", body));
+    /* a dataset that chose its base; then the default for the others */
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\",\"base\":\"none\"}", photos);
+    says(404, "POST", "/v1/datasets", body, "base 'none'");
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\",\"base\":\"big\"}", photos);
+    json_decref(call(200, "POST", "/v1/datasets", body));
+    rig_wait_adapter(&r, "digits", 2, 10000);
+    json_t *a = call(200, "GET", "/v1/adapters/digits@v2", NULL);
+    ck_assert_str_eq(ds_json_string(json_object_get(a, "base"), "sha256", ""), big_sha);
+    json_decref(a);
+    a = call(200, "GET", "/v1/datasets/digits", NULL);
+    ck_assert_str_eq(ds_json_string(a, "base", ""), "big");
+    json_decref(a);
+    says(409, "DELETE", "/v1/bases/big", NULL, "in use");
+    json_decref(call(200, "PUT", "/v1/default-base", "{\"base\":\"big\"}"));
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_start(&r, NULL); /* --base is given, but a person chose */
+    a = call(200, "GET", "/v1/status", NULL);
+    ck_assert_str_eq(ds_json_string(json_object_get(a, "base"), "name", ""), "big");
+    json_decref(a);
+}
+END_TEST
+
+START_TEST(latent_bases_need_a_vae) {
+    char body[900], more[500];
+    rig_start(&r, NULL);
+    rig_fake(&r, "import", "latent");
+    imported("/v1/bases", ",\"name\":\"xl\"");
+    json_t *b = call(200, "GET", "/v1/bases/xl", NULL);
+    ck_assert_str_eq(json_string_value(json_array_get(json_object_get(b, "missing"), 0)), "vae");
+    json_decref(b);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"base\":\"xl\"}", photos);
+    says(400, "POST", "/v1/datasets", body, "has no VAE; add it with: dsctl add-base");
+    says(400, "PUT", "/v1/default-base", "{\"base\":\"xl\"}", "--vae ./sd-vae-ft-ema");
+    says(400, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"xl\"}", "has no VAE");
+    snprintf(more, sizeof more, ",\"name\":\"xl\",\"vae\":\"%s\"", source);
+    imported("/v1/bases", more);
+    json_decref(call(200, "PUT", "/v1/default-base", "{\"base\":\"xl\"}"));
+    json_decref(call(201, "POST", "/v1/datasets", body));
+    rig_wait_adapter(&r, "photos", 1, 10000);
+    char path[500];
+    int64_t job = rig_wait_job(&r, "train", "photos", "|done|", 10000);
+    snprintf(path, sizeof path, "%s/jobs/%lld/spec.json", r.state, (long long)job);
+    json_t *spec = NULL;
+    ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &spec, NULL), 0);
+    const json_t *vae = json_object_get(json_object_get(spec, "base"), "vae");
+    ck_assert(ds_fs_exists(ds_json_string(vae, "path", "/none")));
+    ck_assert(ds_digest_valid(ds_json_string(vae, "sha256", "")));
+    json_decref(spec);
+}
+END_TEST
+
+START_TEST(removal_deletes_only_what_was_imported) {
+    char file[PATH_MAX], other[400], more[500];
+    rig_start(&r, NULL);
+    snprintf(more, sizeof more, ",\"name\":\"one\",\"vae\":\"%s\"", source);
+    imported("/v1/bases", more);
+    json_t *b = call(200, "GET", "/v1/bases/one", NULL);
+    snprintf(file, sizeof file, "%s", ds_json_string(b, "path", ""));
+    char vae[PATH_MAX];
+    snprintf(vae, sizeof vae, "%s", ds_json_string(json_object_get(b, "vae"), "path", ""));
+    json_decref(b);
+    snprintf(other, sizeof other, "%s/other.pt", r.dir);
+    rig_write(other, "weights");
+    memcpy(source, other, strlen(other) + 1);
+    imported("/v1/bases", ",\"name\":\"two\",\"vae\":\"/etc\""); /* shares the VAE */
+    json_decref(call(200, "DELETE", "/v1/bases/one", NULL));
+    ck_assert(!ds_fs_exists(file) && ds_fs_exists(vae) && ds_fs_exists(other));
+    json_decref(call(200, "DELETE", "/v1/bases/two", NULL));
+    ck_assert(!ds_fs_exists(vae));
+    says(404, "GET", "/v1/bases/one", NULL, "does not exist");
+    says(409, "DELETE", "/v1/bases/emoji", NULL, "default");
+    snprintf(file, sizeof file, "%s/emoji.safetensors", r.dir);
+    ck_assert(ds_fs_exists(file));
+}
+END_TEST
+
+static void age(const char *path) {
+    struct timeval old[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+    ck_assert_msg(utimes(path, old) == 0, "%s", path);
+}
+
+/* An image cache as the worker lays it out, of this manifest; its digest of images is `payload`. */
+static void image_cache(const char *name, const char *manifest, char payload, char path[400]) {
+    char head[48 + 256];
+    ds_buf meta = {0}, all = {0};
+    uint64_t numbers[5] = {1, 8, 3, 0, 0};
+    ds_buf_addf(&meta, "{\"classes\":[],\"manifest\":\"%s\"}", manifest);
+    numbers[3] = meta.len;
+    numbers[4] = sizeof head + meta.len;
+    memset(head, payload, sizeof head);
+    memcpy(head, "DSIMG001", 8);
+    memcpy(head + 8, numbers, sizeof numbers);
+    ds_buf_add(&all, head, sizeof head);
+    ds_buf_add(&all, meta.data, meta.len);
+    snprintf(path, 400, "%s/cache/images-%s.bin", r.state, name);
+    ck_assert_int_eq(ds_fs_write(path, all.data, all.len, NULL), 0);
+    ds_buf_release(&meta);
+    ds_buf_release(&all);
+    age(path);
+}
+
+static void feature_cache(const char *folder, const char *name, const char *key, char path[400]) {
+    ds_buf b = {0};
+    char text[300];
+    uint64_t n = (uint64_t)snprintf(text, sizeof text, "{\"__metadata__\":{\"key\":\"%s\"}}", key);
+    ds_buf_add(&b, (char *)&n, 8);
+    ds_buf_add(&b, text, (size_t)n);
+    snprintf(path, 400, "%s/%s/features-%s.safetensors.zst", r.state, folder, name);
+    ck_assert_int_eq(ds_zio_write_file(path, b.data, b.len, 3, NULL), 0);
+    ds_buf_release(&b);
+    age(path);
+}
+
+static int64_t part(const json_t *doc, const char *name, const char *what) {
+    return ds_json_int(json_object_get(doc, name), what, -1);
+}
+
+START_TEST(gc_takes_only_what_nothing_needs) {
+    char used[400], unused[400], base_used[400], base_unused[400], f_used[400], f_unused[400];
+    char key[200], strange[400], orphan[400], young[400], hashes[400], tree[DS_HEX_SIZE];
+    rig_start(&r, NULL);
+    imported("/v1/bases", ",\"name\":\"big\"");
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    json_t *d = call(200, "GET", "/v1/datasets/digits", NULL), *b, *doc;
+    snprintf(tree, sizeof tree, "%s",
+             ds_json_string(json_object_get(d, "version"), "tree_digest", ""));
+    json_decref(d);
+    image_cache("used", tree, 'a', used);
+    image_cache("unused", "no such manifest", 'b', unused);
+    snprintf(key, sizeof key, "reference/1 images=%064d n=5", 0);
+    memset(strstr(key, "000"), 'a', 64);
+    feature_cache("cache", "used", key, f_used);
+    memset(strstr(key, "aaa"), 'b', 64);
+    feature_cache("cache", "unused", key, f_unused);
+    b = call(200, "GET", "/v1/default-base", NULL);
+    snprintf(key, sizeof key, "base/1 base=%s x=1", ds_json_string(b, "sha256", ""));
+    feature_cache("cache/base", "used", key, base_used);
+    json_decref(b);
+    snprintf(key, sizeof key, "base/1 base=%064d x=1", 7);
+    feature_cache("cache/base", "unused", key, base_unused);
+    snprintf(strange, sizeof strange, "%s/cache/strange.bin", r.state);
+    rig_write(strange, "x");
+    age(strange);
+    snprintf(hashes, sizeof hashes, "%s/cache/hashes/77", r.state); /* of no dataset */
+    rig_write(hashes, "x");
+    age(hashes);
+    snprintf(orphan, sizeof orphan, "%s/bases/orphan.safetensors", r.state);
+    rig_write(orphan, "x");
+    age(orphan);
+    snprintf(young, sizeof young, "%s/bases/young.safetensors", r.state);
+    rig_write(young, "x");
+    says(400, "POST", "/v1/gc", "{\"dry\":true}", "'dry' is not known");
+    says(400, "POST", "/v1/gc", "{\"grace_seconds\":1}", "from 60");
+    doc = call(200, "POST", "/v1/gc", "{\"dry_run\":true}");
+    ck_assert_int_eq(part(doc, "caches", "removed"), 4);
+    ck_assert_int_eq(part(doc, "models", "removed"), 1);
+    ck_assert_int_eq(part(doc, "models", "young"), 1);
+    ck_assert(ds_fs_exists(unused) && ds_fs_exists(orphan));
+    json_decref(doc);
+    doc = call(200, "POST", "/v1/gc", NULL);
+    ck_assert_int_eq(part(doc, "caches", "removed"), 4);
+    ck_assert_int_eq(part(doc, "models", "removed"), 1);
+    ck_assert_int_gt(part(doc, "caches", "bytes"), 0);
+    json_decref(doc);
+    ck_assert(ds_fs_exists(used) && ds_fs_exists(f_used) && ds_fs_exists(base_used));
+    ck_assert(ds_fs_exists(strange) && ds_fs_exists(young));
+    ck_assert(!ds_fs_exists(unused) && !ds_fs_exists(f_unused) && !ds_fs_exists(base_unused));
+    ck_assert(!ds_fs_exists(orphan) && !ds_fs_exists(hashes));
+    int status;
+    free(rig_text(&r, "GET", "/v1/adapters/digits@v1/file", NULL, NULL, &status));
+    ck_assert_int_eq(status, 200);
+    b = call(200, "GET", "/v1/bases/big", NULL);
+    ck_assert(ds_fs_exists(ds_json_string(b, "path", "/none")));
+    json_decref(b);
+    /* once nobody has that content, its cache goes */
+    json_decref(call(200, "DELETE", "/v1/datasets/digits", NULL));
+    doc = call(200, "POST", "/v1/gc", "{}");
+    ck_assert(!ds_fs_exists(used) && !ds_fs_exists(f_used) && ds_fs_exists(base_used));
+    json_decref(doc);
+}
+END_TEST
+
+START_TEST(jobs_that_only_wait) {
+    rig_start(&r, NULL);
+    rig_fake(&r, "scan", "exit 75");
+    rig_add(&r, "digits", photos, 201);
+    int waits = 0;
+    for (int i = 0; i < 1500 && !waits; i++, usleep(10000)) {
+        sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+        json_decref(call(202, "POST", "/v1/datasets/digits/rescan", NULL)); /* wakes it at once */
+        json_t *s = call(200, "GET", "/v1/status", NULL), *w = json_object_get(s, "waiting");
+        if (json_array_size(w)) {
+            waits = 1;
+            ck_assert_int_ge(ds_json_int(json_array_get(w, 0), "postponed", 0), 10);
+            ck_assert_str_eq(
+                ds_json_string(json_object_get(json_array_get(w, 0), "error"), "message", ""),
+                "told to fail");
+        }
+        json_decref(s);
+    }
+    ck_assert(waits);
+    int status;
+    char *events = rig_text(&r, "GET", "/v1/events?type=job.waiting", NULL, NULL, &status);
+    ck_assert(strstr(events, "told to fail") != NULL);
+    free(events);
+    rig_fake(&r, "scan", "ok");
+    sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    json_t *s = call(200, "GET", "/v1/status", NULL);
+    ck_assert_int_eq((int)json_array_size(json_object_get(s, "waiting")), 0);
+    json_decref(s);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, from_file_to_base);
+    tcase_add_test(tc, bad_imports);
+    tcase_add_test(tc, choice_and_refusal);
+    tcase_add_test(tc, latent_bases_need_a_vae);
+    tcase_add_test(tc, removal_deletes_only_what_was_imported);
+    tcase_add_test(tc, gc_takes_only_what_nothing_needs);
+    tcase_add_test(tc, jobs_that_only_wait);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_bases", cases);
+}
