@@ -203,9 +203,9 @@ int ds_base_open_within(ds_base **out, const char *path, const char *want, size_
     if (!rc)
         rc = find_tensors(b, st, h, err);
     if (!rc) {
-        place_tensors(b, h, st, unpacked);
         snprintf(b->name, sizeof b->name, "%s", name ? name : "base");
         memcpy(b->sha256, sha, sizeof sha);
+        place_tensors(b, h, st, unpacked); /* takes the file, and name with it */
         *out = b;
         return 0;
     }

@@ -67,7 +67,8 @@ static char *base_file(int bf16) {
         for (size_t j = 0; j < p->count; j++)
             x[j] *= p->ndim > 1 ? 1.0f / sqrtf((float)p->count / (float)p->shape[0]) : 0.1f;
     }
-    ck_assert_int_eq(ds_base_save(b, path, bf16, NULL, NULL), 0);
+    const char *const meta[] = {"diffscaler.name", "a base", NULL};
+    ck_assert_int_eq(ds_base_save(b, path, bf16, meta, NULL), 0);
     ds_base_free(b);
     return path;
 }
@@ -167,6 +168,8 @@ START_TEST(a_base_held_in_16_bits_trains_to_the_same_bits) {
     ck_assert_int_eq(ds_base_open(&unpacked, path, NULL, NULL), 0);
     ck_assert_int_eq(ds_base_open_within(&held, path, NULL, 0, NULL), 0);
     ck_assert(unpacked->data && !held->data);
+    ck_assert_str_eq(unpacked->name, "a base");
+    ck_assert_str_eq(held->name, "a base");
     ck_assert_uint_lt(ds_base_bytes(held), ds_base_bytes(unpacked) * 6 / 10);
     outcome a = train(unpacked, spec, precision, 0), b = train(held, spec, precision, 2);
     same(&a, &b, held, spec);
@@ -207,7 +210,8 @@ START_TEST(a_base_held_in_16_bits_samples_the_same_bits) {
     sample(unpacked, a);
     sample(held, b);
     ck_assert_int_eq(memcmp(a, b, sizeof a), 0);
-    ck_assert_int_eq(ds_base_save(held, again, 1, NULL, NULL), 0); /* and is written again whole */
+    const char *const meta[] = {"diffscaler.name", "a base", NULL};
+    ck_assert_int_eq(ds_base_save(held, again, 1, meta, NULL), 0); /* and is written again whole */
     ck_assert_int_eq(ds_fs_read(path, 1 << 24, &x, &n, NULL), 0);
     ck_assert_int_eq(ds_fs_read(again, 1 << 24, &y, &m, NULL), 0);
     ck_assert(n == m && !memcmp(x, y, n));
