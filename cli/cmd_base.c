@@ -334,8 +334,9 @@ int ds_cmd_gc(ds_cli *c, ds_error *err) {
             char kept[DS_TEXT + 40] = "";
             if (young)
                 snprintf(kept, sizeof kept, "; %lld too young to go", (long long)young);
-            ds_field(c, parts[i], "%s files, %s%s",
+            ds_field(c, parts[i], "%s file%s, %s%s",
                      ds_fmt_count(text, ds_json_int(p, "removed", 0)),
+                     ds_json_int(p, "removed", 0) == 1 ? "" : "s",
                      ds_fmt_bytes(size, ds_json_number(p, "bytes", 0)), kept);
         }
         ds_say(c, dry ? "%s would be freed; without --dry-run they go" : "%s freed",

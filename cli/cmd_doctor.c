@@ -268,7 +268,8 @@ static void check_weights(doctor *d) {
     if (!brought)
         report(d, NOTE, "weights", dit_places, "only the base that comes with the program");
     else if (!lacking)
-        report(d, OK, "weights", "", "%zu bases, none lacks its VAE", json_array_size(bases));
+        report(d, OK, "weights", "", "%zu base%s, none lacks its VAE", json_array_size(bases),
+               json_array_size(bases) == 1 ? "" : "s");
     json_decref(bases);
     if (ds_fetch_list(d->c, "/v1/feature_nets", 0, &nets, &next, NULL))
         return;
