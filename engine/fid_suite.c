@@ -205,6 +205,9 @@ int ds_fid_suite_stats(ds_fid_suite *s, ds_npz_stats *out, ds_error *err) {
         out->sigma_s = ds_xmalloc(ds * ds * sizeof *out->sigma_s);
         rc = ds_stats_finish(s->sfid, out->mu_s, out->sigma_s, err);
     }
+    ds_stats_free(s->fid);
+    ds_stats_free(s->sfid);
+    s->fid = s->sfid = NULL;
     if (rc)
         ds_npz_stats_release(out);
     return rc;

@@ -1,0 +1,47 @@
+/* worker/picture_stream.h - a folder's pictures, decoded in sandboxes and prepared for a feature
+ * network while the network works on those before.
+ *
+ * Purpose: `diffscaler-worker evaluate`.  All picture files below a folder in the order of their
+ * path's bytes, or n of them chosen by the seed (DS_STREAM_SPLIT, step 2).  Decoding threads, each
+ * with its own restricted child (worker/sandbox.h), run ahead by at most a ring of slots, so memory
+ * does not depend on the number of pictures.  Results come in the order of the list, whatever the
+ * threads do.  A file that cannot be decoded costs only itself (`rejected`).
+ *
+ * Ownership: open/close.  Thread: next and close from one thread.  Errors: DS_ENOTFOUND, DS_EPERM,
+ * DS_EINVAL (no picture), DS_EFAILED (no child can be started).
+ */
+#ifndef DS_WORKER_PICTURE_STREAM_H
+#define DS_WORKER_PICTURE_STREAM_H
+
+#include "engine/fid_net.h"
+#include "worker/files.h"
+
+typedef struct {
+    const char *folder;
+    const char *program; /* as in ds_sandbox_options */
+    enum ds_fid_mode mode;
+    int64_t n; /* 0 = all */
+    uint64_t seed;
+    int batch;    /* most pictures of one call of next */
+    int decoders; /* threads, each with a child */
+} ds_picture_options;
+
+typedef struct ds_picture_stream ds_picture_stream;
+
+int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o, ds_error *err);
+void ds_picture_stream_close(ds_picture_stream *s); /* NULL is fine; also in the middle */
+
+int64_t ds_picture_stream_total(const ds_picture_stream *s); /* files in the list */
+int64_t ds_picture_stream_done(const ds_picture_stream *s);  /* of them, given out or rejected */
+
+/* The next pictures: up to `batch` pointers to (299,299,3) and their positions in the list, valid
+ * until the next call.  *count = 0: that was all. */
+int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *indices, int *count,
+                           ds_error *err);
+
+const ds_rejected_list *ds_picture_stream_rejected(const ds_picture_stream *s);
+
+/* Identity of the pictures given out: SHA-256 of the lines "<sha256 of the file>  <path>\n". */
+void ds_picture_stream_digest(ds_picture_stream *s, char out[DS_HEX_SIZE]);
+
+#endif
