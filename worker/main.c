@@ -24,6 +24,7 @@ static const struct {
     {"pretrain", ds_worker_pretrain, "make a base from a folder of pictures"},
     {"import-base", ds_worker_import_base, "make a base from a DiT of another program"},
     {"montage", ds_worker_montage, "put pictures below each other"},
+    {"export", ds_worker_export, "write an adapter or a merged model for other programs"},
     {"plan", ds_worker_plan, "say what a training would take: bytes by part, seconds per step"},
     {"import-feature-net", ds_worker_import_feature_net, "convert FID's network"},
     {"evaluate", ds_worker_evaluate, "FID and its relatives between folders of pictures"},

@@ -8,6 +8,7 @@ int ds_worker_run(int argc, char **argv);      /* run DIR: one job directory */
 int ds_worker_pretrain(int argc, char **argv); /* make a base from a folder of images */
 int ds_worker_montage(int argc, char **argv);  /* pictures below each other */
 int ds_worker_plan(int argc, char **argv);     /* bytes and seconds of a training */
+int ds_worker_export(int argc, char **argv);   /* an adapter in the layouts of other programs */
 
 int ds_worker_import_base(int argc, char **argv); /* a DiT of another program becomes a base */
 int ds_worker_import_feature_net(int argc, char **argv); /* FID's network, canonical */
