@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { COLUMNS_MIN = 8, COLUMNS_MAX = 16, SHEET_MAX = 64, CELL = 96, LEVEL_REFERENCE = 3 };
+enum { SHEET_SIDE = 2048 }; /* sheets of large pictures hold fewer of them */
 
 /* The work of the stage in pictures, over its three parts. */
 typedef struct {
@@ -133,6 +134,11 @@ static int sample_base(evaluation *e, ds_cached_features *c, ds_error *err) {
     return rc;
 }
 
+/* What pictures depend on beside the base: its VAE. */
+static const char *vae_of(const evaluation *e) {
+    return e->tools->base->cfg.pixel ? "" : e->spec->vae.sha256;
+}
+
 /* FD and KID of the base itself on this dataset. */
 static int measure_base(evaluation *e, ds_error *err) {
     const ds_spec *s = e->spec;
@@ -143,10 +149,11 @@ static int measure_base(evaluation *e, ds_error *err) {
     c.pixels = e->base_pixels = ds_xmalloc(c.pixel_bytes);
     char *key =
         ds_xasprintf("base/1 base=%s sampler=%s steps=%d n=%d seed=%llu net=%s resize=%s "
-                     "device=%s rng=%d",
+                     "device=%s rng=%d%s%s",
                      e->tools->base->sha256, ds_sampler_name(s->sample.sampler), s->sample.steps, n,
                      (unsigned long long)s->evaluate.seed, ds_features_net(e->tools->features),
-                     ds_features_resize_id(), e->tools->dev->device_class, DS_RNG_VERSION);
+                     ds_features_resize_id(), e->tools->dev->device_class, DS_RNG_VERSION,
+                     vae_of(e)[0] ? " vae=" : "", vae_of(e));
     int found = ds_feature_cache_load(s->base_cache, key, &c);
     cached_or_warn(e, found, "features of the base");
     if (found > 0)
@@ -166,6 +173,12 @@ static int measure_base(evaluation *e, ds_error *err) {
 }
 
 /* ---------------------------------------------------------------- sheets */
+
+/* Pictures beside each other. */
+static int columns_for(int side, int most, int least) {
+    int fit = SHEET_SIDE / side < least ? least : SHEET_SIDE / side;
+    return fit < most ? fit : most;
+}
 
 static int scale_for(int side) { return side < CELL ? CELL / side : 1; }
 
@@ -188,10 +201,11 @@ static const uint8_t *real_picture(const evaluation *e, int label, int k) {
 
 /* Rows real, base, adapter; a column's real picture and sample are of the same class. */
 static int write_grid(const evaluation *e, ds_error *err) {
-    int n = e->spec->evaluate.n, columns = n < COLUMNS_MAX ? n : COLUMNS_MAX,
-        *labels = ds_xmalloc((size_t)n * sizeof *labels), side = e->images->side;
-    ds_grid *g = ds_grid_new(3, columns < COLUMNS_MIN ? COLUMNS_MIN : columns, side,
-                             scale_for(side), 4, 255);
+    int n = e->spec->evaluate.n, side = e->images->side,
+        most = columns_for(side, COLUMNS_MAX, COLUMNS_MIN / 2), columns = n < most ? n : most,
+        wide = most < COLUMNS_MIN ? most : COLUMNS_MIN;
+    int *labels = ds_xmalloc((size_t)n * sizeof *labels);
+    ds_grid *g = ds_grid_new(3, columns < wide ? wide : columns, side, scale_for(side), 4, 255);
     ds_class_labels(labels, n, e->reference.counts, e->reference.classes);
     for (int c = 0; c < columns; c++) {
         int i = (int)((2 * (int64_t)c + 1) * n / (2 * columns));
@@ -208,8 +222,9 @@ static int write_grid(const evaluation *e, ds_error *err) {
 }
 
 static int write_samples(const evaluation *e, ds_error *err) {
-    int n = e->spec->evaluate.n, shown = n < SHEET_MAX ? n : SHEET_MAX,
-        columns = ds_grid_columns(shown), side = e->images->side;
+    int n = e->spec->evaluate.n, side = e->images->side, fit = columns_for(side, COLUMNS_MAX, 2),
+        most = fit * fit < SHEET_MAX ? fit * fit : SHEET_MAX, shown = n < most ? n : most,
+        columns = ds_grid_columns(shown);
     ds_grid *g =
         ds_grid_new((shown + columns - 1) / columns, columns, side, scale_for(side), 4, 255);
     for (int k = 0; k < shown; k++) {
@@ -293,11 +308,11 @@ static char *stage_key(const evaluation *e) {
     json_t *sample = ds_spec_sample_json(&e->spec->sample),
            *how = ds_spec_evaluate_json(&e->spec->evaluate);
     char *a = ds_json_canonical(sample), *b = ds_json_canonical(how);
-    char *key =
-        ds_xasprintf("evaluate/1 %s adapter=%s images=%s base=%s net=%s device=%s sample=%s "
-                     "evaluate=%s",
-                     DS_VERSION, adapter, e->images->digest, e->tools->base->sha256,
-                     e->spec->feature_net.sha256, e->tools->dev->device_class, a, b);
+    char *key = ds_xasprintf(
+        "evaluate/1 %s adapter=%s images=%s base=%s net=%s device=%s sample=%s "
+        "evaluate=%s%s%s",
+        DS_VERSION, adapter, e->images->digest, e->tools->base->sha256, e->spec->feature_net.sha256,
+        e->tools->dev->device_class, a, b, vae_of(e)[0] ? " vae=" : "", vae_of(e));
     free(a);
     free(b);
     json_decref(sample);
@@ -375,6 +390,8 @@ static int run_stage(evaluation *e, ds_evaluation *out, ds_error *err) {
     int n = s->evaluate.n, real = ds_reference_choose(chosen, e->images->n, s->evaluate.seed);
     e->progress = (progress_state){.job = e->tools->job, .part = real, .total = real + 4.0 * n};
     int rc = ds_tools_features(e->tools, err);
+    if (!rc)
+        rc = ds_tools_decoder(e->tools, err);
     if (!rc)
         rc = make_reference(e, chosen, real, err);
     if (!rc)

@@ -121,6 +121,8 @@ static void check_integrity(checking *c, int decode) {
               t->job->spec->base.sha256);
     if (t->base_finding[0])
         found(c, "%s", t->base_finding);
+    if (t->vae_finding[0])
+        found(c, "%s", t->vae_finding);
     check_adapter(c, decode);
     check_reference(c);
     if (t->features_finding[0])
@@ -165,6 +167,8 @@ static const char *cannot_measure(checking *c) {
         return "it was measured with another feature network";
     if (ds_tools_features(c->tools, NULL))
         return "the feature network cannot be used";
+    if (ds_tools_decoder(c->tools, NULL))
+        return "the VAE of the base cannot be used";
     return NULL;
 }
 
@@ -241,8 +245,8 @@ static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o
 int ds_gate_preflight(const ds_tools *tools) {
     const ds_spec *s = tools->job->spec;
     int findings = 0;
-    const char *shared[] = {tools->base_finding, tools->features_finding};
-    for (int i = 0; i < 2; i++)
+    const char *shared[] = {tools->base_finding, tools->vae_finding, tools->features_finding};
+    for (int i = 0; i < 3; i++)
         if (shared[i][0]) {
             findings++;
             ds_events_warning(tools->job->events, "%s", shared[i]);

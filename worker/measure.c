@@ -1,5 +1,6 @@
 #include "worker/measure.h"
 #include "base/mem.h"
+#include "engine/vae.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -43,8 +44,8 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
                     ds_features *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, uint8_t *pixels, ds_progress *progress,
                     void *user, ds_error *err) {
-    const ds_dit_config *c = &model->base->cfg;
-    size_t one = (size_t)c->side * (size_t)c->side * (size_t)c->channels, n = (size_t)e->n;
+    const int side = ds_picture_side(model);
+    size_t one = ds_picture_bytes(model), n = (size_t)e->n;
     int classes = adapter->spec.classes, rc = 0;
     ds_serve *s = NULL;
     halves h = {progress, user, e->n};
@@ -60,7 +61,7 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
         rc = ds_serve_run(s, e->seed, labels, e->n, px, NULL, sampled, &h, err);
     ds_serve_free(s);
     if (!rc)
-        rc = ds_features_compute(features, px, e->n, c->side, c->side, x, seen, &h, err);
+        rc = ds_features_compute(features, px, e->n, side, side, x, seen, &h, err);
     if (!rc) {
         ds_feature_set fake;
         ds_digest(px, n * one, out->sample_digest);

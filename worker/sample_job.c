@@ -66,8 +66,8 @@ static int on_sample(void *user, double done, double total) {
 }
 
 static int write_images(const sample_job *s, const char *digest, ds_error *err) {
-    const ds_dit_config *c = &s->tools.base->cfg;
-    int64_t shape[4] = {s->spec->n, c->side, c->side, c->channels};
+    int side = s->tools.picture_side;
+    int64_t shape[4] = {s->spec->n, side, side, 3};
     char *bytes = NULL, *path = ds_job_path(s->job, "samples.safetensors");
     size_t n;
     ds_st_writer *w = ds_st_writer_new();
@@ -84,7 +84,7 @@ static int write_images(const sample_job *s, const char *digest, ds_error *err) 
 }
 
 static int write_grid(const sample_job *s, ds_error *err) {
-    int n = s->spec->n, side = s->tools.base->cfg.side,
+    int n = s->spec->n, side = s->tools.picture_side,
         columns = s->spec->columns ? s->spec->columns : ds_grid_columns(n);
     if (columns > n)
         columns = n;
@@ -109,15 +109,17 @@ static int run(sample_job *s, ds_error *err) {
     const ds_dit_config *c = &s->tools.base->cfg;
     char digest[DS_HEX_SIZE];
     double begin = ds_monotonic();
-    if (!c->pixel || c->channels != 3)
-        return ds_fail(err, DS_EINVAL, "base '%s' makes latents, which cannot be shown",
-                       spec->base.name);
-    s->one = (size_t)c->side * (size_t)c->side * (size_t)c->channels;
-    size_t count = s->one * (size_t)spec->n;
-    s->pixels = ds_xmalloc(count);
+    if (c->pixel && c->channels != 3)
+        return ds_fail(err, DS_EINVAL, "base '%s' makes %d channels, which cannot be shown",
+                       spec->base.name, c->channels);
+    s->one = (size_t)s->tools.picture_side * (size_t)s->tools.picture_side * 3;
+    size_t count = (size_t)c->channels * (size_t)c->side * (size_t)c->side * (size_t)spec->n;
+    s->pixels = ds_xmalloc(s->one * (size_t)spec->n);
     s->raw = ds_xmalloc(count * sizeof *s->raw);
     ds_serve *serve = NULL;
     int rc = choose_labels(s, err);
+    if (!rc)
+        rc = ds_tools_decoder(&s->tools, err);
     if (!rc)
         rc = ds_serve_new(&serve, s->tools.model, s->adapter, &spec->sample, err);
     if (!rc)

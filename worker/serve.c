@@ -1,5 +1,6 @@
 #include "worker/serve.h"
 #include "base/mem.h"
+#include "engine/vae.h"
 
 #include <stdlib.h>
 
@@ -37,6 +38,56 @@ void ds_serve_free(ds_serve *s) {
     free(s);
 }
 
+/* Sampling takes most of the time that a picture takes, decoding the rest. */
+#define SAMPLING_SHARE 0.9
+
+typedef struct {
+    ds_progress *progress;
+    void *user;
+} sampling;
+
+static int on_sampled(void *user, double done, double total) {
+    const sampling *s = user;
+    return s->progress ? s->progress(s->user, SAMPLING_SHARE * done, total) : 0;
+}
+
+static int decode(const ds_model *m, uint8_t *pixels, const float *latents, int n,
+                  ds_progress *progress, void *user, ds_error *err) {
+    const ds_dit_config *c = &m->base->cfg;
+    const size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side,
+                 bytes = ds_picture_bytes(m);
+    const double scale = c->latent_scale > 0 ? c->latent_scale : ds_vae_cfg(m->vae)->scaling_factor;
+    float *z = ds_xmalloc(one * sizeof *z);
+    int rc = 0;
+    for (int i = 0; !rc && i < n; i++) {
+        for (size_t k = 0; k < one; k++)
+            z[k] = (float)(latents[(size_t)i * one + k] / scale);
+        rc = ds_vae_decode_u8(m->vae, z, c->side, c->side, pixels + (size_t)i * bytes, err);
+        double done = n * SAMPLING_SHARE + (i + 1) * (1 - SAMPLING_SHARE);
+        if (!rc && progress && progress(user, done, n))
+            rc = ds_fail(err, DS_ECANCELED, "decoding was stopped");
+    }
+    free(z);
+    return rc;
+}
+
+/* Latents are kept for all pictures: 16 KiB each at 256 px, a twelfth of the pictures. */
+static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_request *q, int n,
+                      uint8_t *pixels, float *raw, ds_progress *progress, void *user,
+                      ds_error *err) {
+    const ds_dit_config *c = &s->model->base->cfg;
+    size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side;
+    sampling half = {progress, user};
+    if (!s->model->vae)
+        return ds_fail(err, DS_EINVAL, "the base makes latents and there is no VAE to decode them");
+    float *own = raw ? NULL : ds_xmalloc((size_t)n * one * sizeof *own), *x = raw ? raw : own;
+    int rc = ds_sample(NULL, x, s->net, s->base, o, q, n, on_sampled, &half, err);
+    if (!rc)
+        rc = decode(s->model, pixels, x, n, progress, user, err);
+    free(own);
+    return rc;
+}
+
 int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *pixels, float *raw,
                  ds_progress *progress, void *user, ds_error *err) {
     ds_sample_options o = {.sampler = s->sample.sampler,
@@ -47,7 +98,9 @@ int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *
     ds_sample_request *q = ds_xcalloc((size_t)n, sizeof *q);
     for (int i = 0; i < n; i++)
         q[i] = (ds_sample_request){.index = (uint64_t)i, .label = labels[i], .base = s->own_base};
-    int rc = ds_sample(pixels, raw, s->net, s->base, &o, q, n, progress, user, err);
+    int rc = pixels && !s->model->base->cfg.pixel
+                 ? run_latent(s, &o, q, n, pixels, raw, progress, user, err)
+                 : ds_sample(pixels, raw, s->net, s->base, &o, q, n, progress, user, err);
     free(q);
     return rc;
 }

@@ -4,7 +4,8 @@
  * adapter folded into an inference net.  So what the gate proves is what users get.
  *
  * Ownership: new/free; model and adapter are borrowed and must outlive it.  Thread: as the device.
- * Units: pixels (n, side, side, channels) 8 bit; raw (n, channels, side, side) f32 in [-1, 1].
+ * Units: pixels (n, side, side, channels) 8 bit, for a latent base of the side and channels that
+ * its VAE makes (engine/vae.h); raw (n, channels, side, side) f32, what the base itself makes.
  */
 #ifndef DS_WORKER_SERVE_H
 #define DS_WORKER_SERVE_H
@@ -20,6 +21,7 @@ int ds_serve_new(ds_serve **out, const ds_model *model, const ds_adapter *adapte
                  const ds_spec_sample *sample, ds_error *err);
 void ds_serve_free(ds_serve *s); /* NULL is fine */
 
+/* Pixels of a latent base need model->vae (DS_EINVAL). */
 /* n pictures with these labels (-1 = unconditional); picture i is named by (seed, i).  pixels or
  * raw may be NULL.  progress as ds_sample. */
 int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *pixels, float *raw,

@@ -1,4 +1,5 @@
 #include "worker/tools.h"
+#include "base/mem.h"
 #include "base/zio.h"
 
 #include <stdio.h>
@@ -26,6 +27,83 @@ static int open_base(ds_tools *t, int tolerate, ds_error *err) {
     if (rc)
         return ds_fail(err, rc, "%s", e.message);
     return t->base ? ds_model_new(&t->model, t->dev, t->base, err) : 0;
+}
+
+/* Does the file say that it belongs to such a base? */
+static int read_vae_config(ds_tools *t, const char *path, ds_error *err) {
+    const ds_dit_config *c = &t->base->cfg;
+    ds_vae_config v;
+    ds_st *st;
+    int rc = ds_st_open_file(path, (size_t)4 << 30, 1, &st, err);
+    if (rc)
+        return rc;
+    const char *text = ds_st_meta(st, "diffscaler.vae");
+    rc = text ? ds_vae_config_parse(&v, path, text, err)
+              : ds_fail(err, DS_EINTEGRITY,
+                        "'%s' is not a VAE: its metadata has no 'diffscaler.vae'", path);
+    ds_st_free(st);
+    if (rc)
+        return rc;
+    if (v.latent_channels != c->channels || v.in_channels != 3 || v.out_channels != 3)
+        return ds_fail(err, DS_EINVAL,
+                       "the VAE makes %d channels from %d and pictures of %d, base '%s' needs %d "
+                       "from 3 and pictures of 3: add the base again with its own --vae",
+                       v.latent_channels, v.in_channels, v.out_channels, t->job->spec->base.name,
+                       c->channels);
+    t->picture_side = c->side * ds_vae_factor(&v);
+    t->latent_scale = c->latent_scale > 0 ? c->latent_scale : v.scaling_factor;
+    t->vae_config = v;
+    return 0;
+}
+
+/* The digest and the configuration; the weights are loaded when they are needed. */
+static int check_vae(ds_tools *t, int tolerate, ds_error *err) {
+    const ds_spec_file *f = &t->job->spec->vae;
+    char sha[DS_HEX_SIZE];
+    ds_error e = {0};
+    if (!t->base)
+        return 0;
+    t->picture_side = t->base->cfg.side;
+    if (t->base->cfg.pixel)
+        return 0;
+    if (!f->path)
+        return ds_fail(err, DS_EINVAL,
+                       "base '%s' works on latents and has no VAE to make them: add the base again "
+                       "with --vae",
+                       t->job->spec->base.name);
+    t->picture_side = 0;
+    t->latent_scale = t->base->cfg.latent_scale;
+    int rc = ds_digest_file(f->path, sha, &e);
+    if (!rc && strcmp(sha, f->sha256))
+        rc = ds_fail(&e, DS_EINTEGRITY,
+                     "VAE '%s' has changed: its sha256 is %s, the registered one is %s", f->path,
+                     sha, f->sha256);
+    int changed = rc;
+    if (!rc || (tolerate && is_damage(rc)))
+        rc = read_vae_config(t, f->path, rc ? NULL : &e);
+    if (changed && tolerate && is_damage(changed)) { /* measured with what is there, if possible */
+        note(t->vae_finding, &e);
+        return 0;
+    }
+    return rc ? ds_fail(err, rc, "%s", e.message) : 0;
+}
+
+void ds_tools_vae_bytes(const ds_tools *t, size_t *encoder, size_t *decoder) {
+    const ds_vae_config *v = &t->vae_config;
+    int side = t->picture_side;
+    *encoder = v->blocks ? ds_vae_bytes(t->dev, v, DS_VAE_ENCODER, side, side) : 0;
+    *decoder = v->blocks ? ds_vae_bytes(t->dev, v, DS_VAE_DECODER, side, side) : 0;
+}
+
+int ds_tools_decoder(ds_tools *t, ds_error *err) {
+    const ds_spec_file *f = &t->job->spec->vae;
+    if (!t->base || t->base->cfg.pixel || t->decoder)
+        return 0;
+    int rc = ds_vae_open(&t->decoder, t->dev, f->path, t->vae_finding[0] ? NULL : f->sha256,
+                         DS_VAE_DECODER, err);
+    if (!rc && t->model)
+        t->model->vae = t->decoder;
+    return rc;
 }
 
 /* The digest alone, which is quick; the network is loaded when it is needed. */
@@ -60,6 +138,8 @@ int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err) {
     int rc = ds_device_open(&t->dev, &o, err);
     if (!rc)
         rc = open_base(t, tolerate, err);
+    if (!rc)
+        rc = check_vae(t, tolerate, err);
     if (!rc && s->feature_net.path)
         rc = check_features(t, tolerate, err);
     if (rc)
@@ -91,6 +171,7 @@ void ds_tools_drop_features(ds_tools *t) {
 void ds_tools_close(ds_tools *t) {
     ds_tools_drop_features(t);
     ds_model_free(t->model);
+    ds_vae_free(t->decoder);
     ds_base_free(t->base);
     ds_device_close(t->dev);
     *t = (ds_tools){0};

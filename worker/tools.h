@@ -1,4 +1,5 @@
-/* worker/tools.h - device, base and feature network of a job, checked against their digests.
+/* worker/tools.h - device, base, VAE and feature network of a job, checked against their
+ * digests.
  *
  * With `tolerate` a base or feature network that is not the registered one is no error but a
  * finding: it is loaded all the same where that is possible, because the gate then measures what
@@ -11,6 +12,7 @@
 #define DS_WORKER_TOOLS_H
 
 #include "engine/features.h"
+#include "engine/vae.h"
 #include "worker/job.h"
 
 typedef struct {
@@ -19,7 +21,11 @@ typedef struct {
     ds_base *base;         /* NULL: cannot be loaded (only with a finding) */
     ds_model *model;       /* NULL together with base */
     ds_features *features; /* NULL until ds_tools_features, and if it cannot be loaded */
-    char base_finding[512], features_finding[512]; /* "" = as registered */
+    ds_vae *decoder;       /* latent bases: NULL until ds_tools_decoder; also model->vae */
+    int picture_side;      /* of what the base is trained on and makes; 0: not known (a finding) */
+    double latent_scale;   /* 0: pixels */
+    ds_vae_config vae_config;                                        /* blocks 0: none */
+    char base_finding[512], features_finding[512], vae_finding[512]; /* "" = as registered */
 } ds_tools;
 
 int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err);
@@ -29,8 +35,13 @@ void ds_tools_close(ds_tools *t);
 int ds_tools_features(ds_tools *t, ds_error *err);
 void ds_tools_drop_features(ds_tools *t);
 
+/* What makes pictures of a latent base's samples, if it is not loaded yet; nothing for pixels. */
+int ds_tools_decoder(ds_tools *t, ds_error *err);
+/* Memory of the VAE's halves for one picture (planning); 0 where it is not known. */
+void ds_tools_vae_bytes(const ds_tools *t, size_t *encoder, size_t *decoder);
+
 static inline int ds_tools_damaged(const ds_tools *t) {
-    return t->base_finding[0] || t->features_finding[0];
+    return t->base_finding[0] || t->features_finding[0] || t->vae_finding[0];
 }
 
 #endif

@@ -18,6 +18,7 @@
 #include "worker/checkpoint.h"
 #include "worker/evaluate.h"
 #include "worker/gate.h"
+#include "worker/latents.h"
 #include "worker/memory.h"
 #include "worker/plan.h"
 #include "worker/serve.h"
@@ -35,6 +36,7 @@ typedef struct {
     const ds_spec *spec;
     ds_tools tools;
     ds_images *images;
+    ds_latents *latents;   /* of a latent base */
     ds_method_spec method; /* with the number of classes */
     ds_train_options options;
     ds_plan plan;
@@ -47,14 +49,27 @@ typedef struct {
 
 /* ---------------------------------------------------------------- memory */
 
+/* Of what is trained on: pixels, or mean and log variance, and those of the mirror images. */
+static double image_bytes(const train_job *t) {
+    const ds_dit_config *c = &t->tools.base->cfg;
+    double one = (double)c->side * c->side * c->channels;
+    return !t->images ? 0 : t->images->n * one * (c->pixel ? 1 : t->options.flip ? 16 : 8);
+}
+
+/* Of the VAE: the encoder before training, the decoder after it. */
+static double vae_bytes(const train_job *t) {
+    size_t e = 0, d = 0;
+    if (!t->tools.base->cfg.pixel)
+        ds_tools_vae_bytes(&t->tools, &e, &d);
+    return (double)(e > d ? e : d);
+}
+
 /* Refuse what cannot fit, saying what would; recompute activations if that helps. */
 static int plan_memory(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
-    const ds_dit_config *c = &t->tools.base->cfg;
     double now = ds_memory_now(), free_bytes = ds_memory_available();
-    ds_plan_input in = {.images =
-                            t->images ? (double)t->images->n * c->side * c->side * c->channels : 0,
-                        .features = (double)ds_inception_bytes(t->tools.dev, 8),
+    ds_plan_input in = {.images = image_bytes(t),
+                        .features = (double)ds_inception_bytes(t->tools.dev, 8) + vae_bytes(t),
                         .limit = s->device.memory_limit > 0 ? s->device.memory_limit
                                  : free_bytes > 0           ? free_bytes + now
                                                             : 0,
@@ -83,26 +98,47 @@ static int on_prepare(void *user, int64_t done, int64_t total) {
     return 0;
 }
 
+/* Pictures -> latents, as far as they are not in the cache. */
+static int encode(train_job *t, ds_error *err) {
+    const ds_spec *s = t->spec;
+    const ds_dit_config *c = &t->tools.base->cfg;
+    ds_latents_options o = {.images = t->images,
+                            .dev = t->tools.dev,
+                            .vae_path = s->vae.path,
+                            .vae_sha256 = s->vae.sha256,
+                            .cache_dir = s->cache_dir,
+                            .channels = c->channels,
+                            .side = c->side,
+                            .mirrored = t->options.flip};
+    ds_events_stage(t->job->events, "encode", "%dx%d images to %dx%dx%d latents%s",
+                    t->tools.picture_side, t->tools.picture_side, c->channels, c->side, c->side,
+                    t->options.flip ? ", both ways round" : "");
+    int rc = ds_latents_open(&t->latents, &o, on_prepare, t, err);
+    if (!rc && t->latents->damaged)
+        ds_events_warning(t->job->events, "%lld cached latents were damaged and are computed again",
+                          (long long)t->latents->damaged);
+    return rc;
+}
+
 static int prepare(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
     const ds_dit_config *c = &t->tools.base->cfg;
     int rc = plan_memory(t, err); /* fills the plan also when it refuses */
     ds_events_stage(t->job->events, "prepare",
-                    "%dx%d; device %s, %d thread%s; training needs %.0f MiB of %.0f MiB", c->side,
-                    c->side, t->tools.dev->device_class, t->tools.dev->threads,
-                    t->tools.dev->threads == 1 ? "" : "s", t->plan.peak / (1 << 20),
-                    t->plan.limit / (1 << 20));
+                    "%dx%d; device %s, %d thread%s; training needs %.0f MiB of %.0f MiB",
+                    t->tools.picture_side, t->tools.picture_side, t->tools.dev->device_class,
+                    t->tools.dev->threads, t->tools.dev->threads == 1 ? "" : "s",
+                    t->plan.peak / (1 << 20), t->plan.limit / (1 << 20));
     if (rc)
         return rc;
-    if (!c->pixel || c->channels != 3)
-        return ds_fail(err, DS_EINVAL,
-                       "base '%s' works on %d-channel latents; this version trains on pixels only",
+    if (c->pixel && c->channels != 3)
+        return ds_fail(err, DS_EINVAL, "base '%s' works on %d channels; images have 3",
                        s->base.name, c->channels);
     ds_prepare_options o = {.root = s->dataset.root,
                             .manifest = s->dataset.manifest,
                             .cache_dir = s->cache_dir,
-                            .side = c->side,
-                            .channels = c->channels};
+                            .side = t->tools.picture_side,
+                            .channels = 3};
     if ((rc = ds_prepare_open(&t->images, &o, on_prepare, t, err)))
         return rc;
     const ds_images *im = t->images;
@@ -123,6 +159,8 @@ static int prepare(train_job *t, ds_error *err) {
     if (!s->train.dropout_given)
         t->options.label_dropout = im->class_count > 1 ? 0.1 : 0;
     rc = plan_memory(t, err);
+    if (!rc && !c->pixel)
+        rc = encode(t, err);
     return rc ? rc : plan_time(t, err);
 }
 
@@ -186,12 +224,20 @@ static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
 
 static int train(train_job *t, ds_adapter **result, ds_error *err) {
     const ds_images *im = t->images;
+    const ds_dit_config *c = &t->tools.base->cfg;
     ds_image_set set = {.pixels = im->pixels,
                         .labels = im->labels,
                         .n = im->n,
-                        .side = im->side,
-                        .channels = im->channels,
+                        .side = c->side,
+                        .channels = c->channels,
                         .classes = im->class_count};
+    if (t->latents) {
+        set.pixels = NULL;
+        set.latents[0] = t->latents->of[0];
+        set.latents[1] = t->latents->of[1];
+        set.latents_digest = t->latents->digest;
+        set.latent_scale = t->tools.latent_scale;
+    }
     ds_trainer *tr = NULL;
     ds_events_stage(t->job->events, "train", "%s on %d images of %d class%s, %d steps of %d",
                     ds_method_name(t->method.method), im->n, im->class_count,
@@ -247,6 +293,10 @@ static json_t *metadata(const train_job *t) {
                                   s->dataset.tree_digest, "images", t->images->n, "class_images",
                                   t->evaluation.counts));
     json_object_set_new(doc, "prepare", json_string(DS_PREPARE_ID));
+    if (!t->tools.base->cfg.pixel)
+        json_object_set_new(doc, "vae",
+                            json_pack("{s:s, s:f}", "sha256", s->vae.sha256, "latent_scale",
+                                      t->tools.latent_scale));
     json_object_set_new(doc, "train", train_json(t));
     json_object_set_new(doc, "steps", json_integer(t->options.steps));
     json_object_set_new(doc, "seed", json_integer((json_int_t)t->options.seed));
@@ -417,6 +467,7 @@ int ds_job_train(const ds_job *job, ds_error *err) {
     ds_gate_release(&t.gate);
     ds_evaluation_release(&t.evaluation);
     ds_adapter_free(t.adapter);
+    ds_latents_close(t.latents);
     ds_images_close(t.images);
     ds_tools_close(&t.tools);
     return rc;
