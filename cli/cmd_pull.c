@@ -156,6 +156,11 @@ static int fetch(ds_cli *c, const json_t *a, FILE *f, FILE *raw, ds_error *err) 
     return rc ? rc : verify(f, raw, a, header, err);
 }
 
+int ds_pull_into(ds_cli *c, const json_t *a, FILE *f, ds_error *err) {
+    int rc = fetch(c, a, f, NULL, err);
+    return rc ? ds_error_prefix(err, "cannot pull '%s'", ds_json_string(a, "ref", c->args[0])) : 0;
+}
+
 static void default_target(const ds_cli *c, const json_t *a, char out[PATH_MAX]) {
     const char *given = ds_opt_text(c, "output", NULL);
     snprintf(out, PATH_MAX, "%s", given ? given : "");

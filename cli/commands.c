@@ -104,6 +104,14 @@ static const ds_opt report_options[] = {
 static const ds_opt pull_options[] = {
     PATH("output", 'o', "FILE", "file to write (default NAME-vN.safetensors.zst)"),
     FLAG("raw", 0, "write the unpacked safetensors file"), END};
+static const ds_opt export_options[] = {
+    ONE_OF("format", "FORMAT", "safetensors|dit|diffusers|peft-like",
+           "adapter file, facebookresearch/DiT, diffusers folder, or LoRA factors"),
+    PATH("output", 'o', "DIR", "folder to write (default NAME-vN-FORMAT)"),
+    ONE_OF("dtype", "TYPE", "f32|bf16", "numbers of the matrices (default f32)"),
+    FLAG("merge", 0, "with safetensors: a base with the adapter folded in, for add-base"),
+    FLAG("no-pt", 0, "with dit: model.safetensors without model.pt"),
+    END};
 static const ds_opt verify_options[] = {
     FLAG("all", 'a', "check every published adapter (default without REF)"),
     FLAG("full", 0, "measure Frechet distances even where probe digests agree"),
@@ -222,6 +230,15 @@ const ds_command ds_commands[] = {
      pull_options,
      "dsctl pull-adapter digits -o digits.safetensors.zst # open it with: zstd -d\n"
      "dsctl pull-adapter digits@v1 --raw -o digits.safetensors # for any safetensors reader\n"},
+    {"export", ds_cmd_export, "REF|base", 1, 1, DS_ARG_REF, "write an adapter for other programs",
+     "Writes a folder with a model card: the adapter merged into its base as facebookresearch/DiT "
+     "(dit: safetensors and .pt) or as a diffusers folder with scheduler and VAE, or the adapter "
+     "alone, as its file or as LoRA factors with scale and shift (peft-like; the PEFT library "
+     "cannot load it). Says what a layout cannot carry, and by how much the output differs.",
+     export_options,
+     "dsctl export birds --format diffusers -o birds-dit # for DiTPipeline.from_pretrained\n"
+     "dsctl export birds@v2 --format dit --dtype bf16 # model.safetensors and model.pt\n"
+     "dsctl export base --format diffusers # the frozen base itself\n"},
     {"verify", ds_cmd_verify, "[REF]", 0, 1, DS_ARG_REF, "prove that adapters are unchanged",
      "Draws the probe samples of each adapter again and compares their digests with those "
      "recorded at publication; where they cannot agree, or with --full, compares Frechet "
