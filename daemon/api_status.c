@@ -85,6 +85,7 @@ int ds_api_status(ds_request *rq, void *ctx, ds_error *err) {
                         json_pack("{si sI ss}", "directories", (int)ds_watch_dirs(d->watch),
                                   "overflows", (json_int_t)ds_watch_overflows(d->watch), "note",
                                   ds_watch_note(d->watch)));
+    json_object_set_new(doc, "listen", *d->listen ? json_string(d->listen) : json_null());
     json_object_set_new(doc, "running", running_jobs(d));
     return ds_reply_json(rq, 200, doc);
 }

@@ -24,6 +24,11 @@
 
 static void on_work(uv_timer_t *t);
 
+void ds_daemon_wake(ds_daemon *d) {
+    ds_http_wake(d->http);
+    ds_http_wake(d->tcp);
+}
+
 void ds_daemon_poke(ds_daemon *d) {
     if (d->poked || d->stopping)
         return;
@@ -80,7 +85,7 @@ static void on_work(uv_timer_t *t) {
 static void on_events(void *ctx, int64_t last_seq) {
     (void)last_seq;
     ds_daemon *d = ctx;
-    ds_http_wake(d->http);
+    ds_daemon_wake(d);
     ds_daemon_poke(d);
 }
 
@@ -132,10 +137,11 @@ static void on_tick(uv_timer_t *t) {
     d->ticks++;
     ds_workers_tick(d->workers);
     ds_http_tick(d->http);
+    ds_http_tick(d->tcp);
     if (d->stopping)
         return;
     if (ds_registry_foreign_change(d->registry)) {
-        ds_http_wake(d->http);
+        ds_daemon_wake(d);
         ds_daemon_poke(d);
     }
     ds_watch_tick(d->watch);
@@ -165,7 +171,7 @@ static void finish_stop(ds_daemon *d) {
     ds_error err;
     if (ds_event_add(d->registry, "daemon.stopped", "daemon", NULL, &err))
         ds_log(DS_LOG_WARN, "cannot record the stop: %s", err.message);
-    ds_http_wake(d->http);
+    ds_daemon_wake(d);
     uv_stop(&d->loop);
 }
 
@@ -178,6 +184,7 @@ static void on_signal(uv_signal_t *s, int signum) {
     if (!again) {
         ds_notify("STOPPING=1\nSTATUS=workers write a checkpoint");
         ds_http_quiesce(d->http);
+        ds_http_quiesce(d->tcp);
     }
     ds_workers_stop(d->workers, again);
     uv_timer_start(&d->work, on_idle_check, 0, 20);
@@ -217,7 +224,21 @@ static int open_http(ds_daemon *d, ds_error *err) {
                          .ctx = d,
                          .max_connections = MAX_CONNECTIONS,
                          .idle_seconds = d->o.idle_seconds};
-    return ds_http_open(&d->http, &d->loop, &o, err);
+    int fd = -1, rc = ds_http_open(&d->http, &d->loop, &o, err);
+    if (rc || !*d->o.listen)
+        return rc;
+    rc = ds_token_read(d->o.token_file, d->token, err);
+    if (!rc)
+        rc = ds_tcp_listen(d->o.listen, &fd, d->listen, err);
+    if (rc)
+        return rc;
+    o.socket_path = NULL;
+    o.listen_fd = fd;
+    o.token = d->token;
+    rc = ds_http_open(&d->tcp, &d->loop, &o, err);
+    if (!rc)
+        ds_log(DS_LOG_INFO, "listening on %s, for who has the token", d->listen);
+    return rc;
 }
 
 static int announce(ds_daemon *d, ds_error *err) {
@@ -284,6 +305,7 @@ void ds_daemon_close(ds_daemon *d) {
     if (d->registry)
         ds_registry_on_events(d->registry, NULL, NULL);
     ds_http_close(d->http);
+    ds_http_close(d->tcp);
     ds_watch_close(d->watch);
     ds_workers_close(d->workers);
     uv_handle_t *own[] = {(uv_handle_t *)&d->tick,     (uv_handle_t *)&d->work,

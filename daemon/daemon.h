@@ -13,6 +13,7 @@
 
 #include "daemon/http.h"
 #include "daemon/options.h"
+#include "daemon/tcp.h"
 #include "daemon/watch.h"
 #include "daemon/workers.h"
 #include "registry/registry.h"
@@ -35,7 +36,9 @@ typedef struct ds_daemon {
     uv_loop_t loop;
     ds_options o;
     ds_registry *registry;
-    ds_http *http;
+    ds_http *http, *tcp;      /* tcp NULL: no --listen */
+    char listen[DS_TCP_NAME]; /* where tcp listens, "" = nowhere */
+    char token[DS_HEX_SIZE];  /* digest of the token it needs */
     ds_watch *watch;
     ds_workers *workers;
     uv_timer_t tick, work, watchdog;
@@ -56,6 +59,7 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err);
 void ds_daemon_run(ds_daemon *d);   /* until a signal has stopped it */
 void ds_daemon_close(ds_daemon *d); /* also after a failed open */
 
+void ds_daemon_wake(ds_daemon *d);                   /* readers of streams may go on */
 void ds_daemon_poke(ds_daemon *d);                   /* there may be something to do */
 void ds_daemon_poke_after(ds_daemon *d, int64_t ms); /* in ms at the latest; < 0: never */
 

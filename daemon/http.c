@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "daemon/tcp.h"
 
 #include <errno.h>
 #include <microhttpd.h>
@@ -390,6 +391,13 @@ static int dispatch(ds_request *rq) {
 
 /* The first call for a request: refuse by its header alone what can be refused. */
 static int refuse_early(ds_request *rq) {
+    if (rq->http->o.token &&
+        !ds_token_good(rq->http->o.token, ds_request_header(rq, "Authorization"))) {
+        ds_reply_header(rq, "WWW-Authenticate", "Bearer realm=\"diffscaler\"");
+        return reply_problem_status(rq, 401, DS_EPERM, "not authorized",
+                                    "send the header 'Authorization: Bearer TOKEN', with the "
+                                    "token of diffscalerd --token-file");
+    }
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     if (info && info->header_size > DS_HTTP_HEADER_MAX)
@@ -484,6 +492,8 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
 }
 
 void ds_http_tick(ds_http *h) {
+    if (!h)
+        return;
     double now = ds_monotonic();
     /* libmicrohttpd's time-out is reset by every byte; a request as a whole has a deadline too. */
     for (conn *c = h->conns; c; c = c->next)
@@ -507,8 +517,8 @@ void ds_http_tick(ds_http *h) {
     run_mhd(h); /* accepting may have stopped for want of descriptors */
 }
 
-unsigned ds_http_connections(const ds_http *h) { return h->conn_count; }
-uint64_t ds_http_requests(const ds_http *h) { return h->answered; }
+unsigned ds_http_connections(const ds_http *h) { return h ? h->conn_count : 0; }
+uint64_t ds_http_requests(const ds_http *h) { return h ? h->answered : 0; }
 
 /* ---- life cycle ---- */
 
@@ -568,16 +578,18 @@ static void mhd_log(void *cls, const char *fmt, va_list ap) {
 }
 
 int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_error *err) {
-    int fd = -1;
-    int rc = listen_on(o->socket_path, &fd, err);
+    int fd = o->listen_fd;
+    int rc = o->socket_path ? listen_on(o->socket_path, &fd, err) : 0;
     if (rc)
         return rc;
     ds_http *h = ds_xcalloc(1, sizeof *h);
     h->loop = loop;
     h->o = *o;
     h->listen_fd = fd;
-    snprintf(h->socket_path, sizeof h->socket_path, "%s", o->socket_path);
-    h->o.socket_path = h->socket_path;
+    if (o->socket_path) {
+        snprintf(h->socket_path, sizeof h->socket_path, "%s", o->socket_path);
+        h->o.socket_path = h->socket_path;
+    }
     h->listening = 1;
     h->mhd = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
@@ -589,7 +601,8 @@ int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_er
     const union MHD_DaemonInfo *info =
         h->mhd ? MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info || info->epoll_fd < 0) {
-        unlink(h->socket_path);
+        if (*h->socket_path)
+            unlink(h->socket_path);
         if (h->mhd)
             MHD_stop_daemon(h->mhd);
         else
@@ -610,7 +623,8 @@ void ds_http_quiesce(ds_http *h) {
     if (!h || !h->listening)
         return;
     h->listening = 0;
-    unlink(h->socket_path);
+    if (*h->socket_path)
+        unlink(h->socket_path);
     int fd = MHD_quiesce_daemon(h->mhd);
     if (fd >= 0)
         close(fd);

@@ -1,4 +1,4 @@
-/* daemon/http.h - HTTP/1.1 on a unix socket, driven by the libuv loop.
+/* daemon/http.h - HTTP/1.1 on a unix socket or a TCP port, driven by the libuv loop.
  *
  * libmicrohttpd parses; this file owns the listening socket, the limits, the dispatch over one
  * table of routes, problem+json, and long streams that sleep (suspended connections) until
@@ -38,7 +38,9 @@ typedef struct {
 } ds_route;
 
 typedef struct {
-    const char *socket_path;
+    const char *socket_path; /* or, when NULL: */
+    int listen_fd;           /* a listening TCP socket, taken over also on failure ... */
+    const char *token;       /* ... and the digest of the token (daemon/tcp.h) each request needs */
     const ds_route *routes;
     size_t route_count;
     void *ctx; /* for the handlers */
@@ -51,8 +53,9 @@ typedef struct {
 int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_error *err);
 void ds_http_quiesce(ds_http *h); /* no new connections; the socket file goes away */
 void ds_http_close(ds_http *h); /* ends streams and connections; NULL is fine; run the loop after */
-void ds_http_wake(ds_http *h);  /* something that streams may wait for has happened */
-void ds_http_tick(ds_http *h);  /* once a second: slow clients, heartbeats, vanished readers */
+/* These take NULL for a server that is not there. */
+void ds_http_wake(ds_http *h); /* something that streams may wait for has happened */
+void ds_http_tick(ds_http *h); /* once a second: slow clients, heartbeats, vanished readers */
 unsigned ds_http_connections(const ds_http *h);
 uint64_t ds_http_requests(const ds_http *h); /* answered since the start */
 

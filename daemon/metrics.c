@@ -125,8 +125,9 @@ void ds_metrics_write(ds_daemon *d, ds_buf *b) {
     job_metrics(n, b);
     fd_metrics(d, b);
     one(b, "http_requests_total", "counter", "Requests answered.",
-        (double)ds_http_requests(d->http));
-    one(b, "http_connections", "gauge", "Open connections.", ds_http_connections(d->http));
+        (double)(ds_http_requests(d->http) + ds_http_requests(d->tcp)));
+    one(b, "http_connections", "gauge", "Open connections.",
+        ds_http_connections(d->http) + ds_http_connections(d->tcp));
     one(b, "inotify_overflows_total", "counter", "Times the kernel dropped folder events.",
         (double)ds_watch_overflows(d->watch));
     one(b, "watched_directories", "gauge", "Directories under watch.", ds_watch_dirs(d->watch));

@@ -23,6 +23,10 @@ static const char usage[] =
     "  --feature-net FILE  feature network for FD and KID (env DIFFSCALER_FEATURE_NET)\n"
     "  --worker-path FILE  diffscaler-worker (env DIFFSCALER_WORKER; default: beside this "
     "program)\n"
+    "  --listen HOST:PORT  also listen on TCP, for who has the token; no encryption: use it on "
+    "the\n"
+    "                      loopback, or behind a proxy with TLS (default: off)\n"
+    "  --token-file FILE   the token, 16 to 512 characters, readable by its owner alone\n"
     "  --nice N            niceness of workers, 0 to 19 (default 10)\n"
     "  --settle SECONDS    quiet time of a folder before it is scanned (default 5)\n"
     "  --rescan SECONDS    every folder is looked at this often at least (default 600, 0 = never)\n"
@@ -125,6 +129,8 @@ enum {
     WORKERS,
     BASE,
     NET,
+    LISTEN,
+    TOKEN,
     WORKER,
     NICE,
     SETTLE,
@@ -145,6 +151,12 @@ static int apply(ds_options *o, int what, const char *v, ds_error *err) {
     case BASE: o->base_given = 1; return absolute(o->base, v, err);
     case NET: o->feature_net_given = 1; return absolute(o->feature_net, v, err);
     case WORKER: return absolute(o->worker, v, err);
+    case LISTEN:
+        if (strlen(v) >= sizeof o->listen)
+            return ds_fail(err, DS_EINVAL, "--listen '%.40s...' is too long", v);
+        snprintf(o->listen, sizeof o->listen, "%s", v);
+        return 0;
+    case TOKEN: return absolute(o->token_file, v, err);
     case WORKERS:
         rc = number("--workers", v, 0, 64, &d, err);
         o->workers = (int)d;
@@ -202,6 +214,12 @@ static int finish(ds_options *o, ds_error *err) {
         bundled(o->base, o->self, "emoji-dit.safetensors");
     if (!o->feature_net_given)
         bundled(o->feature_net, o->self, "inception-v3-mixed6c.safetensors.zst");
+    if (*o->listen && !*o->token_file)
+        return ds_fail(err, DS_EINVAL,
+                       "--listen needs --token-file FILE: without a token everybody on the network "
+                       "could use the daemon");
+    if (*o->token_file && !*o->listen)
+        return ds_fail(err, DS_EINVAL, "--token-file is of no use without --listen HOST:PORT");
     if (o->base_given && access(o->base, R_OK))
         return ds_fail_errno(err, "cannot read base model '%s'", o->base);
     if (o->feature_net_given && access(o->feature_net, R_OK))
@@ -218,6 +236,8 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
                                           {"base", required_argument, NULL, BASE},
                                           {"feature-net", required_argument, NULL, NET},
                                           {"worker-path", required_argument, NULL, WORKER},
+                                          {"listen", required_argument, NULL, LISTEN},
+                                          {"token-file", required_argument, NULL, TOKEN},
                                           {"nice", required_argument, NULL, NICE},
                                           {"settle", required_argument, NULL, SETTLE},
                                           {"rescan", required_argument, NULL, RESCAN},
@@ -257,6 +277,8 @@ void ds_options_print(const ds_options *o) {
     printf("state = %s\nsocket = %s\nworker = %s\nbase = %s\nfeature-net = %s\n", o->state,
            o->socket, o->worker, *o->base ? o->base : "(none found: datasets wait)",
            *o->feature_net ? o->feature_net : "(none found: datasets wait)");
+    if (*o->listen)
+        printf("listen = %s\ntoken-file = %s\n", o->listen, o->token_file);
     printf("workers = %d\nnice = %d\nsettle = %g\nrescan = %d\nidle = %u\n", o->workers, o->nice,
            o->settle_ms / 1000.0, o->rescan_seconds, o->idle_seconds);
 }

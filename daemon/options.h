@@ -14,9 +14,11 @@ typedef struct {
     char base[PATH_MAX];        /* "" = none found */
     char feature_net[PATH_MAX]; /* "" = none found */
     char worker[PATH_MAX];
-    char self[PATH_MAX]; /* this executable */
-    int workers;         /* trainings at the same time */
-    int nice;            /* of workers */
+    char listen[128];          /* HOST:PORT; "" = only the socket */
+    char token_file[PATH_MAX]; /* for it */
+    char self[PATH_MAX];       /* this executable */
+    int workers;               /* trainings at the same time */
+    int nice;                  /* of workers */
     int settle_ms;
     int rescan_seconds;
     unsigned idle_seconds; /* of HTTP clients */

@@ -243,7 +243,7 @@ void ds_slot_poll(ds_slot *s) {
     s->metrics_left = 8;
     int64_t log = log_size(s), news = ds_tail_lines(&s->tail, s->events, 1 << 20, take_line, s);
     if (news || log != s->log_size)
-        ds_http_wake(s->d->http);
+        ds_daemon_wake(s->d);
     s->log_size = log;
     double now = ds_monotonic();
     if (s->revision != s->committed && now - s->committed_at >= 1) {

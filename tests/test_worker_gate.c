@@ -210,6 +210,39 @@ START_TEST(same_against_same_never_refuses) {
 }
 END_TEST
 
+/* On a class of devices that nothing is known of, level 2 decides; the probe it reports is enough
+ * the next time, and a wrong one is not. */
+START_TEST(another_device_class_is_known_afterwards) {
+    json_t *spec = verify_spec(one(task_of(blobs, "blobs")), "auto");
+    json_object_set_new(json_object_get(spec, "device"), "precision", json_string("bf16"));
+    json_t *gate = verdict_of("other-class", spec, 0), *probes;
+    const json_t *t = first_task(gate);
+    ck_assert_int_eq(json_integer_value(json_object_get(t, "level")), 2);
+    ck_assert(json_is_false(json_object_get(t, "unchanged")));
+    ck_assert(strstr(text_at(t, "probe_class", NULL), "bf16") != NULL);
+    probes = json_pack("[{s:s, s:s, s:O, s:O}]", "device_class", text_at(t, "probe_class", NULL),
+                       "sha256", text_at(t, "probe_now", NULL), "n", json_object_get(t, "probe_n"),
+                       "seed", json_object_get(t, "probe_seed"));
+    ck_assert(probes != NULL);
+    for (int wrong = 0; wrong < 2; wrong++) {
+        json_t *task = task_of(blobs, "blobs");
+        if (wrong)
+            json_object_set(json_array_get(probes, 0), "sha256",
+                            json_object_get(json_object_get(task, "adapter"), "sha256"));
+        json_object_set(task, "probes", probes);
+        spec = verify_spec(one(task), "auto");
+        json_object_set_new(json_object_get(spec, "device"), "precision", json_string("bf16"));
+        json_t *again = verdict_of(wrong ? "class-wrong" : "class-known", spec, 0);
+        t = first_task(again);
+        ck_assert_int_eq(json_integer_value(json_object_get(t, "level")), wrong ? 2 : 1);
+        ck_assert(json_is_true(json_object_get(t, "unchanged")) == !wrong);
+        json_decref(again);
+    }
+    json_decref(probes);
+    json_decref(gate);
+}
+END_TEST
+
 /* Registered as it is, but not the one that was measured: level 1 fails, level 2 sees it. */
 START_TEST(perturbed_adapter_is_measured) {
     char sha[DS_HEX_SIZE];
@@ -353,6 +386,7 @@ static void register_cases(TCase *tc) {
     }
     tcase_add_test(tc, rule_of_level_2);
     tcase_add_test(tc, same_against_same_never_refuses);
+    tcase_add_test(tc, another_device_class_is_known_afterwards);
     tcase_add_test(tc, flipped_bit_in_adapter_is_refused);
     tcase_add_test(tc, damaged_reference_is_refused);
     tcase_add_test(tc, truncated_base_is_refused);
