@@ -44,12 +44,6 @@ static int on_job(void *user, const char *stage, uint64_t done, uint64_t total) 
     return 0;
 }
 
-static int import_feature_net(const ds_spec_import *s, ds_import_result *r, ds_error *err) {
-    (void)r;
-    return ds_fail(err, DS_EINVAL, "cannot read '%.200s': feature networks cannot be imported yet",
-                   s->source);
-}
-
 int ds_job_import(const ds_job *job, ds_error *err) {
     const ds_spec_import *s = &job->spec->import;
     job_progress progress = {.job = job};
@@ -63,7 +57,8 @@ int ds_job_import(const ds_job *job, ds_error *err) {
                            .progress = {on_job, &progress}};
     if (s->feature_net)
         ds_events_stage(job->events, "convert", "%s", s->source);
-    int rc = s->feature_net ? import_feature_net(s, &r, err) : ds_import_base(&o, &r, err);
+    int rc = s->feature_net ? ds_import_feature_net(s->source, s->out_dir, &r, err)
+                            : ds_import_base(&o, &r, err);
     if (!rc && s->feature_net && *s->name)
         snprintf(r.name, sizeof r.name, "%s", s->name);
     if (!rc && *s->license)
