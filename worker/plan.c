@@ -163,8 +163,9 @@ static int time_steps(const calibration *k, const ds_model *model, int micro_bat
     return rc;
 }
 
-/* A model of `depth` blocks: step of one and of two micro-batches, and of one that recomputes. */
-static int time_depth(const calibration *k, int depth, double t[3], ds_error *err) {
+/* A model of `depth` blocks: step of one and of two micro-batches (the same where `single`), and of
+ * one that recomputes. */
+static int time_depth(const calibration *k, int depth, int single, double t[3], ds_error *err) {
     ds_dit_config c = k->like->cfg;
     ds_base *base = NULL;
     ds_model *model = NULL;
@@ -172,9 +173,11 @@ static int time_depth(const calibration *k, int depth, double t[3], ds_error *er
     int rc = ds_base_new(&base, &c, 1, err);
     if (!rc)
         rc = ds_model_new(&model, k->dev, base, err);
-    for (int n = 1; !rc && n <= 2; n++)
+    for (int n = 1; !rc && n <= (single ? 1 : 2); n++)
         rc = time_steps(k, model, n, 0, &t[n - 1], err);
     t[2] = t[0];
+    if (single)
+        t[1] = t[0];
     if (!rc && depth > 1 && k->o->recompute > 1)
         rc = time_steps(k, model, 1, depth, &t[2], err);
     ds_model_free(model);
@@ -214,9 +217,11 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
     while (k.rows > 1 && work * most * k.rows > WORK)
         k.rows = (k.rows + 1) / 2;
     double few[3] = {0}, many[3], scale = (double)mb / k.rows;
-    int rc = time_depth(&k, most, many, err);
+    /* a step that can be run as it is needs no model */
+    int single = whole && n == 1 && k.rows == mb && o->recompute <= 1;
+    int rc = time_depth(&k, most, single, many, err);
     if (!rc && !whole)
-        rc = time_depth(&k, 1, few, err);
+        rc = time_depth(&k, 1, 0, few, err);
     if (rc)
         return rc;
     /* per step and per micro-batch, first of `most` blocks, then of a block */
@@ -230,7 +235,7 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
     double again = most > 1 ? (many[2] - many[0]) / (most - 1) : 0;
     if (o->recompute > 1)
         micro += again * (o->recompute - 1);
-    p->step_seconds = step + n * scale * micro + unpack_seconds(base);
+    p->step_seconds = fmax(step, 0) + n * scale * fmax(micro, 0) + unpack_seconds(base);
     p->workspace = fmax(p->workspace / 8, (double)dev->workspace_bytes(dev));
     malloc_trim(0); /* what the calibration took is free again */
     p->calibrate_seconds = ds_monotonic() - begin;
