@@ -1,5 +1,5 @@
 /* daemon/gc.c - see gc.h.  How the worker names and lays out its caches: worker/prepare_cache.c,
- * worker/feature_cache.c. */
+ * worker/feature_cache.c, worker/latents.h. */
 #include "daemon/gc.h"
 
 #include "base/digest.h"
@@ -157,6 +157,21 @@ static int features_used(gc *g, const char *path, const char *name) {
            (!*base || in_set(json_object_get(g->facts, "bases"), base));
 }
 
+/* Latents are kept by picture, for all datasets; they are of no use without their VAE. */
+static int latents_used(gc *g, const char *path, const char *name) {
+    (void)name;
+    char head[144], vae[65];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t n = fd < 0 ? -1 : read(fd, head, sizeof head);
+    if (fd >= 0)
+        close(fd);
+    if (n != (ssize_t)sizeof head || memcmp(head, "DSLAT001", 8))
+        return 1;
+    memcpy(vae, head + 80, 64);
+    vae[64] = 0;
+    return !ds_digest_valid(vae) || in_set(json_object_get(g->facts, "vaes"), vae);
+}
+
 /* hashes/<dataset id> */
 static int hashes_used(gc *g, const char *path, const char *name) {
     (void)path;
@@ -181,6 +196,7 @@ int ds_gc(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc_result *out, ds_err
     if (!rc) {
         out->blobs = (ds_gc_part){sweep.removed, sweep.removed_bytes, sweep.kept_young};
         each(&g, "cache", "images-", ".bin", images_used, &out->caches);
+        each(&g, "cache", "latents-", ".bin", latents_used, &out->caches);
         each(&g, "cache", "features-", ".zst", features_used, &out->caches);
         each(&g, "cache/base", "features-", ".zst", features_used, &out->caches);
         each(&g, "cache/hashes", "", "", hashes_used, &out->caches);

@@ -2,7 +2,8 @@
  *
  *   blobs    registry/blobs.h: not named by an adapter, a manifest, a reference or a lease
  *   caches   prepared images, features and file hashes of contents that no dataset has now and no
- *            job works on, and of bases that were removed; whatever is not recognised stays
+ *            job works on, features of bases and latents of VAEs that were removed; whatever is not
+ *            recognised stays
  *   models   files in bases/ and feature_nets/ that no row names; not while an import runs
  *
  * Everything younger than the grace stays.  Caches are only time: what is removed by mistake is

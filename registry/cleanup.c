@@ -23,6 +23,11 @@ int ds_cleanup_facts(ds_registry *r, json_t **out, ds_error *err) {
     if (!rc)
         rc = collect(r, o, "bases", "SELECT sha256 FROM bases WHERE removed_at IS NULL", err);
     if (!rc)
+        rc = collect(r, o, "vaes",
+                     "SELECT vae_sha256 FROM bases WHERE removed_at IS NULL AND vae_sha256 IS NOT"
+                     " NULL",
+                     err);
+    if (!rc)
         rc = collect(r, o, "datasets",
                      "SELECT CAST(id AS TEXT) FROM datasets WHERE state <> 'removed'", err);
     if (!rc)

@@ -9,8 +9,8 @@
 #include "registry/registry.h"
 
 /* {"manifests":{digest:true}: the present content of each live dataset and of each live job,
- *  "bases":{sha256:true}, "datasets":{"<id>":true}: those not removed,
- *  "importing":bool: an import is queued or running}. */
+ *  "bases":{sha256:true}, "vaes":{sha256:true}: not removed, "datasets":{"<id>":true}: those not
+ * removed, "importing":bool: an import is queued or running}. */
 int ds_cleanup_facts(ds_registry *r, json_t **out, ds_error *err);
 
 #endif

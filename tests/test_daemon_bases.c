@@ -303,6 +303,15 @@ static void feature_cache(const char *folder, const char *name, const char *key,
     age(path);
 }
 
+/* A file of latents as the worker begins it. */
+static void latents(const char *name, const char *vae, char path[400]) {
+    char head[4096] = "DSLAT001";
+    memcpy(head + 80, vae, 64);
+    snprintf(path, 400, "%s/cache/latents-%s.bin", r.state, name);
+    ck_assert_int_eq(ds_fs_write(path, head, sizeof head, NULL), 0);
+    age(path);
+}
+
 static int64_t part(const json_t *doc, const char *name, const char *what) {
     return ds_json_int(json_object_get(doc, name), what, -1);
 }
@@ -310,8 +319,10 @@ static int64_t part(const json_t *doc, const char *name, const char *what) {
 START_TEST(gc_takes_only_what_nothing_needs) {
     char used[400], unused[400], base_used[400], base_unused[400], f_used[400], f_unused[400];
     char key[200], strange[400], orphan[400], young[400], hashes[400], tree[DS_HEX_SIZE];
+    char l_used[400], l_unused[400], more[500];
     rig_start(&r, NULL);
-    imported("/v1/bases", ",\"name\":\"big\"");
+    snprintf(more, sizeof more, ",\"name\":\"big\",\"vae\":\"%s\"", source);
+    imported("/v1/bases", more);
     rig_add(&r, "digits", photos, 201);
     rig_wait_adapter(&r, "digits", 1, 10000);
     json_t *d = call(200, "GET", "/v1/datasets/digits", NULL), *b, *doc;
@@ -331,6 +342,10 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     json_decref(b);
     snprintf(key, sizeof key, "base/1 base=%064d x=1", 7);
     feature_cache("cache/base", "unused", key, base_unused);
+    b = call(200, "GET", "/v1/bases/big", NULL);
+    latents("used", ds_json_string(json_object_get(b, "vae"), "sha256", ""), l_used);
+    json_decref(b);
+    latents("unused", tree, l_unused); /* the digest of something else */
     snprintf(strange, sizeof strange, "%s/cache/strange.bin", r.state);
     rig_write(strange, "x");
     age(strange);
@@ -345,17 +360,18 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     says(400, "POST", "/v1/gc", "{\"dry\":true}", "'dry' is not known");
     says(400, "POST", "/v1/gc", "{\"grace_seconds\":1}", "from 60");
     doc = call(200, "POST", "/v1/gc", "{\"dry_run\":true}");
-    ck_assert_int_eq(part(doc, "caches", "removed"), 4);
+    ck_assert_int_eq(part(doc, "caches", "removed"), 5);
     ck_assert_int_eq(part(doc, "models", "removed"), 1);
     ck_assert_int_eq(part(doc, "models", "young"), 1);
     ck_assert(ds_fs_exists(unused) && ds_fs_exists(orphan));
     json_decref(doc);
     doc = call(200, "POST", "/v1/gc", NULL);
-    ck_assert_int_eq(part(doc, "caches", "removed"), 4);
+    ck_assert_int_eq(part(doc, "caches", "removed"), 5);
     ck_assert_int_eq(part(doc, "models", "removed"), 1);
     ck_assert_int_gt(part(doc, "caches", "bytes"), 0);
     json_decref(doc);
     ck_assert(ds_fs_exists(used) && ds_fs_exists(f_used) && ds_fs_exists(base_used));
+    ck_assert(ds_fs_exists(l_used) && !ds_fs_exists(l_unused));
     ck_assert(ds_fs_exists(strange) && ds_fs_exists(young));
     ck_assert(!ds_fs_exists(unused) && !ds_fs_exists(f_unused) && !ds_fs_exists(base_unused));
     ck_assert(!ds_fs_exists(orphan) && !ds_fs_exists(hashes));

@@ -28,8 +28,9 @@ struct ds_latents_map {
 typedef struct {
     char magic[8], key[HEX];
     uint64_t floats;
+    char vae[HEX]; /* in the key as well; here for who tidies caches (daemon/gc.c) */
 } file_header;
-_Static_assert(sizeof(file_header) == 80, "no padding");
+_Static_assert(sizeof(file_header) == 144, "no padding");
 
 typedef struct {
     const ds_latents_options *o;
@@ -117,6 +118,7 @@ static int open_file(store *s, const char *key, ds_progress_fn progress, void *u
     file_header h = {.floats = s->floats}, there = {.floats = 0};
     memcpy(h.magic, MAGIC, 8);
     memcpy(h.key, key, HEX);
+    memcpy(h.vae, s->o->vae_sha256, strnlen(s->o->vae_sha256, HEX));
     s->fd = open(s->path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (s->fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", s->path);

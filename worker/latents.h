@@ -9,9 +9,9 @@
  * is damaged.
  *
  * File latents-<key>.bin, little-endian: header (4096 bytes): "DSLAT001", 64 hex digits of the key,
- * u64 floats of a record; then records, each a multiple of 64 bytes: 64 hex digits of the pixels,
- * 64 of (those and the numbers), mean and log variance (channels, side, side) f32 each.
- * One process writes at a time (flock); the others wait.
+ * u64 floats of a record, 64 digits of the VAE; then records, each a multiple of 64 bytes: 64 hex
+ * digits of the pixels, 64 of (those and the numbers), mean and log variance (channels, side, side)
+ * f32 each. One process writes at a time (flock); the others wait.
  *
  * Ownership: open/close; all pointers live as long as the ds_latents (the file is mapped).
  * Thread: one.  Errors: DS_ECANCELED (progress), DS_ENOSPC, DS_ENOMEM, DS_EINTEGRITY (the VAE).
