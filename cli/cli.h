@@ -131,7 +131,8 @@ void ds_print_json(ds_cli *c, const char *kind, const json_t *obj, int line);
 /* {"schema":..., "items":[...], "next":...} */
 void ds_print_json_list(ds_cli *c, const char *kind, json_t *items, const char *next);
 
-/* cmd_pull.c: the file of the adapter `a` (/v1/adapters/REF) into f, checked against its digests. */
+/* cmd_pull.c: the file of the adapter `a` (/v1/adapters/REF) into f, checked against its digests.
+ */
 int ds_pull_into(ds_cli *c, const json_t *a, FILE *f, ds_error *err);
 
 /* The commands (cmd_*.c) */
@@ -152,6 +153,7 @@ int ds_cmd_list_adapters(ds_cli *c, ds_error *err);
 int ds_cmd_show_adapter(ds_cli *c, ds_error *err);
 int ds_cmd_pull_adapter(ds_cli *c, ds_error *err);
 int ds_cmd_export(ds_cli *c, ds_error *err);
+int ds_cmd_evaluate(ds_cli *c, ds_error *err);
 int ds_cmd_verify(ds_cli *c, ds_error *err);
 int ds_cmd_sample(ds_cli *c, ds_error *err);
 int ds_cmd_list_jobs(ds_cli *c, ds_error *err);

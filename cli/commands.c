@@ -104,6 +104,17 @@ static const ds_opt report_options[] = {
 static const ds_opt pull_options[] = {
     PATH("output", 'o', "FILE", "file to write (default NAME-vN.safetensors.zst)"),
     FLAG("raw", 0, "write the unpacked safetensors file"), END};
+static const ds_opt evaluate_options[] = {
+    PATH("against", 0, "WHAT", "a dataset's name, a folder, statistics (.npz), or a reference"),
+    PATH("feature-net", 0, "FILE", "FID's network: a file or a name (default: the newest added)"),
+    ONE_OF("mode", "MODE", "pytorch-fid|torch-fidelity|clean|bundled",
+           "whose preprocessing (default pytorch-fid)"),
+    TEXT("metrics", 0, "LIST", "of fid,kid,is,pr,sfid (default fid,kid; fid for statistics)"),
+    INT("n", 'n', "N", 2, 10000000, "take N pictures of FOLDER, chosen by the seed (default all)"),
+    INT("seed", 0, "N", 0, 9e15, "of every random choice (default 0)"),
+    PATH("save-stats", 0, "FILE", "also write FOLDER's statistics as .npz"),
+    INT("threads", 0, "N", 0, 256, "threads; 0: as many as it may use"),
+    END};
 static const ds_opt export_options[] = {
     ONE_OF("format", "FORMAT", "safetensors|dit|diffusers|peft-like",
            "adapter file, facebookresearch/DiT, diffusers folder, or LoRA factors"),
@@ -230,6 +241,19 @@ const ds_command ds_commands[] = {
      pull_options,
      "dsctl pull-adapter digits -o digits.safetensors.zst # open it with: zstd -d\n"
      "dsctl pull-adapter digits@v1 --raw -o digits.safetensors # for any safetensors reader\n"},
+    {"evaluate", ds_cmd_evaluate, "FOLDER", 1, 1, DS_ARG_DIR,
+     "measure a folder of images: FID, KID, IS, ...",
+     "Compares the images below FOLDER with a dataset, another folder, or statistics of "
+     "pytorch-fid or ADM (.npz). With FID's network (dsctl add-feature-net) the numbers are those "
+     "of pytorch-fid, torch-fidelity (what ADM and DiT publish) or clean-fid, by --mode; without "
+     "it the bundled network's distance is given, which is not FID. Each number is printed with "
+     "the network's digest, the preprocessing, N and the seed. Needs no daemon when given paths.",
+     evaluate_options,
+     "dsctl evaluate ./samples --against ./photos # two folders\n"
+     "dsctl evaluate ./samples --against digits --metrics fid,kid,pr # a dataset by name\n"
+     "dsctl evaluate ./samples --against VIRTUAL_imagenet256_labeled.npz --mode torch-fidelity "
+     "--metrics fid,sfid,is # as ADM and DiT publish\n"
+     "dsctl evaluate ./photos --save-stats photos.npz # statistics for later\n"},
     {"export", ds_cmd_export, "REF|base", 1, 1, DS_ARG_REF, "write an adapter for other programs",
      "Writes a folder with a model card: the adapter merged into its base as facebookresearch/DiT "
      "(dit: safetensors and .pt) or as a diffusers folder with scheduler and VAE, or the adapter "

@@ -67,7 +67,10 @@ START_TEST(no_daemon) {
         !strcmp(k->name, "version") || !strcmp(k->name, "completion") || !strcmp(k->name, "help");
     if (local || !strcmp(k->name, "doctor"))
         return;
-    snprintf(line, sizeof line, "%s%s%s", k->name, *arg ? " " : "", arg);
+    const char *more = !strcmp(k->name, "export")     ? " --format dit"
+                       : !strcmp(k->name, "evaluate") ? " --against digits"
+                                                      : "";
+    snprintf(line, sizeof line, "%s%s%s%s", k->name, *arg ? " " : "", arg, more);
     cli_result r = cli_line(socket, line);
     ck_assert_msg(r.exit == 5, "%s: exit %d: %s", line, r.exit, r.err);
     ck_has(r.err, "start it with: diffscalerd --state");

@@ -1,0 +1,148 @@
+/* cli/cmd_evaluate.c - evaluate: FID and its relatives of a folder of pictures.
+ *
+ * The work is done by `diffscaler-worker evaluate` beside this program, which takes this process
+ * over, so its progress, output and exit status are the command's.  The daemon is asked only for
+ * what a name stands for: a dataset's folder, a feature network's file; with paths alone none is
+ * needed.
+ */
+#include "base/mem.h"
+#include "cli/client.h"
+#include "cli/start.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const double WITHIN = 24 * 3600;
+
+static int ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+static int set_path(char out[PATH_MAX], const char *path, ds_error *err) {
+    int n = snprintf(out, PATH_MAX, "%s", path);
+    return n < PATH_MAX ? 0 : ds_fail(err, DS_EINVAL, "the path '%.100s...' is too long", path);
+}
+
+/* What a thing of the daemon is called -> where it lies. */
+static int path_of_name(ds_cli *c, const char *route, const char *name, char out[PATH_MAX],
+                        ds_error *err) {
+    ds_buf path = {0};
+    json_t *doc = NULL;
+    ds_buf_addf(&path, "%s/", route);
+    ds_url_segment(&path, name);
+    int rc = ds_client_call(c->http, "GET", path.data, NULL, &doc, err);
+    ds_buf_release(&path);
+    if (!rc)
+        rc = set_path(out, ds_json_string(doc, "path", ""), err);
+    json_decref(doc);
+    return rc;
+}
+
+/* A path that is there, else the name of a dataset. */
+static int find_against(ds_cli *c, const char *given, char out[PATH_MAX], ds_error *err) {
+    if (!access(given, F_OK))
+        return set_path(out, given, err);
+    if (strchr(given, '/') || ends_with(given, ".npz") || ends_with(given, ".zst"))
+        return ds_fail(err, DS_ENOTFOUND, "cannot find '%s'", given);
+    int rc = path_of_name(c, "/v1/datasets", given, out, err);
+    if (rc == DS_ENOTFOUND)
+        return ds_fail(err, rc, "'%s' is no file or folder here, and no dataset has that name",
+                       given);
+    return rc;
+}
+
+/* The newest network of FID that was added; *out stays "" when there is none, or no daemon. */
+static int newest_net(ds_cli *c, char out[PATH_MAX], ds_error *err) {
+    json_t *doc = NULL;
+    const json_t *net;
+    size_t i;
+    ds_error local = {0};
+    int rc = ds_client_call(c->http, "GET", "/v1/feature_nets?limit=1000", NULL, &doc, &local);
+    if (rc == DS_EUNREACHABLE || rc == DS_EPERM || rc == DS_ENOTFOUND)
+        return 0;
+    if (rc)
+        return ds_fail(err, rc, "%s", local.message);
+    const json_t *items = json_object_get(doc, "items");
+    json_array_foreach((json_t *)(uintptr_t)items, i, net) {
+        if (!strcmp(ds_json_string(net, "kind", ""), "inception-fid")) {
+            rc = set_path(out, ds_json_string(net, "path", ""), err);
+            break;
+        }
+    }
+    json_decref(doc);
+    return rc;
+}
+
+/* "" = the bundled one. */
+static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], ds_error *err) {
+    const char *given = ds_opt_text(c, "feature-net", NULL), *mode = ds_opt_text(c, "mode", "");
+    out[0] = 0;
+    if (given && (!access(given, F_OK) || strchr(given, '/')))
+        return set_path(out, given, err);
+    if (given)
+        return path_of_name(c, "/v1/feature_nets", given, out, err);
+    if (!strcmp(mode, "bundled") || (against && ends_with(against, ".zst")))
+        return 0;
+    return newest_net(c, out, err);
+}
+
+/* In the program itself the worker takes over; where the streams are not the process's own (tests)
+ * it runs beside, and its words are copied. */
+static int become(ds_cli *c, char *argv[], ds_error *err) {
+    if (c->out == stdout) {
+        fflush(NULL);
+        execv(argv[0], argv);
+        return ds_fail_errno(err, "cannot run '%s'", argv[0]);
+    }
+    char *text = NULL;
+    int status = 0, rc = ds_run_program(argv, WITHIN, &text, &status, err);
+    if (!rc && text)
+        fputs(text, c->out);
+    free(text);
+    if (rc || (WIFEXITED(status) && !WEXITSTATUS(status)))
+        return rc;
+    int code = WIFEXITED(status) ? ds_error_from_exit(WEXITSTATUS(status)) : DS_EFAILED;
+    return ds_fail(err, code ? code : DS_EFAILED, "the evaluation failed");
+}
+
+int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
+    static const char *const passed[] = {"mode", "metrics", "n", "seed", "save-stats", "threads"};
+    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], options[6][32], *argv[32];
+    const char *own = getenv("DIFFSCALER_WORKER"), *given = ds_opt_text(c, "against", NULL);
+    int n = 0, rc = 0;
+    if (!given && !ds_opt_given(c, "save-stats"))
+        return ds_fail(err, DS_EINVAL,
+                       "against what? give --against DATASET, FOLDER or STATS.npz, or "
+                       "--save-stats FILE.npz");
+    if (given)
+        rc = find_against(c, given, against, err);
+    rc = rc ? rc : find_net(c, given, net, err);
+    if (!rc && own && *own)
+        rc = set_path(program, own, err);
+    else if (!rc)
+        rc = ds_find_program("diffscaler-worker", program, err);
+    if (rc)
+        return rc;
+#define ARG(text) argv[n++] = (char *)(uintptr_t)(text) /* execv's argv is not const */
+    ARG(program), ARG("evaluate"), ARG(c->args[0]);
+    if (given)
+        ARG("--against"), ARG(against);
+    if (*net)
+        ARG("--feature-net"), ARG(net);
+    for (size_t i = 0; i < sizeof passed / sizeof *passed; i++)
+        if (ds_opt_given(c, passed[i])) {
+            snprintf(options[i], sizeof options[i], "--%s", passed[i]);
+            ARG(options[i]), ARG(ds_opt_text(c, passed[i], ""));
+        }
+    if (c->json)
+        ARG("--json");
+    if (c->quiet)
+        ARG("--quiet");
+#undef ARG
+    argv[n] = NULL;
+    return become(c, argv, err);
+}
