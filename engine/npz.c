@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "engine/features.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
@@ -436,7 +437,9 @@ int ds_npz_write_stats(const char *path, const ds_npz_stats *s, ds_error *err) {
                  add_array(zip, "sigma_s.npy", s->sigma_s, s->dim_s, 1);
     failed = failed || add_provenance(zip, s);
     if (failed || zip_close(zip)) {
-        rc = ds_fail(err, DS_EIO, "cannot write '%s': %s", path, zip_strerror(zip));
+        zip_error_t *e = zip_get_error(zip);
+        errno = zip_error_system_type(e) == ZIP_ET_SYS ? zip_error_code_system(e) : EIO;
+        rc = ds_fail_errno(err, "cannot write '%s'", path);
         zip_discard(zip);
     }
     int fd = rc ? -1 : open(temporary, O_RDONLY | O_CLOEXEC);
