@@ -22,8 +22,10 @@
 static const struct {
     const char *name;
     int depth, width, heads, patch, side, channels;
-} models[] = {
-    {"tiny", 6, 192, 3, 4, 32, 3}, {"S/2", 12, 384, 6, 2, 32, 4}, {"B/4", 12, 768, 12, 4, 32, 4}};
+} models[] = {{"tiny", 6, 192, 3, 4, 32, 3},
+              {"S/2", 12, 384, 6, 2, 32, 4},
+              {"B/4", 12, 768, 12, 4, 32, 4},
+              {"XL/2", 28, 1152, 16, 2, 32, 4}};
 
 enum { TIMED = 7, WARM = 2, RANK = 8, CLASSES = 1000 };
 
@@ -139,10 +141,10 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
 
 int main(int argc, char **argv) {
     int m = -1;
-    for (int i = 0; argc > 3 && i < 3; i++)
+    for (int i = 0; argc > 3 && i < (int)(sizeof models / sizeof models[0]); i++)
         m = strcmp(argv[1], models[i].name) ? m : i;
     if (m < 0) {
-        fprintf(stderr, "usage: bench_step tiny|S/2|B/4 train|sample f32|bf16 [batch [threads "
+        fprintf(stderr, "usage: bench_step tiny|S/2|B/4|XL/2 train|sample f32|bf16 [batch [threads "
                         "[affiner|full]]]\n");
         return 2;
     }

@@ -31,6 +31,7 @@ typedef struct {
     double limit;                 /* 0: not known */
     int batch, micro_batch, steps;
     int recompute, depth;     /* blocks that are computed again, of so many */
+    double step_cpu_seconds;  /* processor time of all threads */
     double step_seconds;      /* NaN: not calibrated */
     double calibrate_seconds; /* what finding out took */
     char device_class[48];

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { TRY_MAX = 1000 };
 
@@ -70,7 +71,7 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
                    {"--images", NULL, &a->images, 1, 1e9},
                    {"--threads", NULL, &a->threads, 0, 1024},
                    {"--memory-limit", NULL, &a->memory_limit, 0, 1e9},
-                   {"--try", NULL, &a->try_steps, 0, TRY_MAX},
+                   {"--try", NULL, &a->try_steps, 2, TRY_MAX},
                    {"--try-sample", NULL, &a->try_sample, 0, 1024}};
     enum { OPTIONS = sizeof options / sizeof options[0] };
     for (int i = 0; i < argc; i++) {
@@ -139,7 +140,7 @@ typedef struct {
     ds_method_spec spec;
     ds_train_options o;
     ds_plan plan;
-    double peak, step_seconds, sample_seconds; /* measured; NaN */
+    double peak, step_seconds, step_cpu, sample_seconds, sample_cpu; /* measured; NaN */
 } plan_run;
 
 static int open_all(plan_run *r, ds_error *err) {
@@ -201,6 +202,12 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static double cpu_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* Train on noise. */
 static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
     const ds_dit_config *c = &r->base->cfg;
@@ -208,7 +215,7 @@ static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
     int steps = (int)r->a.try_steps, rc;
     uint8_t *pixels = ds_xmalloc(n * one);
     int *labels = ds_xcalloc(n, sizeof *labels);
-    double *times = ds_xcalloc((size_t)steps, sizeof *times);
+    double *times = ds_xcalloc((size_t)steps, sizeof *times), cpu = 0;
     for (size_t i = 0; i < n * one; i++)
         pixels[i] = (uint8_t)(i * 2654435761u >> 24);
     ds_image_set set = {.pixels = pixels,
@@ -224,12 +231,15 @@ static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
         double start = ds_monotonic();
         rc = ds_trainer_step(t, &report, err);
         times[i] = ds_monotonic() - start;
+        if (i == 0) /* pages are touched for the first time */
+            cpu = cpu_now();
         if (!r->a.json && times[i] > 1)
             fprintf(stderr, "step %d of %d: %.2f s\n", i + 1, steps, times[i]);
     }
     if (!rc) {
         qsort(times, (size_t)steps, sizeof *times, compare);
         r->step_seconds = times[steps / 2];
+        r->step_cpu = steps > 1 ? (cpu_now() - cpu) / (steps - 1) : NAN;
     }
     ds_trainer_free(t);
     free(pixels);
@@ -257,10 +267,11 @@ static int try_sampling(plan_run *r, const ds_model *model, ds_error *err) {
     if (!rc)
         rc = ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1,
                         n < 32 ? 2 * n : 64, err);
-    double start = ds_monotonic();
+    double start = ds_monotonic(), cpu = cpu_now();
     if (!rc)
         rc = ds_sample(NULL, raw, net, NULL, &o, q, n, NULL, NULL, err);
     r->sample_seconds = ds_monotonic() - start;
+    r->sample_cpu = cpu_now() - cpu;
     ds_net_free(net);
     ds_adapter_free(a);
     free(q);
@@ -286,7 +297,8 @@ static void print(const plan_run *r) {
         json_t *doc = ds_plan_json(&r->plan);
         if (isfinite(r->step_seconds))
             json_object_set_new(doc, "tried",
-                                json_pack("{s:f, s:I}", "step_seconds", r->step_seconds, "peak",
+                                json_pack("{s:f, s:f, s:I}", "step_seconds", r->step_seconds,
+                                          "step_cpu_seconds", r->step_cpu, "peak",
                                           (json_int_t)r->peak));
         if (isfinite(r->sample_seconds))
             json_object_set_new(doc, "sample_seconds", json_real(r->sample_seconds));
@@ -299,14 +311,16 @@ static void print(const plan_run *r) {
     }
     if (isfinite(r->step_seconds)) {
         double planned = r->plan.train - r->plan.checkpoint;
-        printf("tried: a step takes %.3g s (plan %+.1f %%), peak %.1f MiB (plan without a "
-               "checkpoint %+.1f %%)\n",
-               r->step_seconds, (r->plan.step_seconds / r->step_seconds - 1) * 100, r->peak / mib,
+        printf("tried: a step takes %.3g s (plan %+.1f %%) and %.3g s of processor time (plan "
+               "%+.1f %%), peak %.1f MiB (plan without a checkpoint %+.1f %%)\n",
+               r->step_seconds, (r->plan.step_seconds / r->step_seconds - 1) * 100, r->step_cpu,
+               (r->plan.step_cpu_seconds / r->step_cpu - 1) * 100, r->peak / mib,
                (planned / r->peak - 1) * 100);
     }
     if (isfinite(r->sample_seconds))
-        printf("tried: %.0f images in 20 steps with guidance take %.3g s; peak so far %.1f MiB\n",
-               r->a.try_sample, r->sample_seconds, ds_memory_peak() / mib);
+        printf("tried: %.0f images in 20 steps with guidance take %.3g s and %.3g s of processor "
+               "time; peak so far %.1f MiB\n",
+               r->a.try_sample, r->sample_seconds, r->sample_cpu, ds_memory_peak() / mib);
 }
 
 int ds_worker_plan(int argc, char **argv) {
@@ -318,6 +332,7 @@ int ds_worker_plan(int argc, char **argv) {
                         .classes = 1,
                         .images = 1000},
                   .step_seconds = NAN,
+                  .step_cpu = NAN,
                   .sample_seconds = NAN};
     ds_error err;
     if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
