@@ -48,8 +48,10 @@ typedef struct {
     const ds_dit_config *c;
     const ds_sample_options *o;
     ds_schedule s;
-    size_t px, outpx;                            /* elements of an image, of a model output */
-    float *dev_x, *dev_out;                      /* device: (2B,C,S,S), (2B,outC,S,S) */
+    size_t px, outpx;       /* elements of an image, of a model output */
+    float *dev_x, *dev_out; /* device: (2B,C,S,S), (2B,outC,S,S) */
+    uint32_t *noise_step;   /* B, for the op that makes noise */
+    uint64_t *noise_index;
     float *x, *x0, *x0_prev, *out, *eps, *noise; /* host: images of the batch; out (2B,outC,S,S) */
     ds_condition *cond;                          /* 2B */
     int B;
@@ -114,10 +116,17 @@ static void predict_x0(ds_run *r, int k) {
     }
 }
 
+/* By the device, whose threads share the work; the numbers are those of ds_rng_normal.  dev_x is
+ * free between two predictions. */
 static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, float *dst) {
-    for (int i = 0; i < r->B; i++)
-        ds_rng_normal(dst + (size_t)i * r->px, r->px, r->o->seed, DS_STREAM_SAMPLE, step,
-                      q[i].index);
+    ds_device *dev = r->net->dev;
+    for (int i = 0; i < r->B; i++) {
+        r->noise_step[i] = step;
+        r->noise_index[i] = q[i].index;
+    }
+    dev->ops->normal(dev, r->dev_x, r->o->seed, DS_STREAM_SAMPLE, r->noise_step, r->noise_index,
+                     r->B, r->px);
+    dev->download(dev, dst, r->dev_x, (size_t)r->B * r->px * sizeof(float));
 }
 
 static void step_ddpm(ds_run *r, const ds_sample_request *q, int k) {
@@ -210,6 +219,8 @@ static int run_open(ds_run *r, int batch, ds_error *err) {
         *host[i] = ds_xcalloc(n * r->px, sizeof(float));
     r->out = ds_xmalloc(2 * n * r->outpx * sizeof(float));
     r->cond = ds_xmalloc(2 * n * sizeof *r->cond);
+    r->noise_step = ds_xmalloc(n * sizeof *r->noise_step);
+    r->noise_index = ds_xmalloc(n * sizeof *r->noise_index);
     return 0;
 }
 
@@ -221,6 +232,8 @@ static void run_close(ds_run *r) {
     for (int i = 0; i < 6; i++)
         free(host[i]);
     free(r->cond);
+    free(r->noise_step);
+    free(r->noise_index);
     ds_schedule_release(&r->s);
 }
 
