@@ -261,6 +261,11 @@ START_TEST(removal_deletes_only_what_was_imported) {
     ck_assert(!ds_fs_exists(vae));
     says(404, "GET", "/v1/bases/one", NULL, "does not exist");
     says(409, "DELETE", "/v1/bases/emoji", NULL, "default");
+    /* what no import wrote stays, even when it is forgotten */
+    imported("/v1/bases", ",\"name\":\"two\"");
+    json_decref(call(200, "PUT", "/v1/default-base", "{\"base\":\"two\"}"));
+    json_decref(call(200, "DELETE", "/v1/bases/emoji", NULL));
+    says(404, "GET", "/v1/bases/emoji", NULL, "does not exist");
     snprintf(file, sizeof file, "%s/emoji.safetensors", r.dir);
     ck_assert(ds_fs_exists(file));
 }

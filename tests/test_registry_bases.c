@@ -316,6 +316,19 @@ START_TEST(a_dataset_on_several_bases) {
     fx_scan(r, "one");
     MUST(ds_reconcile(r, &made, err));
     ck_assert_int_eq(made, 0);
+    /* of several on one base the newest, unless @latest is another one of them */
+    add_on(r, "d", xl);
+    fx_scan(r, "four");
+    j = fx_claim(r, DS_JOB_TRAIN);
+    publish_on(r, &j, XL_SHA, "four");
+    tasks_of(r, xl, refs);
+    ck_assert_str_eq(refs, "d@v3,e@v1");
+    MUST(ds_alias_set(r, "d", "latest", 2, -1, "", NULL, err));
+    tasks_of(r, xl, refs);
+    ck_assert_str_eq(refs, "d@v2,e@v1");
+    MUST(ds_alias_set(r, "d", "latest", 1, -1, "", NULL, err));
+    tasks_of(r, xl, refs);
+    ck_assert_str_eq(refs, "d@v3,e@v1");
     /* an adapter on another base is refused with both digests */
     ds_adapter_ref a;
     MUST(ds_adapter_resolve(r, "d@v1", &a, err));
