@@ -154,13 +154,21 @@ install: all ## install under DESTDIR and PREFIX: programs, models, man pages, c
 # FUZZ names tests/fuzz/fuzz_FUZZ.c; findings stay in build/fuzz.
 FUZZ ?= decode
 FUZZ_SECONDS ?= 60
+FUZZ_SEEDS_decode := tests/golden/images
+FUZZ_SEEDS_pickle := tests/fuzz/seeds/pickle
+FUZZ_SEEDS_weights := tests/fuzz/seeds/weights
+FUZZ_SRC_decode := engine/resize.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
+FUZZ_SRC_safetensors := engine/safetensors.c
+FUZZ_SRC_pickle := engine/pickle.c
+FUZZ_SRC_weights := $(addprefix engine/,pickle.c weights.c weights_torch.c safetensors.c dit_names.c dit.c params.c \
+    base_model.c vae_names.c vae.c vae_run.c)
 .PHONY: fuzz
-fuzz: ## a libFuzzer run: FUZZ=decode|safetensors FUZZ_SECONDS=60 (needs clang)
+fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights FUZZ_SECONDS=60 (needs clang)
 	@mkdir -p build/fuzz/$(FUZZ)
 	clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined $(CPPFLAGS) -o build/fuzz/fuzz_$(FUZZ) tests/fuzz/fuzz_$(FUZZ).c \
-	    $(wildcard base/*.c) engine/resize.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c \
-	    -ljpeg -lpng -lwebp $(L_BASE)
-	build/fuzz/fuzz_$(FUZZ) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/$(FUZZ) tests/golden/images
+	    $(wildcard base/*.c) $(FUZZ_SRC_$(FUZZ)) -ljpeg -lpng -lwebp -lzip $(L_BASE)
+	build/fuzz/fuzz_$(FUZZ) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/$(FUZZ) \
+	    $(FUZZ_SEEDS_$(FUZZ))
 
 .PHONY: clean help
 
