@@ -187,12 +187,12 @@ typedef struct {
 
 static int time_depth(const calibration *k, int depth, int single, timing *t, ds_error *err) {
     ds_dit_config c = k->like->cfg;
-    ds_base *base = NULL;
+    ds_base *small = NULL;
     ds_model *model = NULL;
-    c.depth = t->depth = depth;
-    int rc = ds_base_new(&base, &c, 1, err);
+    int rc = depth < c.depth ? (c.depth = depth, ds_base_new(&small, &c, 1, err)) : 0;
+    t->depth = depth;
     if (!rc)
-        rc = ds_model_new(&model, k->dev, base, err);
+        rc = ds_model_new(&model, k->dev, small ? small : k->like, err);
     if (!rc)
         rc = time_steps(k, model, 1, 0, &t->one, err);
     t->two = t->again = t->one;
@@ -201,8 +201,21 @@ static int time_depth(const calibration *k, int depth, int single, timing *t, ds
     if (!rc && depth > 1 && k->o->recompute > 1)
         rc = time_steps(k, model, 1, depth, &t->again, err);
     ds_model_free(model);
-    ds_base_free(base);
+    ds_base_free(small);
     return rc;
+}
+
+/* Images at a time: the micro-batch, unless that takes too long or, without recomputation, more
+ * memory than the training will have for its activations. */
+static int calibration_rows(const ds_plan *p, const ds_device *dev, const ds_base *base,
+                            double work, int blocks) {
+    ds_dit_config c = base->cfg;
+    int rows = p->micro_batch;
+    c.depth = blocks;
+    while (rows > 1 && (work * blocks * rows > WORK ||
+                        (double)ds_net_train_bytes(&c, dev, rows, 0) > p->t.activations))
+        rows = (rows + 1) / 2;
+    return rows;
 }
 
 /* What unpacking the matrices of a base in 16 bits adds to a step. */
@@ -249,10 +262,9 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
     const int depth = base->cfg.depth, mb = o->micro_batch ? o->micro_batch : o->batch,
               n = o->batch / mb;
     double begin = ds_monotonic(), work = block_work(base, spec->method == DS_METHOD_FULL);
-    calibration k = {.dev = dev, .like = base, .spec = spec, .o = o, .rows = mb};
+    calibration k = {.dev = dev, .like = base, .spec = spec, .o = o};
     int whole = depth <= BLOCKS || work * depth * mb * 3 <= WORK, most = whole ? depth : BLOCKS;
-    while (k.rows > 1 && work * most * k.rows > WORK)
-        k.rows = (k.rows + 1) / 2;
+    k.rows = calibration_rows(p, dev, base, work, most);
     timing few, more;
     double scale = (double)mb / k.rows, seconds[CLOCKS];
     /* a step that can be run as it is needs no model */
