@@ -51,7 +51,13 @@ static int reply_base(ds_request *rq, ds_daemon *d, const char *ref, ds_error *e
     int rc = ds_base_resolve(d->registry, ref, &id, err);
     if (!rc)
         rc = ds_base_get(d->registry, id, &doc, err);
-    return rc ? rc : ds_reply_json(rq, 200, doc);
+    if (!rc)
+        rc = ds_base_usage(d->registry, doc, err);
+    if (rc) {
+        json_decref(doc);
+        return rc;
+    }
+    return ds_reply_json(rq, 200, doc);
 }
 
 int ds_api_base_get(ds_request *rq, void *ctx, ds_error *err) {

@@ -21,6 +21,8 @@ ALTER TABLE bases ADD COLUMN parameters INTEGER;
 ALTER TABLE bases ADD COLUMN bytes INTEGER;                         -- of the file, without the VAE
 ALTER TABLE bases ADD COLUMN removed_at INTEGER;                    -- rows stay: adapters name them
 CREATE INDEX bases_name ON bases(name);
+CREATE INDEX adapter_versions_base ON adapter_versions(base_id)
+    WHERE deleted_at IS NULL AND status = 'published';
 
 -- The base a dataset is trained on; NULL follows the default (meta 'active_base').
 ALTER TABLE datasets ADD COLUMN base_id INTEGER REFERENCES bases(id);

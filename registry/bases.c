@@ -232,11 +232,8 @@ int ds_base_choose(ds_registry *r, int64_t id, ds_error *err) {
 #define BASE_SELECT                                                                                \
     "SELECT b.id, b.name, b.path, b.sha256, b.config, f.id, f.name, f.path, f.sha256, b.vae_path," \
     " b.vae_sha256, b.source, b.source_format, b.source_sha256, b.license, b.parameters, b.bytes," \
-    " coalesce(b.id = " ACTIVE ", 0), b.created_at, (SELECT count(*) FROM datasets d WHERE"        \
-    "  d.state <> 'removed' AND coalesce(d.base_id, " ACTIVE ") = b.id), (SELECT count(*) FROM"    \
-    "  adapter_versions av WHERE av.base_id = b.id AND av.deleted_at IS NULL AND av.status ="      \
-    "  'published'), b.removed_at IS NOT NULL FROM bases b LEFT JOIN feature_nets f ON f.id = "    \
-    "b.feature_net_id "
+    " coalesce(b.id = " ACTIVE ", 0), b.created_at, b.removed_at IS NOT NULL"                      \
+    " FROM bases b LEFT JOIN feature_nets f ON f.id = b.feature_net_id "
 
 static json_t *file_object(sqlite3_stmt *q, int path_col, int sha_col) {
     if (sqlite3_column_type(q, path_col) == SQLITE_NULL)
@@ -283,9 +280,7 @@ static json_t *base_row(sqlite3_stmt *q, void *ctx) {
     js_int(o, "parameters", q, 15);
     js_int(o, "bytes", q, 16);
     json_object_set_new(o, "default", json_boolean(sqlite3_column_int(q, 17)));
-    js_int(o, "datasets", q, 19);
-    js_int(o, "adapters", q, 20);
-    json_object_set_new(o, "removed", json_boolean(sqlite3_column_int(q, 21)));
+    json_object_set_new(o, "removed", json_boolean(sqlite3_column_int(q, 19)));
     js_time(o, "created_at", q, 18);
     return o;
 }
@@ -304,6 +299,23 @@ int ds_base_get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
     return 0;
 }
 
+int ds_base_usage(ds_registry *r, json_t *base, ds_error *err) {
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 "SELECT (SELECT count(*) FROM datasets d WHERE d.state <> 'removed' AND"
+                 " coalesce(d.base_id, " ACTIVE ") = ?1), (SELECT count(*) FROM adapter_versions"
+                 " av WHERE av.base_id = ?1 AND av.deleted_at IS NULL AND av.status ="
+                 " 'published')",
+                 "i", ds_json_int(base, "id", 0));
+    int rc = db_step(r, q, err);
+    if (rc < 0)
+        return rc;
+    js_int(base, "datasets", q, 0);
+    js_int(base, "adapters", q, 1);
+    db_reset(q);
+    return 0;
+}
+
 int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
     int64_t before;
     int limit = page_limit(page), rc = page_cursor(page, &before, err);
@@ -313,7 +325,18 @@ int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
                                BASE_SELECT "WHERE b.id < ?1 AND b.removed_at IS NULL"
                                            " ORDER BY b.id DESC LIMIT ?2",
                                "ii", before, (int64_t)limit + 1);
-    return page_collect(r, q, limit, base_row, NULL, out, err);
+    json_t *list = NULL, *base;
+    size_t i;
+    rc = page_collect(r, q, limit, base_row, NULL, &list, err);
+    json_array_foreach(json_object_get(list, "items"), i, base) {
+        if ((rc = ds_base_usage(r, base, err)))
+            break;
+    }
+    if (rc)
+        json_decref(list);
+    else
+        *out = list;
+    return rc;
 }
 
 #define NET_SELECT                                                                                 \

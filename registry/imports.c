@@ -6,6 +6,7 @@
 #include "registry/jobs_internal.h"
 
 #include <string.h>
+#include <strings.h>
 
 static const char *text_or_null(const json_t *o, const char *key) {
     const char *s = ds_json_string(o, key, "");
@@ -29,6 +30,9 @@ static int read_facts(const ds_import *i, ds_model_facts *f, int *net, ds_error 
     f->config = json_is_object(config) ? config : NULL;
     if (!*net && !f->config)
         return ds_fail(err, DS_EINVAL, "import result: 'config' is missing");
+    const char *asked = ds_json_string(i->spec, "name", "");
+    if (!strcasecmp(asked, f->name))
+        f->name = asked; /* as the person wrote it */
     f->path = i->path;
     f->kind = *net ? ds_json_string(f->config, "kind", "inception-fid") : NULL;
     f->source = text_or_null(i->spec, "source");

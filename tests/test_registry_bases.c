@@ -74,7 +74,7 @@ START_TEST(rebuilt_jobs_lose_nothing) {
     ck_assert_int_eq(number(r->db, "SELECT count(*) FROM job_attempts"), attempts);
     ck_assert_int_eq(number(r->db, "SELECT count(*) FROM theirs"), jobs);
     ck_assert_int_eq(number(r->db, COUNT("trigger")), triggers + 2); /* of bases */
-    ck_assert_int_eq(number(r->db, COUNT("index")), indexes + 1);
+    ck_assert_int_eq(number(r->db, COUNT("index")), indexes + 2);
     ck_assert_int_eq(number(r->db, COUNT("view")), views + 1 + 2);
     ck_assert_int_eq(number(r->db, "SELECT count(*) FROM sqlite_schema WHERE sql LIKE"
                                    " '%REFERENCES jobs_new%' OR name = 'jobs_new'"),
@@ -359,6 +359,7 @@ START_TEST(choosing_the_default) {
     MUST(ds_reconcile(r, &made, err));
     ck_assert_int_eq(made, 1);
     MUST(ds_base_get(r, 0, &b, err));
+    MUST(ds_base_usage(r, b, err));
     ck_assert_str_eq(fx_string(b, "name"), "xl");
     ck_assert_int_eq(fx_int(b, "datasets"), 1);
     json_decref(b);
