@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { COLUMNS_MIN = 8, COLUMNS_MAX = 16, SHEET_MAX = 64, CELL = 96, LEVEL_REFERENCE = 3 };
+enum { PORTION = 64 };      /* pictures in memory at a time */
 enum { SHEET_SIDE = 2048 }; /* sheets of large pictures hold fewer of them */
 
 /* The work of the stage in pictures, over its three parts. */
@@ -32,11 +33,6 @@ static int on_sample(void *user, double done, double total) {
     return 0;
 }
 
-static int on_features(void *user, int64_t done, int64_t total) {
-    report(user, (double)done, (double)total);
-    return 0;
-}
-
 static void next_part(progress_state *p, double size) {
     p->before += p->part;
     p->part = size;
@@ -50,9 +46,10 @@ typedef struct {
     progress_state progress;
     ds_reference reference;
     ds_measure base, task;
-    uint8_t *base_pixels; /* COLUMNS_MAX pictures */
-    uint8_t *pixels;      /* spec->evaluate.n pictures */
-    size_t one;           /* bytes of a picture */
+    uint8_t *base_pixels; /* COLUMNS_MAX pictures: the first of the base */
+    uint8_t *row, *sheet; /* of the adapter: those of grid.png, of samples.png */
+    int row_count, sheet_count, row_kept, sheet_kept;
+    size_t one; /* bytes of a picture */
 } evaluation;
 
 static size_t base_shown(const evaluation *e) {
@@ -70,11 +67,17 @@ static void cached_or_warn(evaluation *e, int found, const char *what) {
 
 static int compute_chosen(evaluation *e, const uint32_t *chosen, int n, float *x, ds_error *err) {
     const ds_images *im = e->images;
-    uint8_t *px = ds_xmalloc((size_t)n * e->one);
-    for (int i = 0; i < n; i++)
-        memcpy(px + (size_t)i * e->one, im->pixels + chosen[i] * e->one, e->one);
-    int rc = ds_features_compute(e->tools->features, px, n, im->side, im->side, x, on_features,
-                                 &e->progress, err);
+    const int most = n < PORTION ? n : PORTION;
+    uint8_t *px = ds_xmalloc((size_t)most * e->one);
+    int rc = 0;
+    for (int first = 0; !rc && first < n; first += most) {
+        int B = n - first < most ? n - first : most;
+        for (int i = 0; i < B; i++)
+            memcpy(px + (size_t)i * e->one, im->pixels + chosen[first + i] * e->one, e->one);
+        rc = ds_features_compute(e->tools->features, px, B, im->side, im->side,
+                                 x + (size_t)first * DS_FEATURE_DIM, NULL, NULL, err);
+        report(&e->progress, first + B, n);
+    }
     free(px);
     return rc;
 }
@@ -105,32 +108,34 @@ static int make_reference(evaluation *e, const uint32_t *chosen, int n, ds_error
 
 /* ---------------------------------------------------------------- base */
 
+/* The base's first pictures are kept with its features. */
+static void keep_base(void *user, int i, const uint8_t *rgb) {
+    evaluation *e = user;
+    if ((size_t)i < base_shown(e))
+        memcpy(e->base_pixels + (size_t)i * e->one, rgb, e->one);
+}
+
 static int sample_base(evaluation *e, ds_cached_features *c, ds_error *err) {
     const ds_spec *s = e->spec;
     ds_spec_sample how = s->sample;
     how.mode = DS_GUIDANCE_NONE; /* without a label there is nothing to guide by */
-    ds_serve *serve = NULL;
-    size_t n = (size_t)s->evaluate.n;
-    int *labels = ds_xmalloc(n * sizeof *labels);
-    uint8_t *px = ds_xmalloc(n * e->one);
-    for (size_t i = 0; i < n; i++)
+    ds_measure_source source = {.features = e->tools->features,
+                                .side = e->images->side,
+                                .one = e->one,
+                                .seed = s->evaluate.seed,
+                                .keep = keep_base,
+                                .keep_user = e,
+                                .progress = on_sample,
+                                .user = &e->progress};
+    int n = s->evaluate.n, *labels = ds_xmalloc((size_t)n * sizeof *labels);
+    for (int i = 0; i < n; i++)
         labels[i] = -1;
-    next_part(&e->progress, (double)n);
-    int rc = ds_serve_new(&serve, e->tools->model, NULL, &how, err);
+    next_part(&e->progress, 2.0 * n);
+    int rc = ds_serve_new(&source.serve, e->tools->model, NULL, &how, err);
     if (!rc)
-        rc = ds_serve_run(serve, s->evaluate.seed, labels, (int)n, px, NULL, on_sample,
-                          &e->progress, err);
-    ds_serve_free(serve);
-    next_part(&e->progress, (double)n);
-    if (!rc)
-        rc = ds_features_compute(e->tools->features, px, (int64_t)n, e->images->side,
-                                 e->images->side, c->x, on_features, &e->progress, err);
-    if (!rc) {
-        memcpy(c->pixels, px, c->pixel_bytes);
-        ds_digest(px, n * e->one, c->sample_digest);
-    }
+        rc = ds_measure_pictures(&source, labels, n, c->x, c->sample_digest, err);
+    ds_serve_free(source.serve);
     free(labels);
-    free(px);
     return rc;
 }
 
@@ -180,6 +185,32 @@ static int columns_for(int side, int most, int least) {
     return fit < most ? fit : most;
 }
 
+/* Sample number k of `count` that are shown, spread over all n. */
+static int shown_sample(int k, int count, int n) {
+    return (int)((2 * (int64_t)k + 1) * n / (2 * count));
+}
+
+static void keep_task(void *user, int i, const uint8_t *rgb) {
+    evaluation *e = user;
+    int n = e->spec->evaluate.n;
+    if (e->row_kept < e->row_count && i == shown_sample(e->row_kept, e->row_count, n))
+        memcpy(e->row + (size_t)e->row_kept++ * e->one, rgb, e->one);
+    if (e->sheet_kept < e->sheet_count && i == shown_sample(e->sheet_kept, e->sheet_count, n))
+        memcpy(e->sheet + (size_t)e->sheet_kept++ * e->one, rgb, e->one);
+}
+
+/* How many samples are shown, and room for them. */
+static void plan_sheets(evaluation *e) {
+    int n = e->spec->evaluate.n, side = e->images->side,
+        columns = columns_for(side, COLUMNS_MAX, COLUMNS_MIN / 2),
+        fit = columns_for(side, COLUMNS_MAX, 2),
+        most = fit * fit < SHEET_MAX ? fit * fit : SHEET_MAX;
+    e->row_count = n < columns ? n : columns;
+    e->sheet_count = n < most ? n : most;
+    e->row = ds_xmalloc((size_t)e->row_count * e->one);
+    e->sheet = ds_xmalloc((size_t)e->sheet_count * e->one);
+}
+
 static int scale_for(int side) { return side < CELL ? CELL / side : 1; }
 
 /* The k-th real picture of a class in a fixed order that depends on the seed; any when the class
@@ -201,17 +232,16 @@ static const uint8_t *real_picture(const evaluation *e, int label, int k) {
 
 /* Rows real, base, adapter; a column's real picture and sample are of the same class. */
 static int write_grid(const evaluation *e, ds_error *err) {
-    int n = e->spec->evaluate.n, side = e->images->side,
-        most = columns_for(side, COLUMNS_MAX, COLUMNS_MIN / 2), columns = n < most ? n : most,
-        wide = most < COLUMNS_MIN ? most : COLUMNS_MIN;
+    int n = e->spec->evaluate.n, side = e->images->side, columns = e->row_count,
+        wide = columns_for(side, COLUMNS_MIN, COLUMNS_MIN / 2);
     int *labels = ds_xmalloc((size_t)n * sizeof *labels);
     ds_grid *g = ds_grid_new(3, columns < wide ? wide : columns, side, scale_for(side), 4, 255);
     ds_class_labels(labels, n, e->reference.counts, e->reference.classes);
     for (int c = 0; c < columns; c++) {
-        int i = (int)((2 * (int64_t)c + 1) * n / (2 * columns));
+        int i = shown_sample(c, columns, n);
         ds_grid_put(g, 0, c, real_picture(e, labels[i], c));
         ds_grid_put(g, 1, c, e->base_pixels + (size_t)c * e->one);
-        ds_grid_put(g, 2, c, e->pixels + (size_t)i * e->one);
+        ds_grid_put(g, 2, c, e->row + (size_t)c * e->one);
     }
     char *path = ds_job_path(e->tools->job, "grid.png");
     int rc = ds_grid_write(g, path, err);
@@ -222,15 +252,11 @@ static int write_grid(const evaluation *e, ds_error *err) {
 }
 
 static int write_samples(const evaluation *e, ds_error *err) {
-    int n = e->spec->evaluate.n, side = e->images->side, fit = columns_for(side, COLUMNS_MAX, 2),
-        most = fit * fit < SHEET_MAX ? fit * fit : SHEET_MAX, shown = n < most ? n : most,
-        columns = ds_grid_columns(shown);
+    int side = e->images->side, shown = e->sheet_count, columns = ds_grid_columns(shown);
     ds_grid *g =
         ds_grid_new((shown + columns - 1) / columns, columns, side, scale_for(side), 4, 255);
-    for (int k = 0; k < shown; k++) {
-        int i = (int)((2 * (int64_t)k + 1) * n / (2 * shown));
-        ds_grid_put(g, k / columns, k % columns, e->pixels + (size_t)i * e->one);
-    }
+    for (int k = 0; k < shown; k++)
+        ds_grid_put(g, k / columns, k % columns, e->sheet + (size_t)k * e->one);
     char *path = ds_job_path(e->tools->job, "samples.png");
     int rc = ds_grid_write(g, path, err);
     ds_grid_free(g);
@@ -397,10 +423,10 @@ static int run_stage(evaluation *e, ds_evaluation *out, ds_error *err) {
     if (!rc)
         rc = measure_base(e, err);
     next_part(&e->progress, 2.0 * n);
-    e->pixels = ds_xmalloc((size_t)n * e->one);
+    plan_sheets(e);
     if (!rc)
         rc = ds_measure_task(&e->task, e->tools->model, e->adapter, e->tools->features,
-                             &e->reference, &s->sample, &s->evaluate, 0, e->pixels, on_sample,
+                             &e->reference, &s->sample, &s->evaluate, 0, keep_task, e, on_sample,
                              &e->progress, err);
     if (!rc)
         rc = write_files(e, out, err);
@@ -425,7 +451,8 @@ int ds_evaluate(ds_tools *tools, const ds_images *images, const ds_adapter *adap
     }
     ds_reference_release(&e.reference);
     free(e.base_pixels);
-    free(e.pixels);
+    free(e.row);
+    free(e.sheet);
     free(key);
     if (rc)
         ds_evaluation_release(out);

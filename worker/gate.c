@@ -178,7 +178,7 @@ static int measure(checking *c, double *fd_error, double *kid_error, ds_error *e
     ds_measure m = {0};
     int rc = ds_measure_task(&m, c->tools->model, c->adapter, c->tools->features, &c->reference,
                              &t->sample, &t->evaluate, c->tools->features_finding[0] != 0, NULL,
-                             NULL, NULL, err);
+                             NULL, NULL, NULL, err);
     if (rc)
         return rc;
     o->level = 2;

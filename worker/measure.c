@@ -21,57 +21,83 @@ int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_featu
     return rc;
 }
 
-/* Sampling is the first half of the work, features are the second. */
-typedef struct {
-    ds_progress *progress;
-    void *user;
-    double n;
-} halves;
+enum { PORTION = 64 }; /* pictures in memory: 12 MB at 256 px, 50 at 512 */
 
-static int sampled(void *user, double done, double total) {
-    const halves *h = user;
+/* Progress of a portion: made is half, looked at the other. */
+typedef struct {
+    const ds_measure_source *s;
+    double before, n; /* pictures of earlier portions; of all */
+} portion;
+
+static int made(void *user, double done, double total) {
+    const portion *p = user;
     (void)total;
-    return h->progress ? h->progress(h->user, done, 2 * h->n) : 0;
+    return p->s->progress ? p->s->progress(p->s->user, 2 * p->before + done, 2 * p->n) : 0;
 }
 
-static int seen(void *user, int64_t done, int64_t total) {
-    const halves *h = user;
-    (void)total;
-    return h->progress ? h->progress(h->user, h->n + (double)done, 2 * h->n) : 0;
+static int measure_portion(const ds_measure_source *s, const int *labels, int first, int B, int n,
+                           float *x, uint8_t *px, ds_error *err) {
+    portion p = {s, first, n};
+    int rc = ds_serve_range(s->serve, s->seed, first, labels + first, B, px, NULL, made, &p, err);
+    if (!rc)
+        rc = ds_features_compute(s->features, px, B, s->side, s->side,
+                                 x + (size_t)first * DS_FEATURE_DIM, NULL, NULL, err);
+    if (!rc && s->progress && s->progress(s->user, 2.0 * (first + B), 2.0 * n))
+        rc = ds_fail(err, DS_ECANCELED, "measuring was stopped");
+    for (int i = 0; !rc && s->keep && i < B; i++)
+        s->keep(s->keep_user, first + i, px + (size_t)i * s->one);
+    return rc;
+}
+
+int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, float *x,
+                        char digest[DS_HEX_SIZE], ds_error *err) {
+    int most = n < PORTION ? n : PORTION, rc = 0;
+    uint8_t *px = ds_xmalloc((size_t)most * s->one);
+    ds_sha256 *h = ds_sha256_new();
+    for (int first = 0; !rc && first < n; first += most) {
+        int B = n - first < most ? n - first : most;
+        rc = measure_portion(s, labels, first, B, n, x, px, err);
+        if (!rc)
+            ds_sha256_add(h, px, (size_t)B * s->one);
+    }
+    ds_sha256_hex(h, digest);
+    ds_sha256_free(h);
+    free(px);
+    return rc;
 }
 
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_features *features, const ds_reference *ref, const ds_spec_sample *sample,
-                    const ds_spec_evaluate *e, int any_net, uint8_t *pixels, ds_progress *progress,
-                    void *user, ds_error *err) {
-    const int side = ds_picture_side(model);
-    size_t one = ds_picture_bytes(model), n = (size_t)e->n;
-    int classes = adapter->spec.classes, rc = 0;
-    ds_serve *s = NULL;
-    halves h = {progress, user, e->n};
+                    const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
+                    ds_progress *progress, void *user, ds_error *err) {
+    ds_measure_source source = {.features = features,
+                                .side = ds_picture_side(model),
+                                .one = ds_picture_bytes(model),
+                                .seed = e->seed,
+                                .keep = keep,
+                                .keep_user = keep_user,
+                                .progress = progress,
+                                .user = user};
+    size_t n = (size_t)e->n;
+    int classes = adapter->spec.classes;
     if (ref->classes != classes)
         return ds_fail(err, DS_EINTEGRITY, "the reference has %d classes, the adapter %d",
                        ref->classes, classes);
     int *labels = ds_xcalloc(n, sizeof *labels);
-    uint8_t *own = pixels ? NULL : ds_xmalloc(n * one), *px = pixels ? pixels : own;
     float *x = ds_xmalloc(n * DS_FEATURE_DIM * sizeof *x);
     ds_class_labels(labels, e->n, ref->counts, classes);
-    rc = ds_serve_new(&s, model, adapter, sample, err);
+    int rc = ds_serve_new(&source.serve, model, adapter, sample, err);
     if (!rc)
-        rc = ds_serve_run(s, e->seed, labels, e->n, px, NULL, sampled, &h, err);
-    ds_serve_free(s);
-    if (!rc)
-        rc = ds_features_compute(features, px, e->n, side, side, x, seen, &h, err);
+        rc = ds_measure_pictures(&source, labels, e->n, x, out->sample_digest, err);
+    ds_serve_free(source.serve);
     if (!rc) {
         ds_feature_set fake;
-        ds_digest(px, n * one, out->sample_digest);
         ds_features_describe(features, x, e->n, &fake);
         if (any_net)
             memcpy(fake.net, ref->net, sizeof fake.net);
         rc = ds_measure_features(out, ref, &fake, e, 1, err);
     }
     free(labels);
-    free(own);
     free(x);
     return rc;
 }

@@ -90,6 +90,11 @@ static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_r
 
 int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *pixels, float *raw,
                  ds_progress *progress, void *user, ds_error *err) {
+    return ds_serve_range(s, seed, 0, labels, n, pixels, raw, progress, user, err);
+}
+
+int ds_serve_range(ds_serve *s, uint64_t seed, int first, const int *labels, int n, uint8_t *pixels,
+                   float *raw, ds_progress *progress, void *user, ds_error *err) {
     ds_sample_options o = {.sampler = s->sample.sampler,
                            .steps = s->sample.steps,
                            .guidance = s->sample.guidance,
@@ -97,7 +102,8 @@ int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *
                            .seed = seed};
     ds_sample_request *q = ds_xcalloc((size_t)n, sizeof *q);
     for (int i = 0; i < n; i++)
-        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = labels[i], .base = s->own_base};
+        q[i] = (ds_sample_request){
+            .index = (uint64_t)(first + i), .label = labels[i], .base = s->own_base};
     int rc = pixels && !s->model->base->cfg.pixel
                  ? run_latent(s, &o, q, n, pixels, raw, progress, user, err)
                  : ds_sample(pixels, raw, s->net, s->base, &o, q, n, progress, user, err);

@@ -27,6 +27,11 @@ void ds_serve_free(ds_serve *s); /* NULL is fine */
 int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *pixels, float *raw,
                  ds_progress *progress, void *user, ds_error *err);
 
+/* The same for pictures first .. first + n of a longer row: picture i is named by (seed, first +
+ * i). */
+int ds_serve_range(ds_serve *s, uint64_t seed, int first, const int *labels, int n, uint8_t *pixels,
+                   float *raw, ds_progress *progress, void *user, ds_error *err);
+
 /* Labels of n pictures in the proportions of counts (classes of them), in ascending order. */
 void ds_class_labels(int *labels, int n, const int64_t *counts, int classes);
 
