@@ -235,7 +235,8 @@ END_TEST
 static void register_cases(TCase *tc) {
     tcase_add_unchecked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, features_and_logits, DS_FID_PYTORCH_FID, DS_FID_BUNDLED);
-    tcase_add_loop_test(tc, fid_of_two_sets, DS_FID_PYTORCH_FID, DS_FID_BUNDLED);
+    /* the other two modes: tests/test_worker_evaluate.c */
+    tcase_add_loop_test(tc, fid_of_two_sets, DS_FID_TORCH_FIDELITY, DS_FID_TORCH_FIDELITY + 1);
     tcase_add_test(tc, wrong_networks);
 }
 

@@ -27,12 +27,13 @@ typedef struct {
 static int want(import *im, const char *name, int ndim, const int64_t *shape, ds_error *err) {
     wanted *w = &im->list[im->count];
     DS_ASSERT(im->count < TENSORS_MAX);
-    int rc = ds_weights_need(im->src, name, ndim, shape, &w->from, err);
+    ds_error why = {0};
+    int rc = ds_weights_need(im->src, name, ndim, shape, &w->from, &why);
     if (rc)
         return ds_fail(err, rc == DS_EINTEGRITY ? DS_EINVAL : rc,
                        "'%.200s' is not the network of FID (pt_inception-2015-12-05-6726825d.pth): "
                        "%s",
-                       ds_weights_path(im->src), err ? err->message : "");
+                       ds_weights_path(im->src), why.message);
     w->count = w->from->count;
     im->count++;
     ds_st_writer_add(im->writer, name, DS_ST_F32, ndim, shape, NULL);

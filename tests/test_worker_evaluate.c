@@ -1,0 +1,359 @@
+/* tests/test_worker_evaluate.c - the command as people run it: folders of files in, numbers out;
+ * the import of FID's network; and what it says when something is wrong. */
+#include "engine/npz.h"
+#include "tests/fid_fixture.h"
+#include "tests/worker_fixture.h"
+#include "worker/import_feature_net.h"
+#include "worker/picture_stream.h"
+
+#include <math.h>
+#include <stdarg.h>
+
+#define GOLDEN_FILE "tests/golden/fid_net.safetensors"
+enum { SMALL = SANITIZED ? 5 : 24 };
+
+typedef struct {
+    int exit;
+    char *out, *err;
+} said;
+
+static void said_free(said *s) {
+    free(s->out);
+    free(s->err);
+}
+
+static char *slurp(const char *path) {
+    char *text;
+    size_t n;
+    ds_error err;
+    must(ds_fs_read(path, 1 << 20, &text, &n, &err), &err);
+    return text;
+}
+
+/* The command in a process of its own; arguments end with NULL. */
+static said run(const char *first, ...) {
+    char *argv[32];
+    int n = 0;
+    va_list ap;
+    va_start(ap, first);
+    for (const char *a = first; a; a = va_arg(ap, const char *))
+        argv[n++] = (char *)(uintptr_t)a;
+    va_end(ap);
+    argv[n] = NULL;
+    char *out = in_tmp("out.txt"), *err = in_tmp("err.txt");
+    fflush(NULL);
+    pid_t pid = fork();
+    if (!pid) {
+        if (!freopen(out, "w", stdout) || !freopen(err, "w", stderr))
+            _exit(99);
+        int rc = ds_worker_evaluate(n, argv);
+        fflush(NULL);
+        _exit(rc);
+    }
+    int status;
+    ck_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    said s = {WEXITSTATUS(status), slurp(out), slurp(err)};
+    free(out);
+    free(err);
+    return s;
+}
+
+/* Pictures first.. of the fixture as PNG files. */
+static char *make_folder(const char *name, int first, int count, int w, int h) {
+    char *dir = in_tmp(name);
+    ds_error err;
+    must(ds_fs_mkdirs(dir, &err), &err);
+    uint8_t *rgb = ds_xmalloc((size_t)(w * h * 3));
+    for (int i = 0; i < count; i++) {
+        char *path = ds_xasprintf("%s/%06d.png", dir, first + i);
+        fid_picture(rgb, first + i, w, h);
+        must(ds_png_write(path, rgb, w, h, &err), &err);
+        free(path);
+    }
+    free(rgb);
+    return dir;
+}
+
+static const json_t *metric(const json_t *doc, const char *name) {
+    size_t i;
+    json_t *m, *found = NULL;
+    json_array_foreach(json_object_get(doc, "metrics"), i,
+                       m) if (!strcmp(ds_json_string(m, "metric", ""), name)) found = m;
+    ck_assert_msg(found != NULL, "no metric %s", name);
+    return found;
+}
+
+static json_t *document(const said *s) {
+    json_t *doc;
+    ds_error err = {0};
+    ck_assert_msg(s->exit == 0, "exit %d: %s", s->exit, s->err);
+    ck_assert_msg(!ds_json_parse("out", s->out, strlen(s->out), &doc, &err), "%s", err.message);
+    return doc;
+}
+
+/* What every number must carry. */
+static void check_rows(const json_t *doc, const char *preprocess, int seed) {
+    size_t i;
+    json_t *m;
+    ck_assert_uint_gt(json_array_size(json_object_get(doc, "metrics")), 0);
+    json_array_foreach(json_object_get(doc, "metrics"), i, m) {
+        ck_assert(ds_digest_valid(ds_json_string(m, "feature_net", "")));
+        ck_assert_str_eq(ds_json_string(m, "preprocess", ""), preprocess);
+        ck_assert_str_eq(ds_json_string(m, "decode", ""), DS_DECODE_ID);
+        ck_assert_int_eq(ds_json_int(m, "seed", -1), seed);
+        ck_assert_int_gt(ds_json_int(m, "n", -1), 1);
+        ck_assert(isfinite(ds_json_number(m, "value", NAN)));
+    }
+}
+
+/* ---------------------------------------------------------------- bundled network */
+
+START_TEST(bundled_folders) {
+    char *a = make_folder("a", 0, SMALL, 40, 36), *b = make_folder("b", 500, SMALL, 48, 40);
+    said s = run(a, "--against", b, "--feature-net", FEATURE_NET, "--json", "--seed", "5",
+                 "--metrics", "fid,kid,pr", "--threads", "2", NULL);
+    json_t *doc = document(&s);
+    check_rows(doc, "pil-bicubic-1", 5);
+    double fd = ds_json_number(metric(doc, "fd768"), "value", 0);
+    ck_assert_double_gt(fd, 0.1);
+    ck_assert(strstr(ds_json_string(metric(doc, "fd768"), "name", ""), "FD-768"));
+    ck_assert_ptr_nonnull(strstr(s.err, "pictures:")); /* progress as lines: not a terminal */
+    ck_assert_ptr_null(strstr(s.err, "\r"));
+    said_free(&s);
+    if (!SANITIZED) { /* the same bytes with another team */
+        said one = run(a, "--against", b, "--feature-net", FEATURE_NET, "--json", "--seed", "5",
+                       "--metrics", "fid,kid,pr", "--threads", "1", "--quiet", NULL);
+        json_t *again = document(&one);
+        ck_assert_str_eq(one.err, "");
+        ck_assert(json_equal(json_object_get(doc, "metrics"), json_object_get(again, "metrics")));
+        json_decref(again);
+        said_free(&one);
+        said self = run(a, "--against", a, "--feature-net", FEATURE_NET, "--json", NULL);
+        json_t *zero = document(&self);
+        /* fd.h: error up to sqrt(eps) of the largest standard deviations, here 768 of them */
+        ck_assert_double_lt(ds_json_number(metric(zero, "fd768"), "value", 1), 1e-4);
+        json_decref(zero);
+        said_free(&self);
+    }
+    json_decref(doc);
+    free(a);
+    free(b);
+}
+END_TEST
+
+START_TEST(files_left_out_and_n) {
+    char *a = make_folder("mixed", 0, 6, 30, 30), *sub = in_tmp("mixed/deep"),
+         *text = in_tmp("mixed/broken.png"), *in = in_tmp("mixed/deep/x.png");
+    ds_error err;
+    uint8_t rgb[20 * 10 * 3];
+    must(ds_fs_write(text, "no picture", 10, &err), &err);
+    must(ds_fs_mkdirs(sub, &err), &err);
+    fid_picture(rgb, 99, 20, 10);
+    must(ds_png_write(in, rgb, 20, 10, &err), &err);
+    char *npz = in_tmp("stats.npz");
+    said s = run(a, "--save-stats", npz, "--feature-net", FEATURE_NET, "--json", NULL);
+    ck_assert_msg(s.exit == 0, "%s", s.err);
+    ck_assert_ptr_nonnull(strstr(s.err, "1 file of"));
+    ck_assert_ptr_nonnull(strstr(s.err, "broken.png"));
+    said_free(&s);
+    ds_npz_stats stats;
+    must(ds_npz_read_stats(npz, &stats, &err), &err);
+    ck_assert(stats.known && stats.n == 7 && stats.dim == DS_FEATURE_DIM);
+    ck_assert_str_eq(stats.preprocess, "pil-bicubic-1");
+    ck_assert_str_eq(stats.net, DS_FEATURE_NET_SHA256);
+    ds_npz_stats_release(&stats);
+    s = run(a, "--against", npz, "--feature-net", FEATURE_NET, "--json", "--n", "4", NULL);
+    json_t *doc = document(&s);
+    ck_assert_int_le(ds_json_int(metric(doc, "fd768"), "n", 0), 4);
+    ck_assert_int_eq(ds_json_int(metric(doc, "fd768"), "n_reference", 0), 7);
+    json_decref(doc);
+    said_free(&s);
+    free(a), free(sub), free(text), free(in), free(npz);
+}
+END_TEST
+
+/* The list is the same whatever the number of decoders, and choosing does not depend on them. */
+START_TEST(stream_order) {
+    char *a = make_folder("order", 0, 9, 24, 20);
+    ds_error err;
+    char digest[2][DS_HEX_SIZE];
+    for (int k = 0; k < 2; k++) {
+        ds_picture_stream *s;
+        ds_picture_options o = {.folder = a,
+                                .mode = DS_FID_PYTORCH_FID,
+                                .n = 5,
+                                .seed = 3,
+                                .batch = 2,
+                                .decoders = 1 + 3 * k};
+        const float *images[2];
+        int64_t at[2], last = -1;
+        int count, sum = 0;
+        must(ds_picture_stream_open(&s, &o, &err), &err);
+        ck_assert_int_eq(ds_picture_stream_total(s), 5);
+        for (;;) {
+            must(ds_picture_stream_next(s, images, at, &count, &err), &err);
+            if (!count)
+                break;
+            for (int i = 0; i < count; i++) {
+                ck_assert_int_gt(at[i], last);
+                last = at[i];
+                for (size_t j = 0; j < DS_INCEPTION_PIXELS; j += 97)
+                    ck_assert(images[i][j] >= -1 && images[i][j] <= 1);
+            }
+            sum += count;
+        }
+        ck_assert_int_eq(sum, 5);
+        ds_picture_stream_digest(s, digest[k]);
+        ds_picture_stream_close(s);
+        must(ds_picture_stream_open(&s, &o, &err), &err); /* closed in the middle */
+        must(ds_picture_stream_next(s, images, at, &count, &err), &err);
+        ds_picture_stream_close(s);
+    }
+    ck_assert_str_eq(digest[0], digest[1]);
+    free(a);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- FID's network */
+
+static char *write_net(const char *name, const char *skip, int classes) {
+    ds_st_writer *w = ds_st_writer_new();
+    size_t n;
+    char *bytes = fid_weights_file(NULL, &n), *path = in_tmp(name), *out;
+    ds_st *st;
+    ds_error err;
+    must(ds_st_open_memory("net", bytes, n, &st, &err), &err);
+    for (size_t i = 0; i < ds_st_count(st); i++) {
+        const ds_st_tensor *t = ds_st_at(st, i);
+        int64_t shape[4] = {t->shape[0], t->shape[1], t->shape[2], t->shape[3]};
+        if (skip && !strcmp(t->name, skip))
+            continue;
+        if (!strncmp(t->name, "fc.", 3))
+            shape[0] = classes;
+        ds_st_writer_add(w, t->name, t->dtype, t->ndim, shape, t->data);
+    }
+    int64_t one[1] = {1}; /* the published file has these; they must not matter */
+    static const int64_t batches = 5;
+    ds_st_writer_add(w, "Conv2d_1a_3x3.bn.num_batches_tracked", DS_ST_I64, 1, one, &batches);
+    must(ds_st_writer_finish(w, &out, &n, &err), &err);
+    must(ds_fs_write(path, out, n, &err), &err);
+    free(out);
+    free(bytes);
+    ds_st_free(st);
+    ds_st_writer_free(w);
+    return path;
+}
+
+START_TEST(import_is_canonical) {
+    char *file = write_net("net.safetensors", NULL, DS_INCEPTION_LOGITS), *nets = in_tmp("nets");
+    ds_import_result r, again;
+    ds_error err = {0};
+    ck_assert_msg(!ds_import_feature_net(file, nets, &r, &err), "%s", err.message);
+    ck_assert_str_eq(r.name, "net");
+    ck_assert_int_eq(r.parameters, 23885392);
+    ck_assert_str_eq(ds_json_string(r.config, "kind", ""), DS_FID_NET_KIND);
+    ck_assert_msg(!ds_import_feature_net(r.file, nets, &again, &err), "%s", err.message);
+    ck_assert_str_eq(again.sha256, r.sha256); /* importing an imported file changes nothing */
+    ck_assert_str_eq(again.file, r.file);
+    json_decref(again.config);
+    json_decref(r.config);
+    char *torchvision = write_net("tv.safetensors", NULL, 1000),
+         *short_of = write_net("short.safetensors", "Mixed_7c.branch_pool.bn.bias", 1008);
+    ck_assert_int_eq(ds_import_feature_net(torchvision, nets, &r, &err), DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "1008"));
+    ck_assert_int_eq(ds_import_feature_net(short_of, nets, &r, &err), DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "Mixed_7c.branch_pool.bn.bias"));
+    ck_assert_int_eq(ds_import_feature_net("/nonexistent.pth", nets, &r, &err), DS_ENOTFOUND);
+    free(torchvision), free(short_of), free(file), free(nets);
+}
+END_TEST
+
+/* From files on a disk to the number that pytorch-fid gives for them. */
+START_TEST(fid_end_to_end) {
+    if (SANITIZED) {
+        ds_test_skip("fid_end_to_end", "minutes under the address sanitizer");
+        return;
+    }
+    char *file = write_net("whole.safetensors", NULL, DS_INCEPTION_LOGITS);
+    char *a = make_folder("s", 1000, 24, 40, 36), *b = make_folder("r", 2000, 24, 40, 36);
+    ds_st *golden;
+    ds_error err;
+    must(ds_st_open_file(GOLDEN_FILE, 4 << 20, 0, &golden, &err), &err);
+    static const char *const modes[][2] = {{"pytorch-fid", "torch-bilinear/2x-1/1"},
+                                           {"clean", "pil-bicubic-f32/128/1"}};
+    for (int k = 0; k < 2; k++) {
+        char name[64];
+        double want;
+        snprintf(name, sizeof name, "value.%s", modes[k][0]);
+        memcpy(&want, ds_st_find(golden, name)->data, sizeof want);
+        said s = run(a, "--against", b, "--feature-net", file, "--mode", modes[k][0], "--json",
+                     "--quiet", "--metrics", k ? "fid" : "fid,is", NULL);
+        json_t *doc = document(&s);
+        check_rows(doc, modes[k][1], 0);
+        double fid = ds_json_number(metric(doc, "fid"), "value", 0);
+        printf("%s: %.5f, the tool's %.5f\n", modes[k][0], fid, want);
+        ck_assert_double_lt(fabs(fid - want), 0.01);
+        json_decref(doc);
+        said_free(&s);
+    }
+    ds_st_free(golden);
+    free(file), free(a), free(b);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- wrong calls */
+
+START_TEST(wrong_calls) {
+    char *a = make_folder("w", 0, 2, 16, 16), *empty = in_tmp("empty"),
+         *one = make_folder("one", 0, 1, 16, 16);
+    ds_error err;
+    must(ds_fs_mkdirs(empty, &err), &err);
+    const struct {
+        const char *args[8];
+        int exit;
+        const char *says;
+    } calls[] = {
+        {{a}, 2, "against what?"},
+        {{a, "--against", "/nonexistent"}, 3, "cannot find '/nonexistent'"},
+        {{a, "--against", "Makefile"}, 2, "no folder, no .npz"},
+        {{"--against", a}, 2, "which folder?"},
+        {{a, a, "--against", a}, 2, "one folder at a time"},
+        {{empty, "--against", a}, 2, "has no picture file"},
+        {{one, "--against", a}, 2, "1 usable pictures"},
+        {{a, "--against", a, "--mode", "clean"}, 2, "pt_inception-2015-12-05-6726825d.pth"},
+        {{a, "--against", a, "--metrics", "fid,cmmd"}, 2, "no metric 'cmmd'"},
+        {{a, "--against", a, "--metrics", "is"}, 2, "Inception Score"},
+        {{a, "--against", "x.npz", "--metrics", "kid"}, 2, "needs the pictures of both sides"},
+        {{a, "--against", "x.npz"}, 3, "x.npz"},
+        {{a, "--against", a, "--n", "-3"}, 2, "--n"},
+        {{a, "--against", a, "--seed", "1.5"}, 2, "whole number"},
+        {{a, "--against", a, "--frobnicate"}, 2, "--frobnicate"},
+    };
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        const char *const *v = calls[i].args;
+        int net = !strstr(calls[i].says, "pt_inception");
+        said s = net ? run("--feature-net", FEATURE_NET, v[0], v[1], v[2], v[3], v[4], v[5], NULL)
+                     : run(v[0], v[1], v[2], v[3], v[4], NULL);
+        ck_assert_msg(s.exit == calls[i].exit && strstr(s.err, calls[i].says), "%zu: exit %d: %s",
+                      i, s.exit, s.err);
+        ck_assert_str_eq(s.out, "");
+        said_free(&s);
+    }
+    free(a), free(empty), free(one);
+}
+END_TEST
+
+static void register_cases(TCase *tc) {
+    tcase_set_timeout(tc, 300);
+    tcase_add_test(tc, bundled_folders);
+    tcase_add_test(tc, files_left_out_and_n);
+    tcase_add_test(tc, stream_order);
+    tcase_add_test(tc, import_is_canonical);
+    tcase_add_test(tc, fid_end_to_end);
+    tcase_add_test(tc, wrong_calls);
+}
+
+int main(int argc, char **argv) {
+    int rc = fixture_dispatch(argc, argv);
+    return rc >= 0 ? rc : ds_test_main("worker_evaluate", register_cases);
+}
