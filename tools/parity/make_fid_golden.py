@@ -132,20 +132,29 @@ def save_pictures(folder, first, count, size=None):
 
 
 def fids(tools, a, b):
-    """FID of two lists of files, each tool's own."""
+    """FID of two lists of files, each tool's own; told as they come, for large folders."""
     from cleanfid.fid import fid_from_feats
     from pytorch_fid.fid_score import calculate_frechet_distance
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    x, y = tools.by_pytorch(a), tools.by_pytorch(b)
-    one = calculate_frechet_distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0),
-                                     np.cov(y, rowvar=False))
-    fx, fy = (torch.from_numpy(tools.by_fidelity(s)[0]) for s in (a, b))
-    two = fid_statistics_to_metric(fid_features_to_statistics(fx), fid_features_to_statistics(fy),
-                                   False)["frechet_inception_distance"]
-    cx, cy = tools.by_clean(a), tools.by_clean(b)
-    return {"pytorch-fid": float(one), "torch-fidelity": two,
-            "clean": float(fid_from_feats(cx, cy))}, (x, y)
+    def pytorch():
+        x, y = tools.by_pytorch(a), tools.by_pytorch(b)
+        return calculate_frechet_distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0),
+                                          np.cov(y, rowvar=False))
+
+    def fidelity():
+        x, y = (fid_features_to_statistics(torch.from_numpy(tools.by_fidelity(s)[0]))
+                for s in (a, b))
+        return fid_statistics_to_metric(x, y, False)["frechet_inception_distance"]
+
+    def clean():
+        return fid_from_feats(tools.by_clean(a), tools.by_clean(b))
+
+    out = {}
+    for name, tool in (("pytorch-fid", pytorch), ("torch-fidelity", fidelity), ("clean", clean)):
+        out[name] = float(tool())
+        print(name, out[name], flush=True)
+    return out
 
 
 def others(tools, a, b):
@@ -177,7 +186,7 @@ def main():
         tools = Tools(folder)
         if args[:1] == ["--fid"]:
             lists = [sorted(os.path.join(d, f) for f in os.listdir(d)) for d in args[1:3]]
-            print(fids(tools, *lists)[0])
+            fids(tools, *lists)
             return
         files = save_pictures(os.path.join(folder, "a"), 0, len(SIZES))
         t = {}
@@ -191,7 +200,7 @@ def main():
             t[name + ".pool"], t[name + ".logits"] = x, x @ fc.T
         a = save_pictures(os.path.join(folder, "s"), 1000, SET, lambda i: (40, 36))
         b = save_pictures(os.path.join(folder, "r"), 2000, SET, lambda i: (40, 36))
-        numbers, _ = fids(tools, a, b)
+        numbers = fids(tools, a, b)
         numbers.update(others(tools, a, b))
         print(numbers)
         for k, v in numbers.items():
