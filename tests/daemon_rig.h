@@ -235,8 +235,10 @@ static int rig_import(const char *dir, const json_t *spec, const char *how) {
     snprintf(text, sizeof text, "model %s", ds_json_string(spec, "source", "?"));
     rig_model(out, text, path, sha);
     int64_t bytes = (int64_t)strlen(text);
-    if (strcmp(how, "flip") == 0)
-        ds_fs_write(path, "m0del", (size_t)bytes, NULL);
+    if (strcmp(how, "flip") == 0) {
+        text[1] ^= 4;
+        ds_fs_write(path, text, (size_t)bytes, NULL);
+    }
     if (strcmp(how, "elsewhere") == 0)
         snprintf(path, sizeof path, "/etc/passwd");
     const char *what = ds_json_string(spec, "what", "?");

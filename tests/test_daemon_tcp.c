@@ -97,6 +97,16 @@ START_TEST(nothing_without_the_token) {
 }
 END_TEST
 
+/* Reads on until the stream has said this. */
+static void until(int fd, char *buf, size_t size, size_t *n, const char *words) {
+    while (!strstr(buf, words) && *n < size - 1) {
+        ssize_t k = recv(fd, buf + *n, size - 1 - *n, 0);
+        ck_assert_msg(k > 0, "'%s' does not arrive", words);
+        buf[ *n += (size_t)k] = 0;
+    }
+    ck_assert(strstr(buf, words) != NULL);
+}
+
 /* A follower over TCP is woken by what happens, as on the socket. */
 START_TEST(followers_wake) {
     char photos[400], buf[4096] = "";
@@ -104,16 +114,13 @@ START_TEST(followers_wake) {
     rig_images(&r, "photos", 2, photos);
     rig_start(&r, with_listener);
     int fd = dial(port_of_daemon());
-    static const char request[] = "GET /v1/events?follow=1 HTTP/1.1\r\nHost: d\r\nAuthorization: "
-                                  "Bearer " TOKEN "\r\nAccept: application/x-ndjson\r\n\r\n";
+    static const char request[] =
+        "GET /v1/events?since=0&follow=1 HTTP/1.1\r\nHost: d\r\nAuthorization: "
+        "Bearer " TOKEN "\r\nAccept: application/x-ndjson\r\n\r\n";
     ck_assert_int_eq(send(fd, request, sizeof request - 1, 0), (ssize_t)sizeof request - 1);
+    until(fd, buf, sizeof buf, &n, "daemon.started"); /* and now it sleeps */
     rig_add(&r, "digits", photos, 201);
-    while (!strstr(buf, "dataset.added") && n < sizeof buf - 1) {
-        ssize_t k = recv(fd, buf + n, sizeof buf - 1 - n, 0);
-        ck_assert_msg(k > 0, "no event arrives");
-        buf[n += (size_t)k] = 0;
-    }
-    ck_assert(strstr(buf, "dataset.added") != NULL);
+    until(fd, buf, sizeof buf, &n, "dataset.added");
     close(fd);
 }
 END_TEST
