@@ -28,7 +28,9 @@ def npy(a):
 def pack(name, members, how=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(path(name), "w", how) as z:
         for member, data in members:
-            z.writestr(member, data)
+            info = zipfile.ZipInfo(member)  # dated 1980: the same bytes every time
+            info.compress_type = how
+            z.writestr(info, data)
 
 
 def main():
