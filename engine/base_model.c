@@ -94,6 +94,12 @@ const float *ds_base_values(const ds_base *b, int i, float *room) {
     return room;
 }
 
+const uint16_t *ds_base_bf16(const ds_base *b, int i) {
+    const ds_st_tensor *t = b->data ? NULL : b->held[i].t;
+    return t && t->dtype == DS_ST_BF16 && (uintptr_t)t->data % sizeof(uint16_t) == 0 ? t->data
+                                                                                     : NULL;
+}
+
 size_t ds_base_bytes(const ds_base *b) {
     size_t bytes = 0;
     for (int i = 0; i < b->table.count; i++)

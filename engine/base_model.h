@@ -38,6 +38,9 @@ const float *ds_base_values(const ds_base *base, int i, float *room);
 /* Where it lies in f32, NULL if it must be unpacked.  Only matrices may have to be. */
 const float *ds_base_held(const ds_base *base, int i);
 
+/* Its numbers as the file has them, where that is BF16 and the base holds it so; else NULL. */
+const uint16_t *ds_base_bf16(const ds_base *base, int i);
+
 /* Bytes of the tensors of an open base. */
 size_t ds_base_bytes(const ds_base *base);
 

@@ -185,8 +185,18 @@ static const float *tensor(const ds_net *net, int entry) {
                             : ds_base_held(net->base, entry);
 }
 
+const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float *room) {
+    const uint16_t *half = ds_base_bf16(base, entry);
+    if (ds_base_held(base, entry) || !half || dev->act_size != sizeof *half)
+        return ds_base_values(base, entry, room);
+    /* activations of a 16-bit device are bf16: its threads do it */
+    dev->ops->act_to_f32(dev, room, (const ds_act *)(const void *)half,
+                         base->table.items[entry].count);
+    return room;
+}
+
 const float *ds_net_matrix(ds_net *net, const ds_layer *l) {
-    return l->W ? l->W : ds_base_values(net->base, l->lin->weight, net->wide);
+    return l->W ? l->W : ds_net_unpack(net->dev, net->base, l->lin->weight, net->wide);
 }
 
 /* Can this adapter be folded into the weight?  phi = ReLU cannot (its a part is). */

@@ -49,6 +49,9 @@ int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adap
                      int recompute, ds_error *err);
 size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch, int recompute);
 
+/* Entry of the base's table in f32, in place or unpacked into room; on a device in host memory. */
+const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float *room);
+
 /* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits. */
 size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind);
 

@@ -20,6 +20,8 @@
 
 enum { SIDE = 8, CHANNELS = 4, CLASSES = 3, B = 4, ONE = SIDE * SIDE * CHANNELS, STEPS = 20 };
 
+#define VAE "tests/golden/vae.safetensors"
+
 static ds_dit_config shape(int diffusers) {
     return (ds_dit_config){.channels = CHANNELS,
                            .side = SIDE,
@@ -161,10 +163,12 @@ static void on_note(void *user, const char *line) {
 
 static char *in(const world *w, const char *name) { return ds_xasprintf("%s/%s", w->dir, name); }
 
-static char *export(const world *w, enum ds_export_format format, int merge, const char *name) {
+static char *export_with(const world *w, enum ds_export_format format, int merge, const char *vae,
+                         const char *name) {
     char *out = in(w, name);
     ds_export_options o = {.base = w->base,
                            .adapter = w->adapter,
+                           .vae = vae,
                            .out_dir = out,
                            .format = format,
                            .merge = merge,
@@ -173,6 +177,10 @@ static char *export(const world *w, enum ds_export_format format, int merge, con
     notes[0] = 0;
     ck_assert_msg(!ds_export(&o, on_note, NULL, &err), "%s", err.message);
     return out;
+}
+
+static char *export(const world *w, enum ds_export_format format, int merge, const char *name) {
+    return export_with(w, format, merge, NULL, name);
 }
 
 /* ---------------------------------------------------------------- outputs */
@@ -415,6 +423,33 @@ START_TEST(what_is_there_stays) {
 }
 END_TEST
 
+START_TEST(a_vae_makes_it_a_pipeline) {
+    static const char *const files[] = {
+        "vae/config.json", "model_index.json", "scheduler/scheduler_config.json",
+        "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"};
+    world w = open_world(1, &methods[0], 0);
+    char *out = export_with(&w, DS_EXPORT_DIFFUSERS, 0, VAE, "pipeline"), want[DS_HEX_SIZE],
+         got[DS_HEX_SIZE], *copy = ds_xasprintf("%s/vae/diffusion_pytorch_model.safetensors", out);
+    ck_assert_int_eq(ds_digest_file(VAE, want, NULL), 0);
+    ck_assert_int_eq(ds_digest_file(copy, got, NULL), 0);
+    ck_assert_str_eq(got, want);
+    for (int i = 0; i < 5; i++) {
+        char *path = ds_xasprintf("%s/%s", out, files[i]);
+        json_t *doc = NULL;
+        ck_assert_msg(ds_fs_exists(path), "%s", path);
+        if (i == 1) {
+            ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &doc, NULL), 0);
+            ck_assert_str_eq(ds_json_string(json_object_get(doc, "id2label"), "2", ""), "class 2");
+            json_decref(doc);
+        }
+        free(path);
+    }
+    free(copy);
+    free(out);
+    close_world(&w);
+}
+END_TEST
+
 START_TEST(the_adapter_alone_is_its_own_bytes) {
     world w = open_world(0, &methods[1], 0);
     char *out = export(&w, DS_EXPORT_SAFETENSORS, 0, "alone"),
@@ -525,6 +560,8 @@ START_TEST(parity_cases) {
     world w = open_world(_i % 2, &methods[_i / 2], 0);
     leave_expected(&w);
     free(export(&w, _i % 2 ? DS_EXPORT_DIFFUSERS : DS_EXPORT_DIT, 0, "export"));
+    if (_i % 2)
+        free(export_with(&w, DS_EXPORT_DIFFUSERS, 0, VAE, "pipeline"));
     close_world(&w);
 }
 END_TEST
@@ -542,6 +579,7 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, the_card_says_where_it_comes_from, 0, 4);
     tcase_add_test(tc, a_relu_branch_cannot_be_folded);
     tcase_add_test(tc, what_is_there_stays);
+    tcase_add_test(tc, a_vae_makes_it_a_pipeline);
     tcase_add_test(tc, the_adapter_alone_is_its_own_bytes);
     tcase_add_test(tc, factors_give_the_merged_weight);
 }

@@ -219,7 +219,7 @@ static int calibration_rows(const ds_plan *p, const ds_device *dev, const ds_bas
 }
 
 /* What unpacking the matrices of a base in 16 bits adds to a step. */
-static double unpack_seconds(const ds_base *base) {
+static spent unpack_seconds(ds_device *dev, const ds_base *base) {
     int widest = -1;
     size_t total = 0;
     for (int i = 0; i < base->table.count; i++)
@@ -228,16 +228,20 @@ static double unpack_seconds(const ds_base *base) {
             if (widest < 0 || base->table.items[i].count > base->table.items[widest].count)
                 widest = i;
         }
+    spent out = {{0}};
     if (widest < 0)
-        return 0;
+        return out;
     size_t n = base->table.items[widest].count;
     float *room = ds_xmalloc(n * sizeof *room);
-    ds_base_values(base, widest, room);
-    double start = ds_monotonic();
-    ds_base_values(base, widest, room);
-    double seconds = (ds_monotonic() - start) * (double)total / (double)n;
+    ds_net_unpack(dev, base, widest, room);
+    spent start = clocks(), end;
+    for (int i = 0; i < TRIES; i++)
+        ds_net_unpack(dev, base, widest, room);
+    end = clocks();
+    for (int j = 0; j < CLOCKS; j++)
+        out.s[j] = (end.s[j] - start.s[j]) / TRIES * (double)total / (double)n;
     free(room);
-    return seconds;
+    return out;
 }
 
 /* From the model of few blocks (NULL: the other one has all) and the one of more to a step of n
@@ -274,9 +278,10 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
         rc = time_depth(&k, 1, 0, &few, err);
     if (rc)
         return rc;
+    spent unpack = whole ? (spent){{0}} : unpack_seconds(dev, base); /* whole: it was done */
     for (int j = 0; j < CLOCKS; j++)
-        seconds[j] = extrapolate(j, whole ? NULL : &few, &more, depth, o->recompute, scale, n) +
-                     unpack_seconds(base);
+        seconds[j] =
+            extrapolate(j, whole ? NULL : &few, &more, depth, o->recompute, scale, n) + unpack.s[j];
     p->step_seconds = seconds[WALL];
     p->step_cpu_seconds = seconds[CPU];
     p->workspace = fmax(p->workspace / 8, (double)dev->workspace_bytes(dev));
