@@ -50,7 +50,7 @@ static void close_world(world *w) {
 }
 
 static int plan(world *w, double limit, ds_error *err) {
-    ds_plan_input in = {.limit = limit, .nets = 0};
+    ds_plan_input in = {.limit = limit, .program = 8 << 20};
     w->o.recompute = 0;
     return ds_plan_memory(&w->p, w->dev, w->base, &spec, &w->o, &in, err);
 }

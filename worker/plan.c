@@ -63,7 +63,9 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
     double held = (double)ds_base_bytes(base), now = ds_memory_now();
     ds_params table = {0};
     ds_adapter_table(&table, base, spec);
-    *p = (ds_plan){.program = now > held ? now - held : 0,
+    *p = (ds_plan){.program = in->program > 0 ? in->program
+                              : now > held    ? now - held
+                                              : 0,
                    .base = held,
                    .copy = dev->host_memory ? 0 : (double)base->table.total * sizeof(float),
                    .images = in->images,

@@ -42,6 +42,7 @@ typedef struct {
     double images;   /* bytes */
     double features; /* bytes of the feature network and what else the evaluation needs */
     double limit;    /* bytes that may be taken; 0 = not known */
+    double program;  /* what the process takes without the base; 0: as it is now */
     int nets;        /* sampling nets at a time: 2 with domain guidance */
 } ds_plan_input;
 
