@@ -157,13 +157,15 @@ FUZZ_SECONDS ?= 60
 FUZZ_SEEDS_decode := tests/golden/images
 FUZZ_SEEDS_pickle := tests/fuzz/seeds/pickle
 FUZZ_SEEDS_weights := tests/fuzz/seeds/weights
+FUZZ_SEEDS_npz := tests/fuzz/seeds/npz
 FUZZ_SRC_decode := engine/resize.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
 FUZZ_SRC_safetensors := engine/safetensors.c
 FUZZ_SRC_pickle := engine/pickle.c
+FUZZ_SRC_npz := engine/npz.c
 FUZZ_SRC_weights := $(addprefix engine/,pickle.c weights.c weights_torch.c safetensors.c dit_names.c dit.c params.c \
     base_model.c vae_names.c vae.c vae_run.c)
 .PHONY: fuzz
-fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights FUZZ_SECONDS=60 (needs clang)
+fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights|npz FUZZ_SECONDS=60 (needs clang)
 	@mkdir -p build/fuzz/$(FUZZ)
 	clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined $(CPPFLAGS) -o build/fuzz/fuzz_$(FUZZ) tests/fuzz/fuzz_$(FUZZ).c \
 	    $(wildcard base/*.c) $(FUZZ_SRC_$(FUZZ)) -ljpeg -lpng -lwebp -lzip $(L_BASE)
