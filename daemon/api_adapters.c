@@ -88,7 +88,7 @@ static int if_generation(ds_request *rq, int64_t *out, ds_error *err) {
 
 int ds_api_alias_set(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
-    json_t *body, *doc = NULL;
+    json_t *body = NULL, *doc = NULL;
     int64_t version, generation;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)

@@ -181,7 +181,7 @@ static int check_import(const json_t *body, int net, ds_error *err) {
 }
 
 static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
-    json_t *body, *doc = NULL;
+    json_t *body = NULL, *doc = NULL;
     char *source = NULL, *vae = NULL, name[DS_NAME_SIZE];
     int64_t id = 0;
     int rc = ds_request_json(rq, &body, err);
@@ -231,7 +231,7 @@ int ds_api_feature_net_add(ds_request *rq, void *ctx, ds_error *err) {
 
 int ds_api_default_base_set(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
-    json_t *body;
+    json_t *body = NULL;
     const char *ref;
     int64_t id = 0;
     int rc = ds_request_json(rq, &body, err);
@@ -283,7 +283,7 @@ static json_t *part_json(const ds_gc_part *p) {
 
 int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
-    json_t *body;
+    json_t *body = NULL;
     ds_gc_result r;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)

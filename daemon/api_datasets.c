@@ -52,7 +52,7 @@ static int choose_name(ds_daemon *d, const char *given, const char *path, char n
 
 int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
-    json_t *body;
+    json_t *body = NULL;
     const char *path;
     char real[PATH_MAX], name[DS_NAME_SIZE];
     int rc = ds_request_json(rq, &body, err);
@@ -69,7 +69,7 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_look_at_folder(path, real, err);
     if (!rc)
         rc = choose_name(d, ds_json_string(body, "name", NULL), real, name, err);
-    const char *base = ds_json_string(body, "base", NULL);
+    const char *base = rc ? NULL : ds_json_string(body, "base", NULL);
     int64_t base_id = 0;
     if (!rc && base)
         rc = ds_api_usable_base(d, base, &base_id, NULL, err);

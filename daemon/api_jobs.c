@@ -359,7 +359,7 @@ int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
                                    {"sampler", 's', 0, 0, "|dpmpp2m|ddim|ddpm|"},
                                    {"seed", 'i', 0, 9e15, NULL},
                                    {"columns", 'i', 0, 256, NULL}};
-    json_t *body;
+    json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
         rc = check_body(body, fields, sizeof fields / sizeof *fields, err);
@@ -370,7 +370,7 @@ int ds_api_verify_add(ds_request *rq, void *ctx, ds_error *err) {
     static const field fields[] = {
         {"ref", 's', 0, 0, NULL}, {"base", 's', 0, 0, NULL}, {"full", 'b', 0, 0, NULL}};
     ds_daemon *d = ctx;
-    json_t *body;
+    json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
         rc = check_body(body, fields, sizeof fields / sizeof *fields, err);

@@ -125,9 +125,23 @@ static void wait_failed(void) {
     ck_assert_str_eq(state, "failed");
 }
 
+/* Every path that reads a document survives one that is none. */
+static void no_documents(void) {
+    static const char *const paths[] = {"/v1/datasets", "/v1/bases",   "/v1/feature_nets",
+                                        "/v1/gc",       "/v1/samples", "/v1/verify"};
+    static const char *const bodies[] = {"xxxxxxxxx", "[]", "{\"path\":\"/a\",\"path\":\"/b\"}",
+                                         "{\"source\":", "7"};
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        for (size_t k = 0; k < sizeof paths / sizeof *paths; k++)
+            json_decref(call(400, "POST", paths[k], bodies[i]));
+        json_decref(call(400, "PUT", "/v1/default-base", bodies[i]));
+    }
+}
+
 START_TEST(bad_imports) {
     char body[600];
     rig_start(&r, NULL);
+    no_documents();
     says(400, "POST", "/v1/bases", "{}", "'source' is missing");
     says(400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
     says(404, "POST", "/v1/bases", "{\"source\":\"/none/x.pt\"}", "cannot read '/none/x.pt'");
@@ -158,6 +172,27 @@ START_TEST(bad_imports) {
     job = call(200, "GET", "/v1/bases", NULL);
     ck_assert_int_eq((int)json_array_size(json_object_get(job, "items")), 1);
     json_decref(job);
+}
+END_TEST
+
+/* kill -9 of the daemon while a worker imports: the next one does it again, once. */
+START_TEST(killed_while_importing) {
+    char body[600];
+    rig_start(&r, NULL);
+    rig_fake(&r, "import", "hang");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"big\"}", source);
+    json_decref(call(202, "POST", "/v1/bases", body));
+    rig_wait_job(&r, "import", NULL, "|running|", 10000);
+    ck_assert_int_eq(rig_stop(&r, SIGKILL), 128 + SIGKILL);
+    rig_fake(&r, "import", "ok");
+    rig_start(&r, NULL);
+    rig_wait_job(&r, "import", NULL, "|done|", 20000);
+    json_decref(call(200, "GET", "/v1/bases/big", NULL));
+    int status;
+    char *events = rig_text(&r, "GET", "/v1/events?type=base.added", NULL, NULL, &status);
+    char *first = strstr(events, "\"big\"");
+    ck_assert(first && !strstr(first + 5, "\"big\""));
+    free(events);
 }
 END_TEST
 
@@ -431,6 +466,7 @@ static void cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, from_file_to_base);
     tcase_add_test(tc, bad_imports);
+    tcase_add_test(tc, killed_while_importing);
     tcase_add_test(tc, choice_and_refusal);
     tcase_add_test(tc, latent_bases_need_a_vae);
     tcase_add_test(tc, removal_deletes_only_what_was_imported);
