@@ -122,7 +122,10 @@ static void show(ds_cli *c, const json_t *job) {
     ds_field(c, "job", "%lld", (long long)ds_json_int(job, "id", 0));
     ds_field(c, "kind", "%s", ds_json_string(job, "kind", "-"));
     subject_cell(job, subject, sizeof subject);
-    ds_field(c, "dataset", "%s", subject);
+    int import = !strcmp(ds_json_string(job, "kind", ""), "import");
+    ds_field(c, import ? "model" : "dataset", "%s", subject);
+    if (import && ds_json_string(result, "sha256", NULL))
+        ds_field(c, "digest", "sha256:%s", ds_json_string(result, "sha256", ""));
     ds_field(c, "state", "%s", ds_json_string(job, "state", "-"));
     const json_t *attempts = json_object_get(job, "attempts");
     ds_field(c, "attempts", "%lld of %lld",

@@ -17,7 +17,7 @@ typedef struct {
     ds_cli *c;
     char stage[32];
     double stage_started, last_line;
-    int last_tenth, drawn;
+    int last_tenth, drawn, bytes; /* bytes: that is what done and total count */
     int64_t done, total;
     double rate;
 } ds_progress;

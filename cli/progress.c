@@ -30,7 +30,9 @@ void ds_progress_finish(ds_progress *p) {
     ds_cli *c = p->c;
     fprintf(c->err, "%s%-*s%s  %s", ds_style_on(c, DS_BOLD), STAGE, p->stage,
             ds_style_off(c, DS_BOLD), ds_fmt_duration(took, ds_monotonic() - p->stage_started));
-    if (p->total > 0)
+    if (p->total > 0 && p->bytes)
+        fprintf(c->err, "  (%s)", ds_fmt_bytes(count, (double)p->done));
+    else if (p->total > 0)
         fprintf(c->err, "  (%s of %lld)", ds_fmt_count(count, p->done), (long long)p->total);
     fputc('\n', c->err);
     fflush(c->err);
@@ -56,7 +58,10 @@ void ds_progress_text(const json_t *progress, ds_buf *out) {
     char a[DS_TEXT], b[DS_TEXT];
     int64_t done = ds_json_int(progress, "done", -1), total = ds_json_int(progress, "total", -1);
     const char *unit = ds_json_string(progress, "unit", "");
-    if (total > 0)
+    int bytes = !strcmp(unit, "bytes");
+    if (bytes && total > 0)
+        ds_buf_addf(out, "%s of %s", ds_fmt_bytes(a, (double)done), ds_fmt_bytes(b, (double)total));
+    else if (total > 0)
         ds_buf_addf(out, "%s/%s %s", ds_fmt_count(a, done), ds_fmt_count(b, total), unit);
     else if (done >= 0)
         ds_buf_addf(out, "%s %s", ds_fmt_count(a, done), unit);
@@ -65,6 +70,8 @@ void ds_progress_text(const json_t *progress, ds_buf *out) {
            loss = ds_json_real(progress, "loss"), eta = ds_json_real(progress, "eta_seconds");
     if (images > 0)
         ds_buf_addf(out, "  %.0f images/s", images);
+    else if (rate > 0 && bytes)
+        ds_buf_addf(out, "  %s/s", ds_fmt_bytes(a, rate));
     else if (rate > 0)
         ds_buf_addf(out, "  %s %s/s", ds_fmt_number(a, rate), unit);
     if (isfinite(loss))
@@ -95,6 +102,7 @@ void ds_progress_update(ds_progress *p, const char *stage, const json_t *progres
     if (progress) {
         p->done = ds_json_int(progress, "done", p->done);
         p->total = ds_json_int(progress, "total", p->total);
+        p->bytes = !strcmp(ds_json_string(progress, "unit", ""), "bytes");
     }
     if (silent(p))
         return;

@@ -100,7 +100,9 @@ START_TEST(adding_a_base) {
         {.request = "POST /v1/bases", .status = 202, .body = JOB("base", "queued", "\"NC\"")},
         {.request = "GET /v1/jobs/5", .body = JOB("base", "queued", "null"), .times = 1},
         {.request = "GET /v1/jobs/5", .body = JOB("base", "done", "null")},
-        {.request = "GET /v1/jobs/5/events?since=*", .body = ""},
+        {.request = "GET /v1/jobs/5/events?since=*",
+         .body = "{\"seq\":1,\"type\":\"progress\",\"stage\":\"convert\",\"done\":1350000000,"
+                 "\"total\":2700000000,\"unit\":\"bytes\",\"rate\":300000000.0}\n"},
         {.request = "GET /v1/bases/" SHA, .body = XL},
         {.request = NULL}};
     fake_server s;
@@ -128,10 +130,16 @@ START_TEST(adding_a_base) {
     ck_run(r, &s, 0, "add-base %s --wait", file);
     ck_has(r.out, "added xl, 675,129,632 parameters, 2.7 GB, sha256:" SHA);
     ck_has(r.err, "dsctl add-dataset DIR --base xl");
+    ck_has(r.err, "1.4 GB of 2.7 GB  300 MB/s");
+    ck_has(r.err, "s  (1.4 GB)\n");
     cli_free(&r);
     ck_run(r, &s, 0, "add-base %s --wait --json", file);
     ck_assert_int_ge(cli_ndjson(&r, "dsctl.v1/"), 1);
     ck_has(r.out, "\"schema\":\"dsctl.v1/base\"");
+    cli_free(&r);
+    ck_run(r, &s, 0, "show-job 5");
+    ck_has(r.out, "model         xl");
+    ck_has(r.out, "sha256:" SHA);
     cli_free(&r);
     ck_run(r, &s, 3, "add-base /none/x.pt");
     ck_has(r.err, "cannot add '/none/x.pt'");
