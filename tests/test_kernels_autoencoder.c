@@ -19,7 +19,7 @@ static void group_norm(run *r) {
     int C = r->k->D, pixels = r->k->n;
     float *x = numbers(r, (size_t)(pixels * C), 1, 2), *gamma = fixed(r, (size_t)C, 2, 0),
           *beta = fixed(r, (size_t)C, 3, 1);
-    for (int i = 0; i < pixels * C; i++)
+    for (size_t i = 0; i < (size_t)(pixels * C); i++)
         x[i] = x[i] * (1 + ldexpf((float)(i * 40503 % 65521), -24)) + 3;
     float *scale = out_f32(r, "scale", (size_t)C), *shift = out_f32(r, "shift", (size_t)C);
     r->dev->ops->group_norm_affine(r->dev, scale, shift, x, gamma, beta, r->k->m, 1e-6f, pixels, C);

@@ -139,6 +139,7 @@ START_TEST(result_is_complete) {
     must(ds_st_open_owned("adapter", bytes, n, &st, &err), &err);
     ck_assert(strstr(ds_st_meta(st, "diffscaler"), sha) != NULL);
     ds_st_free(st);
+    free(path);
     path = ds_xasprintf("%s/grid.png", undisturbed);
     ck_assert(ds_fs_exists(path));
     /* every picture and its mirror image, some of them the same */
