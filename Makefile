@@ -151,6 +151,15 @@ man: $(BUILD)/dsctl ## man pages into build/<config>/man (needs scdoc)
 install: all ## install under DESTDIR and PREFIX: programs, models, man pages, completions, systemd units
 	@packaging/install.sh $(BUILD) '$(DESTDIR)' '$(PREFIX)'
 
+# The Python packages are large (PyTorch); PARITY_PYTHON names a python3 that has them already.
+PARITY_PYTHON ?= build/parity-venv/bin/python
+.PHONY: parity
+parity: deps-test ## compare with PyTorch, diffusers and three FID tools (downloads them into build/parity-venv)
+	@test -x $(PARITY_PYTHON) || { python3 -m venv build/parity-venv && \
+	    build/parity-venv/bin/pip install -q -r tools/parity/requirements.txt; }
+	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/tests/test_worker_export
+	@tools/parity/run.sh $(abspath $(PARITY_PYTHON)) $(BUILD)
+
 # FUZZ names tests/fuzz/fuzz_FUZZ.c; findings stay in build/fuzz.
 FUZZ ?= decode
 FUZZ_SECONDS ?= 60

@@ -1,0 +1,24 @@
+#!/bin/sh
+# tools/parity/run.sh PYTHON BUILD - the public implementations beside ours: makes every golden again and compares it
+# with the committed one, then opens our exports with the programs that they are for.  (The engine is compared with the
+# goldens by `make test`.)
+set -u
+python=$1 build=$2
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=$root/build/parity-work
+rm -rf "$work"
+mkdir -p "$work/tests/golden"
+bad=0
+for script in "$here"/make_*_golden.py; do
+    echo "== $(basename "$script")"
+    (cd "$work" && "$python" "$script" >log.txt 2>&1) || {
+        tail -5 "$work/log.txt"
+        bad=1
+    }
+done
+"$python" "$here/compare.py" "$work/tests/golden" "$root/tests/golden" || bad=1
+echo "== export.py"
+(cd "$root" && "$python" "$here/export.py" "$build") || bad=1
+[ $bad = 0 ] && echo "parity: all agree" || echo "parity: there are differences"
+exit $bad
