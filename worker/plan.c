@@ -22,6 +22,13 @@ static double workspace_guess(const ds_device *dev, const ds_dit_config *c) {
     return (double)dev->threads * 64.0 * c->width * c->mlp_ratio * sizeof(float) + 4 * MIB;
 }
 
+double ds_plan_limit(double asked) {
+    double available = ds_memory_available();
+    if (asked > 0)
+        return asked;
+    return available > 0 ? ds_memory_now() + 0.85 * available : 0;
+}
+
 static void sum_up(ds_plan *p) {
     double common = p->program + p->base + p->copy + p->images + p->workspace;
     p->train = common + p->t.weights + p->t.state + p->t.activations + p->t.batch + p->checkpoint;

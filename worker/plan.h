@@ -46,6 +46,10 @@ typedef struct {
     int nets;        /* sampling nets at a time: 2 with domain guidance */
 } ds_plan_input;
 
+/* asked, if > 0; else what this process has and most of what is free: a plan may be 15 % too low.
+ */
+double ds_plan_limit(double asked);
+
 /* Bytes; chooses o->recompute (what it says already is the least).  The plan is filled also when
  * it does not fit. */
 int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,

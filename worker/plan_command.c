@@ -185,8 +185,7 @@ static int make_plan(plan_run *r, ds_error *err) {
     ds_plan_input in = {.images =
                             a->images * one * (c->pixel ? 1 : 8), /* latents: mean, deviation */
                         .features = (double)ds_inception_bytes(r->dev, 8),
-                        .limit = a->memory_limit > 0 ? a->memory_limit * (1 << 20)
-                                                     : ds_memory_available() + ds_memory_now(),
+                        .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
                         .nets = 1};
     if (a->try_steps > 0 || a->try_sample > 0) { /* what is tried is what is planned */
         in.images = a->try_steps > 0 ? a->batch * one : 0;

@@ -67,12 +67,9 @@ static double vae_bytes(const train_job *t) {
 /* Refuse what cannot fit, saying what would; recompute activations if that helps. */
 static int plan_memory(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
-    double now = ds_memory_now(), free_bytes = ds_memory_available();
     ds_plan_input in = {.images = image_bytes(t),
                         .features = (double)ds_inception_bytes(t->tools.dev, 8) + vae_bytes(t),
-                        .limit = s->device.memory_limit > 0 ? s->device.memory_limit
-                                 : free_bytes > 0           ? free_bytes + now
-                                                            : 0,
+                        .limit = ds_plan_limit(s->device.memory_limit),
                         .nets = s->sample.mode == DS_GUIDANCE_DOMAIN ? 2 : 1};
     t->options.recompute = 0;
     return ds_plan_memory(&t->plan, t->tools.dev, t->tools.base, &t->method, &t->options, &in, err);
