@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "engine/fid_suite.h"
 #include "worker/import_feature_net.h"
+#include "worker/memory.h"
 #include "worker/picture_stream.h"
 #include "worker/reference.h"
 #include "worker/worker.h"
@@ -319,6 +320,31 @@ static void meter_update(meter *m, int64_t done, int64_t total) {
     m->drawn = now;
 }
 
+/* ---------------------------------------------------------------- memory */
+
+/* Most that will be held at once: the network with its ring of pictures, or the matrices of a
+ * distance (two covariances, a root, and LAPACK's workspace); and what the metrics keep. */
+static double needed(const evaluation *e, int64_t total) {
+    ds_fid_options so = {.want = e->o.want, .dim = ds_fid_mode_dim(e->o.mode), .total = total};
+    enum ds_inception_part part =
+        e->o.mode == DS_FID_BUNDLED ? DS_INCEPTION_TRUNK : DS_INCEPTION_FID;
+    double d = so.dim, matrix = d * d * sizeof(double);
+    double net = (double)ds_inception_part_bytes(e->dev, part, BATCH) +
+                 3.0 * BATCH * DS_INCEPTION_PIXELS * sizeof(float);
+    double distance = e->o.against ? 10 * matrix : 0;
+    return 2 * (double)ds_fid_suite_bytes(&so) + (net > distance ? net : distance);
+}
+
+static int check_memory(const evaluation *e, int64_t total, ds_error *err) {
+    double free_bytes = ds_memory_available() + ds_memory_now(), need = needed(e, total);
+    if (free_bytes > 0 && need > free_bytes)
+        return ds_fail(err, DS_ENOMEM,
+                       "not enough memory: this needs %.0f MiB, %.0f MiB are free; fewer --metrics "
+                       "need less",
+                       need / (1 << 20), free_bytes / (1 << 20));
+    return 0;
+}
+
 /* ---------------------------------------------------------------- one side */
 
 static ds_fid_options suite_options(const evaluation *e, int want, int64_t total) {
@@ -382,8 +408,11 @@ static int read_folder(evaluation *e, side *s, int want, int64_t n, const char *
     if (rc)
         return rc;
     ds_fid_options so = suite_options(e, want, ds_picture_stream_total(stream));
-    s->suite = ds_fid_suite_new(&so);
-    rc = run_stream(e, s, want, stream, what, err);
+    rc = check_memory(e, so.total, err);
+    if (!rc) {
+        s->suite = ds_fid_suite_new(&so);
+        rc = run_stream(e, s, want, stream, what, err);
+    }
     if (!rc) {
         ds_rejected_list *rejected =
             (ds_rejected_list *)(uintptr_t)ds_picture_stream_rejected(stream);
@@ -571,10 +600,10 @@ static int add_all(evaluation *e, ds_error *err) {
 
 /* ---------------------------------------------------------------- output */
 
-static void print_row(const json_t *r) {
+static void print_row(const json_t *r, int width) {
     const json_t *error = json_object_get(r, "std_error"), *std = json_object_get(r, "std");
     const json_t *real = json_object_get(r, "n_reference");
-    printf("%-16s %.6g", ds_json_string(r, "name", ""), ds_json_number(r, "value", 0));
+    printf("%-*s  %.6g", width, ds_json_string(r, "name", ""), ds_json_number(r, "value", 0));
     if (error || std)
         printf(" +- %.2g", json_number_value(error ? error : std));
     printf("   n %lld", (long long)ds_json_int(r, "n", 0));
@@ -604,7 +633,12 @@ static void print_result(const evaluation *e) {
     size_t i;
     json_t *r;
     if (!e->o.json) {
-        json_array_foreach(e->rows, i, r) print_row(r);
+        int width = 0, n;
+        json_array_foreach(e->rows, i, r) {
+            n = (int)strlen(ds_json_string(r, "name", ""));
+            width = n > width ? n : width;
+        }
+        json_array_foreach(e->rows, i, r) print_row(r, width);
         return;
     }
     json_t *doc = json_object();
