@@ -156,9 +156,9 @@ static int prepare(train_job *t, ds_error *err) {
     if (!s->train.dropout_given)
         t->options.label_dropout = im->class_count > 1 ? 0.1 : 0;
     rc = plan_memory(t, err);
-    if (!rc && !c->pixel)
-        rc = encode(t, err);
-    return rc ? rc : plan_time(t, err);
+    if (!rc)
+        rc = plan_time(t, err);
+    return rc || c->pixel ? rc : encode(t, err);
 }
 
 /* ---------------------------------------------------------------- train */
