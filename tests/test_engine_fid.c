@@ -208,6 +208,124 @@ START_TEST(fid_of_two_sets) {
 }
 END_TEST
 
+static void normals(float *x, size_t n, uint64_t sample, float scale, float shift) {
+    ds_rng_normal(x, n, 7, DS_STREAM_TEST, 0, sample);
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] * scale + shift;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Share of x (n) inside the balls of y (m), from the definition. */
+static double covered_by(const float *x, int n, const float *y, int m, int dim, int k) {
+    double *d = ds_xcalloc((size_t)m, sizeof *d), *radius = ds_xcalloc((size_t)m, sizeof *radius);
+    int inside = 0;
+    for (int i = 0; i < m; i++) {
+        for (int j = 0; j < m; j++) {
+            d[j] = 0;
+            for (int c = 0; c < dim; c++)
+                d[j] += pow((double)y[i * dim + c] - y[j * dim + c], 2);
+        }
+        qsort(d, (size_t)m, sizeof *d, by_value);
+        radius[i] = d[k]; /* d[0] is the point itself */
+    }
+    for (int i = 0; i < n; i++) {
+        int hit = 0;
+        for (int j = 0; j < m && !hit; j++) {
+            double sum = 0;
+            for (int c = 0; c < dim; c++)
+                sum += pow((double)x[i * dim + c] - y[j * dim + c], 2);
+            hit = sum <= radius[j];
+        }
+        inside += hit;
+    }
+    free(d);
+    free(radius);
+    return (double)inside / n;
+}
+
+/* More rows than a block, sets of different sizes. */
+START_TEST(precision_and_recall) {
+    enum { N = 700, M = 1100, D = 5 };
+    static float real[N * D], fake[M * D];
+    ds_pr_result pr;
+    ds_error err = {0};
+    normals(real, N * D, 1, 1, 0);
+    normals(fake, M * D, 2, 0.7f, 1.2f);
+    ck_assert(!ds_precision_recall(real, N, fake, M, D, 3, &pr, &err));
+    printf("precision %.4f, recall %.4f\n", pr.precision, pr.recall);
+    /* one picture on the edge of a ball may fall to either side */
+    ck_assert_double_lt(fabs(pr.precision - covered_by(fake, M, real, N, D, 3)), 1.5 / M);
+    ck_assert_double_lt(fabs(pr.recall - covered_by(real, N, fake, M, D, 3)), 1.5 / N);
+    ck_assert(pr.precision > 0.3 && pr.precision < 0.99 && pr.recall > 0.1 && pr.recall < 0.9);
+    ck_assert_int_eq(ds_precision_recall(real, 3, fake, M, D, 3, &pr, &err), DS_EINVAL);
+}
+END_TEST
+
+static void add_rows(ds_fid_suite *s, int n, int dim, int backwards, int skip) {
+    float *x = ds_xmalloc((size_t)dim * sizeof *x), logits[DS_INCEPTION_LOGITS];
+    ds_error err = {0};
+    for (int k = 0; k < n; k++) {
+        int i = backwards ? n - 1 - k : k;
+        if (i == skip)
+            continue;
+        normals(x, (size_t)dim, (uint64_t)i, 1, 0);
+        normals(logits, DS_INCEPTION_LOGITS, (uint64_t)i + 100000, 3, 0);
+        ck_assert(!ds_fid_suite_add(s, i, x, NULL, logits, &err));
+    }
+    free(x);
+}
+
+/* What is kept depends on position and seed, not on the order of arrival; a missing row is missed
+ * by nobody; another seed keeps other rows. */
+START_TEST(order_of_arrival) {
+    enum { N = 3000, D = 6 };
+    ds_fid_options o = {.want = DS_FID_WANT_KID | DS_FID_WANT_IS | DS_FID_WANT_PR,
+                        .dim = D,
+                        .total = N,
+                        .seed = 11,
+                        .splits = 4,
+                        .pr_rows = 500};
+    ds_fid_suite *s[4];
+    ds_is_result is[4];
+    ds_kid_result kid;
+    ds_pr_result pr;
+    ds_error err = {0};
+    for (int k = 0; k < 4; k++) {
+        o.seed = k == 3 ? 12 : 11;
+        s[k] = ds_fid_suite_new(&o);
+        add_rows(s[k], N, D, k == 1, k == 2 ? 17 : -1);
+        ck_assert_int_eq(ds_fid_suite_count(s[k]), N - (k == 2));
+        ck_assert(!ds_fid_suite_is(s[k], &is[k], &err));
+    }
+    ck_assert_double_lt(fabs(is[0].mean - is[1].mean), 1e-9); /* sums in another order */
+    ck_assert_double_gt(fabs(is[0].std - is[3].std), 1e-6);
+    ck_assert(!ds_fid_suite_kid(s[0], s[1], 2, 100, 1, &kid, &err));
+    ck_assert_int_eq(kid.n_real, DS_KID_ROWS_MAX);
+    /* the same rows on both sides: the cross term has the diagonal, which the others have not */
+    ck_assert_double_lt(kid.kid, 0);
+    ck_assert(!ds_fid_suite_pr(s[0], s[1], &pr, &err));
+    ck_assert(pr.precision == 1 && pr.recall == 1 && pr.n_real == 500);
+    ck_assert(!ds_fid_suite_pr(s[0], s[3], &pr, &err));
+    ck_assert(pr.precision < 1);
+    for (int k = 0; k < 4; k++)
+        ds_fid_suite_free(s[k]);
+    snprintf(o.preprocess, sizeof o.preprocess, "other");
+    s[0] = ds_fid_suite_new(&o);
+    o.preprocess[0] = 0;
+    s[1] = ds_fid_suite_new(&o);
+    add_rows(s[0], 20, D, 0, -1);
+    add_rows(s[1], 20, D, 0, -1);
+    ck_assert_int_eq(ds_fid_suite_pr(s[0], s[1], &pr, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_fid_suite_kid(s[0], s[1], 2, 4, 1, &kid, &err), DS_EINVAL);
+    ds_fid_suite_free(s[0]);
+    ds_fid_suite_free(s[1]);
+}
+END_TEST
+
 /* A network of the wrong kind, or without a part, says so. */
 START_TEST(wrong_networks) {
     ds_fid_net *net = NULL;
@@ -237,6 +355,8 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, features_and_logits, DS_FID_PYTORCH_FID, DS_FID_BUNDLED);
     /* the other two modes: tests/test_worker_evaluate.c */
     tcase_add_loop_test(tc, fid_of_two_sets, DS_FID_TORCH_FIDELITY, DS_FID_TORCH_FIDELITY + 1);
+    tcase_add_test(tc, precision_and_recall);
+    tcase_add_test(tc, order_of_arrival);
     tcase_add_test(tc, wrong_networks);
 }
 
