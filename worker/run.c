@@ -68,9 +68,9 @@ static int exit_status(int code) {
 }
 
 /* One worker per directory.  The lock is the kernel's: it ends with the process, however that
- * ends, and with its copies of the descriptor: a decoder that was just being spawned when its parent
- * was killed has one until its exec, so a holder gets LOCK_WAIT_MS to go.  The descriptor stays open
- * until the process ends. */
+ * ends, and with its copies of the descriptor: a decoder that was just being spawned when its
+ * parent was killed has one until its exec, so a holder gets LOCK_WAIT_MS to go.  The descriptor
+ * stays open until the process ends. */
 static int take_lock(const char *dir, ds_error *err) {
     char path[DIR_MAX + 16];
     ds_fs_join(path, sizeof path, dir, "lock");
