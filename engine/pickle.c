@@ -143,7 +143,7 @@ static int pop_mark(machine *m, uint32_t **values, size_t *count) {
     if (!m->mark_count)
         return damaged(m, "a mark is missing");
     size_t at = m->marks[--m->mark_count];
-    *values = m->stack + at;
+    *values = m->stack ? m->stack + at : NULL; /* nothing was pushed yet */
     *count = m->depth - at;
     m->depth = at;
     return 0;
