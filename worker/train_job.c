@@ -236,9 +236,11 @@ static int train(train_job *t, ds_adapter **result, ds_error *err) {
         set.latent_scale = t->tools.latent_scale;
     }
     ds_trainer *tr = NULL;
-    ds_events_stage(t->job->events, "train", "%s on %d images of %d class%s, %d steps of %d",
-                    ds_method_name(t->method.method), im->n, im->class_count,
-                    im->class_count == 1 ? "" : "es", t->options.steps, t->options.batch);
+    ds_events_stage(
+        t->job->events, "train",
+        "%s on %d images of %d class%s, %d steps of %d; planned: %.0f MiB, %.3g s a step",
+        ds_method_name(t->method.method), im->n, im->class_count, im->class_count == 1 ? "" : "es",
+        t->options.steps, t->options.batch, t->plan.peak / (1 << 20), t->plan.step_seconds);
     t->record =
         (ds_train_record){.first_loss = NAN, .loss = NAN, .heldout_start = NAN, .heldout = NAN};
     int rc = ds_trainer_new(&tr, t->tools.model, &t->method, &t->options, &set, err);
