@@ -5,7 +5,7 @@ set -eu
 build=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/demo-out
-sets=${DEMO_SETS:-"digits:500 flags:1000 photos:1000"} # name:steps, so that it all ends within minutes
+sets=${DEMO_SETS:-"digits:800 flags:600 photos:1000"} # name:steps, so that it all ends within minutes
 start=$(date +%s)
 rm -rf "$out"
 mkdir -p "$out"
