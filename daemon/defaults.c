@@ -53,7 +53,7 @@ static const option options_table[] = {
     {"sampler", "sample", NULL, ENUM, 0, 0, "dpmpp2m|ddim|ddpm", "dpmpp2m"},
     {"sample_steps",         "sample",   "steps", INT,  1,    1000,     NULL,          "20"},
     {"guidance",             "sample",   NULL,    NUM,  0,    100,      NULL,          "1.5"},
-    {"guidance_mode",        "sample",   NULL,    ENUM, 0,    0,        "cfg|domain|none", "domain"},
+    {"guidance_mode", "sample", NULL, ENUM, 0, 0, "cfg|domain|none", "domain"},
     {"n",                    "evaluate", NULL,    INT,  4,    100000,   NULL,          "512"},
     {"eval_seed",            "evaluate", "seed",  INT,  0,    9e15,     NULL,          "7"},
     {"kid_subsets",          "evaluate", NULL,    INT,  2,    10000,    NULL,          "100"},
