@@ -44,9 +44,11 @@ int ds_eigen_symmetric(double *a, double *w, int n, int vectors, ds_error *err) 
     return 0;
 }
 
-/* Eigenvalues -> square roots, tiny and negative ones -> 0 (w ascending). */
+/* Eigenvalues -> square roots, tiny and negative ones -> 0 (w ascending).  What the solver leaves
+ * of a zero grows with n only at first; a threshold of n eps for large n drops true eigenvalues,
+ * which are squares in a product of covariances: at n = 2048 it moved an FID of 0.5403 by 0.009. */
 static void clamp_sqrt(double *w, int n) {
-    double least = n * DBL_EPSILON * fmax(fabs(w[0]), fabs(w[n - 1]));
+    double least = (n < 32 ? n : 32) * DBL_EPSILON * fmax(fabs(w[0]), fabs(w[n - 1]));
     for (int i = 0; i < n; i++)
         w[i] = w[i] > least ? sqrt(w[i]) : 0;
 }
