@@ -56,7 +56,8 @@ int ds_fs_rename(const char *from, const char *to, ds_error *err) {
     return ds_fs_sync_dir(dir, err);
 }
 
-static int write_all(int fd, const char *p, size_t n) {
+int ds_fs_write_all(int fd, const void *data, size_t n) {
+    const char *p = data;
     while (n) {
         ssize_t w = write(fd, p, n);
         if (w < 0 && errno == EINTR)
@@ -69,6 +70,11 @@ static int write_all(int fd, const char *p, size_t n) {
     return 0;
 }
 
+int ds_fs_ends_with(const char *path, const char *end) {
+    size_t n = strlen(path), m = strlen(end);
+    return n >= m && !strcmp(path + n - m, end);
+}
+
 int ds_fs_write(const char *path, const void *data, size_t n, ds_error *err) {
     char *tmp = ds_xasprintf("%s.XXXXXX.tmp", path);
     int fd = mkostemps(tmp, 4, O_CLOEXEC), rc = 0;
@@ -77,7 +83,7 @@ int ds_fs_write(const char *path, const void *data, size_t n, ds_error *err) {
         free(tmp);
         return rc;
     }
-    if (ds_fs_test_full() || write_all(fd, data, n) || fchmod(fd, 0640) || fsync(fd))
+    if (ds_fs_test_full() || ds_fs_write_all(fd, data, n) || fchmod(fd, 0640) || fsync(fd))
         rc = ds_fail_errno(err, "cannot write '%s'", path);
     close(fd);
     if (!rc)

@@ -30,6 +30,12 @@ int ds_fs_copy(const char *from, const char *to, ds_error *err); /* atomic as ds
 int64_t
 ds_fs_free_bytes(const char *path); /* of the file system, for unprivileged users; -1 unknown */
 
+/* Writes all n bytes; -1 with errno. */
+int ds_fs_write_all(int fd, const void *data, size_t n);
+
+/* Whether a file's name ends so: ds_fs_ends_with("a.npz", ".npz"). */
+int ds_fs_ends_with(const char *path, const char *end);
+
 /* "a/b" joined into out; DS_ASSERTs that it fits. */
 void ds_fs_join(char *out, size_t size, const char *a, const char *b);
 

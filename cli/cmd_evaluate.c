@@ -5,6 +5,7 @@
  * what a name stands for: a dataset's folder, a feature network's file; with paths alone none is
  * needed.
  */
+#include "base/fs.h"
 #include "base/mem.h"
 #include "cli/client.h"
 #include "cli/start.h"
@@ -16,11 +17,6 @@
 #include <unistd.h>
 
 static const double WITHIN = 24 * 3600;
-
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
 
 static int set_path(char out[PATH_MAX], const char *path, ds_error *err) {
     int n = snprintf(out, PATH_MAX, "%s", path);
@@ -46,7 +42,7 @@ static int path_of_name(ds_cli *c, const char *route, const char *name, char out
 static int find_against(ds_cli *c, const char *given, char out[PATH_MAX], ds_error *err) {
     if (!access(given, F_OK))
         return set_path(out, given, err);
-    if (strchr(given, '/') || ends_with(given, ".npz") || ends_with(given, ".zst"))
+    if (strchr(given, '/') || ds_fs_ends_with(given, ".npz") || ds_fs_ends_with(given, ".zst"))
         return ds_fail(err, DS_ENOTFOUND, "cannot find '%s'", given);
     int rc = path_of_name(c, "/v1/datasets", given, out, err);
     if (rc == DS_ENOTFOUND)
@@ -85,7 +81,7 @@ static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], ds_error
         return set_path(out, given, err);
     if (given)
         return path_of_name(c, "/v1/feature_nets", given, out, err);
-    if (!strcmp(mode, "bundled") || (against && ends_with(against, ".zst")))
+    if (!strcmp(mode, "bundled") || (against && ds_fs_ends_with(against, ".zst")))
         return 0;
     return newest_net(c, out, err);
 }
@@ -112,7 +108,7 @@ static int become(ds_cli *c, char *argv[], ds_error *err) {
 int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
     static const char *const passed[] = {"mode", "metrics", "n", "seed", "save-stats", "threads"};
     char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], options[6][32], *argv[32];
-    const char *own = getenv("DIFFSCALER_WORKER"), *given = ds_opt_text(c, "against", NULL);
+    const char *given = ds_opt_text(c, "against", NULL);
     int n = 0, rc = 0;
     if (!given && !ds_opt_given(c, "save-stats"))
         return ds_fail(err, DS_EINVAL,
@@ -121,10 +117,7 @@ int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
     if (given)
         rc = find_against(c, given, against, err);
     rc = rc ? rc : find_net(c, given, net, err);
-    if (!rc && own && *own)
-        rc = set_path(program, own, err);
-    else if (!rc)
-        rc = ds_find_program("diffscaler-worker", program, err);
+    rc = rc ? rc : ds_find_worker(program, err);
     if (rc)
         return rc;
 #define ARG(text) argv[n++] = (char *)(uintptr_t)(text) /* execv's argv is not const */

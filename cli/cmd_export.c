@@ -83,12 +83,9 @@ static int run_worker(ds_cli *c, const char *adapter, const json_t *base, const 
                       json_t *warnings, ds_error *err) {
     char program[PATH_MAX], *argv[24], *text = NULL;
     int n = 0, status = 0;
-    const char *own = getenv("DIFFSCALER_WORKER"),
-               *vae = ds_json_string(json_object_get(base, "vae"), "path", NULL),
+    const char *vae = ds_json_string(json_object_get(base, "vae"), "path", NULL),
                *license = ds_json_string(base, "license", NULL);
-    if (own && *own)
-        snprintf(program, sizeof program, "%s", own);
-    else if (ds_find_program("diffscaler-worker", program, err))
+    if (ds_find_worker(program, err))
         return err->code;
 #define ARG(text) argv[n++] = (char *)(uintptr_t)(text) /* execv's argv is not const */
     ARG(program), ARG("export"), ARG("--base"), ARG(ds_json_string(base, "path", ""));

@@ -33,6 +33,14 @@ int ds_find_program(const char *name, char out[PATH_MAX], ds_error *err) {
     return ds_fail(err, DS_ENOTFOUND, "cannot find the program '%s' beside dsctl or in PATH", name);
 }
 
+int ds_find_worker(char out[PATH_MAX], ds_error *err) {
+    const char *own = getenv("DIFFSCALER_WORKER");
+    if (!own || !*own)
+        return ds_find_program("diffscaler-worker", out, err);
+    int n = snprintf(out, PATH_MAX, "%s", own);
+    return n < PATH_MAX ? 0 : ds_fail(err, DS_EINVAL, "the path '%.100s...' is too long", own);
+}
+
 static void exec_child(char *const argv[], int fd) {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     sigset_t none;

@@ -9,6 +9,9 @@
 /* The program `name` beside this executable, else in PATH; DS_ENOTFOUND. */
 int ds_find_program(const char *name, char out[PATH_MAX], ds_error *err);
 
+/* diffscaler-worker: what DIFFSCALER_WORKER names, else as ds_find_program. */
+int ds_find_worker(char out[PATH_MAX], ds_error *err);
+
 /* Runs argv (argv[0] a path) for at most `seconds`, stdout and stderr into `out` (at most 64 KiB,
  * malloc'ed).  *status as from waitpid.  DS_ETIMEOUT: it was killed. */
 int ds_run_program(char *const argv[], double seconds, char **out, int *status, ds_error *err);

@@ -24,13 +24,8 @@
 #define MODEL_MAX ((size_t)2 << 30)
 #define HEADER_MAX (16u << 20)
 
-static int has_suffix(const char *s, const char *suffix) {
-    size_t n = strlen(s), m = strlen(suffix);
-    return n > m && strcmp(s + n - m, suffix) == 0;
-}
-
 static int digest_of(const char *path, char sha[DS_HEX_SIZE], ds_error *err) {
-    if (!has_suffix(path, ".zst"))
+    if (!ds_fs_ends_with(path, ".zst"))
         return ds_digest_file(path, sha, err);
     char *data;
     size_t n;

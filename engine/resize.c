@@ -2,6 +2,7 @@
 #include "engine/resize.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "engine/resize_taps.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,7 +10,6 @@
 
 /* 8 bits of pixel, 2 bits of head room for the negative lobes and the sum, 22 bits of weight. */
 #define PRECISION_BITS 22
-#define SUPPORT 2.0
 
 /* Weights of one axis: output i is the sum over k < count[i] of weight[i * width + k] times input
  * first[i] + k. */
@@ -19,43 +19,16 @@ typedef struct {
     int32_t *weight;
 } axis_weights;
 
-static double cubic(double x) {
-    const double a = -0.5;
-    x = fabs(x);
-    if (x < 1.0)
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-    if (x < 2.0)
-        return (((x - 5) * x + 8) * x - 4) * a;
-    return 0.0;
-}
-
 static void weights_init(axis_weights *aw, int in, int out) {
-    double scale = (double)in / out, widen = scale < 1.0 ? 1.0 : scale;
-    double support = SUPPORT * widen, inverse = 1.0 / widen;
-    aw->width = (int)ceil(support) * 2 + 1;
-    aw->first = ds_xmalloc((size_t)out * sizeof *aw->first);
-    aw->count = ds_xmalloc((size_t)out * sizeof *aw->count);
-    aw->weight = ds_xcalloc((size_t)out * (size_t)aw->width, sizeof *aw->weight);
-    double *w = ds_xmalloc((size_t)aw->width * sizeof *w);
-    for (int i = 0; i < out; i++) {
-        double centre = (i + 0.5) * scale, sum = 0.0;
-        int lo = (int)(centre - support + 0.5), hi = (int)(centre + support + 0.5);
-        lo = lo < 0 ? 0 : lo;
-        hi = hi > in ? in : hi;
-        int n = hi - lo;
-        for (int k = 0; k < n; k++) {
-            w[k] = cubic((k + lo - centre + 0.5) * inverse);
-            sum += w[k];
-        }
-        int32_t *row = aw->weight + (size_t)i * (size_t)aw->width;
-        for (int k = 0; k < n; k++) {
-            double v = sum != 0.0 ? w[k] / sum : w[k];
-            row[k] = (int32_t)(v * (1 << PRECISION_BITS) + (v < 0 ? -0.5 : 0.5));
-        }
-        aw->first[i] = lo;
-        aw->count[i] = n;
+    ds_taps t = ds_taps_new(in, out);
+    size_t n = (size_t)out * (size_t)t.width;
+    *aw = (axis_weights){.width = t.width, .first = t.first, .count = t.count};
+    aw->weight = ds_xmalloc(n * sizeof *aw->weight);
+    for (size_t i = 0; i < n; i++) {
+        double v = t.weight[i];
+        aw->weight[i] = (int32_t)(v * (1 << PRECISION_BITS) + (v < 0 ? -0.5 : 0.5));
     }
-    free(w);
+    free(t.weight); /* the rest is ours now */
 }
 
 static void weights_release(axis_weights *aw) {

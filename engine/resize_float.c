@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "engine/resize.h"
+#include "engine/resize_taps.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -16,54 +17,8 @@ static void check(int out_w, int out_h, int w, int h) {
 
 /* ---------------------------------------------------------------- Pillow, float planes */
 
-/* Output i is the sum over k < count[i] of weight[i * width + k] times input first[i] + k. */
-typedef struct {
-    int width;
-    int *first, *count;
-    double *weight;
-} taps;
-
-static double cubic(double x) {
-    const double a = -0.5;
-    x = fabs(x);
-    if (x < 1.0)
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-    if (x < 2.0)
-        return (((x - 5) * x + 8) * x - 4) * a;
-    return 0.0;
-}
-
-static taps taps_new(int in, int out) {
-    double scale = (double)in / out, widen = scale < 1.0 ? 1.0 : scale;
-    double support = 2.0 * widen, inverse = 1.0 / widen;
-    taps t = {.width = (int)ceil(support) * 2 + 1};
-    t.first = ds_xcalloc((size_t)out, sizeof *t.first);
-    t.count = ds_xcalloc((size_t)out, sizeof *t.count);
-    t.weight = ds_xcalloc((size_t)out * (size_t)t.width, sizeof *t.weight);
-    for (int i = 0; i < out; i++) {
-        double centre = (i + 0.5) * scale, sum = 0.0;
-        int lo = (int)(centre - support + 0.5), hi = (int)(centre + support + 0.5);
-        lo = lo < 0 ? 0 : lo;
-        hi = hi > in ? in : hi;
-        double *w = t.weight + (size_t)i * (size_t)t.width;
-        for (int k = 0; k < hi - lo; k++)
-            sum += w[k] = cubic((k + lo - centre + 0.5) * inverse);
-        for (int k = 0; k < hi - lo; k++)
-            w[k] = sum != 0.0 ? w[k] / sum : w[k];
-        t.first[i] = lo;
-        t.count[i] = hi - lo;
-    }
-    return t;
-}
-
-static void taps_free(taps *t) {
-    free(t->first);
-    free(t->count);
-    free(t->weight);
-}
-
 /* out (out_w, 3) from one row of 8-bit pixels. */
-static void narrow_row(float *out, int out_w, const taps *t, const uint8_t *row) {
+static void narrow_row(float *out, int out_w, const ds_taps *t, const uint8_t *row) {
     for (int x = 0; x < out_w; x++, out += 3) {
         const double *w = t->weight + (size_t)x * (size_t)t->width;
         const uint8_t *p = row + (size_t)t->first[x] * 3;
@@ -85,15 +40,15 @@ void ds_resize_pil_f32(float *out, int out_w, int out_h, const uint8_t *in, int 
     size_t row = (size_t)out_w * 3;
     float *narrow = ds_xmalloc((size_t)h * row * sizeof *narrow);
     if (out_w != w) { /* an axis that keeps its size is not touched */
-        taps t = taps_new(w, out_w);
+        ds_taps t = ds_taps_new(w, out_w);
         for (int y = 0; y < h; y++)
             narrow_row(narrow + (size_t)y * row, out_w, &t, in + (size_t)y * (size_t)w * 3);
-        taps_free(&t);
+        ds_taps_free(&t);
     } else {
         for (size_t i = 0; i < (size_t)h * row; i++)
             narrow[i] = in[i];
     }
-    taps t = taps_new(h, out_h);
+    ds_taps t = ds_taps_new(h, out_h);
     double *sum = ds_xmalloc(row * sizeof *sum);
     for (int y = 0; y < out_h; y++) {
         const double *wt = t.weight + (size_t)y * (size_t)t.width;
@@ -111,7 +66,7 @@ void ds_resize_pil_f32(float *out, int out_w, int out_h, const uint8_t *in, int 
         }
     }
     free(sum);
-    taps_free(&t);
+    ds_taps_free(&t);
     free(narrow);
 }
 

@@ -16,17 +16,9 @@ struct ds_st_stream {
     uint64_t size, done;
 };
 
-static int write_all(ds_st_stream *s, const char *p, size_t n, ds_error *err) {
-    while (n) {
-        ssize_t put =
-            ds_fs_test_full() ? -1 : write(s->fd, p, n < (size_t)1 << 26 ? n : (size_t)1 << 26);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return ds_fail_errno(err, "cannot write '%s'", s->tmp);
-        p += put;
-        n -= (size_t)put;
-    }
+static int write_all(ds_st_stream *s, const void *p, size_t n, ds_error *err) {
+    if (ds_fs_test_full() || ds_fs_write_all(s->fd, p, n))
+        return ds_fail_errno(err, "cannot write '%s'", s->tmp);
     return 0;
 }
 

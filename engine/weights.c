@@ -256,11 +256,6 @@ static int open_index(ds_weights *w, const char *path, ds_error *err) {
 
 /* ---------------------------------------------------------------- folders */
 
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 /* Rank of a file name as the weights of a folder; 0 = none. */
 static int rank_of(const char *name) {
     static const char *const known[] = {"diffusion_pytorch_model.safetensors.index.json",
@@ -278,7 +273,7 @@ static int rank_of(const char *name) {
     static const char *const endings[] = {".safetensors", ".pt",   ".pth",
                                           ".bin",         ".ckpt", ".index.json"};
     for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++)
-        if (name[0] != '.' && ends_with(name, endings[i]))
+        if (name[0] != '.' && ds_fs_ends_with(name, endings[i]))
             return 1;
     return 0;
 }
@@ -334,8 +329,8 @@ static int open_folder(ds_weights *w, const char *sub, ds_error *err) {
     if (!rc && ds_fs_exists(config))
         rc = ds_json_read_file(config, CONFIG_MAX, &w->config, err);
     if (!rc)
-        rc = ends_with(file, ".index.json") ? open_index(w, file, err)
-                                            : add_file(w, file, NULL, NULL, err);
+        rc = ds_fs_ends_with(file, ".index.json") ? open_index(w, file, err)
+                                                  : add_file(w, file, NULL, NULL, err);
     free(config);
     free(file);
     return rc;
@@ -355,8 +350,8 @@ int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_erro
         const char *slash = strrchr(path, '/');
         w->dir = slash ? ds_xasprintf("%.*s", slash == path ? 1 : (int)(slash - path), path)
                        : ds_xstrdup(".");
-        rc = ends_with(path, ".index.json") ? open_index(w, path, err)
-                                            : add_file(w, path, NULL, NULL, err);
+        rc = ds_fs_ends_with(path, ".index.json") ? open_index(w, path, err)
+                                                  : add_file(w, path, NULL, NULL, err);
     }
     if (!rc)
         rc = sort_items(w, err);

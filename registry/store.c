@@ -140,19 +140,6 @@ static int frame_header(struct pass *p, const char *in, size_t n, ds_error *err)
     return 0;
 }
 
-static int write_all(int fd, const char *p, size_t n) {
-    while (n) {
-        ssize_t w = write(fd, p, n);
-        if (w < 0 && errno == EINTR)
-            continue;
-        if (w < 0)
-            return -1;
-        p += w;
-        n -= (size_t)w;
-    }
-    return 0;
-}
-
 static int unpack_loop(struct pass *p, ZSTD_DCtx *d, char *in, char *buf, ds_error *err) {
     int ended = 0, rc = 0;
     while (!rc) {
@@ -167,7 +154,7 @@ static int unpack_loop(struct pass *p, ZSTD_DCtx *d, char *in, char *buf, ds_err
             return rc;
         p->stored += n;
         ds_sha256_add(p->file, in, (size_t)n);
-        if (p->copy_fd >= 0 && write_all(p->copy_fd, in, (size_t)n))
+        if (p->copy_fd >= 0 && ds_fs_write_all(p->copy_fd, in, (size_t)n))
             return ds_fail_errno(err, "cannot store '%s'", p->name);
         rc = feed(p, d, in, (size_t)n, buf, &ended, err);
     }
@@ -272,7 +259,7 @@ static int pack_loop(ZSTD_CCtx *c, int fd, const char *mem, size_t mem_n, int tm
                                ZSTD_getErrorName(left));
             ds_sha256_add(file, buf, zout.pos);
             out->stored_bytes += (int64_t)zout.pos;
-            if (write_all(tmp_fd, buf, zout.pos))
+            if (ds_fs_write_all(tmp_fd, buf, zout.pos))
                 return ds_fail_errno(err, "cannot store '%s'", name);
         } while (end == ZSTD_e_end ? left != 0 : zin.pos < zin.size);
         if (n == 0)

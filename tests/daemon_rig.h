@@ -29,6 +29,7 @@
 #include <ftw.h>
 #include <limits.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -537,6 +538,19 @@ static RIG_UNUSED void rig_dump_log(const rig *r) {
         fprintf(stderr, "%s", text);
         free(text);
     }
+}
+
+/* What another program may do; tests use it to skip a back-off as well. */
+static RIG_UNUSED void rig_sql(const rig *r, const char *statement) {
+    char path[400];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/registry.db", r->state);
+    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    sqlite3_busy_timeout(db, 5000);
+    char *message = NULL;
+    int rc = sqlite3_exec(db, statement, NULL, NULL, &message);
+    ck_assert_msg(rc == SQLITE_OK, "%s: %s", statement, message);
+    sqlite3_close(db);
 }
 
 /* ---- what tests wait for ---- */

@@ -23,18 +23,6 @@ static void teardown(void) {
         ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
 }
 
-static void sql(const char *statement) {
-    char path[400];
-    sqlite3 *db;
-    snprintf(path, sizeof path, "%s/registry.db", r.state);
-    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
-    sqlite3_busy_timeout(db, 5000);
-    char *message = NULL;
-    int rc = sqlite3_exec(db, statement, NULL, NULL, &message);
-    ck_assert_msg(rc == SQLITE_OK, "%s: %s", statement, message);
-    sqlite3_close(db);
-}
-
 /* A call with this status; its document. */
 static json_t *call(int want, const char *method, const char *path, const char *body) {
     int status;
@@ -119,7 +107,7 @@ END_TEST
 static void wait_failed(void) {
     char state[16] = "";
     for (int i = 0; i < 500 && strcmp(state, "failed") != 0; i++, usleep(20000)) {
-        sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+        rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
         rig_job(&r, "import", NULL, state);
     }
     ck_assert_str_eq(state, "failed");
@@ -435,7 +423,7 @@ START_TEST(jobs_that_only_wait) {
     rig_add(&r, "digits", photos, 201);
     int waits = 0;
     for (int i = 0; i < 1500 && !waits; i++, usleep(10000)) {
-        sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+        rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
         json_decref(call(202, "POST", "/v1/datasets/digits/rescan", NULL)); /* wakes it at once */
         json_t *s = call(200, "GET", "/v1/status", NULL), *w = json_object_get(s, "waiting");
         if (json_array_size(w)) {
@@ -453,7 +441,7 @@ START_TEST(jobs_that_only_wait) {
     ck_assert(strstr(events, "told to fail") != NULL);
     free(events);
     rig_fake(&r, "scan", "ok");
-    sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
     rig_wait_adapter(&r, "digits", 1, 10000);
     json_t *s = call(200, "GET", "/v1/status", NULL);
     ck_assert_int_eq((int)json_array_size(json_object_get(s, "waiting")), 0);

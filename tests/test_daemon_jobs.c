@@ -27,19 +27,6 @@ static void teardown(void) {
         ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
 }
 
-/* What another program may do; tests use it to skip a back-off as well. */
-static void sql(const char *statement) {
-    char path[400];
-    sqlite3 *db;
-    snprintf(path, sizeof path, "%s/registry.db", r.state);
-    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
-    sqlite3_busy_timeout(db, 5000);
-    char *message = NULL;
-    int rc = sqlite3_exec(db, statement, NULL, NULL, &message);
-    ck_assert_msg(rc == SQLITE_OK, "%s: %s", statement, message);
-    sqlite3_close(db);
-}
-
 static json_t *get_job(int64_t id) {
     char path[64];
     snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
@@ -265,7 +252,7 @@ START_TEST(attempts_are_limited) {
     for (int i = 0; i < 600 && strcmp(state, "failed") != 0; i++, usleep(20000)) {
         id = rig_job(&r, "train", "digits", state);
         if (strcmp(state, "queued") == 0 && i % 10 == 9)
-            sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+            rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
     }
     ck_assert_str_eq(state, "failed");
     json_t *job = get_job(id);
@@ -354,7 +341,7 @@ START_TEST(stop_and_go_on) {
     rig_wait_job(&r, "train", "digits", "|queued|", 5000);
     expect_error(id, "DS_EFAILED", "signal 9", 1);
     rig_fake(&r, "train", "ok");
-    sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
     rig_wait_adapter(&r, "digits", 2, 10000);
 }
 END_TEST
@@ -430,7 +417,7 @@ START_TEST(killed_at_any_moment) {
     rig_fake(&r, "train", "ok");
     rig_fake(&r, "scan", "ok");
     rig_start(&r, NULL);
-    sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+    rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
     for (int i = 0; i < rounds; i++) {
         snprintf(name, sizeof name, i ? "set%d" : "same", i);
         rig_wait_adapter(&r, name, 1, 20000);
@@ -480,7 +467,7 @@ START_TEST(row_from_another_program) {
     usleep(1200000);
     snprintf(statement, sizeof statement,
              "INSERT INTO datasets(name, source_path) VALUES ('foreign', '%s')", photos);
-    sql(statement);
+    rig_sql(&r, statement);
     double began = ds_monotonic();
     rig_wait_job(&r, "scan", "foreign", "|queued|running|done|", 4000);
     printf("a row by another program is work after %.2f s\n", ds_monotonic() - began);
@@ -526,7 +513,7 @@ START_TEST(refused_starts) {
     expect_exit(6, "state/lock");
     chmod(r.state, 0750);
     r.unprivileged = 0;
-    sql("PRAGMA user_version = 99");
+    rig_sql(&r, "PRAGMA user_version = 99");
     expect_exit(10, "newer");
     snprintf(path, sizeof path, "%s/registry.db", r.state);
     rig_write(path, "this is not a database, it is a text of some length to be sure of that");
@@ -561,7 +548,7 @@ START_TEST(full_disk) {
         ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
         unsetenv("DS_TEST_ENOSPC");
         rig_start(&r, NULL);
-        sql("UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
+        rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
         rig_wait_adapter(&r, name, 1, 10000);
         ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     }

@@ -118,15 +118,7 @@ static int log_has(const char *dir, const char *file, const char *what) {
 
 START_TEST(result_is_complete) {
     json_t *r = read_json(undisturbed, "result.json");
-    const char *const subjects[] = {"base", "adapter"};
-    for (int i = 0; i < 2; i++)
-        ck_assert(json_number_value(json_object_get(evaluation_of(r, subjects[i], "fd"), "value")) >
-                  0);
-    double start = json_number_value(
-               json_object_get(evaluation_of(r, "adapter", "heldout_loss_start"), "value")),
-           end = json_number_value(
-               json_object_get(evaluation_of(r, "adapter", "heldout_loss"), "value"));
-    ck_assert_msg(end > 0 && end < start, "held-out loss %g -> %g", start, end);
+    expect_learned(r);
     ck_assert(log_has(undisturbed, "events.ndjson", "\"stage\":\"encode\""));
     ck_assert(
         log_has(undisturbed, "events.ndjson", "32x32 images to 4x8x8 latents, both ways round"));

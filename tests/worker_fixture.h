@@ -374,6 +374,19 @@ static UNUSED json_t *evaluation_of(const json_t *result, const char *subject, c
     return NULL;
 }
 
+/* Both distances are there, and the held-out loss fell. */
+static UNUSED void expect_learned(const json_t *r) {
+    const char *const subjects[] = {"base", "adapter"};
+    for (int i = 0; i < 2; i++)
+        ck_assert(json_number_value(json_object_get(evaluation_of(r, subjects[i], "fd"), "value")) >
+                  0);
+    double start = json_number_value(
+               json_object_get(evaluation_of(r, "adapter", "heldout_loss_start"), "value")),
+           end = json_number_value(
+               json_object_get(evaluation_of(r, "adapter", "heldout_loss"), "value"));
+    ck_assert_msg(end > 0 && end < start, "held-out loss %g -> %g", start, end);
+}
+
 /* The entry of old_tasks for the finished train job in dir. */
 static UNUSED json_t *task_of(const char *dir, const char *name) {
     json_t *spec = read_json(dir, "spec.json"), *res = read_json(dir, "result.json");

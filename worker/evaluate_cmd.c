@@ -192,11 +192,6 @@ static int parse(options *o, int argc, char **argv, ds_error *err) {
     return 0;
 }
 
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 static int is_folder(const char *path) {
     struct stat st;
     return !stat(path, &st) && S_ISDIR(st.st_mode);
@@ -204,10 +199,10 @@ static int is_folder(const char *path) {
 
 /* Mode and metrics that were not given; what cannot be together is refused before any work. */
 static int settle(options *o, ds_error *err) {
-    int stats = o->against && ends_with(o->against, ".npz") && !is_folder(o->against);
-    int reference = o->against && ends_with(o->against, ".zst");
+    int stats = o->against && ds_fs_ends_with(o->against, ".npz") && !is_folder(o->against);
+    int reference = o->against && ds_fs_ends_with(o->against, ".zst");
     if (!o->mode_given)
-        o->mode = o->net && !ends_with(o->net, ".zst") ? DS_FID_PYTORCH_FID : DS_FID_BUNDLED;
+        o->mode = o->net && !ds_fs_ends_with(o->net, ".zst") ? DS_FID_PYTORCH_FID : DS_FID_BUNDLED;
     int whole = o->mode != DS_FID_BUNDLED;
     if (whole && !o->net)
         return ds_fail(err, DS_EINVAL,
@@ -496,9 +491,9 @@ static int read_reference(evaluation *e, side *s, ds_error *err) {
 static int read_against(evaluation *e, ds_error *err) {
     if (is_folder(e->real.path))
         return read_folder(e, &e->real, e->o.want & ~DS_FID_WANT_IS, 0, "reference", err);
-    if (ends_with(e->real.path, ".npz"))
+    if (ds_fs_ends_with(e->real.path, ".npz"))
         return read_stats(e, &e->real, err);
-    if (ends_with(e->real.path, ".zst"))
+    if (ds_fs_ends_with(e->real.path, ".zst"))
         return read_reference(e, &e->real, err);
     if (access(e->real.path, F_OK))
         return ds_fail(err, DS_ENOTFOUND, "cannot find '%.300s'", e->real.path);

@@ -40,8 +40,4 @@ int ds_tools_decoder(ds_tools *t, ds_error *err);
 /* Memory of the VAE's halves for one picture (planning); 0 where it is not known. */
 void ds_tools_vae_bytes(const ds_tools *t, size_t *encoder, size_t *decoder);
 
-static inline int ds_tools_damaged(const ds_tools *t) {
-    return t->base_finding[0] || t->features_finding[0] || t->vae_finding[0];
-}
-
 #endif
