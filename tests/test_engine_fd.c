@@ -57,6 +57,27 @@ START_TEST(diagonal) {
 }
 END_TEST
 
+/* One large direction and hundreds of small ones, whose products are near 1e-14 of the largest:
+ * they count.  A product is known to eps, so its root to eps / (2 root): that, N times, twice. */
+START_TEST(many_small_directions) {
+    enum { N = 600 };
+    const double small[2] = {1e-7, 4e-7}, root = sqrt(small[0] * small[1]);
+    double *s[2], *zero = ds_xcalloc(N, sizeof *zero);
+    for (int k = 0; k < 2; k++) {
+        s[k] = ds_xcalloc((size_t)N * N, sizeof **s);
+        for (int i = 0; i < N; i++)
+            s[k][i * N + i] = i ? small[k] : 1;
+    }
+    double want = (N - 1) * pow(sqrt(small[1]) - sqrt(small[0]), 2);
+    double got = frechet(zero, s[0], zero, s[1], N);
+    ck_assert_msg(fabs(got - want) <= 2 * N * DBL_EPSILON / (2 * root), "%.17g, not %.17g", got,
+                  want);
+    free(s[0]);
+    free(s[1]);
+    free(zero);
+}
+END_TEST
+
 /* A random orthogonal matrix: the eigenvectors of a random symmetric one. */
 static void orthogonal(double *q, int n, uint32_t step) {
     float *r = ds_xmalloc((size_t)(n * n) * sizeof *r);
@@ -395,6 +416,7 @@ END_TEST
 
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, diagonal);
+    tcase_add_test(tc, many_small_directions);
     tcase_add_loop_test(tc, commuting_and_rank_deficient, 0, 4);
     tcase_add_test(tc, scaled_and_identical);
     tcase_add_test(tc, two_by_two);
