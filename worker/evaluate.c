@@ -65,6 +65,10 @@ static void cached_or_warn(evaluation *e, int found, const char *what) {
                           "the cached %s are damaged; they are computed again", what);
 }
 
+static size_t feature_dim(const evaluation *e) {
+    return (size_t)ds_feature_net_dim(e->tools->features);
+}
+
 static int compute_chosen(evaluation *e, const uint32_t *chosen, int n, float *x, ds_error *err) {
     const ds_images *im = e->images;
     const int most = n < PORTION ? n : PORTION;
@@ -74,8 +78,8 @@ static int compute_chosen(evaluation *e, const uint32_t *chosen, int n, float *x
         int B = n - first < most ? n - first : most;
         for (int i = 0; i < B; i++)
             memcpy(px + (size_t)i * e->one, im->pixels + chosen[first + i] * e->one, e->one);
-        rc = ds_features_compute(e->tools->features, px, B, im->side, im->side,
-                                 x + (size_t)first * DS_FEATURE_DIM, NULL, NULL, err);
+        rc = ds_feature_net_compute(e->tools->features, px, B, im->side,
+                                    x + (size_t)first * feature_dim(e), err);
         report(&e->progress, first + B, n);
     }
     free(px);
@@ -84,13 +88,13 @@ static int compute_chosen(evaluation *e, const uint32_t *chosen, int n, float *x
 
 static int make_reference(evaluation *e, const uint32_t *chosen, int n, ds_error *err) {
     const ds_spec *s = e->spec;
-    ds_cached_features c = {.n = n, .dim = DS_FEATURE_DIM};
+    ds_cached_features c = {.n = n, .dim = ds_feature_net_dim(e->tools->features)};
     ds_feature_set set;
-    c.x = ds_xmalloc((size_t)n * DS_FEATURE_DIM * sizeof *c.x);
-    char *key = ds_xasprintf("reference/1 images=%s n=%d seed=%llu net=%s resize=%s device=%s",
-                             e->images->digest, n, (unsigned long long)s->evaluate.seed,
-                             ds_features_net(e->tools->features), ds_features_resize_id(),
-                             e->tools->dev->device_class);
+    c.x = ds_xmalloc((size_t)n * feature_dim(e) * sizeof *c.x);
+    char *key = ds_xasprintf(
+        "reference/1 images=%s n=%d seed=%llu net=%s resize=%s device=%s", e->images->digest, n,
+        (unsigned long long)s->evaluate.seed, ds_feature_net_sha256(e->tools->features),
+        ds_feature_net_preprocess(e->tools->features), e->tools->dev->device_class);
     int rc = 0, found = ds_feature_cache_load(s->cache_dir, key, &c);
     cached_or_warn(e, found, "features of the dataset");
     if (found <= 0) {
@@ -98,9 +102,10 @@ static int make_reference(evaluation *e, const uint32_t *chosen, int n, ds_error
         if (!rc)
             rc = ds_feature_cache_save(s->cache_dir, key, &c, err);
     }
-    ds_features_describe(e->tools->features, c.x, n, &set);
+    ds_feature_net_describe(e->tools->features, c.x, n, &set);
     if (!rc)
-        rc = ds_reference_make(&e->reference, e->images, s->dataset.tree_digest, &set, err);
+        rc = ds_reference_make(&e->reference, e->images, s->dataset.tree_digest, &set,
+                               ds_feature_net_metric(s->feature_net.mode), err);
     free(c.x);
     free(key);
     return rc;
@@ -149,16 +154,18 @@ static int measure_base(evaluation *e, ds_error *err) {
     const ds_spec *s = e->spec;
     int n = s->evaluate.n, rc = 0;
     ds_feature_set set;
-    ds_cached_features c = {.n = n, .dim = DS_FEATURE_DIM, .pixel_bytes = base_shown(e) * e->one};
-    c.x = ds_xmalloc((size_t)n * DS_FEATURE_DIM * sizeof *c.x);
+    ds_cached_features c = {.n = n,
+                            .dim = ds_feature_net_dim(e->tools->features),
+                            .pixel_bytes = base_shown(e) * e->one};
+    c.x = ds_xmalloc((size_t)n * feature_dim(e) * sizeof *c.x);
     c.pixels = e->base_pixels = ds_xmalloc(c.pixel_bytes);
-    char *key =
-        ds_xasprintf("base/1 base=%s sampler=%s steps=%d n=%d seed=%llu net=%s resize=%s "
-                     "device=%s rng=%d%s%s",
-                     e->tools->base->sha256, ds_sampler_name(s->sample.sampler), s->sample.steps, n,
-                     (unsigned long long)s->evaluate.seed, ds_features_net(e->tools->features),
-                     ds_features_resize_id(), e->tools->dev->device_class, DS_RNG_VERSION,
-                     vae_of(e)[0] ? " vae=" : "", vae_of(e));
+    char *key = ds_xasprintf(
+        "base/1 base=%s sampler=%s steps=%d n=%d seed=%llu net=%s resize=%s "
+        "device=%s rng=%d%s%s",
+        e->tools->base->sha256, ds_sampler_name(s->sample.sampler), s->sample.steps, n,
+        (unsigned long long)s->evaluate.seed, ds_feature_net_sha256(e->tools->features),
+        ds_feature_net_preprocess(e->tools->features), e->tools->dev->device_class, DS_RNG_VERSION,
+        vae_of(e)[0] ? " vae=" : "", vae_of(e));
     int found = ds_feature_cache_load(s->base_cache, key, &c);
     cached_or_warn(e, found, "features of the base");
     if (found > 0)
@@ -168,7 +175,7 @@ static int measure_base(evaluation *e, ds_error *err) {
         if (!rc)
             rc = ds_feature_cache_save(s->base_cache, key, &c, err);
     }
-    ds_features_describe(e->tools->features, c.x, n, &set);
+    ds_feature_net_describe(e->tools->features, c.x, n, &set);
     if (!rc)
         rc = ds_measure_features(&e->base, &e->reference, &set, &s->evaluate, 0, err);
     memcpy(e->base.sample_digest, c.sample_digest, sizeof c.sample_digest);
@@ -277,7 +284,8 @@ json_t *ds_evaluation_row(const char *subject, const char *metric, double value,
     json_object_set_new(o, "n_fake", n_fake < 0 ? json_null() : json_integer(n_fake));
     json_object_set_new(o, "seed", json_integer((json_int_t)seed));
     json_object_set_new(o, "feature_net", json_string(tools->job->spec->feature_net.sha256));
-    json_object_set_new(o, "resize", json_string(ds_features_resize_id()));
+    json_object_set_new(o, "resize",
+                        json_string(ds_fid_mode_preprocess(tools->job->spec->feature_net.mode)));
     json_object_set_new(o, "sample_digest",
                         sample_digest ? json_string(sample_digest) : json_null());
     return o;
@@ -335,10 +343,11 @@ static char *stage_key(const evaluation *e) {
            *how = ds_spec_evaluate_json(&e->spec->evaluate);
     char *a = ds_json_canonical(sample), *b = ds_json_canonical(how);
     char *key = ds_xasprintf(
-        "evaluate/1 %s adapter=%s images=%s base=%s net=%s device=%s sample=%s "
+        "evaluate/1 %s adapter=%s images=%s base=%s net=%s preprocess=%s device=%s sample=%s "
         "evaluate=%s%s%s",
         DS_VERSION, adapter, e->images->digest, e->tools->base->sha256, e->spec->feature_net.sha256,
-        e->tools->dev->device_class, a, b, vae_of(e)[0] ? " vae=" : "", vae_of(e));
+        ds_fid_mode_preprocess(e->spec->feature_net.mode), e->tools->dev->device_class, a, b,
+        vae_of(e)[0] ? " vae=" : "", vae_of(e));
     free(a);
     free(b);
     json_decref(sample);

@@ -8,17 +8,18 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/fid_suite.h"
+#include "worker/feature_net.h"
 #include "worker/import_feature_net.h"
 #include "worker/memory.h"
 #include "worker/picture_stream.h"
 #include "worker/reference.h"
+#include "worker/stop.h"
 #include "worker/worker.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,12 +29,6 @@
 enum { BATCH = 8, KID_SUBSETS = 100, KID_SUBSET_SIZE = 1000, BAR = 28, LISTED = 3 };
 
 #define BUNDLED_NET "inception-v3-mixed6c.safetensors.zst"
-
-static volatile sig_atomic_t interrupted;
-static void on_signal(int sig) {
-    (void)sig;
-    interrupted = 1;
-}
 
 typedef struct {
     const char *folder, *against, *net, *save;
@@ -197,12 +192,26 @@ static int is_folder(const char *path) {
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
+/* A reference says what it was made with. */
+static int mode_of_reference(options *o, ds_error *err) {
+    ds_reference r;
+    int rc = ds_reference_read(&r, o->against, NULL, err);
+    if (rc)
+        return rc;
+    rc = ds_feature_net_mode_of(r.resize, &o->mode, err);
+    ds_reference_release(&r);
+    return rc ? ds_error_prefix(err, "'%.200s'", o->against) : 0;
+}
+
 /* Mode and metrics that were not given; what cannot be together is refused before any work. */
 static int settle(options *o, ds_error *err) {
     int stats = o->against && ds_fs_ends_with(o->against, ".npz") && !is_folder(o->against);
     int reference = o->against && ds_fs_ends_with(o->against, ".zst");
     if (!o->mode_given)
         o->mode = o->net && !ds_fs_ends_with(o->net, ".zst") ? DS_FID_PYTORCH_FID : DS_FID_BUNDLED;
+    int rc = reference && !o->mode_given ? mode_of_reference(o, err) : 0;
+    if (rc)
+        return rc;
     int whole = o->mode != DS_FID_BUNDLED;
     if (whole && !o->net)
         return ds_fail(err, DS_EINVAL,
@@ -210,9 +219,8 @@ static int settle(options *o, ds_error *err) {
                        "pt_inception-2015-12-05-6726825d.pth (from the releases of pytorch-fid, "
                        "Apache-2.0)",
                        ds_fid_mode_name(o->mode));
-    if (reference && whole)
-        return ds_fail(err, DS_EINVAL,
-                       "'%s' holds features of the bundled network: use --mode bundled",
+    if (reference && o->want & DS_FID_WANT_SFID)
+        return ds_fail(err, DS_EINVAL, "'%s' has no features for sFID: give a folder to --against",
                        o->against);
     if (!o->want_given)
         o->want = DS_FID_WANT_FID | (o->against && !stats ? DS_FID_WANT_KID : 0);
@@ -368,7 +376,7 @@ static int run_stream(evaluation *e, side *s, int want, ds_picture_stream *strea
             rc = ds_fid_suite_add(s->suite, at[i], features + (size_t)i * (size_t)dim,
                                   spatial + (size_t)i * DS_INCEPTION_SPATIAL,
                                   logits + (size_t)i * DS_INCEPTION_LOGITS, err);
-        if (!rc && interrupted)
+        if (!rc && ds_stop_asked())
             rc = ds_fail(err, DS_ECANCELED, "interrupted after %lld of %lld pictures",
                          (long long)ds_picture_stream_done(stream), (long long)total);
         if (rc)
@@ -475,7 +483,7 @@ static int read_reference(evaluation *e, side *s, ds_error *err) {
                      "'%.200s' was made with network %.12s... and '%s', this is %.12s... and '%s'",
                      s->path, r.net, r.resize, e->digest, ds_fid_mode_preprocess(e->o.mode));
     if (!rc) {
-        ds_fid_options so = suite_options(e, e->o.want, r.n);
+        ds_fid_options so = suite_options(e, e->o.want & ~DS_FID_WANT_IS, r.n);
         s->suite = ds_fid_suite_new(&so);
         s->n = r.n;
         snprintf(s->pictures, sizeof s->pictures, "%s", r.tree_digest);
@@ -661,6 +669,8 @@ static int evaluate(evaluation *e, ds_error *err) {
         rc = read_folder(e, &e->fake, e->o.want, e->o.n, "pictures", err);
     ds_fid_net_close(e->net); /* room for the matrices */
     e->net = NULL;
+    if (!rc)
+        ds_stop_defer(0); /* what is left may leave at any moment */
     if (!rc && e->o.save)
         rc = ds_npz_write_stats(e->o.save, &e->fake.stats, err);
     return rc ? rc : add_all(e, err);
@@ -675,8 +685,8 @@ int ds_worker_evaluate(int argc, char **argv) {
         json_decref(e.rows);
         return 0;
     }
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
+    rc = rc ? rc : ds_stop_install(NULL, 0, &err);
+    ds_stop_defer(1); /* the message says how far it came */
     rc = rc ? rc : settle(&e.o, &err);
     rc = rc ? rc : evaluate(&e, &err);
     if (rc)

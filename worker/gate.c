@@ -72,6 +72,7 @@ typedef struct {
     char finding[512];      /* "": all bytes are as registered */
     ds_adapter *adapter;    /* NULL: cannot be used */
     ds_reference reference; /* x NULL: cannot be used */
+    ds_feature_net *net;    /* that of the reference, when it could be loaded */
 } checking;
 
 static void found(checking *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -125,7 +126,7 @@ static void check_integrity(checking *c, int decode) {
         found(c, "%s", t->vae_finding);
     check_adapter(c, decode);
     check_reference(c);
-    if (t->features_finding[0])
+    if (t->features_finding[0] && ds_tools_same_features(t, c->task, &c->reference))
         found(c, "%s", t->features_finding);
 }
 
@@ -156,29 +157,31 @@ static int check_probe(checking *c, ds_error *err, int *rc) {
     return c->out->unchanged;
 }
 
-/* Why level 2 cannot be done, or NULL. */
-static const char *cannot_measure(checking *c) {
-    const ds_spec *s = c->tools->job->spec;
+/* Why level 2 cannot be done; 0: it can. */
+static int cannot_measure(checking *c, char why[DS_GATE_REASON]) {
+    ds_error e = {0};
+    const char *text = NULL;
     if (!c->adapter)
-        return "its adapter cannot be used";
-    if (!c->reference.x)
-        return "it has no usable reference features";
-    if (strcmp(c->task->feature_net_sha256, s->feature_net.sha256))
-        return "it was measured with another feature network";
-    if (ds_tools_features(c->tools, NULL))
-        return "the feature network cannot be used";
-    if (ds_tools_decoder(c->tools, NULL))
-        return "the VAE of the base cannot be used";
-    return NULL;
+        text = "its adapter cannot be used";
+    else if (!c->reference.x)
+        text = "it has no usable reference features";
+    else if (strcmp(c->task->feature_net_sha256, c->reference.net))
+        text = "its reference features are of another feature network than the registry says";
+    else if (ds_tools_features_of(c->tools, c->task, &c->reference, &c->net, &e))
+        text = e.message;
+    else if (ds_tools_decoder(c->tools, NULL))
+        text = "the VAE of the base cannot be used";
+    snprintf(why, DS_GATE_REASON, "%s", text ? text : "");
+    return text != NULL;
 }
 
 static int measure(checking *c, double *fd_error, double *kid_error, ds_error *err) {
     ds_gate_task *o = c->out;
     const ds_spec_task *t = c->task;
     ds_measure m = {0};
-    int rc = ds_measure_task(&m, c->tools->model, c->adapter, c->tools->features, &c->reference,
-                             &t->sample, &t->evaluate, c->tools->features_finding[0] != 0, NULL,
-                             NULL, NULL, NULL, err);
+    int changed = c->tools->features_finding[0] && c->net == c->tools->features;
+    int rc = ds_measure_task(&m, c->tools->model, c->adapter, c->net, &c->reference, &t->sample,
+                             &t->evaluate, changed, NULL, NULL, NULL, NULL, err);
     if (rc)
         return rc;
     o->level = 2;
@@ -209,13 +212,13 @@ static void conclude(checking *c, int proven, const char *why_not, double fd_err
         worse = ds_gate_judge(&f, &c->tools->job->spec->gate, judged);
         if (!worse)
             add_fd(judged, t->fd, o->fd_now);
-    } else if (why_not)
+    } else if (*why_not)
         add(judged, "FD %.2f -> not measurable: %s", t->fd, why_not);
     o->refused = c->finding[0] || worse || (!proven && !measured);
     if (o->refused)
         /* the amount first: findings are long, and messages are cut */
         add(o->reason, "task '%s': %s%s%s", t->name, judged, c->finding[0] ? "; " : "", c->finding);
-    else if (why_not)
+    else if (*why_not)
         add(o->reason, "%s", judged);
     if (proven && !o->refused && !measured) /* the same bits have the same distance */
         o->fd_now = t->fd, o->kid_now = t->kid, o->delta = 0;
@@ -223,7 +226,7 @@ static void conclude(checking *c, int proven, const char *why_not, double fd_err
 
 static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o, ds_error *err) {
     checking c = {.tools = tools, .task = task, .out = o};
-    const char *why_not = NULL;
+    char why_not[DS_GATE_REASON] = "";
     double fd_error = NAN, kid_error = NAN;
     int rc = 0;
     *o = (ds_gate_task){
@@ -231,7 +234,7 @@ static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o
     check_integrity(&c, 1);
     int proven = check_probe(&c, err, &rc);
     if (!rc && (!proven || c.finding[0] || tools->job->spec->gate.verify == DS_VERIFY_FULL) &&
-        !(why_not = cannot_measure(&c)))
+        !cannot_measure(&c, why_not))
         rc = measure(&c, &fd_error, &kid_error, err);
     if (!rc)
         conclude(&c, proven, why_not, fd_error, kid_error);

@@ -40,8 +40,9 @@ static int measure_portion(const ds_measure_source *s, const int *labels, int fi
     portion p = {s, first, n};
     int rc = ds_serve_range(s->serve, s->seed, first, labels + first, B, px, NULL, made, &p, err);
     if (!rc)
-        rc = ds_features_compute(s->features, px, B, s->side, s->side,
-                                 x + (size_t)first * DS_FEATURE_DIM, NULL, NULL, err);
+        rc = ds_feature_net_compute(s->features, px, B, s->side,
+                                    x + (size_t)first * (size_t)ds_feature_net_dim(s->features),
+                                    err);
     if (!rc && s->progress && s->progress(s->user, 2.0 * (first + B), 2.0 * n))
         rc = ds_fail(err, DS_ECANCELED, "measuring was stopped");
     for (int i = 0; !rc && s->keep && i < B; i++)
@@ -67,7 +68,7 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
 }
 
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
-                    ds_features *features, const ds_reference *ref, const ds_spec_sample *sample,
+                    ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
                     ds_progress *progress, void *user, ds_error *err) {
     ds_measure_source source = {.features = features,
@@ -84,7 +85,7 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
         return ds_fail(err, DS_EINTEGRITY, "the reference has %d classes, the adapter %d",
                        ref->classes, classes);
     int *labels = ds_xcalloc(n, sizeof *labels);
-    float *x = ds_xmalloc(n * DS_FEATURE_DIM * sizeof *x);
+    float *x = ds_xmalloc(n * (size_t)ds_feature_net_dim(features) * sizeof *x);
     ds_class_labels(labels, e->n, ref->counts, classes);
     int rc = ds_serve_new(&source.serve, model, adapter, sample, err);
     if (!rc)
@@ -92,7 +93,7 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
     ds_serve_free(source.serve);
     if (!rc) {
         ds_feature_set fake;
-        ds_features_describe(features, x, e->n, &fake);
+        ds_feature_net_describe(features, x, e->n, &fake);
         if (any_net)
             memcpy(fake.net, ref->net, sizeof fake.net);
         rc = ds_measure_features(out, ref, &fake, e, 1, err);

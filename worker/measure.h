@@ -8,6 +8,7 @@
 
 #include "engine/fd.h"
 #include "engine/kid.h"
+#include "worker/feature_net.h"
 #include "worker/reference.h"
 #include "worker/serve.h"
 
@@ -17,19 +18,19 @@ typedef struct {
     char sample_digest[DS_HEX_SIZE]; /* of the 8-bit pictures */
 } ds_measure;
 
-/* Compare n features (n, 768) with the reference: FD with interval when `interval`, KID. */
+/* Compare n features (n, dim) with the reference: FD with interval when `interval`, KID. */
 int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
                         const ds_spec_evaluate *e, int interval, ds_error *err);
 
 /* Is shown every picture in turn: number i of them, 8-bit RGB. */
 typedef void ds_measure_keep(void *user, int i, const uint8_t *rgb);
 
-/* Make n pictures with these labels and compute their features x (n, 768), in portions, so that
- * memory does not grow with n.  digest: of all the pictures.  keep may be NULL.  progress counts
- * pictures: made and looked at, 2 n in all. */
+/* Make n pictures with these labels and compute their features x (n, dim of the network), in
+ * portions, so that memory does not grow with n.  digest: of all the pictures.  keep may be NULL.
+ * progress counts pictures: made and looked at, 2 n in all. */
 typedef struct {
     ds_serve *serve;
-    ds_features *features;
+    ds_feature_net *features;
     int side;
     size_t one; /* bytes of a picture */
     uint64_t seed;
@@ -44,7 +45,7 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
 /* Sample the task (labels in the reference's proportions) and measure it.  keep may be NULL.  The
  * features' network is taken to be the reference's when `any_net`. */
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
-                    ds_features *features, const ds_reference *ref, const ds_spec_sample *sample,
+                    ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
                     ds_progress *progress, void *user, ds_error *err);
 

@@ -11,12 +11,12 @@
 #include "worker/prepare.h"
 #include "worker/pretrain_init.h"
 #include "worker/scan.h"
+#include "worker/stop.h"
 #include "worker/worker.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +29,6 @@ typedef struct {
     int every;   /* steps between checkpoints and sample grids */
     int stop_at; /* end at this step of the schedule; 0: train.steps */
 } ds_pretrain;
-
-static volatile sig_atomic_t stopping;
-static void on_signal(int sig) {
-    (void)sig;
-    stopping = 1;
-}
 
 static const char usage[] =
     "usage: diffscaler-worker pretrain --data DIR --out FILE.safetensors [options]\n"
@@ -279,7 +273,7 @@ static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_
     double since = ds_monotonic(), mse = 0, vb = 0;
     int count = 0;
     int last = o->stop_at && o->stop_at < o->train.steps ? o->stop_at : o->train.steps;
-    while (!rc && !stopping && ds_trainer_done(t) < last) {
+    while (!rc && !ds_stop_asked() && ds_trainer_done(t) < last) {
         ds_train_report r;
         if ((rc = ds_trainer_step(t, &r, err)))
             break;
@@ -336,7 +330,7 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
                (double)base->table.total / 1e6, dev->device_class, dev->threads);
         rc = train(t, o, model, err);
     }
-    if (!rc && !stopping)
+    if (!rc && !ds_stop_asked())
         rc = save_base(t, o, base, images, err);
     ds_trainer_free(t);
     ds_model_free(model);
@@ -380,11 +374,11 @@ int ds_worker_pretrain(int argc, char **argv) {
     char *work = ds_xasprintf("%s.work", o.out);
     if (!o.work)
         o.work = work;
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
     ds_error err = {0};
-    if ((rc = pretrain(&o, &err)))
+    rc = ds_stop_install(NULL, 0, &err);
+    ds_stop_defer(1); /* a checkpoint first */
+    if (rc || (rc = pretrain(&o, &err)))
         fprintf(stderr, "error: %s\n", err.message);
     free(work);
-    return rc ? ds_error_exit(rc) : (stopping ? 143 : 0);
+    return rc ? ds_error_exit(rc) : (ds_stop_asked() ? DS_EXIT_STOPPED : 0);
 }

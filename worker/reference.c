@@ -45,7 +45,7 @@ ds_feature_set ds_reference_set(const ds_reference *r) {
 }
 
 int ds_reference_make(ds_reference *r, const ds_images *images, const char *tree_digest,
-                      const ds_feature_set *set, ds_error *err) {
+                      const ds_feature_set *set, const char *metric, ds_error *err) {
     json_t *counts = json_array();
     r->classes = images->class_count;
     r->counts = ds_xcalloc((size_t)r->classes, sizeof *r->counts);
@@ -61,10 +61,10 @@ int ds_reference_make(ds_reference *r, const ds_images *images, const char *tree
     snprintf(r->net, sizeof r->net, "%s", set->net);
     snprintf(r->resize, sizeof r->resize, "%s", set->resize);
     snprintf(r->tree_digest, sizeof r->tree_digest, "%s", tree_digest);
-    json_t *doc = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o}", "schema", DS_REFERENCE_SCHEMA, "feature_net",
-        set->net, "metric", DS_FEATURE_METRIC_NAME, "resize", set->resize, "prepare", DS_PREPARE_ID,
-        "tree_digest", tree_digest, "images", images->n, "class_images", counts);
+    json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o}", "schema",
+                            DS_REFERENCE_SCHEMA, "feature_net", set->net, "metric", metric,
+                            "resize", set->resize, "prepare", DS_PREPARE_ID, "tree_digest",
+                            tree_digest, "images", images->n, "class_images", counts);
     char *text = ds_json_canonical(doc);
     json_decref(doc);
     ds_st_writer *w = ds_st_writer_new();

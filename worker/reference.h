@@ -2,7 +2,7 @@
  * again on any machine, without the pictures.
  *
  * File (docs/formats.md): one zstd frame around a safetensors file with the tensor "features"
- * (n, 768) F32; identity = SHA-256 of the uncompressed bytes.
+ * (n, dim) F32; identity = SHA-256 of the uncompressed bytes.
  *
  * Ownership: read/make/release.  Thread: any.  Errors: DS_EINTEGRITY (damage, other digest,
  * lengths).
@@ -34,9 +34,10 @@ void ds_reference_release(ds_reference *r);
  * DS_STREAM_SPLIT, ascending.  Returns how many; out has room for DS_REFERENCE_IMAGES_MAX. */
 int ds_reference_choose(uint32_t *out, int n, uint64_t seed);
 
-/* Serialise r->x and what belongs to it into r->bytes, r->sha256.  class counts from images. */
+/* Serialise r->x and what belongs to it into r->bytes, r->sha256.  class counts from images;
+ * metric: what distances made with the set are called. */
 int ds_reference_make(ds_reference *r, const ds_images *images, const char *tree_digest,
-                      const ds_feature_set *set, ds_error *err);
+                      const ds_feature_set *set, const char *metric, ds_error *err);
 
 /* From the zstd file; want = SHA-256 of the uncompressed bytes, or NULL. */
 int ds_reference_read(ds_reference *r, const char *path, const char *want, ds_error *err);

@@ -175,6 +175,7 @@ WORD_READER(read_side, int, "out", "in")
 WORD_READER(read_phi, int, "identity", "relu")
 WORD_READER(read_verify, enum ds_verify, "auto", "full")
 WORD_READER(read_what, int, "base", "feature_net")
+WORD_READER(read_mode, enum ds_fid_mode, "pytorch-fid", "torch-fidelity", "clean", "bundled")
 WORD_READER(read_kind, enum ds_job_kind, "scan", "train", "sample", "verify", "import")
 
 static int read_targets(const char *where, const json_t *v, void *out, ds_error *err) {
@@ -223,11 +224,6 @@ static const field model_fields[] = {
     {.key = "sha256", HEX, AT(ds_spec_file, sha256)},
     {.key = "vae", OBJECT, 0, .sub = vae_fields, .flags = OPTIONAL | NULLABLE},
     END};
-
-static const field base_fields[] = {{.key = "name", TEXT, AT(ds_spec_file, name)},
-                                    {.key = "path", PATH, AT(ds_spec_file, path)},
-                                    {.key = "sha256", HEX, AT(ds_spec_file, sha256)},
-                                    END};
 
 static const field blob_fields[] = {
     {.key = "name", TEXT, AT(ds_spec_file, name), .flags = OPTIONAL},
@@ -298,6 +294,19 @@ static const field recorded_probe_fields[] = {
     {.key = "seed", SEED, AT(ds_spec_probe, seed), 0, 9.3e18},
     END};
 
+static const field net_fields[] = {
+    {.key = "name", TEXT, AT(ds_spec_net, name)},
+    {.key = "path", PATH, AT(ds_spec_net, path)},
+    {.key = "sha256", HEX, AT(ds_spec_net, sha256)},
+    {.key = "mode", CUSTOM, AT(ds_spec_net, mode), .read = read_mode, .flags = OPTIONAL},
+    END};
+
+static const field task_net_fields[] = {
+    {.key = "name", TEXT, AT(ds_spec_file, name)},
+    {.key = "path", PATH, AT(ds_spec_file, path), .flags = NULLABLE},
+    {.key = "sha256", HEX, AT(ds_spec_file, sha256)},
+    END};
+
 static const field task_fields[] = {
     {.key = "name", TEXT, AT(ds_spec_task, name)},
     {.key = "ref", TEXT, AT(ds_spec_task, ref)},
@@ -319,6 +328,11 @@ static const field task_fields[] = {
     {.key = "kid", NUMBER, AT(ds_spec_task, kid), -1e12, 1e12, OPTIONAL | NULLABLE},
     {.key = "base_sha256", HEX, AT(ds_spec_task, base_sha256)},
     {.key = "feature_net_sha256", HEX, AT(ds_spec_task, feature_net_sha256)},
+    {.key = "feature_net",
+     OBJECT,
+     AT(ds_spec_task, feature_net),
+     .sub = task_net_fields,
+     .flags = OPTIONAL | NULLABLE},
     END};
 
 static const field gate_fields[] = {
@@ -351,7 +365,7 @@ static const field train_spec[] = {
     {.key = "name", TEXT, AT(ds_spec, name)},
     {.key = "version", INT, AT(ds_spec, version), 1, 1e9},
     {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
-    {.key = "feature_net", OBJECT, AT(ds_spec, feature_net), .sub = base_fields},
+    {.key = "feature_net", OBJECT, AT(ds_spec, feature_net), .sub = net_fields},
     {.key = "dataset", OBJECT, AT(ds_spec, dataset), .sub = dataset_fields},
     {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
     {.key = "method", OBJECT, AT(ds_spec, method), .sub = method_fields},
@@ -375,14 +389,17 @@ static const field sample_spec[] = {
     {.key = "columns", INT, AT(ds_spec, columns), 0, 10000, OPTIONAL},
     END};
 
-static const field verify_spec[] = {
-    COMMON,
-    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
-    {.key = "feature_net", OBJECT, AT(ds_spec, feature_net), .sub = base_fields},
-    {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
-    {.key = "old_tasks", KNOWN, 0},
-    {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
-    END};
+static const field verify_spec[] = {COMMON,
+                                    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
+                                    {.key = "feature_net",
+                                     OBJECT,
+                                     AT(ds_spec, feature_net),
+                                     .sub = net_fields,
+                                     .flags = OPTIONAL | NULLABLE},
+                                    {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
+                                    {.key = "old_tasks", KNOWN, 0},
+                                    {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
+                                    END};
 
 static const field import_spec[] = {
     COMMON,
@@ -437,6 +454,8 @@ static int read_tasks(ds_spec *s, ds_error *err) {
         snprintf(where, sizeof where, "spec.json: old_tasks[%zu]", i);
         s->task_count++;
         int rc = read_object(where, v, task_fields, t, err);
+        if (!rc && t->feature_net.sha256 && strcmp(t->feature_net.sha256, t->feature_net_sha256))
+            rc = complain(err, where, "names two feature networks");
         if (!rc)
             rc = read_probes(t, where, v, err);
         if (rc)
@@ -476,6 +495,7 @@ static int read_document(ds_spec *s, ds_error *err) {
 int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, ds_error *err) {
     ds_spec *s = ds_xcalloc(1, sizeof *s);
     s->device = (ds_spec_device){.kind = "auto", .precision = DS_PRECISION_BF16};
+    s->feature_net.mode = DS_FID_BUNDLED;
     int rc = ds_json_parse(name, text, n, &s->doc, err);
     if (!rc)
         rc = read_document(s, err);

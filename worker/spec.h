@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "engine/adapter.h"
+#include "engine/fid_net.h"
 #include "engine/sampler.h"
 #include "engine/trainer.h"
 
@@ -29,6 +30,12 @@ typedef struct {
     const char *path; /* absolute; NULL: there is no such file (null in the spec) */
     const char *sha256;
 } ds_spec_file;
+
+/* A feature network: the file and how pictures are prepared for it. */
+typedef struct {
+    const char *name, *path, *sha256;
+    enum ds_fid_mode mode; /* "mode"; bundled where the spec says none */
+} ds_spec_net;
 
 typedef struct {
     const char *kind; /* "auto", "ref", "cpu" */
@@ -73,6 +80,8 @@ typedef struct {
     ds_spec_evaluate evaluate;
     double fd, kid; /* NaN: not recorded */
     const char *base_sha256, *feature_net_sha256;
+    ds_spec_file feature_net; /* that its reference was made with; path NULL: not here any more;
+                                 sha256 NULL: not said, only that of the job can be */
 } ds_spec_task;
 
 typedef struct {
@@ -111,7 +120,7 @@ typedef struct {
     int version;               /* train */
     ds_spec_file base;         /* all but scan */
     ds_spec_file vae;          /* of a latent base; path NULL: none */
-    ds_spec_file feature_net;  /* train, verify */
+    ds_spec_net feature_net;   /* train, verify; path NULL: verify without one */
     ds_spec_dataset dataset;   /* train */
     const char *cache_dir;     /* train, verify */
     const char *base_cache;    /* train: base_reference.cache */

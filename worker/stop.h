@@ -14,8 +14,8 @@
 
 enum { DS_EXIT_CANCELLED = 130, DS_EXIT_STOPPED = 143 };
 
-/* Install the handlers for this job directory; parent > 0: also stop when that process, which must
- * be our parent, dies.  DS_ECANCELED: it is gone already. */
+/* Install the handlers for this job directory (NULL: a command without one); parent > 0: also stop
+ * when that process, which must be our parent, dies.  DS_ECANCELED: it is gone already. */
 int ds_stop_install(const char *dir, long parent, ds_error *err);
 
 void ds_stop_defer(int on); /* off: leaves here if it was asked for meanwhile */

@@ -1,6 +1,5 @@
 #include "worker/tools.h"
 #include "base/mem.h"
-#include "base/zio.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,21 +107,21 @@ int ds_tools_decoder(ds_tools *t, ds_error *err) {
 
 /* The digest alone, which is quick; the network is loaded when it is needed. */
 static int check_features(ds_tools *t, int tolerate, ds_error *err) {
-    const ds_spec_file *f = &t->job->spec->feature_net;
+    const ds_spec_net *f = &t->job->spec->feature_net;
     ds_error e;
-    char *bytes, sha[DS_HEX_SIZE];
-    size_t n;
-    int rc = ds_zio_read_file(f->path, DS_FEATURE_NET_MAX, &bytes, &n, &e);
-    if (!rc) {
-        ds_digest(bytes, n, sha);
-        free(bytes);
-        if (strcmp(sha, f->sha256))
-            rc = ds_fail(&e, DS_EINTEGRITY,
-                         "feature network '%s' has changed: its sha256 is %s, the registered one "
-                         "is %s",
-                         f->path, sha, f->sha256);
-    } else if (is_damage(rc))
+    char sha[DS_HEX_SIZE];
+    int rc = ds_feature_net_digest(f->mode, f->path, sha, &e);
+    if (!rc && strcmp(sha, f->sha256))
+        rc = ds_fail(&e, DS_EINTEGRITY,
+                     "feature network '%s' has changed: its sha256 is %s, the registered one is %s",
+                     f->path, sha, f->sha256);
+    else if (is_damage(rc))
         ds_error_prefix(&e, "the feature network is damaged");
+    else if (rc == DS_ENOTFOUND)
+        return ds_fail(err, rc,
+                       "feature network '%s' is not where it was registered, '%.300s': bring it "
+                       "back with dsctl add-feature-net FILE",
+                       f->name, f->path);
     if (rc && tolerate && is_damage(rc)) {
         note(t->features_finding, &e);
         return 0;
@@ -148,24 +147,59 @@ int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err) {
 }
 
 int ds_tools_features(ds_tools *t, ds_error *err) {
-    const ds_spec_file *f = &t->job->spec->feature_net;
+    const ds_spec_net *f = &t->job->spec->feature_net;
+    char sha[DS_HEX_SIZE];
     if (t->features)
         return 0;
-    if (!t->features_finding[0])
-        return ds_features_open(t->dev, f->path, f->sha256, &t->features, err);
-    char *bytes, sha[DS_HEX_SIZE]; /* another file than the registered one: whatever it is now */
-    size_t n;
-    int rc = ds_zio_read_file(f->path, DS_FEATURE_NET_MAX, &bytes, &n, err);
-    if (rc)
+    if (!f->path)
+        return ds_fail(err, DS_ENOTFOUND, "the job names no feature network");
+    ds_tools_drop_features(t);
+    snprintf(sha, sizeof sha, "%s", f->sha256);
+    /* With a finding it is another file than the registered one: whatever it is now. */
+    int rc = t->features_finding[0] ? ds_feature_net_digest(f->mode, f->path, sha, err) : 0;
+    return rc ? rc : ds_feature_net_open(t->dev, f->mode, f->path, sha, &t->features, err);
+}
+
+int ds_tools_same_features(const ds_tools *t, const ds_spec_task *task, const ds_reference *ref) {
+    const ds_spec_net *f = &t->job->spec->feature_net;
+    return f->path && !strcmp(task->feature_net_sha256, f->sha256) &&
+           (!ref->x || !strcmp(ref->resize, ds_fid_mode_preprocess(f->mode)));
+}
+
+int ds_tools_features_of(ds_tools *t, const ds_spec_task *task, const ds_reference *ref,
+                         ds_feature_net **out, ds_error *err) {
+    const ds_spec_file *f = &task->feature_net;
+    const char *name = f->name && *f->name ? f->name : "?";
+    enum ds_fid_mode mode;
+    int rc;
+    if (ds_tools_same_features(t, task, ref)) {
+        rc = ds_tools_features(t, err);
+        *out = t->features;
         return rc;
-    ds_digest(bytes, n, sha);
-    free(bytes);
-    return ds_features_open(t->dev, f->path, sha, &t->features, err);
+    }
+    if ((rc = ds_feature_net_mode_of(ref->resize, &mode, err)))
+        return rc;
+    *out = t->other;
+    if (t->other && !strcmp(ds_feature_net_sha256(t->other), task->feature_net_sha256) &&
+        !strcmp(ds_feature_net_preprocess(t->other), ref->resize))
+        return 0;
+    ds_tools_drop_features(t);
+    rc = f->path
+             ? ds_feature_net_open(t->dev, mode, f->path, task->feature_net_sha256, &t->other, err)
+             : DS_ENOTFOUND;
+    *out = t->other;
+    if (rc == DS_ENOTFOUND)
+        return ds_fail(err, rc,
+                       "it was measured with feature network '%s' (sha256:%s, %s), which is not "
+                       "here any more: bring it back with dsctl add-feature-net FILE --name %s",
+                       name, task->feature_net_sha256, ds_fid_mode_name(mode), name);
+    return rc ? ds_error_prefix(err, "feature network '%s', which it was measured with", name) : 0;
 }
 
 void ds_tools_drop_features(ds_tools *t) {
-    ds_features_close(t->features);
-    t->features = NULL;
+    ds_feature_net_close(t->features);
+    ds_feature_net_close(t->other);
+    t->features = t->other = NULL;
 }
 
 void ds_tools_close(ds_tools *t) {

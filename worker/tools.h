@@ -11,19 +11,21 @@
 #ifndef DS_WORKER_TOOLS_H
 #define DS_WORKER_TOOLS_H
 
-#include "engine/features.h"
 #include "engine/vae.h"
+#include "worker/feature_net.h"
 #include "worker/job.h"
+#include "worker/reference.h"
 
 typedef struct {
     const ds_job *job;
     ds_device *dev;
-    ds_base *base;         /* NULL: cannot be loaded (only with a finding) */
-    ds_model *model;       /* NULL together with base */
-    ds_features *features; /* NULL until ds_tools_features, and if it cannot be loaded */
-    ds_vae *decoder;       /* latent bases: NULL until ds_tools_decoder; also model->vae */
-    int picture_side;      /* of what the base is trained on and makes; 0: not known (a finding) */
-    double latent_scale;   /* 0: pixels */
+    ds_base *base;            /* NULL: cannot be loaded (only with a finding) */
+    ds_model *model;          /* NULL together with base */
+    ds_feature_net *features; /* NULL until ds_tools_features, and if it cannot be loaded */
+    ds_feature_net *other;    /* the one an old task was measured with, if it is another */
+    ds_vae *decoder;          /* latent bases: NULL until ds_tools_decoder; also model->vae */
+    int picture_side;    /* of what the base is trained on and makes; 0: not known (a finding) */
+    double latent_scale; /* 0: pixels */
     ds_vae_config vae_config;                                        /* blocks 0: none */
     char base_finding[512], features_finding[512], vae_finding[512]; /* "" = as registered */
 } ds_tools;
@@ -31,8 +33,15 @@ typedef struct {
 int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err);
 void ds_tools_close(ds_tools *t);
 
-/* Load the feature network if it is not yet.  It takes about 120 MB, so not before it is needed. */
+/* Load the feature network if it is not yet.  It takes some 120 MB, so not before it is needed, and
+ * only one is in memory at a time. */
 int ds_tools_features(ds_tools *t, ds_error *err);
+/* Is the job's network, as it prepares pictures, the one of this task's reference? */
+int ds_tools_same_features(const ds_tools *t, const ds_spec_task *task, const ds_reference *ref);
+/* The network that the task's reference was made with, loaded: that of the job where it is the
+ * same.  DS_ENOTFOUND, by name and with the way out, when it is not here any more. */
+int ds_tools_features_of(ds_tools *t, const ds_spec_task *task, const ds_reference *ref,
+                         ds_feature_net **out, ds_error *err);
 void ds_tools_drop_features(ds_tools *t);
 
 /* What makes pictures of a latent base's samples, if it is not loaded yet; nothing for pixels. */

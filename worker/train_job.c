@@ -14,7 +14,6 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
-#include "engine/inception.h"
 #include "worker/checkpoint.h"
 #include "worker/evaluate.h"
 #include "worker/gate.h"
@@ -64,11 +63,15 @@ static double vae_bytes(const train_job *t) {
     return (double)(e > d ? e : d);
 }
 
+static double feature_bytes(const train_job *t) {
+    return (double)ds_feature_net_bytes(t->tools.dev, t->spec->feature_net.mode);
+}
+
 /* Refuse what cannot fit, saying what would; recompute activations if that helps. */
 static int plan_memory(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
     ds_plan_input in = {.images = image_bytes(t),
-                        .features = (double)ds_inception_bytes(t->tools.dev, 8) + vae_bytes(t),
+                        .features = feature_bytes(t) + vae_bytes(t),
                         .limit = ds_plan_limit(s->device.memory_limit),
                         .nets = s->sample.mode == DS_GUIDANCE_DOMAIN ? 2 : 1};
     t->options.recompute = 0;
@@ -303,8 +306,9 @@ static json_t *metadata(const train_job *t) {
     json_object_set_new(doc, "evaluate", ds_spec_evaluate_json(&s->evaluate));
     json_object_set_new(doc, "feature_net",
                         json_pack("{s:s, s:s, s:s}", "name", s->feature_net.name, "sha256",
-                                  s->feature_net.sha256, "metric", DS_FEATURE_METRIC_NAME));
-    json_object_set_new(doc, "resize", json_string(ds_features_resize_id()));
+                                  s->feature_net.sha256, "metric",
+                                  ds_feature_net_metric(s->feature_net.mode)));
+    json_object_set_new(doc, "resize", json_string(ds_fid_mode_preprocess(s->feature_net.mode)));
     json_object_set(doc, "metrics", rows);
     json_object_set_new(doc, "sample_digest", json_string(t->evaluation.sample_digest));
     json_object_set_new(doc, "engine", json_string(DS_VERSION));
@@ -415,6 +419,8 @@ static int refuse_early(train_job *t, ds_error *err) {
     int rc = ds_gate_run(&t->tools, &t->gate, err);
     if (rc)
         return rc;
+    if (!t->gate.refused && t->tools.features_finding[0]) /* no old task needs it, this one does */
+        return ds_fail(err, DS_EINTEGRITY, "%s", t->tools.features_finding);
     if (!t->gate.refused) /* it was repaired in the meantime */
         return ds_fail(err, DS_EBUSY, "a registered file changed while it was being checked");
     rc = ds_job_finish(t->job, result_json(t, NULL, NULL), err);
