@@ -1,13 +1,16 @@
 """Goldens of engine/vae.c from diffusers' AutoencoderKL with random weights.
 
-    python tools/parity/make_vae_golden.py             writes tests/golden/vae.safetensors, vae-io.safetensors
-    python tools/parity/make_vae_golden.py --full DIR  the configuration of sd-vae-ft-ema at 256 px, not committed,
-                                                       and how long diffusers takes; for bench/bench_vae.c
+    python tools/parity/make_vae_golden.py                    writes tests/golden/vae.safetensors, vae-io.safetensors
+    python tools/parity/make_vae_golden.py --full DIR [SIDE]  the configuration of sd-vae-ft-ema at SIDE (256) px, not
+                                                              committed, and how long diffusers takes; for bench/bench_vae.c
+
+THREADS: of PyTorch (2).
 
 The first file is a canonical VAE (docs/formats.md), the second has an image (H,W,3), the posterior's
 mean and logvar (C,h,w), latents z and their picture (H,W,3).
 """
 import json
+import os
 import resource
 import sys
 import time
@@ -45,23 +48,25 @@ def nhwc(x):
 
 def run(vae, image, z):
     with torch.no_grad():
-        t0 = time.time()
+        t0, c0 = time.time(), time.process_time()
         d = vae.encode(image).latent_dist
-        t1 = time.time()
+        t1, c1 = time.time(), time.process_time()
         out = vae.decode(z).sample
-        t2 = time.time()
-    return d, out, t1 - t0, t2 - t1
+        t2, c2 = time.time(), time.process_time()
+    return d, out, (t1 - t0, c1 - c0), (t2 - t1, c2 - c1)
 
 
 def main():
     full = len(sys.argv) > 2 and sys.argv[1] == "--full"
     prefix = sys.argv[2] + "/" if full else "tests/golden/"
     torch.manual_seed(5)
-    torch.set_num_threads(2)
+    threads = int(os.environ.get("THREADS", "2"))
+    side = int(sys.argv[3]) if full and len(sys.argv) > 3 else 256
+    torch.set_num_threads(threads)
     config = FULL if full else TINY
     vae = build(config)
     f = 2 ** (len(config["block_out_channels"]) - 1)
-    h, w = (256, 256) if full else (24, 40)
+    h, w = (side, side) if full else (24, 40)
     image = torch.rand(1, 3, h, w) * 2 - 1
     z = torch.randn(1, 4, h // f, w // f)
     d, out, enc, dec = run(vae, image, z)
@@ -71,9 +76,10 @@ def main():
     if full:
         for _ in range(3):
             _, _, e, t = run(vae, image, z)
-            enc, dec = min(enc, e), min(dec, t)
+            enc, dec = [min(p) for p in zip(enc, e)], [min(p) for p in zip(dec, t)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"diffusers f32, 2 threads, {h}x{w}: encode {enc:.2f} s, decode {dec:.2f} s, peak {peak:.0f} MiB")
+        print(f"diffusers f32, {threads} threads, {h}x{w}: encode {enc[0]:.2f} s ({enc[1]:.2f} s of processor time), "
+              f"decode {dec[0]:.2f} s ({dec[1]:.2f}), peak {peak:.0f} MiB")
 
 
 main()
