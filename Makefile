@@ -19,7 +19,7 @@ ALL_CFLAGS = -std=c17 $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno -pthre
 
 objs = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
 BASE_O := $(call objs,base/*.c)
-KERNELS_O := $(call objs,kernels/*.c kernels/ref/*.c kernels/cpu/*.c)
+KERNELS_O := $(call objs,kernels/*.c kernels/ref/*.c kernels/cpu/*.c kernels/cuda/*.c)
 ENGINE_O := $(call objs,engine/*.c)
 WORKER_O := $(filter-out $(BUILD)/worker/main.o,$(call objs,worker/*.c))
 REGISTRY_O := $(call objs,registry/*.c) $(BUILD)/migrations.o
@@ -34,7 +34,7 @@ LIB_REGISTRY := $(BUILD)/libregistry.a
 LIB_DAEMON := $(BUILD)/libdaemon.a
 LIB_CLI := $(BUILD)/libcli.a
 
-L_BASE := -lcrypto -lzstd -ljansson -lm -lpthread
+L_BASE := -lcrypto -lzstd -ljansson -lm -lpthread -ldl
 L_ENGINE := -lzip -llapacke -lopenblas
 L_WORKER := -ljpeg -lpng -lwebp -lseccomp
 L_REGISTRY := -lsqlite3
@@ -77,6 +77,38 @@ $(BUILD)/diffscaler-worker: $(BUILD)/worker/main.o $(LIB_WORKER) $(LIB_ENGINE) $
 $(BUILD)/dsctl: $(BUILD)/cli/main.o $(LIB_CLI) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_CLI) $(L_BASE)
 
+# The CUDA device: one shared object, loaded when a GPU is asked for (kernels/cuda/load.c).
+CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+CUDA_LIB := $(if $(filter 1,$(CUDA)),$(BUILD)/libdiffscaler-cuda.so)
+NVCC ?= nvcc
+# Machine code for Hopper; PTX of Ampere, from which the driver makes code for all others.
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80 \
+    -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
+$(BUILD)/cuda/%.cu.o: %.cu
+	@$(if $(V),,echo "  NVCC $<";) mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/cuda/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 $(WARN) -O2 -fPIC -fvisibility=hidden -ffp-contract=off $(CPPFLAGS) -MMD -MP -c -o $@ $<
+CUDA_HOST_C := base/error.c base/mem.c base/log.c base/rng.c
+# The same kernels and ops on the host, over the emulation of CUDA (tests/emu/emu.h), for the tests.
+EMU_LIB := $(BUILD)/tests/emu/libdiffscaler-cuda.so
+EMU_SRC := $(filter-out kernels/cuda/lib_%.cu,$(CUDA_SRC)) $(wildcard tests/emu/*.cc)
+EMU_O := $(patsubst %,$(BUILD)/emu/%.o,$(EMU_SRC) $(CUDA_HOST_C))
+EMU_FLAGS = $(CFLAGS) -O2 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -DDS_CUDA_EMU $(CPPFLAGS) -MMD -MP
+$(BUILD)/emu/%.cu.o: %.cu
+	@$(if $(V),,echo "  C++ $< (emulated)";) mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -x c++ -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror $(EMU_FLAGS) -c -o $@ $<
+$(BUILD)/emu/%.cc.o: %.cc
+	@$(if $(V),,echo "  C++ $<";) mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror $(EMU_FLAGS) -c -o $@ $<
+$(BUILD)/emu/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 $(WARN) $(EMU_FLAGS) -c -o $@ $<
+$(EMU_LIB): $(EMU_O)
+	@mkdir -p $(@D)
+	$(CXX) $(CFLAGS) -shared -o $@ $^ -lm -lpthread
+
 # Test programs: tests/test_<group>_*.c links the libraries of its group; one program per file.
 TEST_LIBS_kernels = $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
 TEST_LIBS_engine = $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
@@ -96,6 +128,9 @@ endef
 $(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
 # These start the programs (found through DS_BUILD); order-only, so a new program links no test anew.
 $(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
+
+# These open the emulated CUDA device as well.
+$(filter $(BUILD)/tests/test_kernels_%,$(TEST_BINS)): | $(EMU_LIB)
 
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)

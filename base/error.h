@@ -53,7 +53,7 @@ int ds_error_http(int code);
 int ds_error_exit(int code);
 int ds_error_from_exit(int exit_code); /* inverse of ds_error_exit (first match) */
 
-_Noreturn void ds_assert_fail(const char *expr, const char *file, int line);
+void ds_assert_fail(const char *expr, const char *file, int line) __attribute__((noreturn));
 #define DS_ASSERT(x) ((x) ? (void)0 : ds_assert_fail(#x, __FILE__, __LINE__))
 
 #endif

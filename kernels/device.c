@@ -1,7 +1,26 @@
-/* kernels/device.c - choice of a device by kind. */
+/* kernels/device.c - choice of a device by kind: "auto" takes a GPU where there is one. */
 #include "kernels/device.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+/* N of "cuda:N", -1 for "cuda", -2 if it is neither. */
+static int cuda_ordinal(const char *kind) {
+    char *end;
+    if (strcmp(kind, "cuda") == 0)
+        return -1;
+    if (strncmp(kind, "cuda:", 5) != 0 || kind[5] < '0' || kind[5] > '9')
+        return -2;
+    long n = strtol(kind + 5, &end, 10);
+    return *end == 0 && n < 1024 ? (int)n : -2;
+}
+
+static int open_cuda(ds_device **out, const ds_device_options *opt, int ordinal, ds_error *err) {
+    ds_device_options o = opt ? *opt : (ds_device_options){.precision = DS_PRECISION_BF16};
+    if (o.ordinal == 0)
+        o.ordinal = ordinal + 1;
+    return ds_device_open_cuda(out, &o, err);
+}
 
 int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err) {
     const char *kind = opt && opt->kind ? opt->kind : "auto";
@@ -10,9 +29,14 @@ int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err)
         return ds_device_open_ref(out, opt, err);
     if (strcmp(kind, "cpu") == 0)
         return ds_device_open_cpu(out, opt, err);
+    if (cuda_ordinal(kind) > -2)
+        return open_cuda(out, opt, cuda_ordinal(kind), err);
     if (strcmp(kind, "auto") != 0)
-        return ds_fail(err, DS_EINVAL, "unknown device '%s': use ref, cpu or auto", kind);
+        return ds_fail(err, DS_EINVAL, "unknown device '%s': use auto, cpu, cuda, cuda:N or ref",
+                       kind);
     ds_error why;
+    if (opt && open_cuda(out, opt, -1, &why) == 0)
+        return 0;
     int rc = ds_device_open_cpu(out, opt, &why);
     if (rc == DS_ENOTFOUND && (!opt || opt->precision == DS_PRECISION_F32))
         return ds_device_open_ref(out, opt,

@@ -28,13 +28,15 @@ typedef struct ds_device ds_device;
 typedef struct ds_act ds_act;       /* never defined: opaque */
 typedef struct ds_weight ds_weight; /* defined by each device */
 
-enum ds_precision { DS_PRECISION_F32, DS_PRECISION_BF16 };
+/* TF32: f32 in memory, products of the GPU's tensor cores with 10 bits of mantissa (cuda only). */
+enum ds_precision { DS_PRECISION_F32, DS_PRECISION_BF16, DS_PRECISION_TF32 };
 
 typedef struct {
-    const char *kind;            /* "ref", "cpu" or "auto" (= the fastest present) */
+    const char *kind; /* "ref", "cpu", "cuda", "cuda:N", or "auto" (= the fastest present) */
     enum ds_precision precision; /* of products and activations; "ref" knows f32 only */
     int threads;                 /* 0 = from sched_getaffinity and the cgroup quota */
     const char *isa; /* NULL = best present; "avx2", "avx512", "avx512bf16" cap it (tests) */
+    int ordinal;     /* cuda: which device, from 1; 0 = from kind, else the one with most room */
 } ds_device_options;
 
 /* Adapter of one linear layer y = W x + bias, W (m,n), seen by the kernels.
@@ -68,8 +70,16 @@ struct ds_ops {
 #undef DS_OP
 };
 
+/* A run of ops that is repeated with the same arguments, so that a device may record and replay it.
+ */
+typedef struct {
+    const void *owner; /* whose buffers it uses: until ds_device_forget(owner) they stay in place */
+    int kind, batch;   /* the owner's own number of the run, and its batch size */
+    const void *in, *out;
+} ds_segment;
+
 struct ds_device {
-    const char *name;      /* "ref", "cpu" */
+    const char *name;      /* "ref", "cpu", "cuda" */
     char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests
                             */
     size_t act_size;       /* bytes of one activation */
@@ -89,6 +99,13 @@ struct ds_device {
     void (*weight_free)(ds_device *dev, ds_weight *w);                       /* NULL is fine */
     size_t (*weight_bytes)(ds_device *dev, int m, int n, int f32, int grad); /* for planning */
     size_t (*workspace_bytes)(ds_device *dev); /* scratch of the ops so far (planning) */
+    /* What a device may have or not (NULL): */
+    size_t (*free_bytes)(ds_device *dev); /* room on a device with memory of its own */
+    /* Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host; destroyed); 0 = done. */
+    int (*eigenvalues)(ds_device *dev, double *w, double *a, int n);
+    int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
+    void (*segment_end)(ds_device *dev);
+    void (*forget)(ds_device *dev, const void *owner);
     void (*close)(ds_device *dev);
     void *impl; /* the device's own */
 };
@@ -99,6 +116,24 @@ void ds_device_close(ds_device *dev); /* NULL is fine */
 /* Openers of each device; ds_device_open chooses. */
 int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *err);
 int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *err);
+int ds_device_open_cuda(ds_device **out, const ds_device_options *opt, ds_error *err);
+
+/* if (!ds_device_replay(dev, &key)) { ops...; ds_device_segment_end(dev); }
+ * 1: the device did the segment as it was recorded.  0: the ops must be called; the device may
+ * record them meanwhile, so between the two calls there is no alloc, free, upload, download, sync
+ * nor sum_squares, and no argument that changes from one time to the next. */
+static inline int ds_device_replay(ds_device *dev, const ds_segment *key) {
+    return dev->replay ? dev->replay(dev, key) : 0;
+}
+static inline void ds_device_segment_end(ds_device *dev) {
+    if (dev->segment_end)
+        dev->segment_end(dev);
+}
+/* Before buffers of owner move or are freed. */
+static inline void ds_device_forget(ds_device *dev, const void *owner) {
+    if (dev->forget)
+        dev->forget(dev, owner);
+}
 
 /* Element `index` of an activation buffer. */
 static inline ds_act *ds_act_at(const ds_device *dev, const ds_act *p, size_t index) {

@@ -173,6 +173,9 @@ int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *
     if (cap < 0)
         return ds_fail(err, DS_EINVAL,
                        "unknown instruction set '%s': use avx2, avx512 or avx512bf16", name);
+    if (opt && opt->precision == DS_PRECISION_TF32)
+        return ds_fail(err, DS_EINVAL,
+                       "the cpu device knows no tf32: ask for precision f32 or bf16");
     if (present == ISA_NONE)
         return ds_fail(err, DS_ENOTFOUND,
                        "cannot open the cpu device: this processor has no AVX2 with FMA; use the "

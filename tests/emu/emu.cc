@@ -1,0 +1,190 @@
+/* tests/emu/emu.cc - blocks as fibers (see emu.h). */
+#include "tests/emu/emu.h"
+
+#include <memory>
+#include <stdio.h>
+#include <stdlib.h>
+#include <ucontext.h>
+#include <vector>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+enum { STACK = 128 * 1024, MAX_THREADS = 1024 };
+
+struct Warp {
+    uint32_t slots[2][32 * 8]; /* two, so that a fast lane's next exchange spares this one */
+    int live, arrived;
+    unsigned round;
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    bool done;
+};
+
+struct Block {
+    ucontext_t scheduler;
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    const std::function<void()> *body;
+    std::vector<unsigned char> shared;
+    int current, live, arrived;
+    unsigned round;
+    unsigned long moves; /* barriers passed and fibers ended: no move in a whole turn = stuck */
+} block;
+
+Warp &my_warp() { return block.warps[(size_t)block.current / 32]; }
+
+void select(int t) {
+    block.current = t;
+    unsigned u = (unsigned)t;
+    threadIdx = dim3(u % blockDim.x, u / blockDim.x % blockDim.y, u / blockDim.x / blockDim.y);
+}
+
+void give_way() {
+    int me = block.current;
+    swapcontext(&block.fibers[(size_t)me].context, &block.scheduler);
+}
+
+/* Arrival at a barrier of `live` threads; the last one opens it. */
+void arrive(int &arrived, int live, unsigned &round) {
+    if (++arrived == live) {
+        arrived = 0;
+        round++;
+        block.moves++;
+    }
+}
+
+void fiber_main() {
+    (*block.body)();
+    Warp &w = my_warp();
+    block.fibers[(size_t)block.current].done = true;
+    block.moves++;
+    /* a thread that has ended counts as arrived everywhere */
+    block.live--;
+    w.live--;
+    if (w.live && w.arrived == w.live)
+        w.arrived = 0, w.round++;
+    if (block.live && block.arrived == block.live)
+        block.arrived = 0, block.round++;
+    give_way();
+}
+
+void start_block(int threads) {
+    block.live = threads;
+    block.arrived = 0;
+    block.warps.assign((size_t)(threads + 31) / 32, Warp{});
+    for (int t = 0; t < threads; t++) {
+        Fiber &f = block.fibers[(size_t)t];
+        block.warps[(size_t)t / 32].live++;
+        f.done = false;
+        if (!f.stack)
+            f.stack.reset(new char[STACK]);
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack.get();
+        f.context.uc_stack.ss_size = STACK;
+        f.context.uc_link = nullptr;
+        makecontext(&f.context, fiber_main, 0);
+    }
+}
+
+void run_block(int threads, bool backwards) {
+    start_block(threads);
+    while (block.live) {
+        unsigned long before = block.moves;
+        for (int i = 0; i < threads; i++) {
+            int t = backwards ? threads - 1 - i : i;
+            if (block.fibers[(size_t)t].done)
+                continue;
+            select(t);
+            swapcontext(&block.scheduler, &block.fibers[(size_t)t].context);
+        }
+        if (block.moves == before) {
+            fprintf(stderr,
+                    "emulation: %d threads of block (%u,%u,%u) wait at a barrier that the "
+                    "others never reach\n",
+                    block.live, blockIdx.x, blockIdx.y, blockIdx.z);
+            abort();
+        }
+    }
+}
+
+} // namespace
+
+void ds_emu_run(dim3 grid, dim3 size, size_t shared, const std::function<void()> &body) {
+    int threads = (int)(size.x * size.y * size.z);
+    if (threads < 1 || threads > MAX_THREADS || shared > 227 * 1024 || grid.y > 65535 ||
+        grid.z > 65535) {
+        fprintf(stderr, "emulation: a launch of %d threads a block, %zu bytes of shared memory\n",
+                threads, shared);
+        abort();
+    }
+    gridDim = grid;
+    blockDim = size;
+    block.body = &body;
+    block.fibers.resize((size_t)threads > block.fibers.size() ? (size_t)threads
+                                                              : block.fibers.size());
+    block.shared = std::vector<unsigned char>(shared);
+    unsigned n = 0;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                blockIdx = dim3(x, y, z);
+                memset(block.shared.data(), 0xff, shared);
+                run_block(threads, n++ % 2);
+            }
+}
+
+void *ds_emu_shared() { return block.shared.data(); }
+
+void ds_emu_block_barrier() {
+    unsigned round = block.round;
+    arrive(block.arrived, block.live, block.round);
+    while (block.round == round)
+        give_way();
+}
+
+void ds_emu_warp_barrier() {
+    Warp &w = my_warp();
+    unsigned round = w.round;
+    arrive(w.arrived, w.live, w.round);
+    while (w.round == round)
+        give_way();
+}
+
+int ds_emu_lane() { return block.current % 32; }
+
+const uint32_t *ds_emu_exchange(const uint32_t *mine, int words) {
+    Warp &w = my_warp();
+    uint32_t *slot = w.slots[w.round & 1];
+    memcpy(slot + 8 * ds_emu_lane(), mine, 4 * (size_t)words);
+    ds_emu_warp_barrier();
+    return slot;
+}
+
+static float half_of(uint32_t pair, int high) {
+    uint32_t u = high ? pair & 0xffff0000u : pair << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+void ds_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    uint32_t mine[8] = {a[0], a[1], a[2], a[3], b[0], b[1], 0, 0};
+    const uint32_t *all = ds_emu_exchange(mine, 6);
+    int lane = ds_emu_lane(), g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+        int row = g + (i >= 2 ? 8 : 0), col = 2 * t + i % 2;
+        double sum = d[i];
+        for (int k = 0; k < 16; k++) {
+            int from_a = row % 8 * 4 + k % 8 / 2, reg_a = (row >= 8) + 2 * (k >= 8);
+            int from_b = col * 4 + k % 8 / 2;
+            sum += (double)half_of(all[8 * from_a + reg_a], k & 1) *
+                   half_of(all[8 * from_b + 4 + (k >= 8)], k & 1);
+        }
+        d[i] = (float)sum;
+    }
+}

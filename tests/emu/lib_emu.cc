@@ -1,0 +1,93 @@
+/* tests/emu/lib_emu.cc - kernels/cuda/lib.h over host memory: plain loops instead of NVIDIA's
+ * libraries.  As particular as they are about epilogues (multiples of eight only), so that both
+ * ways of a caller run. */
+#include "kernels/cuda/cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+int ds_lib_open(ds_cuda *c, int ordinal, ds_error *err) {
+    if (ordinal > 0)
+        return ds_fail(err, DS_ENOTFOUND, "there is no emulated device %d: use cuda:0", ordinal);
+    c->sm = 90;
+    c->sms = 4;
+    snprintf(c->gpu, sizeof c->gpu, "emulation");
+    return 0;
+}
+
+void ds_lib_close(ds_cuda *) {}
+
+void *ds_lib_alloc(ds_cuda *, size_t bytes) {
+    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (p)
+        memset(p, 0xff, bytes); /* NaN: a GPU's memory is not zeroed either */
+    return p;
+}
+
+void ds_lib_free(ds_cuda *, void *p) { free(p); }
+void ds_lib_upload(ds_cuda *, void *dst, const void *src, size_t bytes) { memcpy(dst, src, bytes); }
+void ds_lib_download(ds_cuda *, void *dst, const void *src, size_t bytes) {
+    memcpy(dst, src, bytes);
+}
+void ds_lib_sync(ds_cuda *) {}
+size_t ds_lib_free_bytes(ds_cuda *) { return (size_t)8 << 30; }
+int ds_lib_record_begin(ds_cuda *) { return 1; }
+void *ds_lib_record_end(ds_cuda *) { return NULL; }
+void ds_lib_graph_launch(ds_cuda *, void *) {}
+void ds_lib_graph_free(ds_cuda *, void *) {}
+
+static float load(const void *p, ds_lib_type type, size_t i) {
+    return type == DS_LIB_BF16 ? ds_float(((const ds_bf16 *)p)[i]) : ((const float *)p)[i];
+}
+
+static void store(void *p, ds_lib_type type, size_t i, float x) {
+    if (type == DS_LIB_BF16)
+        ((ds_bf16 *)p)[i] = ds_round_bf16(x);
+    else
+        ((float *)p)[i] = x;
+}
+
+static float epilogue(const ds_gemm *g, float x, size_t row, size_t col) {
+    size_t at = row * (size_t)g->n + col;
+    if (g->epilogue == DS_LIB_DGELU)
+        return x * ds_gelu_slope(load(g->aux, g->d, at));
+    if (g->epilogue != DS_LIB_NONE && g->bias)
+        x += load(g->bias, g->d, col);
+    if (g->epilogue == DS_LIB_BIAS_GELU) {
+        if (g->aux)
+            store(g->aux, g->d, at, x);
+        return ds_gelu(x);
+    }
+    return g->epilogue == DS_LIB_BIAS_RELU && x < 0 ? 0 : x;
+}
+
+static int particular(const ds_gemm *g, const void *d) {
+    return g->epilogue != DS_LIB_NONE &&
+           (g->n % 8 || g->k % 8 || g->lda % 8 || g->ldb % 8 || g->ldd % 8 || (uintptr_t)d % 16 ||
+            (g->aux && (uintptr_t)g->aux % 16) || (uintptr_t)g->bias % 16);
+}
+
+int ds_lib_gemm(ds_cuda *, const ds_gemm *g, void *d, const void *a, const void *b) {
+    if (particular(g, d))
+        return 1;
+    for (size_t i = 0; i < (size_t)g->m; i++)
+        for (size_t j = 0; j < (size_t)g->n; j++) {
+            double sum = g->add ? load(d, g->d, i * (size_t)g->ldd + j) : 0;
+            for (size_t k = 0; k < (size_t)g->k; k++)
+                sum += (double)load(a, g->ab,
+                                    g->ta ? k * (size_t)g->lda + i : i * (size_t)g->lda + k) *
+                       load(b, g->ab, g->tb ? j * (size_t)g->ldb + k : k * (size_t)g->ldb + j);
+            store(d, g->d, i * (size_t)g->ldd + j, epilogue(g, (float)sum, i, j));
+        }
+    return 0;
+}
+
+int ds_lib_attention_forward(ds_cuda *, void *, float *, const void *, int, int, int, int) {
+    return 1;
+}
+int ds_lib_attention_backward(ds_cuda *, void *, const void *, const void *, const float *,
+                              const void *, int, int, int, int) {
+    return 1;
+}
+int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv *) { return 1; }
+int ds_lib_eigenvalues(ds_cuda *, double *, double *, int) { return 1; }
