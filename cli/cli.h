@@ -48,6 +48,7 @@ typedef enum {
     DS_ARG_FILE, /* a file or a folder */
     DS_ARG_DATASET,
     DS_ARG_BASE,
+    DS_ARG_NET,
     DS_ARG_REF,
     DS_ARG_JOB,
     DS_ARG_SHELL,
@@ -148,6 +149,8 @@ int ds_cmd_set_default_base(ds_cli *c, ds_error *err);
 int ds_cmd_remove_base(ds_cli *c, ds_error *err);
 int ds_cmd_add_feature_net(ds_cli *c, ds_error *err);
 int ds_cmd_list_feature_nets(ds_cli *c, ds_error *err);
+int ds_cmd_set_default_feature_net(ds_cli *c, ds_error *err);
+int ds_cmd_remove_feature_net(ds_cli *c, ds_error *err);
 int ds_cmd_gc(ds_cli *c, ds_error *err);
 int ds_cmd_list_adapters(ds_cli *c, ds_error *err);
 int ds_cmd_show_adapter(ds_cli *c, ds_error *err);

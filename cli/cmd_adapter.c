@@ -19,7 +19,28 @@ static void join_aliases(const json_t *a, ds_buf *out) {
     }
 }
 
-static void add_row(ds_table *t, const json_t *a) {
+/* "fid tf1-bilinear/128/1": what distances were made with; "" where nothing is known. */
+static void net_text(const json_t *a, char out[DS_TEXT]) {
+    const json_t *net = json_object_get(a, "feature_net");
+    const char *name = ds_json_string(net, "name", NULL);
+    snprintf(out, DS_TEXT, "%.24s%s%.30s", name ? name : ds_json_string(net, "sha256", ""),
+             net && !json_is_null(net) ? " " : "", ds_json_string(net, "preprocess", ""));
+}
+
+/* Distances of different networks stand side by side only with their names. */
+static int several_nets(const json_t *items) {
+    char first[DS_TEXT], other[DS_TEXT];
+    size_t i;
+    const json_t *a;
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
+        net_text(a, i ? other : first);
+        if (i && strcmp(first, other))
+            return 1;
+    }
+    return 0;
+}
+
+static void add_row(ds_table *t, const json_t *a, int with_net) {
     const char *status = ds_json_string(a, "status", "");
     char text[DS_TEXT];
     ds_buf aliases = {0};
@@ -34,6 +55,10 @@ static void add_row(ds_table *t, const json_t *a) {
     ds_cell(t, ds_fmt_count(text, ds_json_int(a, "steps", -1)));
     ds_cell(t, ds_json_string(a, "method", NULL));
     ds_cell(t, ds_fmt_time(text, ds_json_string(a, "created_at", NULL)));
+    if (with_net) {
+        net_text(a, text);
+        ds_cell(t, text);
+    }
     ds_cell(t, aliases.data);
     ds_buf_release(&aliases);
 }
@@ -41,9 +66,11 @@ static void add_row(ds_table *t, const json_t *a) {
 static void print_adapters(ds_cli *c, const json_t *items) {
     size_t i;
     const json_t *a;
-    ds_table *t =
-        ds_table_new("ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|ALIASES~");
-    json_array_foreach((json_t *)(uintptr_t)items, i, a) { add_row(t, a); }
+    int nets = several_nets(items);
+    ds_table *t = ds_table_new(
+        nets ? "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|NETWORK~|ALIASES~"
+             : "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|ALIASES~");
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) { add_row(t, a, nets); }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);
 }
@@ -147,6 +174,10 @@ static void show(ds_cli *c, const json_t *a) {
              ds_fmt_number(y, ds_json_real(a, "fd_base")),
              ds_fmt_count(z, ds_json_int(a, "n", -1)));
     ds_field(c, "KID", "%s", ds_fmt_number(x, ds_json_real(a, "kid")));
+    const json_t *net = json_object_get(a, "feature_net");
+    if (json_is_object(net))
+        ds_field(c, "measured with", "%s sha256:%s, %s", ds_json_string(net, "name", "-"),
+                 ds_json_string(net, "sha256", "-"), ds_json_string(net, "preprocess", "-"));
     if (json_is_object(gate))
         ds_field(c, "gate", "%s%s%s", ds_json_string(gate, "verdict", "-"),
                  *ds_json_string(gate, "reason", "") ? ": " : "",

@@ -85,6 +85,8 @@ static int make_request(ds_cli *c, json_t **request, ds_error *err) {
         json_object_set_new(r, "name", json_string(ds_opt_text(c, "name", "")));
     if (ds_opt_given(c, "base"))
         json_object_set_new(r, "base", json_string(ds_opt_text(c, "base", "")));
+    if (ds_opt_given(c, "feature-net"))
+        json_object_set_new(r, "feature_net", json_string(ds_opt_text(c, "feature-net", "")));
     if (ds_opt_given(c, "method"))
         json_object_set_new(r, "method", json_string(ds_opt_text(c, "method", "")));
     for (size_t i = 0; i < sizeof trained / sizeof *trained; i++)

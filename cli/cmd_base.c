@@ -164,14 +164,29 @@ static void base_cells(ds_table *t, const json_t *b) {
     ds_cell(t, ds_json_string(b, "license", NULL));
 }
 
+/* "pytorch-fid,clean" */
+static void preprocessings(const json_t *n, char out[DS_TEXT]) {
+    size_t i, at = 0;
+    const json_t *p;
+    out[0] = 0;
+    json_array_foreach(json_object_get(n, "preprocessings"), i, p) {
+        const char *word = json_string_value(p);
+        int more = snprintf(out + at, DS_TEXT - at, "%s%s", i ? "," : "", word ? word : "?");
+        at = more > 0 && at + (size_t)more < DS_TEXT ? at + (size_t)more : at;
+    }
+}
+
 static void net_cells(ds_table *t, const json_t *n) {
     char text[DS_TEXT];
     const char *kind = ds_json_string(n, "kind", "");
     ds_cell(t, ds_json_string(n, "name", NULL));
-    ds_cell(t, ds_json_bool(n, "default", 0) ? "default" : NULL);
+    ds_cell(t, ds_json_bool(n, "default", 0) ? ds_json_string(n, "mode", "default") : NULL);
     ds_cell(t, *kind ? kind : NULL);
+    preprocessings(n, text);
+    ds_cell(t, text);
     ds_cell(t, ds_fmt_bytes(text, ds_json_number(n, "bytes", -1)));
-    ds_cell(t, ds_fmt_time(text, ds_json_string(n, "created_at", NULL)));
+    ds_cell(t, ds_fmt_count(text, ds_json_int(n, "datasets", -1)));
+    ds_cell(t, ds_fmt_count(text, ds_json_int(n, "adapters", -1)));
     short_digest(t, n);
     ds_cell(t, ds_json_string(n, "license", NULL));
 }
@@ -191,9 +206,10 @@ static int list_models(ds_cli *c, int net, ds_error *err) {
         ds_say(c, net ? "no feature networks; add one with: dsctl add-feature-net FILE"
                       : "no bases; add one with: dsctl add-base SRC");
     } else {
-        ds_table *t = ds_table_new(net ? "NAME~|DEFAULT|KIND|SIZE>|ADDED|DIGEST|LICENCE~"
-                                       : "NAME~|DEFAULT|KIND|VAE|PARAMETERS>|SIZE>|DATASETS>|"
-                                         "ADAPTERS>|DIGEST|LICENCE~");
+        ds_table *t = ds_table_new(
+            net ? "NAME~|DEFAULT|KIND|PREPROCESSINGS|SIZE>|DATASETS>|ADAPTERS>|DIGEST|LICENCE~"
+                : "NAME~|DEFAULT|KIND|VAE|PARAMETERS>|SIZE>|DATASETS>|"
+                  "ADAPTERS>|DIGEST|LICENCE~");
         json_array_foreach(items, i, m) {
             if (net)
                 net_cells(t, m);
@@ -213,11 +229,11 @@ int ds_cmd_list_feature_nets(ds_cli *c, ds_error *err) { return list_models(c, 1
 
 /* ---- one base ---- */
 
-static int base_call(ds_cli *c, const char *method, json_t **base, ds_error *err) {
+static int model_call(ds_cli *c, int net, const char *method, json_t **model, ds_error *err) {
     ds_buf path = {0};
-    ds_buf_addf(&path, "/v1/bases/");
+    ds_buf_addf(&path, "/v1/%s/", net ? "feature_nets" : "bases");
     ds_url_segment(&path, c->args[0]);
-    int rc = ds_client_call(c->http, method, path.data, NULL, base, err);
+    int rc = ds_client_call(c->http, method, path.data, NULL, model, err);
     ds_buf_release(&path);
     return rc;
 }
@@ -261,7 +277,7 @@ static void show_base(ds_cli *c, const json_t *b) {
 
 int ds_cmd_show_base(ds_cli *c, ds_error *err) {
     json_t *b = NULL;
-    int rc = c->arg_count ? base_call(c, "GET", &b, err)
+    int rc = c->arg_count ? model_call(c, 0, "GET", &b, err)
                           : ds_client_call(c->http, "GET", "/v1/default-base", NULL, &b, err);
     if (rc)
         return rc;
@@ -292,9 +308,43 @@ int ds_cmd_set_default_base(ds_cli *c, ds_error *err) {
     return 0;
 }
 
+/* ---- one feature network ---- */
+
+int ds_cmd_set_default_feature_net(ds_cli *c, ds_error *err) {
+    json_t *n = NULL, *body = json_object();
+    json_object_set_new(body, "feature_net", json_string(c->args[0]));
+    int rc = ds_client_call(c->http, "PUT", "/v1/default-feature-net", body, &n, err);
+    json_decref(body);
+    if (rc)
+        return rc;
+    if (c->json)
+        ds_print_json(c, "feature-net", n, 0);
+    else
+        ds_say(c,
+               "trainings are measured with %s (%s) from now on; adapters that exist keep their "
+               "numbers",
+               ds_json_string(n, "name", c->args[0]), ds_json_string(n, "mode", "-"));
+    json_decref(n);
+    return 0;
+}
+
+int ds_cmd_remove_feature_net(ds_cli *c, ds_error *err) {
+    json_t *n = NULL;
+    int rc = model_call(c, 1, "DELETE", &n, err);
+    if (rc)
+        return rc;
+    if (c->json)
+        ds_print_json(c, "feature-net", n, 0);
+    else
+        ds_say(c, "removed %s (sha256:%s)", ds_json_string(n, "name", c->args[0]),
+               ds_json_string(n, "sha256", "-"));
+    json_decref(n);
+    return 0;
+}
+
 int ds_cmd_remove_base(ds_cli *c, ds_error *err) {
     json_t *b = NULL;
-    int rc = base_call(c, "DELETE", &b, err);
+    int rc = model_call(c, 0, "DELETE", &b, err);
     if (rc)
         return rc;
     if (c->json)
@@ -342,6 +392,9 @@ int ds_cmd_gc(ds_cli *c, ds_error *err) {
         ds_say(c, dry ? "%s would be freed; without --dry-run they go" : "%s freed",
                ds_fmt_bytes(size, bytes));
     }
+    const char *why = ds_json_string(r, "error", NULL);
+    if (why)
+        rc = ds_fail(err, DS_EFAILED, "not all of it could be removed: %.300s", why);
     json_decref(r);
-    return 0;
+    return rc;
 }

@@ -104,6 +104,7 @@ static void show(ds_cli *c, const json_t *d) {
     show_version(c, json_object_get(d, "version"));
     ds_field(c, "method", "%s", ds_json_string(d, "method", "-"));
     ds_field(c, "base", "%s", ds_json_string(d, "base", "the default"));
+    ds_field(c, "feature net", "%s", ds_json_string(d, "feature_net", "the default"));
     char *options = json_dumps(json_object_get(d, "options"), JSON_COMPACT);
     if (options && strcmp(options, "{}"))
         ds_field(c, "options", "%s", options);

@@ -275,7 +275,14 @@ static void check_weights(doctor *d) {
         return;
     free(next);
     json_array_foreach(nets, i, m) {
+        const char *path = ds_json_string(m, "path", "");
+        int64_t users = ds_json_int(m, "adapters", 0);
         published += !strcmp(ds_json_string(m, "kind", ""), "inception-fid");
+        if (access(path, R_OK) && (users || ds_json_bool(m, "default", 0)))
+            report(d, FAIL, "network file", "bring it back with dsctl add-feature-net FILE",
+                   "feature network '%s' is not where it was, '%s'; %lld adapters are measured "
+                   "with it",
+                   ds_json_string(m, "name", "?"), path, (long long)users);
     }
     if (published)
         report(d, OK, "fid network", "", "the network of published FID values is here");

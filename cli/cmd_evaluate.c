@@ -73,17 +73,34 @@ static int newest_net(ds_cli *c, char out[PATH_MAX], ds_error *err) {
     return rc;
 }
 
-/* "" = the bundled one. */
-static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], ds_error *err) {
+/* The default network with its mode, where a person chose one; *out stays "" otherwise. */
+static int default_net(ds_cli *c, char out[PATH_MAX], char mode[32], ds_error *err) {
+    json_t *net = NULL;
+    int rc = 0;
+    if (ds_client_call(c->http, "GET", "/v1/default-feature-net", NULL, &net, NULL))
+        return 0; /* no daemon, or no network */
+    const char *word = ds_json_string(net, "mode", "");
+    if (!ds_json_bool(net, "bundled", 1) && strcmp(word, "bundled")) {
+        rc = set_path(out, ds_json_string(net, "path", ""), err);
+        snprintf(mode, 32, "%s", word);
+    }
+    json_decref(net);
+    return rc;
+}
+
+/* "" = the bundled one.  mode: that of the default network, "" where the worker's own will do. */
+static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], char chosen[32],
+                    ds_error *err) {
     const char *given = ds_opt_text(c, "feature-net", NULL), *mode = ds_opt_text(c, "mode", "");
-    out[0] = 0;
+    out[0] = chosen[0] = 0;
     if (given && (!access(given, F_OK) || strchr(given, '/')))
         return set_path(out, given, err);
     if (given)
         return path_of_name(c, "/v1/feature_nets", given, out, err);
     if (!strcmp(mode, "bundled") || (against && ds_fs_ends_with(against, ".zst")))
         return 0;
-    return newest_net(c, out, err);
+    int rc = default_net(c, out, chosen, err);
+    return rc || *out ? rc : newest_net(c, out, err);
 }
 
 /* In the program itself the worker takes over; where the streams are not the process's own (tests)
@@ -107,7 +124,8 @@ static int become(ds_cli *c, char *argv[], ds_error *err) {
 
 int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
     static const char *const passed[] = {"mode", "metrics", "n", "seed", "save-stats", "threads"};
-    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], options[6][32], *argv[32];
+    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], mode[32], options[6][32],
+                            *argv[32];
     const char *given = ds_opt_text(c, "against", NULL);
     int n = 0, rc = 0;
     if (!given && !ds_opt_given(c, "save-stats"))
@@ -116,7 +134,7 @@ int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
                        "--save-stats FILE.npz");
     if (given)
         rc = find_against(c, given, against, err);
-    rc = rc ? rc : find_net(c, given, net, err);
+    rc = rc ? rc : find_net(c, given, net, mode, err);
     rc = rc ? rc : ds_find_worker(program, err);
     if (rc)
         return rc;
@@ -126,6 +144,8 @@ int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
         ARG("--against"), ARG(against);
     if (*net)
         ARG("--feature-net"), ARG(net);
+    if (*mode && !ds_opt_given(c, "mode"))
+        ARG("--mode"), ARG(mode);
     for (size_t i = 0; i < sizeof passed / sizeof *passed; i++)
         if (ds_opt_given(c, passed[i])) {
             snprintf(options[i], sizeof options[i], "--%s", passed[i]);

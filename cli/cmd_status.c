@@ -84,6 +84,10 @@ static void show_status(ds_cli *c, const json_t *s) {
     ds_field(c, "workers", "%lld", (long long)ds_json_int(s, "workers", 0));
     show_model(c, "base", json_object_get(s, "base"));
     show_model(c, "feature net", json_object_get(s, "feature_net"));
+    const json_t *net = json_object_get(s, "default_feature_net");
+    if (json_is_object(net) && !ds_json_bool(net, "bundled", 1))
+        ds_field(c, "measured with", "%s (%s) sha256:%.12s", ds_json_string(net, "name", "-"),
+                 ds_json_string(net, "mode", "-"), ds_json_string(net, "sha256", "-"));
     show_device(c, json_object_get(s, "device"));
     show_running(c, json_object_get(s, "running"));
     show_waiting(c, json_object_get(s, "waiting"));

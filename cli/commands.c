@@ -46,6 +46,8 @@ static const ds_opt add_options[] = {
     TIME("timeout", "TIME",
          "with --wait: stop waiting after 90, 10m, 2h (exit 7; the job goes on)"),
     TEXT("base", 'b', "NAME", "train on this base; 'default' follows the default base"),
+    TEXT("feature-net", 0, "NAME[:MODE]",
+         "measure with this network (list-feature-nets); 'bundled'; 'default' follows the default"),
     FLAG("start", 0, "start diffscalerd in the background when it does not run"),
     FLAG("no-watch", 0, "do not train again when the folder changes"),
     ONE_OF("method", "METHOD", "affiner|embedding|full", "what is trained (default affiner)"),
@@ -106,7 +108,8 @@ static const ds_opt pull_options[] = {
     FLAG("raw", 0, "write the unpacked safetensors file"), END};
 static const ds_opt evaluate_options[] = {
     PATH("against", 0, "WHAT", "a dataset's name, a folder, statistics (.npz), or a reference"),
-    PATH("feature-net", 0, "FILE", "FID's network: a file or a name (default: the newest added)"),
+    PATH("feature-net", 0, "FILE",
+         "FID's network: a file or a name (default: the default, or newest added)"),
     ONE_OF("mode", "MODE", "pytorch-fid|torch-fidelity|clean|bundled",
            "whose preprocessing (default pytorch-fid)"),
     TEXT("metrics", 0, "LIST", "of fid,kid,is,pr,sfid (default fid,kid; fid for statistics)"),
@@ -218,15 +221,39 @@ const ds_command ds_commands[] = {
     {"add-feature-net", ds_cmd_add_feature_net, "FILE", 1, 1, DS_ARG_FILE,
      "bring in the network of published FID values",
      "FILE is pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or the same network as "
-     "safetensors. The bundled network stays the one that the gate uses.",
+     "safetensors. dsctl evaluate uses it from now on; trainings and the gate measure with it when "
+     "it is chosen with set-default-feature-net or add-dataset --feature-net.",
      add_net_options,
-     "dsctl add-feature-net ./pt_inception-2015-12-05-6726825d.pth --wait # for dsctl evaluate\n"},
+     "dsctl add-feature-net ./pt_inception-2015-12-05-6726825d.pth --name fid --wait # for "
+     "evaluate\n"
+     "dsctl set-default-feature-net fid # and for whatever is trained from now on\n"},
     {"list-feature-nets", ds_cmd_list_feature_nets, "", 0, 0, DS_ARG_OTHER,
-     "list the feature networks", "Newest first, with digest and kind.", page_options,
-     "dsctl list-feature-nets # as a table\n"},
+     "list the feature networks",
+     "Newest first: the default and its mode, the preprocessings each can be used with, and how "
+     "many datasets and adapters are measured with it.",
+     page_options,
+     "dsctl list-feature-nets # as a table\n"
+     "dsctl list-feature-nets --json | jq '.items[].sha256' # for a program\n"},
+    {"set-default-feature-net", ds_cmd_set_default_feature_net, "NAME[:MODE]|bundled", 1, 1,
+     DS_ARG_NET, "choose the network that trainings are measured with",
+     "References, FD and KID of whatever is trained from now on are made with it, unless the "
+     "dataset was added with --feature-net. MODE is the preprocessing: pytorch-fid (the default), "
+     "torch-fidelity (what ADM and DiT publish) or clean. 'bundled' goes back to the network of "
+     "the base. Adapters that exist keep their numbers, and the gate measures each with the "
+     "network that its numbers were made with. The choice outlives restarts.",
+     NULL,
+     "dsctl set-default-feature-net fid # as pytorch-fid\n"
+     "dsctl set-default-feature-net fid:torch-fidelity # as ADM and DiT publish\n"
+     "dsctl set-default-feature-net bundled # back to the one that comes with the program\n"},
+    {"remove-feature-net", ds_cmd_remove_feature_net, "NAME", 1, 1, DS_ARG_NET,
+     "forget a feature network",
+     "Its imported file is deleted; the source is not touched. A network that is the default, or "
+     "that bases, datasets, adapters or jobs need, is kept, and they are named (exit 4).",
+     NULL, "dsctl remove-feature-net fid # only when nothing needs it\n"},
     {"list-adapters", ds_cmd_list_adapters, "", 0, 0, DS_ARG_OTHER, "list the adapters",
      "Newest first. FD is the Frechet distance to the dataset, BASE that of the base alone; both "
-     "are smaller when better.",
+     "are smaller when better. Distances of different networks or preprocessings cannot be "
+     "compared: where there are several, NETWORK says which.",
      list_adapters_options,
      "dsctl list-adapters # newest first\n"
      "dsctl list-adapters --max-fd 40 --since 7d # good ones of this week\n"

@@ -12,6 +12,7 @@ static const char *lister(ds_arg_kind kind) {
     switch (kind) {
     case DS_ARG_DATASET: return "dsctl list-datasets --quiet 2>/dev/null";
     case DS_ARG_BASE: return "dsctl list-bases --quiet 2>/dev/null";
+    case DS_ARG_NET: return "dsctl list-feature-nets --quiet 2>/dev/null";
     case DS_ARG_REF: return "dsctl list-adapters --quiet 2>/dev/null";
     case DS_ARG_JOB: return "dsctl list-jobs --quiet 2>/dev/null";
     default: return NULL;
@@ -44,6 +45,9 @@ static void bash_values(FILE *f, const char *scope, const ds_opt *table) {
             fprintf(f, "words=$(%s) ;;\n", lister(DS_ARG_DATASET));
         } else if (!strcmp(o->name, "base")) {
             fprintf(f, "words=$(%s) ;;\n", lister(DS_ARG_BASE));
+        } else if (!strcmp(o->name, "feature-net")) { /* a name, or for evaluate a file */
+            fprintf(f, "words=\"$(%s) bundled\"%s ;;\n", lister(DS_ARG_NET),
+                    o->type == DS_OPT_FILE ? "; files=1" : "");
         } else {
             fprintf(f, "%s ;;\n", o->type == DS_OPT_FILE ? "files=1" : "return");
         }

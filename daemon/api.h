@@ -12,7 +12,8 @@
     X(dataset_add) X(dataset_list) X(dataset_get) X(dataset_rejected) X(dataset_manifest)          \
     X(dataset_rescan) X(dataset_remove)                                                            \
     X(base_list) X(base_get) X(base_add) X(base_remove) X(default_base_get) X(default_base_set)    \
-    X(feature_net_list) X(feature_net_get) X(feature_net_add) X(gc)                                \
+    X(feature_net_list) X(feature_net_get) X(feature_net_add) X(feature_net_remove)                \
+    X(default_net_get) X(default_net_set) X(gc)                                                    \
     X(adapter_list) X(adapter_get) X(adapter_file) X(adapter_aliases)                              \
     X(alias_set) X(alias_history)                                                                  \
     X(job_list) X(job_get) X(job_log) X(job_events) X(job_file) X(job_metrics) X(job_cancel)       \
@@ -32,6 +33,8 @@ int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const cha
                      ds_error *err);
 /* The job as it is now. */
 int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err);
+/* Refuses members that are not named in `known`, "|a|b|". */
+int ds_api_known(const json_t *body, const char *known, ds_error *err);
 /* Resolves a base and refuses one that is not complete; *out (may be NULL) as ds_base_get. */
 int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err);
 /* Stage, progress and pid of a running job, newer than its row. */

@@ -1,16 +1,13 @@
-/* daemon/api_bases.c - /v1/bases, /v1/default-base, /v1/feature_nets, /v1/gc. */
+/* daemon/api_bases.c - /v1/bases, /v1/default-base, and imports of both kinds of models. */
 #include "base/fs.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/gc.h"
 #include "registry/bases.h"
-#include "registry/blobs.h"
 #include "registry/jobs.h"
 #include "registry/names.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,23 +63,6 @@ int ds_api_base_get(ds_request *rq, void *ctx, ds_error *err) {
 
 int ds_api_default_base_get(ds_request *rq, void *ctx, ds_error *err) {
     return reply_base(rq, ctx, NULL, err);
-}
-
-int ds_api_feature_net_list(ds_request *rq, void *ctx, ds_error *err) {
-    ds_daemon *d = ctx;
-    ds_page page;
-    json_t *doc = NULL;
-    int rc = ds_api_page(rq, &page, err);
-    if (!rc)
-        rc = ds_feature_net_list(d->registry, page, &doc, err);
-    return rc ? rc : ds_reply_json(rq, 200, doc);
-}
-
-int ds_api_feature_net_get(ds_request *rq, void *ctx, ds_error *err) {
-    ds_daemon *d = ctx;
-    json_t *doc = NULL;
-    int rc = ds_feature_net_get(d->registry, ds_request_param(rq, 0), &doc, err);
-    return rc ? rc : ds_reply_json(rq, 200, doc);
 }
 
 /* ---- importing ---- */
@@ -153,7 +133,7 @@ static const char note_guessed[] =
     "it looks like the DiT-XL/2 weights of facebookresearch/DiT, whose licence is CC-BY-NC 4.0: "
     "non-commercial use only (record it with --license 'CC-BY-NC 4.0')";
 
-static int known_members(const json_t *body, const char *known, ds_error *err) {
+int ds_api_known(const json_t *body, const char *known, ds_error *err) {
     const char *key;
     json_t *value;
     char word[80];
@@ -167,7 +147,7 @@ static int known_members(const json_t *body, const char *known, ds_error *err) {
 
 static int check_import(const json_t *body, int net, ds_error *err) {
     int rc =
-        known_members(body, net ? "|source|name|license|" : "|source|vae|name|license|heads|", err);
+        ds_api_known(body, net ? "|source|name|license|" : "|source|vae|name|license|heads|", err);
     if (!rc)
         rc = plain_text(body, "name", 64, err);
     if (!rc)
@@ -197,8 +177,8 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
         snprintf(name, sizeof name, "%s", given);
     else if (!rc)
         name_of(source, name);
-    if (!rc) /* only whether it can be a name: whose it is, its digest decides */
-        rc = ds_name_check(net ? "feature network" : "base", name, err);
+    if (!rc) /* before the work; whose a name is, its end decides by digest */
+        rc = ds_model_import_free(d->registry, net, name, source, err);
     if (!rc) {
         json_t *payload = json_pack("{ss ss ss? ss ss sI}", "what", net ? "feature_net" : "base",
                                     "source", source, "vae", vae, "name", name, "license", license,
@@ -247,18 +227,6 @@ int ds_api_default_base_set(ds_request *rq, void *ctx, ds_error *err) {
     return reply_base(rq, d, NULL, err);
 }
 
-/* Only what an import wrote, and only when no other row names it (bases may share a VAE). */
-static void remove_file(ds_daemon *d, const char *path) {
-    char dir[PATH_MAX];
-    ds_models_dir(d, 0, dir);
-    size_t n = strlen(dir);
-    if (!path || strncmp(path, dir, n) || path[n] != '/' || strchr(path + n + 1, '/') ||
-        ds_model_file_known(d->registry, path))
-        return;
-    if (unlink(path) && errno != ENOENT)
-        ds_log(DS_LOG_WARN, "cannot remove '%s': %s", path, strerror(errno));
-}
-
 int ds_api_base_remove(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     json_t *base = NULL;
@@ -268,44 +236,8 @@ int ds_api_base_remove(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_base_remove(d->registry, id, &base, err);
     if (rc)
         return rc;
-    remove_file(d, ds_json_string(base, "path", NULL));
-    remove_file(d, ds_json_string(json_object_get(base, "vae"), "path", NULL));
+    ds_gc_remove_model(d, 0, ds_json_string(base, "path", NULL));
+    ds_gc_remove_model(d, 0, ds_json_string(json_object_get(base, "vae"), "path", NULL));
     json_object_set_new(base, "removed", json_true());
     return ds_reply_json(rq, 200, base);
-}
-
-/* ---- tidying ---- */
-
-static json_t *part_json(const ds_gc_part *p) {
-    return json_pack("{sI sI sI}", "removed", (json_int_t)p->files, "bytes", (json_int_t)p->bytes,
-                     "young", (json_int_t)p->young);
-}
-
-int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
-    ds_daemon *d = ctx;
-    json_t *body = NULL;
-    ds_gc_result r;
-    int rc = ds_request_json(rq, &body, err);
-    if (!rc)
-        rc = known_members(body, "|dry_run|grace_seconds|", err);
-    const json_t *dry = json_object_get(body, "dry_run"),
-                 *grace = json_object_get(body, "grace_seconds");
-    if (!rc && dry && !json_is_boolean(dry))
-        rc = ds_fail(err, DS_EINVAL, "'dry_run' must be true or false");
-    /* less than a minute would take blobs from under a result that is being published */
-    if (!rc && grace &&
-        !(json_is_number(grace) && json_number_value(grace) >= 60 &&
-          json_number_value(grace) <= 1e9))
-        rc = ds_fail(err, DS_EINVAL, "'grace_seconds' must be a number from 60 to 1e9");
-    if (rc)
-        return rc;
-    int64_t ms = grace ? (int64_t)(json_number_value(grace) * 1000) : DS_SWEEP_GRACE_MS;
-    rc = ds_gc(d, ms, json_is_true(dry), &r, err);
-    if (rc)
-        return rc;
-    return ds_reply_json(rq, 200,
-                         json_pack("{sb sf so so so sb}", "dry_run", json_is_true(dry),
-                                   "grace_seconds", (double)ms / 1000, "blobs", part_json(&r.blobs),
-                                   "caches", part_json(&r.caches), "models", part_json(&r.models),
-                                   "importing", r.importing));
 }

@@ -20,8 +20,8 @@ static int reply_dataset(ds_request *rq, ds_daemon *d, int status, const char *n
 }
 
 static int check_types(const json_t *body, ds_error *err) {
-    static const char *const strings[] = {"name", "method", "base"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const strings[] = {"name", "method", "base", "feature_net"};
+    for (int i = 0; i < 4; i++) {
         const json_t *v = json_object_get(body, strings[i]);
         if (v && !json_is_string(v) && !json_is_null(v))
             return ds_fail(err, DS_EINVAL, "'%s' must be a text", strings[i]);
@@ -71,6 +71,10 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
         rc = choose_name(d, ds_json_string(body, "name", NULL), real, name, err);
     const char *base = rc ? NULL : ds_json_string(body, "base", NULL);
     int64_t base_id = 0;
+    const char *net = rc ? NULL : ds_json_string(body, "feature_net", NULL);
+    ds_feature_choice choice;
+    if (!rc && net)
+        rc = ds_feature_choice_resolve(d->registry, net, &choice, err);
     if (!rc && base)
         rc = ds_api_usable_base(d, base, &base_id, NULL, err);
     if (!rc && base && strcmp(base, "default") == 0)
@@ -84,7 +88,8 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
                           .method = ds_json_string(body, "method", NULL),
                           .options = json_is_object(options) ? options : NULL,
                           .watch = json_is_boolean(watch) ? json_is_true(watch) : -1,
-                          .base_id = base_id};
+                          .base_id = base_id,
+                          .net = net ? &choice : NULL};
     int64_t id, seq = 0;
     int created = 0;
     rc = ds_dataset_add(d->registry, &new, &id, &created, &seq, err);

@@ -46,6 +46,8 @@ typedef struct ds_daemon {
     int64_t started_ms;
     int stopping; /* 1 = asked to stop, 2 = asked twice */
     int poked;
+    int removing; /* model files on their way out: no import begins */
+    int tidying;  /* a gc is under way */
     unsigned ticks;
     double expected_tick, stop_started, trim_at;
     ds_counters n;

@@ -25,29 +25,39 @@
 #define FEATURES_MAX (512u << 20) /* of a feature cache, unpacked */
 
 typedef struct {
+    char *path;
+    int64_t bytes;
+    ds_gc_part *part;
+} doomed;
+
+struct ds_gc {
     ds_daemon *d;
     json_t *facts;
     json_t *images; /* digests of prepared images that stay: their features stay too */
     int64_t grace_ms;
     int dry_run;
-} gc;
+    ds_blob_sweep *sweep;
+    doomed *list; /* files that go */
+    size_t count, room;
+    ds_gc_result out;
+};
+typedef struct ds_gc gc;
 
 static int in_set(const json_t *set, const char *key) { return json_object_get(set, key) != NULL; }
 
-/* Removes a file, or counts it. */
-static void drop(const gc *g, const char *path, const struct stat *st, ds_gc_part *part) {
+/* It goes, if it is old enough. */
+static void doom(gc *g, const char *path, const struct stat *st, ds_gc_part *part) {
     int64_t age =
         ds_now_ms() - ((int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000);
     if (age < g->grace_ms) {
         part->young++;
         return;
     }
-    if (!g->dry_run && unlink(path) && errno != ENOENT) {
-        ds_log(DS_LOG_WARN, "cannot remove '%s': %s", path, strerror(errno));
-        return;
+    if (g->count == g->room) {
+        g->room = g->room ? 2 * g->room : 64;
+        g->list = ds_xrealloc(g->list, g->room * sizeof *g->list);
     }
-    part->files++;
-    part->bytes += st->st_size;
+    g->list[g->count++] = (doomed){ds_xstrdup(path), st->st_size, part};
 }
 
 /* Calls fn for each regular file of a folder that begins and ends so; fn says whether it is of use.
@@ -67,7 +77,7 @@ static void each(gc *g, const char *folder, const char *begin, const char *end,
             continue;
         ds_fs_join(path, sizeof path, dir, e->d_name);
         if (!lstat(path, &st) && S_ISREG(st.st_mode) && !used(g, path, e->d_name))
-            drop(g, path, &st, part);
+            doom(g, path, &st, part);
     }
     closedir(list);
 }
@@ -186,27 +196,103 @@ static int model_used(gc *g, const char *path, const char *name) {
     return ds_model_file_known(g->d->registry, path);
 }
 
-int ds_gc(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc_result *out, ds_error *err) {
-    gc g = {.d = d, .images = json_object(), .grace_ms = grace_ms, .dry_run = dry_run};
-    ds_sweep sweep = {0};
-    *out = (ds_gc_result){0};
-    int rc = ds_cleanup_facts(d->registry, &g.facts, err);
-    if (!rc)
-        rc = ds_blobs_sweep(d->registry, grace_ms, dry_run, &sweep, err);
-    if (!rc) {
-        out->blobs = (ds_gc_part){sweep.removed, sweep.removed_bytes, sweep.kept_young};
-        each(&g, "cache", "images-", ".bin", images_used, &out->caches);
-        each(&g, "cache", "latents-", ".bin", latents_used, &out->caches);
-        each(&g, "cache", "features-", ".zst", features_used, &out->caches);
-        each(&g, "cache/base", "features-", ".zst", features_used, &out->caches);
-        each(&g, "cache/hashes", "", "", hashes_used, &out->caches);
-        out->importing = ds_json_bool(g.facts, "importing", 0);
-        if (!out->importing) {
-            each(&g, "bases", "", "", model_used, &out->models);
-            each(&g, "feature_nets", "", "", model_used, &out->models);
-        }
+static void choose(gc *g) {
+    ds_gc_result *out = &g->out;
+    each(g, "cache", "images-", ".bin", images_used, &out->caches);
+    each(g, "cache", "latents-", ".bin", latents_used, &out->caches);
+    each(g, "cache", "features-", ".zst", features_used, &out->caches);
+    each(g, "cache/base", "features-", ".zst", features_used, &out->caches);
+    each(g, "cache/hashes", "", "", hashes_used, &out->caches);
+    out->importing = ds_json_bool(g->facts, "importing", 0);
+    if (!out->importing) {
+        each(g, "bases", "", "", model_used, &out->models);
+        each(g, "feature_nets", "", "", model_used, &out->models);
     }
-    json_decref(g.facts);
-    json_decref(g.images);
+}
+
+static void release(gc *g) {
+    for (size_t i = 0; i < g->count; i++)
+        free(g->list[i].path);
+    free(g->list);
+    json_decref(g->facts);
+    json_decref(g->images);
+    free(g);
+}
+
+int ds_gc_begin(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc **out, ds_error *err) {
+    gc *g = ds_xcalloc(1, sizeof *g);
+    g->d = d;
+    g->images = json_object();
+    g->grace_ms = grace_ms;
+    g->dry_run = dry_run;
+    int rc = ds_cleanup_facts(d->registry, &g->facts, err);
+    if (!rc)
+        rc = ds_blobs_sweep_begin(d->registry, grace_ms, dry_run, &g->sweep, err);
+    if (rc) {
+        release(g);
+        return rc;
+    }
+    choose(g);
+    *out = g;
+    return 0;
+}
+
+void ds_gc_files(ds_gc *g) {
+    ds_blobs_sweep_files(g->sweep);
+    for (size_t i = 0; i < g->count; i++) {
+        const doomed *f = &g->list[i];
+        if (!g->dry_run && unlink(f->path) && errno != ENOENT) {
+            ds_log(DS_LOG_WARN, "cannot remove '%s': %s", f->path, strerror(errno));
+            continue;
+        }
+        f->part->files++;
+        f->part->bytes += f->bytes;
+    }
+}
+
+int ds_gc_end(ds_gc *g, ds_gc_result *out, ds_error *err) {
+    ds_sweep sweep = {0};
+    int rc = ds_blobs_sweep_end(g->sweep, &sweep, err);
+    *out = g->out;
+    out->blobs = (ds_gc_part){sweep.removed, sweep.removed_bytes, sweep.kept_young};
+    release(g);
     return rc;
+}
+
+/* ---- one file ---- */
+
+typedef struct {
+    uv_work_t work;
+    ds_daemon *d;
+    char path[PATH_MAX];
+} removal;
+
+static void remove_work(uv_work_t *work) {
+    const removal *m = work->data;
+    if (unlink(m->path) && errno != ENOENT)
+        ds_log(DS_LOG_WARN, "cannot remove '%s': %s", m->path, strerror(errno));
+}
+
+static void remove_done(uv_work_t *work, int status) {
+    removal *m = work->data;
+    (void)status;
+    m->d->removing--;
+    if (!m->d->stopping)
+        ds_daemon_poke(m->d);
+    free(m);
+}
+
+void ds_gc_remove_model(ds_daemon *d, int nets, const char *path) {
+    char dir[PATH_MAX];
+    ds_models_dir(d, nets, dir);
+    size_t n = strlen(dir);
+    if (!path || strncmp(path, dir, n) || path[n] != '/' || strchr(path + n + 1, '/') ||
+        ds_model_file_known(d->registry, path))
+        return;
+    removal *m = ds_xcalloc(1, sizeof *m);
+    m->d = d;
+    m->work.data = m;
+    snprintf(m->path, sizeof m->path, "%s", path);
+    d->removing++;
+    uv_queue_work(&d->loop, &m->work, remove_work, remove_done);
 }

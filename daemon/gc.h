@@ -7,8 +7,9 @@
  *   models   files in bases/ and feature_nets/ that no row names; not while an import runs
  *
  * Everything younger than the grace stays.  Caches are only time: what is removed by mistake is
- * made again.  Runs on the loop thread, so nothing can begin to refer to a file meanwhile; a worker
- * that has a file open keeps it.  Thread: loop thread.
+ * made again; a worker that has a file open keeps it.
+ * What goes is chosen on the loop thread and removed on a thread of the pool.  Meanwhile no import
+ * begins (ds_daemon.removing), so no row can come to name a model's file that is on its way out.
  */
 #ifndef DS_DAEMON_GC_H
 #define DS_DAEMON_GC_H
@@ -24,6 +25,14 @@ typedef struct {
     int importing; /* models were left alone */
 } ds_gc_result;
 
-int ds_gc(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc_result *out, ds_error *err);
+/* Begin and end on the loop thread, files on any; begin is followed by end, which frees. */
+typedef struct ds_gc ds_gc;
+int ds_gc_begin(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc **out, ds_error *err);
+void ds_gc_files(ds_gc *g);
+int ds_gc_end(ds_gc *g, ds_gc_result *out, ds_error *err);
+
+/* Remove the file of a base or network, on the pool: only what an import wrote, and only when no
+ * row names it (bases may share a VAE). */
+void ds_gc_remove_model(ds_daemon *d, int nets, const char *path);
 
 #endif

@@ -44,7 +44,8 @@ static void registry_metrics(ds_daemon *d, ds_buf *b) {
     json_decref(c);
 }
 
-/* Names are [A-Za-z0-9._-], so no escaping is needed in labels. */
+/* Names are [A-Za-z0-9._-], and preprocessings are words of the worker's, so no escaping is needed
+ * in labels.  Values of different networks are not comparable: they are different series. */
 static void fd_metrics(ds_daemon *d, ds_buf *b) {
     json_t *doc = NULL, *a;
     size_t i;
@@ -59,7 +60,9 @@ static void fd_metrics(ds_daemon *d, ds_buf *b) {
         if (!json_is_number(json_object_get(a, "fd")) || json_object_get(seen, name))
             continue;
         json_object_set_new(seen, name, json_true());
-        ds_buf_addf(b, "diffscaler_eval_fd{task=\"%s\"} %.17g\n", name,
+        const json_t *net = json_object_get(a, "feature_net");
+        ds_buf_addf(b, "diffscaler_eval_fd{task=\"%s\",net=\"%.12s\",preprocess=\"%s\"} %.17g\n",
+                    name, ds_json_string(net, "sha256", ""), ds_json_string(net, "preprocess", ""),
                     ds_json_number(a, "fd", NAN));
     }
     json_decref(seen);

@@ -7,6 +7,7 @@
 #include "registry/adapters.h"
 #include "registry/bases.h"
 #include "registry/datasets.h"
+#include "registry/feature_nets.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -17,11 +18,11 @@ static void set_path(json_t *spec, const char *key, const char *dir, const char 
     json_object_set_new(spec, key, json_string(path));
 }
 
-/* {name,path,sha256} of a registry object that has more. */
+/* {name,path,sha256} of a registry object that has more; a network's mode, where it has one. */
 static json_t *model_of(const json_t *o) {
     json_t *m = json_object();
-    static const char *const keys[] = {"name", "path", "sha256"};
-    for (int i = 0; i < 3; i++)
+    static const char *const keys[] = {"name", "path", "sha256", "mode"};
+    for (int i = 0; i < 4; i++)
         json_object_set(m, keys[i], json_object_get(o, keys[i]));
     return m;
 }
@@ -31,7 +32,7 @@ static json_t *new_spec(const ds_job *job) {
                      ds_job_kind_name(job->kind), "job", (json_int_t)job->id);
 }
 
-static int add_models(ds_daemon *d, int64_t base_id, int with_net, json_t *spec, ds_error *err) {
+static int add_base(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *err) {
     json_t *base = NULL;
     int rc = ds_base_get(d->registry, base_id, &base, err);
     if (rc)
@@ -40,17 +41,18 @@ static int add_models(ds_daemon *d, int64_t base_id, int with_net, json_t *spec,
     if (json_is_object(vae))
         json_object_set(model, "vae", vae);
     json_object_set_new(spec, "base", model);
-    if ((rc = ds_models_complete(base, err))) {
-        json_decref(base);
-        return rc;
-    }
-    json_t *net = json_object_get(base, "feature_net");
-    if (with_net && json_is_object(net))
-        json_object_set_new(spec, "feature_net", model_of(net));
-    else if (with_net)
-        rc = ds_fail(err, DS_ENOTFOUND,
-                     "there is no feature network: start the daemon with --feature-net FILE");
+    rc = ds_models_complete(base, err);
     json_decref(base);
+    return rc;
+}
+
+/* What a training is measured with. */
+static int add_net(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
+    json_t *net = NULL;
+    int rc = ds_feature_net_of_job(d->registry, job->id, &net, err);
+    if (!rc)
+        json_object_set_new(spec, "feature_net", model_of(net));
+    json_decref(net);
     return rc;
 }
 
@@ -86,7 +88,9 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec 
     if (!rc)
         rc = ds_adapter_next_version(d->registry, name, &version, err);
     if (!rc)
-        rc = add_models(d, job->base_id, 1, spec, err);
+        rc = add_base(d, job->base_id, spec, err);
+    if (!rc)
+        rc = add_net(d, job, spec, err);
     if (!rc)
         rc = ds_old_tasks(d->registry, job->base_id, name, NULL, &tasks, err);
     if (!rc) {
@@ -155,7 +159,7 @@ static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     if (!rc && ref)
         rc = only_task(d, base_id, ref, &task, err);
     if (!rc)
-        rc = add_models(d, base_id, 0, spec, err);
+        rc = add_base(d, base_id, spec, err);
     if (!rc) {
         json_object_set_new(spec, "adapter",
                             task ? json_incref(json_object_get(task, "adapter")) : json_null());
@@ -183,7 +187,7 @@ static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
 }
 
 static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
-    json_t *payload = NULL, *tasks = NULL;
+    json_t *payload = NULL, *tasks = NULL, *net = NULL;
     int rc = ds_job_payload(d->registry, job->id, &payload, err);
     if (rc)
         return rc;
@@ -191,10 +195,14 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     int64_t base_id = 0;
     rc = base_of(d, payload, &base_id, err);
     if (!rc)
-        rc = add_models(d, base_id, 1, spec, err);
+        rc = add_base(d, base_id, spec, err);
     if (!rc)
         rc = ds_old_tasks(d->registry, base_id, NULL, ref, &tasks, err);
+    /* every task names its own network; that of the base is looked at besides */
+    if (!rc)
+        rc = ds_feature_net_of_base(d->registry, base_id, &net, err);
     if (!rc) {
+        json_object_set_new(spec, "feature_net", json_is_object(net) ? model_of(net) : json_null());
         json_object_set_new(spec, "old_tasks", tasks);
         set_path(spec, "cache_dir", d->o.state, "cache");
         static const char *const members[] = {"gate", "device", NULL};
@@ -202,6 +210,7 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
         if (ds_json_bool(payload, "full", 0))
             json_object_set_new(json_object_get(spec, "gate"), "verify", json_string("full"));
     }
+    json_decref(net);
     json_decref(payload);
     return rc;
 }

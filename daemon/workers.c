@@ -158,7 +158,8 @@ static void fill(ds_workers *w, ds_slot *s, int64_t *wait) {
         min_wait(wait, next);
         return;
     }
-    if (!rc && (directory_in_use(w->d, job.id) || scan_waits(w->d, &job))) {
+    int waits = job.kind == DS_JOB_IMPORT && w->d->removing;
+    if (!rc && (waits || directory_in_use(w->d, job.id) || scan_waits(w->d, &job))) {
         min_wait(wait, 100);
         return;
     }

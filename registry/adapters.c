@@ -154,11 +154,14 @@ int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, 
     " av.created_at, av.job_id, av.fd, av.fd_base, av.kid, av.n, av.class_count, av.images,"       \
     " av.train_seconds, av.images_per_second, av.device_class,"                                    \
     " (SELECT group_concat(l.alias, ',') FROM aliases l WHERE l.version_id = av.id),"              \
-    " av.config, av.reference_digest"                                                              \
+    " av.config, av.reference_digest, e.feature_net, e.resize, fn.name"                            \
     " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                            \
     " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"                      \
     " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                              \
-    " LEFT JOIN datasets d ON d.id = dv.dataset_id"
+    " LEFT JOIN datasets d ON d.id = dv.dataset_id"                                                \
+    " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"                     \
+    "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' LIMIT 1)"        \
+    " LEFT JOIN feature_nets fn ON fn.sha256 = e.feature_net"
 
 static json_t *alias_array(const char *list) {
     json_t *o = json_array();
@@ -173,7 +176,7 @@ static json_t *alias_array(const char *list) {
 static json_t *adapter_row(sqlite3_stmt *q, void *ctx) {
     (void)ctx;
     char ref[DS_NAME_SIZE + 24];
-    json_t *o = json_object(), *base = json_object();
+    json_t *o = json_object(), *base = json_object(), *net = json_null();
     snprintf(ref, sizeof ref, "%s@v%lld", (const char *)sqlite3_column_text(q, 1),
              (long long)sqlite3_column_int64(q, 2));
     json_object_set_new(o, "ref", json_string(ref));
@@ -205,6 +208,13 @@ static json_t *adapter_row(sqlite3_stmt *q, void *ctx) {
     js_num(o, "images_per_second", q, 25);
     js_text(o, "device_class", q, 26);
     json_object_set_new(o, "aliases", alias_array((const char *)sqlite3_column_text(q, 27)));
+    if (sqlite3_column_type(q, 30) != SQLITE_NULL) { /* what its distances were made with */
+        net = json_object();
+        js_text(net, "name", q, 32);
+        js_text(net, "sha256", q, 30);
+        js_text(net, "preprocess", q, 31);
+    }
+    json_object_set_new(o, "feature_net", net);
     return o;
 }
 
@@ -307,6 +317,28 @@ static int blob_place(ds_registry *r, json_t *o, const char *key, const char *sh
     return rc;
 }
 
+/* Where the network lies that a task was measured with; path null when it is not here any more. */
+static int place_nets(ds_registry *r, json_t *tasks, ds_error *err) {
+    json_t *known = json_object(), *task, *row;
+    size_t i;
+    int rc;
+    sqlite3_stmt *q = db_query(
+        r, err, "SELECT sha256, name, path FROM feature_nets WHERE removed_at IS NULL", "");
+    while ((rc = db_step(r, q, err)) > 0) {
+        row = json_object();
+        js_text(row, "name", q, 1);
+        js_text(row, "path", q, 2);
+        json_object_set_new(known, (const char *)sqlite3_column_text(q, 0), row);
+    }
+    json_array_foreach(tasks, i, task) {
+        json_t *net = json_object_get(task, "feature_net");
+        if (net)
+            json_object_update(net, json_object_get(known, ds_json_string(net, "sha256", "")));
+    }
+    json_decref(known);
+    return rc;
+}
+
 /* Every device class that its samples are known of: a pass of level 2 adds one. */
 static int add_probes(ds_registry *r, json_t *tasks, ds_error *err) {
     size_t i;
@@ -344,8 +376,12 @@ static int old_task(ds_registry *r, sqlite3_stmt *q, json_t **out, ds_error *err
     if (!rc)
         rc = ds_json_parse("config", (const char *)sqlite3_column_text(q, 6),
                            (size_t)sqlite3_column_bytes(q, 6), &config, err);
-    json_t *net = json_object_get(json_object_get(config, "feature_net"), "sha256");
-    json_object_set(o, "feature_net_sha256", net ? net : json_null());
+    json_t *net = json_object_get(config, "feature_net"), *sha = json_object_get(net, "sha256");
+    json_object_set(o, "feature_net_sha256", sha ? sha : json_null());
+    if (sha)
+        json_object_set_new(o, "feature_net",
+                            json_pack("{s:s, s:n, s:O}", "name", ds_json_string(net, "name", "?"),
+                                      "path", "sha256", sha));
     json_t *sample = json_object_get(config, "sample"), *ev = json_object_get(config, "evaluate");
     json_object_set(o, "sample", sample ? sample : json_null());
     json_object_set(o, "evaluate", ev ? ev : json_null());
@@ -388,6 +424,8 @@ int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const
     }
     if (!rc)
         rc = add_probes(r, items, err);
+    if (!rc)
+        rc = place_nets(r, items, err);
     if (rc) {
         json_decref(items);
         return rc;

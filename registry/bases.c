@@ -2,15 +2,15 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/db.h"
 #include "registry/jobs_internal.h"
+#include "registry/models_internal.h"
 #include "registry/names.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#define ACTIVE "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base')"
+#define ACTIVE MODELS_ACTIVE
 
 /* Registering --------------------------------------------------------------------------------- */
 
@@ -21,8 +21,8 @@ static int check(const char *what, const char *sha256, ds_error *err) {
                    sha256 ? sha256 : "");
 }
 
-static int model_event(ds_registry *r, const char *type, const char *what, const char *name,
-                       const char *sha256, ds_error *err) {
+int model_event(ds_registry *r, const char *type, const char *what, const char *name,
+                const char *sha256, ds_error *err) {
     char subject[160];
     snprintf(subject, sizeof subject, "%s:%.100s", what, name);
     return ds_event_put(r, type, subject,
@@ -119,9 +119,8 @@ static int check_digits(const char *digits, ds_error *err) {
     return 0;
 }
 
-/* sql: ids of what is meant, the best first; ?1 = text. */
-static int find(ds_registry *r, const char *what, const char *ref, const char *by_name,
-                const char *by_digest, int64_t *id, ds_error *err) {
+int model_find(ds_registry *r, const char *what, const char *ref, const char *by_name,
+               const char *by_digest, int64_t *id, ds_error *err) {
     const char *digits = digits_of(ref);
     int rc = digits ? check_digits(digits, err) : ds_name_check(what, ref, err);
     if (rc)
@@ -146,10 +145,11 @@ int ds_base_resolve(ds_registry *r, const char *ref, int64_t *id, ds_error *err)
                    ? ds_fail(err, rc, "there is no default base yet: dsctl set-default-base NAME")
                    : rc;
     }
-    return find(r, "base", ref,
-                "SELECT id FROM bases WHERE name = ?1 COLLATE NOCASE AND removed_at IS NULL"
-                " ORDER BY id = " ACTIVE " DESC, id DESC",
-                "SELECT id FROM bases WHERE sha256 >= ?1 AND sha256 < ?1 || 'g' LIMIT 3", id, err);
+    return model_find(r, "base", ref,
+                      "SELECT id FROM bases WHERE name = ?1 COLLATE NOCASE AND removed_at IS NULL"
+                      " ORDER BY id = " ACTIVE " DESC, id DESC",
+                      "SELECT id FROM bases WHERE sha256 >= ?1 AND sha256 < ?1 || 'g' LIMIT 3", id,
+                      err);
 }
 
 static int name_free(ds_registry *r, const char *what, const char *name, const char *sha256,
@@ -158,7 +158,7 @@ static int name_free(ds_registry *r, const char *what, const char *name, const c
     int rc = ds_name_check(what, name, err);
     if (rc)
         return rc;
-    if (!strcasecmp(name, "default") || ds_digest_valid(name))
+    if (!strcasecmp(name, "default") || !strcasecmp(name, "bundled") || ds_digest_valid(name))
         return ds_fail(err, DS_EINVAL, "no %s can be called '%s'; choose another --name", what,
                        name);
     sqlite3_stmt *q = db_query(r, err, sql, "ss", name, sha256);
@@ -183,6 +183,31 @@ int ds_feature_net_name_free(ds_registry *r, const char *name, const char *sha25
                      "SELECT sha256 FROM feature_nets WHERE name = ?1 COLLATE NOCASE AND"
                      " removed_at IS NULL AND sha256 IS NOT ?2",
                      err);
+}
+
+int ds_model_import_free(ds_registry *r, int net, const char *name, const char *source,
+                         ds_error *err) {
+    const char *what = net ? "feature network" : "base";
+    int64_t job = 0;
+    int rc = name_free(r, what, name, source,
+                       net ? "SELECT sha256 FROM feature_nets WHERE name = ?1 COLLATE NOCASE AND"
+                             " removed_at IS NULL AND source IS NOT ?2 AND path IS NOT ?2"
+                           : "SELECT sha256 FROM bases WHERE name = ?1 COLLATE NOCASE AND"
+                             " removed_at IS NULL AND source IS NOT ?2 AND path IS NOT ?2",
+                       err);
+    if (rc)
+        return rc;
+    rc = db_int(r, &job, err,
+                "SELECT id FROM jobs WHERE kind = 'import' AND state IN ('queued', 'running') AND"
+                " name = ?1 COLLATE NOCASE AND json_extract(payload, '$.what') = ?3 AND"
+                " json_extract(payload, '$.source') IS NOT ?2 LIMIT 1",
+                "sss", name, source, net ? "feature_net" : "base");
+    if (rc == DS_ENOTFOUND)
+        return 0;
+    return rc ? rc
+              : ds_fail(err, DS_ECONFLICT,
+                        "job %lld is importing another %s as '%s'; choose another --name",
+                        (long long)job, what, name);
 }
 
 /* The default --------------------------------------------------------------------------------- */
@@ -339,60 +364,6 @@ int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
     return rc;
 }
 
-#define NET_SELECT                                                                                 \
-    "SELECT f.id, f.name, f.path, f.sha256, f.kind, f.source, f.source_format, f.source_sha256,"   \
-    " f.license, f.parameters, f.bytes, f.created_at, coalesce(f.id = (SELECT b.feature_net_id"    \
-    "  FROM bases b WHERE b.id = " ACTIVE "), 0) FROM feature_nets f "
-
-static json_t *net_row(sqlite3_stmt *q, void *ctx) {
-    (void)ctx;
-    json_t *o = json_object();
-    js_int(o, "id", q, 0);
-    js_text(o, "name", q, 1);
-    js_text(o, "path", q, 2);
-    js_text(o, "sha256", q, 3);
-    js_text(o, "kind", q, 4);
-    js_text(o, "source", q, 5);
-    js_text(o, "source_format", q, 6);
-    js_text(o, "source_sha256", q, 7);
-    js_text(o, "license", q, 8);
-    js_int(o, "parameters", q, 9);
-    js_int(o, "bytes", q, 10);
-    js_time(o, "created_at", q, 11);
-    json_object_set_new(o, "default", json_boolean(sqlite3_column_int(q, 12)));
-    return o;
-}
-
-int ds_feature_net_list(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
-    int64_t before;
-    int limit = page_limit(page), rc = page_cursor(page, &before, err);
-    if (rc)
-        return rc;
-    sqlite3_stmt *q = db_query(r, err,
-                               NET_SELECT "WHERE f.id < ?1 AND f.removed_at IS NULL"
-                                          " ORDER BY f.id DESC LIMIT ?2",
-                               "ii", before, (int64_t)limit + 1);
-    return page_collect(r, q, limit, net_row, NULL, out, err);
-}
-
-int ds_feature_net_get(ds_registry *r, const char *ref, json_t **out, ds_error *err) {
-    int64_t id = 0;
-    int rc = find(r, "feature network", ref,
-                  "SELECT id FROM feature_nets WHERE name = ?1 COLLATE NOCASE AND removed_at IS"
-                  " NULL ORDER BY id DESC",
-                  "SELECT id FROM feature_nets WHERE sha256 >= ?1 AND sha256 < ?1 || 'g' LIMIT 3",
-                  &id, err);
-    if (rc)
-        return rc;
-    sqlite3_stmt *q = db_query(r, err, NET_SELECT "WHERE f.id = ?1", "i", id);
-    if ((rc = db_step(r, q, err)) < 0)
-        return rc;
-    DS_ASSERT(rc > 0);
-    *out = net_row(q, NULL);
-    db_reset(q);
-    return 0;
-}
-
 int ds_model_file_known(ds_registry *r, const char *path) {
     int64_t known = 0;
     int rc = db_int(r, &known, NULL,
@@ -405,35 +376,37 @@ int ds_model_file_known(ds_registry *r, const char *path) {
 
 /* Removing ------------------------------------------------------------------------------------ */
 
-/* The first thing that needs it, in words; "" when nothing does. */
-static int needed_by(ds_registry *r, int64_t id, char out[200], ds_error *err) {
-    static const struct {
-        const char *what, *sql;
-    } uses[] = {
-        {"it is the default base; choose another one with dsctl set-default-base",
-         "SELECT 1, '' FROM bases WHERE id = ?1 AND id = " ACTIVE},
-        {"datasets are trained on it (dsctl add-dataset DIR --base OTHER, or remove-dataset)",
-         "SELECT count(*), min(name) FROM datasets WHERE base_id = ?1 AND state <> 'removed'"},
-        {"adapters were made for it",
-         "SELECT count(*), min(a.name || '@v' || av.version) FROM adapter_versions av"
-         " JOIN adapters a ON a.id = av.adapter_id WHERE av.base_id = ?1 AND av.deleted_at IS"
-         " NULL AND av.status = 'published'"},
-        {"jobs work with it; wait for them or cancel them",
-         "SELECT count(*), min('job ' || id) FROM jobs WHERE state IN ('queued', 'running') AND"
-         " (base_id = ?1 OR instr(payload, (SELECT sha256 FROM bases WHERE id = ?1)) > 0)"}};
+static const struct model_use base_uses[] = {
+    {"it is the default base; choose another one with dsctl set-default-base",
+     "SELECT 1, '' FROM bases WHERE id = ?1 AND id = " ACTIVE, 1},
+    {"datasets are trained on it (dsctl add-dataset DIR --base OTHER, or remove-dataset)",
+     "SELECT count(*), min(name) FROM datasets WHERE base_id = ?1 AND state <> 'removed'", 0},
+    {"adapters were made for it",
+     "SELECT count(*), min(a.name || '@v' || av.version) FROM adapter_versions av"
+     " JOIN adapters a ON a.id = av.adapter_id WHERE av.base_id = ?1 AND av.deleted_at IS"
+     " NULL AND av.status = 'published'",
+     0},
+    {"jobs work with it; wait for them or cancel them",
+     "SELECT count(*), min('job ' || id) FROM jobs WHERE state IN ('queued', 'running') AND"
+     " (base_id = ?1 OR instr(payload, (SELECT sha256 FROM bases WHERE id = ?1)) > 0)",
+     0}};
+
+int model_needed_by(ds_registry *r, int64_t id, const struct model_use *uses, size_t count,
+                    char out[400], ds_error *err) {
     out[0] = 0;
-    for (size_t i = 0; i < sizeof uses / sizeof *uses && !*out; i++) {
+    for (size_t i = 0; i < count && !*out; i++) {
         sqlite3_stmt *q = db_query(r, err, uses[i].sql, "i", id);
         int rc = db_step(r, q, err);
         if (rc < 0)
             return rc;
         int64_t n = rc ? sqlite3_column_int64(q, 0) : 0;
-        const char *first = rc ? (const char *)sqlite3_column_text(q, 1) : "";
-        if (n && i == 0)
-            snprintf(out, 200, "%s", uses[i].what);
+        const char *names = rc ? (const char *)sqlite3_column_text(q, 1) : "";
+        names = names ? names : "";
+        const char *more = strlen(names) > 160 || (n > 1 && !strchr(names, ',')) ? ", ..." : "";
+        if (n && uses[i].plain)
+            snprintf(out, 400, "%s", uses[i].what);
         else if (n)
-            snprintf(out, 200, "%lld %s: %.60s%s", (long long)n, uses[i].what, first ? first : "",
-                     n > 1 ? ", ..." : "");
+            snprintf(out, 400, "%lld %s: %.160s%s", (long long)n, uses[i].what, names, more);
         if (rc)
             db_reset(q);
     }
@@ -442,14 +415,14 @@ static int needed_by(ds_registry *r, int64_t id, char out[200], ds_error *err) {
 
 int ds_base_remove(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
     json_t *base = NULL;
-    char why[200];
+    char why[400];
     int rc = ds_base_get(r, id, &base, err);
     if (rc || (rc = db_begin(r, err))) {
         json_decref(base);
         return rc;
     }
     const char *name = ds_json_string(base, "name", "");
-    rc = needed_by(r, id, why, err);
+    rc = model_needed_by(r, id, base_uses, sizeof base_uses / sizeof *base_uses, why, err);
     if (!rc && *why)
         rc = ds_fail(err, DS_ECONFLICT, "base '%s' is in use: %s", name, why);
     if (!rc)

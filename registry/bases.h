@@ -43,6 +43,11 @@ int ds_base_resolve(ds_registry *r, const char *ref, int64_t *id, ds_error *err)
 int ds_base_name_free(ds_registry *r, const char *name, const char *sha256, ds_error *err);
 int ds_feature_net_name_free(ds_registry *r, const char *name, const char *sha256, ds_error *err);
 
+/* The same before an import, whose digest is not known yet: a name that belongs to a model from
+ * another source, or to an import under way from one, is DS_ECONFLICT. */
+int ds_model_import_free(ds_registry *r, int net, const char *name, const char *source,
+                         ds_error *err);
+
 /* Make it the one that work is derived for: at start ... */
 int ds_base_activate(ds_registry *r, int64_t id, ds_error *err);
 /* ... and because a person said so: remembered (ds_base_chosen is 1 afterwards), event
@@ -62,11 +67,6 @@ int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err);
  * or a dataset, an adapter that is not deleted or a live job needs it.  The file is the caller's
  * business; *out is the base as it was. */
 int ds_base_remove(ds_registry *r, int64_t id, json_t **out, ds_error *err);
-
-/* {id,name,path,sha256,kind,source,source_format,source_sha256,license,parameters,bytes,created_at,
- * default (of the default base)}; ref as for bases. */
-int ds_feature_net_list(ds_registry *r, ds_page page, json_t **out, ds_error *err);
-int ds_feature_net_get(ds_registry *r, const char *ref, json_t **out, ds_error *err);
 
 /* 1 when a row, removed or not, names the file: gc leaves it then.  Removed rows name none. */
 int ds_model_file_known(ds_registry *r, const char *path);

@@ -87,17 +87,22 @@ struct gone {
     char sha256[DS_HEX_SIZE];
     int64_t bytes;
 };
-struct sweeping {
+struct ds_blob_sweep {
     ds_registry *r;
-    ds_sweep *out;
+    ds_store *store;
+    ds_sweep out;
     int64_t now, grace;
     int dry_run;
-    struct gone *list; /* rows marked for removal, or files without a row */
-    size_t n, cap;
+    struct gone *list; /* rows marked for removal, then files without a row */
+    size_t n, cap, rows;
+    int *removed; /* of the list */
+    int rc;       /* of the files ... */
+    ds_error why; /* ... and its reason */
     ds_error *err;
 };
+typedef struct ds_blob_sweep sweeping;
 
-static void push(struct sweeping *s, const char *sha256, int64_t bytes) {
+static void push(sweeping *s, const char *sha256, int64_t bytes) {
     if (s->n == s->cap) {
         s->cap = s->cap ? 2 * s->cap : 64;
         s->list = ds_xrealloc(s->list, s->cap * sizeof *s->list);
@@ -108,7 +113,7 @@ static void push(struct sweeping *s, const char *sha256, int64_t bytes) {
 
 /* Marking re-checks need and lease in one statement; from here on ds_blob_add must bring it back.
  */
-static int mark(struct sweeping *s) {
+static int mark(sweeping *s) {
     sqlite3_stmt *q = db_query(s->r, s->err,
                                s->dry_run ? "SELECT digest, stored_bytes FROM blobs"
                                             " WHERE (state = 'deleting' OR (state = 'present'"
@@ -125,14 +130,15 @@ static int mark(struct sweeping *s) {
 }
 
 /* After the file is gone: no row, or a row that says so while others still refer to it. */
-static int forget(struct sweeping *s, const char *sha256, int removed) {
+static int forget(sweeping *s, const char *sha256, int removed) {
     if (!removed) {
-        s->out->kept_young++;
+        s->out.kept_young++;
         return db_run(s->r, s->err, "UPDATE blobs SET state = 'present' WHERE digest = ?1", "s",
                       sha256);
     }
     int rc = db_run(s->r, s->err,
-                    "UPDATE blobs SET state = 'gone' WHERE digest = ?1 AND EXISTS (SELECT 1 FROM"
+                    "UPDATE blobs SET state = 'gone' WHERE digest = ?1 AND state = 'deleting' AND"
+                    " EXISTS (SELECT 1 FROM"
                     " adapter_versions av WHERE av.digest = ?1 OR av.reference_digest = ?1)",
                     "s", sha256);
     if (!rc)
@@ -141,35 +147,8 @@ static int forget(struct sweeping *s, const char *sha256, int removed) {
     return rc;
 }
 
-static int sweep_rows(struct sweeping *s) {
-    int rc = s->dry_run ? 0 : db_begin(s->r, s->err);
-    if (rc)
-        return rc;
-    rc = mark(s);
-    if (s->dry_run) {
-        for (size_t i = 0; i < s->n; i++)
-            s->out->removed++, s->out->removed_bytes += s->list[i].bytes;
-        return rc;
-    }
-    if ((rc = db_end(s->r, rc, s->err)) || s->n == 0)
-        return rc;
-    int *removed = ds_xcalloc(s->n, sizeof *removed);
-    for (size_t i = 0; !rc && i < s->n; i++)
-        rc = ds_store_unlink(s->r->store, s->list[i].sha256, s->grace, &removed[i], s->err);
-    if (!rc && !(rc = db_begin(s->r, s->err))) {
-        for (size_t i = 0; !rc && i < s->n; i++) {
-            rc = forget(s, s->list[i].sha256, removed[i]);
-            s->out->removed += removed[i];
-            s->out->removed_bytes += removed[i] ? s->list[i].bytes : 0;
-        }
-        rc = db_end(s->r, rc, s->err);
-    }
-    free(removed);
-    return rc;
-}
-
 static int look_at_file(void *ctx, const char *sha256, int64_t age, int64_t bytes) {
-    struct sweeping *s = ctx;
+    sweeping *s = ctx;
     int64_t known = 0;
     int rc =
         db_int(s->r, &known, s->err,
@@ -181,42 +160,85 @@ static int look_at_file(void *ctx, const char *sha256, int64_t age, int64_t byte
     if (rc != DS_ENOTFOUND)
         return rc;
     if (age < s->grace)
-        s->out->kept_young++;
+        s->out.kept_young++;
     else
         push(s, sha256, bytes);
     return 0;
 }
 
-static int sweep_files(struct sweeping *s) {
-    s->n = 0;
-    int rc = ds_store_each(s->r->store, look_at_file, s, s->err);
-    for (size_t i = 0; !rc && i < s->n; i++) {
-        int removed = s->dry_run;
-        if (!s->dry_run)
-            rc = ds_store_unlink(s->r->store, s->list[i].sha256, s->grace, &removed, s->err);
-        s->out->removed += removed;
-        s->out->removed_bytes += removed ? s->list[i].bytes : 0;
+static int list_all(sweeping *s) {
+    int rc = s->dry_run ? 0 : db_begin(s->r, s->err);
+    if (!rc) {
+        rc = mark(s);
+        rc = s->dry_run ? rc : db_end(s->r, rc, s->err);
     }
+    s->rows = s->n;
+    return rc ? rc : ds_store_each(s->store, look_at_file, s, s->err);
+}
+
+int ds_blobs_sweep_begin(ds_registry *r, int64_t grace_ms, int dry_run, ds_blob_sweep **out,
+                         ds_error *err) {
+    ds_error local;
+    sweeping *s = ds_xcalloc(1, sizeof *s);
+    s->r = r;
+    s->store = r->store;
+    s->now = ds_now_ms();
+    s->grace = grace_ms;
+    s->dry_run = dry_run;
+    s->err = err ? err : &local;
+    s->err->code = 0;
+    int rc = list_all(s);
+    s->err = NULL; /* the caller's need not live as long as this */
+    s->removed = ds_xcalloc(s->n + 1, sizeof *s->removed);
+    if (rc) {
+        free(s->list);
+        free(s->removed);
+        free(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void ds_blobs_sweep_files(ds_blob_sweep *s) {
+    for (size_t i = 0; i < s->n && !s->rc; i++)
+        if (s->dry_run)
+            s->removed[i] = 1;
+        else
+            s->rc = ds_store_unlink(s->store, s->list[i].sha256, s->grace, &s->removed[i], &s->why);
+}
+
+int ds_blobs_sweep_end(ds_blob_sweep *s, ds_sweep *out, ds_error *err) {
+    int rc = s->dry_run || !s->rows ? 0 : db_begin(s->r, err),
+        begun = !rc && !s->dry_run && s->rows;
+    s->err = err;
+    for (size_t i = 0; !rc && i < s->n; i++) {
+        if (i < s->rows && !s->dry_run && (!s->rc || s->removed[i]))
+            rc = forget(s, s->list[i].sha256, s->removed[i]);
+        s->out.removed += s->removed[i];
+        s->out.removed_bytes += s->removed[i] ? s->list[i].bytes : 0;
+    }
+    if (begun)
+        rc = db_end(s->r, rc, err);
+    if (!rc && !s->dry_run)
+        rc = db_run(s->r, err, "DELETE FROM blob_leases WHERE expires_at <= ?1", "i", s->now);
+    if (!rc && s->rc)
+        rc = ds_fail(err, s->rc, "%s", s->why.message);
+    *out = s->out;
+    free(s->list);
+    free(s->removed);
+    free(s);
     return rc;
 }
 
 int ds_blobs_sweep(ds_registry *r, int64_t grace_ms, int dry_run, ds_sweep *out, ds_error *err) {
-    ds_error local;
+    ds_blob_sweep *s = NULL;
     memset(out, 0, sizeof *out);
-    struct sweeping s = {.r = r,
-                         .out = out,
-                         .now = ds_now_ms(),
-                         .grace = grace_ms,
-                         .dry_run = dry_run,
-                         .err = err ? err : &local};
-    s.err->code = 0;
-    int rc = sweep_rows(&s);
-    if (!rc)
-        rc = sweep_files(&s);
-    if (!rc && !dry_run)
-        rc = db_run(r, err, "DELETE FROM blob_leases WHERE expires_at <= ?1", "i", s.now);
-    free(s.list);
-    return rc;
+    int rc = ds_blobs_sweep_begin(r, grace_ms, dry_run, &s, err);
+    if (rc)
+        return rc;
+    ds_blobs_sweep_files(s);
+    return ds_blobs_sweep_end(s, out, err);
 }
 
 int ds_blobs_verify(ds_registry *r, void (*fn)(void *, const char *sha256, const char *why),

@@ -32,6 +32,15 @@ typedef struct {
 #define DS_SWEEP_GRACE_MS (3600 * 1000)
 int ds_blobs_sweep(ds_registry *r, int64_t grace_ms, int dry_run, ds_sweep *out, ds_error *err);
 
+/* The same in three steps, so that the files can go on another thread: begin and end on the
+ * registry's, files on any.  A blob that is put meanwhile stays (its file is young, its row
+ * "present").  Begin is followed by end, which frees. */
+typedef struct ds_blob_sweep ds_blob_sweep;
+int ds_blobs_sweep_begin(ds_registry *r, int64_t grace_ms, int dry_run, ds_blob_sweep **out,
+                         ds_error *err);
+void ds_blobs_sweep_files(ds_blob_sweep *s);
+int ds_blobs_sweep_end(ds_blob_sweep *s, ds_sweep *out, ds_error *err);
+
 /* Re-hash every present blob; fn (may be NULL) is told of each bad one; returns DS_EINTEGRITY when
  * any was bad (message names the first and the number).  Also stamps verified_at. */
 int ds_blobs_verify(ds_registry *r, void (*fn)(void *, const char *sha256, const char *why),

@@ -63,13 +63,23 @@ static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
         "i", id);
 }
 
+/* NULL and 0: follows the default. */
+static int64_t net_id(const ds_dataset_new *d) {
+    return d->net && !d->net->follow ? d->net->id : 0;
+}
+static const char *net_mode(const ds_dataset_new *d) {
+    return d->net && !d->net->follow ? d->net->mode : NULL;
+}
+
 static int add_new(ds_registry *r, const ds_dataset_new *d, const char *options, int64_t *id,
                    ds_error *err) {
     int rc = db_run(r, err,
-                    "INSERT INTO datasets(name, source_path, method, options, watch, base_id)"
-                    " VALUES (?1, ?2, coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6)",
-                    "ssssiI", d->name, d->path, d->method, options,
-                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0);
+                    "INSERT INTO datasets(name, source_path, method, options, watch, base_id,"
+                    " feature_net_id, feature_mode)"
+                    " VALUES (?1, ?2, coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6, ?7, ?8)",
+                    "ssssiIIs", d->name, d->path, d->method, options,
+                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0,
+                    net_id(d), net_mode(d));
     *id = db_rowid(r);
     return rc; /* its event comes from the trigger, as for rows of other programs */
 }
@@ -80,9 +90,11 @@ static int revive(ds_registry *r, const ds_dataset_new *d, const char *options, 
                     "UPDATE datasets SET source_path = ?2, method = coalesce(?3, 'affiner'),"
                     " options = coalesce(?4, '{}'), watch = ?5, state = 'scanning',"
                     " deleted_at = NULL, error_code = NULL, error_message = NULL, base_id = ?6,"
+                    " feature_net_id = ?7, feature_mode = ?8,"
                     " scan_wanted = scan_wanted + 1 WHERE id = ?1",
-                    "isssiI", id, d->path, d->method, options,
-                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0);
+                    "isssiIIs", id, d->path, d->method, options,
+                    (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0,
+                    net_id(d), net_mode(d));
     if (!rc)
         rc = another_chance(r, id, err);
     return rc ? rc
@@ -104,6 +116,10 @@ static int update_known(ds_registry *r, const ds_dataset_new *d, const char *opt
                     d->base_id);
     if (!rc && d->base_id)
         rc = jobs_supersede_base(r, err);
+    if (!rc && d->net)
+        rc = db_run(r, err,
+                    "UPDATE datasets SET feature_net_id = ?2, feature_mode = ?3 WHERE id = ?1",
+                    "iIs", id, net_id(d), net_mode(d));
     return rc ? rc : another_chance(r, id, err);
 }
 
@@ -218,8 +234,9 @@ int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE]
     "  WHERE a.name = d.name),"                                                                    \
     " (SELECT j.state FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"                            \
     "  AND j.state IN ('queued', 'running')), d.scan_wanted, d.scan_done, d.scan_unchanged,"       \
-    " d.generation, v.classes, (SELECT b.name FROM bases b WHERE b.id = d.base_id) FROM datasets " \
-    "d"                                                                                            \
+    " d.generation, v.classes, (SELECT b.name FROM bases b WHERE b.id = d.base_id),"               \
+    " (SELECT f.name FROM feature_nets f WHERE f.id = d.feature_net_id), d.feature_mode FROM"      \
+    " datasets d"                                                                                  \
     " LEFT JOIN dataset_versions v ON v.id = d.version_id"
 
 static json_t *scan_object(sqlite3_stmt *q) {
@@ -237,6 +254,15 @@ static json_t *scan_object(sqlite3_stmt *q) {
     js_int(o, "seq", q, 21);
     js_int(o, "done", q, 22);
     return o;
+}
+
+/* "fid:clean", "bundled", or null where it follows the default. */
+static json_t *net_words(sqlite3_stmt *q) {
+    const char *name = (const char *)sqlite3_column_text(q, 27),
+               *mode = (const char *)sqlite3_column_text(q, 28);
+    if (!mode)
+        return json_null();
+    return name ? json_sprintf("%s:%s", name, mode) : json_string(mode);
 }
 
 static json_t *dataset_object(sqlite3_stmt *q, int with_classes) {
@@ -269,6 +295,7 @@ static json_t *dataset_object(sqlite3_stmt *q, int with_classes) {
     json_object_set_new(o, "scan", scan_object(q));
     js_int(o, "generation", q, 24);
     js_text(o, "base", q, 26);
+    json_object_set_new(o, "feature_net", net_words(q));
     return o;
 }
 

@@ -12,6 +12,7 @@
 #ifndef DS_REGISTRY_DATASETS_H
 #define DS_REGISTRY_DATASETS_H
 
+#include "registry/feature_nets.h"
 #include "registry/names.h"
 #include "registry/registry.h"
 #include "registry/store.h"
@@ -23,6 +24,7 @@ typedef struct {
     const json_t *options; /* object or NULL: {} (new) or as it was (known) */
     int watch;             /* 1, 0, or -1: 1 (new) or as it was (known) */
     int64_t base_id;       /* trained on this base; 0: as it was (new: the default); -1: default */
+    const ds_feature_choice *net; /* measured with it; NULL: as it was (new: the default) */
 } ds_dataset_new;
 
 /* New (*created = 1), known with the same path (*created = 0: a scan is asked for, a failed or

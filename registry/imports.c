@@ -69,7 +69,8 @@ static int register_base(ds_registry *r, ds_model_facts *f, ds_error *err) {
     rc = db_int(r, &f->feature_net, err,
                 "SELECT coalesce((SELECT feature_net_id FROM bases WHERE sha256 = ?2),"
                 " (SELECT feature_net_id FROM bases WHERE id = ?1),"
-                " (SELECT max(id) FROM feature_nets WHERE removed_at IS NULL))",
+                " (SELECT max(id) FROM feature_nets WHERE removed_at IS NULL AND kind <>"
+                " 'inception-fid'))", /* that of FID is measured with only when it is chosen */
                 "is", active, f->sha256);
     if (rc && rc != DS_ENOTFOUND)
         return rc;

@@ -6,6 +6,7 @@
 #include "registry/bases.h"
 #include "registry/db.h"
 #include "registry/events.h"
+#include "registry/feature_nets.h"
 #include "registry/jobs.h"
 #include "registry/migrate.h"
 #include "registry/store.h"
@@ -258,8 +259,12 @@ int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err) {
         net = json_incref(json_object_get(base, "feature_net"));
         json_object_del(base, "feature_net");
     }
+    json_t *chosen = NULL; /* what measures now, where that is not the network of the base */
+    if (ds_feature_net_default(r, &chosen, NULL))
+        chosen = json_null();
     json_object_set_new(o, "base", base ? base : json_null());
     json_object_set_new(o, "feature_net", net ? net : json_null());
+    json_object_set_new(o, "default_feature_net", chosen);
     json_t *waiting = NULL;
     json_object_set_new(o, "waiting", ds_jobs_waiting(r, &waiting, NULL) ? json_array() : waiting);
     json_object_set_new(o, "event_seq", json_integer(ds_event_last_seq(r)));
@@ -303,6 +308,11 @@ static const struct {
     {"a base in use has been removed",
      "SELECT d.name FROM datasets d JOIN bases b ON b.id = d.base_id WHERE d.state <> 'removed'"
      " AND b.removed_at IS NOT NULL"},
+    {"a feature network in use has been removed",
+     "SELECT d.name FROM datasets d JOIN feature_nets f ON f.id = d.feature_net_id WHERE d.state <>"
+     " 'removed' AND f.removed_at IS NOT NULL UNION ALL SELECT 'the default' FROM meta m JOIN"
+     " feature_nets f ON f.id = CAST(m.value AS INTEGER) WHERE m.key = 'default_feature_net' AND"
+     " f.removed_at IS NOT NULL"},
     {"a dataset's content belongs to another dataset",
      "SELECT d.name FROM datasets d JOIN dataset_versions v ON v.id = d.version_id"
      " WHERE v.dataset_id <> d.id"},

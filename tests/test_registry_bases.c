@@ -73,8 +73,8 @@ START_TEST(rebuilt_jobs_lose_nothing) {
                      sum);
     ck_assert_int_eq(number(r->db, "SELECT count(*) FROM job_attempts"), attempts);
     ck_assert_int_eq(number(r->db, "SELECT count(*) FROM theirs"), jobs);
-    ck_assert_int_eq(number(r->db, COUNT("trigger")), triggers + 2); /* of bases */
-    ck_assert_int_eq(number(r->db, COUNT("index")), indexes + 2);
+    ck_assert_int_eq(number(r->db, COUNT("trigger")), triggers + 5); /* of models */
+    ck_assert_int_eq(number(r->db, COUNT("index")), indexes + 3);
     ck_assert_int_eq(number(r->db, COUNT("view")), views + 1 + 2);
     ck_assert_int_eq(number(r->db, "SELECT count(*) FROM sqlite_schema WHERE sql LIKE"
                                    " '%REFERENCES jobs_new%' OR name = 'jobs_new'"),

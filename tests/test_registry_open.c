@@ -278,12 +278,12 @@ START_TEST(views) {
     } promised[] = {
         {"datasets_v1",
          "id,name,path,state,error,method,options,watch,created_at,version,tree_digest,"
-         "images,classes,bytes,rejected,versions,adapter,base"},
+         "images,classes,bytes,rejected,versions,adapter,base,feature_net,feature_mode"},
         {"adapters_v1",
          "id,ref,name,version,dataset,dataset_version,status,digest,stored_bytes,"
          "raw_bytes,parameters,method,rank,steps,seed,base,base_sha256,fd,fd_base,kid,n,"
          "images,classes,train_seconds,images_per_second,device_class,created_at,job,"
-         "aliases"},
+         "aliases,feature_net,preprocess"},
         {"evaluations_v1",
          "id,at,adapter,dataset,subject,metric,value,ci_low,ci_high,n_real,n_fake,"
          "seed,feature_net,resize,sample_digest,job"},
@@ -293,7 +293,7 @@ START_TEST(views) {
         {"bases_v1", "id,name,sha256,path,config,vae_sha256,vae_path,source,source_format,"
                      "source_sha256,license,parameters,bytes,feature_net,is_default,created_at"},
         {"feature_nets_v1", "id,name,sha256,path,kind,source,source_format,source_sha256,license,"
-                            "parameters,bytes,created_at"},
+                            "parameters,bytes,created_at,is_default"},
         {"events_v1", "seq,at,type,subject,payload"},
     };
     ds_registry *r = fx_open(fx_dir("views"));
