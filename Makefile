@@ -192,7 +192,7 @@ PARITY_PYTHON ?= build/parity-venv/bin/python
 parity: deps-test ## compare with PyTorch, diffusers and three FID tools (downloads them into build/parity-venv)
 	@test -x $(PARITY_PYTHON) || { python3 -m venv build/parity-venv && \
 	    build/parity-venv/bin/pip install -q -r tools/parity/requirements.txt; }
-	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/tests/test_worker_export
+	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/tests/test_worker_export $(BUILD)/diffscaler-worker
 	@tools/parity/run.sh $(abspath $(PARITY_PYTHON)) $(BUILD)
 
 # FUZZ names tests/fuzz/fuzz_FUZZ.c; findings stay in build/fuzz.

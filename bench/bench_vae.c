@@ -83,6 +83,7 @@ int main(int argc, char **argv) {
     size_t latents = (size_t)(chw[0] * chw[1] * chw[2]), pixels = (size_t)H * (size_t)W * 3;
     float *m = ds_xmalloc(latents * sizeof *m), *v = ds_xmalloc(latents * sizeof *v),
           *out = ds_xmalloc(pixels * sizeof *out);
+    printf("the process without a VAE: %.0f MiB\n", peak_mib());
     for (int half = 0; half < 2; half++) {
         double begin = now(), best = 1e9, cpu, best_cpu = 1e9;
         ds_vae *vae;

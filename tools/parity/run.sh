@@ -1,6 +1,7 @@
 #!/bin/sh
 # tools/parity/run.sh PYTHON BUILD - the public implementations beside ours: makes every golden again and compares it
-# with the committed one, then opens our exports with the programs that they are for.  (The engine is compared with the
+# with the committed one, opens our exports with the programs that they are for, and measures two folders with each FID
+# tool and with ours: of PARITY_PICTURES pictures each (50; 1000 takes half an hour).  (The engine is compared with the
 # goldens by `make test`.)
 set -u
 python=$1 build=$2
@@ -20,5 +21,11 @@ done
 "$python" "$here/compare.py" "$work/tests/golden" "$root/tests/golden" || bad=1
 echo "== export.py"
 (cd "$root" && "$python" "$here/export.py" "$build") || bad=1
+echo "== fid_folders.py"
+(cd "$root" && "$python" -W ignore "$here/fid_folders.py" "$build/diffscaler-worker" "${PARITY_PICTURES:-50}" \
+    2>"$work/fid-folders.txt") || {
+    tail -5 "$work/fid-folders.txt"
+    bad=1
+}
 [ $bad = 0 ] && echo "parity: all agree" || echo "parity: there are differences"
 exit $bad
