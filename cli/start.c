@@ -7,12 +7,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const double READY_WITHIN = 15;
+static const double READY_WITHIN = 15, GRACE = 5;
 
 int ds_find_program(const char *name, char out[PATH_MAX], ds_error *err) {
     char self[PATH_MAX];
@@ -56,6 +57,18 @@ static void exec_child(char *const argv[], int fd) {
     _exit(127);
 }
 
+/* Asked first, so that it can tidy up; killed when it takes long.  Reaped. */
+static void end_child(pid_t pid, int *status) {
+    double end = ds_monotonic() + GRACE;
+    kill(pid, SIGTERM);
+    for (int killed = 0; waitpid(pid, status, killed ? 0 : WNOHANG) != pid;) {
+        if (!killed && ds_monotonic() > end)
+            killed = !kill(pid, SIGKILL);
+        else if (!killed)
+            usleep(10000);
+    }
+}
+
 int ds_run_program(char *const argv[], double seconds, char **out, int *status, ds_error *err) {
     int fds[2];
     if (pipe2(fds, O_CLOEXEC))
@@ -78,7 +91,7 @@ int ds_run_program(char *const argv[], double seconds, char **out, int *status, 
         char part[4096];
         if (rest <= 0 || ds_cli_interrupted) {
             timed_out = 1;
-            kill(pid, SIGKILL);
+            end_child(pid, status);
             break;
         }
         if (poll(&p, 1, rest > 0.2 ? 200 : (int)(rest * 1000) + 1) <= 0)
@@ -90,7 +103,7 @@ int ds_run_program(char *const argv[], double seconds, char **out, int *status, 
             ds_buf_add(&b, part, (size_t)n);
     }
     close(fds[0]);
-    while (waitpid(pid, status, 0) < 0 && errno == EINTR)
+    while (!timed_out && waitpid(pid, status, 0) < 0 && errno == EINTR)
         ;
     ds_buf_add(&b, "", 0);
     *out = b.data ? b.data : ds_xstrdup("");

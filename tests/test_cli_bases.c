@@ -17,7 +17,9 @@
 #define NET                                                                                        \
     "{\"id\":1,\"name\":\"fid\",\"path\":\"/n\",\"sha256\":\"" SHA                                 \
     "\",\"kind\":\"inception-fid\","                                                               \
-    "\"license\":\"Apache-2.0\",\"bytes\":95000000,\"default\":false,"                             \
+    "\"license\":\"Apache-2.0\",\"bytes\":95000000,\"default\":true,\"mode\":\"clean\","           \
+    "\"preprocessings\":[\"pytorch-fid\",\"torch-fidelity\",\"clean\"],\"datasets\":6,"            \
+    "\"adapters\":7,"                                                                              \
     "\"created_at\":\"2001-02-03T04:05:06Z\"}"
 #define JOB(kind, state, note)                                                                     \
     "{\"id\":5,\"kind\":\"import\",\"state\":\"" state "\",\"name\":\"xl\",\"attempts\":1,"        \
@@ -53,7 +55,8 @@ static const struct {
     {"show-base", {"xl (default)"}, "xl\n", "dsctl.v1/base"},
     {"show-base bare", {"missing"}, "xl\n", "dsctl.v1/base"},
     {"list-feature-nets",
-     {"fid", "inception-fid", "95 MB", "Apache-2.0"},
+     {"fid   clean    inception-fid  pytorch-fid,torch-fidelity,clean", "95 MB         6         7",
+      "Apache-2.0", "aa11aa11aa11"},
      "fid\n",
      "dsctl.v1/feature-nets"},
     {"gc",
@@ -158,6 +161,14 @@ START_TEST(changing_commands) {
         {.request = "DELETE /v1/bases/used",
          .status = 409,
          .body = "{\"title\":\"conflict\",\"detail\":\"base 'used' is in use\",\"exit\":4}"},
+        {.request = "PUT /v1/default-feature-net",
+         .body = "{\"name\":\"fid\",\"mode\":\"clean\",\"sha256\":\"" SHA "\",\"bundled\":false}"},
+        {.request = "DELETE /v1/feature_nets/fid", .body = NET},
+        {.request = "DELETE /v1/feature_nets/used",
+         .status = 409,
+         .body = "{\"title\":\"conflict\",\"detail\":\"2 datasets are measured with it: a, b\","
+                 "\"exit\":4}"},
+        {.request = "POST /v1/gc", .body = "{\"dry_run\":false,\"error\":\"cannot remove x\"}"},
         {.request = "POST /v1/samples",
          .status = 409,
          .body = "{\"title\":\"conflict\",\"detail\":\"adapter 'd@v1' belongs to base 'a'\","
@@ -174,6 +185,19 @@ START_TEST(changing_commands) {
     ck_has(r.err, "removed xl (sha256:" SHA ")");
     cli_free(&r);
     ck_run(r, &s, 4, "remove-base used");
+    cli_free(&r);
+    ck_run(r, &s, 0, "set-default-feature-net fid:clean");
+    ck_has(r.err, "measured with fid (clean) from now on");
+    ck_has(s.log.data, "{\"feature_net\":\"fid:clean\"}");
+    cli_free(&r);
+    ck_run(r, &s, 0, "remove-feature-net fid");
+    ck_has(r.err, "removed fid (sha256:" SHA ")");
+    cli_free(&r);
+    ck_run(r, &s, 4, "remove-feature-net used");
+    ck_has(r.err, "a, b");
+    cli_free(&r);
+    ck_run(r, &s, 1, "gc");
+    ck_has(r.err, "not all of it could be removed: cannot remove x");
     cli_free(&r);
     ck_run(r, &s, 4, "sample d --base b");
     ck_has(s.log.data, "\"base\":\"b\"");

@@ -59,6 +59,26 @@ START_TEST(names_become_paths) {
 }
 END_TEST
 
+/* The default network comes before the newest, with its mode unless another one is asked for. */
+START_TEST(the_default_network_is_used) {
+    static const fake_route chosen[] = {
+        {.request = "GET /v1/default-feature-net",
+         .body = "{\"name\":\"old\",\"path\":\"/s/old.safetensors\",\"mode\":\"torch-fidelity\","
+                 "\"bundled\":false}"},
+        {.request = "GET /v1/feature_nets?limit=1000", .body = NETS},
+        {.request = "GET /v1/datasets/birds", .body = "{\"path\":\"/data/birds\"}"},
+        {.request = NULL}};
+    fake_server s;
+    make_worker("");
+    fake_start(&s, chosen);
+    expect(&s, 0, "evaluate pics --against birds",
+           "--feature-net /s/old.safetensors --mode torch-fidelity\n");
+    expect(&s, 0, "evaluate pics --against birds --mode clean",
+           "--feature-net /s/old.safetensors --mode clean\n");
+    fake_stop(&s);
+}
+END_TEST
+
 START_TEST(paths_need_no_daemon) {
     char line[600], want[600];
     make_worker("");
@@ -79,6 +99,7 @@ END_TEST
 
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, names_become_paths);
+    tcase_add_test(tc, the_default_network_is_used);
     tcase_add_test(tc, paths_need_no_daemon);
     tcase_add_test(tc, the_workers_exit_is_ours);
 }

@@ -11,11 +11,14 @@
 #include "tests/harness.h"
 #include "worker/export.h"
 #include "worker/import.h"
+#include "worker/stop.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { SIDE = 8, CHANNELS = 4, CLASSES = 3, B = 4, ONE = SIDE * SIDE * CHANNELS, STEPS = 20 };
@@ -423,6 +426,64 @@ START_TEST(what_is_there_stays) {
 }
 END_TEST
 
+/* What killed exports left goes with the next one of the same folder; what may be at work stays. */
+START_TEST(leftovers_go) {
+    static const struct {
+        const char *name;
+        int stays;
+    } dirs[] = {{"model.part-999999999", 0},
+                {"model.part-1", 1},
+                {"model.part-12x", 1},
+                {"model.part-", 1},
+                {"models.part-999999999", 1}};
+    world w = open_world(0, &methods[0], 0);
+    char own[64];
+    snprintf(own, sizeof own, "model.part-%ld", (long)getpid());
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs + 1; i++) {
+        char *dir = in(&w, i < 5 ? dirs[i].name : own), *file = ds_xasprintf("%s/left", dir);
+        ck_assert_int_eq(ds_fs_mkdirs(dir, NULL), 0);
+        ck_assert_int_eq(ds_fs_write(file, "x", 1, NULL), 0);
+        free(dir);
+        free(file);
+    }
+    char *out = export(&w, DS_EXPORT_SAFETENSORS, 0, "model/"), *strange = in(&w, "model/left");
+    ck_assert(!ds_fs_exists(strange));
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
+        char *dir = in(&w, dirs[i].name);
+        ck_assert_msg(ds_fs_exists(dir) == dirs[i].stays, "%s", dirs[i].name);
+        free(dir);
+    }
+    free(strange);
+    free(out);
+    close_world(&w);
+}
+END_TEST
+
+/* Asked to stop, it leaves nothing: neither the folder nor a part of it. */
+START_TEST(a_stopped_export_leaves_nothing) {
+    world w = open_world(0, &methods[0], 0);
+    char *out = in(&w, "stopped"), part[4400];
+    pid_t pid = fork();
+    if (!pid) {
+        ds_export_options o = {
+            .base = w.base, .adapter = w.adapter, .out_dir = out, .format = DS_EXPORT_DIT};
+        ds_error err = {0};
+        if (ds_stop_install(NULL, 0, &err))
+            _exit(9);
+        ds_stop_defer(1);
+        raise(SIGTERM);
+        _exit(ds_export(&o, on_note, NULL, &err) == DS_ECANCELED ? 0 : 1);
+    }
+    int status;
+    ck_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+    snprintf(part, sizeof part, "%s.part-%ld", out, (long)pid);
+    ck_assert(!ds_fs_exists(out) && !ds_fs_exists(part));
+    free(out);
+    close_world(&w);
+}
+END_TEST
+
 START_TEST(a_vae_makes_it_a_pipeline) {
     static const char *const files[] = {
         "vae/config.json", "model_index.json", "scheduler/scheduler_config.json",
@@ -579,6 +640,8 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, the_card_says_where_it_comes_from, 0, 4);
     tcase_add_test(tc, a_relu_branch_cannot_be_folded);
     tcase_add_test(tc, what_is_there_stays);
+    tcase_add_test(tc, leftovers_go);
+    tcase_add_test(tc, a_stopped_export_leaves_nothing);
     tcase_add_test(tc, a_vae_makes_it_a_pipeline);
     tcase_add_test(tc, the_adapter_alone_is_its_own_bytes);
     tcase_add_test(tc, factors_give_the_merged_weight);

@@ -6,10 +6,12 @@
 #include "base/zio.h"
 #include "engine/net.h"
 #include "worker/export_internal.h"
+#include "worker/stop.h"
 #include "worker/worker.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <signal.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -336,6 +338,10 @@ static int write_all(ds_exporter *x, ds_error *err) {
     return rc ? rc : ds_export_card(x, err);
 }
 
+int ds_export_stopped(ds_error *err) {
+    return ds_fail(err, DS_ECANCELED, "stopped before it was complete; nothing of it is left");
+}
+
 /* Absent, or an empty folder. */
 static int target_free(const char *path, ds_error *err) {
     struct stat st;
@@ -345,6 +351,28 @@ static int target_free(const char *path, ds_error *err) {
         return 0;
     return ds_fail(err, DS_ECONFLICT, "'%s' is there already: give another folder, or remove it",
                    path);
+}
+
+/* TARGET.part-PID of processes that are gone: killed while they wrote. */
+static void remove_leftovers(const char *target) {
+    const char *slash = strrchr(target, '/'), *name = slash ? slash + 1 : target;
+    size_t n = strlen(name);
+    char dir[4096], path[4400];
+    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - target) + 1 : 2, slash ? target : "./");
+    DIR *list = opendir(dir);
+    for (struct dirent *e; list && (e = readdir(list));) {
+        const char *digits = e->d_name + n + 6;
+        if (strncmp(e->d_name, name, n) || strncmp(e->d_name + n, ".part-", 6) || !*digits ||
+            strlen(digits) > 9 || digits[strspn(digits, "0123456789")])
+            continue;
+        pid_t pid = (pid_t)strtol(digits, NULL, 10);
+        if (pid < 1 || (pid != getpid() && (!kill(pid, 0) || errno != ESRCH)))
+            continue; /* it may be at work */
+        snprintf(path, sizeof path, "%s%s", dir, e->d_name);
+        ds_fs_remove(path, NULL);
+    }
+    if (list)
+        closedir(list);
 }
 
 int ds_export(const ds_export_options *o, ds_export_note *note, void *user, ds_error *err) {
@@ -366,9 +394,12 @@ int ds_export(const ds_export_options *o, ds_export_note *note, void *user, ds_e
         x.classes =
             x.adapter && x.adapter->spec.classes ? x.adapter->spec.classes : x.base->cfg.classes;
         compare_properties(&x);
+        remove_leftovers(target);
         snprintf(x.dir, sizeof x.dir, "%s.part-%ld", target, (long)getpid());
         if (!(rc = ds_fs_mkdirs(x.dir, err)))
             rc = write_all(&x, err);
+        if (!rc && ds_stop_asked())
+            rc = ds_export_stopped(err);
         if (!rc)
             rc = ds_fs_rename(x.dir, target, err);
         if (rc)
@@ -458,6 +489,9 @@ int ds_worker_export(int argc, char **argv) {
     if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
         return fputs(usage, stdout), 0;
     int rc = parse(argc, argv, &o, &err);
+    if (!rc)
+        rc = ds_stop_install(NULL, 0, &err);
+    ds_stop_defer(1); /* what is half written is removed first */
     if (!rc)
         rc = ds_export(&o, print_note, NULL, &err);
     if (rc)

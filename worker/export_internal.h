@@ -53,6 +53,9 @@ int ds_export_write(ds_exporter *x, const ds_export_list *list, const char *name
  * timesteps are in every block). */
 void ds_export_module(const ds_base *base, int linear, int g, int block, char out[96]);
 
+/* export.c: DS_ECANCELED of an export that was asked to stop (worker/stop.h). */
+int ds_export_stopped(ds_error *err);
+
 /* export_pt.c: a PyTorch checkpoint of the tensors of dir/from, an OrderedDict. */
 int ds_export_pt(const ds_exporter *x, const char *from, const char *name, ds_error *err);
 

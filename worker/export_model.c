@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "worker/export_internal.h"
+#include "worker/stop.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -230,6 +231,8 @@ static int put(FILE *f, const void *p, size_t n, const char *path, ds_error *err
 static int put_tensor(ds_exporter *x, const ds_export_tensor *t, FILE *f, const char *path,
                       ds_error *err) {
     size_t n = tensor_count(t), row = n / t->rows;
+    if (ds_stop_asked())
+        return ds_export_stopped(err);
     const float *from = ds_export_values(x, t->entry) + t->row0 * row;
     for (size_t i = 0; i < n; i++)
         if (!isfinite(from[i]))

@@ -6,6 +6,7 @@
  * Source: torch/_utils.py, torch/serialization.py (format since 1.6), PEP 307. */
 #include "base/fs.h"
 #include "worker/export_internal.h"
+#include "worker/stop.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,6 +109,11 @@ static int add_all(zip_t *z, const ds_st *st, const char *from, const ds_buf *pi
     return rc ? rc : add_bytes(z, "model/version", "3\n", 2, err);
 }
 
+static int asked_to_stop(zip_t *z, void *user) {
+    (void)z, (void)user;
+    return ds_stop_asked();
+}
+
 static int write_zip(const ds_st *st, const char *from, const char *path, const ds_buf *pickle,
                      ds_error *err) {
     int code;
@@ -120,8 +126,10 @@ static int write_zip(const ds_st *st, const char *from, const char *path, const 
         return rc;
     }
     int rc = add_all(z, st, from, pickle, err);
+    zip_register_cancel_callback_with_state(z, asked_to_stop, NULL, NULL);
     if (!rc && zip_close(z)) {
-        rc = ds_fail(err, DS_EIO, "cannot write '%s': %s", path, zip_strerror(z));
+        rc = ds_stop_asked() ? ds_export_stopped(err)
+                             : ds_fail(err, DS_EIO, "cannot write '%s': %s", path, zip_strerror(z));
         zip_discard(z);
     } else if (rc)
         zip_discard(z);
