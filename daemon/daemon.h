@@ -1,8 +1,8 @@
 /* daemon/daemon.h - what the parts of the daemon share.
  *
  * One loop thread owns everything in here: the registry, the sockets, the watches, the workers.
- * Only bounded file work (hashing and compressing blobs, unpacking a manifest) runs in libuv's
- * thread pool, on data that the loop thread does not touch meanwhile (daemon/finish.h).
+ * Only file work (hashing and compressing blobs, unpacking a manifest, removing what gc chose) runs
+ * in libuv's thread pool, on data that the loop thread does not touch meanwhile (daemon/finish.h).
  *
  * Work is never pushed: whatever happens (a request, a folder, an exit, a row written by somebody
  * else) ends in ds_daemon_poke(), and the next turn of the loop derives from the registry what
