@@ -30,7 +30,6 @@ int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *
         float *room = ds_base_held(base, i) ? NULL : ds_xmalloc(p->count * sizeof *room);
         dev->upload(dev, m->data + p->offset, ds_base_values(base, i, room),
                     p->count * sizeof(float));
-        dev->sync(dev);
         free(room);
     }
     return 0;
@@ -285,9 +284,14 @@ static void bind_single(ds_net *net, const ds_method_spec *spec, const ds_params
 }
 
 void ds_net_refold(ds_net *net) {
+    ds_segment key = {
+        .owner = net, .kind = DS_NET_SEGMENT_REFOLD, .batch = net->batch, .state = net->bound};
+    if (ds_device_replay(net->dev, &key))
+        return;
     for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++)
         if (net->layers[i].adapted || net->layers[i].full)
             fold_layer(net, &net->layers[i]);
+    ds_device_segment_end(net->dev);
 }
 
 void ds_net_bind(ds_net *net, const float *p, float *g) {
@@ -295,6 +299,7 @@ void ds_net_bind(ds_net *net, const float *p, float *g) {
     ds_params table = {0};
     ds_adapter_table(&table, net->base, &net->spec);
     bind_single(net, &net->spec, &table, p, g);
+    net->bound = p;
     ds_params_release(&table);
     ds_net_refold(net);
 }
@@ -450,6 +455,7 @@ int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adap
 void ds_net_free(ds_net *net) {
     if (!net)
         return;
+    ds_device_forget(net->dev, net);
     for (int i = 0; net->layers && i < ds_lin_count(ds_net_cfg(net)); i++) {
         ds_layer *l = &net->layers[i];
         net->dev->weight_free(net->dev, l->w);

@@ -56,7 +56,8 @@ const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float
 size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind);
 
 /* Training: parameters p and gradients g (device, flat, the adapter's table); refold packs the
- * weights from p (call it after each change of p). */
+ * weights from p (call it after each change of p).  A device may record a pass over p, so p goes
+ * with one g as long as the net lives. */
 void ds_net_bind(ds_net *net, const float *p, float *g);
 void ds_net_refold(ds_net *net);
 

@@ -144,9 +144,8 @@ static void condition_backward(ds_net *net, int B) {
                    B);
 }
 
-void ds_net_backward(ds_net *net, const float *dout, int B) {
+static void backward(ds_net *net, const float *dout, int B) {
     const ds_dit_config *c = ds_net_cfg(net);
-    DS_ASSERT(net->kind == DS_NET_TRAIN && B > 0 && B <= net->batch);
     final_backward(net, dout, B);
     for (int i = c->depth - 1; i >= 0; i--) {
         /* the shared buffers still hold the last of the recomputed blocks; the block's output is
@@ -163,4 +162,14 @@ void ds_net_backward(ds_net *net, const float *dout, int B) {
         layer_backward(net, patch, NULL, NULL, net->da, net->ypatch, net->patches, net->dact_wide,
                        (int)R);
     }
+}
+
+void ds_net_backward(ds_net *net, const float *dout, int B) {
+    DS_ASSERT(net->kind == DS_NET_TRAIN && B > 0 && B <= net->batch);
+    ds_segment key = {
+        .owner = net, .kind = DS_NET_SEGMENT_BACKWARD, .batch = B, .in = dout, .state = net->bound};
+    if (ds_device_replay(net->dev, &key))
+        return;
+    backward(net, dout, B);
+    ds_device_segment_end(net->dev);
 }

@@ -93,7 +93,6 @@ static void upload_conditions(ds_net *net, const ds_condition *cond, int B) {
     net->dev->upload(net->dev, net->row, idx, (size_t)B * sizeof *idx);
     net->dev->upload(net->dev, net->base_row, idx + B, (size_t)B * sizeof *idx);
     net->dev->upload(net->dev, net->task, idx + 2 * B, (size_t)B * sizeof *idx);
-    net->dev->sync(net->dev);
     free(t);
     free(idx);
 }
@@ -147,13 +146,11 @@ void ds_net_block_forward(ds_net *net, int i, float *out, int B) {
     linear_residual(net, &l[DS_LIN_FC2], a->fc2, out, a->x1, gate2, M, a->gelu, B, T); /* (R,D) */
 }
 
-void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B) {
+static void forward(ds_net *net, float *out, const float *x, int B) {
     const struct ds_ops *k = net->dev->ops;
     ds_device *dev = net->dev;
     const ds_dit_config *c = ds_net_cfg(net);
     const int D = c->width, T = ds_dit_tokens(c), last = c->depth - 1;
-    DS_ASSERT(B > 0 && B <= net->batch);
-    upload_conditions(net, cond, B);
     condition(net, B);
     const float *pos =
         net->model->data ? net->model->data : ds_base_held(net->base, 0); /* the first entry */
@@ -171,4 +168,19 @@ void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition 
                      2 * D, norm_eps, B, T, D);
     linear_f32(net, &net->layers[fl], net->tokens, net->lnf, B, T); /* (R,pp outC) */
     k->unpatchify(dev, out, net->tokens, B, ds_dit_out_channels(c), c->side, c->patch);
+}
+
+void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B) {
+    DS_ASSERT(B > 0 && B <= net->batch);
+    upload_conditions(net, cond, B);
+    ds_segment key = {.owner = net,
+                      .kind = DS_NET_SEGMENT_FORWARD,
+                      .batch = B,
+                      .in = x,
+                      .out = out,
+                      .state = net->bound};
+    if (ds_device_replay(net->dev, &key))
+        return;
+    forward(net, out, x, B);
+    ds_device_segment_end(net->dev);
 }

@@ -39,6 +39,7 @@ struct ds_net {
     int batch, tasks, recompute;
     float *wide; /* room for the largest weight, where the base holds some in 16 bits; or NULL */
     ds_method_spec spec;
+    const float *bound; /* TRAIN: the parameters of the last ds_net_bind */
     ds_layer *layers;
     float **sets_data;     /* device copies of the adapters' arrays, `tasks` of them */
     float *identity;       /* stacked: ones and zeros for samples of the base itself */
@@ -60,6 +61,9 @@ struct ds_net {
 
 /* The frozen matrix of a layer in f32; valid until the next call. */
 const float *ds_net_matrix(ds_net *net, const ds_layer *l);
+
+/* Runs of ops that a device may record (kernels/device.h). */
+enum { DS_NET_SEGMENT_FORWARD, DS_NET_SEGMENT_BACKWARD, DS_NET_SEGMENT_REFOLD };
 
 /* net_forward.c: block i from acts[i].x0 to out; also what the backward pass recomputes. */
 void ds_net_block_forward(ds_net *net, int i, float *out, int B);

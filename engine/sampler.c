@@ -42,19 +42,20 @@ int ds_sample_batch(const ds_sample_options *o, int net_batch) {
     return n > 0 ? n : 1;
 }
 
-/* One pass over a batch of B images; device and host buffers of that size. */
+/* One pass over a batch of B images; device buffers of that size. */
 typedef struct {
     ds_net *net, *base;
     const ds_dit_config *c;
     const ds_sample_options *o;
     ds_schedule s;
     size_t px, outpx;       /* elements of an image, of a model output */
-    float *dev_x, *dev_out; /* device: (2B,C,S,S), (2B,outC,S,S) */
+    float *x, *out;         /* device: (2B,C,S,S) twice the images for cfg, (2B,outC,S,S) */
+    float *x0_prev, *noise; /* device: (B,C,S,S) */
     uint32_t *noise_step;   /* B, for the op that makes noise */
     uint64_t *noise_index;
-    float *x, *x0, *x0_prev, *out, *eps, *noise; /* host: images of the batch; out (2B,outC,S,S) */
-    ds_condition *cond;                          /* 2B */
-    int B;
+    float *host;        /* (B,C,S,S) */
+    ds_condition *cond; /* 2B */
+    int B, both; /* both: conditional and unconditional in one pass, x holds the images twice */
 } ds_run;
 
 static void conditions(ds_run *r, const ds_sample_request *q, float t) {
@@ -71,127 +72,102 @@ static void conditions(ds_run *r, const ds_sample_request *q, float t) {
     }
 }
 
-/* Model output at timestep t for the images in r->x: guided eps in r->eps; v stays in r->out. */
+/* Model output at timestep t for the images in r->x: out, and behind it that of the guide. */
 static void predict(ds_run *r, const ds_sample_request *q, float t) {
-    ds_device *dev = r->net->dev;
     const size_t n = (size_t)r->B;
     const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG;
     conditions(r, q, t);
-    dev->upload(dev, r->dev_x, r->x, n * r->px * sizeof(float));
-    if (cfg && 2 * r->B <= r->net->batch) { /* both halves in one pass */
-        dev->upload(dev, r->dev_x + n * r->px, r->x, n * r->px * sizeof(float));
-        ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, 2 * r->B);
-    } else {
-        ds_net_forward(r->net, r->dev_out, r->dev_x, r->cond, r->B);
-        if (g)
-            ds_net_forward(cfg ? r->net : r->base, r->dev_out + n * r->outpx, r->dev_x,
-                           r->cond + r->B, r->B);
+    if (r->both) {
+        ds_net_forward(r->net, r->out, r->x, r->cond, 2 * r->B);
+        return;
     }
-    dev->download(dev, r->out, r->dev_out, n * r->outpx * sizeof(float) * (g ? 2 : 1));
-    const size_t plane = (size_t)r->c->side * (size_t)r->c->side;
-    size_t channels = (size_t)(r->c->guidance_channels ? r->c->guidance_channels : r->c->channels),
-           limit = channels * plane;
-    float w = (float)r->o->guidance;
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < r->px; j++) {
-            float c = r->out[i * r->outpx + j];
-            if (g && j < limit) {
-                float u = r->out[(n + i) * r->outpx + j];
-                c = u + w * (c - u);
-            }
-            r->eps[i * r->px + j] = c;
-        }
+    ds_net_forward(r->net, r->out, r->x, r->cond, r->B);
+    if (g)
+        ds_net_forward(cfg ? r->net : r->base, r->out + n * r->outpx, r->x, r->cond + r->B, r->B);
 }
 
-/* x0 from eps at step k, clipped in pixel space; eps is made consistent with the clipped x0. */
-static void predict_x0(ds_run *r, int k) {
-    float a = (float)sqrt(r->s.alpha_bar[k]), b = (float)sqrt(1 - r->s.alpha_bar[k]);
-    for (size_t i = 0; i < (size_t)r->B * r->px; i++) {
-        float x0 = (r->x[i] - b * r->eps[i]) / a;
-        if (r->c->pixel) {
-            x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
-            r->eps[i] = (r->x[i] - a * x0) / b;
-        }
-        r->x0[i] = x0;
-    }
-}
-
-/* By the device, whose threads share the work; the numbers are those of ds_rng_normal.  dev_x is
- * free between two predictions. */
+/* The numbers are those of ds_rng_normal. */
 static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, float *dst) {
     ds_device *dev = r->net->dev;
     for (int i = 0; i < r->B; i++) {
         r->noise_step[i] = step;
         r->noise_index[i] = q[i].index;
     }
-    dev->ops->normal(dev, r->dev_x, r->o->seed, DS_STREAM_SAMPLE, r->noise_step, r->noise_index,
-                     r->B, r->px);
-    dev->download(dev, dst, r->dev_x, (size_t)r->B * r->px * sizeof(float));
-}
-
-static void step_ddpm(ds_run *r, const ds_sample_request *q, int k) {
-    const ds_schedule *s = &r->s;
-    if (k > 0)
-        noise(r, q, (uint32_t)s->t[k], r->noise);
-    for (int i = 0; i < r->B; i++)
-        for (size_t j = 0; j < r->px; j++) {
-            size_t at = (size_t)i * r->px + j;
-            double mean = s->mean_x0[k] * r->x0[at] + s->mean_xt[k] * r->x[at],
-                   log_variance = s->posterior_log_variance[k];
-            if (r->c->learn_sigma) {
-                double f = (r->out[(size_t)i * r->outpx + r->px + j] + 1.0) / 2;
-                log_variance = f * s->log_beta[k] + (1 - f) * s->posterior_log_variance[k];
-            }
-            r->x[at] = (float)(k > 0 ? mean + exp(0.5 * log_variance) * r->noise[at] : mean);
-        }
-}
-
-static void step_ddim(ds_run *r, int k) {
-    float a = (float)sqrt(r->s.alpha_bar_prev[k]), b = (float)sqrt(1 - r->s.alpha_bar_prev[k]);
-    for (size_t i = 0; i < (size_t)r->B * r->px; i++)
-        r->x[i] = a * r->x0[i] + b * r->eps[i];
+    dev->ops->normal(dev, dst, r->o->seed, DS_STREAM_SAMPLE, r->noise_step, r->noise_index, r->B,
+                     r->px);
 }
 
 static double lambda_of(double alpha_bar) { return 0.5 * log(alpha_bar / (1 - alpha_bar)); }
 
 /* From step k to k-1 (or to the clean image): x_t = (sigma_t/sigma_s) x_s - alpha_t (e^-h - 1) D,
  * with D extrapolated from the last two x0; the last step is first order. */
-static void step_dpmpp2m(ds_run *r, int k) {
-    const ds_schedule *s = &r->s;
-    size_t n = (size_t)r->B * r->px;
-    if (k == 0) {
-        memcpy(r->x, r->x0, n * sizeof *r->x);
+static void dpmpp2m_coefficients(ds_step *p, const ds_schedule *s, int k) {
+    if (k == 0)
         return;
-    }
     double from = s->alpha_bar[k], to = s->alpha_bar[k - 1];
-    double h = lambda_of(to) - lambda_of(from), ratio = sqrt((1 - to) / (1 - from)),
-           gain = -sqrt(to) * expm1(-h);
-    double c0 = 1, c1 = 0;
+    double h = lambda_of(to) - lambda_of(from);
+    p->ratio = sqrt((1 - to) / (1 - from));
+    p->gain = -sqrt(to) * expm1(-h);
+    p->c_now = 1;
     if (k < s->steps - 1) {
         double before = lambda_of(from) - lambda_of(s->alpha_bar[k + 1]), q = before / h;
-        c0 = 1 + 1 / (2 * q);
-        c1 = -1 / (2 * q);
+        p->c_now = 1 + 1 / (2 * q);
+        p->c_before = -1 / (2 * q);
     }
-    for (size_t i = 0; i < n; i++)
-        r->x[i] = (float)(ratio * r->x[i] + gain * (c0 * r->x0[i] + c1 * r->x0_prev[i]));
-    memcpy(r->x0_prev, r->x0, n * sizeof *r->x0);
+}
+
+static ds_step coefficients(const ds_run *r, int k) {
+    const ds_schedule *s = &r->s;
+    const size_t plane = (size_t)r->c->side * (size_t)r->c->side;
+    size_t channels = (size_t)(r->c->guidance_channels ? r->c->guidance_channels : r->c->channels);
+    ds_step p = {.kind = (enum ds_step_kind)r->o->sampler,
+                 .guided = guided(r->o),
+                 .pixel = r->c->pixel,
+                 .learned = r->c->learn_sigma,
+                 .last = k == 0,
+                 .limit = channels * plane,
+                 .guidance = (float)r->o->guidance,
+                 .a = (float)sqrt(s->alpha_bar[k]),
+                 .b = (float)sqrt(1 - s->alpha_bar[k]),
+                 .a_prev = (float)sqrt(s->alpha_bar_prev[k]),
+                 .b_prev = (float)sqrt(1 - s->alpha_bar_prev[k]),
+                 .mean_x0 = s->mean_x0[k],
+                 .mean_xt = s->mean_xt[k],
+                 .log_variance = s->posterior_log_variance[k],
+                 .log_beta = s->log_beta[k]};
+    if (p.kind == DS_STEP_DPMPP2M)
+        dpmpp2m_coefficients(&p, s, k);
+    return p;
+}
+
+/* From step k to k-1 on the device. */
+static void step(ds_run *r, const ds_sample_request *q, int k) {
+    ds_device *dev = r->net->dev;
+    const size_t n = (size_t)r->B;
+    const ds_step p = coefficients(r, k);
+    const int draws = p.kind == DS_STEP_DDPM && !p.last;
+    if (draws)
+        noise(r, q, (uint32_t)r->s.t[k], r->noise);
+    dev->ops->sampler_step(dev, r->x, r->both ? r->x + n * r->px : NULL, r->x0_prev, r->out,
+                           r->out + n * r->outpx, draws ? r->noise : NULL, &p, r->B, r->px,
+                           r->outpx);
 }
 
 static int run_batch(ds_run *r, const ds_sample_request *q, double done, double total,
                      ds_progress *progress, void *ctx, ds_error *err) {
+    ds_device *dev = r->net->dev;
+    r->both = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG && 2 * r->B <= r->net->batch;
     noise(r, q, 0xffffffffu, r->x);
+    if (r->both)
+        noise(r, q, 0xffffffffu, r->x + (size_t)r->B * r->px);
     for (int k = r->s.steps - 1; k >= 0; k--) {
         predict(r, q, (float)r->s.t[k]);
-        predict_x0(r, k);
-        switch (r->o->sampler) {
-        case DS_SAMPLER_DDPM: step_ddpm(r, q, k); break;
-        case DS_SAMPLER_DDIM: step_ddim(r, k); break;
-        case DS_SAMPLER_DPMPP2M: step_dpmpp2m(r, k); break;
-        }
+        step(r, q, k);
         double share = (double)(r->s.steps - k) / r->s.steps;
         if (progress && progress(ctx, done + share * r->B, total))
             return ds_fail(err, DS_ECANCELED, "sampling was stopped");
     }
+    dev->download(dev, r->host, r->x, (size_t)r->B * r->px * sizeof(float));
     return 0;
 }
 
@@ -200,7 +176,7 @@ static void to_pixels(uint8_t *out, const ds_run *r) {
     for (size_t i = 0; i < (size_t)r->B; i++)
         for (size_t c = 0; c < C; c++)
             for (size_t j = 0; j < plane; j++) {
-                float v = 127.5f * r->x[i * r->px + c * plane + j] + 128.0f;
+                float v = 127.5f * r->host[i * r->px + c * plane + j] + 128.0f;
                 out[(i * plane + j) * C + c] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
             }
 }
@@ -210,14 +186,13 @@ static int run_open(ds_run *r, int batch, ds_error *err) {
     size_t n = (size_t)batch;
     r->px = (size_t)r->c->channels * (size_t)r->c->side * (size_t)r->c->side;
     r->outpx = r->px * (r->c->learn_sigma ? 2 : 1);
-    r->dev_x = dev->alloc(dev, 2 * n * r->px * sizeof(float));
-    r->dev_out = dev->alloc(dev, 2 * n * r->outpx * sizeof(float));
-    if (!r->dev_x || !r->dev_out)
+    r->x = dev->alloc(dev, 2 * n * r->px * sizeof(float));
+    r->out = dev->alloc(dev, 2 * n * r->outpx * sizeof(float));
+    r->x0_prev = dev->alloc(dev, n * r->px * sizeof(float));
+    r->noise = dev->alloc(dev, n * r->px * sizeof(float));
+    if (!r->x || !r->out || !r->x0_prev || !r->noise)
         return ds_fail(err, DS_ENOMEM, "no room to sample %d images at a time", batch);
-    float **host[] = {&r->x, &r->x0, &r->x0_prev, &r->eps, &r->noise};
-    for (int i = 0; i < 5; i++)
-        *host[i] = ds_xcalloc(n * r->px, sizeof(float));
-    r->out = ds_xmalloc(2 * n * r->outpx * sizeof(float));
+    r->host = ds_xmalloc(n * r->px * sizeof(float));
     r->cond = ds_xmalloc(2 * n * sizeof *r->cond);
     r->noise_step = ds_xmalloc(n * sizeof *r->noise_step);
     r->noise_index = ds_xmalloc(n * sizeof *r->noise_index);
@@ -226,11 +201,13 @@ static int run_open(ds_run *r, int batch, ds_error *err) {
 
 static void run_close(ds_run *r) {
     ds_device *dev = r->net->dev;
-    dev->free(dev, r->dev_x);
-    dev->free(dev, r->dev_out);
-    float *host[] = {r->x, r->x0, r->x0_prev, r->eps, r->noise, r->out};
-    for (int i = 0; i < 6; i++)
-        free(host[i]);
+    float *device[] = {r->x, r->out, r->x0_prev, r->noise};
+    ds_device_forget(dev, r->net); /* what was recorded over these buffers */
+    if (r->base)
+        ds_device_forget(dev, r->base);
+    for (int i = 0; i < 4; i++)
+        dev->free(dev, device[i]);
+    free(r->host);
     free(r->cond);
     free(r->noise_step);
     free(r->noise_index);
@@ -272,7 +249,7 @@ int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_s
         if (!rc && pixels)
             to_pixels(pixels + (size_t)first * r.px, &r);
         if (!rc && raw)
-            memcpy(raw + (size_t)first * r.px, r.x, (size_t)r.B * r.px * sizeof(float));
+            memcpy(raw + (size_t)first * r.px, r.host, (size_t)r.B * r.px * sizeof(float));
     }
     run_close(&r);
     return rc;

@@ -33,8 +33,10 @@ struct ds_trainer {
     float *x0, *noise, *xt, *out, *dout, *ca, *cb, *coef, *mse, *vb;
     uint32_t *noise_step;
     uint64_t *noise_sample;
-    float *host; /* staging, mb*(C*S*S + 10) */
+    float *host;   /* the next micro-batch: mb*(C*S*S + 10) */
+    float *losses; /* 2 mb */
     ds_condition *cond;
+    int ready_step, ready_first; /* what host holds already, -1 = nothing */
 };
 
 static const ds_dit_config *cfg(const ds_trainer *t) { return &t->model->base->cfg; }
@@ -120,7 +122,9 @@ static int allocate(ds_trainer *t, ds_error *err) {
     t->noise_step = ds_xmalloc(mb * sizeof *t->noise_step);
     t->noise_sample = ds_xmalloc(mb * sizeof *t->noise_sample);
     t->host = ds_xmalloc(mb * (px + 12) * sizeof(float));
+    t->losses = ds_xmalloc(2 * mb * sizeof(float));
     t->cond = ds_xmalloc(mb * sizeof *t->cond);
+    t->ready_step = -1;
     return 0;
 }
 
@@ -181,6 +185,7 @@ void ds_trainer_free(ds_trainer *t) {
     free(t->noise_step);
     free(t->noise_sample);
     free(t->host);
+    free(t->losses);
     free(t->cond);
     free(t);
 }
@@ -248,10 +253,8 @@ static void load_latent(const ds_trainer *t, float *dst, const ds_draw *d) {
         dst[i] = (float)((mean[i] + exp(0.5 * logvar[i]) * dst[i]) * t->images.latent_scale);
 }
 
-/* Fill the micro-batch: x0, conditions, noise, x_t, coefficients.  weight = share in the mean loss.
- */
-static void load_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
-    const struct ds_ops *k = t->dev->ops;
+/* A micro-batch in host memory: x0, conditions, coefficients.  weight = share in the mean loss. */
+static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
     const ds_dit_config *c = cfg(t);
     const size_t px = pixels(c);
     float *coef = t->host + (size_t)mb * px, *ca = coef + 8 * (size_t)mb, *cb = ca + mb;
@@ -273,27 +276,33 @@ static void load_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight)
         t->noise_step[i] = d->noise_step;
         t->noise_sample[i] = d->noise_sample;
     }
-    t->dev->upload(t->dev, t->x0, t->host, (size_t)mb * px * sizeof(float));
-    t->dev->upload(t->dev, t->coef, coef, (size_t)mb * 8 * sizeof(float));
-    t->dev->upload(t->dev, t->ca, ca, (size_t)mb * sizeof(float));
-    t->dev->upload(t->dev, t->cb, cb, (size_t)mb * sizeof(float));
-    k->normal(t->dev, t->noise, t->opt.seed, draw[0].stream, t->noise_step, t->noise_sample, mb,
-              px);
-    k->axpby(t->dev, t->xt, t->ca, t->x0, t->cb, t->noise, mb, px);
 }
 
-static void run_loss(ds_trainer *t, int mb, float *dout, double *mse, double *vb) {
+/* To the device: noise, x_t, model output and losses.  The host's copy is free afterwards. */
+static void run_batch(ds_trainer *t, uint32_t stream, int mb, float *dout) {
+    const struct ds_ops *k = t->dev->ops;
     const ds_dit_config *c = cfg(t);
-    float *host = t->host;
+    const size_t px = pixels(c), n = (size_t)mb;
+    const float *coef = t->host + n * px, *ca = coef + 8 * n, *cb = ca + n;
+    t->dev->upload(t->dev, t->x0, t->host, n * px * sizeof(float));
+    t->dev->upload(t->dev, t->coef, coef, n * 8 * sizeof(float));
+    t->dev->upload(t->dev, t->ca, ca, n * sizeof(float));
+    t->dev->upload(t->dev, t->cb, cb, n * sizeof(float));
+    k->normal(t->dev, t->noise, t->opt.seed, stream, t->noise_step, t->noise_sample, mb, px);
+    k->axpby(t->dev, t->xt, t->ca, t->x0, t->cb, t->noise, mb, px);
     ds_net_forward(t->net, t->out, t->xt, t->cond, mb);
-    t->dev->ops->diffusion_loss(t->dev, t->mse, t->vb, dout, t->out, t->x0, t->noise, t->xt,
-                                t->coef, c->learn_sigma, (float)t->opt.vb_weight, mb, c->channels,
-                                (size_t)c->side * (size_t)c->side);
-    t->dev->download(t->dev, host, t->mse, (size_t)mb * sizeof(float));
-    t->dev->download(t->dev, host + mb, t->vb, (size_t)mb * sizeof(float));
+    k->diffusion_loss(t->dev, t->mse, t->vb, dout, t->out, t->x0, t->noise, t->xt, t->coef,
+                      c->learn_sigma, (float)t->opt.vb_weight, mb, c->channels,
+                      (size_t)c->side * (size_t)c->side);
+}
+
+/* Adds the losses of the micro-batch that ran; waits for the device. */
+static void add_losses(ds_trainer *t, int mb, double *mse, double *vb) {
+    t->dev->download(t->dev, t->losses, t->mse, (size_t)mb * sizeof(float));
+    t->dev->download(t->dev, t->losses + mb, t->vb, (size_t)mb * sizeof(float));
     for (int i = 0; i < mb; i++) {
-        *mse += host[i];
-        *vb += host[mb + i];
+        *mse += t->losses[i];
+        *vb += t->losses[mb + i];
     }
 }
 
@@ -349,19 +358,41 @@ static void clear_frozen(ds_trainer *t) {
                               t->table.items[i].count);
 }
 
+/* The micro-batch of step that starts at sample `first`, unless host holds it already. */
+static void prepare_train(ds_trainer *t, int step, int first) {
+    const int mb = t->opt.micro_batch;
+    if (t->ready_step == step && t->ready_first == first)
+        return;
+    ds_draw *draw = ds_xmalloc((size_t)mb * sizeof *draw);
+    for (int i = 0; i < mb; i++)
+        draw[i] = draw_train(t, step, first + i);
+    prepare_batch(t, draw, mb, 1.0f / (float)t->opt.batch);
+    free(draw);
+    t->ready_step = step;
+    t->ready_first = first;
+}
+
+/* While a device with memory of its own computes, the host makes the batch that follows. */
+static void prepare_next(ds_trainer *t, int first) {
+    if (t->dev->host_memory)
+        return;
+    if (first + t->opt.micro_batch < t->opt.batch)
+        prepare_train(t, t->step, first + t->opt.micro_batch);
+    else if (t->step + 1 < t->opt.steps)
+        prepare_train(t, t->step + 1, 0);
+}
+
 int ds_trainer_step(ds_trainer *t, ds_train_report *r, ds_error *err) {
     const int mb = t->opt.micro_batch;
-    ds_draw *draw = ds_xmalloc((size_t)mb * sizeof *draw);
     *r = (ds_train_report){0};
     t->dev->ops->fill(t->dev, t->g, 0.0f, t->table.total);
     for (int first = 0; first < t->opt.batch; first += mb) {
-        for (int i = 0; i < mb; i++)
-            draw[i] = draw_train(t, t->step, first + i);
-        load_batch(t, draw, mb, 1.0f / (float)t->opt.batch);
-        run_loss(t, mb, t->dout, &r->mse, &r->vb);
+        prepare_train(t, t->step, first);
+        run_batch(t, DS_STREAM_NOISE, mb, t->dout);
         ds_net_backward(t->net, t->dout, mb);
+        prepare_next(t, first);
+        add_losses(t, mb, &r->mse, &r->vb);
     }
-    free(draw);
     r->mse /= t->opt.batch;
     r->vb /= t->opt.batch;
     r->loss = r->mse + t->opt.vb_weight * r->vb;
@@ -382,6 +413,7 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
     const int mb = t->opt.micro_batch;
     double mse = 0, vb = 0;
     ds_draw *draw = ds_xmalloc((size_t)mb * sizeof *draw);
+    t->ready_step = -1; /* its place in host memory is used here */
     ds_net_bind(t->net, t->ema, t->g);
     for (uint32_t first = 0; first < t->n_held; first += (uint32_t)mb) {
         int count = (int)(t->n_held - first) < mb ? (int)(t->n_held - first) : mb;
@@ -391,8 +423,9 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
                 (ds_draw){.image = t->held[j], .stream = DS_STREAM_HELDOUT, .noise_sample = j};
             draw[i].t = (int)((j + 0.5) / t->n_held * cfg(t)->train_steps);
         }
-        load_batch(t, draw, count, 0.0f);
-        run_loss(t, count, NULL, &mse, &vb);
+        prepare_batch(t, draw, count, 0.0f);
+        run_batch(t, DS_STREAM_HELDOUT, count, NULL);
+        add_losses(t, count, &mse, &vb);
     }
     free(draw);
     ds_net_bind(t->net, t->p, t->g);

@@ -64,6 +64,21 @@ typedef struct {
     int kernel_h, kernel_w, stride, pad_h, pad_w;
 } ds_conv;
 
+/* One step of a sampler, from x_t to x_{t-1}, with guidance (ops.def, sampler_step). */
+enum ds_step_kind { DS_STEP_DDPM, DS_STEP_DDIM, DS_STEP_DPMPP2M };
+
+typedef struct {
+    enum ds_step_kind kind;
+    int guided, pixel, learned, last; /* pixel: x0 is clipped to [-1,1]; last: to the clean image */
+    size_t limit;                     /* guidance acts on the first so many elements of a sample */
+    float guidance;
+    float a, b;                          /* sqrt(alpha_bar), sqrt(1 - alpha_bar) of t */
+    float a_prev, b_prev;                /* ddim: the same of t-1 */
+    double mean_x0, mean_xt;             /* ddpm: posterior mean */
+    double log_variance, log_beta;       /* ddpm: posterior (clipped) and largest log variance */
+    double ratio, gain, c_now, c_before; /* dpmpp2m */
+} ds_step;
+
 struct ds_ops {
 #define DS_OP(op, args) void(*op) args;
 #include "kernels/ops.def"
@@ -75,7 +90,7 @@ struct ds_ops {
 typedef struct {
     const void *owner; /* whose buffers it uses: until ds_device_forget(owner) they stay in place */
     int kind, batch;   /* the owner's own number of the run, and its batch size */
-    const void *in, *out;
+    const void *in, *out, *state;
 } ds_segment;
 
 struct ds_device {
@@ -90,7 +105,7 @@ struct ds_device {
      * error. */
     void *(*alloc)(ds_device *dev, size_t bytes);
     void (*free)(ds_device *dev, void *p);
-    void (*upload)(ds_device *dev, void *dst, const void *src_host, size_t bytes);
+    void (*upload)(ds_device *dev, void *dst, const void *src_host, size_t bytes); /* src is free */
     void (*download)(ds_device *dev, void *dst_host, const void *src, size_t bytes); /* waits */
     void (*sync)(ds_device *dev);
     /* A weight (m,n) without content.  f32 != 0: f32 products even on a bf16 device (feature net).

@@ -293,7 +293,7 @@ START_TEST(opening) {
         ds_device *one = open_set(a, 3);
         if (!one)
             continue;
-        EXPECT(one->threads == 3, "%s: %d threads", one->device_class, one->threads);
+        EXPECT(one->threads == (strcmp(one->name, "cuda") ? 3 : 1), "%s: %d threads", one->device_class, one->threads);
         EXPECT(one->act_size == (kernel_sets[a].precision == DS_PRECISION_BF16 ? 2 : 4),
                "act_size of %s", one->device_class);
         for (int b = 0; b < a; b++) {
@@ -370,6 +370,53 @@ START_TEST(rounding_to_bf16) {
     }
 }
 END_TEST
+
+/* ---------------------------------------------------------------- sampler step */
+
+/* A step in the middle of a schedule, or its last one. */
+static ds_step step_of(enum ds_step_kind kind, int guided, int pixel, int last, size_t limit) {
+    return (ds_step){.kind = kind,
+                     .guided = guided,
+                     .pixel = pixel,
+                     .learned = 1,
+                     .last = last,
+                     .limit = limit,
+                     .guidance = 2.5f,
+                     .a = 0.8f,
+                     .b = 0.6f,
+                     .a_prev = 0.96f,
+                     .b_prev = 0.28f,
+                     .mean_x0 = 0.3,
+                     .mean_xt = 0.68,
+                     .log_variance = -3,
+                     .log_beta = -2,
+                     .ratio = 0.47,
+                     .gain = 0.6,
+                     .c_now = last ? 1 : 1.5,
+                     .c_before = last ? 0 : -0.5};
+}
+
+/* Every kind of step, with and without guidance (of the first half of a sample's elements).  Each
+ * result is a handful of f32 operations (x0 and eps; or in double with one rounding) on terms of at
+ * most `terms`; guidance makes eps up to 1 + 2 (guidance - 1) = 4 times as large; exp(lv/2) differs
+ * by two roundings. */
+static void sampler(run *r) {
+    size_t px = (size_t)r->k->n, outpx = 2 * px;
+    float *out = numbers(r, outpx, 61, 0), *base = numbers(r, outpx, 62, 0),
+          *draw = numbers(r, px, 63, 1);
+    for (int i = 0; i < 12; i++) {
+        ds_step s = step_of((enum ds_step_kind)(i % 3), i / 3 % 2, i >= 6, i % 4 == 3, px / 2 + 1);
+        float *x = out_new(r, "x", px, 0, 0, ADDED, (uint64_t)(64 + i), 1)->data;
+        float *before = out_new(r, "x0 before", px, 0, 0, ADDED, 80, 0)->data;
+        float *twin = out_f32(r, "twin", px);
+        r->dev->ops->sampler_step(r->dev, x, i % 2 ? twin : NULL, before, out, base,
+                                  s.last ? NULL : draw, &s, r->B, px, outpx);
+        double eps = 4, x0 = (2 + s.b * eps) / s.a, terms = 2 * (x0 + 2 + s.b * eps) + 2;
+        for (size_t j = 0; r->ref && j < px * (size_t)r->B; j++)
+            for (int o = 3; o >= 1; o--)
+                tolerate_both(r, r->outs - o, j, 12 * EPS32 * terms);
+    }
+}
 
 /* ---------------------------------------------------------------- feature network */
 
@@ -458,6 +505,9 @@ START_TEST(flat) {
 }
 END_TEST
 
+START_TEST(sampler_step) { ladder(&flats[_i], sampler, 1); }
+END_TEST
+
 START_TEST(image) { ladder(&images[_i], layout, 1); }
 END_TEST
 
@@ -469,6 +519,7 @@ END_TEST
 
 static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, flat, 0, COUNT(flats) * COUNT(flat_rungs));
+    tcase_add_loop_test(tc, sampler_step, 0, COUNT(flats));
     tcase_add_loop_test(tc, image, 0, COUNT(images));
     tcase_add_loop_test(tc, convolution, 0, COUNT(convs));
     tcase_add_loop_test(tc, pooling, 0, COUNT(pools));

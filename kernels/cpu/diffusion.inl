@@ -23,6 +23,73 @@ static void ds_cpu_axpby(ds_device *dev, float *out, const float *ca, const floa
     ds_team_run(ds_cpu_of(dev)->team, axpby_task, &job, B);
 }
 
+/* ---------------------------------------------------------------- sampler step
+ * Scalar, with libm's exp: the same bits for every instruction set.  A task is a stretch of one
+ * sample. */
+
+enum { STEP_STRETCH = 4096 };
+
+typedef struct {
+    float *x, *twin, *x0_prev;
+    const float *out, *base, *noise;
+    const ds_step *s;
+    size_t px, outpx;
+    int stretches; /* of a sample */
+} step_job;
+
+static float step_ddpm(const ds_step *s, float x, float x0, float v, float noise) {
+    double mean = s->mean_x0 * x0 + s->mean_xt * x, log_variance = s->log_variance;
+    if (s->learned) {
+        double f = (v + 1.0) / 2;
+        log_variance = f * s->log_beta + (1 - f) * s->log_variance;
+    }
+    return (float)(s->last ? mean : mean + exp(0.5 * log_variance) * noise);
+}
+
+static float step_dpmpp2m(const ds_step *s, float x, float x0, float *x0_prev) {
+    float before = s->c_before != 0 ? *x0_prev : 0;
+    *x0_prev = x0;
+    return s->last ? x0 : (float)(s->ratio * x + s->gain * (s->c_now * x0 + s->c_before * before));
+}
+
+static void step_task(void *ctx, int task, int thread) {
+    (void)thread;
+    const step_job *j = ctx;
+    const ds_step *s = j->s;
+    size_t b = (size_t)(task / j->stretches),
+           i = (size_t)(task % j->stretches) * (size_t)STEP_STRETCH,
+           end = i + STEP_STRETCH < j->px ? i + STEP_STRETCH : j->px;
+    for (; i < end; i++) {
+        size_t at = b * j->px + i, o = b * j->outpx + i;
+        float x = j->x[at], eps = j->out[o];
+        if (s->guided && i < s->limit)
+            eps = j->base[o] + s->guidance * (eps - j->base[o]);
+        float x0 = (x - s->b * eps) / s->a;
+        if (s->pixel) {
+            x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
+            eps = (x - s->a * x0) / s->b;
+        }
+        switch (s->kind) {
+        case DS_STEP_DDPM:
+            x = step_ddpm(s, x, x0, s->learned ? j->out[o + j->px] : 0, s->last ? 0 : j->noise[at]);
+            break;
+        case DS_STEP_DDIM: x = s->a_prev * x0 + s->b_prev * eps; break;
+        case DS_STEP_DPMPP2M: x = step_dpmpp2m(s, x, x0, j->x0_prev + at); break;
+        }
+        j->x[at] = x;
+        if (j->twin)
+            j->twin[at] = x;
+    }
+}
+
+static void ds_cpu_sampler_step(ds_device *dev, float *x, float *twin, float *x0_prev,
+                                const float *out, const float *base, const float *noise,
+                                const ds_step *s, int B, size_t px, size_t outpx) {
+    int stretches = (int)((px + STEP_STRETCH - 1) / STEP_STRETCH);
+    step_job job = {x, twin, x0_prev, out, base, noise, s, px, outpx, stretches};
+    ds_team_run(ds_cpu_of(dev)->team, step_task, &job, B * stretches);
+}
+
 /* ---------------------------------------------------------------- normal numbers
  * The arithmetic of base/rng.c, lane by lane: the same bits.  Each lane is one Philox block. */
 

@@ -199,6 +199,7 @@ static void cuda_close(ds_device *dev) {
     for (int i = 0; i < c->graphs->count; i++)
         drop(c, &c->graphs->item[i]);
     ds_lib_free(c, c->scratch);
+    ds_lib_free(c, c->branch);
     ds_lib_close(c);
     free(c->graphs);
     free(c);

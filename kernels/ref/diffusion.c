@@ -18,6 +18,48 @@ void ds_ref_normal(ds_device *dev, float *out, uint64_t seed, uint32_t stream, c
         ds_rng_normal(out + (size_t)b * n, n, seed, stream, step[b], sample[b]);
 }
 
+/* One element; v: the model's variance output; the f32 roundings are part of the definition. */
+static float step_element(const ds_step *s, float x, float eps, float guide, int guided, float v,
+                          float noise, float *x0_prev) {
+    if (guided)
+        eps = guide + s->guidance * (eps - guide);
+    float x0 = (x - s->b * eps) / s->a;
+    if (s->pixel) {
+        x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
+        eps = (x - s->a * x0) / s->b;
+    }
+    if (s->kind == DS_STEP_DDIM)
+        return s->a_prev * x0 + s->b_prev * eps;
+    if (s->kind == DS_STEP_DPMPP2M) {
+        float before = s->c_before != 0 ? *x0_prev : 0;
+        *x0_prev = x0;
+        return s->last ? x0
+                       : (float)(s->ratio * x + s->gain * (s->c_now * x0 + s->c_before * before));
+    }
+    double mean = s->mean_x0 * x0 + s->mean_xt * x, log_variance = s->log_variance;
+    if (s->learned) {
+        double f = (v + 1.0) / 2;
+        log_variance = f * s->log_beta + (1 - f) * s->log_variance;
+    }
+    return (float)(s->last ? mean : mean + exp(0.5 * log_variance) * noise);
+}
+
+void ds_ref_sampler_step(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
+                         const float *base, const float *noise, const ds_step *s, int B, size_t px,
+                         size_t outpx) {
+    (void)dev;
+    for (size_t b = 0; b < (size_t)B; b++)
+        for (size_t i = 0; i < px; i++) {
+            size_t at = b * px + i, o = b * outpx + i;
+            int guided = s->guided && i < s->limit;
+            x[at] = step_element(s, x[at], out[o], guided ? base[o] : 0, guided,
+                                 s->learned ? out[o + px] : 0, noise ? noise[at] : 0,
+                                 x0_prev ? x0_prev + at : NULL);
+            if (twin)
+                twin[at] = x[at];
+        }
+}
+
 /* Named view of one row of coef. */
 typedef struct {
     double log_beta, log_var_clipped, mean_x0, mean_xt, recip, recipm1, is_first, weight;
