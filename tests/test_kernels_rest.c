@@ -293,7 +293,8 @@ START_TEST(opening) {
         ds_device *one = open_set(a, 3);
         if (!one)
             continue;
-        EXPECT(one->threads == (strcmp(one->name, "cuda") ? 3 : 1), "%s: %d threads", one->device_class, one->threads);
+        EXPECT(one->threads == (strcmp(one->name, "cuda") ? 3 : 1), "%s: %d threads",
+               one->device_class, one->threads);
         EXPECT(one->act_size == (kernel_sets[a].precision == DS_PRECISION_BF16 ? 2 : 4),
                "act_size of %s", one->device_class);
         for (int b = 0; b < a; b++) {

@@ -7,7 +7,7 @@ libmicrohttpd-dev:HTTP_server libcurl4-openssl-dev:HTTP_client libjansson-dev:JS
 libssl-dev:SHA-256 libjpeg62-turbo-dev:JPEG libpng-dev:PNG libwebp-dev:WebP libseccomp-dev:sandbox
 libopenblas-dev:linear_algebra liblapacke-dev:eigenvalues libzip-dev:checkpoint_files'
 test='check:test_framework libsubunit-dev:test_framework zstd:adapter_files_in_tests sqlite3:registry_in_tests
-curl:API_in_tests python3:reader_of_safetensors_in_tests'
+curl:API_in_tests python3:reader_of_safetensors_in_tests g++:emulated_GPU_in_tests'
 case "${1:-build}" in
 build) want=$build ;;
 test) want="$build $test" ;;

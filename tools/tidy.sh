@@ -4,8 +4,8 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=$(mktemp)
-sources=$(git ls-files 'base/*.[ch]' 'kernels/*.[ch]' 'kernels/*.inl' 'kernels/*.def' 'engine/*.[ch]' 'worker/*.[ch]' 'registry/*.[ch]' \
-    'daemon/*.[ch]' 'cli/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]')
+sources=$(git ls-files 'base/*.[ch]' 'kernels/*.[ch]' 'kernels/*.cu' 'kernels/*.inl' 'kernels/*.def' 'engine/*.[ch]' 'worker/*.[ch]' 'registry/*.[ch]' \
+    'daemon/*.[ch]' 'cli/*.[ch]' 'tests/*.[ch]' 'tests/*.cc' 'bench/*.[ch]')
 
 # What each folder may include: base <- kernels <- engine <- worker; base <- registry <- daemon; base <- cli.
 allowed() {
@@ -41,7 +41,7 @@ for f in $sources; do
     awk -v f="$f" -v limit=$limit 'length($0) > limit {print f ":" NR ": line of " length($0) " characters, limit " limit}
         END {if (NR > 900) print f ":" NR ": file of " NR " lines, limit 900"}' "$f" >>"$out"
     case "$f" in
-    *.c | *.inl) awk -v f="$f" '/^[a-zA-Z].*[^;]$/ && /\(/ {start = NR} /^}/ {if (start && NR - start > 80) print f ":" start ": function of " NR - start " lines, limit 80"; start = 0}' "$f" >>"$out" ;;
+    *.c | *.cu | *.cc | *.inl) awk -v f="$f" '/^[a-zA-Z].*[^;]$/ && /\(/ {start = NR} /^}/ {if (start && NR - start > 80) print f ":" start ": function of " NR - start " lines, limit 80"; start = 0}' "$f" >>"$out" ;;
     esac
 done
 
@@ -52,7 +52,7 @@ for f in $(echo "$sources" | tr ' ' '\n' | grep '\.h$'); do
 done
 
 if command -v clang-format >/dev/null 2>&1; then
-    for f in $(echo "$sources" | tr ' ' '\n' | grep -E '\.[ch]$'); do
+    for f in $(echo "$sources" | tr ' ' '\n' | grep -E '\.(c|h|cu|cc)$'); do
         clang-format --dry-run --Werror "$f" >/dev/null 2>&1 || echo "$f:1: not formatted: run 'clang-format -i $f'" >>"$out"
     done
 else

@@ -22,7 +22,7 @@
 
 #ifdef DS_CUDA_EMU
 
-#include "tests/emu/emu.h"
+#include <emu.h> /* tests/emu */
 
 #else
 
