@@ -44,7 +44,9 @@ struct ds_cuda {
     void *stream;         /* cudaStream_t */
     void *scratch;        /* of the op that runs; grows */
     size_t scratch_bytes;
-    unsigned generation; /* counts moves of scratch: a recorded graph holds its address */
+    void *branch; /* output of a layer that only a pending sum reads (linear.cu); grows */
+    size_t branch_bytes;
+    unsigned generation; /* counts moves of scratch and branch: a recorded graph holds them */
     int recording;
     ds_cuda_pending pending;
     struct ds_cuda_graphs *graphs;
@@ -97,7 +99,7 @@ inline void ds_cuda_launch(ds_cuda *c, void (*kernel)(P...), dim3 grid, dim3 blo
         return;
 #ifdef DS_CUDA_EMU
     (void)c;
-    ds_emu_run(grid, block, shared, [&] { kernel(static_cast<P>(args)...); });
+    ds_emu_launch(grid, block, shared, [=] { kernel(static_cast<P>(args)...); });
 #else
     if (shared > 48 * 1024) /* more than the default limit has to be asked for */
         cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

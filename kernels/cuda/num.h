@@ -52,61 +52,61 @@ struct alignas(16) ds_word4 {
 
 /* v[0..8) (=) p[0..left), zeros beyond.  VEC: p is 16-byte aligned and left >= 8. */
 template <bool VEC> __device__ inline void ds_load8(float v[8], const ds_bf16 *p, int left) {
-    if (VEC) {
+    if constexpr (VEC) {
         ds_word4 w = *reinterpret_cast<const ds_word4 *>(p);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             v[2 * i] = ds_float(ds_bf16{(uint16_t)w.w[i]});
             v[2 * i + 1] = ds_float(ds_bf16{(uint16_t)(w.w[i] >> 16)});
         }
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        v[i] = i < left ? ds_float(p[i]) : 0.0f;
+        for (int i = 0; i < 8; i++)
+            v[i] = i < left ? ds_float(p[i]) : 0.0f;
+    }
 }
 
 template <bool VEC> __device__ inline void ds_load8(float v[8], const float *p, int left) {
-    if (VEC) {
+    if constexpr (VEC) {
         ds_word4 w[2];
         w[0] = reinterpret_cast<const ds_word4 *>(p)[0];
         w[1] = reinterpret_cast<const ds_word4 *>(p)[1];
         memcpy(v, w, 32);
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        v[i] = i < left ? p[i] : 0.0f;
+        for (int i = 0; i < 8; i++)
+            v[i] = i < left ? p[i] : 0.0f;
+    }
 }
 
 /* p[0..left) (=) v, at most eight. */
 template <bool VEC> __device__ inline void ds_store8(ds_bf16 *p, const float v[8], int left) {
-    if (VEC) {
+    if constexpr (VEC) {
         ds_word4 w;
 #pragma unroll
         for (int i = 0; i < 4; i++)
             w.w[i] = ds_pack_bf16(v[2 * i], v[2 * i + 1]);
         *reinterpret_cast<ds_word4 *>(p) = w;
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (i < left)
-            p[i] = ds_round_bf16(v[i]);
+        for (int i = 0; i < 8; i++)
+            if (i < left)
+                p[i] = ds_round_bf16(v[i]);
+    }
 }
 
 template <bool VEC> __device__ inline void ds_store8(float *p, const float v[8], int left) {
-    if (VEC) {
+    if constexpr (VEC) {
         ds_word4 w[2];
         memcpy(w, v, 32);
         reinterpret_cast<ds_word4 *>(p)[0] = w[0];
         reinterpret_cast<ds_word4 *>(p)[1] = w[1];
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (i < left)
-            p[i] = v[i];
+        for (int i = 0; i < 8; i++)
+            if (i < left)
+                p[i] = v[i];
+    }
 }
 
 /* Host: may rows of D elements starting at p be read eight at a time? */
@@ -143,16 +143,25 @@ template <class T> __device__ inline T ds_block_sum(T x, T *room) {
     return ds_warp_sum(lane < warps ? room[lane] : T(0));
 }
 
-/* gelu_tanh and its derivative (kernels/ops.def). */
-__device__ inline float ds_gelu(float u) {
-    float z = 0.7978845608028654f * (u + 0.044715f * u * u * u);
-    return 0.5f * u * (1.0f + tanhf(z));
+/* s = sigmoid(2z) and 1 - s, z = sqrt(2/pi) (u + 0.044715 u^3), without cancellation: 1 + tanh z =
+ * 2s would lose its digits where tanh z is near -1. */
+struct ds_gelu_gate {
+    float s, rest;
+};
+
+__device__ inline ds_gelu_gate ds_gelu_gate_of(float u) {
+    float z2 = 1.5957691216057308f * (u + 0.044715f * u * u * u);
+    float q = expf(-fabsf(z2)), big = 1.0f / (1.0f + q), small = q * big;
+    return z2 < 0 ? ds_gelu_gate{small, big} : ds_gelu_gate{big, small};
 }
 
+/* gelu_tanh = u s, and its derivative s + u s (1 - s) d(2z)/du (kernels/ops.def). */
+__device__ inline float ds_gelu(float u) { return u * ds_gelu_gate_of(u).s; }
+
 __device__ inline float ds_gelu_slope(float u) {
-    float z = 0.7978845608028654f * (u + 0.044715f * u * u * u), t = tanhf(z);
-    float dz = 0.7978845608028654f * (1.0f + 3 * 0.044715f * u * u);
-    return 0.5f * (1.0f + t) + 0.5f * u * (1.0f - t * t) * dz;
+    ds_gelu_gate g = ds_gelu_gate_of(u);
+    float dz2 = 1.5957691216057308f * (1.0f + 3 * 0.044715f * u * u);
+    return g.s + u * dz2 * g.s * g.rest;
 }
 
 #endif
