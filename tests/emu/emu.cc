@@ -74,6 +74,7 @@ void fiber_main() {
 }
 
 void start_block(int threads) {
+    ds_emu_forget_copies();
     block.live = threads;
     block.arrived = 0;
     block.warps.assign((size_t)(threads + 31) / 32, Warp{});
@@ -114,7 +115,7 @@ void run_block(int threads, bool backwards) {
 
 } // namespace
 
-void ds_emu_run(dim3 grid, dim3 size, size_t shared, const std::function<void()> &body) {
+static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<void()> &body) {
     int threads = (int)(size.x * size.y * size.z);
     if (threads < 1 || threads > MAX_THREADS || shared > 227 * 1024 || grid.y > 65535 ||
         grid.z > 65535) {
@@ -137,6 +138,49 @@ void ds_emu_run(dim3 grid, dim3 size, size_t shared, const std::function<void()>
                 run_block(threads, n++ % 2);
             }
 }
+
+/* ---------------------------------------------------------------- stream and graphs */
+
+using Graph = std::vector<std::function<void()>>;
+static Graph *recording;
+
+void ds_emu_submit(std::function<void()> work) {
+    if (recording)
+        recording->push_back(std::move(work));
+    else
+        work();
+}
+
+void ds_emu_launch(dim3 grid, dim3 size, size_t shared, const std::function<void()> &body) {
+    ds_emu_submit([=] { run_grid(grid, size, shared, body); });
+}
+
+void ds_emu_host(const char *what) {
+    if (!recording)
+        return;
+    fprintf(stderr, "emulation: %s while a graph is recorded\n", what);
+    abort();
+}
+
+void ds_emu_record_begin() {
+    ds_emu_host("a second recording");
+    recording = new Graph;
+}
+
+void *ds_emu_record_end() {
+    Graph *g = recording;
+    recording = nullptr;
+    return g;
+}
+
+void ds_emu_graph_launch(void *graph) {
+    for (auto &work : *static_cast<Graph *>(graph))
+        work();
+}
+
+void ds_emu_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
+
+/* ---------------------------------------------------------------- threads */
 
 void *ds_emu_shared() { return block.shared.data(); }
 

@@ -31,7 +31,17 @@ struct dim3 {
 /* Of the fiber that runs. */
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-void ds_emu_run(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+void ds_emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+
+/* The stream: work runs at once, or while a graph is recorded, when that is launched.  So `work`
+ * holds its arguments by value.  ds_emu_host stands for what may not be done while recording. */
+void ds_emu_submit(std::function<void()> work);
+void ds_emu_host(const char *what);
+void ds_emu_record_begin();
+void *ds_emu_record_end();
+void ds_emu_graph_launch(void *graph);
+void ds_emu_graph_free(void *graph);
+
 void *ds_emu_shared();
 void ds_emu_block_barrier();
 void ds_emu_warp_barrier();
@@ -39,6 +49,7 @@ void ds_emu_warp_barrier();
  * at [l * 8].  Valid until the lane's next exchange. */
 const uint32_t *ds_emu_exchange(const uint32_t *mine, int words);
 int ds_emu_lane();
+void ds_emu_forget_copies(); /* tile.cc */
 
 #define DS_SHARED(type, name) type *name = static_cast<type *>(ds_emu_shared())
 

@@ -18,23 +18,39 @@ int ds_lib_open(ds_cuda *c, int ordinal, ds_error *err) {
 void ds_lib_close(ds_cuda *) {}
 
 void *ds_lib_alloc(ds_cuda *, size_t bytes) {
+    ds_emu_host("an allocation");
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (p)
         memset(p, 0xff, bytes); /* NaN: a GPU's memory is not zeroed either */
     return p;
 }
 
-void ds_lib_free(ds_cuda *, void *p) { free(p); }
-void ds_lib_upload(ds_cuda *, void *dst, const void *src, size_t bytes) { memcpy(dst, src, bytes); }
-void ds_lib_download(ds_cuda *, void *dst, const void *src, size_t bytes) {
+void ds_lib_free(ds_cuda *, void *p) {
+    ds_emu_host("freeing memory");
+    free(p);
+}
+
+void ds_lib_upload(ds_cuda *, void *dst, const void *src, size_t bytes) {
+    ds_emu_host("an upload");
     memcpy(dst, src, bytes);
 }
-void ds_lib_sync(ds_cuda *) {}
+
+void ds_lib_download(ds_cuda *, void *dst, const void *src, size_t bytes) {
+    ds_emu_host("a download");
+    memcpy(dst, src, bytes);
+}
+
+void ds_lib_sync(ds_cuda *) { ds_emu_host("waiting for the device"); }
 size_t ds_lib_free_bytes(ds_cuda *) { return (size_t)8 << 30; }
-int ds_lib_record_begin(ds_cuda *) { return 1; }
-void *ds_lib_record_end(ds_cuda *) { return NULL; }
-void ds_lib_graph_launch(ds_cuda *, void *) {}
-void ds_lib_graph_free(ds_cuda *, void *) {}
+
+int ds_lib_record_begin(ds_cuda *) {
+    ds_emu_record_begin();
+    return 0;
+}
+
+void *ds_lib_record_end(ds_cuda *) { return ds_emu_record_end(); }
+void ds_lib_graph_launch(ds_cuda *, void *graph) { ds_emu_graph_launch(graph); }
+void ds_lib_graph_free(ds_cuda *, void *graph) { ds_emu_graph_free(graph); }
 
 static float load(const void *p, ds_lib_type type, size_t i) {
     return type == DS_LIB_BF16 ? ds_float(((const ds_bf16 *)p)[i]) : ((const float *)p)[i];
@@ -67,18 +83,24 @@ static int particular(const ds_gemm *g, const void *d) {
             (g->aux && (uintptr_t)g->aux % 16) || (uintptr_t)g->bias % 16);
 }
 
-int ds_lib_gemm(ds_cuda *, const ds_gemm *g, void *d, const void *a, const void *b) {
-    if (particular(g, d))
-        return 1;
+static void product(const ds_gemm *g, void *d, const void *a, const void *b) {
     for (size_t i = 0; i < (size_t)g->m; i++)
         for (size_t j = 0; j < (size_t)g->n; j++) {
             double sum = g->add ? load(d, g->d, i * (size_t)g->ldd + j) : 0;
-            for (size_t k = 0; k < (size_t)g->k; k++)
-                sum += (double)load(a, g->ab,
-                                    g->ta ? k * (size_t)g->lda + i : i * (size_t)g->lda + k) *
-                       load(b, g->ab, g->tb ? j * (size_t)g->ldb + k : k * (size_t)g->ldb + j);
+            for (size_t k = 0; k < (size_t)g->k; k++) {
+                size_t at_a = g->ta ? k * (size_t)g->lda + i : i * (size_t)g->lda + k;
+                size_t at_b = g->tb ? j * (size_t)g->ldb + k : k * (size_t)g->ldb + j;
+                sum += (double)load(a, g->ab, at_a) * load(b, g->ab, at_b);
+            }
             store(d, g->d, i * (size_t)g->ldd + j, epilogue(g, (float)sum, i, j));
         }
+}
+
+int ds_lib_gemm(ds_cuda *, const ds_gemm *g, void *d, const void *a, const void *b) {
+    if (particular(g, d))
+        return 1;
+    ds_gemm copy = *g;
+    ds_emu_submit([=] { product(&copy, d, a, b); });
     return 0;
 }
 
