@@ -129,8 +129,11 @@ $(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
 # These start the programs (found through DS_BUILD); order-only, so a new program links no test anew.
 $(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
 
-# These open the emulated CUDA device as well.
-$(filter $(BUILD)/tests/test_kernels_%,$(TEST_BINS)): | $(EMU_LIB)
+# These open the emulated CUDA device as well, which has memory of its own (tests/mirror.h).
+$(filter $(BUILD)/tests/test_kernels_%,$(TEST_BINS)): $(BUILD)/tests/mirror.o | $(EMU_LIB)
+$(BUILD)/tests/%.o: tests/%.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)

@@ -73,10 +73,16 @@ static inline void test_schedule(float coef[8], int t, float weight) {
 /* A buffer between two guard zones; guard_check says whether both are untouched. */
 enum { GUARD = 192, GUARD_BYTE = 0xA5 };
 
+/* The whole of it, guard zones and all. */
+static inline size_t guard_bytes(size_t bytes) { return bytes + 2 * GUARD + 64; }
+static inline void *guard_start(void *p, size_t offset) {
+    return (unsigned char *)p - GUARD - offset;
+}
+
 static inline void *guard_new(size_t bytes, size_t offset) {
     DS_ASSERT(offset < 64);
-    unsigned char *raw = ds_xaligned(bytes + 2 * GUARD + 64);
-    memset(raw, GUARD_BYTE, bytes + 2 * GUARD + 64);
+    unsigned char *raw = ds_xaligned(guard_bytes(bytes));
+    memset(raw, GUARD_BYTE, guard_bytes(bytes));
     return raw + GUARD + offset;
 }
 
@@ -93,7 +99,7 @@ static inline int guard_check(const void *p, size_t bytes, size_t offset) {
 
 static inline void guard_free(void *p, size_t offset) {
     if (p)
-        free((unsigned char *)p - GUARD - offset);
+        free(guard_start(p, offset));
 }
 
 #endif

@@ -17,14 +17,28 @@
  * device that computes in f32; t16, for a bf16 device, counts the roundings to bf16 beside it.
  * Added here is the rounding of the stored result, the reference's and the device's.  Tolerance 0
  * says that the result is exact before it is stored: then an f32 device must give the same number.
+ * A third column is for products in TF32 (a GPU's tensor cores on f32): the hardware keeps 10 bits
+ * of each operand's mantissa and cuts the rest, an error below EPS_TF32 = 2^-10 of each of the two
+ * operands.  Unless tolerate_tf32 says more, it is derived from t16, which counts EPS16 = 4
+ * EPS_TF32 for one operand of the same products.  (Numbers k 2^e, |k| <= 127, are exact in TF32 as
+ * well.)
+ *
+ * Devices: the processor's kernel sets and, with DS_TEST_CUDA set, the emulated GPU.
+ * DS_TEST_DEVICES=cuda: only the CUDA library that DIFFSCALER_CUDA_LIBRARY names or that lies where
+ * a program finds it, on a real GPU.  A device with memory of its own is tested through a mirror
+ * (tests/mirror.h).
  */
 #ifndef DS_TESTS_KERNELS_LADDER_H
 #define DS_TESTS_KERNELS_LADDER_H
 
 #include "tests/kernels_common.h"
+#include "tests/mirror.h"
+
+#include <malloc.h>
 
 #define EPS32 0x1p-24
 #define EPS16 0x1p-8
+#define EPS_TF32 0x1p-10
 /* A bf16 device may take the reciprocal in a sigmoid from the instruction of 14 bits; in a
  * derivative s + x z' s (1 - s) that error is in s and in 1 - s. */
 #define RCP14 0x1p-14
@@ -35,7 +49,7 @@
 #define KEEP_BENCH(...)
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 
-enum { MAX_OUT = 6, MAX_KEPT = 64 };
+enum { MAX_OUT = 36, MAX_KEPT = 128 };
 enum out_kind { WRITTEN, ADDED };
 
 typedef struct {
@@ -50,7 +64,7 @@ typedef struct {
     size_t count, per_sample, offset;
     int act, whole; /* whole: not split by samples */
     float *value;   /* reference: as f32; device: bytes in data */
-    double *t32, *t16;
+    double *t32, *t16, *tf32;
 } output;
 
 typedef struct {
@@ -69,6 +83,7 @@ typedef void body_fn(run *r);
 
 static inline void *keep(run *r, void *p) {
     DS_ASSERT(r->kepts < MAX_KEPT);
+    ds_mirror_add(r->dev, p, malloc_usable_size(p));
     return r->kept[r->kepts++] = p;
 }
 
@@ -138,9 +153,11 @@ static inline output *out_new(run *r, const char *name, size_t per_sample, int a
     *o = (output){.name = name, .count = n, .per_sample = per_sample, .act = act, .whole = whole};
     o->offset = r->nudge * size;
     o->data = guard_new(n * size, o->offset);
+    ds_mirror_add(r->dev, guard_start(o->data, o->offset), guard_bytes(n * size));
     if (r->ref) {
         o->t32 = ds_xcalloc(n, sizeof *o->t32);
         o->t16 = ds_xcalloc(n, sizeof *o->t16);
+        o->tf32 = ds_xcalloc(n, sizeof *o->tf32);
     }
     if (kind == WRITTEN) {
         for (size_t i = 0; i < n * size / 2; i++)
@@ -164,6 +181,12 @@ static inline void tolerate(run *r, int o, size_t i, double t32, double t16) {
     DS_ASSERT(r->ref && o < r->outs && i < r->out[o].count);
     r->out[o].t32[i] = t32;
     r->out[o].t16[i] = t16;
+    r->out[o].tf32[i] = t32 + fmax(0, t16 - t32) * (2 * EPS_TF32 / EPS16);
+}
+/* Where TF32 is used on operands that have more bits, and bf16 is not; after tolerate. */
+static inline void tolerate_tf32(run *r, int o, size_t i, double tf32) {
+    DS_ASSERT(r->ref && o < r->outs && i < r->out[o].count);
+    r->out[o].tf32[i] = fmax(r->out[o].tf32[i], tf32);
 }
 
 static inline float out_value(const run *r, const output *o, size_t i) {
@@ -199,16 +222,25 @@ static inline run *run_new(ds_device *dev, const shape *k, body_fn *body, int fi
     return r;
 }
 
-static inline void run_free(run *r) {
+/* All that a run holds; the run itself is the caller's. */
+static inline void run_release(run *r) {
     for (int i = 0; i < r->outs; i++) {
+        ds_mirror_remove(r->dev, guard_start(r->out[i].data, r->out[i].offset));
         guard_free(r->out[i].data, r->out[i].offset);
         free(r->out[i].t32);
         free(r->out[i].t16);
+        free(r->out[i].tf32);
     }
-    for (int i = 0; i < r->kepts; i++)
+    for (int i = 0; i < r->kepts; i++) {
+        ds_mirror_remove(r->dev, r->kept[i]);
         free(r->kept[i]);
+    }
     for (int i = 0; i < r->weights; i++)
         r->dev->weight_free(r->dev, r->weight[i]);
+}
+
+static inline void run_free(run *r) {
+    run_release(r);
     free(r);
 }
 
@@ -216,10 +248,10 @@ static inline void compare_values(const run *ref, const run *r) {
     const char *class = r->dev->device_class;
     for (int o = 0; o < ref->outs; o++) {
         const output *a = &ref->out[o], *b = &r->out[o];
-        int bf16 = r->dev->act_size == 2;
+        int bf16 = r->dev->act_size == 2, tf32 = strstr(class, "tf32") != NULL;
         for (size_t i = 0; i < a->count; i++) {
             double want = out_value(ref, a, i), got = out_value(r, b, i);
-            double tol = bf16 ? a->t16[i] : a->t32[i];
+            double tol = bf16 ? a->t16[i] : tf32 ? a->tf32[i] : a->t32[i];
             double stored = bf16 && a->act ? EPS16 + EPS32 : tol > 0 ? 2 * EPS32 : 0;
             tol = (tol + stored * fabs(want)) * 1.01;
             if (isnan(want))
@@ -248,15 +280,43 @@ static inline void compare_bytes(const run *whole, const run *part, const char *
 }
 
 /* Kernel sets to test: every cap with either precision; sets this processor lacks are skipped.
- * "cuda" is the emulated device (tests/emu/emu.h): the GPU's kernels on this processor. */
+ * "cuda" is the emulated device (tests/emu/emu.h): the GPU's kernels on this processor; or a GPU.
+ */
 static const struct {
     const char *isa;
     enum ds_precision precision;
 } kernel_sets[] = {{"avx2", DS_PRECISION_F32},  {"avx512", DS_PRECISION_F32},
                    {"avx2", DS_PRECISION_BF16}, {"avx512bf16", DS_PRECISION_BF16},
-                   {"cuda", DS_PRECISION_F32},  {"cuda", DS_PRECISION_BF16}};
+                   {"cuda", DS_PRECISION_F32},  {"cuda", DS_PRECISION_BF16},
+                   {"cuda", DS_PRECISION_TF32}};
 enum { KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0] };
 
+/* 1: only a GPU is tested, or what DIFFSCALER_CUDA_LIBRARY names in its place. */
+static inline int only_cuda(void) {
+    const char *devices = getenv("DS_TEST_DEVICES");
+    return devices && !strcmp(devices, "cuda");
+}
+
+static inline int is_emulated(const ds_device *dev) {
+    return strstr(dev->device_class, "emulated") != NULL;
+}
+
+static inline ds_device *open_emulated(const ds_device_options *opt) {
+    ds_device *dev = NULL;
+    ds_error err = {0};
+    const char *build = getenv("DS_BUILD");
+    char path[512];
+    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
+             build ? build : "build/release");
+    if (!getenv("DS_TEST_CUDA")) /* until every op of kernels/cuda/ is written */
+        return NULL;
+    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    EXPECT(ds_device_open_cuda(&dev, opt, &err) == 0, "%s", err.message);
+    unsetenv("DIFFSCALER_CUDA_LIBRARY"); /* other tests mean the processor by "auto" */
+    return dev;
+}
+
+/* NULL: this machine has no such set. */
 static inline ds_device *open_set(int set, int threads) {
     ds_device *dev = NULL;
     ds_error err = {0};
@@ -264,19 +324,33 @@ static inline ds_device *open_set(int set, int threads) {
     int cuda = !strcmp(isa, "cuda");
     ds_device_options opt = {
         .kind = "cpu", .precision = kernel_sets[set].precision, .threads = threads, .isa = isa};
-    const char *build = getenv("DS_BUILD");
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    if (cuda && !getenv("DS_TEST_CUDA")) /* until every op of kernels/cuda/ is written */
-        return NULL;
-    if (cuda)
-        setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    if (cuda != only_cuda() && (only_cuda() || opt.precision == DS_PRECISION_TF32))
+        return NULL; /* the emulation's products do not know TF32 */
+    if (cuda && !only_cuda())
+        return ds_mirror(open_emulated(&opt));
     int rc = cuda ? ds_device_open_cuda(&dev, &opt, &err) : ds_device_open_cpu(&dev, &opt, &err);
-    if (cuda)
-        unsetenv("DIFFSCALER_CUDA_LIBRARY"); /* other tests mean the processor by "auto" */
     EXPECT(rc == 0 || (!cuda && rc == DS_ENOTFOUND), "%s", err.message);
+    if (dev && is_emulated(dev) && opt.precision == DS_PRECISION_TF32) {
+        ds_device_close(dev);
+        return NULL;
+    }
+    return ds_mirror(dev);
+}
+
+/* The devices of the ladder: a GPU's are opened once, the others for each case. */
+static ds_device *kept_devices[KERNEL_SETS][2];
+
+static inline ds_device *ladder_device(int set, int threads) {
+    ds_device **kept = &kept_devices[set][threads - 1];
+    ds_device *dev = *kept ? *kept : open_set(set, threads);
+    if (only_cuda())
+        *kept = dev;
     return dev;
+}
+
+static inline void ladder_close(ds_device *dev) {
+    if (!only_cuda())
+        ds_device_close(dev);
 }
 
 /* An op under test and whether samples are independent of each other in it. */
@@ -291,9 +365,10 @@ static inline void ladder(const shape *k, body_fn *body, int alone) {
     ck_assert_int_eq(ds_device_open_ref(&ref, NULL, NULL), 0);
     run *want = run_new(ref, k, body, 0, k->B, 0);
     for (int set = 0; set < KERNEL_SETS; set++) {
-        ds_device *one = open_set(set, 1), *two = one ? open_set(set, 2) : NULL;
+        ds_device *one = ladder_device(set, 1), *two = one ? ladder_device(set, 2) : NULL;
         if (!one) {
-            ds_test_skip(kernel_sets[set].isa, "this processor has no such instructions");
+            if (!only_cuda() && kernel_sets[set].precision != DS_PRECISION_TF32)
+                ds_test_skip(kernel_sets[set].isa, "this machine has no such kernels");
             continue;
         }
         run *a = run_new(one, k, body, 0, k->B, 0), *b = run_new(two, k, body, 0, k->B, 1);
@@ -308,8 +383,8 @@ static inline void ladder(const shape *k, body_fn *body, int alone) {
             run_free(c);
         }
         run_free(a);
-        ds_device_close(one);
-        ds_device_close(two);
+        ladder_close(one);
+        ladder_close(two);
     }
     run_free(want);
     ds_device_close(ref);

@@ -142,8 +142,9 @@ enum { SETS = 3 };
 static void rows_forward(run *r) {
     layer l[SETS];
     ds_affiner sets[SETS];
-    int T = r->k->T, m = r->k->m, n = r->k->n, task[64];
-    DS_ASSERT(!r->k->side_in && r->B <= 64);
+    int T = r->k->T, m = r->k->m, n = r->k->n;
+    int *task = keep(r, ds_xmalloc((size_t)r->B * sizeof *task));
+    DS_ASSERT(!r->k->side_in);
     for (int i = 0; i < SETS; i++) {
         l[i] = layer_of(r, 200 + 10 * (uint64_t)i);
         sets[i] = l[i].ad;

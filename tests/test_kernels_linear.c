@@ -233,6 +233,9 @@ START_TEST(fresh_adapter_is_the_base) {
             ds_weight *w[2] = {weight(&r, W, M, N, NULL, 0), weight(&r, W, M, N, &ad, 0)};
             ds_act *x = act_of(&r, fixed(&r, ROWS * M, 8, 0), ROWS * M);
             float y[2][ROWS * M], dx[2][ROWS * N], folded[M];
+            ds_mirror_add(dev, y, sizeof y);
+            ds_mirror_add(dev, dx, sizeof dx);
+            ds_mirror_add(dev, folded, sizeof folded);
             dev->ops->bias_fold(dev, folded, bias, W, &ad);
             EXPECT(!memcmp(folded, bias, sizeof folded), "%s: the folded bias differs",
                    dev->device_class);
@@ -242,10 +245,10 @@ START_TEST(fresh_adapter_is_the_base) {
             }
             EXPECT(!memcmp(y[0], y[1], sizeof y[0]) && !memcmp(dx[0], dx[1], sizeof dx[0]),
                    "%s, side %d: a fresh adapter changes the layer", dev->device_class, side_in);
-            for (int i = 0; i < r.kepts; i++)
-                free(r.kept[i]);
-            for (int i = 0; i < r.weights; i++)
-                dev->weight_free(dev, r.weight[i]);
+            run_release(&r);
+            ds_mirror_remove(dev, y);
+            ds_mirror_remove(dev, dx);
+            ds_mirror_remove(dev, folded);
         }
         ds_device_close(dev);
     }

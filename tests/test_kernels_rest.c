@@ -248,8 +248,12 @@ START_TEST(adamw_without_extras) {
     for (int set = 0; set < KERNEL_SETS; set++) {
         ds_device *dev = open_set(set, 1);
         float p[2][N], m[2][N], v[2][N], ema[N], ones[N];
+        float *shown[] = {p[0], p[1], m[0], m[1], v[0], v[1], ema, ones};
+        for (int i = 0; i < COUNT(shown); i++)
+            ds_mirror_add(dev, shown[i], N * sizeof(float));
         for (int k = 0; dev && k < 2; k++) {
             float *g = test_random(N, 40, 0);
+            ds_mirror_add(dev, g, N * sizeof *g);
             test_fill(p[k], N, 41, 0);
             test_fill(m[k], N, 42, -3);
             for (int i = 0; i < N; i++) {
@@ -258,6 +262,7 @@ START_TEST(adamw_without_extras) {
             }
             dev->ops->adamw(dev, p[k], m[k], v[k], k ? NULL : ema, g, k ? NULL : ones, N, 0.01f,
                             0.9f, 0.99f, 1e-8f, 0.1f, 1, 0.5f, 2);
+            ds_mirror_remove(dev, g);
             free(g);
         }
         EXPECT(!dev || (!memcmp(p[0], p[1], sizeof p[0]) && !memcmp(m[0], m[1], sizeof m[0]) &&
@@ -319,8 +324,11 @@ START_TEST(sum_squares) {
             double want = 0, got[2];
             for (size_t k = 0; k < n; k++)
                 want += (double)x[k] * x[k]; /* whole numbers of 2^-6 or so: exact in double */
-            for (int k = 0; k < 2; k++)
+            for (int k = 0; k < 2; k++) {
+                ds_mirror_add(dev[k], x, n * sizeof *x);
                 dev[k]->ops->sum_squares(dev[k], &got[k], x, n);
+                ds_mirror_remove(dev[k], x);
+            }
             EXPECT(got[0] == want && got[1] == want,
                    "%s: sum of %zu squares is %.17g, %.17g, not %.17g", dev[0]->device_class, n,
                    got[0], got[1], want);
@@ -356,6 +364,11 @@ START_TEST(rounding_to_bf16) {
         }
         static uint16_t out[N];
         static float back[N];
+        float nan = NAN;
+        ds_mirror_add(dev, x, sizeof x);
+        ds_mirror_add(dev, out, sizeof out);
+        ds_mirror_add(dev, back, sizeof back);
+        ds_mirror_add(dev, &nan, sizeof nan);
         dev->ops->act_from_f32(dev, (ds_act *)(void *)out, x, N);
         dev->ops->act_to_f32(dev, back, (const ds_act *)(const void *)out, N);
         for (int i = 0; i < N; i++) {
@@ -364,7 +377,6 @@ START_TEST(rounding_to_bf16) {
             EXPECT(back[i] == test_bf16_float(out[i]), "%s: back from %04x", dev->device_class,
                    out[i]);
         }
-        float nan = NAN;
         dev->ops->act_from_f32(dev, (ds_act *)(void *)out, &nan, 1);
         EXPECT(isnan(test_bf16_float(out[0])), "%s: NaN becomes %04x", dev->device_class, out[0]);
         ds_device_close(dev);
