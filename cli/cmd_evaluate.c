@@ -88,6 +88,20 @@ static int default_net(ds_cli *c, char out[PATH_MAX], char mode[32], ds_error *e
     return rc;
 }
 
+/* NAME or NAME:MODE; a digest has a colon of its own. */
+static int named_net(ds_cli *c, const char *given, char out[PATH_MAX], char mode[32],
+                     ds_error *err) {
+    const char *colon = strchr(given + (strncmp(given, "sha256:", 7) ? 0 : 7), ':');
+    char *name = ds_xstrdup(given);
+    if (colon) {
+        name[colon - given] = 0;
+        snprintf(mode, 32, "%s", colon + 1);
+    }
+    int rc = path_of_name(c, "/v1/feature_nets", name, out, err);
+    free(name);
+    return rc;
+}
+
 /* "" = the bundled one.  mode: that of the default network, "" where the worker's own will do. */
 static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], char chosen[32],
                     ds_error *err) {
@@ -95,9 +109,9 @@ static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], char cho
     out[0] = chosen[0] = 0;
     if (given && (!access(given, F_OK) || strchr(given, '/')))
         return set_path(out, given, err);
-    if (given)
-        return path_of_name(c, "/v1/feature_nets", given, out, err);
-    if (!strcmp(mode, "bundled") || (against && ds_fs_ends_with(against, ".zst")))
+    if (given && strcmp(given, "bundled"))
+        return named_net(c, given, out, chosen, err);
+    if (given || !strcmp(mode, "bundled") || (against && ds_fs_ends_with(against, ".zst")))
         return 0;
     int rc = default_net(c, out, chosen, err);
     return rc || *out ? rc : newest_net(c, out, err);

@@ -109,7 +109,7 @@ static const ds_opt pull_options[] = {
 static const ds_opt evaluate_options[] = {
     PATH("against", 0, "WHAT", "a dataset's name, a folder, statistics (.npz), or a reference"),
     PATH("feature-net", 0, "FILE",
-         "FID's network: a file or a name (default: the default, or newest added)"),
+         "a file, NAME[:MODE] or 'bundled' (default: the default, else the newest)"),
     ONE_OF("mode", "MODE", "pytorch-fid|torch-fidelity|clean|bundled",
            "whose preprocessing (default pytorch-fid)"),
     TEXT("metrics", 0, "LIST", "of fid,kid,is,pr,sfid (default fid,kid; fid for statistics)"),

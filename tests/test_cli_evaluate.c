@@ -47,6 +47,10 @@ START_TEST(names_become_paths) {
            "evaluate pics --against /data/birds --mode bundled --json\n");
     expect(&s, 0, "evaluate pics --against birds --feature-net old --mode clean -n 50 --seed 3",
            "--feature-net /s/old.safetensors --mode clean --n 50 --seed 3\n");
+    expect(&s, 0, "evaluate pics --against birds --feature-net old:clean",
+           "--feature-net /s/old.safetensors --mode clean\n");
+    expect(&s, 0, "evaluate pics --against birds --feature-net bundled",
+           "evaluate pics --against /data/birds\n");
     expect(&s, 0, "evaluate pics --save-stats out.npz --metrics fid,sfid --threads 2 -q",
            "evaluate pics --feature-net /s/new.safetensors --metrics fid,sfid --save-stats out.npz "
            "--threads 2 --quiet\n");
