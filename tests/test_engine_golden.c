@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { B = 4, C = 3, S = 8, PX = C * S * S };
 
@@ -112,10 +113,37 @@ static const ds_variant variants[] = {
     {"full", {.method = DS_METHOD_FULL, .classes = 3}},
 };
 
+/* The device's copy of n numbers, or room for them; x is freed. */
+static float *to_device(ds_device *dev, float *x, size_t n) {
+    float *p = dev->alloc(dev, n * sizeof *p);
+    ck_assert_ptr_nonnull(p);
+    if (x)
+        dev->upload(dev, p, x, n * sizeof *p);
+    free(x);
+    return p;
+}
+
+static float *from_device(ds_device *dev, const float *p, size_t n) {
+    float *x = ds_xmalloc(n * sizeof *x);
+    dev->download(dev, x, p, n * sizeof *x);
+    return x;
+}
+
+/* n numbers on the device are those of the golden tensor, within `tolerance` of the largest. */
+static void check_tensor(ds_device *dev, const char *name, const char *part, const float *p,
+                         size_t n, double tolerance) {
+    float *want = need(name, part, n), *got = from_device(dev, p, n);
+    double d = difference(got, want, n, 0);
+    ck_assert_msg(d <= tolerance, "%s, %s%s: relative difference %.3g, tolerance %.3g",
+                  dev->device_class, name, part, d, tolerance);
+    free(want);
+    free(got);
+}
+
+enum { RUN_X0, RUN_NOISE, RUN_XT, RUN_COEF, RUN_OUT, RUN_DOUT, RUN_MSE, RUN_VB, RUN_ARRAYS };
+
 /* One forward, loss and backward on the fixed batch of the golden file. */
-static void run(ds_device *dev, ds_net *net, float *out, float *dout, float *mse, float *vb) {
-    float *x0 = need("", "x0", B * PX), *noise = need("", "noise", B * PX),
-          *xt = need("", "xt", B * PX);
+static void run(ds_device *dev, ds_net *net, float *const a[RUN_ARRAYS]) {
     const int t[B] = {0, 37, 500, 999}, row[B] = {0, -1, 2, 0};
     ds_condition cond[B];
     float coef[8 * B];
@@ -126,13 +154,12 @@ static void run(ds_device *dev, ds_net *net, float *out, float *dout, float *mse
             .t = (float)t[i], .row = row[i], .base_row = row[i] < 0 ? config.classes : -1};
         ds_schedule_loss_coef(&s, t[i], 1.0f / B, coef + 8 * i);
     }
-    ds_net_forward(net, out, xt, cond, B);
-    dev->ops->diffusion_loss(dev, mse, vb, dout, out, x0, noise, xt, coef, 1, 1.0f, B, C, S * S);
-    ds_net_backward(net, dout, B);
+    dev->upload(dev, a[RUN_COEF], coef, sizeof coef);
+    ds_net_forward(net, a[RUN_OUT], a[RUN_XT], cond, B);
+    dev->ops->diffusion_loss(dev, a[RUN_MSE], a[RUN_VB], a[RUN_DOUT], a[RUN_OUT], a[RUN_X0],
+                             a[RUN_NOISE], a[RUN_XT], a[RUN_COEF], 1, 1.0f, B, C, S * S);
+    ds_net_backward(net, a[RUN_DOUT], B);
     ds_schedule_release(&s);
-    free(x0);
-    free(noise);
-    free(xt);
 }
 
 static void check_variant(const ds_variant *v, const ds_device_options *opt) {
@@ -158,39 +185,45 @@ static void check_variant(const ds_variant *v, const ds_device_options *opt) {
     }
     ck_assert_int_eq(
         ds_net_new(&net, model, DS_NET_TRAIN, (const ds_adapter *const[]){a}, 1, B, NULL), 0);
-    float *g = dev->alloc(dev, n * 4), *m = dev->alloc(dev, n * 4), *w = dev->alloc(dev, n * 4),
-          *p = dev->alloc(dev, n * 4);
-    float *out = dev->alloc(dev, 2 * B * PX * 4), *dout = dev->alloc(dev, 2 * B * PX * 4), mse[B],
-          vb[B];
+    float *g = to_device(dev, NULL, n), *m = to_device(dev, NULL, n), *w = to_device(dev, NULL, n),
+          *p = to_device(dev, NULL, n), *got;
+    float *arrays[RUN_ARRAYS] = {
+        [RUN_X0] = to_device(dev, need("", "x0", B * PX), B * PX),
+        [RUN_NOISE] = to_device(dev, need("", "noise", B * PX), B * PX),
+        [RUN_XT] = to_device(dev, need("", "xt", B * PX), B * PX),
+        [RUN_COEF] = to_device(dev, NULL, 8 * B),
+        [RUN_OUT] = to_device(dev, NULL, 2 * B * PX),
+        [RUN_DOUT] = to_device(dev, NULL, 2 * B * PX),
+        [RUN_MSE] = to_device(dev, NULL, B),
+        [RUN_VB] = to_device(dev, NULL, B),
+    };
     dev->upload(dev, p, a->data, n * 4);
     dev->ops->fill(dev, m, 0, n);
     dev->ops->fill(dev, w, 0, n);
     ds_net_bind(net, p, g);
     for (int step = 1; step <= 10; step++) {
         dev->ops->fill(dev, g, 0, n);
-        run(dev, net, out, dout, mse, vb);
+        run(dev, net, arrays);
         if (step == 1) { /* f32 against float64: sums of at most a few hundred products, 2^-24 each,
                             through 2 blocks */
-            float *want = need(v->name, ".output", 2 * B * PX);
-            ck_assert_double_le(difference(out, want, 2 * B * PX, 0), 5e-6);
-            free(want);
-            want = need(v->name, ".mse", B);
-            ck_assert_double_le(difference(mse, want, B, 0), 5e-6);
-            free(want);
-            want = need(v->name, ".vb", B);
-            ck_assert_double_le(difference(vb, want, B, 0), 2e-5);
-            free(want);
-            check_table(v->name, "grad", &a->table, g, 5e-5);
+            check_tensor(dev, v->name, ".output", arrays[RUN_OUT], 2 * B * PX, 5e-6);
+            check_tensor(dev, v->name, ".mse", arrays[RUN_MSE], B, 5e-6);
+            check_tensor(dev, v->name, ".vb", arrays[RUN_VB], B, 2e-5);
+            check_table(v->name, "grad", &a->table, got = from_device(dev, g, n), 5e-5);
+            free(got);
         }
         dev->ops->adamw(dev, p, m, w, NULL, g, NULL, n, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 1, 0, step);
         ds_net_refold(net);
     }
     /* Adam's first steps are lr * sign(g): a gradient near zero can differ by up to 2 lr each step;
      * the tensors here are of order 0.1 to 1 and their gradients were matched above. */
-    check_table(v->name, "after", &a->table, p, 2e-4);
-    float *bufs[] = {g, m, w, p, out, dout};
-    for (int i = 0; i < 6; i++)
+    check_table(v->name, "after", &a->table, got = from_device(dev, p, n), 2e-4);
+    free(got);
+    float *bufs[] = {g, m, w, p};
+    for (int i = 0; i < 4; i++)
         dev->free(dev, bufs[i]);
+    for (int i = 0; i < RUN_ARRAYS; i++)
+        dev->free(dev, arrays[i]);
     ds_net_free(net);
     ds_adapter_free(a);
     ds_model_free(model);
@@ -209,9 +242,32 @@ START_TEST(cpu_f32_matches_pytorch) {
 }
 END_TEST
 
+/* Emulated (tests/emu/emu.h), or with DS_TEST_DEVICES=cuda a GPU. */
+static int has_cuda(void) {
+    static char path[512];
+    const char *devices = getenv("DS_TEST_DEVICES"), *build = getenv("DS_BUILD");
+    if (devices && !strcmp(devices, "cuda"))
+        return 1;
+    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
+             build ? build : "build/release");
+    if (!getenv("DS_TEST_CUDA") || access(path, R_OK))
+        return 0;
+    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    return 1;
+}
+
+START_TEST(cuda_f32_matches_pytorch) {
+    if (has_cuda())
+        check_variant(&variants[_i],
+                      &(ds_device_options){.kind = "cuda", .precision = DS_PRECISION_F32});
+    else
+        ds_test_skip("cuda", "there is no CUDA library, nor its emulation");
+}
+END_TEST
+
 /* A few steps of each sampler and each guidance; the random numbers are the project's own, made
  * again in Python. */
-START_TEST(samplers_match_pytorch) {
+static void check_sampler(int which, const char *kind) {
     static const struct {
         const char *key;
         enum ds_sampler sampler;
@@ -227,9 +283,9 @@ START_TEST(samplers_match_pytorch) {
     ds_adapter *a;
     ds_net *net, *plain;
     ds_error err;
-    base->cfg.pixel = runs[_i].pixel;
+    base->cfg.pixel = runs[which].pixel;
     ck_assert_int_eq(
-        ds_device_open(&dev, &(ds_device_options){.kind = "cpu", .precision = DS_PRECISION_F32},
+        ds_device_open(&dev, &(ds_device_options){.kind = kind, .precision = DS_PRECISION_F32},
                        NULL),
         0);
     ck_assert_int_eq(ds_model_new(&model, dev, base, NULL), 0);
@@ -242,18 +298,18 @@ START_TEST(samplers_match_pytorch) {
     ck_assert_int_eq(
         ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
     ck_assert_int_eq(ds_net_new(&plain, model, DS_NET_INFER, NULL, 0, 1, NULL), 0);
-    ds_sample_options so = {.sampler = runs[_i].sampler,
-                            .steps = runs[_i].steps,
+    ds_sample_options so = {.sampler = runs[which].sampler,
+                            .steps = runs[which].steps,
                             .guidance = 1.7,
-                            .mode = runs[_i].mode,
+                            .mode = runs[which].mode,
                             .seed = (1ull << 33) + 5};
     ds_sample_request q = {.index = 7, .label = 1};
-    float got[PX], *want = need("", runs[_i].key, PX);
+    float got[PX], *want = need("", runs[which].key, PX);
     ck_assert_msg(!ds_sample(NULL, got, net, plain, &so, &q, 1, NULL, NULL, &err), "%s",
                   err.message);
     double d = difference(got, want, PX,
                           0); /* six passes, each amplified by the guidance and 1/sqrt(alpha_bar) */
-    ck_assert_msg(d < 1e-4, "%s: relative difference %.3g", runs[_i].key, d);
+    ck_assert_msg(d < 1e-4, "%s: relative difference %.3g", runs[which].key, d);
     free(want);
     ds_net_free(net);
     ds_net_free(plain);
@@ -261,6 +317,16 @@ START_TEST(samplers_match_pytorch) {
     ds_model_free(model);
     ds_base_free(base);
     ds_device_close(dev);
+}
+
+START_TEST(samplers_match_pytorch) { check_sampler(_i, "cpu"); }
+END_TEST
+
+START_TEST(samplers_match_pytorch_cuda) {
+    if (has_cuda())
+        check_sampler(_i, "cuda");
+    else
+        ds_test_skip("cuda", "there is no CUDA library, nor its emulation");
 }
 END_TEST
 
@@ -272,7 +338,9 @@ static void cases(TCase *tc) {
     }
     tcase_add_loop_test(tc, ref_matches_pytorch, 0, 4);
     tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, 4);
+    tcase_add_loop_test(tc, cuda_f32_matches_pytorch, 0, 4);
     tcase_add_loop_test(tc, samplers_match_pytorch, 0, 4);
+    tcase_add_loop_test(tc, samplers_match_pytorch_cuda, 0, 4);
 }
 
 int main(void) { return ds_test_main("engine golden", cases); }
