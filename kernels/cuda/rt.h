@@ -9,6 +9,7 @@
  *   DS_SHARED(type, name)   the block's dynamic shared memory (the only shared memory there is: its
  *                           size is that of the launch, so the emulation sees a step beyond it)
  *   ds_mma_bf16             one tensor-core product
+ *   ds_transpose_bf16       an 8 x 8 matrix transposed between the lanes of a warp
  *   ds_cuda_launch          instead of <<<>>> (cuda.h)
  * No float atomics: the order of a sum may not depend on the clock.
  */
@@ -43,6 +44,14 @@ __device__ __forceinline__ void ds_mma_bf16(float d[4], const uint32_t a[4], con
                  "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Lane (g, t) gives elements (g, 2t) and (g, 2t+1) of an 8 x 8 matrix of 16-bit numbers and gets
+ * (2t, g) and (2t+1, g) of it: movmatrix. */
+__device__ __forceinline__ uint32_t ds_transpose_bf16(uint32_t pair) {
+    uint32_t d;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(pair));
+    return d;
 }
 
 #endif

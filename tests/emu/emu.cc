@@ -232,3 +232,10 @@ void ds_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
         d[i] = (float)sum;
     }
 }
+
+uint32_t ds_transpose_bf16(uint32_t pair) {
+    const uint32_t *all = ds_emu_exchange(&pair, 1);
+    int g = ds_emu_lane() / 4, t = ds_emu_lane() % 4;
+    uint32_t low = all[8 * (8 * t + g / 2)], high = all[8 * (8 * t + 4 + g / 2)];
+    return (g % 2 ? low >> 16 : low & 0xffff) | (g % 2 ? high & 0xffff0000u : high << 16);
+}

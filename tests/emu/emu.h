@@ -82,5 +82,6 @@ static inline float __fdividef(float x, float y) { return x / y; }
 
 /* As kernels/cuda/rt.h says. */
 void ds_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
+uint32_t ds_transpose_bf16(uint32_t pair);
 
 #endif
