@@ -284,7 +284,7 @@ static int memo_put(machine *m, uint64_t index) {
     size_t floor = m->mark_count ? m->marks[m->mark_count - 1] : 0;
     if (m->depth <= floor)
         return damaged(m, "nothing to remember");
-    if (index >= MEMO_MAX)
+    if (index >= MEMO_MAX || index >= m->n) /* picklers count up, an opcode each */
         return too_large(m, "memo entries");
     if (index >= m->memo_cap) {
         size_t cap = m->memo_cap ? m->memo_cap : 256;

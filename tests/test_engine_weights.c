@@ -269,6 +269,7 @@ static const struct {
     P("unknown opcode", "\xff.", DS_EINTEGRITY, "unknown opcode"),
     P("memo never set", "h\x05.", DS_EINTEGRITY, "recalls"),
     P("memo at 2^31", "}r\xff\xff\xff\x7f.", DS_ELIMIT, "memo"),
+    P("memo at 2^20 of seven bytes", "}r\x00\x00\x10\x00.", DS_ELIMIT, "memo"),
     P("tuple without mark", "NNt.", DS_EINTEGRITY, "mark"),
     P("pop below a mark", "N(\x85.", DS_EINTEGRITY, "stack is empty"),
     P("odd dict", "(Nd.", DS_EINTEGRITY, "without value"),
