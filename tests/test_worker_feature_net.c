@@ -149,6 +149,30 @@ START_TEST(an_old_task_keeps_its_network) {
 }
 END_TEST
 
+/* FID's network with other weights, as the job's own in the task's very mode. */
+START_TEST(another_file_is_another_network) {
+    char *path = in_tmp("second.safetensors"), *bytes, sha[DS_HEX_SIZE];
+    size_t n;
+    ds_error err;
+    must(ds_fs_read(fid_path, DS_FID_NET_MAX, &bytes, &n, &err), &err);
+    bytes[n / 2] ^= 1;
+    must(ds_fs_write(path, bytes, n, &err), &err);
+    ds_digest(bytes, n, sha);
+    free(bytes);
+    json_t *task = task_with_net(fid_job, "blobs", net_json(NULL)), *net, *spec;
+    spec = verify_spec(json_pack("[o]", task), "full");
+    net = file_json("second", path, sha);
+    json_object_set_new(net, "mode", json_string("torch-fidelity"));
+    json_object_set_new(spec, "feature_net", net);
+    json_t *gate = verdict("second", spec, 0);
+    const json_t *t = first_task(gate);
+    ck_assert_int_eq(json_integer_value(json_object_get(t, "level")), 2);
+    ck_assert(number(t, "fd_now") == number(t, "fd_recorded"));
+    json_decref(gate);
+    free(path);
+}
+END_TEST
+
 /* The other way round, and the same file with another preprocessing: both tasks in one job. */
 START_TEST(networks_are_not_mixed_up) {
     json_t *a = task_with_net(fid_job, "blobs", net_json(NULL)),
@@ -260,6 +284,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, specs_are_checked);
     if (SANITIZED)
         return; /* the same ways again, minutes each */
+    tcase_add_test(tc, another_file_is_another_network);
     tcase_add_test(tc, networks_are_not_mixed_up);
     tcase_add_test(tc, a_damaged_network_is_not_used);
 }
