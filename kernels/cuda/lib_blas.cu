@@ -1,0 +1,312 @@
+/* kernels/cuda/lib_blas.cu - matrix products by cuBLASLt, eigenvalues by cuSOLVER.
+ *
+ * cuBLASLt is column-major, so the row-major d (m,n) = a b is asked for as its transpose:
+ * d^T (n,m) = b^T a^T, where b is the library's A, a its B, and a bias along n is one per row of
+ * the library's D, as its epilogues want it.
+ *
+ * An algorithm is chosen once for a shape without its number of rows, at ROWS rows, from those that
+ * do not split the sum (no reduction scheme), and then serves every number of rows: a row of d is
+ * the same bytes in any batch.  If it does not check for a number of rows, the next of the list
+ * does.  Source: cuBLAS documentation, "Using the cuBLASLt API".
+ */
+#include "kernels/cuda/handles.h"
+
+#include <cublasLt.h>
+#include <cusolverDn.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { ROWS = 8192, CANDIDATES = 16, ALIGNMENT = 16 };
+static const size_t WORKSPACE = (size_t)32 << 20;
+
+/* All that the choice depends on; zeroed before it is filled, since it is compared as bytes. */
+struct product_key {
+    int n, k, m; /* m: 0 but for products whose rows are not tokens (ta) */
+    int ta, tb, lda, ldb, ldd, ab, d, add, exact, epilogue, bias, aux;
+    unsigned align_a, align_b, align_d;
+};
+
+struct choice {
+    product_key key;
+    int count;
+    cublasLtMatmulAlgo_t algo[CANDIDATES];
+    int rows, pick; /* the last number of rows, and which one it took */
+};
+
+struct ds_lib_blas {
+    cublasLtHandle_t handle;
+    void *workspace;
+    choice *choices;
+    int count, room;
+};
+
+static void must(cublasStatus_t status, const char *what) {
+    if (status != CUBLAS_STATUS_SUCCESS)
+        ds_cuda_fatal(what, cublasLtGetStatusString(status));
+}
+
+int ds_lib_blas_open(ds_cuda *c, ds_error *err) {
+    ds_lib_blas *blas = (ds_lib_blas *)calloc(1, sizeof *blas);
+    c->lib->blas = blas;
+    cublasStatus_t status = cublasLtCreate(&blas->handle);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return ds_fail(err, DS_EBUSY, "cannot open cuda:%d: cuBLASLt: %s", c->ordinal,
+                       cublasLtGetStatusString(status));
+    blas->workspace = ds_lib_alloc(c, WORKSPACE);
+    if (!blas->workspace)
+        return ds_fail(err, DS_ENOMEM, "cannot open cuda:%d: no room for %zu MiB of workspace",
+                       c->ordinal, WORKSPACE >> 20);
+    return 0;
+}
+
+void ds_lib_blas_close(ds_cuda *c) {
+    ds_lib_blas *blas = c->lib->blas;
+    if (!blas)
+        return;
+    ds_lib_free(c, blas->workspace);
+    if (blas->handle)
+        cublasLtDestroy(blas->handle);
+    free(blas->choices);
+    free(blas);
+    c->lib->blas = NULL;
+}
+
+/* ---------------------------------------------------------------- descriptors */
+
+struct product {
+    cublasLtMatmulDescOpaque_t what;
+    cublasLtMatrixLayoutOpaque_t A, B, D; /* the library's: A is b, B is a */
+};
+
+static cudaDataType type_of(int type) { return type == DS_LIB_BF16 ? CUDA_R_16BF : CUDA_R_32F; }
+
+static cublasComputeType_t compute_of(const ds_cuda *c, const ds_gemm *g) {
+    if (g->ab == DS_LIB_F32 && c->tf32 && !g->exact)
+        return CUBLAS_COMPUTE_32F_FAST_TF32;
+    return CUBLAS_COMPUTE_32F;
+}
+
+static cublasLtEpilogue_t epilogue_of(const ds_gemm *g) {
+    switch (g->epilogue) {
+    case DS_LIB_BIAS: return g->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    case DS_LIB_BIAS_GELU:
+        if (g->aux)
+            return g->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+        return g->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    case DS_LIB_DGELU: return CUBLASLT_EPILOGUE_DGELU;
+    case DS_LIB_BIAS_RELU: return g->bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+    default: return CUBLASLT_EPILOGUE_DEFAULT;
+    }
+}
+
+template <class V> static void set(product *p, cublasLtMatmulDescAttributes_t name, const V &v) {
+    must(cublasLtMatmulDescSetAttribute(&p->what, name, &v, sizeof v), "a matrix product");
+}
+
+static void layout(cublasLtMatrixLayoutOpaque_t *l, int type, int rows, int columns, int ld) {
+    must(cublasLtMatrixLayoutInit(l, type_of(type), (uint64_t)rows, (uint64_t)columns, ld),
+         "a matrix product");
+}
+
+static void describe(product *p, const ds_cuda *c, const ds_gemm *g, int rows) {
+    must(cublasLtMatmulDescInit(&p->what, compute_of(c, g), CUDA_R_32F), "a matrix product");
+    set(p, CUBLASLT_MATMUL_DESC_TRANSA, g->tb ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(p, CUBLASLT_MATMUL_DESC_TRANSB, g->ta ? CUBLAS_OP_T : CUBLAS_OP_N);
+    cublasLtEpilogue_t epilogue = epilogue_of(g);
+    set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (g->bias && g->epilogue != DS_LIB_NONE && g->epilogue != DS_LIB_DGELU) {
+        set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g->bias);
+        set(p, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(g->d));
+    }
+    if (g->aux && (g->epilogue == DS_LIB_BIAS_GELU || g->epilogue == DS_LIB_DGELU)) {
+        int64_t ld = g->n;
+        set(p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->aux);
+        set(p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, ld);
+    }
+    layout(&p->A, g->ab, g->tb ? g->k : g->n, g->tb ? g->n : g->k, g->ldb);
+    layout(&p->B, g->ab, g->ta ? rows : g->k, g->ta ? g->k : rows, g->lda);
+    layout(&p->D, g->d, g->n, rows, g->ldd);
+}
+
+/* ---------------------------------------------------------------- choice of the algorithm */
+
+static unsigned alignment(const void *p) {
+    uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
+    return low && low < ALIGNMENT ? (unsigned)low : ALIGNMENT;
+}
+
+static product_key key_of(const ds_gemm *g, const void *d, const void *a, const void *b) {
+    product_key key;
+    memset(&key, 0, sizeof key);
+    key.n = g->n;
+    key.k = g->k;
+    key.m = g->ta ? g->m : 0;
+    key.ta = g->ta;
+    key.tb = g->tb;
+    key.lda = g->lda;
+    key.ldb = g->ldb;
+    key.ldd = g->ldd;
+    key.ab = g->ab;
+    key.d = g->d;
+    key.add = g->add;
+    key.exact = g->exact;
+    key.epilogue = g->epilogue;
+    key.bias = g->bias ? (int)alignment(g->bias) : 0;
+    key.aux = g->aux ? (int)alignment(g->aux) : 0;
+    key.align_a = alignment(b); /* the library's names */
+    key.align_b = alignment(a);
+    key.align_d = alignment(d);
+    return key;
+}
+
+template <class V>
+static void prefer(cublasLtMatmulPreferenceOpaque_t *p, cublasLtMatmulPreferenceAttributes_t name,
+                   const V &v) {
+    must(cublasLtMatmulPreferenceSetAttribute(p, name, &v, sizeof v), "a matrix product");
+}
+
+static int splits(const cublasLtMatmulAlgo_t *algo) {
+    int32_t parts = 1;
+    size_t written;
+    cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
+        algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof parts, &written);
+    return status == CUBLAS_STATUS_SUCCESS && parts != 1 && parts != 0;
+}
+
+static void ask(choice *at, ds_cuda *c, const ds_gemm *g) {
+    cublasLtMatmulPreferenceOpaque_t wish;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    product p;
+    int count = 0;
+    describe(&p, c, g, g->ta ? g->m : ROWS);
+    must(cublasLtMatmulPreferenceInit(&wish), "a matrix product");
+    uint32_t whole = CUBLASLT_REDUCTION_SCHEME_NONE;
+    prefer(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, whole);
+    prefer(&wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE);
+    prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)at->key.align_a);
+    prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)at->key.align_b);
+    prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)at->key.align_d);
+    prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)at->key.align_d);
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        c->lib->blas->handle, &p.what, &p.A, &p.B, &p.D, &p.D, &wish, CANDIDATES, found, &count);
+    at->count = 0;
+    for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < count; i++)
+        if (found[i].state == CUBLAS_STATUS_SUCCESS && !splits(&found[i].algo))
+            at->algo[at->count++] = found[i].algo;
+}
+
+static choice *choice_of(ds_cuda *c, const ds_gemm *g, const product_key *key) {
+    ds_lib_blas *blas = c->lib->blas;
+    for (int i = 0; i < blas->count; i++)
+        if (memcmp(&blas->choices[i].key, key, sizeof *key) == 0)
+            return &blas->choices[i];
+    if (blas->count == blas->room) {
+        blas->room = blas->room ? 2 * blas->room : 32;
+        blas->choices =
+            (choice *)ds_xrealloc(blas->choices, (size_t)blas->room * sizeof *blas->choices);
+    }
+    choice *at = &blas->choices[blas->count++];
+    memset(at, 0, sizeof *at);
+    at->key = *key;
+    ask(at, c, g);
+    return at;
+}
+
+/* The first of the list that the library takes for this number of rows; NULL: none. */
+static const cublasLtMatmulAlgo_t *pick(choice *at, ds_cuda *c, product *p, int rows) {
+    if (at->rows != rows) {
+        at->rows = rows;
+        for (at->pick = 0; at->pick < at->count; at->pick++) {
+            cublasLtMatmulHeuristicResult_t result;
+            if (cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B, &p->D, &p->D,
+                                        &at->algo[at->pick], &result) == CUBLAS_STATUS_SUCCESS &&
+                result.workspaceSize <= WORKSPACE)
+                break;
+        }
+    }
+    return at->pick < at->count ? &at->algo[at->pick] : NULL;
+}
+
+int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void *b) {
+    if (g->m <= 0 || g->n <= 0)
+        return 0;
+    ds_lib_enter(c);
+    product p;
+    product_key key = key_of(g, d, a, b);
+    choice *at = choice_of(c, g, &key);
+    describe(&p, c, g, g->m);
+    const cublasLtMatmulAlgo_t *algo = pick(at, c, &p, g->m);
+    if (!algo && g->epilogue != DS_LIB_NONE)
+        return 1;
+    if (!algo) {
+        char text[160];
+        snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m,
+                 g->n, g->k, g->ab == DS_LIB_BF16 ? "bf16" : "f32", g->add ? ", added" : "");
+        ds_cuda_fatal("a matrix product", text);
+    }
+    float one = 1, beta = g->add ? 1 : 0;
+    must(cublasLtMatmul(c->lib->blas->handle, &p.what, &one, b, &p.A, a, &p.B, &beta, d, &p.D, d,
+                        &p.D, algo, c->lib->blas->workspace, WORKSPACE, c->lib->stream),
+         "a matrix product");
+    return 0;
+}
+
+/* ---------------------------------------------------------------- eigenvalues */
+
+struct eigen_work {
+    cusolverDnHandle_t handle;
+    cusolverDnParams_t params;
+    double *a, *w;
+    void *room, *host;
+    int *info;
+};
+
+static int solve(ds_cuda *c, eigen_work *e, double *w, const double *a, int n) {
+    size_t size = (size_t)n * (size_t)n * sizeof *a, room = 0, host = 0;
+    int info = -1;
+    e->a = (double *)ds_lib_alloc(c, size);
+    e->w = (double *)ds_lib_alloc(c, (size_t)n * sizeof *w);
+    e->info = (int *)ds_lib_alloc(c, sizeof *e->info);
+    if (!e->a || !e->w || !e->info || cusolverDnSetStream(e->handle, c->lib->stream) ||
+        cusolverDnXsyevd_bufferSize(e->handle, e->params, CUSOLVER_EIG_MODE_NOVECTOR,
+                                    CUBLAS_FILL_MODE_LOWER, n, CUDA_R_64F, e->a, n, CUDA_R_64F,
+                                    e->w, CUDA_R_64F, &room, &host))
+        return 1;
+    e->room = ds_lib_alloc(c, room ? room : 1);
+    e->host = malloc(host ? host : 1);
+    if (!e->room || !e->host)
+        return 1;
+    ds_lib_upload(c, e->a, a, size);
+    if (cusolverDnXsyevd(e->handle, e->params, CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER,
+                         n, CUDA_R_64F, e->a, n, CUDA_R_64F, e->w, CUDA_R_64F, e->room, room,
+                         e->host, host, e->info))
+        return 1;
+    ds_lib_download(c, &info, e->info, sizeof info);
+    if (info)
+        return 1;
+    ds_lib_download(c, w, e->w, (size_t)n * sizeof *w);
+    return 0;
+}
+
+/* The handle lives for the call: it is asked for once an evaluation, and its memory is worth more
+ * than the time. */
+int ds_lib_eigenvalues(ds_cuda *c, double *w, double *a, int n) {
+    eigen_work e;
+    memset(&e, 0, sizeof e);
+    ds_lib_enter(c);
+    int rc = 1;
+    if (n > 0 && cusolverDnCreate(&e.handle) == CUSOLVER_STATUS_SUCCESS &&
+        cusolverDnCreateParams(&e.params) == CUSOLVER_STATUS_SUCCESS)
+        rc = solve(c, &e, w, a, n);
+    ds_lib_sync(c);
+    ds_lib_free(c, e.a);
+    ds_lib_free(c, e.w);
+    ds_lib_free(c, e.info);
+    ds_lib_free(c, e.room);
+    free(e.host);
+    if (e.params)
+        cusolverDnDestroyParams(e.params);
+    if (e.handle)
+        cusolverDnDestroy(e.handle);
+    return rc;
+}
