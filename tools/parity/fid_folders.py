@@ -25,8 +25,9 @@ THREADS = int(os.environ.get("THREADS", "1"))
 METRICS = {"pytorch-fid": "fid", "clean": "fid,kid", "torch-fidelity": "fid,kid,is,pr"}
 # KID is the small difference of mean kernels, which tools sum in float32: 1e-6 of the mean kernel.  The Inception Score
 # is a mean over random parts, and everybody draws others: five times what it varies by in the tool with its seed.
-# Precision and recall count pictures: one in a hundred may lie on the other side of a radius.
-ALLOWED = {"fid": 0.01, "precision": 0.01, "recall": 0.01}
+# Precision and recall count pictures that lie inside a radius.  The tool takes distances by a product in float32, which
+# puts some on the other side; so it gets its features in float64, and its own answer is printed as well.
+ALLOWED = {"fid": 0.01, "precision": 0.002, "recall": 0.002}
 
 
 def kid_allowed(x, y):
@@ -61,7 +62,9 @@ def by_fidelity(tools, a, b):
     kid = kid_features_to_metric(x.double(), y.double(), kid_subsets=1,
                                  kid_subset_size=min(len(a), len(b)), verbose=False)
     isc = [isc_features_to_metric(logits, splits=10, rng_seed=i)["inception_score_mean"] for i in range(20)]
-    prc = prc_features_to_metric(x, y, prc_neighborhood=3, verbose=False)
+    prc = prc_features_to_metric(x.double(), y.double(), prc_neighborhood=3, verbose=False)
+    print("%-15s as it stands, float32: %s" % ("torch-fidelity", prc_features_to_metric(
+        x, y, prc_neighborhood=3, verbose=False)))
     return {"fid": fid["frechet_inception_distance"], "kid": kid["kernel_inception_distance_mean"],
             "is": np.mean(isc), "precision": prc["precision"], "recall": prc["recall"]}, {
                 "is": 5 * np.std(isc), "kid": kid_allowed(x, y)}
