@@ -19,27 +19,6 @@ static void join_aliases(const json_t *a, ds_buf *out) {
     }
 }
 
-/* "fid tf1-bilinear/128/1": what distances were made with; "" where nothing is known. */
-static void net_text(const json_t *a, char out[DS_TEXT]) {
-    const json_t *net = json_object_get(a, "feature_net");
-    const char *name = ds_json_string(net, "name", NULL);
-    snprintf(out, DS_TEXT, "%.24s%s%.30s", name ? name : ds_json_string(net, "sha256", ""),
-             net && !json_is_null(net) ? " " : "", ds_json_string(net, "preprocess", ""));
-}
-
-/* Distances of different networks stand side by side only with their names. */
-static int several_nets(const json_t *items) {
-    char first[DS_TEXT], other[DS_TEXT];
-    size_t i;
-    const json_t *a;
-    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
-        net_text(a, i ? other : first);
-        if (i && strcmp(first, other))
-            return 1;
-    }
-    return 0;
-}
-
 static void add_row(ds_table *t, const json_t *a, int with_net) {
     const char *status = ds_json_string(a, "status", "");
     char text[DS_TEXT];
@@ -56,8 +35,7 @@ static void add_row(ds_table *t, const json_t *a, int with_net) {
     ds_cell(t, ds_json_string(a, "method", NULL));
     ds_cell(t, ds_fmt_time(text, ds_json_string(a, "created_at", NULL)));
     if (with_net) {
-        net_text(a, text);
-        ds_cell(t, text);
+        ds_cell(t, ds_fmt_net(text, a));
     }
     ds_cell(t, aliases.data);
     ds_buf_release(&aliases);
@@ -66,7 +44,7 @@ static void add_row(ds_table *t, const json_t *a, int with_net) {
 static void print_adapters(ds_cli *c, const json_t *items) {
     size_t i;
     const json_t *a;
-    int nets = several_nets(items);
+    int nets = ds_several_nets(items);
     ds_table *t = ds_table_new(
         nets ? "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|NETWORK~|ALIASES~"
              : "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|ALIASES~");
@@ -212,7 +190,8 @@ static void print_evaluations(ds_cli *c, const json_t *items) {
     size_t i;
     const json_t *e;
     ds_table *t = ds_table_new(
-        "ID>|WHEN|ADAPTER~|DATASET~|SUBJECT|METRIC|VALUE>|FROM>|TO>|REAL>|SAMPLES>|SEED>");
+        "ID>|WHEN|ADAPTER~|DATASET~|SUBJECT|METRIC|VALUE>|FROM>|TO>|REAL>|SAMPLES>|SEED>|NETWORK|"
+        "PREPROCESSING");
     json_array_foreach((json_t *)(uintptr_t)items, i, e) {
         char text[DS_TEXT];
         snprintf(text, sizeof text, "%lld", (long long)ds_json_int(e, "id", 0));
@@ -229,6 +208,9 @@ static void print_evaluations(ds_cli *c, const json_t *items) {
         ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_fake", -1)));
         snprintf(text, sizeof text, "%lld", (long long)ds_json_int(e, "seed", 0));
         ds_cell(t, text);
+        snprintf(text, sizeof text, "%.12s", ds_json_string(e, "feature_net", "-"));
+        ds_cell(t, text);
+        ds_cell(t, ds_json_string(e, "resize", NULL));
     }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);

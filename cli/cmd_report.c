@@ -1,8 +1,9 @@
 /* cli/cmd_report.c - report: what each dataset became, as one document.
  *
  * {"datasets":[{name, images, classes, steps, train_seconds, images_per_second, fd_base,
- * fd_adapter, kid_adapter, n, status, adapter, digest, stored_bytes, raw_bytes, old_tasks:[{name,
- * level, unchanged, fd_recorded, fd_now}]}]}, datasets in the order in which they were added. */
+ * fd_adapter, kid_adapter, n, feature_net, status, adapter, digest, stored_bytes, raw_bytes,
+ * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}]}, datasets in the order in which they
+ * were added. */
 #include "base/fs.h"
 #include "base/mem.h"
 #include "cli/client.h"
@@ -43,6 +44,7 @@ static json_t *report_row(const json_t *dataset, const json_t *adapter) {
                                           {"status", "status"},
                                           {"adapter", "ref"},
                                           {"digest", "digest"},
+                                          {"feature_net", "feature_net"},
                                           {"stored_bytes", "stored_bytes"},
                                           {"raw_bytes", "raw_bytes"}};
     const json_t *version = json_object_get(dataset, "version");
@@ -74,8 +76,12 @@ static int append_dataset(ds_cli *c, const json_t *dataset, json_t *rows, ds_err
 }
 
 static void print_table(ds_cli *c, const json_t *rows) {
+    int nets = ds_several_nets(rows);
     ds_table *t = ds_table_new(
-        "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|OLD TASKS");
+        nets ? "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|"
+               "OLD TASKS|NETWORK"
+             : "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|"
+               "OLD TASKS");
     size_t i;
     json_t *r;
     json_array_foreach((json_t *)(uintptr_t)rows, i, r) {
@@ -100,6 +106,8 @@ static void print_table(ds_cli *c, const json_t *rows) {
         ds_cell(t, ds_fmt_bytes(a, ds_json_number(r, "stored_bytes", -1)));
         ds_cell(t, ds_fmt_duration(a, ds_json_number(r, "train_seconds", 0)));
         ds_cell(t, tasks);
+        if (nets)
+            ds_cell(t, ds_fmt_net(a, r));
     }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);

@@ -95,7 +95,8 @@ static const ds_opt show_dataset_options[] = {
 static const ds_opt page_options[] = {PAGE, END};
 static const ds_opt list_adapters_options[] = {
     TEXT("dataset", 'd', "NAME", "only those of this dataset"),
-    NUM("max-fd", 0, "FD", 0, 1e12, "only those with at most this Frechet distance"),
+    NUM("max-fd", 0, "FD", 0, 1e12,
+        "only those with at most this Frechet distance, of whichever network"),
     ONE_OF("status", "STATUS", "published|rejected", "only those of this status"),
     WHEN("since", "WHEN", "only those made since 2026-01-31, or in the last 2h, 3d"),
     PAGE,

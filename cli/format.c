@@ -199,3 +199,27 @@ void ds_put_clean(const ds_cli *c, FILE *f, const char *s) {
     fputs(b.data ? b.data : "", f);
     ds_buf_release(&b);
 }
+
+const char *ds_fmt_net(char out[DS_TEXT], const json_t *a) {
+    const json_t *net = json_object_get(a, "feature_net");
+    const char *name = ds_json_string(net, "name", NULL);
+    if (!json_is_object(net))
+        return NULL;
+    snprintf(out, DS_TEXT, "%.24s %.30s", name ? name : ds_json_string(net, "sha256", ""),
+             ds_json_string(net, "preprocess", ""));
+    return out;
+}
+
+int ds_several_nets(const json_t *items) {
+    size_t i;
+    const json_t *a, *first = NULL;
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
+        const json_t *net = json_object_get(a, "feature_net");
+        if (!json_is_object(net))
+            continue;
+        if (first && !json_equal(first, net))
+            return 1;
+        first = net;
+    }
+    return 0;
+}

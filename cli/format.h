@@ -50,4 +50,9 @@ void ds_field(const ds_cli *c, const char *label, const char *fmt, ...)
 /* A bar of `columns` cells for a fraction in [0,1]. */
 void ds_bar(const ds_cli *c, ds_buf *out, double fraction, int columns);
 
+/* "fid tf1-bilinear/128/1": what the distances of an adapter (or row of the report) were made with;
+ * NULL where nothing is known.  Those of different networks stand side by side only with it. */
+const char *ds_fmt_net(char out[DS_TEXT], const json_t *a);
+int ds_several_nets(const json_t *items);
+
 #endif
