@@ -4,7 +4,9 @@ CC ?= gcc
 CONFIG ?= release
 BUILD ?= build/$(CONFIG)
 DEPS ?= 1
-CUDA ?= $(if $(shell command -v nvcc 2>/dev/null),1,0)
+NVCC ?= nvcc
+NVCC_PATH := $(shell command -v $(NVCC) 2>/dev/null)
+CUDA ?= $(if $(NVCC_PATH),$(if $(filter asan,$(CONFIG)),0,1),0)
 VERSION := 0.1.0
 Q := $(if $(V),,@)# V=1 shows the commands
 
@@ -41,10 +43,12 @@ L_REGISTRY := -lsqlite3
 L_DAEMON := -luv -lmicrohttpd
 L_CLI := -lcurl
 
-BINS := $(BUILD)/diffscalerd $(BUILD)/diffscaler-worker $(BUILD)/dsctl
+# The CUDA device: one shared object, loaded when a GPU is asked for (kernels/cuda/load.c).
+CUDA_LIB := $(if $(filter 1,$(CUDA)),$(BUILD)/libdiffscaler-cuda.so)
+BINS := $(BUILD)/diffscalerd $(BUILD)/diffscaler-worker $(BUILD)/dsctl $(CUDA_LIB)
 
-.PHONY: all
-all: $(BINS) ## build diffscalerd, diffscaler-worker and dsctl
+.PHONY: all cuda-note
+all: cuda-note $(BINS) ## build diffscalerd, diffscaler-worker and dsctl
 
 $(BUILD)/%.o: %.c
 	@$(if $(V),,echo "  CC $<";) mkdir -p $(@D)
@@ -77,20 +81,37 @@ $(BUILD)/diffscaler-worker: $(BUILD)/worker/main.o $(LIB_WORKER) $(LIB_ENGINE) $
 $(BUILD)/dsctl: $(BUILD)/cli/main.o $(LIB_CLI) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_CLI) $(L_BASE)
 
-# The CUDA device: one shared object, loaded when a GPU is asked for (kernels/cuda/load.c).
+# CUDA=0 leaves it out; so does a machine without nvcc, and the sanitized build, which cannot run it.
 CUDA_SRC := $(wildcard kernels/cuda/*.cu)
-CUDA_LIB := $(if $(filter 1,$(CUDA)),$(BUILD)/libdiffscaler-cuda.so)
-NVCC ?= nvcc
+CUDA_HOME := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC_PATH))))
+CUDNN_DIRS := $(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu
+CUDNN := $(if $(wildcard $(addsuffix /cudnn.h,$(CUDNN_DIRS))),1,0)
+CUDA_LINK := -L$(CUDA_HOME)/lib64 -Xlinker -rpath -Xlinker $(CUDA_HOME)/lib64 -Xlinker -z -Xlinker defs \
+    -lcublasLt -lcusolver $(if $(filter 1,$(CUDNN)),-lcudnn) -ldl -lpthread -lm
+cuda-note:
+ifeq ($(CUDA),0)
+	@echo "  without the CUDA device: $(if $(NVCC_PATH),CUDA=0,there is no nvcc on the PATH)"
+else ifneq ($(CUDNN),1)
+	@echo "  CUDA without cuDNN (no cudnn.h): own kernels do attention and convolutions"
+endif
 # Machine code for Hopper; PTX of Ampere, from which the driver makes code for all others.
 NVCC_FLAGS := -std=c++17 -O3 -lineinfo -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80 \
-    -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
+    -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas --expt-relaxed-constexpr -Wno-deprecated-gpu-targets \
+    $(if $(filter 1,$(CUDNN)),,-DDS_NO_CUDNN)
 $(BUILD)/cuda/%.cu.o: %.cu
 	@$(if $(V),,echo "  NVCC $<";) mkdir -p $(@D)
 	$(Q)$(NVCC) $(NVCC_FLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+# Rounded one by one: joined ops give the bits of two, normal numbers are those of base/rng.c.
+$(BUILD)/cuda/kernels/cuda/norm.cu.o $(BUILD)/cuda/kernels/cuda/gate.cu.o $(BUILD)/cuda/kernels/cuda/diffusion.cu.o: \
+    NVCC_FLAGS += -fmad=false
 $(BUILD)/cuda/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c17 $(WARN) -O2 -fPIC -fvisibility=hidden -ffp-contract=off $(CPPFLAGS) -MMD -MP -c -o $@ $<
 CUDA_HOST_C := base/error.c base/mem.c base/log.c base/rng.c
+CUDA_O := $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_SRC) $(CUDA_HOST_C))
+$(BUILD)/libdiffscaler-cuda.so: $(CUDA_O)
+	@$(if $(V),,echo "  NVCC $@")
+	$(Q)$(NVCC) -shared -Wno-deprecated-gpu-targets -o $@ $^ $(CUDA_LINK)
 # The same kernels and ops on the host, over the emulation of CUDA (tests/emu/emu.h), for the tests.
 EMU_LIB := $(BUILD)/tests/emu/libdiffscaler-cuda.so
 EMU_SRC := $(filter-out kernels/cuda/lib_%.cu,$(CUDA_SRC)) $(wildcard tests/emu/*.cc)
@@ -134,6 +155,8 @@ $(filter $(BUILD)/tests/test_kernels_%,$(TEST_BINS)): $(BUILD)/tests/mirror.o | 
 $(BUILD)/tests/%.o: tests/%.cc
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -std=c++17 -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+include mk/gpu.mk
 
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)

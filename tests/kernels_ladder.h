@@ -345,6 +345,7 @@ static inline ds_device *ladder_device(int set, int threads) {
     ds_device *dev = *kept ? *kept : open_set(set, threads);
     if (only_cuda())
         *kept = dev;
+    ds_mirror_clear(dev);
     return dev;
 }
 

@@ -242,6 +242,15 @@ extern "C" void ds_mirror_remove(ds_device *dev, const void *host) {
         }
 }
 
+extern "C" void ds_mirror_clear(ds_device *dev) {
+    if (!dev || dev->close != mirror_close)
+        return;
+    mirror *m = of(dev);
+    while (m->count)
+        forget_range(m, m->count - 1);
+    m->held = 0;
+}
+
 extern "C" void ds_mirror_hold(ds_device *dev) {
     if (dev->close == mirror_close)
         of(dev)->held = 1;

@@ -21,6 +21,7 @@ ds_device *ds_mirror(ds_device *real);
 /* An array of the host.  Nothing happens where dev is no mirror. */
 void ds_mirror_add(ds_device *dev, const void *host, size_t bytes);
 void ds_mirror_remove(ds_device *dev, const void *host); /* before it is freed; absent is fine */
+void ds_mirror_clear(ds_device *dev);                    /* all arrays: a test has ended early */
 
 /* Between the two calls nothing is copied back and what was written is not copied there again: for
  * ops that a device joins with the next one. */

@@ -1,0 +1,356 @@
+/* bench/gpu/bench_gpu.c - the rows of docs/gpu.md on one device, beside bench/gpu/peer_dit_cuda.py.
+ *
+ *   bench_gpu DEVICE SECONDS PART ...       SECONDS: budget of all parts together
+ *
+ *   gemm          rate of one product of 8192^3 in bf16, what the training step is measured by
+ *   train-N       DiT-XL/2, batch N, bf16, adapters of rank 8 on every linear layer: ms of a step
+ *   sample        DiT-XL/2, 64 images with guidance (128 rows), one folded adapter: ms of a DDPM
+ * step sample-base   the same without an adapter mixed         64 images of 8 tasks in a batch, no
+ * guidance, and of one folded task small         the demo's base, batch 64: training step inception
+ * the network of FID, random weights, from host memory to features tiny-...      the same on a
+ * model of a few thousand parameters, to try the program
+ *
+ * A line of JSON for each.  Random weights, images and labels.  Steps are timed one by one after
+ * warm-up, until there are 30 or the part's share of the budget is used up; the median counts.
+ * Memory is what the device has less than just after opening, at most. */
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "engine/inception.h"
+#include "engine/sampler.h"
+#include "engine/trainer.h"
+#include "tests/gpu/flat_st.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RANK = 8, CLASSES = 1000, TASKS = 8, WARM = 4, MOST = 30, LEAST = 3 };
+
+static const ds_dit_config xl = {.channels = 4,
+                                 .side = 32,
+                                 .patch = 2,
+                                 .width = 1152,
+                                 .depth = 28,
+                                 .heads = 16,
+                                 .mlp_ratio = 4,
+                                 .classes = CLASSES,
+                                 .learn_sigma = 1,
+                                 .freq_dim = 256,
+                                 .train_steps = 1000,
+                                 .beta_start = 1e-4,
+                                 .beta_end = 2e-2};
+
+typedef struct {
+    ds_device *dev;
+    ds_dit_config cfg;
+    ds_base *base;
+    ds_model *model;
+    size_t room;        /* of the device just after opening; 0: not known */
+    double least, more; /* least room seen; seconds for the part */
+} bench;
+
+static _Noreturn void fail(const char *why) {
+    fprintf(stderr, "bench_gpu: %s\n", why);
+    exit(1);
+}
+
+static void must(int rc, const ds_error *err) {
+    if (rc)
+        fail(err->message);
+}
+
+/* ---------------------------------------------------------------- times */
+
+typedef struct {
+    double ms[MOST], start;
+    int n, warm;
+} times;
+
+static void look_at_memory(bench *b) {
+    if (b->dev->free_bytes)
+        b->least = fmin(b->least, (double)b->dev->free_bytes(b->dev));
+}
+
+/* while (more(...)) { work; } with a step of the work between two calls. */
+static int more(bench *b, times *t, double since) {
+    b->dev->sync(b->dev);
+    double now = ds_monotonic();
+    if (t->warm < WARM) {
+        t->start = t->warm++ == 0 ? now : t->start;
+        look_at_memory(b);
+        return 1;
+    }
+    if (t->warm++ > WARM)
+        t->ms[t->n++] = (now - since) * 1e3;
+    return t->n < MOST && (t->n < LEAST || now - t->start < b->more);
+}
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(const bench *b, const char *part, times *t, double per_step, const char *unit,
+                   int batch) {
+    qsort(t->ms, (size_t)t->n, sizeof *t->ms, compare);
+    double ms = t->ms[t->n / 2];
+    printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"device\": \"%s\", \"batch\": %d, "
+           "\"ms\": %.4f, \"ms_min\": %.4f, \"timed\": %d, \"%s\": %.4f, \"memory_MB\": %.0f}\n",
+           part, b->dev->device_class, batch, ms, t->ms[0], t->n, unit, per_step / ms * 1e3,
+           b->room ? ((double)b->room - b->least) / 1e6 : 0.0);
+    fflush(stdout);
+}
+
+/* ---------------------------------------------------------------- parts */
+
+static void random_weights(ds_base *base) { /* adaLN-Zero would multiply everything by zero */
+    for (size_t i = 0; i < base->table.total; i += 4) {
+        uint32_t r[4];
+        ds_rng_block(r, 5, DS_STREAM_TEST, 0, 0, (uint32_t)(i / 4));
+        for (size_t k = 0; k < 4 && i + k < base->table.total; k++)
+            base->data[i + k] += ((float)r[k] * 0x1p-32f - 0.5f) * 0.02f;
+    }
+}
+
+static void open_model(bench *b, const ds_dit_config *c) {
+    ds_error err = {0};
+    if (b->base && !memcmp(&b->cfg, c, sizeof *c))
+        return;
+    ds_model_free(b->model);
+    ds_base_free(b->base);
+    b->cfg = *c;
+    must(ds_base_new(&b->base, c, 1, &err), &err);
+    random_weights(b->base);
+    must(ds_model_new(&b->model, b->dev, b->base, &err), &err);
+}
+
+static ds_method_spec spec_of(const bench *b, uint64_t seed) {
+    return (ds_method_spec){.method = DS_METHOD_AFFINER,
+                            .rank = RANK,
+                            .targets = 1023,
+                            .classes = b->cfg.classes,
+                            .seed = seed};
+}
+
+static void train(bench *b, const char *part, int batch) {
+    const ds_dit_config *c = &b->cfg;
+    size_t one = (size_t)(c->side * c->side * c->channels);
+    ds_image_set set = {
+        .n = 2 * batch, .side = c->side, .channels = c->channels, .classes = c->classes};
+    uint8_t *pixels = ds_xmalloc((size_t)set.n * one);
+    int *labels = ds_xmalloc((size_t)set.n * sizeof *labels);
+    for (int i = 0; i < set.n; i++) {
+        labels[i] = i % c->classes;
+        for (size_t j = 0; j < one; j++)
+            pixels[(size_t)i * one + j] =
+                (uint8_t)ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j);
+    }
+    set.pixels = pixels;
+    set.labels = labels;
+    ds_train_options o = {.steps = 100000,
+                          .batch = batch,
+                          .lr = 1e-4,
+                          .label_dropout = 0.1,
+                          .vb_weight = 1,
+                          .ema = 0.999,
+                          .clip = 1,
+                          .seed = 1};
+    ds_method_spec spec = spec_of(b, 1);
+    ds_trainer *t;
+    ds_error err = {0};
+    must(ds_trainer_new(&t, b->model, &spec, &o, &set, &err), &err);
+    times at = {0};
+    double since = 0;
+    while (more(b, &at, since)) {
+        ds_train_report r;
+        since = ds_monotonic();
+        must(ds_trainer_step(t, &r, &err), &err);
+    }
+    report(b, part, &at, batch, "img_s", batch);
+    ds_trainer_free(t);
+    free(pixels);
+    free(labels);
+}
+
+/* tasks 0: the base; 1: a folded adapter; more: unfolded ones in turn. */
+static void sample(bench *b, const char *part, int images, int tasks, int guided) {
+    enum { STEPS = 5 };
+    ds_adapter *a[TASKS];
+    ds_net *net;
+    ds_error err = {0};
+    for (int i = 0; i < tasks; i++) {
+        ds_method_spec spec = spec_of(b, (uint64_t)i + 1);
+        must(ds_adapter_new(&a[i], b->base, &spec, &err), &err);
+    }
+    must(ds_net_new(&net, b->model, tasks > 1 ? DS_NET_STACKED : DS_NET_INFER,
+                    (const ds_adapter *const *)a, tasks, guided ? 2 * images : images, &err),
+         &err);
+    ds_sample_options so = {.sampler = DS_SAMPLER_DDPM,
+                            .steps = STEPS,
+                            .guidance = guided ? 4 : 1,
+                            .mode = guided ? DS_GUIDANCE_CFG : DS_GUIDANCE_NONE,
+                            .seed = 1};
+    ds_sample_request *q = ds_xcalloc((size_t)images, sizeof *q);
+    float *raw =
+        ds_xmalloc((size_t)(images * b->cfg.side * b->cfg.side * b->cfg.channels) * sizeof *raw);
+    for (int i = 0; i < images; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i,
+                                   .label = i % b->cfg.classes,
+                                   .task = tasks > 1 ? i % tasks : 0,
+                                   .base = tasks == 0};
+    times at = {0};
+    double since = 0;
+    while (more(b, &at, since)) {
+        since = ds_monotonic();
+        must(ds_sample(NULL, raw, net, NULL, &so, q, images, NULL, NULL, &err), &err);
+    }
+    for (int i = 0; i < at.n; i++) /* of one step of the network, with its share of start and end */
+        at.ms[i] /= STEPS;
+    report(b, part, &at, images, "img_s", images);
+    ds_net_free(net);
+    for (int i = 0; i < tasks; i++)
+        ds_adapter_free(a[i]);
+    free(q);
+    free(raw);
+}
+
+/* The product behind linear_forward: n^3, bf16 in and out. */
+static void gemm(bench *b, int n) {
+    enum { TIMES = 10 };
+    size_t size = (size_t)n * (size_t)n;
+    ds_device *dev = b->dev;
+    float *x = dev->alloc(dev, size * sizeof *x);
+    ds_act *in = dev->alloc(dev, size * dev->act_size),
+           *out = dev->alloc(dev, size * dev->act_size);
+    ds_weight *w = dev->weight_new(dev, n, n, 0, 0);
+    if (!x || !in || !out || !w)
+        fail("no room for the product");
+    uint32_t step = 0;
+    uint64_t index = 0;
+    dev->ops->normal(dev, x, 1, DS_STREAM_TEST, &step, &index, 1, size);
+    dev->ops->act_from_f32(dev, in, x, size);
+    dev->ops->weight_pack(dev, w, x, NULL);
+    times at = {0};
+    double since = 0;
+    while (more(b, &at, since)) {
+        since = ds_monotonic();
+        for (int i = 0; i < TIMES; i++)
+            dev->ops->linear_forward(dev, out, in, w, NULL, n);
+    }
+    for (int i = 0; i < at.n; i++)
+        at.ms[i] /= TIMES;
+    report(b, "gemm", &at, 2e-12 * n * n * n, "tflop_s", 1);
+    dev->weight_free(dev, w);
+    dev->free(dev, x);
+    dev->free(dev, in);
+    dev->free(dev, out);
+}
+
+static float *numbers(size_t n, float scale, float offset) {
+    float *x = ds_xmalloc(n * sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = offset +
+               scale *
+                   ((float)(ds_rng_u32(2, DS_STREAM_TEST, 0, i >> 32, (uint32_t)i)) * 0x1p-31f - 1);
+    return x;
+}
+
+static void inception(bench *b, int batch) {
+    static const char *const norm[] = {"weight", "bias", "running_mean", "running_var"};
+    ds_st *st = ds_flat_new();
+    char unit[64], name[128];
+    ds_error err = {0};
+    for (int i = 0; ds_inception_part_unit(DS_INCEPTION_FID, i, unit); i++) {
+        int64_t shape[4];
+        ds_inception_unit_shape(DS_INCEPTION_FID, i, shape);
+        size_t n = (size_t)(shape[1] * shape[2] * shape[3]);
+        snprintf(name, sizeof name, "%s.conv.weight", unit);
+        ds_flat_add(st, name, 4, shape,
+                    numbers((size_t)shape[0] * n, sqrtf(6 / (float)n), 0)); /* He, uniform */
+        for (int k = 0; k < 4; k++) {
+            snprintf(name, sizeof name, "%s.bn.%s", unit, norm[k]);
+            ds_flat_add(st, name, 1, shape, numbers((size_t)shape[0], 0.1f, k % 3 ? 0 : 1));
+        }
+    }
+    int64_t fc[2] = {DS_INCEPTION_LOGITS, DS_INCEPTION_POOL};
+    ds_flat_add(st, "fc.weight", 2, fc, numbers((size_t)(fc[0] * fc[1]), 0.02f, 0));
+    ds_flat_add(st, "fc.bias", 1, fc, numbers((size_t)fc[0], 0.02f, 0));
+    ds_inception *net;
+    must(ds_inception_open(b->dev, DS_INCEPTION_FID, st, batch, &net, &err), &err);
+    ds_st_free(st);
+    float *pictures = numbers((size_t)batch * DS_INCEPTION_PIXELS, 1, 0),
+          *pool = ds_xmalloc((size_t)batch * DS_INCEPTION_POOL * sizeof *pool);
+    const float *images[DS_INCEPTION_BATCH_MAX];
+    for (int i = 0; i < batch; i++)
+        images[i] = pictures + (size_t)i * DS_INCEPTION_PIXELS;
+    ds_inception_out out = {.pool = pool};
+    times at = {0};
+    double since = 0;
+    while (more(b, &at, since)) {
+        since = ds_monotonic();
+        ds_inception_run(net, images, batch, &out);
+    }
+    report(b, "inception", &at, batch, "img_s", batch);
+    ds_inception_free(net);
+    free(pictures);
+    free(pool);
+}
+
+static void run_part(bench *b, const char *part) {
+    ds_dit_config small = xl, tiny = xl;
+    small.channels = 3, small.patch = 4, small.width = 192, small.depth = 6, small.heads = 3;
+    tiny.width = 48, tiny.depth = 2, tiny.heads = 2, tiny.side = 8, tiny.classes = 10;
+    int is_tiny = !strncmp(part, "tiny-", 5), images = is_tiny ? 8 : 64;
+    const char *what = is_tiny ? part + 5 : part;
+    b->least = b->dev->free_bytes ? (double)b->dev->free_bytes(b->dev) : 0;
+    if (!strncmp(what, "train-", 6) || !strncmp(what, "sample", 6) || !strcmp(what, "mixed"))
+        open_model(b, is_tiny ? &tiny : &xl);
+    if (!strcmp(what, "gemm"))
+        gemm(b, is_tiny ? 64 : 8192);
+    else if (!strncmp(what, "train-", 6))
+        train(b, part, (int)strtol(what + 6, NULL, 10));
+    else if (!strcmp(what, "sample"))
+        sample(b, part, images, 1, 1);
+    else if (!strcmp(what, "sample-base"))
+        sample(b, part, images, 0, 1);
+    else if (!strcmp(what, "mixed")) {
+        sample(b, is_tiny ? "tiny-one-task" : "one-task", images, 1, 0);
+        sample(b, part, images, TASKS, 0);
+    } else if (!strcmp(what, "small")) {
+        open_model(b, is_tiny ? &tiny : &small);
+        train(b, part, images);
+    } else if (!strcmp(what, "inception"))
+        inception(b, is_tiny ? 1 : DS_INCEPTION_BATCH_MAX);
+    else
+        fail("unknown part: see the head of bench_gpu.c");
+}
+
+int main(int argc, char **argv) {
+    bench b = {0};
+    ds_error err = {0};
+    if (argc < 4) {
+        fprintf(stderr, "usage: bench_gpu DEVICE SECONDS PART ...\n");
+        return 2;
+    }
+    ds_device_options o = {.kind = argv[1], .precision = DS_PRECISION_BF16};
+    double end = ds_monotonic() + strtod(argv[2], NULL);
+    must(ds_device_open(&b.dev, &o, &err), &err);
+    b.room = b.dev->free_bytes ? b.dev->free_bytes(b.dev) : 0;
+    for (int i = 3; i < argc; i++) {
+        double left = end - ds_monotonic();
+        if (left <= 0) {
+            printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"not_run\": \"the time was used "
+                   "up\"}\n",
+                   argv[i]);
+            continue;
+        }
+        b.more = fmin(6, left / (argc - i) / 2);
+        run_part(&b, argv[i]);
+    }
+    ds_model_free(b.model);
+    ds_base_free(b.base);
+    ds_device_close(b.dev);
+    return 0;
+}
