@@ -402,7 +402,10 @@ int model_needed_by(ds_registry *r, int64_t id, const struct model_use *uses, si
         int64_t n = rc ? sqlite3_column_int64(q, 0) : 0;
         const char *names = rc ? (const char *)sqlite3_column_text(q, 1) : "";
         names = names ? names : "";
-        const char *more = strlen(names) > 160 || (n > 1 && !strchr(names, ',')) ? ", ..." : "";
+        int64_t named = 1; /* names have no commas */
+        for (const char *p = names; (p = strchr(p, ',')); p++)
+            named++;
+        const char *more = strlen(names) > 160 || named < n ? ", ..." : "";
         if (n && uses[i].plain)
             snprintf(out, 400, "%s", uses[i].what);
         else if (n)

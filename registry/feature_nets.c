@@ -242,6 +242,11 @@ int ds_feature_net_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *e
 #define DEFAULT_ID                                                                                 \
     "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = "                               \
     "'default_feature_net'), " OF_BASE ", 0)"
+/* Is the adapter version av there, published, and are its numbers of network `id`? */
+#define MEASURED_WITH(id)                                                                          \
+    "av.deleted_at IS NULL AND av.status = 'published' AND EXISTS (SELECT 1 FROM evaluations e"    \
+    " WHERE e.adapter_version_id = av.id AND e.feature_net = (SELECT sha256 FROM feature_nets"     \
+    "  WHERE id = " id "))"
 /* Datasets by the network they will be measured with; adapters by what their numbers say. */
 #define NET_SELECT                                                                                 \
     "SELECT f.id, f.name, f.path, f.sha256, f.kind, f.source, f.source_format, f.source_sha256,"   \
@@ -252,10 +257,10 @@ int ds_feature_net_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *e
     "  WHEN d.feature_mode IS NOT NULL THEN b.feature_net_id"                                      \
     "  ELSE coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'default_feature_net')," \
     "   b.feature_net_id) END),"                                                                   \
-    " (SELECT count(DISTINCT e.adapter_version_id) FROM evaluations e JOIN adapter_versions av"    \
-    "  ON av.id = e.adapter_version_id WHERE e.feature_net = f.sha256 AND av.deleted_at IS NULL"   \
-    "  AND av.status = 'published'), f.removed_at IS NOT NULL,"                                    \
-    " (SELECT value FROM meta WHERE key = 'default_feature_mode') FROM feature_nets f "
+    " (SELECT count(*) FROM adapter_versions av WHERE " MEASURED_WITH(                             \
+        "f.id") "), f.removed_at IS NOT NULL,"                                                     \
+                " (SELECT value FROM meta WHERE key = 'default_feature_mode') FROM feature_nets "  \
+                "f "
 
 static json_t *net_row(sqlite3_stmt *q, void *ctx) {
     (void)ctx;
@@ -336,10 +341,11 @@ static const struct model_use uses[] = {
      " feature_net_id = ?1 AND state <> 'removed'",
      0},
     {"adapters were measured with it, and the gate measures them again",
-     "SELECT count(*), group_concat(ref, ', ') FROM (SELECT DISTINCT a.name || '@v' || av.version"
-     " AS ref FROM evaluations e JOIN adapter_versions av ON av.id = e.adapter_version_id"
-     " JOIN adapters a ON a.id = av.adapter_id WHERE e.feature_net = (SELECT sha256 FROM"
-     " feature_nets WHERE id = ?1) AND av.deleted_at IS NULL AND av.status = 'published')",
+     "SELECT (SELECT count(*) FROM adapter_versions av WHERE " MEASURED_WITH(
+         "?1") "), (SELECT"
+               " group_concat(ref, ', ') FROM (SELECT a.name || '@v' || av.version AS ref FROM"
+               " adapter_versions av JOIN adapters a ON a.id = av.adapter_id WHERE " MEASURED_WITH(
+                   "?1") " LIMIT 5))",
      0},
     {"jobs work with it; wait for them or cancel them",
      "SELECT count(*), group_concat('job ' || id, ', ') FROM jobs WHERE state IN ('queued',"
