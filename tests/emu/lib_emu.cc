@@ -111,5 +111,29 @@ int ds_lib_attention_backward(ds_cuda *, void *, const void *, const void *, con
                               const void *, int, int, int, int) {
     return 1;
 }
-int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv *) { return 1; }
+
+/* Takes square kernels over multiples of eight channels only. */
+int ds_lib_conv(ds_cuda *, float *y, const float *x, const float *w, const ds_conv *g) {
+    if (g->kernel_h != g->kernel_w || g->in_channels % 8)
+        return 1;
+    int side = g->kernel_h, oh = (g->height + 2 * g->pad_h - side) / g->stride + 1;
+    int ow = (g->width + 2 * g->pad_w - side) / g->stride + 1, cells = side * side;
+    size_t C = (size_t)g->in_channels, outputs = (size_t)g->batch * (size_t)(oh * ow);
+    for (size_t i = 0; i < outputs * (size_t)g->out_channels; i++) {
+        int channel = (int)(i % (size_t)g->out_channels);
+        int at = (int)(i / (size_t)g->out_channels), b = at / (oh * ow);
+        double sum = 0;
+        for (int cell = 0; cell < cells; cell++) {
+            int row = at / ow % oh * g->stride + cell / side - g->pad_h;
+            int column = at % ow * g->stride + cell % side - g->pad_w;
+            if (row < 0 || row >= g->height || column < 0 || column >= g->width)
+                continue;
+            const float *p = x + (size_t)((b * g->height + row) * g->width + column) * C;
+            for (size_t k = 0; k < C; k++)
+                sum += (double)p[k] * w[(size_t)(channel * cells + cell) * C + k];
+        }
+        y[i] = (float)sum;
+    }
+    return 0;
+}
 int ds_lib_eigenvalues(ds_cuda *, double *, double *, int) { return 1; }
