@@ -1,6 +1,10 @@
 /* tests/test_worker_plan.c - the plan of a training: it chooses as little recomputation as fits,
  * refuses with both figures and what would do, and what it says is what a training takes. */
+#include "base/rng.h"
+#include "engine/fd.h"
 #include "tests/harness.h"
+#include "worker/feature_net.h"
+#include "worker/memory.h"
 #include "worker/plan.h"
 #include "worker/worker.h"
 
@@ -145,10 +149,53 @@ START_TEST(the_peak_is_as_planned) {
 }
 END_TEST
 
+/* Each test is a process of its own, so its peak is that of the distance. */
+START_TEST(a_distance_takes_what_is_planned) {
+#ifdef __SANITIZE_ADDRESS__
+    ds_test_skip("a_distance_takes_what_is_planned", "sanitizers take memory of their own");
+    return;
+#endif
+    enum { N = 32, D = 768 };
+    static float x[2 * N * D];
+    for (uint32_t i = 0; i < 2 * N * D; i++)
+        x[i] = ds_rng_uniform(1, DS_STREAM_TEST, 0, i, 0);
+    ds_feature_set a = {.x = x, .n = N, .dim = D, .net = "n", .resize = "r"}, b = a;
+    ds_fd_result r;
+    ds_error err;
+    b.x = x + N * D;
+    double before = ds_memory_now(),
+           planned = (double)ds_feature_net_distance_bytes(DS_FID_BUNDLED);
+    ck_assert_msg(!ds_fd_compare(&a, &b, 4, 1, &r, &err), "%s", err.message);
+    double taken = ds_memory_peak() - before;
+    /* below it: the pages of OpenBLAS and its buffers that are used for the first time */
+    ck_assert_msg(fabs(planned / taken - 1) <= 0.3, "planned %.1f MiB, taken %.1f MiB",
+                  planned / (1 << 20), taken / (1 << 20));
+}
+END_TEST
+
+/* The evaluation samples, then measures: the larger counts. */
+START_TEST(the_evaluation_is_the_larger_of_its_halves) {
+    world w = open_world();
+    ds_plan_input in = {.program = 8 << 20, .nets = 1, .features = 1 << 20};
+    ds_error err;
+    ck_assert_msg(!ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), "%s", err.message);
+    double sampled = w.p.evaluate;
+    in.distance = w.p.sampling / 2;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), 0);
+    ck_assert_double_eq(w.p.evaluate, sampled);
+    in.distance = w.p.sampling + 4096;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), 0);
+    ck_assert_double_eq(w.p.evaluate, sampled + 4096);
+    close_world(&w);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, as_little_recomputation_as_fits);
     tcase_add_test(tc, parts_add_up_and_seconds_are_found);
+    tcase_add_test(tc, the_evaluation_is_the_larger_of_its_halves);
+    tcase_add_test(tc, a_distance_takes_what_is_planned);
     tcase_add_loop_test(tc, the_peak_is_as_planned, 0, 2);
 }
 

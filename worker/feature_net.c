@@ -101,9 +101,15 @@ int ds_feature_net_mode_of(const char *preprocess, enum ds_fid_mode *mode, ds_er
 size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode) {
     if (mode == DS_FID_BUNDLED)
         return ds_inception_bytes(dev, BATCH);
-    const size_t dim = DS_INCEPTION_POOL, matrices = 10; /* two covariances, a root, workspace */
     return ds_inception_part_bytes(dev, DS_INCEPTION_FID, BATCH) +
-           BATCH * DS_INCEPTION_PIXELS * sizeof(float) + matrices * dim * dim * sizeof(double);
+           BATCH * DS_INCEPTION_PIXELS * sizeof(float);
+}
+
+size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode) {
+    /* of ds_fd_compare: two covariances, two scatters, a root and its scratch; of the eigenvalues
+     * below it four more, half of them LAPACKE's copies */
+    const size_t dim = mode == DS_FID_BUNDLED ? DS_FEATURE_DIM : DS_INCEPTION_POOL, matrices = 11;
+    return matrices * dim * dim * sizeof(double);
 }
 
 static int compute_whole(ds_feature_net *net, const uint8_t *images, int64_t n, int side,

@@ -32,8 +32,10 @@ const char *ds_feature_net_preprocess(const ds_feature_net *net);
 const char *ds_feature_net_metric(enum ds_fid_mode mode);
 /* The mode that a preprocessing's id belongs to; DS_EINVAL for one that this program has not. */
 int ds_feature_net_mode_of(const char *preprocess, enum ds_fid_mode *mode, ds_error *err);
-/* Memory for planning, in bytes: the network, and for FID's wide features their distances. */
+/* Memory for planning, in bytes: the network; and a distance between features of it, which is
+ * computed when nothing samples. */
 size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode);
+size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode);
 
 /* out (n, dim) from images (n, side, side, 3), 8-bit RGB.  The same bytes whatever n and the number
  * of threads. */

@@ -25,7 +25,7 @@ typedef struct {
     ds_trainer_plan t;
     double workspace;             /* of the kernels; known after the calibration, a bound before */
     double checkpoint;            /* while one is written */
-    double sampling;              /* net that evaluates the result */
+    double sampling;              /* net that evaluates the result, or a distance after it */
     double features;              /* network that measures it */
     double train, evaluate, peak; /* sums: while training, while evaluating, the larger */
     double limit;                 /* 0: not known */
@@ -41,6 +41,7 @@ typedef struct {
 typedef struct {
     double images;   /* bytes */
     double features; /* bytes of the feature network and what else the evaluation needs */
+    double distance; /* bytes of a distance between features, computed after the sampling */
     double limit;    /* bytes that may be taken; 0 = not known */
     double program;  /* what the process takes without the base; 0: as it is now */
     int nets;        /* sampling nets at a time: 2 with domain guidance */

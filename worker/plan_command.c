@@ -1,8 +1,8 @@
 /* worker/plan_command.c - diffscaler-worker plan: what would training on this base take? */
 #include "base/log.h"
 #include "base/mem.h"
-#include "engine/inception.h"
 #include "engine/sampler.h"
+#include "worker/feature_net.h"
 #include "worker/memory.h"
 #include "worker/plan.h"
 #include "worker/worker.h"
@@ -184,12 +184,13 @@ static int make_plan(plan_run *r, ds_error *err) {
     double one = (double)c->side * c->side * c->channels;
     ds_plan_input in = {.images =
                             a->images * one * (c->pixel ? 1 : 8), /* latents: mean, deviation */
-                        .features = (double)ds_inception_bytes(r->dev, 8),
+                        .features = (double)ds_feature_net_bytes(r->dev, DS_FID_BUNDLED),
+                        .distance = (double)ds_feature_net_distance_bytes(DS_FID_BUNDLED),
                         .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
                         .nets = 1};
     if (a->try_steps > 0 || a->try_sample > 0) { /* what is tried is what is planned */
         in.images = a->try_steps > 0 ? a->batch * one : 0;
-        in.features = 0;
+        in.features = in.distance = 0;
         in.nets = a->try_sample > 0;
     }
     int rc = ds_plan_memory(&r->plan, r->dev, r->base, &r->spec, &r->o, &in, err);

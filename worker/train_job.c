@@ -72,6 +72,7 @@ static int plan_memory(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
     ds_plan_input in = {.images = image_bytes(t),
                         .features = feature_bytes(t) + vae_bytes(t),
+                        .distance = (double)ds_feature_net_distance_bytes(s->feature_net.mode),
                         .limit = ds_plan_limit(s->device.memory_limit),
                         .nets = s->sample.mode == DS_GUIDANCE_DOMAIN ? 2 : 1};
     t->options.recompute = 0;
