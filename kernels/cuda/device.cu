@@ -117,7 +117,7 @@ struct ds_cuda_graphs {
 
 static int same(const ds_segment *a, const ds_segment *b) {
     return a->owner == b->owner && a->kind == b->kind && a->batch == b->batch && a->in == b->in &&
-           a->out == b->out;
+           a->out == b->out && a->state == b->state;
 }
 
 static void drop(ds_cuda *c, ds_cuda_graph *g) {
