@@ -26,14 +26,22 @@ struct ds_weight {
     void *w; /* (m,n) float or ds_bf16 */
 };
 
-/* A gate x residual sum that was asked for and not yet launched: if the next op normalises its
- * result, both are one kernel (gate.cu). */
+/* An op that was asked for and not yet launched: if the next op takes its result, both are one
+ * kernel (norm.h). */
+enum ds_cuda_waiting { DS_CUDA_NOTHING, DS_CUDA_GATE_FORWARD, DS_CUDA_NORM_BACKWARD };
+
 struct ds_cuda_pending {
-    int waiting;
+    ds_cuda_waiting waiting;
+    int B, T, D, stride;
+    /* gate_forward; stride is that of gate */
     float *res_out;
     const float *res_in, *gate;
-    int stride, B, T, D;
     const ds_act *y;
+    /* adaln_backward; stride is that of scale */
+    float *dx, *dshift, *dscale;
+    int dstride;
+    const ds_act *dout;
+    const float *x, *mean, *rstd, *scale;
 };
 
 struct ds_cuda {
@@ -56,6 +64,11 @@ static inline ds_cuda *ds_cuda_of(ds_device *dev) { return (ds_cuda *)dev->impl;
 
 /* gate.cu: launches what is pending. */
 void ds_cuda_flush(ds_device *dev);
+
+/* gate.cu: gate_forward, launched with the next op; y and gate stay as they are until then.  The
+ * caller has called ds_cuda_begin. */
+void ds_cuda_gate_later(ds_device *dev, float *res_out, const float *res_in, const float *gate,
+                        int gate_stride, const ds_act *y, int B, int T, int D);
 
 /* The device of an op; what was pending goes first. */
 static inline ds_cuda *ds_cuda_begin(ds_device *dev) {

@@ -1,0 +1,243 @@
+/* kernels/cuda/diffusion.cu - noising, normal numbers and the hybrid loss.
+ *
+ * Built with -fmad=false (Makefile): normal numbers are those of base/rng.c bit for bit, which is
+ * built without contraction too. */
+#include "kernels/cuda/cuda.h"
+
+enum { BLOCK = 256 };
+
+/* ---------------------------------------------------------------- noising */
+
+__global__ void axpby(float *out, const float *ca, const float *x, const float *cb, const float *y,
+                      size_t each, size_t n) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n)
+        return;
+    size_t b = i / each;
+    out[i] = fmaf(ca[b], x[i], cb[b] * y[i]);
+}
+
+void ds_cuda_axpby(ds_device *dev, float *out, const float *ca, const float *x, const float *cb,
+                   const float *y, int B, size_t n) {
+    size_t all = (size_t)B * n;
+    ds_cuda_launch(ds_cuda_begin(dev), axpby, (unsigned)ds_ceil_div(all, BLOCK), BLOCK, 0, out, ca,
+                   x, cb, y, n, all);
+}
+
+/* ---------------------------------------------------------------- normal numbers
+ * base/rng.h defines them; the arithmetic is that of base/rng.c, line by line. */
+
+enum { DRAWS = 256 }; /* samples of a launch: their steps and numbers are arguments of the kernel */
+
+struct draw_args {
+    uint64_t sample[DRAWS];
+    uint32_t step[DRAWS];
+    uint64_t seed;
+    uint32_t stream;
+    uint32_t blocks; /* of four numbers, of a sample */
+    size_t n;
+};
+
+__device__ static void philox(uint32_t c[4], uint64_t seed) {
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
+        c[0] = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
+        c[2] = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
+        c[1] = (uint32_t)p1;
+        c[3] = (uint32_t)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
+__device__ static double log_positive(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int64_t e = (int64_t)(bits >> 52) - 1023;
+    bits = (bits & 0x000FFFFFFFFFFFFFull) | 0x3FF0000000000000ull;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    int big = m > 1.4142135623730951;
+    m = big ? m * 0.5 : m;
+    e += big;
+    double z = (m - 1.0) / (m + 1.0), q = z * z;
+    double s = 1.0 / 19;
+    s = s * q + 1.0 / 17;
+    s = s * q + 1.0 / 15;
+    s = s * q + 1.0 / 13;
+    s = s * q + 1.0 / 11;
+    s = s * q + 1.0 / 9;
+    s = s * q + 1.0 / 7;
+    s = s * q + 1.0 / 5;
+    s = s * q + 1.0 / 3;
+    s = s * q + 1.0;
+    return (double)e * 0.6931471805599453 + 2.0 * z * s;
+}
+
+__device__ static void sincos_turn(uint32_t w, double *c, double *s) {
+    uint32_t quadrant = w >> 30;
+    double a = ((double)(w & 0x3FFFFFFFu) - 536870912.0) * (1.5707963267948966 / 1073741824.0);
+    double q = a * a;
+    double sn =
+        a * (1 + q * (-1.0 / 6 +
+                      q * (1.0 / 120 + q * (-1.0 / 5040 +
+                                            q * (1.0 / 362880 + q * (-1.0 / 39916800 +
+                                                                     q * (1.0 / 6227020800.0)))))));
+    double cs =
+        1 + q * (-0.5 + q * (1.0 / 24 +
+                             q * (-1.0 / 720 + q * (1.0 / 40320 + q * (-1.0 / 3628800 +
+                                                                       q * (1.0 / 479001600.0))))));
+    double r = 0.7071067811865476;
+    double c1 = r * (cs - sn), s1 = r * (cs + sn);
+    double cc = (quadrant & 1) ? -s1 : c1, ss = (quadrant & 1) ? c1 : s1;
+    *c = (quadrant & 2) ? -cc : cc;
+    *s = (quadrant & 2) ? -ss : ss;
+}
+
+__device__ static void box_muller(float out[2], uint32_t w0, uint32_t w1) {
+    double u = ((double)w0 + 0.5) * 0x1p-32;
+    double radius = sqrt(-2.0 * log_positive(u)), c, s;
+    sincos_turn(w1, &c, &s);
+    out[0] = (float)(radius * c);
+    out[1] = (float)(radius * s);
+}
+
+/* One thread four numbers; blockIdx.y is the sample. */
+__global__ void normal(float *out, draw_args a) {
+    uint32_t block = blockIdx.x * blockDim.x + threadIdx.x;
+    if (block >= a.blocks)
+        return;
+    uint64_t sample = a.sample[blockIdx.y];
+    uint32_t c[4] = {block, a.step[blockIdx.y], (uint32_t)sample,
+                     a.stream ^ ((uint32_t)(sample >> 32) * 0x9E3779B9u)};
+    float z[4];
+    philox(c, a.seed);
+    box_muller(z, c[0], c[1]);
+    box_muller(z + 2, c[2], c[3]);
+    size_t i = 4 * (size_t)block;
+    float *to = out + (size_t)blockIdx.y * a.n + i;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        if (i + (size_t)k < a.n)
+            to[k] = z[k];
+}
+
+void ds_cuda_normal(ds_device *dev, float *out, uint64_t seed, uint32_t stream,
+                    const uint32_t *step, const uint64_t *sample, int B, size_t n) {
+    ds_cuda *c = ds_cuda_begin(dev);
+    draw_args a = {};
+    a.seed = seed;
+    a.stream = stream;
+    a.n = n;
+    a.blocks = (uint32_t)ds_ceil_div(n, 4);
+    for (int first = 0; first < B; first += DRAWS) {
+        int count = B - first < DRAWS ? B - first : (int)DRAWS;
+        memcpy(a.step, step + first, (size_t)count * sizeof *step);
+        memcpy(a.sample, sample + first, (size_t)count * sizeof *sample);
+        ds_cuda_launch(c, normal, dim3((unsigned)ds_ceil_div(a.blocks, BLOCK), (unsigned)count),
+                       BLOCK, 0, out + (size_t)first * n, a);
+    }
+}
+
+/* ---------------------------------------------------------------- hybrid loss
+ * All in double, as kernels/ref/diffusion.c: differences of nearly equal numbers decide here, and
+ * an image has few numbers beside its tokens. */
+
+enum { LOSS_BLOCK = 512 };
+
+struct loss_args {
+    float *mse, *vb, *dout;
+    const float *out, *x0, *noise, *xt, *coef;
+    int learned;
+    float vb_weight;
+    size_t half; /* C n */
+};
+
+struct coefficients {
+    double log_beta, log_var_clipped, mean_x0, mean_xt, recip, recipm1, is_first, weight;
+};
+
+/* KL(q || p) of two normals in nats, and its derivative by the log variance of p. */
+__device__ static double kl_term(double mean_q, double log_q, double mean_p, double log_p,
+                                 double *dlog_p) {
+    double square = (mean_q - mean_p) * (mean_q - mean_p) * exp(-log_p), ratio = exp(log_q - log_p);
+    *dlog_p = 0.5 * (1 - ratio - square);
+    return 0.5 * (-1 + log_p - log_q + ratio + square);
+}
+
+/* tanh approximation of the standard normal distribution function, and its derivative. */
+__device__ static double cdf(double x, double *derivative) {
+    const double k = 0.79788456080286535588, c = 0.044715;
+    double t = tanh(k * (x + c * x * x * x));
+    *derivative = 0.5 * (1 - t * t) * k * (1 + 3 * c * x * x);
+    return 0.5 * (1 + t);
+}
+
+/* -log of the probability of the bin around x0 under N(mean, exp(log_var)), and its derivative by
+ * log_var (kernels/ops.def, diffusion_loss). */
+__device__ static double discretised_nll(double x0, double mean, double log_var, double *dlog_var) {
+    double inv = exp(-0.5 * log_var), hi = inv * (x0 - mean + 1.0 / 255), hi_d;
+    double lo = inv * (x0 - mean - 1.0 / 255), lo_d;
+    double cdf_hi = cdf(hi, &hi_d), cdf_lo = cdf(lo, &lo_d), p, dp;
+    if (x0 < -0.999) {
+        p = cdf_hi;
+        dp = -0.5 * hi * hi_d;
+    } else if (x0 > 0.999) {
+        p = 1 - cdf_lo;
+        dp = 0.5 * lo * lo_d;
+    } else {
+        p = cdf_hi - cdf_lo;
+        dp = -0.5 * (hi * hi_d - lo * lo_d);
+    }
+    *dlog_var = p < 1e-12 ? 0 : -dp / p;
+    return -log(p < 1e-12 ? 1e-12 : p);
+}
+
+/* vb of one element in nats; dv: its derivative by v. */
+__device__ static double vb_term(const coefficients &c, double eps, double v, double x0, double xt,
+                                 double *dv) {
+    double fraction = 0.5 * (v + 1), dlog;
+    double log_var = fraction * c.log_beta + (1 - fraction) * c.log_var_clipped;
+    double mean_p = c.mean_x0 * (c.recip * xt - c.recipm1 * eps) + c.mean_xt * xt;
+    double mean_q = c.mean_x0 * x0 + c.mean_xt * xt;
+    double nats = c.is_first != 0 ? discretised_nll(x0, mean_p, log_var, &dlog)
+                                  : kl_term(mean_q, c.log_var_clipped, mean_p, log_var, &dlog);
+    *dv = dlog * 0.5 * (c.log_beta - c.log_var_clipped);
+    return nats;
+}
+
+/* A block a sample; thread i sums the elements i, i + blockDim, .. and the block its threads. */
+__global__ void __launch_bounds__(LOSS_BLOCK) loss(loss_args a) {
+    DS_SHARED(double, room);
+    const double ln2 = 0.69314718055994530942;
+    size_t b = blockIdx.x, full = a.learned ? 2 * a.half : a.half;
+    const float *p = a.coef + 8 * b;
+    coefficients c = {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]};
+    double sum_mse = 0, sum_vb = 0;
+    for (size_t i = threadIdx.x; i < a.half; i += blockDim.x) {
+        size_t at = b * a.half + i, at_eps = b * full + i, at_v = at_eps + a.half;
+        double eps = a.out[at_eps], diff = eps - a.noise[at], dv = 0;
+        sum_mse += diff * diff;
+        if (a.learned)
+            sum_vb += vb_term(c, eps, a.out[at_v], a.x0[at], a.xt[at], &dv);
+        if (a.dout)
+            a.dout[at_eps] = (float)(c.weight * 2 * diff / (double)a.half);
+        if (a.dout && a.learned)
+            a.dout[at_v] = (float)(c.weight * a.vb_weight * dv / ((double)a.half * ln2));
+    }
+    sum_mse = ds_block_sum(sum_mse, room);
+    sum_vb = ds_block_sum(sum_vb, room);
+    if (threadIdx.x == 0) {
+        a.mse[b] = (float)(sum_mse / (double)a.half);
+        a.vb[b] = (float)(sum_vb / ((double)a.half * ln2));
+    }
+}
+
+void ds_cuda_diffusion_loss(ds_device *dev, float *mse, float *vb, float *dout, const float *out,
+                            const float *x0, const float *noise, const float *xt, const float *coef,
+                            int learned, float vb_weight, int B, int C, size_t n) {
+    loss_args a = {mse, vb, dout, out, x0, noise, xt, coef, learned, vb_weight, (size_t)C * n};
+    ds_cuda_launch(ds_cuda_begin(dev), loss, (unsigned)B, LOSS_BLOCK, 32 * sizeof(double), a);
+}
