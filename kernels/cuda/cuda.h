@@ -101,6 +101,7 @@ template <class T> inline const T *ds_ptr(const ds_act *p) {
 inline int ds_ceil_div(size_t n, size_t by) { return (int)((n + by - 1) / by); }
 
 #ifndef DS_CUDA_EMU
+void ds_lib_enter(ds_cuda *c); /* the device of the calling thread; cheap when it is already */
 void ds_cuda_check_launch(ds_cuda *c, const void *kernel);
 #endif
 
@@ -114,6 +115,7 @@ inline void ds_cuda_launch(ds_cuda *c, void (*kernel)(P...), dim3 grid, dim3 blo
     (void)c;
     ds_emu_launch(grid, block, shared, [=] { kernel(static_cast<P>(args)...); });
 #else
+    ds_lib_enter(c);
     if (shared > 48 * 1024) /* more than the default limit has to be asked for */
         cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)shared);

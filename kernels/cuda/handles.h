@@ -25,9 +25,6 @@ struct ds_lib {
     ds_lib_dnn *dnn;
 };
 
-/* Makes the device the calling thread's; cheap when it is already. */
-void ds_lib_enter(ds_cuda *c);
-
 /* Ends the process unless status is cudaSuccess. */
 void ds_lib_must(cudaError_t status, const char *what);
 

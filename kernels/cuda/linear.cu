@@ -212,7 +212,7 @@ void ds_cuda_linear_residual_forward(ds_device *dev, ds_act *y, float *res_out, 
         y = branch_room(c, (size_t)B * (size_t)T * (size_t)w->m * dev->act_size);
     layer_product p = forward_of(x, w, bias, B * T, act_type(dev));
     multiply(dev, &p, y);
-    ds_cuda_gate_forward(dev, res_out, res_in, gate, gate_stride, y, B, T, w->m);
+    ds_cuda_gate_later(dev, res_out, res_in, gate, gate_stride, y, B, T, w->m);
 }
 
 void ds_cuda_linear_backward_input(ds_device *dev, ds_act *dx, const ds_act *dy, const ds_weight *w,
