@@ -21,51 +21,68 @@ struct norm_forward {
     float eps;
 };
 
-/* One warp a row.  Lane l has columns SPAN i + 4 l .. + 3 of pass i; N passes are held in registers
- * and the row is read once (all its loads before the first sum).  N = 0: any number of passes, the
- * row is read again for the variance and for the result; the same bits.
- *   mean = sum x / D;  rstd = 1 / sqrt(sum (x - mean)^2 / D + eps);
- *   out = ((x - mean) rstd) (1 + scale) + shift;  joined: x = res_out (=) res_in + gate y first. */
-template <class T, bool VEC, int N, bool GATED>
-__global__ void __launch_bounds__(WARPS *LANES) norm_rows(T *out, const T *y, norm_forward a) {
-    constexpr int KEPT = N ? N : 1;
-    int lane = (int)threadIdx.x % LANES, row = (int)blockIdx.x * WARPS + (int)threadIdx.x / LANES;
-    if (row >= a.rows)
-        return;
-    int D = a.D, passes = N ? N : (D + SPAN - 1) / SPAN, b = row / a.T;
-    size_t at = (size_t)row * (size_t)D, mod = (size_t)b * (size_t)a.stride;
-    ds_quad<float> v[KEPT];
-    ds_quad<T> branch[KEPT];
+/* First pass over a row: v (=) x, or res_in + gate y, which is res_out; returns the thread's sum.
+ * N > 0: all passes are loaded before anything is stored, so that no load waits for a store that
+ * might be its own. */
+template <bool VEC, int N, bool GATED, class T>
+__device__ static inline float first_pass(ds_quad<float> *v, const T *y, const norm_forward &a,
+                                          size_t at, int b, int lane, int passes) {
+    const float *gate = a.gate + (size_t)b * (size_t)a.gate_stride;
+    ds_quad<T> branch[N ? N : 1];
     if constexpr (N > 0) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
             int j = SPAN * i + 4 * lane;
-            v[i] = ds_load_quad<VEC>(a.x + at + j, D - j);
+            v[i] = ds_load_quad<VEC>(a.x + at + j, a.D - j);
             if constexpr (GATED)
-                branch[i] = ds_load_quad<VEC>(y + at + j, D - j);
+                branch[i] = ds_load_quad<VEC>(y + at + j, a.D - j);
         }
     }
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < passes; i++) {
-        int j = SPAN * i + 4 * lane;
+        int j = SPAN * i + 4 * lane, left = a.D - j;
         ds_quad<float> &q = v[N ? i : 0];
         if constexpr (N == 0)
-            q = ds_load_quad<VEC>(a.x + at + j, D - j);
+            q = ds_load_quad<VEC>(a.x + at + j, left);
         if constexpr (GATED) {
             ds_quad<T> &u = branch[N ? i : 0];
             if constexpr (N == 0)
-                u = ds_load_quad<VEC>(y + at + j, D - j);
-            ds_quad<float> g =
-                ds_load_quad<VEC>(a.gate + (size_t)b * (size_t)a.gate_stride + j, D - j);
+                u = ds_load_quad<VEC>(y + at + j, left);
+            ds_quad<float> g = ds_load_quad<VEC>(gate + j, left);
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 q.v[k] = fmaf(g.v[k], ds_float(u.v[k]), q.v[k]);
-            ds_store_quad<VEC>(a.res_out + at + j, q, D - j);
+            if constexpr (N == 0)
+                ds_store_quad<VEC>(a.res_out + at + j, q, left);
         }
         sum += (q.v[0] + q.v[1]) + (q.v[2] + q.v[3]);
     }
+    if constexpr (N > 0 && GATED) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int j = SPAN * i + 4 * lane;
+            ds_store_quad<VEC>(a.res_out + at + j, v[i], a.D - j);
+        }
+    }
+    return sum;
+}
+
+/* One warp a row.  Lane l has columns SPAN i + 4 l .. + 3 of pass i; N passes are held in registers
+ * and the row is read once.  N = 0: any number of passes, the row is read again for the variance
+ * and for the result; the same bits.
+ *   mean = sum x / D;  rstd = 1 / sqrt(sum (x - mean)^2 / D + eps);
+ *   out = ((x - mean) rstd) (1 + scale) + shift;  joined: x = res_out (=) res_in + gate y first. */
+template <class T, bool VEC, int N, bool GATED>
+__global__ void __launch_bounds__(WARPS *LANES) norm_rows(T *out, const T *y, norm_forward a) {
+    int lane = (int)threadIdx.x % LANES, row = (int)blockIdx.x * WARPS + (int)threadIdx.x / LANES;
+    if (row >= a.rows)
+        return;
+    int D = a.D, passes = N ? N : (D + SPAN - 1) / SPAN, b = row / a.T;
+    size_t at = (size_t)row * (size_t)D, mod = (size_t)b * (size_t)a.stride;
     const float *again = GATED ? a.res_out : a.x;
+    ds_quad<float> v[N ? N : 1];
+    float sum = first_pass<VEC, N, GATED>(v, y, a, at, b, lane, passes);
     float mean = ds_warp_sum(sum) / (float)D, square = 0;
 #pragma unroll
     for (int i = 0; i < passes; i++) {
@@ -91,7 +108,13 @@ __global__ void __launch_bounds__(WARPS *LANES) norm_rows(T *out, const T *y, no
 #pragma unroll
         for (int k = 0; k < 4; k++)
             q.v[k] = fmaf((q.v[k] - mean) * rstd, 1.0f + scale.v[k], shift.v[k]);
-        ds_store_quad<VEC>(out + at + j, q, D - j);
+        if constexpr (N == 0)
+            ds_store_quad<VEC>(out + at + j, q, D - j);
+    }
+    if constexpr (N > 0) {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            ds_store_quad<VEC>(out + at + SPAN * i + 4 * lane, v[i], D - SPAN * i - 4 * lane);
     }
     if (lane == 0 && a.mean)
         a.mean[row] = mean;
