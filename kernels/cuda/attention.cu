@@ -8,7 +8,9 @@ static ds_heads heads_of(int B, int T, int D, int H, const void *qkv, const void
     if (hd > DS_ATTENTION_WIDEST)
         ds_cuda_fatal("attention", "heads wider than 512 are not for the GPU: run on the CPU");
     uintptr_t all = (uintptr_t)qkv | (uintptr_t)x | (uintptr_t)y;
-    return ds_heads{B, T, D, H, hd, all % 16 == 0, (float)(1 / sqrt((double)hd))};
+    double scale = 1 / sqrt((double)hd);
+    return ds_heads{
+        B, T, D, H, hd, all % 16 == 0, (float)scale, (float)(scale * 1.4426950408889634)};
 }
 
 static void own_forward(ds_cuda *c, float *out, float *lse, const float *qkv, const ds_heads &a) {

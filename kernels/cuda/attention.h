@@ -25,9 +25,9 @@
 enum { DS_ATTENTION_WIDEST = 512 };
 
 struct ds_heads {
-    int B, T, D, H, hd; /* hd = D / H */
-    int aligned;        /* all activations may be read 16 bytes at a time */
-    float scale;        /* hd^-0.5 */
+    int B, T, D, H, hd;  /* hd = D / H */
+    int aligned;         /* all activations may be read 16 bytes at a time */
+    float scale, scale2; /* hd^-0.5, and times log2 e: exp(scale s) = 2^(scale2 s) */
 };
 
 /* Does the tensor-core kernel take this head size? */
@@ -71,7 +71,8 @@ __device__ inline void ds_tile_load(ds_bf16 *tile, const ds_bf16 *src, size_t ld
                                     const ds_heads &a) {
     constexpr int CHUNKS = ds_head_size<HD>::STEPS * 2, STRIDE = ds_head_size<HD>::STRIDE;
     static_assert(ROWS * CHUNKS % ATTENTION_THREADS == 0, "each thread copies as many chunks");
-#pragma unroll
+    /* Unrolled, its addresses would be kept in registers that the products need. */
+#pragma unroll 1
     for (int i = 0; i < ROWS * CHUNKS / ATTENTION_THREADS; i++) {
         int at = i * ATTENTION_THREADS + (int)threadIdx.x, row = at / CHUNKS,
             from = at % CHUNKS * 8;

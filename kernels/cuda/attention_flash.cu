@@ -22,7 +22,6 @@ template <int HD, int MT> struct flash {
         sizeof(ds_bf16) * (size_t)(QUERIES + 4 * TILE) * (size_t)size::STRIDE;
 
     /* One warp's rows: two of each of its MT fragments a thread, 16 f + lane / 4 (+ 8). */
-    uint32_t q[MT][size::STEPS][4];
     float sum[MT][size::COLUMNS][4]; /* O */
     float top[MT][2], all[MT][2];    /* m; l, of this thread's columns */
     float s[MT][TILE / 8][4];
@@ -40,31 +39,29 @@ template <int HD, int MT> struct flash {
         }
     }
 
-    __device__ void load_queries(const ds_bf16 *rows) {
+    /* s (=) Q K^T, minus infinity from column `left` on; rows: the warp's queries */
+    __device__ void scores(const ds_bf16 *rows, const ds_bf16 *keys, int left) {
 #pragma unroll
         for (int f = 0; f < MT; f++)
 #pragma unroll
-            for (int k = 0; k < size::STEPS; k++)
-                ds_tile_left<size::STRIDE>(q[f][k], rows, f * 16, k * 16);
-    }
-
-    /* s (=) Q K^T, minus infinity from column `left` on */
-    __device__ void scores(const ds_bf16 *keys, int left) {
-#pragma unroll
-        for (int n = 0; n < TILE / 8; n += 2) {
-#pragma unroll
-            for (int f = 0; f < MT; f++)
+            for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
-                    s[f][n][i] = s[f][n + 1][i] = 0;
+                    s[f][n][i] = 0;
 #pragma unroll
-            for (int k = 0; k < size::STEPS; k++) {
+        for (int k = 0; k < size::STEPS; k++) {
+            uint32_t q[MT][4];
+#pragma unroll
+            for (int f = 0; f < MT; f++)
+                ds_tile_left<size::STRIDE>(q[f], rows, f * 16, k * 16);
+#pragma unroll
+            for (int n = 0; n < TILE / 8; n += 2) {
                 uint32_t r[4];
                 ds_tile_right<size::STRIDE>(r, keys, n * 8, k * 16);
 #pragma unroll
                 for (int f = 0; f < MT; f++) {
-                    ds_mma_bf16(s[f][n], q[f][k], r);
-                    ds_mma_bf16(s[f][n + 1], q[f][k], r + 2);
+                    ds_mma_bf16(s[f][n], q[f], r);
+                    ds_mma_bf16(s[f][n + 1], q[f], r + 2);
                 }
             }
         }
@@ -178,13 +175,11 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
         ds_copy_commit();
         ds_copy_wait(1);
         __syncthreads();
-        if (key == 0)
-            my.load_queries(queries + mine * STRIDE);
-        my.scores(keys + stage * TILE * STRIDE, a.T - key);
+        my.scores(queries + mine * STRIDE, keys + stage * TILE * STRIDE, a.T - key);
 #pragma unroll
         for (int f = 0; f < MT; f++) {
-            my.softmax_row(f, 0, a.scale * 1.44269504f);
-            my.softmax_row(f, 1, a.scale * 1.44269504f);
+            my.softmax_row(f, 0, a.scale2);
+            my.softmax_row(f, 1, a.scale2);
         }
         my.add_values(values + stage * TILE * STRIDE);
         __syncthreads();

@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
         __syncthreads();
 #pragma unroll 1
         for (int i = 0; i < TILE; i += 16)
-            my.step(keys + stage * STAGE, values + stage * STAGE, i, a.T - key, a.scale * LOG2E);
+            my.step(keys + stage * STAGE, values + stage * STAGE, i, a.T - key, a.scale2);
         __syncthreads();
     }
 #pragma unroll
@@ -234,14 +234,15 @@ template <int HD> struct grad_keys {
     }
 };
 
-/* Thread i < TILE: lse log2 e of query i of a tile, else delta of query i - TILE.  A query that is
- * not there weighs nothing: exp(S - infinity) = 0. */
-__device__ static inline float query_offset(const float *lse, const float *delta, int query,
-                                            int T) {
+/* Thread i < TILE: lse log2 e of query i of a tile, else delta of query i - TILE; first: row of
+ * lse and delta where the head begins.  A query that is not there weighs nothing:
+ * exp(S - infinity) = 0. */
+__device__ static inline float query_offset(const float *lse, const float *delta, int first,
+                                            int query, int T) {
     int i = (int)threadIdx.x, at = query + i % TILE;
     if (i < TILE)
-        return at < T ? lse[at] * LOG2E : INFINITY;
-    return at < T ? delta[at] : 0.0f;
+        return at < T ? lse[first + at] * LOG2E : INFINITY;
+    return at < T ? delta[first + at] : 0.0f;
 }
 
 template <int HD>
@@ -259,14 +260,12 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, HD <= 72 ? 3 : 2)
     int mine = (int)threadIdx.x / 32 * 16, row = first + mine;
     size_t ld = 3 * (size_t)a.D, D = (size_t)a.D, head = ds_head_at(a, bh, 3, 0);
     const ds_bf16 *q = qkv + head, *g = dout + ds_head_at(a, bh, 1, 0);
-    lse += (size_t)bh * (size_t)a.T;
-    delta += (size_t)bh * (size_t)a.T;
     ds_tile_load<HD, TILE>(keys, q + D + (size_t)first * ld, ld, a.T - first, a);
     ds_tile_load<HD, TILE>(values, q + 2 * D + (size_t)first * ld, ld, a.T - first, a);
     ds_tile_load<HD, TILE>(queries, q, ld, a.T, a);
     ds_tile_load<HD, TILE>(grads, g, D, a.T, a);
     ds_copy_commit();
-    offsets[threadIdx.x] = query_offset(lse, delta, 0, a.T);
+    offsets[threadIdx.x] = query_offset(lse, delta, bh * a.T, 0, a.T);
     kernel my;
     for (int query = 0, stage = 0; query < a.T; query += TILE, stage ^= 1) {
         int next = query + TILE, other = stage ^ 1;
@@ -275,7 +274,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, HD <= 72 ? 3 : 2)
             ds_tile_load<HD, TILE>(queries + other * STAGE, q + (size_t)next * ld, ld, a.T - next,
                                    a);
             ds_tile_load<HD, TILE>(grads + other * STAGE, g + (size_t)next * D, D, a.T - next, a);
-            offset = query_offset(lse, delta, next, a.T);
+            offset = query_offset(lse, delta, bh * a.T, next, a.T);
         }
         ds_copy_commit();
         ds_copy_wait(1);
@@ -285,7 +284,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, HD <= 72 ? 3 : 2)
 #pragma unroll 1
         for (int i = 0; i < TILE; i += 16)
             my.step(queries + stage * STAGE, grads + stage * STAGE,
-                    offsets + stage * ATTENTION_THREADS, i, a.scale * LOG2E);
+                    offsets + stage * ATTENTION_THREADS, i, a.scale2);
         offsets[other * ATTENTION_THREADS + (int)threadIdx.x] = offset;
         __syncthreads();
     }
@@ -310,6 +309,7 @@ static void launch_queries(ds_cuda *c, ds_bf16 *dqkv, float *delta, const ds_bf1
 void ds_attention_flash_backward(ds_cuda *c, ds_bf16 *dqkv, const ds_bf16 *dout, const ds_bf16 *out,
                                  const float *lse, const ds_bf16 *qkv, const ds_heads &a) {
     size_t rows = (size_t)a.B * (size_t)a.H * (size_t)a.T;
+    DS_ASSERT(rows <= INT32_MAX);
     float *delta = (float *)ds_cuda_scratch(c, rows * sizeof *delta);
     ds_attention_by_size(a.hd, [&](auto size) {
         constexpr int HD = decltype(size)::value, MT = HD <= 72 ? 2 : 1;
