@@ -109,22 +109,24 @@ __global__ void settle(ds_settle_args s) {
     int row = (int)(i / 32 / (size_t)groups) * TILE_ROWS + 2 * (lane % 4);
     if (row >= s.rows + TILE_ROWS)
         return;
-    float z[4], rest[4];
+    float z[4];
 #pragma unroll
     for (int e = 0; e < 4; e++)
         z[e] = settled(s, row + e / 2 * 8 + e % 2, group * 8 + lane / 4);
     if (!s.parts || row / TILE_ROWS * TILE_ROWS >= s.rows)
         return;
+    ds_word2 *out = (ds_word2 *)s.parts + i / 32 * 96 + (size_t)lane;
 #pragma unroll
-    for (int e = 0; e < 4; e++)
-        rest[e] = z[e] - ds_float(ds_round_bf16(z[e]));
-    ds_word4 w = {{ds_pack_bf16(z[0], z[1]), ds_pack_bf16(z[2], z[3]),
-                   ds_pack_bf16(rest[0], rest[1]), ds_pack_bf16(rest[2], rest[3])}};
-    *reinterpret_cast<ds_word4 *>(s.parts + i * 4) = w;
+    for (int part = 0; part < 3; part++) { /* what is left after two roundings has 8 bits */
+        out[32 * part] = ds_word2{{ds_pack_bf16(z[0], z[1]), ds_pack_bf16(z[2], z[3])}};
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            z[e] -= ds_float(ds_round_bf16(z[e]));
+    }
 }
 
 void ds_settle_run(ds_cuda *c, const ds_settle_args *s) {
-    size_t lanes = ds_parts_words(s->rows, s->hidden) / 4;
+    size_t lanes = ds_parts_words(s->rows, s->hidden) / 6;
     ds_cuda_launch(c, settle, dim3((unsigned)ds_ceil_div(lanes, 128)), 128, 0, *s);
 }
 

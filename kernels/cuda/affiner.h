@@ -8,7 +8,7 @@
  *
  * Hidden columns are in groups of eight, padded with zeros; each segment has `groups` of them
  * (groups_of), so column k of segment g is g * 8 groups + k.
- * bf16 activations use tensor cores: P is rounded to bf16 once, C is split into two bf16 (2^-17),
+ * bf16 activations use tensor cores: P is rounded to bf16 once, C is split into three bf16 (exact),
  * all sums are in f32.  f32 activations use f32 throughout.
  * What a sweep leaves are partial sums, per tile of columns (thin) or per slot of rows (outer,
  * sums), added afterwards in a fixed order.
@@ -21,6 +21,10 @@
 #include "kernels/cuda/cuda.h"
 
 enum { WINDOW = 64, TILE_ROWS = 16, AFFINER_SETS = 16, AFFINER_UNITS = 256 };
+
+struct alignas(8) ds_word2 {
+    uint32_t w[2];
+};
 
 /* Which set the rows use: rows [u unit, (u+1) unit) that of set[u].  Plain: one unit, set 0. */
 struct ds_units {
@@ -102,11 +106,11 @@ struct ds_settle_args {
     ds_units units;    /* where set's relu bit is set: Z (=) max(Z, 0) */
     const float *mask; /* (rows, hidden) or NULL: Z (=) 0 where mask is not > 0 */
     float *out;        /* (rows, hidden) or NULL */
-    uint32_t *parts;   /* or NULL: fragments of two bf16 for ds_mma_bf16, ds_parts_words words */
+    uint32_t *parts;   /* or NULL: fragments of three bf16 for ds_mma_bf16, ds_parts_words words */
 };
 
 static inline size_t ds_parts_words(int rows, int hidden) {
-    return (size_t)ds_ceil_div((size_t)rows, TILE_ROWS) * (size_t)(hidden / 8) * 32 * 4;
+    return (size_t)ds_ceil_div((size_t)rows, TILE_ROWS) * (size_t)(hidden / 8) * 32 * 6;
 }
 void ds_settle_run(ds_cuda *c, const ds_settle_args *s);
 

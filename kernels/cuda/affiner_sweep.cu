@@ -15,7 +15,7 @@
  * lanes by halving (31 shuffles), after which lane l has row l/8, hidden column l%8.
  *
  * Bytes per row: those of A and A2, once; partial sums: 4 hidden per tile and row, and per slot and
- * column 4 (hidden + 2).  bf16 work per 16 x 16 tile of A and group: 1 + 2 products (2 cycles of a
+ * column 4 (hidden + 2).  bf16 work per 16 x 16 tile of A and group: 1 + 3 products (2 cycles of a
  * multiprocessor each) beside 36 cycles of its share of the memory.
  */
 #include "kernels/cuda/affiner.h"
@@ -78,7 +78,7 @@ template <int NG, bool THIN, bool OUTER, bool SUMS>
 struct warp_work<ds_bf16, NG, THIN, OUTER, SUMS> {
     uint32_t a[2][2][4]; /* [row g, g+8][half][word] of the step */
     uint32_t a2[2][2][4];
-    uint32_t coef[NG][4];
+    uint32_t coef[NG][6];
     uint32_t panel[NG][8];
     float out[NG][4][4]; /* [group][half, pair of words][element] */
     float sum[16], product[16];
@@ -129,12 +129,12 @@ struct warp_work<ds_bf16, NG, THIN, OUTER, SUMS> {
             load_matrix(a2, s.a2, s, p, row);
         if (OUTER && row < p.end) {
             int all = s.side.segs * s.side.groups, first = p.seg * s.side.groups + p.group;
-            const ds_word4 *from = (const ds_word4 *)s.coef +
-                                   ((size_t)(row / TILE_ROWS) * (size_t)all + (size_t)first) * 32 +
+            const ds_word2 *from = (const ds_word2 *)s.coef +
+                                   ((size_t)(row / TILE_ROWS) * (size_t)all + (size_t)first) * 96 +
                                    (size_t)p.lane;
 #pragma unroll
-            for (int j = 0; j < NG; j++)
-                memcpy(coef[j], from + 32 * j, 16);
+            for (int i = 0; i < NG * 3; i++)
+                memcpy(coef[i / 3] + i % 3 * 2, from + 32 * i, sizeof *from);
         }
     }
 
@@ -186,6 +186,7 @@ struct warp_work<ds_bf16, NG, THIN, OUTER, SUMS> {
             for (int j = 0; j < NG; j++) {
                 ds_mma_bf16(out[j][q], left, coef[j]);
                 ds_mma_bf16(out[j][q], left, coef[j] + 2);
+                ds_mma_bf16(out[j][q], left, coef[j] + 4);
             }
         }
     }
