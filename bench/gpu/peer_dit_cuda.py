@@ -1,0 +1,380 @@
+#!/usr/bin/env python3
+"""peer_dit_cuda.py - the same work as bench_gpu.c in PyTorch, as fast as we can make it there.
+
+  peer_dit_cuda.py --budget 230 [--out FILE]      all runs by importance, until the time is used up
+  peer_dit_cuda.py --run MODE PART ...            one process: MODE is words joined by +
+  peer_dit_cuda.py --device cpu --tiny --budget 120     tries the script without a GPU
+
+Model, loss and diffusion are those of bench/peer_dit.py: bf16 (frozen weights held in bf16, the rest
+by autocast), scaled_dot_product_attention, fused AdamW.  Words of a mode:
+
+  peft      an adapter computes beside each layer: a (W x) + b + s U V x
+  folded    hand-fused as our own engine does it: W' = diag(a) W + s U V once per step, one product
+            forward and one backward, gradients of a, b, U, V from sums and skinny products
+            (torch.autograd.Function); no gradient of W' is ever made
+  compile   torch.compile of each block (one compilation serves all of them)
+  max       the same with mode max-autotune-no-cudagraphs
+  graph     the whole step, optimiser included, in one CUDA graph
+  (none)    eager
+
+The peer has less to do: no EMA, no clipping of the gradient norm, one V for q, k and v, no gradient of
+s.  Best mode counts.  Memory: torch.cuda.max_memory_allocated, without the allocator's reserve and the
+context.  Each process has a time limit, because compilations can hang; what did not run is said.
+"""
+import argparse, json, math, os, statistics, subprocess, sys, time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+
+# mode, parts, limit in seconds; most important first
+RUNS = [('eager', ['gemm', 'small', 'inception'], 60),
+        ('folded+compile+graph', ['train-64', 'train-32', 'train-128'], 150),
+        ('compile+graph', ['sample'], 70),
+        ('peft+compile+graph', ['train-64', 'small'], 90),
+        ('folded+max+graph', ['train-64'], 110),
+        ('max+graph', ['sample'], 80),
+        ('peft', ['train-64'], 40),
+        ('folded+graph', ['train-32', 'train-64', 'train-128'], 60)]
+
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+
+# ---------------------------------------------------------------- hand-fused adapter
+def make_folded():
+    import torch, torch.nn as nn, torch.nn.functional as F
+
+    class Fold(torch.autograd.Function):
+        """y = x W'^T + bias + b, W' = diag(a) W + s U V.  docs/math.md derives the gradients."""
+        @staticmethod
+        def forward(ctx, x, W, bias, a, b, U, V, s):
+            Wf = (a[:, None] * W + s * (U @ V)).to(W.dtype)
+            y = F.linear(x, Wf, (bias + b).to(W.dtype))
+            ctx.save_for_backward(x, y, Wf, bias, a, b, U, V)
+            ctx.s = s
+            return y
+
+        @staticmethod
+        def backward(ctx, dy):
+            x, y, Wf, bias, a, b, U, V = ctx.saved_tensors
+            s, kind = ctx.s, Wf.dtype
+            dy = dy.to(kind)
+            dx = dy @ Wf
+            g, rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+            db = g.sum(0, dtype=torch.float32)
+            gy = (g.float() * y.reshape(g.shape).float()).sum(0)
+            G = (g.t() @ (rows @ V.to(kind).t())).float()
+            dV = s * ((g @ U.to(kind)).t() @ rows).float()
+            da = (gy - (bias + b) * db - s * (U * G).sum(1)) / a
+            return dx, None, None, da, db, s * G, dV, None
+
+    class Folded(nn.Module):
+        def __init__(self, base, r, kind):
+            super().__init__()
+            m, n = base.weight.shape
+            self.register_buffer('W', base.weight.detach().to(kind))
+            self.register_buffer('bias', base.bias.detach().float())
+            self.a, self.b = nn.Parameter(torch.ones(m)), nn.Parameter(torch.zeros(m))
+            self.V, self.U = nn.Parameter(torch.empty(r, n)), nn.Parameter(torch.zeros(m, r))
+            nn.init.kaiming_uniform_(self.V, a=math.sqrt(5))
+
+        def forward(self, x):
+            return Fold.apply(x.to(self.W.dtype), self.W, self.bias, self.a, self.b, self.U, self.V, 1.0)
+
+    class Beside(nn.Module):
+        """As PEFT does: the adapter's own products beside the frozen layer's, all in bf16."""
+        def __init__(self, base, r, kind):
+            super().__init__()
+            self.base = base.to(kind)
+            m, n = base.weight.shape
+            self.a, self.b = nn.Parameter(torch.ones(m)), nn.Parameter(torch.zeros(m))
+            self.V, self.U = nn.Parameter(torch.empty(r, n)), nn.Parameter(torch.zeros(m, r))
+            nn.init.kaiming_uniform_(self.V, a=math.sqrt(5))
+
+        def forward(self, x):
+            kind = self.base.weight.dtype
+            x = x.to(kind)
+            return self.base(x) * self.a.to(kind) + self.b.to(kind) + F.linear(F.linear(x, self.V.to(kind)), self.U.to(kind))
+
+    return Folded, Beside
+
+
+def adapt(mod, cls, r, kind):
+    import torch.nn as nn
+    import peer_dit
+    for name, child in list(mod.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(mod, name, cls(child, r, kind))
+        elif isinstance(child, nn.Conv2d):
+            setattr(mod, name, peer_dit.Affiner(child, r, float(r), kind))
+        elif not isinstance(child, (cls, peer_dit.Affiner)):
+            adapt(child, cls, r, kind)
+
+
+# ---------------------------------------------------------------- Inception v3 as pytorch-fid has it
+def inception():
+    import torch, torch.nn as nn, torch.nn.functional as F
+
+    class Conv(nn.Module):
+        def __init__(self, i, o, k, s=1, p=0):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(i, o, k, s, p, bias=False), nn.BatchNorm2d(o, eps=1e-3)
+
+        def forward(self, x):
+            return F.relu(self.bn(self.conv(x)), inplace=True)
+
+    def seq(i, *layers):
+        out = []
+        for o, k, *more in layers:
+            out.append(Conv(i, o, k, *more))
+            i = o
+        return nn.Sequential(*out)
+
+    def average(x):
+        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+    class Mixed(nn.Module):
+        """Branches side by side; `pool` stands before the last one, or is a branch of its own."""
+        def __init__(self, branches, pool=None, last=None, split=()):
+            super().__init__()
+            self.branches, self.last = nn.ModuleList(branches), last
+            self.pool, self.split = pool, nn.ModuleList(nn.ModuleList(s) for s in split)
+
+        def forward(self, x):
+            out = [b(x) for b in self.branches]
+            for stem, one, two in self.split:
+                h = stem(x)
+                out += [one(h), two(h)]
+            if self.pool:
+                p = self.pool(x)
+                out.append(self.last(p) if self.last is not None else p)
+            return torch.cat(out, 1)
+
+    def biggest(x):
+        return F.max_pool2d(x, 3, 2)
+
+    def a(i, p):
+        return Mixed([Conv(i, 64, 1), seq(i, (48, 1), (64, 5, 1, 2)), seq(i, (64, 1), (96, 3, 1, 1), (96, 3, 1, 1))],
+                     average, Conv(i, p, 1))
+
+    def c(w):
+        h, v = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
+        return Mixed([Conv(768, 192, 1), seq(768, (w, 1), (w, *h), (192, *v)),
+                      seq(768, (w, 1), (w, *v), (w, *h), (w, *v), (192, *h))], average, Conv(768, 192, 1))
+
+    def e(i, pool):
+        pair = lambda: [Conv(384, 384, (1, 3), 1, (0, 1)), Conv(384, 384, (3, 1), 1, (1, 0))]
+        return Mixed([Conv(i, 320, 1)], pool, Conv(i, 192, 1),
+                     [[Conv(i, 384, 1)] + pair(), [seq(i, (448, 1), (384, 3, 1, 1))] + pair()])
+
+    class Pool(nn.Module):
+        def forward(self, x):
+            return biggest(x)
+    return nn.Sequential(
+        Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1), Pool(), Conv(64, 80, 1), Conv(80, 192, 3), Pool(),
+        a(192, 32), a(256, 64), a(288, 64),
+        Mixed([Conv(288, 384, 3, 2), seq(288, (64, 1), (96, 3, 1, 1), (96, 3, 2))], biggest),
+        c(128), c(160), c(160), c(192),
+        Mixed([seq(768, (192, 1), (320, 3, 2)), seq(768, (192, 1), (192, (1, 7), 1, (0, 3)), (192, (7, 1), 1, (3, 0)), (192, 3, 2))], biggest),
+        e(1280, average), e(2048, lambda x: F.max_pool2d(x, 3, 1, 1)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+# ---------------------------------------------------------------- timing
+class Bench:
+    def __init__(self, args, mode):
+        import torch
+        self.torch, self.args, self.mode, self.words = torch, args, mode, mode.split('+')
+        self.dev, self.cuda = torch.device(args.device), args.device != 'cpu'
+        if self.cuda:
+            torch.backends.cuda.matmul.allow_tf32 = True
+        torch._dynamo.config.cache_size_limit = 64
+
+    def sync(self):
+        if self.cuda:
+            self.torch.cuda.synchronize()
+
+    def time(self, step, seconds=4.0, most=30):
+        for _ in range(3):
+            step()
+        self.sync()
+        out, start = [], time.perf_counter()
+        while len(out) < most and (len(out) < 3 or time.perf_counter() - start < seconds):
+            t = time.perf_counter()
+            step()
+            self.sync()
+            out.append((time.perf_counter() - t) * 1e3)
+        return out
+
+    def graph(self, step, before=None):
+        """step as one CUDA graph; before: what must be done once right before it is recorded."""
+        torch = self.torch
+        if 'graph' not in self.words or not self.cuda:
+            return step
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        if before:
+            before()
+        g = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(g):
+            step()
+        return g.replay
+
+    def compiled(self, net):
+        if 'compile' in self.words or 'max' in self.words:
+            mode = 'max-autotune-no-cudagraphs' if 'max' in self.words and self.cuda else 'default'
+            for b in net.blocks:
+                b.compile(mode=mode, dynamic=False)
+        return net
+
+    def report(self, part, ms, count, **more):
+        torch = self.torch
+        memory = dict(memory_MB=round(torch.cuda.max_memory_allocated() / 1e6),
+                      reserved_MB=round(torch.cuda.max_memory_reserved() / 1e6)) if self.cuda else {}
+        median = statistics.median(ms)
+        say(who='pytorch', part=part, mode=self.mode, torch=torch.__version__,
+            device=torch.cuda.get_device_name() if self.cuda else 'cpu', ms=round(median, 4), ms_min=round(min(ms), 4),
+            timed=len(ms), img_s=round(count / median * 1e3, 3), **memory, **more)
+
+    # -------------------------------------------------------------- parts
+    def model(self, small):
+        import peer_dit
+        kind = self.torch.bfloat16
+        config = (2, 48, 2, 2, 8, 4) if self.args.tiny else peer_dit.MODELS['tiny' if small else 'XL/2']
+        classes = 10 if self.args.tiny else 1000
+        self.torch.manual_seed(0)
+        return peer_dit, config, classes, kind, peer_dit.DiT(*config, classes=classes)
+
+    def train(self, part, batch, small=False):
+        torch = self.torch
+        peer_dit, config, classes, kind, net = self.model(small)
+        for p in net.parameters():
+            p.requires_grad_(False)
+        Folded, Beside = make_folded()
+        adapt(net, Folded if 'folded' in self.words else Beside, 8, kind)
+        net.y_emb.weight.requires_grad_(True)
+        net = self.compiled(net.to(self.dev).train())
+        par = [p for p in net.parameters() if p.requires_grad]
+        opt = torch.optim.AdamW(par, lr=1e-4, weight_decay=0, fused=True, capturable=self.cuda)
+        dif = peer_dit.Diffusion(self.dev)
+        x = torch.randn(batch, config[5], config[4], config[4], device=self.dev)
+        y = torch.randint(0, classes, (batch,), device=self.dev)
+
+        def step():
+            with torch.autocast(self.dev.type, kind):
+                loss = dif.loss(net, x, y)
+            loss.backward()
+            opt.step()
+            if recording[0]:  # in a graph gradients are written anew by each replay
+                opt.zero_grad(set_to_none=True)
+
+        recording = [True]
+
+        def record():
+            opt.zero_grad(set_to_none=True)
+            recording[0] = False
+        self.report(part, self.time(self.graph(step, record)), batch, batch=batch)
+
+    def sample(self, part, batch):
+        torch = self.torch
+        peer_dit, config, classes, kind, net = self.model(False)
+        net = self.compiled(net.to(self.dev).to(kind).eval())
+        net.drop = 0
+        dif = peer_dit.Diffusion(self.dev)
+        x = torch.randn(batch, config[5], config[4], config[4], device=self.dev)
+        y = torch.randint(0, classes, (batch,), device=self.dev)
+
+        def step():
+            with torch.autocast(self.dev.type, kind):
+                x.copy_(dif.step(net, x, 500, y, classes, 4.0).clamp(-4, 4))
+        with torch.no_grad():
+            self.report(part, self.time(self.graph(step)), batch, batch=batch)
+
+    def gemm(self, part, n):
+        torch = self.torch
+        a, b = (torch.randn(n, n, device=self.dev, dtype=torch.bfloat16) for _ in range(2))
+
+        def step():
+            for _ in range(10):
+                torch.mm(a, b)
+        ms = [t / 10 for t in self.time(step)]
+        self.report(part, ms, 1, tflop_s=round(2e-9 * n ** 3 / statistics.median(ms), 2))
+
+    def features(self, part, batch):
+        torch = self.torch
+        net = inception().to(self.dev).eval()
+        x = torch.rand(batch, 3, 299, 299)
+
+        def step():
+            with torch.no_grad():
+                net(x.to(self.dev)).cpu().numpy()
+        self.report(part, self.time(step), batch, batch=batch)
+
+    def run(self, part):
+        tiny = self.args.tiny
+        if self.cuda:
+            self.torch.cuda.empty_cache()
+            self.torch.cuda.reset_peak_memory_stats()
+        self.torch._dynamo.reset()
+        if part.startswith('train-'):
+            self.train(part, int(part[6:]) if not tiny else 4)
+        elif part == 'small':
+            self.train(part, 4 if tiny else 64, True)
+        elif part == 'sample':
+            self.sample(part, 4 if tiny else 64)
+        elif part == 'gemm':
+            self.gemm(part, 64 if tiny else 8192)
+        elif part == 'inception':
+            self.features(part, 1 if tiny else 50)  # pytorch-fid's default batch
+        else:
+            sys.exit('peer_dit_cuda.py: unknown part %s' % part)
+
+
+# ---------------------------------------------------------------- all of them
+def all_runs(args):
+    """Child processes, so that one that hangs or runs out of memory costs its limit and no more."""
+    end = time.monotonic() + args.budget
+    for mode, parts, limit in RUNS:
+        left = min(limit, end - time.monotonic())
+        if left < 12:
+            for p in parts:
+                say(who='pytorch', part=p, mode=mode, not_run='the time was used up')
+            continue
+        command = [sys.executable, os.path.abspath(__file__), '--device', args.device, '--run', mode] + parts
+        child = subprocess.Popen(command + (['--tiny'] if args.tiny else []), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 text=True, start_new_session=True)
+        try:
+            out, err = child.communicate(timeout=left)
+            why = 'it failed: ' + err.strip().split('\n')[-1][:200] if child.returncode else 'it printed nothing'
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, 9)
+            out, err = child.communicate()
+            why = 'not done within %d s' % left
+        seen = [json.loads(line) for line in out.splitlines() if line.startswith('{')]
+        for s in seen:
+            say(**s)
+        for p in parts:
+            if p not in [s['part'] for s in seen]:
+                say(who='pytorch', part=p, mode=mode, not_run=why)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--device', default='cuda')
+    ap.add_argument('--tiny', action='store_true', help='a model of a few thousand parameters')
+    ap.add_argument('--budget', type=float, default=230, help='seconds for all')
+    ap.add_argument('--run', nargs='+', metavar=('MODE', 'PART'), help='one process')
+    args = ap.parse_args()
+    if not args.run:
+        return all_runs(args)
+    bench = Bench(args, args.run[0])
+    for part in args.run[1:]:
+        bench.run(part)
+
+
+if __name__ == '__main__':
+    main()
