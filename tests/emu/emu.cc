@@ -188,7 +188,8 @@ static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<vo
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 blockIdx = dim3(x, y, z);
-                memset(block.shared.data(), 0xff, shared);
+                if (shared)
+                    memset(block.shared.data(), 0xff, shared);
                 run_block(threads, n++ % 2);
             }
 }
