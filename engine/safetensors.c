@@ -289,6 +289,15 @@ void ds_st_free(ds_st *st) {
     free(st);
 }
 
+void ds_st_drop(const ds_st *st, const ds_st_tensor *t) {
+    if (!st->map_size || !t)
+        return;
+    /* whole pages, also those that neighbours share */
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)t->data;
+    uintptr_t from = at / page * page;
+    madvise((void *)from, at + t->bytes - from, MADV_DONTNEED);
+}
+
 static int open_bytes(const char *name, const void *data, size_t n, void *own, size_t map_size,
                       ds_st **out, ds_error *err) {
     ds_st *st = ds_xcalloc(1, sizeof *st);

@@ -76,6 +76,10 @@ int ds_st_open_zst(const char *path, size_t max, const char *want, char got[DS_H
 
 void ds_st_free(ds_st *st); /* NULL is fine */
 
+/* Of a mapped file: this tensor's pages no longer count as this process's memory; they are read
+ * again if it is looked at again.  NULL is fine. */
+void ds_st_drop(const ds_st *st, const ds_st_tensor *t);
+
 const char *ds_st_file_name(const ds_st *st);
 size_t ds_st_count(const ds_st *st);
 const ds_st_tensor *ds_st_at(const ds_st *st, size_t i); /* in the order of the data */

@@ -216,6 +216,7 @@ static int read_tensor(const ds_st *st, const char *name, int ndim, const int64_
     if (!rc && !finite_all(to, n))
         rc = ds_fail(err, DS_EINTEGRITY, "'%.200s': tensor '%s' has numbers that are not finite",
                      ds_st_file_name(st), name);
+    ds_st_drop(st, ds_st_find(st, name)); /* packed, it is needed no longer */
     return rc;
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A file made of header text and a data section of `bytes` bytes; malloc'ed. */
 static char *file_of(const char *header, size_t header_n, size_t bytes, size_t *n) {
@@ -308,6 +309,44 @@ END_TEST
 
 /* ---------------------------------------------------------------- files */
 
+/* Bytes of files in this process's memory. */
+static size_t mapped_bytes(void) {
+    FILE *f = fopen("/proc/self/statm", "r");
+    unsigned long all, resident, shared;
+    ck_assert(f && fscanf(f, "%lu %lu %lu", &all, &resident, &shared) == 3);
+    fclose(f);
+    return shared * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+START_TEST(a_dropped_tensor_takes_no_memory) {
+    enum { N = 4 << 20 };
+    const int64_t shape[] = {N};
+    float *x = ds_xcalloc(N, sizeof *x), sum = 0;
+    char *p, path[512];
+    size_t n;
+    ds_st *st;
+    ds_error err = {0};
+    ds_st_writer *w = ds_st_writer_new();
+    ds_st_writer_add(w, "x", DS_ST_F32, 1, shape, x);
+    finish(w, &p, &n);
+    snprintf(path, sizeof path, "%s/large.safetensors", ds_test_tmpdir());
+    ck_assert(!ds_fs_write(path, p, n, &err));
+    free(p);
+    ck_assert_msg(!ds_st_open_file(path, n, 1, &st, &err), "%s", err.message);
+    const ds_st_tensor *t = ds_st_find(st, "x");
+    size_t before = mapped_bytes();
+    ds_st_read_f32(st, t, x, NULL);
+    ck_assert_uint_ge(mapped_bytes(), before + (size_t)N * 3);
+    ds_st_drop(st, t);
+    ck_assert_uint_le(mapped_bytes(), before + (size_t)N / 4);
+    for (int i = 0; i < N; i += 4096)
+        sum += ((const float *)t->data)[i];
+    ck_assert_float_eq(sum, 0);
+    ds_st_free(st);
+    free(x);
+}
+END_TEST
+
 START_TEST(files_and_frames) {
     char *p, path[512], digest[DS_HEX_SIZE], got[DS_HEX_SIZE];
     size_t n;
@@ -321,6 +360,9 @@ START_TEST(files_and_frames) {
         ck_assert_msg(!ds_st_open_file(path, n, use_mmap, &st, &err), "%s", err.message);
         ck_assert_uint_eq(ds_st_count(st), 7);
         ck_assert(!memcmp(ds_st_find(st, "bytes")->data, bytes, 3));
+        ds_st_drop(st, ds_st_find(st, "bytes"));
+        ds_st_drop(st, NULL);
+        ck_assert(!memcmp(ds_st_find(st, "bytes")->data, bytes, 3)); /* it is still there */
         ds_st_free(st);
         ck_assert_int_eq(ds_st_open_file(path, n - 1, use_mmap, &st, &err), DS_ELIMIT);
         ck_assert_int_eq(ds_st_open_file("/nonexistent/x", n, use_mmap, &st, &err), DS_ENOTFOUND);
@@ -434,6 +476,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, changed_bytes);
     tcase_add_test(tc, writer_refuses);
     tcase_add_test(tc, files_and_frames);
+    tcase_add_test(tc, a_dropped_tensor_takes_no_memory);
     tcase_add_test(tc, half_formats);
     tcase_add_test(tc, python_reads_it);
 }
