@@ -19,7 +19,7 @@ static void own_forward(ds_cuda *c, float *out, float *lse, const float *qkv, co
 
 static void own_forward(ds_cuda *c, ds_bf16 *out, float *lse, const ds_bf16 *qkv,
                         const ds_heads &a) {
-    if (ds_attention_tiled(a.hd))
+    if (ds_attention_tiled(a.hd, c->sm))
         ds_attention_flash_forward(c, out, lse, qkv, a);
     else
         ds_attention_plain_forward(c, out, lse, qkv, a);
@@ -32,7 +32,7 @@ static void own_backward(ds_cuda *c, float *dqkv, const float *dout, const float
 
 static void own_backward(ds_cuda *c, ds_bf16 *dqkv, const ds_bf16 *dout, const ds_bf16 *out,
                          const float *lse, const ds_bf16 *qkv, const ds_heads &a) {
-    if (ds_attention_tiled(a.hd))
+    if (ds_attention_tiled(a.hd, c->sm))
         ds_attention_flash_backward(c, dqkv, dout, out, lse, qkv, a);
     else
         ds_attention_plain_backward(c, dqkv, dout, out, lse, qkv, a);

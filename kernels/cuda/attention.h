@@ -30,8 +30,18 @@ struct ds_heads {
     float scale, scale2; /* hd^-0.5, and times log2 e: exp(scale s) = 2^(scale2 s) */
 };
 
-/* Does the tensor-core kernel take this head size? */
-inline bool ds_attention_tiled(int hd) { return hd % 8 == 0 && hd <= 128; }
+/* Bytes of shared memory that a block can have.  Source: CUDA programming guide, compute
+ * capabilities. */
+inline size_t ds_most_shared(int sm) {
+    if (sm >= 90 && sm < 120)
+        return (size_t)227 << 10;
+    return (size_t)(sm == 80 || sm == 87 ? 163 : 99) << 10;
+}
+
+/* Do the tensor-core kernels take this head size?  Beyond 72 they need 104 KB of shared memory. */
+inline bool ds_attention_tiled(int hd, int sm) {
+    return hd % 8 == 0 && hd <= (ds_most_shared(sm) > ((size_t)105 << 10) ? 128 : 72);
+}
 
 void ds_attention_flash_forward(ds_cuda *c, ds_bf16 *out, float *lse, const ds_bf16 *qkv,
                                 const ds_heads &a);
