@@ -1,12 +1,13 @@
 /* bench/bench_step.c - whole training and sampling steps of a model, for comparison with
  * bench/peer_dit.py.
  *
- *   bench_step MODEL train|sample f32|bf16 [batch [threads [affiner|full]]]
+ *   bench_step MODEL train|sample f32|bf16 [batch [threads [affiner|full [cpu|cuda]]]]
  *
  * The same work as the peer: adapters of rank 8 on every linear layer, 1000 new class rows, hybrid
  * loss, AdamW; `sample` is one DDPM step with learned variance and one task folded.  Prints one
  * JSON line: median and least ms, images/s, GFLOP/s (matrix products, multiply-add = 2, counted as
- * the peer counts), peak RSS. */
+ * the peer counts), peak RSS, and what the device's own memory has less at the end than at the
+ * start. More of a GPU (guidance, several tasks in a batch, features): bench/gpu/bench_gpu.c. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -57,7 +58,12 @@ typedef struct {
     ds_base *base;
     ds_model *model;
     int batch, full;
+    size_t room, used; /* of the device's own memory: at the start; taken at the end of the work */
 } ds_bench;
+
+static void look_at_memory(ds_bench *b) {
+    b->used = b->room ? b->room - b->dev->free_bytes(b->dev) : 0;
+}
 
 static ds_method_spec spec_of(const ds_bench *b) {
     return (ds_method_spec){.method = b->full ? DS_METHOD_FULL : DS_METHOD_AFFINER,
@@ -107,6 +113,7 @@ static void bench_train(ds_bench *b, double ms[TIMED]) {
         if (i >= WARM)
             ms[i - WARM] = (ds_monotonic() - start) * 1e3;
     }
+    look_at_memory(b);
     ds_trainer_free(t);
     free(pixels);
     free(labels);
@@ -133,6 +140,7 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
         if (i >= WARM)
             ms[i - WARM] = (ds_monotonic() - start) * 1e3 / so.steps;
     }
+    look_at_memory(b);
     ds_net_free(net);
     ds_adapter_free(a);
     free(q);
@@ -145,13 +153,13 @@ int main(int argc, char **argv) {
         m = strcmp(argv[1], models[i].name) ? m : i;
     if (m < 0) {
         fprintf(stderr, "usage: bench_step tiny|S/2|B/4|XL/2 train|sample f32|bf16 [batch [threads "
-                        "[affiner|full]]]\n");
+                        "[affiner|full [cpu|cuda]]]]\n");
         return 2;
     }
     int train = !strcmp(argv[2], "train"), bf16 = !strcmp(argv[3], "bf16");
     ds_bench b = {.batch = argc > 4 ? (int)strtol(argv[4], NULL, 10) : 64,
                   .full = argc > 6 && !strcmp(argv[6], "full")};
-    ds_device_options opt = {.kind = "cpu",
+    ds_device_options opt = {.kind = argc > 7 ? argv[7] : "cpu",
                              .precision = bf16 ? DS_PRECISION_BF16 : DS_PRECISION_F32,
                              .threads = argc > 5 ? (int)strtol(argv[5], NULL, 10) : 0};
     ds_dit_config c = {.channels = models[m].channels,
@@ -168,8 +176,12 @@ int main(int argc, char **argv) {
                        .beta_start = 1e-4,
                        .beta_end = 2e-2};
     ds_error err;
-    if (ds_device_open(&b.dev, &opt, &err) || ds_base_new(&b.base, &c, 1, &err) ||
-        ds_model_new(&b.model, b.dev, b.base, &err)) {
+    if (ds_device_open(&b.dev, &opt, &err)) {
+        fprintf(stderr, "error: %s\n", err.message);
+        return 1;
+    }
+    b.room = b.dev->free_bytes ? b.dev->free_bytes(b.dev) : 0;
+    if (ds_base_new(&b.base, &c, 1, &err) || ds_model_new(&b.model, b.dev, b.base, &err)) {
         fprintf(stderr, "error: %s\n", err.message);
         return 1;
     }
@@ -182,10 +194,10 @@ int main(int argc, char **argv) {
     printf("{\"engine\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"mode\": \"%s\", \"dtype\": "
            "\"%s\", \"adapter\": \"%s\", "
            "\"threads\": %d, \"ms\": %.2f, \"ms_min\": %.2f, \"img_s\": %.2f, \"gflop\": %.2f, "
-           "\"gflop_s\": %.1f, \"rss_MB\": %ld}\n",
+           "\"gflop_s\": %.1f, \"rss_MB\": %ld, \"device_MB\": %zu}\n",
            b.dev->device_class, argv[1], b.batch, argv[2], argv[3],
            train ? (b.full ? "full" : "affiner") : "folded", b.dev->threads, median, ms[0],
-           b.batch / median * 1e3, gflop, gflop / median * 1e3, u.ru_maxrss / 1024);
+           b.batch / median * 1e3, gflop, gflop / median * 1e3, u.ru_maxrss / 1024, b.used >> 20);
     ds_model_free(b.model);
     ds_base_free(b.base);
     ds_device_close(b.dev);
