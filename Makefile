@@ -229,6 +229,7 @@ FUZZ_SEEDS_decode := tests/golden/images
 FUZZ_SEEDS_pickle := tests/fuzz/seeds/pickle
 FUZZ_SEEDS_weights := tests/fuzz/seeds/weights
 FUZZ_SEEDS_npz := tests/fuzz/seeds/npz
+FUZZ_SEEDS_safetensors := tests/fuzz/seeds/safetensors
 FUZZ_SRC_decode := engine/resize.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
 FUZZ_SRC_safetensors := engine/safetensors.c
 FUZZ_SRC_pickle := engine/pickle.c
@@ -241,7 +242,7 @@ fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights|npz FUZZ_SECOND
 	clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $(CPPFLAGS) -o build/fuzz/fuzz_$(FUZZ) tests/fuzz/fuzz_$(FUZZ).c \
 	    $(wildcard base/*.c) $(FUZZ_SRC_$(FUZZ)) -ljpeg -lpng -lwebp -lzip $(L_BASE)
 	build/fuzz/fuzz_$(FUZZ) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/$(FUZZ) \
-	    $(FUZZ_SEEDS_$(FUZZ))
+	    $(FUZZ_SEEDS_$(FUZZ)) $(addprefix -dict=,$(wildcard tests/fuzz/$(FUZZ).dict))
 
 .PHONY: clean help
 
