@@ -37,7 +37,9 @@ record() { # name state seconds note
     return 0
 }
 
-# part NAME LIMIT COMMAND: output to the log, the last lines shown where it fails.
+# part NAME LIMIT COMMAND: output to the log, the last lines shown where it fails.  With soft=1 one that
+# is not done in time, and has found nothing, is unfinished and no failure.
+soft=0
 part() {
     local name=$1 limit from=$SECONDS rc file
     limit=$(at_most $((emulate ? 8 * $2 : $2)))
@@ -53,7 +55,11 @@ part() {
     { echo "=== $name (exit status $rc)"; tail -c 400000 "$file"; } >>"$log"
     case $rc in
     0) record "$name" ok $((SECONDS - from)) "$(grep -E 'passed, .*failed' "$file" | tail -1)" ;;
-    124 | 137) record "$name" failed $((SECONDS - from)) "not done within $limit s" ;;
+    124 | 137) if [ $soft = 1 ] && ! grep -qE '^=+ (Error|Invalid|.* hazard)|FAILED' "$file"; then
+        record "$name" partly $((SECONDS - from)) "nothing found in $limit s"
+    else
+        record "$name" failed $((SECONDS - from)) "not done within $limit s"
+    fi ;;
     *)
         record "$name" failed $((SECONDS - from)) "exit status $rc"
         grep -E 'FAILED|rror|fatal|cannot|ERROR SUMMARY' "$file" | head -12 | cut -c1-220
@@ -116,9 +122,9 @@ fi
 "$B/bin/gpu_steps" train cpu f32 $shape $steps "$work/curve.cpu" >"$work/curve.txt" 2>&1 &
 cpu=$!
 
+tests=$(cd tests && ls test_kernels_*.c | grep -v -e _reference -e _gradients | sed "s|^|$B/bin/|; s|\.c$||")
 pids=()
-for t in "$B"/bin/test_kernels_*; do
-    [ -x "$t" ] || continue
+for t in $tests; do
     (failed=0; part "$(basename "$t" | sed 's/test_kernels_/kernels: /'), f32 bf16 tf32" 200 "$t"; exit $failed) &
     pids+=($!)
     [ $emulate = 1 ] && wait_all $! && pids=()
@@ -139,15 +145,20 @@ grep '^{' "$work"/part.loss_curve*.txt >>"$OUT/bench.jsonl"
 
 # ---------------------------------------------------------------- compute-sanitizer
 # The first cases of every test, with the guard zones around each array on the device.  Racecheck looks
-# at shared memory, so at the project's own kernels.
+# at shared memory, so at the project's own kernels: those of the libraries are left out where the tool can.
 sanitizer() { # tool limit cases
-    local pids=() t
-    for t in "$B"/bin/test_kernels_*; do
+    local pids=() t without=
+    if [ "$1" = racecheck ] && compute-sanitizer --help 2>/dev/null | grep -q -e --kernel-name-exclude; then
+        without="--kernel-name-exclude kns=cutlass,kns=cublas,kns=cudnn,kns=nvjet,kns=gemm,kns=splitK"
+    fi
+    soft=1
+    for t in $tests; do
         (failed=0; part "$1, $(basename "$t" | sed 's/test_kernels_//')" "$2" \
-            "DS_TEST_FIRST=$3 compute-sanitizer --tool $1 --error-exitcode 9 --print-limit 20 $t"; exit $failed) &
+            "DS_TEST_FIRST=$3 compute-sanitizer --tool $1 $without --error-exitcode 9 --print-limit 20 $t"; exit $failed) &
         pids+=($!)
     done
     wait_all "${pids[@]}"
+    soft=0
 }
 if [ $emulate = 1 ]; then
     record "compute-sanitizer" not-run 0 "there is no device"
