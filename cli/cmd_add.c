@@ -30,7 +30,7 @@ static const struct {
                {"guidance", "guidance"}, {"guidance-mode", "guidance_mode"},
                {"sampler", "sampler"},   {"n", "n"},
                {"verify", "verify"},     {"precision", "precision"},
-               {"threads", "threads"}};
+               {"device", "device"},     {"threads", "threads"}};
 
 static json_t *split_commas(const char *s) {
     json_t *list = json_array();

@@ -191,6 +191,24 @@ static void check_worker(doctor *d) {
     free(text);
 }
 
+/* Opening a GPU loads NVIDIA's libraries, hence the time. */
+static void check_gpu(doctor *d) {
+    char *text = NULL, *argv[] = {d->worker, "devices", NULL};
+    int status = 0;
+    ds_error err = {0};
+    if (!*d->worker)
+        return;
+    int rc = ds_run_program(argv, 60, &text, &status, &err);
+    if (text)
+        text[strcspn(text, "\n")] = 0;
+    if (rc || !WIFEXITED(status) || WEXITSTATUS(status))
+        report(d, WARN, "gpu", "device cpu works without", "'%s devices' fails: %s", d->worker,
+               rc ? err.message : text);
+    else
+        report(d, OK, "gpu", "", "%s", text);
+    free(text);
+}
+
 /* The identity of a model file: of its uncompressed content when it ends in .zst. */
 static int model_digest(const char *path, char hex[DS_HEX_SIZE], ds_error *err) {
     size_t n = strlen(path), size = 0;
@@ -370,6 +388,7 @@ int ds_cmd_doctor(ds_cli *c, ds_error *err) {
     check_state(d);
     check_config(d);
     check_worker(d);
+    check_gpu(d);
     check_model(d, "base", d->base, "base");
     check_model(d, "feature net", d->feature_net, "feature_net");
     check_weights(d);

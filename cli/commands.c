@@ -66,7 +66,8 @@ static const ds_opt add_options[] = {
     ONE_OF("sampler", "SAMPLER", SAMPLERS, "sampler of the samples that are measured"),
     INT("n", 0, "N", 2, 1000000, "samples that are measured"),
     ONE_OF("verify", "LEVEL", "auto|full", "full: measure every old task even if its probe agrees"),
-    ONE_OF("precision", "TYPE", "bf16|f32", "precision of the frozen layers' products"),
+    TEXT("device", 0, "KIND", "auto (a GPU where there is one), cpu, cuda or cuda:N"),
+    ONE_OF("precision", "TYPE", "bf16|f32|tf32", "precision of the frozen layers' products"),
     INT("threads", 0, "N", 0, 1024, "threads of the worker; 0: as many as it may use"),
     END};
 static const ds_opt add_base_options[] = {

@@ -63,8 +63,8 @@ static const option options_table[] = {
     {"verify",               "gate",     NULL,    ENUM, 0,    0,        "auto|full",   "auto"},
     {"fd_tolerance",         "gate",     NULL,    NUM,  0,    10,       NULL,          "0.02"},
     {"kid_tolerance_sigmas", "gate",     NULL,    NUM,  0,    100,      NULL,          "3.0"},
-    {"device", "device", "kind", ENUM, 0, 0, "auto|ref|cpu|cuda", "auto"},
-    {"precision",            "device",   NULL,    ENUM, 0,    0,        "bf16|f32",    "bf16"},
+    {"device", "device", "kind", ENUM, 0, 0, "auto|ref|cpu|cuda|cuda:N", "auto"},
+    {"precision",            "device",   NULL,    ENUM, 0,    0,        "bf16|f32|tf32", "bf16"},
     {"threads",              "device",   NULL,    INT,  0,    1024,     NULL,          "0"},
 };
 /* clang-format on */
@@ -96,10 +96,19 @@ static json_t *from_facts(const option *o, const json_t *spec, const ds_dataset_
     return json_integer((json_int_t)clamp(fmin(images, n), 2, 100));
 }
 
+/* word (n) is the value (m): itself, or for "cuda:N" with a number of up to four digits as N. */
+static int is_value(const char *value, size_t m, const char *word, size_t n) {
+    if (m < 2 || memcmp(value + m - 2, ":N", 2) != 0)
+        return m == n && memcmp(value, word, n) == 0;
+    size_t digits = n < m ? 0 : n - (m - 1);
+    return digits >= 1 && digits <= 4 && memcmp(value, word, m - 1) == 0 &&
+           strspn(word + m - 1, "0123456789") == digits;
+}
+
 static int in_list(const char *values, const char *word, size_t n) {
     for (const char *p = values; *p;) {
         size_t m = strcspn(p, "|");
-        if (m == n && memcmp(p, word, n) == 0)
+        if (is_value(p, m, word, n))
             return 1;
         p += m + (p[m] == '|');
     }

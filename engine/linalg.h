@@ -10,6 +10,7 @@
 #define DS_ENGINE_LINALG_H
 
 #include "base/error.h"
+#include "kernels/device.h"
 
 #include <stddef.h>
 
@@ -19,6 +20,11 @@ void ds_matmul(double *c, int m, int n, int k, double alpha, const double *a, in
 
 /* c (n,n) (+=) x^T x, both triangles.  x (rows,n). */
 void ds_gram_add(double *c, const double *x, int rows, int n);
+
+/* From now on eigenvalues without vectors that this thread asks for are the device's business,
+ * where it has the means (dev->eigenvalues) and does not refuse; NULL: no more.  dev outlives its
+ * use. */
+void ds_linalg_use(ds_device *dev);
 
 /* Eigenvalues w (n), ascending; vectors != 0: a (=) eigenvectors as columns, else a is destroyed.
  */

@@ -1,6 +1,8 @@
 /* kernels/device.c - choice of a device by kind: "auto" takes a GPU where there is one. */
 #include "kernels/device.h"
+#include "kernels/cuda/entry.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +24,18 @@ static int open_cuda(ds_device **out, const ds_device_options *opt, int ordinal,
     return ds_device_open_cuda(out, &o, err);
 }
 
+/* The processor's kernels, or the plain ones where it has none. */
+static int open_processor(ds_device **out, const ds_device_options *opt, ds_error *err) {
+    ds_device_options o = opt ? *opt : (ds_device_options){.precision = DS_PRECISION_F32};
+    ds_error why = {0};
+    if (o.precision == DS_PRECISION_TF32) /* a GPU's way to f32 */
+        o.precision = DS_PRECISION_F32;
+    int rc = ds_device_open_cpu(out, opt ? &o : NULL, &why);
+    if (rc == DS_ENOTFOUND && o.precision == DS_PRECISION_F32)
+        return ds_device_open_ref(out, opt ? &o : NULL, err); /* slow, but right */
+    return rc ? ds_fail(err, rc, "%s", why.message) : 0;
+}
+
 int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err) {
     const char *kind = opt && opt->kind ? opt->kind : "auto";
     *out = NULL;
@@ -34,14 +48,13 @@ int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err)
     if (strcmp(kind, "auto") != 0)
         return ds_fail(err, DS_EINVAL, "unknown device '%s': use auto, cpu, cuda, cuda:N or ref",
                        kind);
-    ds_error why;
+    ds_error why = {0};
     if (opt && open_cuda(out, opt, -1, &why) == 0)
         return 0;
-    int rc = ds_device_open_cpu(out, opt, &why);
-    if (rc == DS_ENOTFOUND && (!opt || opt->precision == DS_PRECISION_F32))
-        return ds_device_open_ref(out, opt,
-                                  err); /* no kernels for this processor: slow, but right */
-    return rc ? ds_fail(err, rc, "%s", why.message) : 0;
+    int rc = open_processor(out, opt, err);
+    if (!rc && opt && ds_cuda_driver_present())
+        snprintf((*out)->no_gpu, sizeof(*out)->no_gpu, "%.255s", why.message);
+    return rc;
 }
 
 void ds_device_close(ds_device *dev) {

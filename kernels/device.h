@@ -97,6 +97,8 @@ struct ds_device {
     const char *name;      /* "ref", "cpu", "cuda" */
     char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests
                             */
+    char no_gpu[256];      /* opened by auto: why no GPU was taken; "" where there is no driver */
+    char label[64];        /* "NVIDIA H100 80GB HBM3"; "" for the processor */
     size_t act_size;       /* bytes of one activation */
     int threads;
     int host_memory; /* 1: its memory is the host's: what lies there already need not be copied */
@@ -116,7 +118,8 @@ struct ds_device {
     size_t (*workspace_bytes)(ds_device *dev); /* scratch of the ops so far (planning) */
     /* What a device may have or not (NULL): */
     size_t (*free_bytes)(ds_device *dev); /* room on a device with memory of its own */
-    /* Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host; destroyed); 0 = done. */
+    /* Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host).  0 = done, a is destroyed;
+     * else a is as it was. */
     int (*eigenvalues)(ds_device *dev, double *w, double *a, int n);
     int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
     void (*segment_end)(ds_device *dev);

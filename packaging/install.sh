@@ -1,6 +1,6 @@
 #!/bin/sh
 # make install: packaging/install.sh BUILD DESTDIR PREFIX
-# Programs, models, man pages (where scdoc is there), completions, systemd units.
+# Programs, the CUDA library (where it was built), models, man pages (where scdoc is there), completions, systemd units.
 set -eu
 build=$1 root=$2$3 prefix=$3
 here=$(dirname "$0")
@@ -13,6 +13,9 @@ put() { # put MODE FILE TARGET
 for program in dsctl diffscalerd diffscaler-worker; do
     put 755 "$build/$program" "bin/$program"
 done
+if [ -f "$build/libdiffscaler-cuda.so" ]; then
+    put 755 "$build/libdiffscaler-cuda.so" lib/diffscaler/libdiffscaler-cuda.so
+fi
 for model in "$here"/../models/*.safetensors "$here"/../models/*.safetensors.zst \
     "$here"/../models/*.md "$here"/../models/*LICENSE*; do
     [ -f "$model" ] && put 644 "$model" "share/diffscaler/models/$(basename "$model")"

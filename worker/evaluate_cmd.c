@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/fid_suite.h"
+#include "worker/device.h"
 #include "worker/feature_net.h"
 #include "worker/import_feature_net.h"
 #include "worker/memory.h"
@@ -31,7 +32,7 @@ enum { BATCH = 8, KID_SUBSETS = 100, KID_SUBSET_SIZE = 1000, BAR = 28, LISTED = 
 #define BUNDLED_NET "inception-v3-mixed6c.safetensors.zst"
 
 typedef struct {
-    const char *folder, *against, *net, *save;
+    const char *folder, *against, *net, *save, *device;
     enum ds_fid_mode mode;
     int mode_given, want, want_given, json, quiet, threads;
     int64_t n;
@@ -84,6 +85,7 @@ static const char usage[] =
     "  --n N               take N pictures of FOLDER, chosen by the seed (default: all)\n"
     "  --seed S            of every random choice (default 0)\n"
     "  --save-stats F.npz  also save FOLDER's statistics, which pytorch-fid can read\n"
+    "  --device KIND       auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)\n"
     "  --threads N         (default: as many as this process may use)\n"
     "  --json              print one JSON document;   --quiet  no progress\n"
     "\n"
@@ -124,7 +126,7 @@ static int parse_metrics(options *o, const char *text, ds_error *err) {
     return o->want ? 0 : ds_fail(err, DS_EINVAL, "option '--metrics' names none");
 }
 
-enum { AGAINST = 1, NET, MODE, METRIC, COUNT, SEED, SAVE, THREADS, JSON, QUIET, HELP };
+enum { AGAINST = 1, NET, MODE, METRIC, COUNT, SEED, SAVE, THREADS, JSON, QUIET, DEVICE, HELP };
 
 static int set_option(options *o, int c, const char *v, ds_error *err) {
     int64_t number = 0;
@@ -149,6 +151,10 @@ static int set_option(options *o, int c, const char *v, ds_error *err) {
         rc = parse_count("threads", v, 256, &number, err);
         o->threads = (int)number;
         break;
+    case DEVICE:
+        o->device = v;
+        rc = ds_device_kind_check(v, err);
+        break;
     default: rc = ds_fail(err, DS_EINVAL, "wrong option; see diffscaler-worker evaluate --help");
     }
     return rc;
@@ -156,11 +162,19 @@ static int set_option(options *o, int c, const char *v, ds_error *err) {
 
 /* 1: help was asked for. */
 static int parse(options *o, int argc, char **argv, ds_error *err) {
-    static const struct option list[] = {
-        {"against", 1, 0, AGAINST}, {"feature-net", 1, 0, NET}, {"mode", 1, 0, MODE},
-        {"metrics", 1, 0, METRIC},  {"n", 1, 0, COUNT},         {"seed", 1, 0, SEED},
-        {"save-stats", 1, 0, SAVE}, {"threads", 1, 0, THREADS}, {"json", 0, 0, JSON},
-        {"quiet", 0, 0, QUIET},     {"help", 0, 0, HELP},       {0, 0, 0, 0}};
+    static const struct option list[] = {{"against", 1, 0, AGAINST},
+                                         {"feature-net", 1, 0, NET},
+                                         {"mode", 1, 0, MODE},
+                                         {"metrics", 1, 0, METRIC},
+                                         {"n", 1, 0, COUNT},
+                                         {"seed", 1, 0, SEED},
+                                         {"save-stats", 1, 0, SAVE},
+                                         {"threads", 1, 0, THREADS},
+                                         {"json", 0, 0, JSON},
+                                         {"quiet", 0, 0, QUIET},
+                                         {"device", 1, 0, DEVICE},
+                                         {"help", 0, 0, HELP},
+                                         {0, 0, 0, 0}};
     int c, rc = 0;
     optind = 1;
     opterr = 0;
@@ -269,9 +283,11 @@ static int open_whole_net(evaluation *e, ds_error *err) {
 }
 
 static int open_net(evaluation *e, ds_error *err) {
-    ds_device_options o = {.kind = "auto", .precision = DS_PRECISION_F32, .threads = e->o.threads};
+    ds_device_options o = {.kind = e->o.device ? e->o.device : "auto",
+                           .precision = DS_PRECISION_F32,
+                           .threads = e->o.threads};
     char path[PATH_MAX];
-    int rc = ds_device_open(&e->dev, &o, err);
+    int rc = ds_worker_device_open(&e->dev, &o, err);
     if (!rc && e->o.mode != DS_FID_BUNDLED)
         rc = open_whole_net(e, err);
     else if (!rc) {
@@ -697,8 +713,7 @@ int ds_worker_evaluate(int argc, char **argv) {
     ds_fid_suite_free(e.real.suite);
     ds_npz_stats_release(&e.fake.stats);
     ds_npz_stats_release(&e.real.stats);
-    if (e.dev)
-        ds_device_close(e.dev);
+    ds_worker_device_close(e.dev);
     json_decref(e.rows);
     return rc ? ds_error_exit(rc) : 0;
 }

@@ -1,6 +1,7 @@
 /* worker/main.c - diffscaler-worker: a job directory in, a result out. */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "worker/device.h"
 #include "worker/sandbox.h"
 #include "worker/scan.h"
 #include "worker/worker.h"
@@ -13,6 +14,7 @@
 static int scan(int argc, char **argv);
 static int version(int argc, char **argv);
 static int help(int argc, char **argv);
+static int devices(int argc, char **argv);
 
 static const struct {
     const char *name;
@@ -28,6 +30,7 @@ static const struct {
     {"plan", ds_worker_plan, "say what a training would take: bytes by part, seconds per step"},
     {"import-feature-net", ds_worker_import_feature_net, "convert FID's network"},
     {"evaluate", ds_worker_evaluate, "FID and its relatives between folders of pictures"},
+    {"devices", devices, "say which GPUs can be used, or why none"},
     {"--version", version, NULL},
     {"--help", help, NULL},
     {"-h", help, NULL},
@@ -38,6 +41,18 @@ enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 static int version(int argc, char **argv) {
     (void)argc, (void)argv;
     puts("diffscaler-worker " DS_VERSION);
+    return 0;
+}
+
+static int devices(int argc, char **argv) {
+    if (argc && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"))) {
+        puts("usage: diffscaler-worker devices\n\n"
+             "Print a line for each GPU that --device cuda:N can take, or why there is none.");
+        return 0;
+    }
+    if (argc)
+        return fprintf(stderr, "error: unexpected argument '%s'\n", argv[0]), 2;
+    ds_worker_device_report();
     return 0;
 }
 

@@ -17,8 +17,13 @@ static const double MIB = 1 << 20;
 /* ---------------------------------------------------------------- bytes */
 
 /* Scratch of the kernels before anything has run: packed operands of the largest products and
- * partial sums of a thread, never more than this in the tests; the calibration measures it. */
-static double workspace_guess(const ds_device *dev, const ds_dit_config *c) {
+ * partial sums of a thread, never more than this in the tests; the calibration measures it.  A GPU:
+ * the libraries' workspaces, the scores' gradient of a micro-batch in 16 bits (the form of it whose
+ * sums have a fixed order), and an f32 copy of a layer's widest rows. */
+static double workspace_guess(const ds_device *dev, const ds_dit_config *c, int rows) {
+    double T = ds_dit_tokens(c);
+    if (!dev->host_memory)
+        return 192 * MIB + rows * T * (2.0 * c->heads * T + sizeof(float) * c->width);
     return (double)dev->threads * 64.0 * c->width * c->mlp_ratio * sizeof(float) + 4 * MIB;
 }
 
@@ -30,13 +35,18 @@ double ds_plan_limit(double asked) {
 }
 
 static void sum_up(ds_plan *p) {
-    double common = p->program + p->base + p->copy + p->images + p->workspace;
-    p->train = common + p->t.weights + p->t.state + p->t.activations + p->t.batch + p->checkpoint;
+    double host = p->program + p->base + p->images;
+    double common = p->copy + p->workspace + (p->own ? 0 : host);
+    double checkpoint = p->own ? 0 : p->checkpoint;
+    p->train = common + p->t.weights + p->t.state + p->t.activations + p->t.batch + checkpoint;
     p->evaluate = common + p->sampling + p->features;
     p->peak = fmax(p->train, p->evaluate);
+    p->host = p->own ? host + p->checkpoint : 0;
 }
 
-static int fits(const ds_plan *p) { return p->limit <= 0 || p->peak <= p->limit; }
+static int fits_host(const ds_plan *p) { return p->host_limit <= 0 || p->host <= p->host_limit; }
+
+static int fits(const ds_plan *p) { return (p->limit <= 0 || p->peak <= p->limit) && fits_host(p); }
 
 static void plan_with(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                       const ds_train_options *o) {
@@ -50,6 +60,12 @@ static int refuse(ds_plan *p, ds_device *dev, const ds_base *base, const ds_meth
                   const ds_train_options *o, ds_error *err) {
     double need = p->peak;
     ds_train_options t = *o;
+    if (!fits_host(p))
+        return ds_fail(
+            err, DS_EINVAL,
+            "beside the GPU training needs %.0f MiB of main memory and only %.0f MiB are "
+            "available",
+            p->host / MIB, p->host_limit / MIB);
     for (int m = p->micro_batch - 1; p->evaluate <= p->limit && m >= 1; m--) {
         t.micro_batch = m;
         ds_plan q = *p;
@@ -69,6 +85,7 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
     const ds_dit_config *c = &base->cfg;
     double held = (double)ds_base_bytes(base), now = ds_memory_now();
     ds_params table = {0};
+    int own = !dev->host_memory && dev->free_bytes;
     ds_adapter_table(&table, base, spec);
     *p = (ds_plan){.program = in->program > 0 ? in->program
                               : now > held    ? now - held
@@ -77,14 +94,17 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
                    .copy = dev->host_memory ? 0 : (double)base->table.total * sizeof(float),
                    .images = in->images,
                    .features = in->features,
-                   .limit = in->limit,
+                   .limit = own ? 0.95 * (double)dev->free_bytes(dev) : in->limit,
+                   .own = own,
+                   .host_limit = own ? in->limit : 0,
                    .batch = o->batch,
                    .steps = o->steps,
                    .depth = c->depth,
                    .threads = dev->threads,
                    .step_seconds = NAN};
     snprintf(p->device_class, sizeof p->device_class, "%s", dev->device_class);
-    p->workspace = fmax(workspace_guess(dev, c), (double)dev->workspace_bytes(dev));
+    p->workspace = fmax(workspace_guess(dev, c, o->micro_batch ? o->micro_batch : o->batch),
+                        (double)dev->workspace_bytes(dev));
     p->checkpoint = 32.0 * (double)table.total; /* host copies of the state, and the file */
     p->sampling = in->nets * ((double)ds_net_weight_bytes(dev, base, DS_NET_INFER) +
                               (double)ds_net_bytes(c, dev, DS_NET_INFER, DS_SERVE_BATCH));
@@ -294,7 +314,8 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
             extrapolate(j, whole ? NULL : &few, &more, depth, o->recompute, scale, n) + unpack.s[j];
     p->step_seconds = seconds[WALL];
     p->step_cpu_seconds = seconds[CPU];
-    p->workspace = fmax(p->workspace / 8, (double)dev->workspace_bytes(dev));
+    p->workspace =
+        fmax(p->own ? p->workspace : p->workspace / 8, (double)dev->workspace_bytes(dev));
     malloc_trim(0); /* what the calibration took is free again */
     p->calibrate_seconds = ds_monotonic() - begin;
     sum_up(p);

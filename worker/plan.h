@@ -29,6 +29,8 @@ typedef struct {
     double features;              /* network that measures it */
     double train, evaluate, peak; /* sums: while training, while evaluating, the larger */
     double limit;                 /* 0: not known */
+    int own;                      /* peak and limit are of a device with memory of its own, .. */
+    double host, host_limit;      /* .. and this is beside it in main memory; 0: not known */
     int batch, micro_batch, steps;
     int recompute, depth;     /* blocks that are computed again, of so many */
     double step_cpu_seconds;  /* processor time of all threads */

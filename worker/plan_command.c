@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/sampler.h"
+#include "worker/device.h"
 #include "worker/feature_net.h"
 #include "worker/memory.h"
 #include "worker/plan.h"
@@ -18,7 +19,7 @@ enum { TRY_MAX = 1000 };
 
 typedef struct {
     const char *base, *shape;
-    const char *method, *precision;
+    const char *method, *precision, *device;
     double batch, micro_batch, rank, steps, classes, images, threads, memory_limit, try_steps,
         try_sample;
     int json;
@@ -34,7 +35,8 @@ static const char usage[] =
     "  --method METHOD    affiner|embedding|full      --rank N           of the low-rank part (8)\n"
     "  --steps N          length of the training (800)\n"
     "  --classes N        of the dataset (1)          --images N         of the dataset (1000)\n"
-    "  --precision TYPE   bf16|f32 (bf16)             --threads N        0: all (0)\n"
+    "  --precision TYPE   bf16|f32|tf32 (bf16)        --threads N        0: all (0)\n"
+    "  --device KIND      auto|cpu|cuda|cuda:N (auto: a GPU where there is one)\n"
     "  --memory-limit N   MiB; 0: what is free (0)\n"
     "  --try N            then train N steps on noise, and say how right the plan was\n"
     "  --try-sample N     then sample N images in 20 steps\n"
@@ -63,6 +65,7 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
                    {"--shape", &a->shape, NULL, 0, 0},
                    {"--method", &a->method, NULL, 0, 0},
                    {"--precision", &a->precision, NULL, 0, 0},
+                   {"--device", &a->device, NULL, 0, 0},
                    {"--batch", NULL, &a->batch, 1, 65536},
                    {"--micro-batch", NULL, &a->micro_batch, 0, 65536},
                    {"--rank", NULL, &a->rank, 0, 64},
@@ -146,15 +149,12 @@ typedef struct {
 static int open_all(plan_run *r, ds_error *err) {
     const plan_args *a = &r->a;
     ds_dit_config c;
-    if (strcmp(a->precision, "bf16") && strcmp(a->precision, "f32"))
-        return ds_fail(err, DS_EINVAL, "--precision is '%.20s', must be bf16 or f32", a->precision);
-    ds_device_options d = {.kind = "auto",
-                           .precision =
-                               !strcmp(a->precision, "bf16") ? DS_PRECISION_BF16 : DS_PRECISION_F32,
-                           .threads = (int)a->threads};
-    int rc = ds_method_from_name(a->method, &r->spec.method, err);
+    ds_device_options d = {.kind = a->device ? a->device : "auto", .threads = (int)a->threads};
+    int rc = ds_precision_from_name(a->precision, &d.precision, err);
     if (!rc)
-        rc = ds_device_open(&r->dev, &d, err);
+        rc = ds_method_from_name(a->method, &r->spec.method, err);
+    if (!rc)
+        rc = ds_worker_device_open(&r->dev, &d, err);
     if (!rc && a->base)
         rc = ds_base_open(&r->base, a->base, NULL, err);
     if (!rc && a->shape && !(rc = shape(a->shape, &c, err)))
@@ -353,6 +353,6 @@ int ds_worker_plan(int argc, char **argv) {
     else
         print(&r);
     ds_base_free(r.base);
-    ds_device_close(r.dev);
+    ds_worker_device_close(r.dev);
     return ds_error_exit(rc);
 }

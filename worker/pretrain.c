@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "engine/sampler.h"
 #include "engine/trainer.h"
+#include "worker/device.h"
 #include "worker/grid.h"
 #include "worker/prepare.h"
 #include "worker/pretrain_init.h"
@@ -45,7 +46,7 @@ static const char usage[] =
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
     "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
     "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
-    "  --precision f32|bf16   --threads N\n"
+    "  --precision f32|bf16|tf32   --device auto|cpu|cuda|cuda:N   --threads N\n"
     "\n"
     "example:\n"
     "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors --name emoji-dit "
@@ -106,24 +107,63 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
     return 2;
 }
 
+static int set_device(ds_pretrain *o, int kind, const char *word) {
+    ds_error err;
+    int rc = kind ? ds_device_kind_check(word, &err)
+                  : ds_precision_from_name(word, &o->device.precision, &err);
+    if (rc)
+        return fprintf(stderr, "error: %s\n", err.message), rc;
+    if (kind)
+        o->device.kind = word;
+    return 0;
+}
+
 static int parse(ds_pretrain *o, int argc, char **argv) {
-    enum { DATA = 1, OUT, WORK, INIT, NAME, LICENSE, PRECISION, FLIP, HELP, REPLAN, NUMBER };
-    static const struct option options[] = {
-        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
-        {"work", 1, 0, WORK},           {"init", 1, 0, INIT},
-        {"name", 1, 0, NAME},           {"license", 1, 0, LICENSE},
-        {"precision", 1, 0, PRECISION}, {"flip", 0, 0, FLIP},
-        {"replan", 0, 0, REPLAN},       {"help", 0, 0, HELP},
-        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
-        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
-        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
-        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
-        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
-        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
-        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
-        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
-        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
-        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
+    enum {
+        DATA = 1,
+        OUT,
+        WORK,
+        INIT,
+        NAME,
+        LICENSE,
+        PRECISION,
+        FLIP,
+        HELP,
+        REPLAN,
+        NUMBER,
+        DEVICE
+    };
+    static const struct option options[] = {{"data", 1, 0, DATA},
+                                            {"out", 1, 0, OUT},
+                                            {"work", 1, 0, WORK},
+                                            {"init", 1, 0, INIT},
+                                            {"name", 1, 0, NAME},
+                                            {"license", 1, 0, LICENSE},
+                                            {"device", 1, 0, DEVICE},
+                                            {"precision", 1, 0, PRECISION},
+                                            {"flip", 0, 0, FLIP},
+                                            {"replan", 0, 0, REPLAN},
+                                            {"help", 0, 0, HELP},
+                                            {"side", 1, 0, NUMBER},
+                                            {"patch", 1, 0, NUMBER},
+                                            {"width", 1, 0, NUMBER},
+                                            {"depth", 1, 0, NUMBER},
+                                            {"heads", 1, 0, NUMBER},
+                                            {"steps", 1, 0, NUMBER},
+                                            {"batch", 1, 0, NUMBER},
+                                            {"micro-batch", 1, 0, NUMBER},
+                                            {"lr", 1, 0, NUMBER},
+                                            {"warmup", 1, 0, NUMBER},
+                                            {"ema", 1, 0, NUMBER},
+                                            {"dropout", 1, 0, NUMBER},
+                                            {"weight-decay", 1, 0, NUMBER},
+                                            {"focus", 1, 0, NUMBER},
+                                            {"focus-mean", 1, 0, NUMBER},
+                                            {"every", 1, 0, NUMBER},
+                                            {"stop-at", 1, 0, NUMBER},
+                                            {"threads", 1, 0, NUMBER},
+                                            {"seed", 1, 0, NUMBER},
+                                            {0, 0, 0, 0}};
     int c, index;
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", options, &index)) != -1)
@@ -137,12 +177,9 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case FLIP: o->train.flip = 1; break;
         case REPLAN: o->train.replan = 1; break;
         case PRECISION:
-            if (strcmp(optarg, "f32") && strcmp(optarg, "bf16")) {
-                fprintf(stderr, "error: option '--precision' takes f32 or bf16, not '%s'\n",
-                        optarg);
+        case DEVICE:
+            if (set_device(o, c == DEVICE, optarg))
                 return 2;
-            }
-            o->device.precision = !strcmp(optarg, "f32") ? DS_PRECISION_F32 : DS_PRECISION_BF16;
             break;
         case NUMBER:
             if (set_number(o, options[index].name, optarg))
@@ -313,7 +350,7 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
     }
     if (!rc && o->init)
         rc = ds_pretrain_init(base, o->init, images, err);
-    if (!rc && !(rc = ds_device_open(&dev, &o->device, err)))
+    if (!rc && !(rc = ds_worker_device_open(&dev, &o->device, err)))
         rc = ds_model_new(&model, dev, base, err);
     if (!rc) {
         ds_image_set set = {.pixels = images->pixels,
@@ -334,7 +371,7 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
         rc = save_base(t, o, base, images, err);
     ds_trainer_free(t);
     ds_model_free(model);
-    ds_device_close(dev);
+    ds_worker_device_close(dev);
     ds_base_free(base);
     ds_images_close(images);
     return rc;

@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "worker/device.h"
 #include "worker/job.h"
 #include "worker/stop.h"
 #include "worker/worker.h"
@@ -20,12 +21,13 @@
 enum { EXIT_AGAIN = 75, DIR_MAX = 3500, LOCK_WAIT_MS = 2000, LOCK_STEP_MS = 20 };
 
 static const char usage[] =
-    "usage: diffscaler-worker run DIR [--parent PID]\n"
+    "usage: diffscaler-worker run DIR [--parent PID] [--device KIND]\n"
     "\n"
     "Do the job that DIR/spec.json describes (docs/jobs.md): events.ndjson tells how far it is,\n"
     "result.json is written last.  Run it again to go on after an interruption.\n"
     "\n"
     "  --parent PID   stop, with a checkpoint, when this process (the parent) ends\n"
+    "  --device KIND  auto, cpu, cuda or cuda:N, whatever the spec says\n"
     "\n"
     "exit status: 0 done, 1 failed, 2 bad spec or data, 6 permission, 8 refused by the gate,\n"
     "  9 integrity, 75 try again later, 130 cancelled (DIR/cancel exists), 143 stopped by SIGTERM\n"
@@ -139,7 +141,7 @@ static int run_kind(const ds_job *job, ds_error *err) {
     return ds_fail(err, DS_EINVAL, "unknown kind of job");
 }
 
-static int run_locked(const char *dir, long parent, ds_error *err) {
+static int run_locked(const char *dir, long parent, const char *device, ds_error *err) {
     ds_events *events;
     ds_spec *spec = NULL;
     int rc = ds_stop_install(dir, parent, err);
@@ -156,6 +158,8 @@ static int run_locked(const char *dir, long parent, ds_error *err) {
         rc = ds_fail(err, DS_ECANCELED, "the job is cancelled");
     if (!rc)
         rc = ds_spec_read(path, &spec, err);
+    if (!rc && device)
+        spec->device.kind = device;
     if (!rc)
         rc = run_kind(&(ds_job){.dir = dir, .spec = spec, .events = events}, err);
     if (!rc)
@@ -167,8 +171,8 @@ static int run_locked(const char *dir, long parent, ds_error *err) {
     return rc;
 }
 
-static int parse(int argc, char **argv, const char **dir, long *parent) {
-    *dir = NULL;
+static int parse(int argc, char **argv, const char **dir, long *parent, const char **device) {
+    *dir = *device = NULL;
     *parent = 0;
     for (int i = 0; i < argc; i++) {
         char *end = "";
@@ -178,6 +182,11 @@ static int parse(int argc, char **argv, const char **dir, long *parent) {
             *parent = strtol(argv[++i], &end, 10);
             if (end == argv[i] || *end || *parent < 1)
                 return fprintf(stderr, "error: --parent takes a process id\n"), 2;
+        } else if (!strcmp(argv[i], "--device") && i + 1 < argc) {
+            ds_error err;
+            *device = argv[++i];
+            if (ds_device_kind_check(*device, &err))
+                return fprintf(stderr, "error: %s\n", err.message), 2;
         } else if (argv[i][0] == '-' || *dir)
             return fprintf(stderr, "error: unexpected argument '%s'\n%s", argv[i], usage), 2;
         else
@@ -189,10 +198,10 @@ static int parse(int argc, char **argv, const char **dir, long *parent) {
 }
 
 int ds_worker_run(int argc, char **argv) {
-    const char *dir;
+    const char *dir, *device;
     long parent;
     ds_error err = {0};
-    int rc = parse(argc, argv, &dir, &parent);
+    int rc = parse(argc, argv, &dir, &parent, &device);
     if (rc == 1)
         return fputs(usage, stdout), 0;
     if (rc)
@@ -200,7 +209,7 @@ int ds_worker_run(int argc, char **argv) {
     ds_log_init("worker", DS_LOG_INFO);
     rc = take_lock(dir, &err);
     if (!rc)
-        rc = run_locked(dir, parent, &err);
+        rc = run_locked(dir, parent, device, &err);
     if (rc)
         fprintf(stderr, "%s\n", err.message);
     return exit_status(rc);

@@ -2,6 +2,7 @@
 #include "worker/spec.h"
 #include "base/fs.h"
 #include "base/mem.h"
+#include "worker/device.h"
 
 #include <limits.h>
 #include <math.h>
@@ -167,7 +168,7 @@ static int read_word(const char *where, const json_t *v, const char *const *word
             *(type *)out = (type)i;                                                                \
         return rc;                                                                                 \
     }
-WORD_READER(read_precision, enum ds_precision, "f32", "bf16")
+WORD_READER(read_precision, enum ds_precision, "f32", "bf16", "tf32")
 WORD_READER(read_sampler, enum ds_sampler, "ddpm", "ddim", "dpmpp2m")
 WORD_READER(read_guidance, enum ds_guidance, "none", "cfg", "domain")
 WORD_READER(read_method, enum ds_method, "affiner", "embedding", "full")
@@ -177,6 +178,16 @@ WORD_READER(read_verify, enum ds_verify, "auto", "full")
 WORD_READER(read_what, int, "base", "feature_net")
 WORD_READER(read_mode, enum ds_fid_mode, "pytorch-fid", "torch-fidelity", "clean", "bundled")
 WORD_READER(read_kind, enum ds_job_kind, "scan", "train", "sample", "verify", "import")
+
+static int read_device(const char *where, const json_t *v, void *out, ds_error *err) {
+    const char *kind = json_string_value(v);
+    if (!kind)
+        return complain(err, where, "must be a text");
+    int rc = ds_device_kind_check(kind, err);
+    if (!rc)
+        *(const char **)out = kind; /* the document is kept (ds_spec.doc) */
+    return rc ? ds_error_prefix(err, "%s", where) : 0;
+}
 
 static int read_targets(const char *where, const json_t *v, void *out, ds_error *err) {
     unsigned bits = 0;
@@ -201,7 +212,7 @@ static int read_targets(const char *where, const json_t *v, void *out, ds_error 
     { .key = NULL }
 
 static const field device_fields[] = {
-    {.key = "kind", TEXT, AT(ds_spec_device, kind), .flags = OPTIONAL},
+    {.key = "kind", CUSTOM, AT(ds_spec_device, kind), .read = read_device, .flags = OPTIONAL},
     {.key = "precision",
      CUSTOM,
      AT(ds_spec_device, precision),

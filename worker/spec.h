@@ -38,7 +38,7 @@ typedef struct {
 } ds_spec_net;
 
 typedef struct {
-    const char *kind; /* "auto", "ref", "cpu" */
+    const char *kind; /* as worker/device.h says */
     enum ds_precision precision;
     int threads;
     double memory_limit; /* bytes this job may take; 0 = what the machine has free */

@@ -1,5 +1,6 @@
 #include "worker/tools.h"
 #include "base/mem.h"
+#include "worker/device.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,7 +135,7 @@ int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err) {
     *t = (ds_tools){.job = job};
     ds_device_options o = {
         .kind = s->device.kind, .precision = s->device.precision, .threads = s->device.threads};
-    int rc = ds_device_open(&t->dev, &o, err);
+    int rc = ds_worker_device_open(&t->dev, &o, err);
     if (!rc)
         rc = open_base(t, tolerate, err);
     if (!rc)
@@ -207,6 +208,6 @@ void ds_tools_close(ds_tools *t) {
     ds_model_free(t->model);
     ds_vae_free(t->decoder);
     ds_base_free(t->base);
-    ds_device_close(t->dev);
+    ds_worker_device_close(t->dev);
     *t = (ds_tools){0};
 }

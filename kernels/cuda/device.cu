@@ -218,6 +218,7 @@ static void fill_device(ds_device *dev, ds_cuda *c) {
              c->bf16   ? "bf16"
              : c->tf32 ? "tf32"
                        : "f32");
+    snprintf(dev->label, sizeof dev->label, "%s", c->gpu);
     dev->act_size = c->bf16 ? 2 : 4;
     dev->threads = 1;
     dev->host_memory = 0;

@@ -20,6 +20,9 @@ typedef struct {
 #define DS_CUDA_ABI                                                                                \
     { sizeof(ds_device), sizeof(struct ds_ops), sizeof(ds_affiner), sizeof(ds_conv), DS_VERSION }
 
+/* load.c: 1 if this machine has the library of an NVIDIA driver. */
+int ds_cuda_driver_present(void);
+
 typedef int ds_cuda_device_open_fn(ds_device **out, const ds_device_options *opt,
                                    const ds_cuda_abi *abi, ds_error *err);
 

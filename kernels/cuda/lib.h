@@ -81,7 +81,8 @@ int ds_lib_attention_backward(ds_cuda *c, void *dqkv, const void *dout, const vo
 int ds_lib_conv(ds_cuda *c, float *y, const float *x, const float *w, const ds_conv *geo);
 
 /* ---------------------------------------------------------------- double precision (FD)
- * Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host, f64; destroyed).  0 = done. */
+ * Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host, f64).  0 = done; else nothing
+ * has changed. */
 int ds_lib_eigenvalues(ds_cuda *c, double *w, double *a, int n);
 
 #endif

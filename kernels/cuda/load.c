@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int beside(char *path, size_t size, const char *middle) {
@@ -23,19 +24,36 @@ static int beside(char *path, size_t size, const char *middle) {
     return need > 0 && (size_t)need < size && access(path, R_OK) == 0 ? 0 : -1;
 }
 
+int ds_cuda_driver_present(void) {
+    static void *driver; /* never closed; the second thread that asks opens the same */
+    if (!driver)
+        driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    return driver != NULL;
+}
+
+/* A name without a folder would be looked for on the path of libraries instead. */
+static int named_library(char *path, size_t size, const char *named, ds_error *err) {
+    struct stat st;
+    int need = snprintf(path, size, "%s", named);
+    if (need < 0 || (size_t)need >= size || !strchr(named, '/'))
+        return ds_fail(err, DS_EINVAL,
+                       "cannot open the cuda device: $DIFFSCALER_CUDA_LIBRARY is '%.200s', must be "
+                       "the path of a file",
+                       named);
+    if (stat(path, &st) || !S_ISREG(st.st_mode) || access(path, R_OK))
+        return ds_fail(err, DS_ENOTFOUND,
+                       "cannot open the cuda device: $DIFFSCALER_CUDA_LIBRARY names '%s', "
+                       "which cannot be read",
+                       named);
+    return 0;
+}
+
 static int find_library(char *path, size_t size, ds_error *err) {
-    const char *named = getenv("DIFFSCALER_CUDA_LIBRARY");
-    if (named && *named) {
-        snprintf(path, size, "%s", named);
-        return access(path, R_OK) == 0
-                   ? 0
-                   : ds_fail(err, DS_ENOTFOUND,
-                             "cannot open the cuda device: $DIFFSCALER_CUDA_LIBRARY names '%s', "
-                             "which cannot be read",
-                             named);
-    }
+    const char *named = secure_getenv("DIFFSCALER_CUDA_LIBRARY");
+    if (named && *named)
+        return named_library(path, size, named, err);
     /* Before a library of hundreds of megabytes is mapped for nothing. */
-    if (!dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL))
+    if (!ds_cuda_driver_present())
         return ds_fail(err, DS_ENOTFOUND,
                        "cannot open the cuda device: this machine has no NVIDIA driver "
                        "(libcuda.so.1); use the device cpu");
@@ -58,7 +76,10 @@ int ds_device_open_cuda(ds_device **out, const ds_device_options *opt, ds_error 
     /* Never closed: the driver keeps threads of its own. */
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library)
-        return ds_fail(err, DS_ENOTFOUND, "cannot open the cuda device: %s", dlerror());
+        return ds_fail(err, DS_ENOTFOUND,
+                       "cannot open the cuda device: %s; install NVIDIA's libraries that it was "
+                       "built with, or use the device cpu",
+                       dlerror());
     ds_cuda_device_open_fn *open;
     *(void **)&open = dlsym(library, "ds_cuda_device_open");
     if (!open)
