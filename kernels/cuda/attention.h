@@ -81,14 +81,13 @@ __device__ inline void ds_tile_load(ds_bf16 *tile, const ds_bf16 *src, size_t ld
                                     const ds_heads &a) {
     constexpr int CHUNKS = ds_head_size<HD>::STEPS * 2, STRIDE = ds_head_size<HD>::STRIDE;
     static_assert(ROWS * CHUNKS % ATTENTION_THREADS == 0, "each thread copies as many chunks");
+    int row = (int)threadIdx.x / CHUNKS, chunk = (int)threadIdx.x % CHUNKS;
     /* Unrolled, its addresses would be kept in registers that the products need. */
 #pragma unroll 1
     for (int i = 0; i < ROWS * CHUNKS / ATTENTION_THREADS; i++) {
-        int at = i * ATTENTION_THREADS + (int)threadIdx.x, row = at / CHUNKS,
-            from = at % CHUNKS * 8;
-        bool on = row < left && from < a.hd;
-        const ds_bf16 *p = src + (on ? (size_t)row * ld + (size_t)from : 0);
-        ds_bf16 *to = tile + row * STRIDE + from;
+        bool on = row < left && chunk * 8 < a.hd;
+        const ds_bf16 *p = src + (on ? (size_t)row * ld + (size_t)(chunk * 8) : 0);
+        ds_bf16 *to = tile + row * STRIDE + chunk * 8;
         if (a.aligned) {
             ds_copy16(to, p, on);
         } else {
@@ -96,6 +95,10 @@ __device__ inline void ds_tile_load(ds_bf16 *tile, const ds_bf16 *src, size_t ld
             for (int j = 0; j < 8; j++)
                 to[j] = on ? p[j] : ds_bf16{0};
         }
+        row += ATTENTION_THREADS / CHUNKS;
+        chunk += ATTENTION_THREADS % CHUNKS;
+        if (chunk >= CHUNKS)
+            chunk -= CHUNKS, row++;
     }
 }
 
