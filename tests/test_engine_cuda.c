@@ -254,18 +254,25 @@ START_TEST(tasks_share_a_batch) {
 }
 END_TEST
 
-static void register_cases(TCase *tc) {
 #if defined(__SANITIZE_ADDRESS__)
-    ds_test_skip("most of engine_cuda", "minutes under the address sanitizer: one case of each");
-    tcase_add_loop_test(tc, training_is_that_of_the_cpu, 0, 1);
-    tcase_add_loop_test(tc, samples_are_those_of_the_cpu, 1, 2);
-    tcase_add_loop_test(tc, tasks_share_a_batch, 1, 2);
+enum { SANITIZED = 1 };
 #else
+enum { SANITIZED = 0 };
+#endif
+
+static void register_cases(TCase *tc) {
+    if (SANITIZED) {
+        ds_test_skip("most of engine_cuda",
+                     "minutes under the address sanitizer: one case of each");
+        tcase_add_loop_test(tc, training_is_that_of_the_cpu, 0, 1);
+        tcase_add_loop_test(tc, samples_are_those_of_the_cpu, 1, 2);
+        tcase_add_loop_test(tc, tasks_share_a_batch, 1, 2);
+        return;
+    }
     tcase_add_loop_test(tc, training_is_that_of_the_cpu, 0, METHODS);
     tcase_add_loop_test(tc, training_is_deterministic, 0, 2);
     tcase_add_loop_test(tc, samples_are_those_of_the_cpu, 0, 9);
     tcase_add_loop_test(tc, tasks_share_a_batch, 0, 2);
-#endif
 }
 
 int main(void) { return ds_test_main("engine_cuda", register_cases); }
