@@ -250,16 +250,14 @@ static int has_cuda(void) {
         return 1;
     snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
              build ? build : "build/release");
-    if (!getenv("DS_TEST_CUDA") || access(path, R_OK))
+    if (access(path, R_OK))
         return 0;
     setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
     return 1;
 }
 
 START_TEST(cuda_f32_matches_pytorch) {
-    if (has_cuda() && getenv("DS_TEST_CUDA") && !getenv("DS_TEST_DEVICES") && _i % 3)
-        ds_test_skip(variants[_i].name, "a variant that the emulation leaves to a GPU: slow");
-    else if (has_cuda())
+    if (has_cuda())
         check_variant(&variants[_i],
                       &(ds_device_options){.kind = "cuda", .precision = DS_PRECISION_F32});
     else

@@ -100,7 +100,7 @@ export DS_FLAT=$B/flat DS_TEST_DEVICES=cuda DIFFSCALER_CUDA_LIBRARY=$PWD/$librar
 # test_engine_cuda looks for the emulation under DS_BUILD: there it finds the library of this run.
 mkdir -p "$work/tests/emu"
 ln -sf "$PWD/$library" "$work/tests/emu/libdiffscaler-cuda.so"
-export DS_BUILD=$work DS_TEST_CUDA=1
+export DS_BUILD=$work
 
 if ! "$B/bin/gpu_steps" train cuda f32 tiny 1 "$work/probe" >"$work/probe.txt" 2>&1; then
     cat "$work/probe.txt" | tee -a "$log"
@@ -181,7 +181,7 @@ else
     grep -h '^{' "$work"/part.bench*.txt "$work"/part.pytorch.txt >>"$OUT/bench.jsonl"
 fi
 echo
-$PYTHON bench/gpu/report.py table "$OUT"
+$PYTHON bench/gpu/report.py table "$OUT" || failed=1
 if [ $failed = 1 ]; then
     echo "gpu-check: parts failed: see $OUT/report.txt and $OUT/log.txt"
     exit 1
