@@ -112,6 +112,12 @@ CUDA_O := $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_SRC) $(CUDA_HOST_C))
 $(BUILD)/libdiffscaler-cuda.so: $(CUDA_O)
 	@$(if $(V),,echo "  NVCC $@")
 	$(Q)$(NVCC) -shared -Wno-deprecated-gpu-targets -o $@ $^ $(CUDA_LINK)
+# cuDNN reads our graphs without a GPU (run by tests/test_system_cuda.c).
+CUDA_GRAPHS := $(if $(filter 11,$(CUDA)$(CUDNN)),$(BUILD)/tests/emu/graphs)
+$(BUILD)/tests/emu/graphs: $(BUILD)/cuda/tests/emu/graphs.cu.o $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_HOST_C))
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) -Wno-deprecated-gpu-targets -o $@ $^ $(CUDA_LINK)
+$(BUILD)/tests/test_system_cuda: | $(CUDA_GRAPHS)
 # The same kernels and ops on the host, over the emulation of CUDA (tests/emu/emu.h), for the tests.
 EMU_LIB := $(BUILD)/tests/emu/libdiffscaler-cuda.so
 EMU_SRC := $(filter-out kernels/cuda/lib_%.cu,$(CUDA_SRC)) $(wildcard tests/emu/*.cc)

@@ -153,7 +153,25 @@ START_TEST(memory_of_its_own) {
 }
 END_TEST
 
+/* tests/emu/graphs.cu: cuDNN knows the patterns of our graphs, and has plans for convolutions. */
+START_TEST(graphs_of_cudnn) {
+    char *program = ds_xasprintf("%s/tests/emu/graphs", build()), out[4096];
+    if (access(program, X_OK)) {
+        ds_test_skip("graphs_of_cudnn", "it was not built (no nvcc, no cuDNN, or sanitizers)");
+        free(program);
+        return;
+    }
+    FILE *f = popen(program, "r");
+    ck_assert_ptr_nonnull(f);
+    out[fread(out, 1, sizeof out - 1, f)] = 0;
+    int status = pclose(f);
+    ck_assert_msg(status == 0, "%s", out);
+    free(program);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, graphs_of_cudnn);
     tcase_add_test(tc, words);
     tcase_add_test(tc, library_without_driver);
     tcase_add_test(tc, messages);

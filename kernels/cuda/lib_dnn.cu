@@ -32,7 +32,7 @@ int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv 
 
 typedef cudnnBackendDescriptor_t desc;
 
-enum { MAX_DESCRIPTORS = 192, MAX_NODES = 24, MAX_CONFIGS = 16, MAX_KNOBS = 32, MAX_BOUND = 12 };
+enum { MAX_DESCRIPTORS = 320, MAX_NODES = 24, MAX_CONFIGS = 128, MAX_KNOBS = 32, MAX_BOUND = 12 };
 enum { ATTENTION_BATCH = 64, CONV_BATCH = 32 }; /* at which engines are chosen */
 enum kind { FORWARD, BACKWARD, CONV };
 
@@ -48,6 +48,7 @@ struct dnn_graph {
     desc node[MAX_NODES];
     int nodes;
     int64_t next; /* virtual name */
+    desc device;  /* description of a device, instead of a handle (tests) */
     desc whole;   /* the graph, sealed */
     cudnnStatus_t status;
 };
@@ -335,7 +336,8 @@ static dnn_graph *state(ds_lib_dnn *dnn, const dnn_key *k) {
     else
         state_conv(g, k);
     g->whole = make(g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    put(g, g->whole, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle);
+    if (g->handle)
+        put(g, g->whole, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle);
     put(g, g->whole, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->nodes,
         g->node);
     seal(g, g->whole);
@@ -358,11 +360,9 @@ static int get_list(dnn_graph *g, desc from, cudnnBackendAttributeName_t name,
     return count < most ? (int)count : most;
 }
 
-/* May this engine be used?  Results do not depend on the clock.  cuDNN marks its engine of the
- * gradient of attention as a whole, though the form stated above is the deterministic one (that is
- * how its own front end asks for determinism), so lenient lets the mark pass there.  Convolutions
- * besides: sums of f32 products, no TF32, no transforms. */
-static bool fits(desc engine, int kind, bool lenient) {
+/* May this engine be used?  Results do not depend on the clock.  Convolutions besides: sums of f32
+ * products, no TF32, no transforms. */
+static bool fits(desc engine, int kind) {
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     int64_t count = 0;
     if (cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
@@ -370,16 +370,9 @@ static bool fits(desc engine, int kind, bool lenient) {
                                  notes) != CUDNN_STATUS_SUCCESS)
         return false;
     for (int64_t i = 0; i < count && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
-        switch (notes[i]) {
-        case CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC:
-            if (!(lenient && kind == BACKWARD))
-                return false;
-            break;
-        case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP: break;
-        default:
-            if (kind == CONV)
-                return false;
-        }
+        if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
+            (kind == CONV && notes[i] != CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP))
+            return false;
     return true;
 }
 
@@ -408,18 +401,20 @@ static int copy_knobs(dnn_graph *from, desc config, dnn_graph *to, desc *knobs) 
 
 /* A plan for `to` with the engine and the knobs of a configuration that was found for `from`; NULL
  * if there is none.  Descriptors made on the way belong to the graphs. */
-static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, int kind, bool lenient) {
+static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, int kind) {
     desc knobs[MAX_KNOBS], old;
     int64_t index = -1, got = 0;
     if (get_list(from, config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR, &old,
                  1) != 1 ||
-        !fits(old, kind, lenient) ||
+        !fits(old, kind) ||
         cudnnBackendGetAttribute(old, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &got,
                                  &index) != CUDNN_STATUS_SUCCESS)
         return NULL;
     desc engine = make(to, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
     put_desc(to, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, to->whole);
     put(to, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &index);
+    if (to->device)
+        put_desc(to, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, to->device);
     seal(to, engine);
     int count = copy_knobs(from, config, to, knobs);
     desc mine = make(to, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
@@ -429,7 +424,10 @@ static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, int kind, boo
             knobs);
     seal(to, mine);
     desc plan = make(to, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    put(to, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &to->handle);
+    if (to->device)
+        put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, to->device);
+    else
+        put(to, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &to->handle);
     put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, mine);
     seal(to, plan);
     return to->status == CUDNN_STATUS_SUCCESS ? plan : NULL;
@@ -443,7 +441,7 @@ static void back_to(dnn_graph *g, int kept) {
 }
 
 /* The first configuration of the list of `mode` that works for the graph of this batch. */
-static void find_engine(dnn_plan *p, cudnnBackendHeurMode_t mode, bool lenient) {
+static void find_engine(dnn_plan *p, cudnnBackendHeurMode_t mode) {
     desc configs[MAX_CONFIGS];
     dnn_graph *from = p->reference, *to = p->graph;
     if (p->plan)
@@ -452,12 +450,14 @@ static void find_engine(dnn_plan *p, cudnnBackendHeurMode_t mode, bool lenient) 
     desc ask = make(from, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     put_desc(from, ask, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, from->whole);
     put(from, ask, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    if (from->device)
+        put_desc(from, ask, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, from->device);
     seal(from, ask);
     int count = get_list(from, ask, CUDNN_ATTR_ENGINEHEUR_RESULTS,
                          CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, configs, MAX_CONFIGS);
     int kept = from->count, kept_to = to->count;
     for (int i = 0; i < count && !p->plan; i++) {
-        p->plan = plan_with(from, configs[i], to, p->key.kind, lenient);
+        p->plan = plan_with(from, configs[i], to, p->key.kind);
         if (p->plan)
             return;
         back_to(from, kept);
@@ -473,9 +473,8 @@ static void make_plan(dnn_plan *p, ds_lib_dnn *dnn) {
     p->reference = state(dnn, &usual);
     int64_t got = 0, bytes = 0;
     if (p->graph->status == CUDNN_STATUS_SUCCESS && p->reference->status == CUDNN_STATUS_SUCCESS) {
-        find_engine(p, CUDNN_HEUR_MODE_A, false);
-        find_engine(p, CUDNN_HEUR_MODE_A, true);
-        find_engine(p, CUDNN_HEUR_MODE_FALLBACK, false);
+        find_engine(p, CUDNN_HEUR_MODE_A);
+        find_engine(p, CUDNN_HEUR_MODE_FALLBACK);
     }
     if (p->plan &&
         cudnnBackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,

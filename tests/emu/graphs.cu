@@ -1,0 +1,96 @@
+/* tests/emu/graphs.cu - cuDNN itself reads the graphs of kernels/cuda/lib_dnn.cu, without a GPU.
+ *
+ * cuDNN's graph library takes a description of a device instead of one (here an H100's).  So the
+ * graphs are sealed, its heuristics look at them, and convolutions get a plan.  For attention the
+ * engine has to load the driver to go on: that it gets so far shows that the pattern is known.
+ * Built by the Makefile where nvcc and cuDNN are, run by tests/test_system_cuda.c; exit 0 = as
+ * expected, else a line says what is not. */
+#include "kernels/cuda/lib_dnn.cu"
+
+static const char device[] =
+    "{\"deviceVer\":900,\"driverVer\":13000,\"maxGridSize\":[2147483647,65535,65535],"
+    "\"maxBlockSize\":[1024,1024,64],\"regsPerBlock\":65536,\"multiProcessorCount\":132,"
+    "\"smClockRateKHz\":1980000,\"memClockRateKHz\":2619000,\"l2CacheSize\":52428800,"
+    "\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":232448,"
+    "\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":65536,\"pciDeviceId\":9008,"
+    "\"maxCtasPerSM\":32,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,\"isTccDriver\":0,"
+    "\"supportCoopLaunch\":1,\"cudaDeviceId\":0,\"totalGlobalMem\":85899345920,"
+    "\"deviceName\":\"NVIDIA H100 80GB HBM3\"}";
+
+/* What lib_dnn.cu takes from the other files; nothing here runs anything. */
+void ds_lib_enter(ds_cuda *) {}
+void *ds_lib_alloc(ds_cuda *, size_t) { return NULL; }
+void ds_lib_free(ds_cuda *, void *) {}
+void ds_cuda_fatal(const char *what, const char *why) {
+    fprintf(stderr, "%s: %s\n", what, why);
+    exit(1);
+}
+
+static dnn_graph *described(const dnn_key *k) {
+    ds_lib_dnn none = {};
+    dnn_graph *g = state(&none, k);
+    g->device = make(g, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
+    put(g, g->device, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, strlen(device),
+        device);
+    seal(g, g->device);
+    return g;
+}
+
+/* 0: cuDNN has a plan for the graph, or would have if there were a driver. */
+static int look_at(const dnn_key *k, const char *name) {
+    static char why[4096];
+    dnn_plan p = {};
+    dnn_key usual = *k;
+    usual.B = k->kind == CONV ? CONV_BATCH : ATTENTION_BATCH;
+    p.key = *k;
+    p.graph = described(k);
+    p.reference = described(&usual);
+    int sealed = !p.graph->status && !p.reference->status;
+    if (sealed) {
+        find_engine(&p, CUDNN_HEUR_MODE_A);
+        cudnnGetLastErrorString(why, sizeof why); /* also when it succeeds otherwise */
+    }
+    int known = p.plan || strstr(why, "RUNTIME_PREREQUISITE_MISSING");
+    printf("%s: %s\n", name,
+           !sealed  ? cudnnGetErrorString(p.graph->status)
+           : p.plan ? "a plan"
+           : known  ? "known, but for the driver"
+                    : why);
+    graph_free(p.graph);
+    graph_free(p.reference);
+    return sealed && known ? 0 : 1;
+}
+
+static dnn_key attention(enum kind kind, int inference, int B, int T, int D, int H) {
+    dnn_key k;
+    memset(&k, 0, sizeof k);
+    k.kind = kind;
+    k.inference = inference;
+    k.B = B;
+    k.T = T;
+    k.D = D;
+    k.H = H;
+    return k;
+}
+
+int main() {
+    int bad = 0;
+    dnn_key k = attention(FORWARD, 0, 4, 256, 1152, 16);
+    bad += look_at(&k, "attention, head 72");
+    k = attention(FORWARD, 1, 7, 64, 192, 3);
+    bad += look_at(&k, "attention, head 64, sampling");
+    k = attention(BACKWARD, 0, 4, 256, 1152, 16);
+    bad += look_at(&k, "its gradient, head 72");
+    k = attention(BACKWARD, 0, 3, 64, 192, 3);
+    bad += look_at(&k, "its gradient, head 64");
+    memset(&k, 0, sizeof k);
+    k.kind = CONV;
+    k.B = 5;
+    k.geo = ds_conv{0, 35, 35, 64, 96, 3, 3, 1, 1, 1};
+    bad += look_at(&k, "convolution 3 x 3");
+    k.geo = ds_conv{0, 17, 17, 768, 192, 1, 7, 1, 0, 3};
+    bad += look_at(&k, "convolution 1 x 7");
+    k.geo = ds_conv{0, 299, 299, 3, 32, 3, 3, 2, 0, 0};
+    bad += look_at(&k, "convolution of a picture, stride 2");
+    return bad != 0;
+}
