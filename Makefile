@@ -90,7 +90,7 @@ CUDA_LINK := -L$(CUDA_HOME)/lib64 -Xlinker -rpath -Xlinker $(CUDA_HOME)/lib64 -X
     -lcublasLt -lcusolver $(if $(filter 1,$(CUDNN)),-lcudnn) -ldl -lpthread -lm
 cuda-note:
 ifeq ($(CUDA),0)
-	@echo "  without the CUDA device: $(if $(NVCC_PATH),CUDA=0,there is no nvcc on the PATH)"
+	@echo "  without the CUDA device: $(if $(NVCC_PATH),$(if $(filter asan,$(CONFIG)),sanitizers cannot run it,CUDA=0),there is no nvcc on the PATH)"
 else ifneq ($(CUDNN),1)
 	@echo "  CUDA without cuDNN (no cudnn.h): own kernels do attention and convolutions"
 endif
@@ -190,7 +190,7 @@ demo: deps ## set up, build and train three real image sets with the bundled bas
 	@tools/demo.sh build/release
 
 .PHONY: test test-bins deps deps-test tidy
-test-bins: $(TEST_BINS) $(BINS)
+test-bins: cuda-note $(TEST_BINS) $(BINS)
 
 deps: ## install the Debian packages that the build needs (DEPS=0 skips)
 ifneq ($(DEPS),0)
