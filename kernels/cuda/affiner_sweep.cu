@@ -23,7 +23,7 @@
 /* Where a warp works. */
 struct place {
     int warp, cw, rw; /* its window and band in the block */
-    int seg, tile, slot;
+    int seg, tile;
     int col, left; /* first column, in the whole row; columns left in the segment (may be < 1) */
     int row0, end; /* rows of the block */
     int group;     /* first hidden group, in the segment */
@@ -40,12 +40,11 @@ __device__ static place place_of(const ds_sweep &s, int ng) {
     p.rw = p.warp / plan.cw;
     p.seg = (int)blockIdx.x / plan.tiles;
     p.tile = (int)blockIdx.x % plan.tiles;
-    p.slot = (int)blockIdx.y;
-    int window = p.tile * plan.cw + p.cw, unit = p.slot / plan.slots;
+    int window = p.tile * plan.cw + p.cw, unit = (int)blockIdx.y / plan.slots;
     p.window = (size_t)window;
     p.col = p.seg * s.side.cols + window * WINDOW;
     p.left = s.side.cols - window * WINDOW;
-    p.row0 = unit * s.units.unit + p.slot % plan.slots * plan.span;
+    p.row0 = unit * s.units.unit + (int)blockIdx.y % plan.slots * plan.span;
     int stop = (unit + 1) * s.units.unit;
     p.end = p.row0 + plan.span < stop ? p.row0 + plan.span : stop;
     p.group = (int)blockIdx.z * ng;
@@ -362,7 +361,7 @@ template <int NG, bool OUTER, bool SUMS>
 __device__ static void store_slot(const ds_sweep &s, const place &p, const float *room) {
     int stride = s.plan.cw * WINDOW, first = p.tile * stride;
     size_t ld = (size_t)(s.side.segs * s.side.cols);
-    float *slot = s.slots + (size_t)p.slot * (size_t)s.slot_floats;
+    float *slot = s.slots + (size_t)blockIdx.y * (size_t)s.slot_floats;
     for (int at = (int)threadIdx.x; at < (8 * NG + 2) * stride; at += (int)blockDim.x) {
         int q = at / stride, col = first + at % stride;
         size_t to = (size_t)(p.seg * s.side.cols + col);
@@ -377,25 +376,31 @@ __device__ static void store_slot(const ds_sweep &s, const place &p, const float
     }
 }
 
+/* Blocks that share a multiprocessor, so that nothing spills; rank 8 has two everywhere. */
+constexpr int sweep_blocks(size_t act_size, int ng, bool thin, bool sums) {
+    return act_size == 2 && (ng == 1 || (!sums && (!thin || ng == 2))) ? 2 : 1;
+}
+
 /* Grid: (segments x tiles, units x slots, batches of NG groups). */
 template <class T, int NG, bool THIN, bool OUTER, bool SUMS>
-__global__ void __launch_bounds__(256, sizeof(T) == 2 ? 2 : 1) sweep(ds_sweep s) {
+__global__ void __launch_bounds__(256, sweep_blocks(sizeof(T), NG, THIN, SUMS)) sweep(ds_sweep s) {
     DS_SHARED(float, shared);
     const place p = place_of(s, NG);
     enum { EACH = TILE_ROWS * 8 * NG };
     int step = TILE_ROWS * s.plan.rw, odd = 0;
     warp_work<T, NG, THIN, OUTER, SUMS> work;
     work.open(s, p);
-    int row = p.row0 + TILE_ROWS * p.rw;
-    work.load(s, p, row);
-    for (int base = p.row0; base < p.end; base += step, row += step, odd ^= 1) {
+    work.load(s, p, p.row0 + TILE_ROWS * p.rw);
+#pragma unroll 1
+    for (int base = p.row0; base < p.end; base += step) {
         /* Two stages in turn: a warp that is ahead writes the one that is not being read. */
-        float *stage = shared + odd * s.plan.cw * s.plan.rw * EACH;
-        work.use(s, p, row, stage + p.warp * EACH);
+        int row = base + TILE_ROWS * p.rw;
+        work.use(s, p, row, shared + odd + p.warp * EACH);
         work.load(s, p, row + step); /* on its way while the block meets */
         if (THIN) {
             __syncthreads();
-            store_thin<NG>(s, p, stage, base);
+            store_thin<NG>(s, p, shared + odd, base);
+            odd = odd ? 0 : s.plan.cw * s.plan.rw * EACH;
         }
     }
     for (int r = 0; (OUTER || SUMS) && r < s.plan.rw; r++) {
