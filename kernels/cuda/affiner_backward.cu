@@ -5,14 +5,15 @@
  *   y first   dy: dz             x: h, dV (, sum x dx)                   dy, y: dU, sum g, sum g y
  * so that the narrower of x and dy is the one that is read twice (ReLU needs h for dz: x first).
  * Bytes a row, E of an activation: E (min(2n + 2m, 3m + n)), e.g. XL/2 bf16 qkv 18 KB, fc1 23 KB,
- * fc2 16 KB; side out without da: E m less.  h and dz: 8 to 12 bytes a number, and as many as the
- * tiles of columns (one for 256 to 512) while they are partial.
+ * fc2 16 KB; side out without da: E m less.  Beside them, mostly from the cache: partial h and dz,
+ * 8 H bytes a tile of columns, and partial sums, 8/span (m (H/segs + 2) + n H): 2 KB for qkv.
  *
  * dz is kept without s, which is a factor of the sums.
  *
  * Scratch, with hidden H = segs * rank rounded up to 8, tiles of 192 to 512 columns, slots of rows:
- *   rows H (4 tiles + 16) + slots 4 (m (H/segs + 2) + n (H + 1)) + panels 4 H (m/segs.. + n) bytes;
- * slots: at most 4096 warps' worth, then rows/2048.  XL/2, rank 8, 16384 rows: 30 MB.
+ *   4 rows H (tiles + 5) + 4 slots (m (H/segs + 2) + n (H + 1)) + 4 H (m/segs + n) bytes at most;
+ * slots: 128 of a narrow layer, 16 to 64 of a wide one, and never fewer than rows/2048.
+ * XL/2, rank 8: 22 MB at 16384 rows, 70 MB at 65536 (qkv).
  */
 #include "kernels/cuda/affiner.h"
 
