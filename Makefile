@@ -133,8 +133,8 @@ $(BUILD)/emu/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c17 $(WARN) $(EMU_FLAGS) -c -o $@ $<
 $(EMU_LIB): $(EMU_O)
-	@mkdir -p $(@D)
-	$(CXX) $(CFLAGS) -shared -o $@ $^ -lm -lpthread
+	@$(if $(V),,echo "  LINK $@";) mkdir -p $(@D)
+	$(Q)$(CXX) $(CFLAGS) -shared -o $@ $^ -lm -lpthread
 
 # Test programs: tests/test_<group>_*.c links the libraries of its group; one program per file.
 TEST_LIBS_kernels = $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
