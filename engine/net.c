@@ -98,9 +98,8 @@ static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t
     n->ypatch = take(plan, R * D * act);
     n->tokens = take(plan, R * out * 4);
     n->tok_act = take(plan, R * out * act);
-    int **idx[] = {&n->row, &n->base_row, &n->task};
-    for (int i = 0; i < 3; i++)
-        *idx[i] = take(plan, b * sizeof(int));
+    n->row = take(plan, b * sizeof(int));
+    n->base_row = take(plan, b * sizeof(int));
     if (!train)
         return;
     n->dx = take(plan, R * D * 4);
@@ -434,6 +433,7 @@ static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
     net->batch = batch;
     net->tasks = count;
     net->recompute = recompute;
+    net->task = ds_xcalloc((size_t)batch, sizeof *net->task);
     int rc = setup(net, adapters, err);
     if (rc)
         ds_net_free(net);
@@ -472,6 +472,7 @@ void ds_net_free(ds_net *net) {
     free(net->sets_data);
     free(net->set_rows);
     free(net->rows);
+    free(net->task);
     free(net->acts);
     free(net);
 }

@@ -5,6 +5,7 @@
 #include "engine/net_internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* How a layer's adapter is applied: folded into the weight (nothing to do), as a low-rank branch
  * after the product (phi = ReLU), or as a set per sample (stacked). */
@@ -72,7 +73,20 @@ static void linear_residual(ds_net *net, ds_layer *l, ds_act *y, float *res_out,
                                    gate, stride, x, l->w, bias_of(l), B, T);
 }
 
-/* Labels and tasks to the device; class rows of a stacked net are indexed over all sets. */
+/* The sets of a batch.  A pass that was recorded with others would repeat those. */
+static void take_tasks(ds_net *net, const int *task, int B) {
+    int known = B < net->task_count ? B : net->task_count;
+    if (memcmp(net->task, task, (size_t)known * sizeof *task) != 0) {
+        ds_device_forget(net->dev, net);
+        net->task_count = 0;
+    }
+    if (B > net->task_count) {
+        memcpy(net->task, task, (size_t)B * sizeof *task);
+        net->task_count = B;
+    }
+}
+
+/* Labels to the device; class rows of a stacked net are indexed over all sets. */
 static void upload_conditions(ds_net *net, const ds_condition *cond, int B) {
     float *t = ds_xmalloc((size_t)B * sizeof *t);
     int *idx = ds_xmalloc((size_t)B * 3 * sizeof *idx);
@@ -92,7 +106,7 @@ static void upload_conditions(ds_net *net, const ds_condition *cond, int B) {
     net->dev->upload(net->dev, net->tvalue, t, (size_t)B * sizeof *t);
     net->dev->upload(net->dev, net->row, idx, (size_t)B * sizeof *idx);
     net->dev->upload(net->dev, net->base_row, idx + B, (size_t)B * sizeof *idx);
-    net->dev->upload(net->dev, net->task, idx + 2 * B, (size_t)B * sizeof *idx);
+    take_tasks(net, idx + 2 * B, B);
     free(t);
     free(idx);
 }

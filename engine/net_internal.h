@@ -53,7 +53,10 @@ struct ds_net {
     /* conditioning: temb (B,freq) t0,t0s,c,sc (B,D) f32; *_act their activations */
     float *tvalue, *temb, *t0, *t0s, *c, *sc, *modf, *meanf, *rstdf, *xf, *tokens;
     ds_act *temb_act, *t0s_act, *sc_act, *lnf, *patches, *ypatch, *cond_act;
-    int *row, *base_row, *task; /* device */
+    int *row, *base_row; /* device */
+    /* Host: the set of each sample, as ops take it; the longest batch since recorded passes were
+     * forgotten last.  Those hold their sets, so they are forgotten when the sets change. */
+    int *task, task_count;
     /* backward scratch */
     float *dx, *dmod, *dc, *dsc, *dtmp;
     ds_act *da, *db, *dact_wide, *dmod_act, *mod_act, *dtok, *tok_act;

@@ -254,6 +254,40 @@ START_TEST(tasks_share_a_batch) {
 }
 END_TEST
 
+/* A pass that was recorded for some tasks is not replayed for others: the same net, buffers and
+ * batch size, with the tasks exchanged, and back again. */
+START_TEST(tasks_may_change_between_passes) {
+    world w = world_new("cuda", DS_PRECISION_F32);
+    ds_device *dev = w.dev;
+    ds_adapter *a = adapter_of(&w, 11), *b = adapter_of(&w, 12);
+    const ds_adapter *both[] = {a, b};
+    static float out[2][4 * ONE], zero[2 * ONE];
+    ds_net *net;
+    ck_assert_int_eq(ds_net_new(&net, w.model, DS_NET_STACKED, both, 2, 2, NULL), 0);
+    float *x = dev->alloc(dev, sizeof zero), *y = dev->alloc(dev, sizeof *out);
+    ck_assert(x && y);
+    dev->upload(dev, x, zero, sizeof zero);
+    for (int turn = 0; turn < 9; turn++) {
+        int task = turn / 3 % 2;
+        ds_condition cond[2] = {{.t = 7, .row = 1, .base_row = -1, .task = task},
+                                {.t = 7, .row = 1, .base_row = -1, .task = !task}};
+        ds_net_forward(net, y, x, cond, 2);
+        dev->download(dev, out[turn > 0], y, sizeof *out);
+        for (int i = 0; i < 2; i++)
+            ck_assert_msg(!memcmp(out[0] + i * 2 * ONE, out[1] + (i ^ task) * 2 * ONE,
+                                  2 * ONE * sizeof(float)) ||
+                              turn == 0,
+                          "turn %d: sample %d has another task's output", turn, i);
+    }
+    dev->free(dev, x);
+    dev->free(dev, y);
+    ds_net_free(net);
+    ds_adapter_free(a);
+    ds_adapter_free(b);
+    world_free(&w);
+}
+END_TEST
+
 #if defined(__SANITIZE_ADDRESS__)
 enum { SANITIZED = 1 };
 #else
@@ -273,6 +307,7 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, training_is_deterministic, 0, 2);
     tcase_add_loop_test(tc, samples_are_those_of_the_cpu, 0, 9);
     tcase_add_loop_test(tc, tasks_share_a_batch, 0, 2);
+    tcase_add_test(tc, tasks_may_change_between_passes);
 }
 
 int main(void) { return ds_test_main("engine_cuda", register_cases); }
