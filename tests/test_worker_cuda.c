@@ -17,6 +17,10 @@ static json_t *cuda_spec(void) {
 }
 
 START_TEST(job) {
+    if (SANITIZED) {
+        ds_test_skip("job on the CUDA device", "minutes under the address sanitizer");
+        return;
+    }
     char *dir = make_job("cuda", cuda_spec()), *whole = make_job("whole", cuda_spec());
     pid_t pid = start_job(dir, NULL, NULL);
     char *checkpoints = ds_xasprintf("%s/checkpoints", dir);
@@ -41,11 +45,8 @@ static void register_cases(TCase *tc) {
     const char *build = getenv("DS_BUILD");
     char *library =
         ds_xasprintf("%s/tests/emu/libdiffscaler-cuda.so", build ? build : "build/release");
-    if (SANITIZED) {
-        ds_test_skip("job on the CUDA device", "minutes under the address sanitizer");
-        return;
-    }
-    fixture_make();
+    if (!SANITIZED)
+        fixture_make();
     setenv("DIFFSCALER_CUDA_LIBRARY", library, 1);
     tcase_add_test(tc, job);
     free(library);
