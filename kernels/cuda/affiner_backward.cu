@@ -36,9 +36,10 @@ __global__ void total(total_args t) {
     int which = (int)blockIdx.x >= t.blocks, lane = (int)threadIdx.x % 32;
     int band = (int)threadIdx.x / 32;
     long at = (long)((int)blockIdx.x - (which ? t.blocks : 0)) * 32 + lane;
-    float *slots = t.slots[which], sum = 0;
-    long floats = t.floats[which];
-    for (int i = band; at < floats && i < t.count[which]; i += SUM_BANDS)
+    float *slots = which ? t.slots[1] : t.slots[0], sum = 0; /* indexed, t would be copied */
+    long floats = which ? t.floats[1] : t.floats[0];
+    int count = which ? t.count[1] : t.count[0];
+    for (int i = band; at < floats && i < count; i += SUM_BANDS)
         sum += slots[(long)i * floats + at];
     room[threadIdx.x] = sum;
     __syncthreads();
@@ -192,7 +193,8 @@ __global__ void finish(finish_args f) {
 }
 
 /* db of side in: db_j += sum_i W_ij sum_g_i.  A block: 32 columns x 32 bands of rows of W. */
-__global__ void bias_gradient(float *db, const float *W, const float *sum_g, int m, int n) {
+__global__ void __launch_bounds__(1024)
+    bias_gradient(float *db, const float *W, const float *sum_g, int m, int n) {
     DS_SHARED(float, room);
     int lane = (int)threadIdx.x % 32, band = (int)threadIdx.x / 32, j = (int)blockIdx.x * 32 + lane;
     float sum = 0;

@@ -230,16 +230,23 @@ struct warp_work<ds_bf16, NG, THIN, OUTER, SUMS> {
 
 /* ---------------------------------------------------------------- a warp, f32 */
 
-/* Lane l gets the sum over the lanes of v[l]. */
-__device__ static float sum_by_lane(float v[32]) {
-    int lane = (int)threadIdx.x % 32;
+/* v[0..N) (=) the half of v[0..2N) that the lane keeps, plus its partner's. */
+template <int N> __device__ static inline void halve(float (&v)[32]) {
+    bool upper = (int)threadIdx.x & N;
 #pragma unroll
-    for (int n = 16; n; n >>= 1)
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            float give = lane & n ? v[i] : v[i + n], keep = lane & n ? v[i + n] : v[i];
-            v[i] = keep + __shfl_xor_sync(0xffffffffu, give, n);
-        }
+    for (int i = 0; i < N; i++) {
+        float give = upper ? v[i] : v[i + N], keep = upper ? v[i + N] : v[i];
+        v[i] = keep + __shfl_xor_sync(0xffffffffu, give, N);
+    }
+}
+
+/* Lane l gets the sum over the lanes of v[l].  Written out, so that v stays in registers. */
+__device__ static inline float sum_by_lane(float (&v)[32]) {
+    halve<16>(v);
+    halve<8>(v);
+    halve<4>(v);
+    halve<2>(v);
+    halve<1>(v);
     return v[0];
 }
 
