@@ -126,7 +126,7 @@ void rows_forward(ds_device *dev, ds_act *y, float *yf, const ds_act *x, const f
     for (int b = 0; b < B; b++)
         set_there(m, task[b], &sets[task[b]]);
     m->real->ops->affiner_rows_forward(m->real, there(m, y), there(m, yf), there(m, x),
-                                       there(m, bias), m->sets, there(m, task), B, T);
+                                       there(m, bias), m->sets, task, B, T);
     back(m);
 }
 

@@ -4,9 +4,11 @@
  * calls make it ten times slower. */
 #include "tests/emu/emu.h"
 
+#include <map>
 #include <memory>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -194,6 +196,77 @@ static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<vo
             }
 }
 
+/* ---------------------------------------------------------------- memory
+ * One reservation, handed out from its start in whole pages; what was freed is taken again by the
+ * next allocation of that size or less.  Allocations of a megabyte are plain memory: their pages
+ * would take most of the time. */
+
+#if defined(__SANITIZE_ADDRESS__)
+
+void *ds_emu_alloc(size_t bytes) { return aligned_alloc(256, (bytes + 255) / 256 * 256); }
+void ds_emu_free(void *p) { free(p); }
+void ds_emu_now(const std::function<void()> &work) { work(); }
+
+#else
+
+static struct {
+    char *start;
+    size_t used;
+    std::map<void *, size_t> live;
+    std::multimap<size_t, void *> spare;
+} arena;
+
+static void touchable(bool yes) {
+    if (arena.used && mprotect(arena.start, arena.used, yes ? PROT_READ | PROT_WRITE : PROT_NONE)) {
+        perror("emulation: mprotect");
+        abort();
+    }
+}
+
+void *ds_emu_alloc(size_t bytes) {
+    const size_t page = 4096, all = (size_t)1 << 36, large = (size_t)1 << 20;
+    if (bytes >= large)
+        return aligned_alloc(256, (bytes + 255) / 256 * 256);
+    size_t size = (bytes + page) / page * page;
+    auto old = arena.spare.lower_bound(size);
+    if (old != arena.spare.end()) {
+        void *p = old->second;
+        arena.live[p] = old->first;
+        arena.spare.erase(old);
+        return p;
+    }
+    if (!arena.start) {
+        void *p = mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED)
+            return nullptr;
+        arena.start = static_cast<char *>(p);
+    }
+    if (size > all - arena.used)
+        return nullptr;
+    void *p = arena.start + arena.used;
+    arena.used += size;
+    arena.live[p] = size;
+    return p;
+}
+
+void ds_emu_free(void *p) {
+    auto it = arena.live.find(p);
+    if (it == arena.live.end()) {
+        free(p);
+        return;
+    }
+    arena.spare.insert({it->second, p});
+    arena.live.erase(it);
+}
+
+void ds_emu_now(const std::function<void()> &work) {
+    touchable(true);
+    work();
+    touchable(false);
+}
+
+#endif
+
 /* ---------------------------------------------------------------- stream and graphs */
 
 using Graph = std::vector<std::function<void()>>;
@@ -203,7 +276,7 @@ void ds_emu_submit(std::function<void()> work) {
     if (recording)
         recording->push_back(std::move(work));
     else
-        work();
+        ds_emu_now(work);
 }
 
 void ds_emu_launch(dim3 grid, dim3 size, size_t shared, const std::function<void()> &body) {
@@ -230,7 +303,7 @@ void *ds_emu_record_end() {
 
 void ds_emu_graph_launch(void *graph) {
     for (auto &work : *static_cast<Graph *>(graph))
-        work();
+        ds_emu_now(work);
 }
 
 void ds_emu_graph_free(void *graph) { delete static_cast<Graph *>(graph); }

@@ -37,6 +37,13 @@ void ds_emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<voi
  * holds its arguments by value.  ds_emu_host stands for what may not be done while recording. */
 void ds_emu_submit(std::function<void()> work);
 void ds_emu_host(const char *what);
+
+/* The device's memory: the host faults when it touches it, but for while work runs (ds_emu_now).
+ * With the address sanitizer it is plain memory instead, whose bounds that one knows. */
+void *ds_emu_alloc(size_t bytes);
+void ds_emu_free(void *p);
+void ds_emu_now(const std::function<void()> &work);
+
 void ds_emu_record_begin();
 void *ds_emu_record_end();
 void ds_emu_graph_launch(void *graph);

@@ -19,25 +19,25 @@ void ds_lib_close(ds_cuda *) {}
 
 void *ds_lib_alloc(ds_cuda *, size_t bytes) {
     ds_emu_host("an allocation");
-    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
-    if (p)
-        memset(p, 0xff, bytes); /* NaN: a GPU's memory is not zeroed either */
+    void *p = ds_emu_alloc(bytes);
+    if (p) /* NaN: a GPU's memory is not zeroed either */
+        ds_emu_now([=] { memset(p, 0xff, bytes); });
     return p;
 }
 
 void ds_lib_free(ds_cuda *, void *p) {
     ds_emu_host("freeing memory");
-    free(p);
+    ds_emu_free(p);
 }
 
 void ds_lib_upload(ds_cuda *, void *dst, const void *src, size_t bytes) {
     ds_emu_host("an upload");
-    memcpy(dst, src, bytes);
+    ds_emu_now([=] { memcpy(dst, src, bytes); });
 }
 
 void ds_lib_download(ds_cuda *, void *dst, const void *src, size_t bytes) {
     ds_emu_host("a download");
-    memcpy(dst, src, bytes);
+    ds_emu_now([=] { memcpy(dst, src, bytes); });
 }
 
 void ds_lib_sync(ds_cuda *) { ds_emu_host("waiting for the device"); }
@@ -142,10 +142,7 @@ int ds_lib_attention_backward(ds_cuda *, void *, const void *, const void *, con
     return 1;
 }
 
-/* Takes square kernels over multiples of eight channels only. */
-int ds_lib_conv(ds_cuda *, float *y, const float *x, const float *w, const ds_conv *g) {
-    if (g->kernel_h != g->kernel_w || g->in_channels % 8)
-        return 1;
+static void convolve(float *y, const float *x, const float *w, const ds_conv *g) {
     int side = g->kernel_h, oh = (g->height + 2 * g->pad_h - side) / g->stride + 1;
     int ow = (g->width + 2 * g->pad_w - side) / g->stride + 1, cells = side * side;
     size_t C = (size_t)g->in_channels, outputs = (size_t)g->batch * (size_t)(oh * ow);
@@ -163,6 +160,15 @@ int ds_lib_conv(ds_cuda *, float *y, const float *x, const float *w, const ds_co
         }
         y[i] = (float)sum;
     }
+}
+
+/* Takes square kernels over multiples of eight channels only. */
+int ds_lib_conv(ds_cuda *, float *y, const float *x, const float *w, const ds_conv *g) {
+    if (g->kernel_h != g->kernel_w || g->in_channels % 8)
+        return 1;
+    ds_conv copy = *g;
+    ds_emu_submit([=] { convolve(y, x, w, &copy); });
     return 0;
 }
+
 int ds_lib_eigenvalues(ds_cuda *, double *, double *, int) { return 1; }
