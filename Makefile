@@ -122,7 +122,7 @@ $(BUILD)/tests/test_system_cuda: | $(CUDA_GRAPHS)
 EMU_LIB := $(BUILD)/tests/emu/libdiffscaler-cuda.so
 EMU_SRC := $(filter-out kernels/cuda/lib_%.cu,$(CUDA_SRC)) $(wildcard tests/emu/*.cc)
 EMU_O := $(patsubst %,$(BUILD)/emu/%.o,$(EMU_SRC) $(CUDA_HOST_C))
-EMU_FLAGS = $(CFLAGS) -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -DDS_CUDA_EMU -Itests/emu $(CPPFLAGS) -MMD -MP
+EMU_FLAGS = $(CFLAGS) $(if $(filter asan,$(CONFIG)),-O1 -g1,-O2) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -DDS_CUDA_EMU -Itests/emu $(CPPFLAGS) -MMD -MP
 $(BUILD)/emu/%.cu.o: %.cu
 	@$(if $(V),,echo "  C++ $< (emulated)";) mkdir -p $(@D)
 	$(Q)$(CXX) -std=c++17 -x c++ -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror $(EMU_FLAGS) -c -o $@ $<
