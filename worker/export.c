@@ -212,6 +212,7 @@ static double effect(ds_exporter *x) {
         forward_all(net, dev, c, x_dev, out_dev, a);
         c->time_shift = x->out.time_shift; /* read at each forward pass */
         c->norm2_eps_e6 = x->out.norm2_eps_e6;
+        ds_device_forget(dev, net); /* passes that were recorded with the base's own */
         forward_all(net, dev, c, x_dev, out_dev, b);
         *c = was;
     }
