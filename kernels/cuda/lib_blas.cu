@@ -19,7 +19,8 @@
 enum { ROWS = 8192, CANDIDATES = 16, ALIGNMENT = 16 };
 static const size_t WORKSPACE = (size_t)32 << 20;
 
-/* All that the choice depends on; zeroed before it is filled, since it is compared as bytes. */
+/* All that the choice depends on; zeroed before it is filled, since it is compared as bytes.
+ * bias, aux: is there one (how they lie: epilogue_fits). */
 struct product_key {
     int n, k, m; /* m: 0 but for products whose rows are not tokens (ta) */
     int ta, tb, lda, ldb, ldd, ab, d, add, exact, epilogue, bias, aux;
@@ -128,6 +129,17 @@ static void describe(product *p, const ds_cuda *c, const ds_gemm *g, int rows) {
     layout(&p->D, g->d, g->n, rows, g->ldd);
 }
 
+/* May the library be asked for this epilogue?  It wants a leading dimension of aux in eights, and
+ * its heuristics do not look at how bias and aux lie: a kernel that reads 16 bytes of them at a
+ * time would fault.  Source: cublasLtMatmulDescAttributes_t, EPILOGUE_AUX_LD;
+ * github.com/pytorch/pytorch/pull/194497 (bias). */
+static int epilogue_fits(const ds_gemm *g) {
+    if (g->epilogue == DS_LIB_NONE)
+        return 1;
+    return (uintptr_t)g->bias % ALIGNMENT == 0 && (uintptr_t)g->aux % ALIGNMENT == 0 &&
+           (!g->aux || g->n % 8 == 0);
+}
+
 /* ---------------------------------------------------------------- choice of the algorithm */
 
 static unsigned alignment(const void *p) {
@@ -151,8 +163,8 @@ static product_key key_of(const ds_gemm *g, const void *d, const void *a, const 
     key.add = g->add;
     key.exact = g->exact;
     key.epilogue = g->epilogue;
-    key.bias = g->bias ? (int)alignment(g->bias) : 0;
-    key.aux = g->aux ? (int)alignment(g->aux) : 0;
+    key.bias = g->bias != NULL;
+    key.aux = g->aux != NULL;
     key.align_a = alignment(b); /* the library's names */
     key.align_b = alignment(a);
     key.align_d = alignment(d);
@@ -230,6 +242,8 @@ static const cublasLtMatmulAlgo_t *pick(choice *at, ds_cuda *c, product *p, int 
 int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void *b) {
     if (g->m <= 0 || g->n <= 0)
         return 0;
+    if (!epilogue_fits(g))
+        return 1;
     ds_lib_enter(c);
     product p;
     product_key key = key_of(g, d, a, b);

@@ -81,14 +81,15 @@ static void finish_rows(ds_cuda *c, const layer_product *p, void *out, const flo
                    aux ? aux + skip : aux, p->epilogue, (int)n, count);
 }
 
-/* The epilogue by our own kernel, some rows at a time (a row's sums do not depend on how many there
- * are).  wide: a weight that stays f32 on a bf16 device multiplies its input in f32. */
+/* The epilogue by our own kernel, some rows at a time, in eights: how a row lies in memory decides
+ * with which algorithm it is multiplied, so that a row's sums do not depend on how many there are.
+ * wide: a weight that stays f32 on a bf16 device multiplies its input in f32. */
 static void product_in_parts(ds_cuda *c, const layer_product *p, void *out, int wide) {
     const size_t room = (size_t)64 << 20;
     ds_gemm g = gemm_of(p);
     size_t n = (size_t)g.n, k = (size_t)g.k, row = (n + (wide ? k : 0)) * sizeof(float);
-    int most = (int)(room / row ? room / row : 1);
-    most = most < p->rows ? most : p->rows;
+    int most = room / row >= 8 ? (int)(room / row / 8 * 8) : 8, all = (p->rows + 7) / 8 * 8;
+    most = most < all ? most : all;
     float *sum = (float *)ds_cuda_scratch(c, (size_t)most * row), *x = sum + (size_t)most * n;
     g.d = DS_LIB_F32;
     g.epilogue = DS_LIB_NONE;
