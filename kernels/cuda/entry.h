@@ -13,12 +13,15 @@
 
 /* Sizes of what both sides share, and the version. */
 typedef struct {
-    unsigned long device, ops, affiner, conv;
+    unsigned long device, ops, options, affiner, conv, step, segment;
     char version[16];
 } ds_cuda_abi;
 
 #define DS_CUDA_ABI                                                                                \
-    { sizeof(ds_device), sizeof(struct ds_ops), sizeof(ds_affiner), sizeof(ds_conv), DS_VERSION }
+    {                                                                                              \
+        sizeof(ds_device), sizeof(struct ds_ops), sizeof(ds_device_options), sizeof(ds_affiner),   \
+            sizeof(ds_conv), sizeof(ds_step), sizeof(ds_segment), DS_VERSION                       \
+    }
 
 /* load.c: 1 if this machine has the library of an NVIDIA driver. */
 int ds_cuda_driver_present(void);

@@ -4,6 +4,7 @@
  */
 #include "kernels/cuda/handles.h"
 
+#include <atomic>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -12,6 +13,9 @@ static const size_t LEAST_FREE = (size_t)1 << 30;
 enum { LEAST_CAPABILITY = 80 }; /* Ampere: bf16 products */
 
 static thread_local int entered = -1;
+
+/* Bit i: device i was opened in this process.  Never cleared: its context stays. */
+static std::atomic<unsigned long long> in_use;
 
 void ds_lib_enter(ds_cuda *c) {
     if (entered == c->ordinal)
@@ -65,7 +69,7 @@ static size_t free_of(int ordinal) {
 }
 
 /* The device with the most free memory.  Asking takes a context on each; those of the others are
- * given back. */
+ * given back, but not from under a device that is open. */
 static int roomiest(int count) {
     int best = 0;
     size_t most = 0;
@@ -77,7 +81,7 @@ static int roomiest(int count) {
         }
     }
     for (int i = 0; i < count; i++)
-        if (i != best && cudaSetDevice(i) == cudaSuccess)
+        if (i != best && !(in_use >> (i % 64) & 1) && cudaSetDevice(i) == cudaSuccess)
             cudaDeviceReset();
     return best;
 }
@@ -99,6 +103,22 @@ static int choose(int *ordinal, ds_error *err) {
     return 0;
 }
 
+static __global__ void nothing() {}
+
+/* Is there machine code for this device?  Only Hopper's is in the library; for others the driver
+ * makes it from PTX, which one that is older than the toolkit does not read. */
+static int check_code(const ds_cuda *c, ds_error *err) {
+    cudaFuncAttributes a;
+    cudaError_t status = cudaFuncGetAttributes(&a, nothing);
+    if (status == cudaSuccess)
+        return 0;
+    cudaGetLastError();
+    return ds_fail(err, DS_ENOTFOUND,
+                   "cannot open cuda:%d: the CUDA library has no code that its driver takes for %s "
+                   "(%s): update the NVIDIA driver, or use the device cpu",
+                   c->ordinal, c->gpu, cudaGetErrorString(status));
+}
+
 static int check_device(ds_cuda *c, ds_error *err) {
     cudaDeviceProp p;
     cudaError_t status = cudaSetDevice(c->ordinal);
@@ -110,7 +130,7 @@ static int check_device(ds_cuda *c, ds_error *err) {
     if (status != cudaSuccess)
         return ds_fail(err, DS_EBUSY, "cannot open cuda:%d: %s; try again, or use the device cpu",
                        c->ordinal, cudaGetErrorString(status));
-    entered = c->ordinal;
+    in_use |= 1ull << (c->ordinal % 64);
     c->sm = p.major * 10 + p.minor;
     c->sms = p.multiProcessorCount;
     snprintf(c->gpu, sizeof c->gpu, "%.60s", p.name);
@@ -124,7 +144,7 @@ static int check_device(ds_cuda *c, ds_error *err) {
                        "cannot open cuda:%d: %s has %zu MiB of %zu MiB free, and at least %zu MiB "
                        "are needed: end what else runs there ('nvidia-smi'), or use the device cpu",
                        c->ordinal, c->gpu, room >> 20, all >> 20, LEAST_FREE >> 20);
-    return 0;
+    return check_code(c, err);
 }
 
 static int open_stream(ds_cuda *c, ds_error *err) {
@@ -144,6 +164,7 @@ static int open_stream(ds_cuda *c, ds_error *err) {
 
 int ds_lib_open(ds_cuda *c, int ordinal, ds_error *err) {
     int rc = check_driver(err);
+    entered = -1; /* the thread's device changes while they are looked at */
     if (rc == 0)
         rc = choose(&ordinal, err);
     if (rc)
@@ -152,6 +173,7 @@ int ds_lib_open(ds_cuda *c, int ordinal, ds_error *err) {
     rc = check_device(c, err);
     if (rc)
         return rc;
+    ds_lib_enter(c);
     c->lib = (ds_lib *)calloc(1, sizeof *c->lib);
     rc = open_stream(c, err);
     if (rc == 0)
