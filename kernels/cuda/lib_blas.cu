@@ -185,12 +185,12 @@ static int splits(const cublasLtMatmulAlgo_t *algo) {
     return status == CUBLAS_STATUS_SUCCESS && parts != 1 && parts != 0;
 }
 
-static void ask(choice *at, ds_cuda *c, const ds_gemm *g) {
+static void ask(choice *at, ds_cuda *c, const ds_gemm *g, int rows) {
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     product p;
     int count = 0;
-    describe(&p, c, g, g->ta ? g->m : ROWS);
+    describe(&p, c, g, rows);
     must(cublasLtMatmulPreferenceInit(&wish), "a matrix product");
     uint32_t whole = CUBLASLT_REDUCTION_SCHEME_NONE;
     prefer(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, whole);
@@ -220,23 +220,22 @@ static choice *choice_of(ds_cuda *c, const ds_gemm *g, const product_key *key) {
     choice *at = &blas->choices[blas->count++];
     memset(at, 0, sizeof *at);
     at->key = *key;
-    ask(at, c, g);
+    ask(at, c, g, g->ta ? g->m : ROWS);
+    if (at->count == 0 && g->epilogue == DS_LIB_NONE) /* better than none */
+        ask(at, c, g, g->m);
     return at;
 }
 
-/* The first of the list that the library takes for this number of rows; NULL: none. */
-static const cublasLtMatmulAlgo_t *pick(choice *at, ds_cuda *c, product *p, int rows) {
-    if (at->rows != rows) {
-        at->rows = rows;
-        for (at->pick = 0; at->pick < at->count; at->pick++) {
-            cublasLtMatmulHeuristicResult_t result;
-            if (cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B, &p->D, &p->D,
-                                        &at->algo[at->pick], &result) == CUBLAS_STATUS_SUCCESS &&
-                result.workspaceSize <= WORKSPACE)
-                break;
-        }
+/* at->pick (=) the first of the list, beginning with `from`, that the library takes for the number
+ * of rows in p; at->count: none. */
+static void seek(choice *at, ds_cuda *c, product *p, int from) {
+    for (at->pick = from; at->pick < at->count; at->pick++) {
+        cublasLtMatmulHeuristicResult_t result;
+        if (cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B, &p->D, &p->D,
+                                    &at->algo[at->pick], &result) == CUBLAS_STATUS_SUCCESS &&
+            result.workspaceSize <= WORKSPACE)
+            return;
     }
-    return at->pick < at->count ? &at->algo[at->pick] : NULL;
 }
 
 int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void *b) {
@@ -248,21 +247,27 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
     product p;
     product_key key = key_of(g, d, a, b);
     choice *at = choice_of(c, g, &key);
-    describe(&p, c, g, g->m);
-    const cublasLtMatmulAlgo_t *algo = pick(at, c, &p, g->m);
-    if (!algo && g->epilogue != DS_LIB_NONE)
-        return 1;
-    if (!algo) {
-        char text[160];
-        snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m,
-                 g->n, g->k, g->ab == DS_LIB_BF16 ? "bf16" : "f32", g->add ? ", added" : "");
-        ds_cuda_fatal("a matrix product", text);
-    }
     float one = 1, beta = g->add ? 1 : 0;
-    must(cublasLtMatmul(c->lib->blas->handle, &p.what, &one, b, &p.A, a, &p.B, &beta, d, &p.D, d,
-                        &p.D, algo, c->lib->blas->workspace, WORKSPACE, c->lib->stream),
-         "a matrix product");
-    return 0;
+    describe(&p, c, g, g->m);
+    if (at->rows != g->m) {
+        at->rows = g->m;
+        seek(at, c, &p, 0);
+    }
+    for (; at->pick < at->count; seek(at, c, &p, at->pick + 1)) {
+        cublasStatus_t status = cublasLtMatmul(c->lib->blas->handle, &p.what, &one, b, &p.A, a,
+                                               &p.B, &beta, d, &p.D, d, &p.D, &at->algo[at->pick],
+                                               c->lib->blas->workspace, WORKSPACE, c->lib->stream);
+        if (status == CUBLAS_STATUS_SUCCESS)
+            return 0;
+        if (status != CUBLAS_STATUS_NOT_SUPPORTED) /* that one has done nothing */
+            must(status, "a matrix product");
+    }
+    if (g->epilogue != DS_LIB_NONE)
+        return 1;
+    char text[160];
+    snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m, g->n,
+             g->k, g->ab == DS_LIB_BF16 ? "bf16" : "f32", g->add ? ", added" : "");
+    ds_cuda_fatal("a matrix product", text);
 }
 
 /* ---------------------------------------------------------------- eigenvalues */
