@@ -584,7 +584,7 @@ static bool avoided(const ds_cuda *c, enum kind kind, int T) {
     size_t version = cudnnGetVersion();
     if (kind == FORWARD)
         return version == 91000 || version == 91001;
-    return (T % 128 != 0 && version <= 91500) || c->sm / 10 == 10;
+    return (T % 128 != 0 && version <= 91500) || c->sm >= 100;
 }
 
 static dnn_plan *attention_plan(ds_cuda *c, enum kind kind, int inference, int B, int T, int D,
