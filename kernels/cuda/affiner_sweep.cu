@@ -480,6 +480,14 @@ ds_side ds_side_y(const ds_affiner *ad, int groups) {
     return ds_side{ad->segs, cols, groups, ds_ceil_div((size_t)cols, WINDOW)};
 }
 
+/* Warps that keep every multiprocessor of a large GPU reading; emulated few, so that tests see
+ * spans of several steps. */
+#ifdef DS_CUDA_EMU
+enum { ENOUGH_WARPS = 16 };
+#else
+enum { ENOUGH_WARPS = 4096 };
+#endif
+
 /* A thin product wants many windows in a block (fewer partial sums), an outer one many bands. */
 ds_sweep_plan ds_sweep_plan_of(const ds_side *side, int unit, int units, int thin, int outer) {
     ds_sweep_plan p;
@@ -494,7 +502,7 @@ ds_sweep_plan ds_sweep_plan_of(const ds_side *side, int unit, int units, int thi
     size_t warps = (size_t)ds_ceil_div((size_t)unit, (size_t)step) * (size_t)units *
                    (size_t)(p.tiles * side->segs * p.cw * p.rw);
     p.span = step;
-    while (p.span < most_rows && p.span < unit && warps > 4096) {
+    while (p.span < most_rows && p.span < unit && warps > ENOUGH_WARPS) {
         p.span *= 2;
         warps /= 2;
     }
