@@ -164,6 +164,7 @@ $(BUILD)/tests/%.o: tests/%.cc
 	$(Q)$(CXX) -std=c++17 -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 include mk/gpu.mk
+include mk/race.mk
 
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)

@@ -179,6 +179,7 @@ static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<vo
                 threads, shared);
         abort();
     }
+    ds_race_launch();
     gridDim = grid;
     blockDim = size;
     block.body = &body;
@@ -192,7 +193,9 @@ static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<vo
                 blockIdx = dim3(x, y, z);
                 if (shared)
                     memset(block.shared.data(), 0xff, shared);
+                ds_race_block(block.shared.data(), shared);
                 run_block(threads, n++ % 2);
+                ds_race_block_end();
             }
 }
 
@@ -225,7 +228,7 @@ static void touchable(bool yes) {
 
 void *ds_emu_alloc(size_t bytes) {
     const size_t page = 4096, all = (size_t)1 << 36, large = (size_t)1 << 20;
-    if (bytes >= large)
+    if (bytes >= large && !ds_race_on)
         return aligned_alloc(256, (bytes + 255) / 256 * 256);
     size_t size = (bytes + page) / page * page;
     auto old = arena.spare.lower_bound(size);
@@ -240,6 +243,7 @@ void *ds_emu_alloc(size_t bytes) {
         if (p == MAP_FAILED)
             return nullptr;
         arena.start = static_cast<char *>(p);
+        ds_race_memory(p, all);
     }
     if (size > all - arena.used)
         return nullptr;

@@ -6,8 +6,8 @@
  * exactly as large as the launch said, filled with NaN before each block.  A barrier that some
  * threads never reach aborts with the place.
  *
- * What it cannot show: races within one warp's step, memory spaces, alignment of vector accesses
- * (checked by UBSan), speed.
+ * What it cannot show: races within one warp's step (race.cc finds those), memory spaces,
+ * alignment of vector accesses (checked by UBSan), speed.
  */
 #ifndef DS_TESTS_EMU_EMU_H
 #define DS_TESTS_EMU_EMU_H
@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "tests/emu/race.h"
 
 #define __global__ static
 #define __device__
@@ -60,8 +62,14 @@ void ds_emu_forget_copies(); /* tile.cc */
 
 #define DS_SHARED(type, name) type *name = static_cast<type *>(ds_emu_shared())
 
-static inline void __syncthreads() { ds_emu_block_barrier(); }
-static inline void __syncwarp(unsigned = 0xffffffffu) { ds_emu_warp_barrier(); }
+static inline void __syncthreads() {
+    ds_emu_block_barrier();
+    ds_race_syncthreads();
+}
+static inline void __syncwarp(unsigned = 0xffffffffu) {
+    ds_emu_warp_barrier();
+    ds_race_syncwarp();
+}
 
 template <class T> static inline T ds_emu_shuffle(T x, int from) {
     static_assert(sizeof(T) <= 32, "a shuffle of at most 32 bytes");

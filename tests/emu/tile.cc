@@ -52,13 +52,27 @@ void load_matrices(uint32_t r[4], const void *row, bool trans) {
 
 } // namespace
 
-void ds_ldmatrix4(uint32_t r[4], const void *row) { load_matrices(r, row, false); }
-void ds_ldmatrix4_trans(uint32_t r[4], const void *row) { load_matrices(r, row, true); }
+void ds_ldmatrix4(uint32_t r[4], const void *row) {
+    ds_race_aligned16(row, "ldmatrix");
+    ds_race_access(row, 16, false, __builtin_return_address(0));
+    load_matrices(r, row, false);
+}
+
+void ds_ldmatrix4_trans(uint32_t r[4], const void *row) {
+    ds_race_aligned16(row, "ldmatrix");
+    ds_race_access(row, 16, false, __builtin_return_address(0));
+    load_matrices(r, row, true);
+}
 
 /* A new block begins: what the one before never waited for is forgotten. */
 void ds_emu_forget_copies() { copies.clear(); }
 
 void ds_copy16(void *shared, const void *global, bool on) {
+    ds_race_aligned16(shared, "cp.async");
+    ds_race_aligned16(global, "cp.async");
+    ds_race_access(shared, 16, true, __builtin_return_address(0)); /* from here to the wait */
+    if (on)
+        ds_race_access(global, 16, false, __builtin_return_address(0));
     Copies &c = mine();
     c.waiting.push_back(Copy{shared, global, on, c.groups});
 }
@@ -68,12 +82,16 @@ void ds_copy_commit() { mine().groups++; }
 void ds_copy_wait(int groups) {
     Copies &c = mine();
     std::vector<Copy> later;
-    for (const Copy &x : c.waiting)
-        if (x.group + (unsigned)groups >= c.groups)
+    for (const Copy &x : c.waiting) {
+        if (x.group + (unsigned)groups >= c.groups) {
             later.push_back(x);
-        else if (x.on)
+            continue;
+        }
+        ds_race_access(x.to, 16, true, __builtin_return_address(0));
+        if (x.on)
             memcpy(__builtin_assume_aligned(x.to, 16), __builtin_assume_aligned(x.from, 16), 16);
         else
             memset(x.to, 0, 16);
+    }
     c.waiting.swap(later);
 }
