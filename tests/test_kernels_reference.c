@@ -230,6 +230,10 @@ START_TEST(embedding_rows) {
     expect_all("out", out, (float[]){5, 6, 0, 0, 5, 6}, 6, 0);
     ops->embedding_backward(dev, grad, g, idx, 3, 2);
     expect_all("dtable", grad, (float[]){0, 0, 0, 0, 5, 5}, 6, 0);
+    float taken[8];
+    ops->embedding_take(dev, taken, (float[]){1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, (int[]){2, 0},
+                        2, 3, 2, 2);
+    expect_all("taken", taken, (float[]){5, 6, 1, 2, 11, 12, 7, 8}, 8, 0);
 }
 END_TEST
 

@@ -103,6 +103,20 @@ static void embedding(run *r) {
     r->dev->ops->embedding_backward(r->dev, dtable, g, idx, r->B, (int)D);
 }
 
+static void taken_rows(run *r) {
+    enum { ROWS = 4, LAYERS = 3 };
+    size_t D = (size_t)r->k->n;
+    int *idx = keep(r, ds_xmalloc((size_t)r->B * sizeof *idx));
+    for (int b = 0; b < r->B; b++)
+        idx[b] = ((r->first + b) * 3 + 1) % ROWS;
+    float *table = fixed(r, LAYERS * ROWS * D, 31, 0);
+    float *one = out_f32(r, "row of one table", D);
+    float *all =
+        out_new(r, "rows of three tables", LAYERS * (size_t)r->B * D, 0, 1, WRITTEN, 0, 0)->data;
+    r->dev->ops->embedding_take(r->dev, one, table, idx, 1, ROWS, r->B, (int)D);
+    r->dev->ops->embedding_take(r->dev, all, table, idx, LAYERS, ROWS, r->B, (int)D);
+}
+
 /* ---------------------------------------------------------------- layout */
 
 static void layout(run *r) {
@@ -510,7 +524,7 @@ static const shape pools[] = {
 #include "tests/cases.def"
 };
 static const rung flat_rungs[] = {{activations, 1}, {simple, 1}, {timesteps, 1}, {embedding, 1},
-                                  {normal, 1},      {loss, 1},   {adamw, 1}};
+                                  {taken_rows, 1},  {normal, 1}, {loss, 1},      {adamw, 1}};
 
 START_TEST(flat) {
     const rung *g = &flat_rungs[_i / COUNT(flats)];

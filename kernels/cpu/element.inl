@@ -120,6 +120,32 @@ static void ds_cpu_embedding_backward(ds_device *dev, float *dtable, const float
             add_row(dtable + (size_t)idx[b] * (size_t)D, dout + (size_t)b * (size_t)D, D);
 }
 
+typedef struct {
+    float *out;
+    const float *table;
+    const int *idx;
+    int rows, B, D;
+} take_job;
+
+/* A task: all samples of one layer. */
+static void take_task(void *ctx, int layer, int thread) {
+    (void)thread;
+    const take_job *job = ctx;
+    const size_t D = (size_t)job->D;
+    for (int b = 0; b < job->B; b++) {
+        DS_ASSERT(job->idx[b] >= 0 && job->idx[b] < job->rows);
+        size_t from = (size_t)layer * (size_t)job->rows + (size_t)job->idx[b];
+        size_t to = (size_t)layer * (size_t)job->B + (size_t)b;
+        memcpy(job->out + to * D, job->table + from * D, D * sizeof(float));
+    }
+}
+
+static void ds_cpu_embedding_take(ds_device *dev, float *out, const float *table, const int *idx,
+                                  int layers, int rows, int B, int D) {
+    take_job job = {out, table, idx, rows, B, D};
+    ds_team_run(ds_cpu_of(dev)->team, take_task, &job, layers);
+}
+
 /* ---------------------------------------------------------------- layout */
 
 typedef struct {

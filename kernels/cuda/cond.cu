@@ -1,5 +1,5 @@
 /* kernels/cuda/cond.cu - conditioning path: timestep and class embedding, SiLU.  Small: B rows. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/four.h"
 
 enum { BLOCK = 128 };
 
@@ -42,6 +42,22 @@ __global__ void embed(float *out, const float *table, const int *idx, int D, siz
     int row = idx[i / (size_t)D];
     if (row >= 0)
         out[i] += table[(size_t)row * (size_t)D + i % (size_t)D];
+}
+
+/* Grid: (column tiles, samples, layers), a thread four columns.  VEC: rows of both in 16 bytes. */
+template <bool VEC>
+__global__ void take(float *out, const float *table, const int *idx, int layers, int rows, int B,
+                     int D) {
+    int j = (int)(blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
+    if (j >= D)
+        return;
+    for (int l = (int)blockIdx.z; l < layers; l += (int)gridDim.z)
+        for (int b = (int)blockIdx.y; b < B; b += (int)gridDim.y) {
+            size_t from = (size_t)l * (size_t)rows + (size_t)idx[b];
+            size_t to = (size_t)l * (size_t)B + (size_t)b;
+            store4<VEC>(out + to * (size_t)D + j, load4<VEC>(table + from * (size_t)D + j, D - j),
+                        D - j);
+        }
 }
 
 /* Block (column tile, b): if b is the first sample of its row of the table, it adds all samples of
@@ -87,4 +103,15 @@ void ds_cuda_embedding_backward(ds_device *dev, float *dtable, const float *dout
     DS_ASSERT(B <= 65535);
     ds_cuda_launch(ds_cuda_begin(dev), embed_gradient, dim3(cover((size_t)D), (unsigned)B), BLOCK,
                    0, dtable, dout, idx, B, D);
+}
+
+/* Bound by its bytes, 2 layers B D 4: at B = 64 of DiT-XL/2 99 MB. */
+void ds_cuda_embedding_take(ds_device *dev, float *out, const float *table, const int *idx,
+                            int layers, int rows, int B, int D) {
+    dim3 grid = cover_rows(ds_ceil_div((size_t)D, GROUP), (size_t)B, BLOCK);
+    grid.z = (unsigned)(layers < 65535 ? layers : 65535);
+    by_alignment(aligned4(out, D) && aligned4(table, D), [&](auto vec) {
+        ds_cuda_launch(ds_cuda_begin(dev), take<decltype(vec)::value>, grid, BLOCK, 0, out, table,
+                       idx, layers, rows, B, D);
+    });
 }

@@ -36,6 +36,18 @@ void ds_ref_embedding_forward(ds_device *dev, float *out, const float *table, co
             out[(size_t)b * (size_t)D + (size_t)j] += table[(size_t)idx[b] * (size_t)D + (size_t)j];
 }
 
+void ds_ref_embedding_take(ds_device *dev, float *out, const float *table, const int *idx,
+                           int layers, int rows, int B, int D) {
+    (void)dev;
+    for (int l = 0; l < layers; l++)
+        for (int b = 0; b < B; b++) {
+            DS_ASSERT(idx[b] >= 0 && idx[b] < rows);
+            const float *from = table + ((size_t)l * (size_t)rows + (size_t)idx[b]) * (size_t)D;
+            for (int j = 0; j < D; j++)
+                out[((size_t)l * (size_t)B + (size_t)b) * (size_t)D + (size_t)j] = from[j];
+        }
+}
+
 void ds_ref_embedding_backward(ds_device *dev, float *dtable, const float *dout, const int *idx,
                                int B, int D) {
     (void)dev;
