@@ -22,8 +22,7 @@ int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *
     m->data = dev->alloc(dev, bytes);
     if (!m->data) {
         free(m);
-        return ds_fail(err, DS_ENOMEM, "the base needs %zu MiB on device %s", bytes >> 20,
-                       dev->name);
+        return ds_device_no_room(dev, bytes, err, "the base");
     }
     for (int i = 0; i < base->table.count; i++) {
         const ds_param *p = &base->table.items[i];
@@ -211,7 +210,7 @@ static int new_layers(ds_net *net, ds_error *err) {
     const ds_dit_config *c = ds_net_cfg(net);
     size_t wide = wide_floats(net->dev, net->base);
     if (wide && !(net->wide = net->dev->alloc(net->dev, wide * sizeof(float))))
-        return ds_fail(err, DS_ENOMEM, "no room to unpack a weight on device %s", net->dev->name);
+        return ds_device_no_room(net->dev, wide * sizeof(float), err, "unpacking a weight");
     net->layers = ds_xcalloc((size_t)ds_lin_count(c), sizeof *net->layers);
     for (int i = 0; i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
@@ -221,8 +220,10 @@ static int new_layers(ds_net *net, ds_error *err) {
         l->w = net->dev->weight_new(net->dev, l->lin->m, l->lin->n, 0, net->kind == DS_NET_TRAIN);
         l->bias_eff = net->dev->alloc(net->dev, (size_t)l->lin->m * sizeof(float));
         if (!l->w || !l->bias_eff)
-            return ds_fail(err, DS_ENOMEM, "no room for the packed weights of '%s' on device %s",
-                           l->lin->name, net->dev->name);
+            return ds_device_no_room(net->dev,
+                                     net->dev->weight_bytes(net->dev, l->lin->m, l->lin->n, 0,
+                                                            net->kind == DS_NET_TRAIN),
+                                     err, "packing the weights of '%s'", l->lin->name);
     }
     return 0;
 }
@@ -325,8 +326,8 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
     net->identity = net->dev->alloc(net->dev, widest * sizeof(float));
     net->rows_all = net->dev->alloc(net->dev, (rows + 1) * D * sizeof(float));
     if (!net->identity || !net->rows_all)
-        return ds_fail(err, DS_ENOMEM, "no room for %d stacked adapters on device %s", net->tasks,
-                       net->dev->name);
+        return ds_device_no_room(net->dev, (widest + (rows + 1) * D) * sizeof(float), err,
+                                 "a batch of %d adapters", net->tasks);
     net->dev->ops->fill(net->dev, net->identity, 1.0f, widest);
     for (int i = 0; i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
@@ -377,8 +378,7 @@ static int upload_sets(ds_net *net, const ds_adapter *const *adapters, ds_error 
         if (net->kind == DS_NET_TRAIN)
             continue;
         if (!(net->sets_data[t] = net->dev->alloc(net->dev, bytes ? bytes : 1)))
-            return ds_fail(err, DS_ENOMEM, "no room for an adapter of %zu bytes on device %s",
-                           bytes, net->dev->name);
+            return ds_device_no_room(net->dev, bytes, err, "an adapter");
         net->dev->upload(net->dev, net->sets_data[t], a->data, bytes);
     }
     return 0;
@@ -392,10 +392,7 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
     net->acts = ds_xcalloc((size_t)c->depth, sizeof *net->acts);
     net->block = net->dev->alloc(net->dev, bytes);
     if (!net->block)
-        return ds_fail(
-            err, DS_ENOMEM,
-            "activations for a batch of %d need %zu MiB on device %s: use a smaller micro_batch",
-            net->batch, bytes >> 20, net->dev->name);
+        return ds_device_no_room(net->dev, bytes, err, "a batch of %d images", net->batch);
     plan_net(net, c, net->dev->act_size, net->kind, net->batch, net->block);
     int rc = upload_sets(net, adapters, err);
     if (rc || (rc = new_layers(net, err)))

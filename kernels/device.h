@@ -115,9 +115,11 @@ struct ds_device {
     ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
     void (*weight_free)(ds_device *dev, ds_weight *w);                       /* NULL is fine */
     size_t (*weight_bytes)(ds_device *dev, int m, int n, int f32, int grad); /* for planning */
-    size_t (*workspace_bytes)(ds_device *dev); /* scratch of the ops so far (planning) */
+    /* Scratch that the ops, and libraries below them, have taken so far and keep (planning). */
+    size_t (*workspace_bytes)(ds_device *dev);
     /* What a device may have or not (NULL): */
-    size_t (*free_bytes)(ds_device *dev); /* room on a device with memory of its own */
+    size_t (*free_bytes)(ds_device *dev);  /* room on a device with memory of its own, now .. */
+    size_t (*total_bytes)(ds_device *dev); /* .. and all of it, whoever has it */
     /* Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host).  0 = done, a is destroyed;
      * else a is as it was. */
     int (*eigenvalues)(ds_device *dev, double *w, double *a, int n);
@@ -130,6 +132,11 @@ struct ds_device {
 
 int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err);
 void ds_device_close(ds_device *dev); /* NULL is fine */
+
+/* DS_ENOMEM for an allocation of so many bytes that failed: the thing (format), what it needs, what
+ * is free and what there is in all; DS_EINVAL where the device could never hold it. */
+int ds_device_no_room(ds_device *dev, size_t bytes, ds_error *err, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* Openers of each device; ds_device_open chooses. */
 int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *err);

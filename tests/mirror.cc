@@ -215,6 +215,7 @@ extern "C" ds_device *ds_mirror(ds_device *real) {
     dev->workspace_bytes = mirror_workspace_bytes;
     dev->eigenvalues = real->eigenvalues ? mirror_eigenvalues : NULL;
     dev->free_bytes = NULL;
+    dev->total_bytes = NULL;
     dev->replay = NULL;
     dev->segment_end = NULL;
     dev->forget = NULL;

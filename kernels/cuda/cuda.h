@@ -84,6 +84,8 @@ void *ds_cuda_scratch(ds_cuda *c, size_t bytes);
 
 /* A sticky error: says what and where, and ends the process (exit code of DS_EBUSY: try again). */
 [[noreturn]] void ds_cuda_fatal(const char *what, const char *why);
+/* bytes 0: not known.  A caller that frees memory first has less to ask for. */
+[[noreturn]] void ds_cuda_no_room(ds_cuda *c, const char *what, size_t bytes);
 
 /* f(T{}) with T the type of an activation. */
 template <class F> inline void ds_cuda_by_act(ds_device *dev, F f) {

@@ -13,7 +13,21 @@ void ds_cuda_fatal(const char *what, const char *why) {
             "checkpoint when it is started again\n",
             what, why);
     fflush(stderr);
-    _Exit(DS_CUDA_EXIT);
+    _Exit(DS_CUDA_EXIT_FAILED);
+}
+
+void ds_cuda_no_room(ds_cuda *c, const char *what, size_t bytes) {
+    const size_t mib = (size_t)1 << 20;
+    char some[48] = "more memory";
+    if (bytes)
+        snprintf(some, sizeof some, "%zu MiB", (bytes + mib - 1) / mib);
+    fprintf(stderr,
+            "no room on the GPU (%s): %s needs %s, and %zu MiB of %zu MiB are free; the job goes "
+            "on from its last checkpoint when it is started again; if nothing else runs there "
+            "('nvidia-smi' shows it), lower the micro-batch or use the device cpu\n",
+            c->gpu, what, some, ds_lib_free_bytes(c) / mib, ds_lib_total_bytes(c) / mib);
+    fflush(stderr);
+    _Exit(DS_CUDA_EXIT_NO_ROOM);
 }
 
 void *ds_cuda_scratch(ds_cuda *c, size_t bytes) {
@@ -22,10 +36,11 @@ void *ds_cuda_scratch(ds_cuda *c, size_t bytes) {
     if (c->recording)
         ds_cuda_fatal("scratch memory", "it grew while a graph was recorded (a bug)");
     ds_lib_free(c, c->scratch);
+    c->scratch_bytes = 0;
     bytes = (bytes + bytes / 8 + ((size_t)1 << 20)) & ~(((size_t)1 << 20) - 1);
     c->scratch = ds_lib_alloc(c, bytes);
     if (!c->scratch)
-        ds_cuda_fatal("scratch memory", "no room: lower the batch size or the memory limit");
+        ds_cuda_no_room(c, "scratch memory", bytes);
     c->scratch_bytes = bytes;
     c->generation++;
     return c->scratch;
@@ -87,9 +102,14 @@ static void cuda_weight_free(ds_device *dev, ds_weight *w) {
     free(w);
 }
 
-static size_t cuda_workspace_bytes(ds_device *dev) { return ds_cuda_of(dev)->scratch_bytes; }
+static size_t cuda_workspace_bytes(ds_device *dev) {
+    ds_cuda *c = ds_cuda_of(dev);
+    return c->scratch_bytes + c->branch_bytes + ds_lib_workspace_bytes(c);
+}
 
 static size_t cuda_free_bytes(ds_device *dev) { return ds_lib_free_bytes(ds_cuda_of(dev)); }
+
+static size_t cuda_total_bytes(ds_device *dev) { return ds_lib_total_bytes(ds_cuda_of(dev)); }
 
 static int cuda_eigenvalues(ds_device *dev, double *w, double *a, int n) {
     return ds_lib_eigenvalues(ds_cuda_begin(dev), w, a, n);
@@ -233,6 +253,7 @@ static void fill_device(ds_device *dev, ds_cuda *c) {
     dev->weight_bytes = cuda_weight_bytes;
     dev->workspace_bytes = cuda_workspace_bytes;
     dev->free_bytes = cuda_free_bytes;
+    dev->total_bytes = cuda_total_bytes;
     dev->eigenvalues = cuda_eigenvalues;
     dev->replay = cuda_replay;
     dev->segment_end = cuda_segment_end;

@@ -9,7 +9,10 @@
 #include "kernels/device.h"
 
 #define DS_CUDA_LIBRARY "libdiffscaler-cuda.so"
-#define DS_CUDA_EXIT 75 /* exit code after a sticky error of the device: try again */
+/* Exit codes: a sticky error of the device is tried again a few times, like a crash; no room for
+ * scratch is tried again until there is (docs/jobs.md). */
+#define DS_CUDA_EXIT_FAILED 70
+#define DS_CUDA_EXIT_NO_ROOM 75
 
 /* Sizes of what both sides share, and the version. */
 typedef struct {

@@ -21,6 +21,7 @@ struct ds_lib {
     void *stage[DS_STAGES];
     cudaEvent_t staged[DS_STAGES]; /* the last copy from or to the stage */
     int turn;
+    size_t workspace_bytes; /* of blas and dnn */
     ds_lib_blas *blas;
     ds_lib_dnn *dnn;
 };

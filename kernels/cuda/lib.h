@@ -7,7 +7,8 @@
  *
  * Threads: that of the device.  All work goes to the device's one stream, in order.
  * Errors: opening and allocating return errors.  A call that fails later is a sticky error of the
- * device: ds_cuda_fatal ends the process, and the job goes on from its checkpoint.
+ * device: ds_cuda_fatal ends the process, and the job goes on from its checkpoint.  So does one for
+ * which there is no room (ds_cuda_no_room), with another exit status: that is nobody's fault.
  */
 #ifndef DS_KERNELS_CUDA_LIB_H
 #define DS_KERNELS_CUDA_LIB_H
@@ -34,6 +35,8 @@ void ds_lib_upload(ds_cuda *c, void *dst, const void *src_host, size_t bytes);
 void ds_lib_download(ds_cuda *c, void *dst_host, const void *src, size_t bytes);
 void ds_lib_sync(ds_cuda *c);
 size_t ds_lib_free_bytes(ds_cuda *c);
+size_t ds_lib_total_bytes(ds_cuda *c);
+size_t ds_lib_workspace_bytes(ds_cuda *c); /* that the libraries' calls share; it grows */
 
 /* Recording of what goes to the stream (a CUDA graph), see ds_device.replay.  begin: 0 = recording;
  * not 0 = cannot record here.  end gives the graph, which launch runs. */

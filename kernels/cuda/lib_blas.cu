@@ -57,6 +57,7 @@ int ds_lib_blas_open(ds_cuda *c, ds_error *err) {
     if (!blas->workspace)
         return ds_fail(err, DS_ENOMEM, "cannot open cuda:%d: no room for %zu MiB of workspace",
                        c->ordinal, WORKSPACE >> 20);
+    c->lib->workspace_bytes += WORKSPACE;
     return 0;
 }
 

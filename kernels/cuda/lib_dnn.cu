@@ -537,10 +537,13 @@ static void *workspace(ds_cuda *c, size_t bytes) {
     if (c->recording)
         ds_cuda_fatal("cuDNN", "its workspace grew while a graph was recorded (a bug)");
     ds_lib_free(c, dnn->workspace);
+    c->lib->workspace_bytes -= dnn->workspace_bytes;
+    dnn->workspace_bytes = 0;
     dnn->workspace = ds_lib_alloc(c, bytes);
     if (!dnn->workspace)
-        ds_cuda_fatal("cuDNN", "no room for its workspace: lower the batch size");
+        ds_cuda_no_room(c, "cuDNN's workspace", bytes);
     dnn->workspace_bytes = bytes;
+    c->lib->workspace_bytes += bytes;
     c->generation++;
     return dnn->workspace;
 }
@@ -570,6 +573,9 @@ static int run(ds_cuda *c, const dnn_plan *p, const binding *b, void *room) {
         pack.status = cudnnBackendExecute(c->lib->dnn->handle, p->plan, v);
     if (v)
         cudnnBackendDestroyDescriptor(v);
+    if (pack.status == CUDNN_STATUS_ALLOC_FAILED ||
+        pack.status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)
+        ds_cuda_no_room(c, "cuDNN", 0);
     if (pack.status != CUDNN_STATUS_SUCCESS)
         ds_cuda_fatal("cuDNN", cudnnGetErrorString(pack.status));
     return 0;

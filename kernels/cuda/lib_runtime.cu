@@ -29,14 +29,22 @@ void ds_lib_must(cudaError_t status, const char *what) {
         ds_cuda_fatal(what, cudaGetErrorString(status));
 }
 
+/* The same for a call that takes memory. */
+static void must_have_room(ds_cuda *c, cudaError_t status, const char *what) {
+    if (status == cudaErrorMemoryAllocation)
+        ds_cuda_no_room(c, what, 0);
+    ds_lib_must(status, what);
+}
+
 void ds_cuda_check_launch(ds_cuda *c, const void *kernel) {
-    (void)c;
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess)
         return;
     const char *name = NULL;
     if (cudaFuncGetName(&name, kernel) != cudaSuccess || !name)
         name = "a kernel";
+    if (status == cudaErrorMemoryAllocation) /* its code is loaded when it first runs */
+        ds_cuda_no_room(c, name, 0);
     ds_cuda_fatal(name, cudaGetErrorString(status));
 }
 
@@ -140,7 +148,7 @@ static int check_device(ds_cuda *c, ds_error *err) {
                        "later is needed; use the device cpu",
                        c->ordinal, c->gpu, p.major, p.minor);
     if (room < LEAST_FREE)
-        return ds_fail(err, DS_ENOMEM,
+        return ds_fail(err, all < LEAST_FREE ? DS_ENOTFOUND : DS_ENOMEM,
                        "cannot open cuda:%d: %s has %zu MiB of %zu MiB free, and at least %zu MiB "
                        "are needed: end what else runs there ('nvidia-smi'), or use the device cpu",
                        c->ordinal, c->gpu, room >> 20, all >> 20, LEAST_FREE >> 20);
@@ -280,12 +288,16 @@ void ds_lib_sync(ds_cuda *c) {
     ds_lib_must(cudaStreamSynchronize(c->lib->stream), "waiting for the GPU");
 }
 
-size_t ds_lib_free_bytes(ds_cuda *c) {
+static size_t memory_of(ds_cuda *c, int total) {
     size_t room = 0, all = 0;
     ds_lib_enter(c);
     ds_lib_must(cudaMemGetInfo(&room, &all), "cudaMemGetInfo");
-    return room;
+    return total ? all : room;
 }
+
+size_t ds_lib_free_bytes(ds_cuda *c) { return memory_of(c, 0); }
+size_t ds_lib_total_bytes(ds_cuda *c) { return memory_of(c, 1); }
+size_t ds_lib_workspace_bytes(ds_cuda *c) { return c->lib->workspace_bytes; }
 
 /* ---------------------------------------------------------------- recording */
 
@@ -303,14 +315,14 @@ void *ds_lib_record_end(ds_cuda *c) {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t ready = NULL;
     ds_lib_must(cudaStreamEndCapture(c->lib->stream, &graph), "recording a graph");
-    ds_lib_must(cudaGraphInstantiate(&ready, graph, 0), "making a graph");
+    must_have_room(c, cudaGraphInstantiate(&ready, graph, 0), "a recorded graph");
     ds_lib_must(cudaGraphDestroy(graph), "making a graph");
     return ready;
 }
 
 void ds_lib_graph_launch(ds_cuda *c, void *graph) {
     ds_lib_enter(c);
-    ds_lib_must(cudaGraphLaunch((cudaGraphExec_t)graph, c->lib->stream), "running a graph");
+    must_have_room(c, cudaGraphLaunch((cudaGraphExec_t)graph, c->lib->stream), "running a graph");
 }
 
 void ds_lib_graph_free(ds_cuda *c, void *graph) {

@@ -197,9 +197,10 @@ static ds_act *branch_room(ds_cuda *c, size_t bytes) {
     if (c->recording)
         ds_cuda_fatal("memory of a branch", "it grew while a graph was recorded (a bug)");
     ds_lib_free(c, c->branch);
+    c->branch_bytes = 0;
     c->branch = ds_lib_alloc(c, bytes);
     if (!c->branch)
-        ds_cuda_fatal("memory of a branch", "no room: lower the batch size or the memory limit");
+        ds_cuda_no_room(c, "the output of a layer", bytes);
     c->branch_bytes = bytes;
     c->generation++;
     return (ds_act *)c->branch;

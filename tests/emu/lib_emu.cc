@@ -3,8 +3,35 @@
  * ways of a caller run. */
 #include "kernels/cuda/cuda.h"
 
+#include <map>
 #include <stdio.h>
 #include <stdlib.h>
+
+/* How much memory the device has: 8 GiB, or as the file that DS_EMU_MEMORY names says each time:
+ * bytes in all, and bytes that others have. */
+static std::map<void *, size_t> live;
+static size_t live_bytes;
+static const size_t WORKSPACE = (size_t)32 << 20; /* that of a product library, taken at opening */
+
+static void memory(size_t *all, size_t *others) {
+    unsigned long long total = 8ull << 30, busy = 0;
+    const char *path = getenv("DS_EMU_MEMORY");
+    FILE *f = path ? fopen(path, "re") : NULL;
+    if (f) {
+        if (fscanf(f, "%llu %llu", &total, &busy) != 2)
+            abort();
+        fclose(f);
+    }
+    *all = total;
+    *others = busy;
+}
+
+static size_t room_left() {
+    size_t all, others;
+    memory(&all, &others);
+    size_t used = others + live_bytes + WORKSPACE;
+    return used < all ? all - used : 0;
+}
 
 int ds_lib_open(ds_cuda *c, int ordinal, ds_error *err) {
     if (ordinal > 0)
@@ -19,14 +46,22 @@ void ds_lib_close(ds_cuda *) {}
 
 void *ds_lib_alloc(ds_cuda *, size_t bytes) {
     ds_emu_host("an allocation");
-    void *p = ds_emu_alloc(bytes);
-    if (p) /* NaN: a GPU's memory is not zeroed either */
-        ds_emu_now([=] { memset(p, 0xff, bytes); });
+    void *p = bytes <= room_left() ? ds_emu_alloc(bytes) : NULL;
+    if (!p)
+        return NULL;
+    live[p] = bytes;
+    live_bytes += bytes;
+    ds_emu_now([=] { memset(p, 0xff, bytes); }); /* NaN: a GPU's memory is not zeroed either */
     return p;
 }
 
 void ds_lib_free(ds_cuda *, void *p) {
     ds_emu_host("freeing memory");
+    auto it = live.find(p);
+    if (it != live.end()) {
+        live_bytes -= it->second;
+        live.erase(it);
+    }
     ds_emu_free(p);
 }
 
@@ -41,7 +76,15 @@ void ds_lib_download(ds_cuda *, void *dst, const void *src, size_t bytes) {
 }
 
 void ds_lib_sync(ds_cuda *) { ds_emu_host("waiting for the device"); }
-size_t ds_lib_free_bytes(ds_cuda *) { return (size_t)8 << 30; }
+size_t ds_lib_free_bytes(ds_cuda *) { return room_left(); }
+
+size_t ds_lib_total_bytes(ds_cuda *) {
+    size_t all, others;
+    memory(&all, &others);
+    return all;
+}
+
+size_t ds_lib_workspace_bytes(ds_cuda *) { return WORKSPACE; }
 
 int ds_lib_record_begin(ds_cuda *) {
     ds_emu_record_begin();
