@@ -107,7 +107,7 @@ $(BUILD)/cuda/kernels/cuda/norm.cu.o $(BUILD)/cuda/kernels/cuda/gate.cu.o $(BUIL
 $(BUILD)/cuda/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c17 $(WARN) -O2 -fPIC -fvisibility=hidden -ffp-contract=off $(CPPFLAGS) -MMD -MP -c -o $@ $<
-CUDA_HOST_C := base/error.c base/mem.c base/log.c base/rng.c
+CUDA_HOST_C := base/error.c base/mem.c
 CUDA_O := $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_SRC) $(CUDA_HOST_C))
 $(BUILD)/libdiffscaler-cuda.so: $(CUDA_O)
 	@$(if $(V),,echo "  NVCC $@")

@@ -1,4 +1,5 @@
-/* kernels/device.c - choice of a device by kind: "auto" takes a GPU where there is one. */
+/* kernels/device.c - the words for devices, and the choice of one: "auto" takes a GPU where there
+ * is one. */
 #include "kernels/device.h"
 #include "kernels/cuda/entry.h"
 
@@ -6,53 +7,79 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* N of "cuda:N", -1 for "cuda", -2 if it is neither. */
-static int cuda_ordinal(const char *kind) {
-    char *end;
-    if (strcmp(kind, "cuda") == 0)
-        return -1;
-    if (strncmp(kind, "cuda:", 5) != 0 || kind[5] < '0' || kind[5] > '9')
-        return -2;
-    long n = strtol(kind + 5, &end, 10);
-    return *end == 0 && n < 1024 ? (int)n : -2;
+enum { ORDINALS = 1024 };
+
+/* Is kind a word for a device?  *ordinal: N of "cuda:N", else -1. */
+static int known(const char *kind, int *ordinal) {
+    static const char *const words[] = {"auto", "cpu", "cuda", "ref"};
+    *ordinal = -1;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(kind, words[i]))
+            return 1;
+    size_t digits = strncmp(kind, "cuda:", 5) ? 0 : strspn(kind + 5, "0123456789");
+    if (digits && digits < 5 && !kind[5 + digits])
+        *ordinal = (int)strtol(kind + 5, NULL, 10);
+    return *ordinal >= 0 && *ordinal < ORDINALS;
 }
 
-static int open_cuda(ds_device **out, const ds_device_options *opt, int ordinal, ds_error *err) {
-    ds_device_options o = opt ? *opt : (ds_device_options){.precision = DS_PRECISION_BF16};
+static int unknown(const char *kind, ds_error *err) {
+    return ds_fail(err, DS_EINVAL,
+                   "device '%.20s' is not known: use auto, cpu, cuda, cuda:N or ref", kind);
+}
+
+int ds_device_kind_check(const char *kind, ds_error *err) {
+    int ordinal;
+    return known(kind, &ordinal) ? 0 : unknown(kind, err);
+}
+
+const char *const ds_precision_names[] = {
+    [DS_PRECISION_F32] = "f32", [DS_PRECISION_BF16] = "bf16", [DS_PRECISION_TF32] = "tf32", NULL};
+
+int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err) {
+    for (int i = 0; ds_precision_names[i]; i++)
+        if (!strcmp(name, ds_precision_names[i])) {
+            *out = (enum ds_precision)i;
+            return 0;
+        }
+    return ds_fail(err, DS_EINVAL, "precision '%.20s' is not known: use bf16, f32 or tf32", name);
+}
+
+static int open_cuda(ds_device **out, ds_device_options o, int ordinal, ds_error *err) {
     if (o.ordinal == 0)
         o.ordinal = ordinal + 1;
     return ds_device_open_cuda(out, &o, err);
 }
 
 /* The processor's kernels, or the plain ones where it has none. */
-static int open_processor(ds_device **out, const ds_device_options *opt, ds_error *err) {
-    ds_device_options o = opt ? *opt : (ds_device_options){.precision = DS_PRECISION_F32};
+static int open_processor(ds_device **out, ds_device_options o, ds_error *err) {
     ds_error why = {0};
     if (o.precision == DS_PRECISION_TF32) /* a GPU's way to f32 */
         o.precision = DS_PRECISION_F32;
-    int rc = ds_device_open_cpu(out, opt ? &o : NULL, &why);
+    int rc = ds_device_open_cpu(out, &o, &why);
     if (rc == DS_ENOTFOUND && o.precision == DS_PRECISION_F32)
-        return ds_device_open_ref(out, opt ? &o : NULL, err); /* slow, but right */
+        return ds_device_open_ref(out, &o, err); /* slow, but right */
     return rc ? ds_fail(err, rc, "%s", why.message) : 0;
 }
 
 int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err) {
-    const char *kind = opt && opt->kind ? opt->kind : "auto";
     *out = NULL;
+    if (!opt)
+        return open_processor(out, (ds_device_options){.precision = DS_PRECISION_F32}, err);
+    const char *kind = opt->kind ? opt->kind : "auto";
+    int ordinal;
+    if (!known(kind, &ordinal))
+        return unknown(kind, err);
     if (strcmp(kind, "ref") == 0)
         return ds_device_open_ref(out, opt, err);
     if (strcmp(kind, "cpu") == 0)
         return ds_device_open_cpu(out, opt, err);
-    if (cuda_ordinal(kind) > -2)
-        return open_cuda(out, opt, cuda_ordinal(kind), err);
     if (strcmp(kind, "auto") != 0)
-        return ds_fail(err, DS_EINVAL, "unknown device '%s': use auto, cpu, cuda, cuda:N or ref",
-                       kind);
+        return open_cuda(out, *opt, ordinal, err);
     ds_error why = {0};
-    if (opt && open_cuda(out, opt, -1, &why) == 0)
+    if (open_cuda(out, *opt, -1, &why) == 0)
         return 0;
-    int rc = open_processor(out, opt, err);
-    if (!rc && opt && ds_cuda_driver_present())
+    int rc = open_processor(out, *opt, err);
+    if (!rc && ds_cuda_driver_present())
         snprintf((*out)->no_gpu, sizeof(*out)->no_gpu, "%.255s", why.message);
     return rc;
 }

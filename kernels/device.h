@@ -30,6 +30,10 @@ typedef struct ds_weight ds_weight; /* defined by each device */
 
 /* TF32: f32 in memory, products of the GPU's tensor cores with 10 bits of mantissa (cuda only). */
 enum ds_precision { DS_PRECISION_F32, DS_PRECISION_BF16, DS_PRECISION_TF32 };
+/* "f32", "bf16", "tf32", by enum ds_precision; NULL ends the list. */
+extern const char *const ds_precision_names[];
+int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err);
+
 
 typedef struct {
     const char *kind; /* "ref", "cpu", "cuda", "cuda:N", or "auto" (= the fastest present) */
@@ -130,6 +134,10 @@ struct ds_device {
     void *impl; /* the device's own */
 };
 
+/* DS_EINVAL unless kind is a word for a device (ds_device_options.kind). */
+int ds_device_kind_check(const char *kind, ds_error *err);
+
+/* opt NULL: the processor, in f32. */
 int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err);
 void ds_device_close(ds_device *dev); /* NULL is fine */
 

@@ -507,6 +507,25 @@ static RIG_UNUSED json_t *rig_call(const rig *r, const char *method, const char 
     return doc ? doc : json_object();
 }
 
+/* A call that is answered with this status; its document. */
+static RIG_UNUSED json_t *rig_want(const rig *r, int want, const char *method, const char *path,
+                                   const char *body) {
+    int status;
+    json_t *doc = rig_call(r, method, path, body, &status);
+    ck_assert_msg(status == want, "%s %s: %d, not %d: %s", method, path, status, want,
+                  ds_json_string(doc, "detail", ""));
+    return doc;
+}
+
+/* The same, and these words in its detail. */
+static RIG_UNUSED void rig_says(const rig *r, int want, const char *method, const char *path,
+                                const char *body, const char *words) {
+    json_t *doc = rig_want(r, want, method, path, body);
+    ck_assert_msg(strstr(ds_json_string(doc, "detail", ""), words) != NULL, "'%s' has no '%s'",
+                  ds_json_string(doc, "detail", ""), words);
+    json_decref(doc);
+}
+
 static RIG_UNUSED void rig_ready(rig *r) {
     for (int i = 0; i < 1000; i++) {
         int status;

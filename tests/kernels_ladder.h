@@ -23,7 +23,7 @@
  * EPS_TF32 for one operand of the same products.  (Numbers k 2^e, |k| <= 127, are exact in TF32 as
  * well.)
  *
- * Devices: the processor's kernel sets and the emulated GPU (DS_TEST_CUDA=0 leaves it out).
+ * Devices: the processor's kernel sets and the emulated GPU.
  * DS_TEST_DEVICES=cuda: only the CUDA library that DIFFSCALER_CUDA_LIBRARY names or that lies where
  * a program finds it, on a real GPU.  A device with memory of its own is tested through a mirror
  * (tests/mirror.h).
@@ -308,9 +308,6 @@ static inline ds_device *open_emulated(const ds_device_options *opt) {
     char path[512];
     snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
              build ? build : "build/release");
-    const char *wanted = getenv("DS_TEST_CUDA");
-    if (wanted && !strcmp(wanted, "0"))
-        return NULL;
     setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
     EXPECT(ds_device_open_cuda(&dev, opt, &err) == 0, "%s", err.message);
     unsetenv("DIFFSCALER_CUDA_LIBRARY"); /* other tests mean the processor by "auto" */

@@ -23,31 +23,14 @@ static void teardown(void) {
         ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
 }
 
-/* A call with this status; its document. */
-static json_t *call(int want, const char *method, const char *path, const char *body) {
-    int status;
-    json_t *doc = rig_call(&r, method, path, body, &status);
-    ck_assert_msg(status == want, "%s %s: %d, not %d: %s", method, path, status, want,
-                  ds_json_string(doc, "detail", ""));
-    return doc;
-}
-
-static void says(int want, const char *method, const char *path, const char *body,
-                 const char *words) {
-    json_t *doc = call(want, method, path, body);
-    ck_assert_msg(strstr(ds_json_string(doc, "detail", ""), words) != NULL, "'%s' has no '%s'",
-                  ds_json_string(doc, "detail", ""), words);
-    json_decref(doc);
-}
-
 /* Posts an import and waits for its end; the job. */
 static json_t *import(const char *path, const char *more, const char *state) {
     char body[1000], url[64];
     snprintf(body, sizeof body, "{\"source\":\"%s\"%s}", source, more);
-    json_t *doc = call(202, "POST", path, body);
+    json_t *doc = rig_want(&r, 202, "POST", path, body);
     snprintf(url, sizeof url, "/v1/jobs/%lld", (long long)ds_json_int(doc, "id", 0));
     for (int i = 0; i < 1000; i++, usleep(10000)) {
-        json_t *job = call(200, "GET", url, NULL);
+        json_t *job = rig_want(&r, 200, "GET", url, NULL);
         if (strcmp(ds_json_string(job, "state", ""), state) == 0) {
             json_object_set(job, "note", json_object_get(doc, "note"));
             json_decref(doc);
@@ -70,7 +53,7 @@ START_TEST(from_file_to_base) {
     ck_assert_str_eq(ds_json_string(job, "name", ""), "DiT-XL-2-256x256");
     ck_assert(strstr(ds_json_string(job, "note", ""), "non-commercial") != NULL);
     json_decref(job);
-    b = call(200, "GET", "/v1/bases/DiT-XL-2-256x256", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/bases/DiT-XL-2-256x256", NULL);
     const char *file = ds_json_string(b, "path", "");
     char have[DS_HEX_SIZE];
     ck_assert_int_eq(strncmp(file, r.state, strlen(r.state)), 0);
@@ -86,18 +69,18 @@ START_TEST(from_file_to_base) {
     job = import("/v1/bases", ",\"license\":\"MIT, SYNC allowed\"", "done");
     ck_assert(json_is_null(json_object_get(job, "note")));
     json_decref(job);
-    b = call(200, "GET", "/v1/bases", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/bases", NULL);
     ck_assert_int_eq((int)json_array_size(json_object_get(b, "items")), 2);
     json_decref(b);
     imported("/v1/feature_nets", ",\"name\":\"fid\"");
-    b = call(200, "GET", "/v1/feature_nets/fid", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/feature_nets/fid", NULL);
     ck_assert_str_eq(ds_json_string(b, "kind", ""), "inception-fid");
     ck_assert(strstr(ds_json_string(b, "path", ""), "/feature_nets/") != NULL);
     json_decref(b);
     /* known again after a restart, and still not the default */
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     rig_start(&r, NULL);
-    b = call(200, "GET", "/v1/default-base", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/default-base", NULL);
     ck_assert_str_eq(ds_json_string(b, "name", ""), "emoji");
     json_decref(b);
 }
@@ -121,8 +104,8 @@ static void no_documents(void) {
                                          "{\"source\":", "7"};
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
         for (size_t k = 0; k < sizeof paths / sizeof *paths; k++)
-            json_decref(call(400, "POST", paths[k], bodies[i]));
-        json_decref(call(400, "PUT", "/v1/default-base", bodies[i]));
+            json_decref(rig_want(&r, 400, "POST", paths[k], bodies[i]));
+        json_decref(rig_want(&r, 400, "PUT", "/v1/default-base", bodies[i]));
     }
 }
 
@@ -130,34 +113,37 @@ START_TEST(bad_imports) {
     char body[600];
     rig_start(&r, NULL);
     no_documents();
-    says(400, "POST", "/v1/bases", "{}", "'source' is missing");
-    says(400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
-    says(404, "POST", "/v1/bases", "{\"source\":\"/none/x.pt\"}", "cannot read '/none/x.pt'");
-    says(400, "POST", "/v1/bases", "{\"source\":\"/\",\"color\":1}", "'color' is not known");
-    says(400, "POST", "/v1/feature_nets", "{\"source\":\"/\",\"vae\":\"/\"}", "'vae' is not known");
+    rig_says(&r, 400, "POST", "/v1/bases", "{}", "'source' is missing");
+    rig_says(&r, 400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
+    rig_says(&r, 404, "POST", "/v1/bases", "{\"source\":\"/none/x.pt\"}",
+             "cannot read '/none/x.pt'");
+    rig_says(&r, 400, "POST", "/v1/bases", "{\"source\":\"/\",\"color\":1}",
+             "'color' is not known");
+    rig_says(&r, 400, "POST", "/v1/feature_nets", "{\"source\":\"/\",\"vae\":\"/\"}",
+             "'vae' is not known");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"a/b\"}", source);
-    says(400, "POST", "/v1/bases", body, "use only");
+    rig_says(&r, 400, "POST", "/v1/bases", body, "use only");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"license\":\"a\\u001bb\"}", source);
-    says(400, "POST", "/v1/bases", body, "control character");
+    rig_says(&r, 400, "POST", "/v1/bases", body, "control character");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"heads\":-1}", source);
-    says(400, "POST", "/v1/bases", body, "'heads'");
+    rig_says(&r, 400, "POST", "/v1/bases", body, "'heads'");
     /* a file that is not what its name says, and a result about another file */
     rig_fake(&r, "import", "flip");
     snprintf(body, sizeof body, "{\"source\":\"%s\"}", source);
-    json_decref(call(202, "POST", "/v1/bases", body));
+    json_decref(rig_want(&r, 202, "POST", "/v1/bases", body));
     wait_failed();
-    json_t *job = call(200, "GET", "/v1/jobs/1", NULL);
+    json_t *job = rig_want(&r, 200, "GET", "/v1/jobs/1", NULL);
     ck_assert_str_eq(ds_json_string(job, "state", ""), "failed");
     ck_assert_str_eq(ds_json_string(json_object_get(job, "error"), "code", ""), "DS_EINTEGRITY");
     json_decref(job);
     rig_fake(&r, "import", "elsewhere");
-    json_decref(call(202, "POST", "/v1/bases", body));
+    json_decref(rig_want(&r, 202, "POST", "/v1/bases", body));
     wait_failed();
-    job = call(200, "GET", "/v1/jobs/2", NULL);
+    job = rig_want(&r, 200, "GET", "/v1/jobs/2", NULL);
     ck_assert(strstr(ds_json_string(json_object_get(job, "error"), "message", ""),
                      "names the file '/etc/passwd'") != NULL);
     json_decref(job);
-    job = call(200, "GET", "/v1/bases", NULL);
+    job = rig_want(&r, 200, "GET", "/v1/bases", NULL);
     ck_assert_int_eq((int)json_array_size(json_object_get(job, "items")), 1);
     json_decref(job);
 }
@@ -169,13 +155,13 @@ START_TEST(killed_while_importing) {
     rig_start(&r, NULL);
     rig_fake(&r, "import", "hang");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"big\"}", source);
-    json_decref(call(202, "POST", "/v1/bases", body));
+    json_decref(rig_want(&r, 202, "POST", "/v1/bases", body));
     rig_wait_job(&r, "import", NULL, "|running|", 10000);
     ck_assert_int_eq(rig_stop(&r, SIGKILL), 128 + SIGKILL);
     rig_fake(&r, "import", "ok");
     rig_start(&r, NULL);
     rig_wait_job(&r, "import", NULL, "|done|", 20000);
-    json_decref(call(200, "GET", "/v1/bases/big", NULL));
+    json_decref(rig_want(&r, 200, "GET", "/v1/bases/big", NULL));
     int status;
     char *events = rig_text(&r, "GET", "/v1/events?type=base.added", NULL, NULL, &status);
     char *first = strstr(events, "\"big\"");
@@ -190,8 +176,8 @@ START_TEST(choice_and_refusal) {
     imported("/v1/bases", ",\"name\":\"big\"");
     rig_add(&r, "digits", photos, 201);
     rig_wait_adapter(&r, "digits", 1, 10000);
-    json_t *big = call(200, "GET", "/v1/bases/big", NULL),
-           *own = call(200, "GET", "/v1/default-base", NULL);
+    json_t *big = rig_want(&r, 200, "GET", "/v1/bases/big", NULL),
+           *own = rig_want(&r, 200, "GET", "/v1/default-base", NULL);
     char big_sha[DS_HEX_SIZE], own_sha[DS_HEX_SIZE];
     snprintf(big_sha, sizeof big_sha, "%s", ds_json_string(big, "sha256", ""));
     snprintf(own_sha, sizeof own_sha, "%s", ds_json_string(own, "sha256", ""));
@@ -199,12 +185,12 @@ START_TEST(choice_and_refusal) {
     json_decref(own);
     /* an adapter on another base: both digests in the message */
     snprintf(body, sizeof body, "{\"ref\":\"digits\",\"base\":\"big\"}");
-    says(409, "POST", "/v1/samples", body, big_sha);
-    says(409, "POST", "/v1/samples", body, own_sha);
-    says(409, "POST", "/v1/verify", body, own_sha);
-    says(404, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"none\"}", "base 'none'");
+    rig_says(&r, 409, "POST", "/v1/samples", body, big_sha);
+    rig_says(&r, 409, "POST", "/v1/samples", body, own_sha);
+    rig_says(&r, 409, "POST", "/v1/verify", body, own_sha);
+    rig_says(&r, 404, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"none\"}", "base 'none'");
     /* the base itself, and the adapter on its own base by digest */
-    json_decref(call(202, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"big\"}"));
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"big\"}"));
     int64_t job = rig_wait_job(&r, "sample", NULL, "|done|", 10000);
     snprintf(path, sizeof path, "%s/jobs/%lld/spec.json", r.state, (long long)job);
     json_t *spec = NULL;
@@ -212,24 +198,24 @@ START_TEST(choice_and_refusal) {
     ck_assert_str_eq(ds_json_string(json_object_get(spec, "base"), "sha256", ""), big_sha);
     json_decref(spec);
     snprintf(body, sizeof body, "{\"ref\":\"digits\",\"base\":\"sha256:%.12s\"}", own_sha);
-    json_decref(call(202, "POST", "/v1/samples", body));
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", body));
     /* a dataset that chose its base; then the default for the others */
     snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\",\"base\":\"none\"}", photos);
-    says(404, "POST", "/v1/datasets", body, "base 'none'");
+    rig_says(&r, 404, "POST", "/v1/datasets", body, "base 'none'");
     snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\",\"base\":\"big\"}", photos);
-    json_decref(call(200, "POST", "/v1/datasets", body));
+    json_decref(rig_want(&r, 200, "POST", "/v1/datasets", body));
     rig_wait_adapter(&r, "digits", 2, 10000);
-    json_t *a = call(200, "GET", "/v1/adapters/digits@v2", NULL);
+    json_t *a = rig_want(&r, 200, "GET", "/v1/adapters/digits@v2", NULL);
     ck_assert_str_eq(ds_json_string(json_object_get(a, "base"), "sha256", ""), big_sha);
     json_decref(a);
-    a = call(200, "GET", "/v1/datasets/digits", NULL);
+    a = rig_want(&r, 200, "GET", "/v1/datasets/digits", NULL);
     ck_assert_str_eq(ds_json_string(a, "base", ""), "big");
     json_decref(a);
-    says(409, "DELETE", "/v1/bases/big", NULL, "in use");
-    json_decref(call(200, "PUT", "/v1/default-base", "{\"base\":\"big\"}"));
+    rig_says(&r, 409, "DELETE", "/v1/bases/big", NULL, "in use");
+    json_decref(rig_want(&r, 200, "PUT", "/v1/default-base", "{\"base\":\"big\"}"));
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     rig_start(&r, NULL); /* --base is given, but a person chose */
-    a = call(200, "GET", "/v1/status", NULL);
+    a = rig_want(&r, 200, "GET", "/v1/status", NULL);
     ck_assert_str_eq(ds_json_string(json_object_get(a, "base"), "name", ""), "big");
     json_decref(a);
 }
@@ -240,17 +226,17 @@ START_TEST(latent_bases_need_a_vae) {
     rig_start(&r, NULL);
     rig_fake(&r, "import", "latent");
     imported("/v1/bases", ",\"name\":\"xl\"");
-    json_t *b = call(200, "GET", "/v1/bases/xl", NULL);
+    json_t *b = rig_want(&r, 200, "GET", "/v1/bases/xl", NULL);
     ck_assert_str_eq(json_string_value(json_array_get(json_object_get(b, "missing"), 0)), "vae");
     json_decref(b);
     snprintf(body, sizeof body, "{\"path\":\"%s\",\"base\":\"xl\"}", photos);
-    says(400, "POST", "/v1/datasets", body, "has no VAE; add it with: dsctl add-base");
-    says(400, "PUT", "/v1/default-base", "{\"base\":\"xl\"}", "--vae ./sd-vae-ft-ema");
-    says(400, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"xl\"}", "has no VAE");
+    rig_says(&r, 400, "POST", "/v1/datasets", body, "has no VAE; add it with: dsctl add-base");
+    rig_says(&r, 400, "PUT", "/v1/default-base", "{\"base\":\"xl\"}", "--vae ./sd-vae-ft-ema");
+    rig_says(&r, 400, "POST", "/v1/samples", "{\"ref\":null,\"base\":\"xl\"}", "has no VAE");
     snprintf(more, sizeof more, ",\"name\":\"xl\",\"vae\":\"%s\"", source);
     imported("/v1/bases", more);
-    json_decref(call(200, "PUT", "/v1/default-base", "{\"base\":\"xl\"}"));
-    json_decref(call(201, "POST", "/v1/datasets", body));
+    json_decref(rig_want(&r, 200, "PUT", "/v1/default-base", "{\"base\":\"xl\"}"));
+    json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
     rig_wait_adapter(&r, "photos", 1, 10000);
     char path[500];
     int64_t job = rig_wait_job(&r, "train", "photos", "|done|", 10000);
@@ -276,7 +262,7 @@ START_TEST(removal_deletes_only_what_was_imported) {
     rig_start(&r, NULL);
     snprintf(more, sizeof more, ",\"name\":\"one\",\"vae\":\"%s\"", source);
     imported("/v1/bases", more);
-    json_t *b = call(200, "GET", "/v1/bases/one", NULL);
+    json_t *b = rig_want(&r, 200, "GET", "/v1/bases/one", NULL);
     snprintf(file, sizeof file, "%s", ds_json_string(b, "path", ""));
     char vae[PATH_MAX];
     snprintf(vae, sizeof vae, "%s", ds_json_string(json_object_get(b, "vae"), "path", ""));
@@ -285,17 +271,17 @@ START_TEST(removal_deletes_only_what_was_imported) {
     rig_write(other, "weights");
     memcpy(source, other, strlen(other) + 1);
     imported("/v1/bases", ",\"name\":\"two\",\"vae\":\"/etc\""); /* shares the VAE */
-    json_decref(call(200, "DELETE", "/v1/bases/one", NULL));
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/bases/one", NULL));
     ck_assert(soon_gone(file) && ds_fs_exists(vae) && ds_fs_exists(other));
-    json_decref(call(200, "DELETE", "/v1/bases/two", NULL));
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/bases/two", NULL));
     ck_assert(soon_gone(vae));
-    says(404, "GET", "/v1/bases/one", NULL, "does not exist");
-    says(409, "DELETE", "/v1/bases/emoji", NULL, "default");
+    rig_says(&r, 404, "GET", "/v1/bases/one", NULL, "does not exist");
+    rig_says(&r, 409, "DELETE", "/v1/bases/emoji", NULL, "default");
     /* what no import wrote stays, even when it is forgotten */
     imported("/v1/bases", ",\"name\":\"two\"");
-    json_decref(call(200, "PUT", "/v1/default-base", "{\"base\":\"two\"}"));
-    json_decref(call(200, "DELETE", "/v1/bases/emoji", NULL));
-    says(404, "GET", "/v1/bases/emoji", NULL, "does not exist");
+    json_decref(rig_want(&r, 200, "PUT", "/v1/default-base", "{\"base\":\"two\"}"));
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/bases/emoji", NULL));
+    rig_says(&r, 404, "GET", "/v1/bases/emoji", NULL, "does not exist");
     snprintf(file, sizeof file, "%s/emoji.safetensors", r.dir);
     ck_assert(ds_fs_exists(file));
 }
@@ -360,7 +346,7 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     imported("/v1/bases", more);
     rig_add(&r, "digits", photos, 201);
     rig_wait_adapter(&r, "digits", 1, 10000);
-    json_t *d = call(200, "GET", "/v1/datasets/digits", NULL), *b, *doc;
+    json_t *d = rig_want(&r, 200, "GET", "/v1/datasets/digits", NULL), *b, *doc;
     snprintf(tree, sizeof tree, "%s",
              ds_json_string(json_object_get(d, "version"), "tree_digest", ""));
     json_decref(d);
@@ -371,13 +357,13 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     feature_cache("cache", "used", key, f_used);
     memset(strstr(key, "aaa"), 'b', 64);
     feature_cache("cache", "unused", key, f_unused);
-    b = call(200, "GET", "/v1/default-base", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/default-base", NULL);
     snprintf(key, sizeof key, "base/1 base=%s x=1", ds_json_string(b, "sha256", ""));
     feature_cache("cache/base", "used", key, base_used);
     json_decref(b);
     snprintf(key, sizeof key, "base/1 base=%064d x=1", 7);
     feature_cache("cache/base", "unused", key, base_unused);
-    b = call(200, "GET", "/v1/bases/big", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/bases/big", NULL);
     latents("used", ds_json_string(json_object_get(b, "vae"), "sha256", ""), l_used);
     json_decref(b);
     latents("unused", tree, l_unused); /* the digest of something else */
@@ -392,15 +378,15 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     age(orphan);
     snprintf(young, sizeof young, "%s/bases/young.safetensors", r.state);
     rig_write(young, "x");
-    says(400, "POST", "/v1/gc", "{\"dry\":true}", "'dry' is not known");
-    says(400, "POST", "/v1/gc", "{\"grace_seconds\":1}", "from 60");
-    doc = call(200, "POST", "/v1/gc", "{\"dry_run\":true}");
+    rig_says(&r, 400, "POST", "/v1/gc", "{\"dry\":true}", "'dry' is not known");
+    rig_says(&r, 400, "POST", "/v1/gc", "{\"grace_seconds\":1}", "from 60");
+    doc = rig_want(&r, 200, "POST", "/v1/gc", "{\"dry_run\":true}");
     ck_assert_int_eq(part(doc, "caches", "removed"), 5);
     ck_assert_int_eq(part(doc, "models", "removed"), 1);
     ck_assert_int_eq(part(doc, "models", "young"), 1);
     ck_assert(ds_fs_exists(unused) && ds_fs_exists(orphan));
     json_decref(doc);
-    doc = call(200, "POST", "/v1/gc", NULL);
+    doc = rig_want(&r, 200, "POST", "/v1/gc", NULL);
     ck_assert_int_eq(part(doc, "caches", "removed"), 5);
     ck_assert_int_eq(part(doc, "models", "removed"), 1);
     ck_assert_int_gt(part(doc, "caches", "bytes"), 0);
@@ -413,12 +399,12 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     int status;
     free(rig_text(&r, "GET", "/v1/adapters/digits@v1/file", NULL, NULL, &status));
     ck_assert_int_eq(status, 200);
-    b = call(200, "GET", "/v1/bases/big", NULL);
+    b = rig_want(&r, 200, "GET", "/v1/bases/big", NULL);
     ck_assert(ds_fs_exists(ds_json_string(b, "path", "/none")));
     json_decref(b);
     /* once nobody has that content, its cache goes */
-    json_decref(call(200, "DELETE", "/v1/datasets/digits", NULL));
-    doc = call(200, "POST", "/v1/gc", "{}");
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/datasets/digits", NULL));
+    doc = rig_want(&r, 200, "POST", "/v1/gc", "{}");
     ck_assert(!ds_fs_exists(used) && !ds_fs_exists(f_used) && ds_fs_exists(base_used));
     json_decref(doc);
 }
@@ -431,8 +417,10 @@ START_TEST(jobs_that_only_wait) {
     int waits = 0;
     for (int i = 0; i < 1500 && !waits; i++, usleep(10000)) {
         rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
-        json_decref(call(202, "POST", "/v1/datasets/digits/rescan", NULL)); /* wakes it at once */
-        json_t *s = call(200, "GET", "/v1/status", NULL), *w = json_object_get(s, "waiting");
+        json_decref(
+            rig_want(&r, 202, "POST", "/v1/datasets/digits/rescan", NULL)); /* wakes it at once */
+        json_t *s = rig_want(&r, 200, "GET", "/v1/status", NULL),
+               *w = json_object_get(s, "waiting");
         if (json_array_size(w)) {
             waits = 1;
             ck_assert_int_ge(ds_json_int(json_array_get(w, 0), "postponed", 0), 10);
@@ -450,7 +438,7 @@ START_TEST(jobs_that_only_wait) {
     rig_fake(&r, "scan", "ok");
     rig_sql(&r, "UPDATE jobs SET run_after = 0 WHERE state = 'queued'");
     rig_wait_adapter(&r, "digits", 1, 10000);
-    json_t *s = call(200, "GET", "/v1/status", NULL);
+    json_t *s = rig_want(&r, 200, "GET", "/v1/status", NULL);
     ck_assert_int_eq((int)json_array_size(json_object_get(s, "waiting")), 0);
     json_decref(s);
 }

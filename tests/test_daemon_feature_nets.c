@@ -23,31 +23,15 @@ static void teardown(void) {
         ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
 }
 
-static json_t *call(int want, const char *method, const char *path, const char *body) {
-    int status;
-    json_t *doc = rig_call(&r, method, path, body, &status);
-    ck_assert_msg(status == want, "%s %s: %d, not %d: %s", method, path, status, want,
-                  ds_json_string(doc, "detail", ""));
-    return doc;
-}
-
-static void says(int want, const char *method, const char *path, const char *body,
-                 const char *words) {
-    json_t *doc = call(want, method, path, body);
-    ck_assert_msg(strstr(ds_json_string(doc, "detail", ""), words) != NULL, "'%s' has no '%s'",
-                  ds_json_string(doc, "detail", ""), words);
-    json_decref(doc);
-}
-
 /* Imports the source as a network called `name` and waits for it. */
 static void import_net(const char *name) {
     char body[1000], url[64];
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"%s\"}", source, name);
-    json_t *doc = call(202, "POST", "/v1/feature_nets", body);
+    json_t *doc = rig_want(&r, 202, "POST", "/v1/feature_nets", body);
     snprintf(url, sizeof url, "/v1/jobs/%lld", (long long)ds_json_int(doc, "id", 0));
     json_decref(doc);
     for (int i = 0; i < 1000; i++, usleep(10000)) {
-        json_t *job = call(200, "GET", url, NULL);
+        json_t *job = rig_want(&r, 200, "GET", url, NULL);
         int done = !strcmp(ds_json_string(job, "state", ""), "done");
         json_decref(job);
         if (done)
@@ -78,7 +62,7 @@ static void add_with(const char *path, const char *name, const char *net, int st
     char body[1000];
     snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"%s\",\"feature_net\":\"%s\"}", path,
              name, net);
-    json_decref(call(status, "POST", "/v1/datasets", body));
+    json_decref(rig_want(&r, status, "POST", "/v1/datasets", body));
 }
 
 START_TEST(specs_name_the_network) {
@@ -90,7 +74,8 @@ START_TEST(specs_name_the_network) {
     json_t *spec = train_spec(), *doc, *tasks;
     expect_net(json_object_get(spec, "feature_net"), "net", "bundled");
     json_decref(spec);
-    doc = call(200, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid:torch-fidelity\"}");
+    doc = rig_want(&r, 200, "PUT", "/v1/default-feature-net",
+                   "{\"feature_net\":\"fid:torch-fidelity\"}");
     expect_net(doc, "fid", "torch-fidelity");
     ck_assert(json_is_false(json_object_get(doc, "bundled")));
     json_decref(doc);
@@ -109,7 +94,7 @@ START_TEST(specs_name_the_network) {
     ck_assert(ds_json_string(json_object_get(json_array_get(tasks, 0), "feature_net"), "path",
                              NULL) != NULL);
     json_decref(spec);
-    doc = call(200, "GET", "/v1/status", NULL);
+    doc = rig_want(&r, 200, "GET", "/v1/status", NULL);
     ck_assert_str_eq(ds_json_string(json_object_get(doc, "default_feature_net"), "name", ""),
                      "fid");
     json_decref(doc);
@@ -119,10 +104,10 @@ START_TEST(specs_name_the_network) {
     spec = train_spec();
     expect_net(json_object_get(spec, "feature_net"), "fid", "clean");
     json_decref(spec);
-    doc = call(200, "GET", "/v1/adapters/photos@v2", NULL);
+    doc = rig_want(&r, 200, "GET", "/v1/adapters/photos@v2", NULL);
     ck_assert_str_eq(ds_json_string(json_object_get(doc, "feature_net"), "name", ""), "fid");
     json_decref(doc);
-    doc = call(200, "GET", "/v1/adapters/photos@v1", NULL);
+    doc = rig_want(&r, 200, "GET", "/v1/adapters/photos@v1", NULL);
     ck_assert_str_eq(ds_json_string(json_object_get(doc, "feature_net"), "name", ""), "net");
     json_decref(doc);
     int status;
@@ -135,14 +120,17 @@ END_TEST
 START_TEST(choices_are_checked) {
     rig_start(&r, NULL);
     import_net("fid");
-    says(404, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"none\"}", "list-feature-nets");
-    says(400, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid:tf\"}", "there are");
-    says(400, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"default\"}", "which network");
-    says(400, "PUT", "/v1/default-feature-net", "{}", "feature_net");
-    says(400, "PUT", "/v1/default-feature-net", "{\"base\":\"x\"}", "'base' is not known");
+    rig_says(&r, 404, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"none\"}",
+             "list-feature-nets");
+    rig_says(&r, 400, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid:tf\"}",
+             "there are");
+    rig_says(&r, 400, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"default\"}",
+             "which network");
+    rig_says(&r, 400, "PUT", "/v1/default-feature-net", "{}", "feature_net");
+    rig_says(&r, 400, "PUT", "/v1/default-feature-net", "{\"base\":\"x\"}", "'base' is not known");
     add_with(photos, "photos", "none", 404);
     add_with(photos, "photos", "fid:x", 400);
-    json_t *doc = call(200, "GET", "/v1/datasets", NULL); /* nothing was added */
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/datasets", NULL); /* nothing was added */
     ck_assert_int_eq((int)json_array_size(json_object_get(doc, "items")), 0);
     json_decref(doc);
     /* a name that is taken by another file is refused before the work; the same file is not */
@@ -151,7 +139,7 @@ START_TEST(choices_are_checked) {
     snprintf(other, sizeof other, "%s.other", source);
     rig_write(other, "other weights");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"FID\"}", other);
-    says(409, "POST", "/v1/feature_nets", body, "choose another --name");
+    rig_says(&r, 409, "POST", "/v1/feature_nets", body, "choose another --name");
     ck_assert_int_eq(rig_job(&r, "import", NULL, (char[16]){0}), jobs);
     import_net("fid");
 }
@@ -160,31 +148,33 @@ END_TEST
 START_TEST(removal) {
     rig_start(&r, NULL);
     import_net("fid");
-    json_t *net = call(200, "GET", "/v1/feature_nets/fid", NULL), *doc;
+    json_t *net = rig_want(&r, 200, "GET", "/v1/feature_nets/fid", NULL), *doc;
     const char *path = ds_json_string(net, "path", "/none");
-    json_decref(call(200, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid\"}"));
-    says(409, "DELETE", "/v1/feature_nets/fid", NULL, "it is the default");
-    json_decref(call(200, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"bundled\"}"));
+    json_decref(rig_want(&r, 200, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid\"}"));
+    rig_says(&r, 409, "DELETE", "/v1/feature_nets/fid", NULL, "it is the default");
+    json_decref(
+        rig_want(&r, 200, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"bundled\"}"));
     add_with(photos, "photos", "fid", 201);
     rig_wait_adapter(&r, "photos", 1, 10000);
-    says(409, "DELETE", "/v1/feature_nets/fid", NULL, "photos");
-    json_decref(call(200, "DELETE", "/v1/datasets/photos", NULL));
-    says(409, "DELETE", "/v1/feature_nets/fid", NULL, "photos@v1");
-    says(409, "DELETE", "/v1/feature_nets/net", NULL, "bases come with it: emoji");
-    says(404, "DELETE", "/v1/feature_nets/none", NULL, "does not exist");
-    doc = call(200, "POST", "/v1/gc", "{\"grace_seconds\":60}");
+    rig_says(&r, 409, "DELETE", "/v1/feature_nets/fid", NULL, "photos");
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/datasets/photos", NULL));
+    rig_says(&r, 409, "DELETE", "/v1/feature_nets/fid", NULL, "photos@v1");
+    rig_says(&r, 409, "DELETE", "/v1/feature_nets/net", NULL, "bases come with it: emoji");
+    rig_says(&r, 404, "DELETE", "/v1/feature_nets/none", NULL, "does not exist");
+    doc = rig_want(&r, 200, "POST", "/v1/gc", "{\"grace_seconds\":60}");
     ck_assert(json_is_null(json_object_get(doc, "error")));
     json_decref(doc);
     ck_assert(ds_fs_exists(path)); /* an adapter was measured with it */
     rig_sql(&r, "UPDATE adapter_versions SET deleted_at = 1");
-    doc = call(200, "DELETE", "/v1/feature_nets/fid", NULL);
+    doc = rig_want(&r, 200, "DELETE", "/v1/feature_nets/fid", NULL);
     ck_assert(json_is_true(json_object_get(doc, "removed")));
     json_decref(doc);
     for (int i = 0; i < 500 && ds_fs_exists(path); i++)
         usleep(10000);
     ck_assert(!ds_fs_exists(path));
     ck_assert(ds_fs_exists(source));
-    says(404, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid\"}", "add-feature-net");
+    rig_says(&r, 404, "PUT", "/v1/default-feature-net", "{\"feature_net\":\"fid\"}",
+             "add-feature-net");
     import_net("fid"); /* and back */
     ck_assert(ds_fs_exists(path));
     json_decref(net);
@@ -208,12 +198,12 @@ START_TEST(gc_runs_beside_the_loop) {
         int64_t n = ds_json_int(json_object_get(doc, "models"), "removed", 0);
         _exit(status == 200 && n == 3000 ? 0 : 1);
     }
-    json_t *doc = call(200, "GET", "/v1/status", NULL);
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/status", NULL);
     json_decref(doc);
     int end;
     ck_assert(waitpid(pid, &end, 0) == pid && WIFEXITED(end));
     ck_assert_int_eq(WEXITSTATUS(end), 0);
-    doc = call(200, "POST", "/v1/gc", "{}"); /* the flags are given back */
+    doc = rig_want(&r, 200, "POST", "/v1/gc", "{}"); /* the flags are given back */
     ck_assert_int_eq(ds_json_int(json_object_get(doc, "models"), "removed", -1), 0);
     json_decref(doc);
     import_net("fid");

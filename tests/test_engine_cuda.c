@@ -12,29 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIDE = 8, IMAGES = 20, CLASSES = 3, ONE = SIDE * SIDE * 3, STEPS = 6 };
-static const ds_dit_config config = {.channels = 3,
-                                     .side = SIDE,
-                                     .patch = 2,
-                                     .width = 32,
-                                     .depth = 2,
-                                     .heads = 2,
-                                     .mlp_ratio = 4,
-                                     .classes = 4,
-                                     .learn_sigma = 1,
-                                     .freq_dim = 64,
-                                     .pixel = 1,
-                                     .train_steps = 1000,
-                                     .beta_start = 1e-4,
-                                     .beta_end = 2e-2};
-static uint8_t pixels[IMAGES * ONE];
-static int labels[IMAGES];
-static const ds_image_set images = {.pixels = pixels,
-                                    .labels = labels,
-                                    .n = IMAGES,
-                                    .side = SIDE,
-                                    .channels = 3,
-                                    .classes = CLASSES};
+enum { IMAGES = 20, DEPTH = 2 };
+#include "tests/engine_small.h"
+
+enum { STEPS = 6 };
 
 typedef struct {
     ds_device *dev;
@@ -63,8 +44,7 @@ static world world_new(const char *kind, enum ds_precision precision) {
     ck_assert_int_eq(ds_model_new(&w.model, w.dev, w.base, NULL), 0);
     for (int i = 0; i < IMAGES * ONE; i++)
         pixels[i] = (uint8_t)(ds_rng_u32(1, DS_STREAM_TEST, 0, 0, (uint32_t)i) & 255);
-    for (int i = 0; i < IMAGES; i++)
-        labels[i] = i % CLASSES;
+    label_images();
     return w;
 }
 

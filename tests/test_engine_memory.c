@@ -13,29 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIDE = 8, IMAGES = 12, CLASSES = 3, CHANNELS = 3, ONE = SIDE * SIDE * CHANNELS, DEPTH = 4 };
-static const ds_dit_config config = {.channels = CHANNELS,
-                                     .side = SIDE,
-                                     .patch = 2,
-                                     .width = 32,
-                                     .depth = DEPTH,
-                                     .heads = 2,
-                                     .mlp_ratio = 4,
-                                     .classes = 4,
-                                     .learn_sigma = 1,
-                                     .freq_dim = 64,
-                                     .pixel = 1,
-                                     .train_steps = 1000,
-                                     .beta_start = 1e-4,
-                                     .beta_end = 2e-2};
-static uint8_t pixels[IMAGES * ONE];
-static int labels[IMAGES];
-static const ds_image_set images = {.pixels = pixels,
-                                    .labels = labels,
-                                    .n = IMAGES,
-                                    .side = SIDE,
-                                    .channels = 3,
-                                    .classes = CLASSES};
+enum { IMAGES = 12, DEPTH = 4 };
+#include "tests/engine_small.h"
 
 static const ds_method_spec methods[] = {
     {.method = DS_METHOD_AFFINER, .rank = 4, .targets = 1023, .classes = CLASSES, .seed = 9},
@@ -55,18 +34,10 @@ static const ds_method_spec methods[] = {
     {.method = DS_METHOD_FULL, .classes = CLASSES, .seed = 9}};
 enum { METHODS = sizeof methods / sizeof methods[0] };
 
-/* A base whose every tensor is non-zero, in a file: F32, or matrices in BF16. */
+/* The base in a file: F32, or matrices in BF16. */
 static char *base_file(int bf16) {
-    ds_base *b;
+    ds_base *b = base_without_zeros();
     char *path = ds_xasprintf("%s/base-%d.safetensors", ds_test_tmpdir(), bf16);
-    ck_assert_int_eq(ds_base_new(&b, &config, 3, NULL), 0);
-    for (int i = 1; i < b->table.count; i++) {
-        const ds_param *p = &b->table.items[i];
-        float *x = b->data + p->offset;
-        ds_rng_normal(x, p->count, 5, DS_STREAM_TEST, (uint32_t)i, 0);
-        for (size_t j = 0; j < p->count; j++)
-            x[j] *= p->ndim > 1 ? 1.0f / sqrtf((float)p->count / (float)p->shape[0]) : 0.1f;
-    }
     const char *const meta[] = {"diffscaler.name", "a base", NULL};
     ck_assert_int_eq(ds_base_save(b, path, bf16, meta, NULL), 0);
     ds_base_free(b);
@@ -76,8 +47,7 @@ static char *base_file(int bf16) {
 static void make_images(void) {
     for (int i = 0; i < IMAGES * ONE; i++)
         pixels[i] = (uint8_t)ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, 0);
-    for (int i = 0; i < IMAGES; i++)
-        labels[i] = i % CLASSES;
+    label_images();
 }
 
 typedef struct {

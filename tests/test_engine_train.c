@@ -16,38 +16,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIDE = 8, IMAGES = 30, CLASSES = 3, ONE = SIDE * SIDE * 3 };
-static const ds_dit_config config = {.channels = 3,
-                                     .side = SIDE,
-                                     .patch = 2,
-                                     .width = 32,
-                                     .depth = 2,
-                                     .heads = 2,
-                                     .mlp_ratio = 4,
-                                     .classes = 4,
-                                     .learn_sigma = 1,
-                                     .freq_dim = 64,
-                                     .pixel = 1,
-                                     .train_steps = 1000,
-                                     .beta_start = 1e-4,
-                                     .beta_end = 2e-2};
-static uint8_t pixels[IMAGES * ONE];
-static int labels[IMAGES];
-static const ds_image_set images = {.pixels = pixels,
-                                    .labels = labels,
-                                    .n = IMAGES,
-                                    .side = SIDE,
-                                    .channels = 3,
-                                    .classes = CLASSES};
+enum { IMAGES = 30, DEPTH = 2 };
+#include "tests/engine_small.h"
 
 static void make_images(void) {
-    for (int i = 0; i < IMAGES; i++) {
-        labels[i] = i % CLASSES;
+    label_images();
+    for (int i = 0; i < IMAGES; i++)
         for (int j = 0; j < ONE; j++)
             pixels[i * ONE + j] =
                 (uint8_t)((ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j) & 63) +
-                          60 * (i % CLASSES));
-    }
+                          60 * labels[i]);
 }
 
 typedef struct {
@@ -61,18 +39,10 @@ static const ds_device_options one_thread = {
     .kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
 static const ds_device_options bf16 = {.kind = "cpu", .precision = DS_PRECISION_BF16, .threads = 2};
 
-/* A base whose every tensor is non-zero (a fresh one has zero modulations and outputs). */
 static ds_world open_world(const ds_device_options *opt) {
     ds_world w;
     ck_assert_int_eq(ds_device_open(&w.dev, opt, NULL), 0);
-    ck_assert_int_eq(ds_base_new(&w.base, &config, 3, NULL), 0);
-    for (int i = 1; i < w.base->table.count; i++) {
-        const ds_param *p = &w.base->table.items[i];
-        float *x = w.base->data + p->offset;
-        ds_rng_normal(x, p->count, 5, DS_STREAM_TEST, (uint32_t)i, 0);
-        for (size_t j = 0; j < p->count; j++)
-            x[j] *= p->ndim > 1 ? 1.0f / sqrtf((float)p->count / (float)p->shape[0]) : 0.1f;
-    }
+    w.base = base_without_zeros();
     memset(w.base->sha256, 'a', 64);
     w.base->sha256[64] = 0;
     ck_assert_int_eq(ds_model_new(&w.model, w.dev, w.base, NULL), 0);

@@ -10,7 +10,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for t in "$@"; do
     # in one process: the checker's memory would not outlive a forked test
-    CK_FORK=no DS_BUILD=$build DS_TEST_CUDA=1 "$build/tests/$t" >"$log" 2>&1
+    CK_FORK=no DS_BUILD=$build "$build/tests/$t" >"$log" 2>&1
     status=$?
     grep '^race: ' "$log" | while read -r line; do
         for at in $(grep -o '+0x[0-9a-f]*' <<<"$line" | sort -u); do

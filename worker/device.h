@@ -1,16 +1,11 @@
-/* worker/device.h - choice of a device by the words of a spec or a command line.
+/* worker/device.h - opening the device of a job or a command.
  *
- * Kinds: "auto" (a GPU where there is one, else the processor), "cpu", "ref", "cuda", "cuda:N".
- * Precisions: "bf16", "f32", "tf32" (products of a GPU's f32 with 10 bits of mantissa).
- * Thread: the main one.  Errors: DS_EINVAL for a wrong word; as ds_device_open.
+ * Thread: the main one.  Errors: as ds_device_open.
  */
 #ifndef DS_WORKER_DEVICE_H
 #define DS_WORKER_DEVICE_H
 
 #include "kernels/device.h"
-
-int ds_device_kind_check(const char *kind, ds_error *err);
-int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err);
 
 /* ds_device_open for a job or a command: a line in the log says why "auto" took the processor where
  * a driver is there, and large eigenvalue problems of this thread go to the device if it can

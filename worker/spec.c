@@ -168,7 +168,6 @@ static int read_word(const char *where, const json_t *v, const char *const *word
             *(type *)out = (type)i;                                                                \
         return rc;                                                                                 \
     }
-WORD_READER(read_precision, enum ds_precision, "f32", "bf16", "tf32")
 WORD_READER(read_sampler, enum ds_sampler, "ddpm", "ddim", "dpmpp2m")
 WORD_READER(read_guidance, enum ds_guidance, "none", "cfg", "domain")
 WORD_READER(read_method, enum ds_method, "affiner", "embedding", "full")
@@ -178,6 +177,13 @@ WORD_READER(read_verify, enum ds_verify, "auto", "full")
 WORD_READER(read_what, int, "base", "feature_net")
 WORD_READER(read_mode, enum ds_fid_mode, "pytorch-fid", "torch-fidelity", "clean", "bundled")
 WORD_READER(read_kind, enum ds_job_kind, "scan", "train", "sample", "verify", "import")
+
+static int read_precision(const char *where, const json_t *v, void *out, ds_error *err) {
+    int i = 0, rc = read_word(where, v, ds_precision_names, &i, err);
+    if (!rc)
+        *(enum ds_precision *)out = (enum ds_precision)i;
+    return rc;
+}
 
 static int read_device(const char *where, const json_t *v, void *out, ds_error *err) {
     const char *kind = json_string_value(v);

@@ -4,6 +4,9 @@
  * built without contraction too. */
 #include "kernels/cuda/cuda.h"
 
+#define DS_RNG_FN __device__ static inline
+#include "base/rng_core.h"
+
 enum { BLOCK = 256 };
 
 /* ---------------------------------------------------------------- noising */
@@ -25,7 +28,7 @@ void ds_cuda_axpby(ds_device *dev, float *out, const float *ca, const float *x, 
 }
 
 /* ---------------------------------------------------------------- normal numbers
- * base/rng.h defines them; the arithmetic is that of base/rng.c, line by line. */
+ * base/rng.h defines them. */
 
 enum { DRAWS = 256 }; /* samples of a launch: their steps and numbers are arguments of the kernel */
 
@@ -38,84 +41,13 @@ struct draw_args {
     size_t n;
 };
 
-__device__ static void philox(uint32_t c[4], uint64_t seed) {
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
-        c[0] = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
-        c[2] = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
-        c[1] = (uint32_t)p1;
-        c[3] = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-}
-
-__device__ static double log_positive(double x) {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    int64_t e = (int64_t)(bits >> 52) - 1023;
-    bits = (bits & 0x000FFFFFFFFFFFFFull) | 0x3FF0000000000000ull;
-    double m;
-    memcpy(&m, &bits, sizeof m);
-    int big = m > 1.4142135623730951;
-    m = big ? m * 0.5 : m;
-    e += big;
-    double z = (m - 1.0) / (m + 1.0), q = z * z;
-    double s = 1.0 / 19;
-    s = s * q + 1.0 / 17;
-    s = s * q + 1.0 / 15;
-    s = s * q + 1.0 / 13;
-    s = s * q + 1.0 / 11;
-    s = s * q + 1.0 / 9;
-    s = s * q + 1.0 / 7;
-    s = s * q + 1.0 / 5;
-    s = s * q + 1.0 / 3;
-    s = s * q + 1.0;
-    return (double)e * 0.6931471805599453 + 2.0 * z * s;
-}
-
-__device__ static void sincos_turn(uint32_t w, double *c, double *s) {
-    uint32_t quadrant = w >> 30;
-    double a = ((double)(w & 0x3FFFFFFFu) - 536870912.0) * (1.5707963267948966 / 1073741824.0);
-    double q = a * a;
-    double sn =
-        a * (1 + q * (-1.0 / 6 +
-                      q * (1.0 / 120 + q * (-1.0 / 5040 +
-                                            q * (1.0 / 362880 + q * (-1.0 / 39916800 +
-                                                                     q * (1.0 / 6227020800.0)))))));
-    double cs =
-        1 + q * (-0.5 + q * (1.0 / 24 +
-                             q * (-1.0 / 720 + q * (1.0 / 40320 + q * (-1.0 / 3628800 +
-                                                                       q * (1.0 / 479001600.0))))));
-    double r = 0.7071067811865476;
-    double c1 = r * (cs - sn), s1 = r * (cs + sn);
-    double cc = (quadrant & 1) ? -s1 : c1, ss = (quadrant & 1) ? c1 : s1;
-    *c = (quadrant & 2) ? -cc : cc;
-    *s = (quadrant & 2) ? -ss : ss;
-}
-
-__device__ static void box_muller(float out[2], uint32_t w0, uint32_t w1) {
-    double u = ((double)w0 + 0.5) * 0x1p-32;
-    double radius = sqrt(-2.0 * log_positive(u)), c, s;
-    sincos_turn(w1, &c, &s);
-    out[0] = (float)(radius * c);
-    out[1] = (float)(radius * s);
-}
-
 /* One thread four numbers; blockIdx.y is the sample. */
 __global__ void normal(float *out, draw_args a) {
     uint32_t block = blockIdx.x * blockDim.x + threadIdx.x;
     if (block >= a.blocks)
         return;
-    uint64_t sample = a.sample[blockIdx.y];
-    uint32_t c[4] = {block, a.step[blockIdx.y], (uint32_t)sample,
-                     a.stream ^ ((uint32_t)(sample >> 32) * 0x9E3779B9u)};
     float z[4];
-    philox(c, a.seed);
-    box_muller(z, c[0], c[1]);
-    box_muller(z + 2, c[2], c[3]);
+    ds_rng_core_normals(z, a.seed, a.stream, a.step[blockIdx.y], a.sample[blockIdx.y], block);
     size_t i = 4 * (size_t)block;
     float *to = out + (size_t)blockIdx.y * a.n + i;
 #pragma unroll
