@@ -243,23 +243,29 @@ struct ds_inception {
     int batch_max;
     plan plan;
     float *maps[MAPS]; /* device: batch_max images each */
-    float *pooled;     /* device: (batch_max, 2048) */
+    float *means;      /* device: (batch_max, 288), (batch_max, 768), (batch_max, 2048) */
     ds_weight *fc;     /* whole network: (1008, 2048) */
     float *scores;     /* device: (batch_max, 1008) */
     float *fc_bias;    /* host */
-    float *spatial;    /* host: (batch_max, 17, 17, 768), what the tap is cut from */
+    float *cut;     /* whole network, device: (batch_max, 17, 17, CUT), first channels of 6d .. */
+    float *spatial; /* .. and host */
 };
 
-enum { SPATIAL_PIXELS = 17 * 17 };
+enum { SPATIAL_PIXELS = 17 * 17, CUT = 8 };
+enum { MEANS = DS_INCEPTION_5D + DS_INCEPTION_6C + DS_INCEPTION_POOL };
+
+int ds_inception_batch(const ds_device *dev) {
+    return dev->host_memory ? 8 : DS_INCEPTION_BATCH_MAX;
+}
 
 static int fan_in(const ds_conv *g) { return g->kernel_h * g->kernel_w * g->in_channels; }
 
 size_t ds_inception_part_bytes(ds_device *dev, enum ds_inception_part part, int batch_max) {
     plan p;
     make_plan(&p, part);
-    size_t floats = DS_INCEPTION_POOL, weights = 0;
+    size_t floats = MEANS, weights = 0;
     if (part == DS_INCEPTION_FID) {
-        floats += DS_INCEPTION_LOGITS + SPATIAL_PIXELS * DS_INCEPTION_6C;
+        floats += DS_INCEPTION_LOGITS + SPATIAL_PIXELS * CUT;
         weights += dev->weight_bytes(dev, DS_INCEPTION_LOGITS, DS_INCEPTION_POOL, 1, 0);
     }
     for (int m = 0; m < MAPS; m++)
@@ -326,11 +332,11 @@ static int no_memory(const ds_inception *net, ds_error *err) {
                    ds_inception_part_bytes(net->dev, net->part, net->batch_max) >> 20);
 }
 
-/* A packed f32 matrix (m,n) on the device. */
-static int put_matrix(ds_inception *net, ds_weight **w, const float *host, size_t m, size_t n,
-                      ds_error *err) {
+/* A packed matrix (m,n) on the device. */
+static int put_matrix(ds_inception *net, ds_weight **w, enum ds_weight_kind kind, const float *host,
+                      size_t m, size_t n, ds_error *err) {
     ds_device *dev = net->dev;
-    *w = dev->weight_new(dev, (int)m, (int)n, 1, 0);
+    *w = dev->weight_new(dev, (int)m, (int)n, (int)kind, 0);
     float *raw = dev->alloc(dev, m * n * sizeof *raw);
     if (!*w || !raw) {
         if (raw)
@@ -350,7 +356,7 @@ static int load_unit(ds_inception *net, const ds_st *st, step *s, ds_error *err)
     float *scratch = ds_xmalloc((2 * O * n + 5 * O) * sizeof *scratch);
     float *raw = scratch, *folded = raw + O * n, *bias = folded + O * n, *bn = bias + O;
     int rc = fold(st, s, raw, folded, bias, bn, err);
-    rc = rc ? rc : put_matrix(net, &s->w, folded, O, n, err);
+    rc = rc ? rc : put_matrix(net, &s->w, DS_WEIGHT_TF32, folded, O, n, err);
     if (!rc) {
         s->bias = dev->alloc(dev, O * sizeof *s->bias);
         if (s->bias)
@@ -379,7 +385,9 @@ static int load_fc(ds_inception *net, const ds_st *st, ds_error *err) {
     if (!rc && !(all_finite(w, n) && all_finite(net->fc_bias, DS_INCEPTION_LOGITS)))
         rc = ds_fail(err, DS_EINTEGRITY, "'%.200s': unit 'fc' has numbers that are not finite",
                      ds_st_file_name(st));
-    rc = rc ? rc : put_matrix(net, &net->fc, w, DS_INCEPTION_LOGITS, DS_INCEPTION_POOL, err);
+    rc = rc ? rc
+            : put_matrix(net, &net->fc, DS_WEIGHT_F32, w, DS_INCEPTION_LOGITS, DS_INCEPTION_POOL,
+                         err);
     free(w);
     return rc;
 }
@@ -390,15 +398,15 @@ static int take_memory(ds_inception *net, ds_error *err) {
     for (int m = 0; m < MAPS; m++)
         if (!(net->maps[m] = dev->alloc(dev, net->plan.need[m] * B * sizeof *net->maps[m])))
             return no_memory(net, err);
-    net->pooled = dev->alloc(dev, DS_INCEPTION_POOL * B * sizeof *net->pooled);
+    net->means = dev->alloc(dev, MEANS * B * sizeof *net->means);
     if (net->part == DS_INCEPTION_FID) {
         net->scores = dev->alloc(dev, DS_INCEPTION_LOGITS * B * sizeof *net->scores);
-        net->spatial =
-            ds_xmalloc((size_t)SPATIAL_PIXELS * DS_INCEPTION_6C * B * sizeof *net->spatial);
-        if (!net->scores)
+        net->cut = dev->alloc(dev, SPATIAL_PIXELS * CUT * B * sizeof *net->cut);
+        net->spatial = ds_xmalloc(SPATIAL_PIXELS * CUT * B * sizeof *net->spatial);
+        if (!net->scores || !net->cut)
             return no_memory(net, err);
     }
-    return net->pooled ? 0 : no_memory(net, err);
+    return net->means ? 0 : no_memory(net, err);
 }
 
 int ds_inception_open(ds_device *dev, enum ds_inception_part part, const ds_st *st, int batch_max,
@@ -432,6 +440,7 @@ void ds_inception_free(ds_inception *net) {
     if (!net)
         return;
     ds_device *dev = net->dev;
+    ds_device_forget(dev, net);
     for (int i = 0; i < net->plan.count; i++) {
         step *s = &net->plan.steps[i];
         dev->weight_free(dev, s->w);
@@ -441,8 +450,10 @@ void ds_inception_free(ds_inception *net) {
     for (int m = 0; m < MAPS; m++)
         if (net->maps[m])
             dev->free(dev, net->maps[m]);
-    if (net->pooled)
-        dev->free(dev, net->pooled);
+    if (net->means)
+        dev->free(dev, net->means);
+    if (net->cut)
+        dev->free(dev, net->cut);
     if (net->scores)
         dev->free(dev, net->scores);
     dev->weight_free(dev, net->fc);
@@ -455,67 +466,52 @@ const float *ds_inception_fc_bias(const ds_inception *net) { return net->fc_bias
 
 /* ---------------------------------------------------------------- running */
 
-static void mean_to_host(ds_inception *net, const step *s, int B, float *host) {
-    ds_device *dev = net->dev;
-    int C = s->geo.in_channels;
-    dev->ops->spatial_mean(dev, net->pooled, net->maps[s->in], B, s->geo.height * s->geo.width, C);
-    if (host)
-        dev->download(dev, host, net->pooled, (size_t)B * (size_t)C * sizeof *host);
+/* The parts of net->means, each (batch_max, C). */
+static float *means_of(const ds_inception *net, enum tap tap) {
+    size_t B = (size_t)net->batch_max, skip = 0;
+    skip += tap == TAP_6C || tap == TAP_POOL ? DS_INCEPTION_5D * B : 0;
+    skip += tap == TAP_POOL ? DS_INCEPTION_6C * B : 0;
+    return net->means + skip;
 }
 
-/* The first channels of every pixel. */
-static void run_spatial(ds_inception *net, const step *s, int B, float *host) {
-    ds_device *dev = net->dev;
-    size_t C = (size_t)s->geo.in_channels, rows = (size_t)B * SPATIAL_PIXELS;
-    DS_ASSERT(s->geo.height * s->geo.width == SPATIAL_PIXELS && C == DS_INCEPTION_6C);
-    dev->download(dev, net->spatial, net->maps[s->in], rows * C * sizeof *host);
-    for (size_t i = 0; i < rows; i++)
-        for (size_t c = 0; c < DS_INCEPTION_SPATIAL_CHANNELS; c++)
-            host[i * DS_INCEPTION_SPATIAL_CHANNELS + c] = net->spatial[i * C + c];
+/* The first channels of every pixel (B*17*17, 768) -> (B*17*17, CUT): the average of one cell each,
+ * of rows of cells of CUT channels. */
+static void cut_spatial(ds_inception *net, const step *s, int B) {
+    const int cells = s->geo.in_channels / CUT;
+    DS_ASSERT(s->geo.height * s->geo.width == SPATIAL_PIXELS && cells * CUT == s->geo.in_channels);
+    ds_conv geo = {B * SPATIAL_PIXELS, 1, cells, CUT, 0, 1, 1, cells, 0, 0};
+    net->dev->ops->pool_forward(net->dev, net->cut, CUT, net->maps[s->in], 1, &geo);
 }
 
 /* A product is a 1 x 1 convolution of 1 x 1 pictures. */
-static void run_fc(ds_inception *net, int B, float *logits) {
+static void run_fc(ds_inception *net, int B) {
     ds_device *dev = net->dev;
     ds_conv geo = {B, 1, 1, DS_INCEPTION_POOL, DS_INCEPTION_LOGITS, 1, 1, 1, 0, 0};
-    dev->ops->conv_forward(dev, net->scores, DS_INCEPTION_LOGITS, net->pooled, net->fc, NULL, 0,
-                           &geo);
-    dev->download(dev, logits, net->scores, (size_t)B * DS_INCEPTION_LOGITS * sizeof *logits);
+    dev->ops->conv_forward(dev, net->scores, DS_INCEPTION_LOGITS, means_of(net, TAP_POOL), net->fc,
+                           NULL, 0, &geo);
 }
 
 static void run_tap(ds_inception *net, const step *s, int B, const ds_inception_out *out) {
-    switch (s->tap) {
-    case TAP_5D:
-        if (out->mixed_5d)
-            mean_to_host(net, s, B, out->mixed_5d);
-        break;
-    case TAP_6C:
-        if (out->mixed_6c)
-            mean_to_host(net, s, B, out->mixed_6c);
-        break;
-    case TAP_SPATIAL:
-        if (out->spatial)
-            run_spatial(net, s, B, out->spatial);
-        break;
-    case TAP_POOL:
-        if (out->pool || out->logits)
-            mean_to_host(net, s, B, out->pool);
-        if (out->logits)
-            run_fc(net, B, out->logits);
-        break;
-    }
+    const ds_conv *g = &s->geo;
+    int wanted = s->tap == TAP_5D   ? out->mixed_5d != NULL
+                 : s->tap == TAP_6C ? out->mixed_6c != NULL
+                                    : out->pool || out->logits;
+    if (s->tap == TAP_SPATIAL && out->spatial)
+        cut_spatial(net, s, B);
+    if (s->tap == TAP_SPATIAL || !wanted)
+        return;
+    net->dev->ops->spatial_mean(net->dev, means_of(net, s->tap), net->maps[s->in], B,
+                                g->height * g->width, g->in_channels);
+    if (s->tap == TAP_POOL && out->logits)
+        run_fc(net, B);
 }
 
-void ds_inception_run(ds_inception *net, const float *const *images, int B,
-                      const ds_inception_out *out) {
-    DS_ASSERT(B >= 1 && B <= net->batch_max);
+/* Everything between the upload and the downloads: no op here waits, and arguments depend on B and
+ * on which outputs there are, so that a device may record it. */
+static void run_steps(ds_inception *net, int B, const ds_inception_out *out) {
     ds_device *dev = net->dev;
-    const plan *p = &net->plan;
-    for (int b = 0; b < B; b++)
-        dev->upload(dev, net->maps[p->steps[0].in] + (size_t)b * DS_INCEPTION_PIXELS, images[b],
-                    DS_INCEPTION_PIXELS * sizeof **images);
-    for (int i = 0; i < p->count; i++) {
-        const step *s = &p->steps[i];
+    for (int i = 0; i < net->plan.count; i++) {
+        const step *s = &net->plan.steps[i];
         ds_conv geo = s->geo;
         geo.batch = B;
         float *in = net->maps[s->in], *to = net->maps[s->out] + s->offset;
@@ -531,6 +527,47 @@ void ds_inception_run(ds_inception *net, const float *const *images, int B,
         case BLOCK: DS_ASSERT(!"a block is not a step");
         }
     }
+}
+
+static void take_means(ds_inception *net, enum tap tap, int B, int C, float *host) {
+    if (host)
+        net->dev->download(net->dev, host, means_of(net, tap),
+                           (size_t)B * (size_t)C * sizeof *host);
+}
+
+static void take_spatial(ds_inception *net, int B, float *host) {
+    size_t rows = (size_t)B * SPATIAL_PIXELS;
+    net->dev->download(net->dev, net->spatial, net->cut, rows * CUT * sizeof *host);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t c = 0; c < DS_INCEPTION_SPATIAL_CHANNELS; c++)
+            host[i * DS_INCEPTION_SPATIAL_CHANNELS + c] = net->spatial[i * CUT + c];
+}
+
+void ds_inception_run(ds_inception *net, const float *const *images, int B,
+                      const ds_inception_out *out) {
+    DS_ASSERT(B >= 1 && B <= net->batch_max);
+    DS_ASSERT(net->part == DS_INCEPTION_FID || (!out->pool && !out->spatial && !out->logits));
+    ds_device *dev = net->dev;
+    float *first = net->maps[net->plan.steps[0].in];
+    for (int b = 0; b < B; b++)
+        dev->upload(dev, first + (size_t)b * DS_INCEPTION_PIXELS, images[b],
+                    DS_INCEPTION_PIXELS * sizeof **images);
+    const int wanted = (out->mixed_5d != NULL) | (out->mixed_6c != NULL) << 1 |
+                       (out->pool != NULL) << 2 | (out->spatial != NULL) << 3 |
+                       (out->logits != NULL) << 4;
+    const ds_segment key = {.owner = net, .kind = wanted, .batch = B, .in = first};
+    if (!ds_device_replay(dev, &key)) {
+        run_steps(net, B, out);
+        ds_device_segment_end(dev);
+    }
+    take_means(net, TAP_5D, B, DS_INCEPTION_5D, out->mixed_5d);
+    take_means(net, TAP_6C, B, DS_INCEPTION_6C, out->mixed_6c);
+    take_means(net, TAP_POOL, B, DS_INCEPTION_POOL, out->pool);
+    if (out->spatial)
+        take_spatial(net, B, out->spatial);
+    if (out->logits)
+        dev->download(dev, out->logits, net->scores,
+                      (size_t)B * DS_INCEPTION_LOGITS * sizeof *out->logits);
 }
 
 void ds_inception_forward(ds_inception *net, const float *images, int B, float *mixed_5d,

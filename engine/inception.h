@@ -16,6 +16,8 @@
  * Units: images f32 NHWC, 299 x 299 x 3 RGB, in the range that the weights were trained with ([0,1]
  * for the bundled network, [-1,1] for FID's); features f32.
  * Determinism: a row's features do not depend on the batch or on the number of threads.
+ * Precision: exact f32, but TF32 on a device that was opened with precision tf32 (then its class
+ * ends in -tf32).  What that changes: docs/decisions.md.  The logits are always exact.
  */
 #ifndef DS_ENGINE_INCEPTION_H
 #define DS_ENGINE_INCEPTION_H
@@ -25,7 +27,7 @@
 
 #define DS_INCEPTION_SIDE 299
 #define DS_INCEPTION_PIXELS ((size_t)DS_INCEPTION_SIDE * DS_INCEPTION_SIDE * 3)
-#define DS_INCEPTION_BATCH_MAX 32
+#define DS_INCEPTION_BATCH_MAX 64
 #define DS_INCEPTION_5D 288 /* channels of the taps */
 #define DS_INCEPTION_6C 768
 #define DS_INCEPTION_POOL 2048             /* means of Mixed_7c */
@@ -51,6 +53,10 @@ int ds_inception_open(ds_device *dev, enum ds_inception_part part, const ds_st *
 int ds_inception_new(ds_device *dev, const ds_st *st, int batch_max, ds_inception **out,
                      ds_error *err);
 void ds_inception_free(ds_inception *net); /* NULL is fine */
+
+/* The batch that suits a device: its last maps are 8 x 8 pixels, and a GPU is filled by 64 of them;
+ * on the processor 8 make products large enough, and 110 MB of maps. */
+int ds_inception_batch(const ds_device *dev);
 
 /* Device memory that opening asks for, in bytes (planning); of the trunk. */
 size_t ds_inception_bytes(ds_device *dev, int batch_max);

@@ -35,6 +35,10 @@ extern const char *const ds_precision_names[];
 int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err);
 
 
+/* How a weight multiplies: as the device's precision says; in exact f32 on every device; in exact
+ * f32, or with TF32 where that is the device's precision (conv_forward in ops.def). */
+enum ds_weight_kind { DS_WEIGHT_DEVICE, DS_WEIGHT_F32, DS_WEIGHT_TF32 };
+
 typedef struct {
     const char *kind; /* "ref", "cpu", "cuda", "cuda:N", or "auto" (= the fastest present) */
     enum ds_precision precision; /* of products and activations; "ref" knows f32 only */
@@ -114,7 +118,8 @@ struct ds_device {
     void (*upload)(ds_device *dev, void *dst, const void *src_host, size_t bytes); /* src is free */
     void (*download)(ds_device *dev, void *dst_host, const void *src, size_t bytes); /* waits */
     void (*sync)(ds_device *dev);
-    /* A weight (m,n) without content.  f32 != 0: f32 products even on a bf16 device (feature net).
+    /* A weight (m,n) without content.  f32 (enum ds_weight_kind) != 0: f32 products even on a bf16
+     * device (feature net, VAE).
      * grad != 0: also packed for dx = W^T dy. */
     ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
     void (*weight_free)(ds_device *dev, ds_weight *w);                       /* NULL is fine */

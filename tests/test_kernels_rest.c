@@ -500,8 +500,11 @@ static void pool(run *r) {
     r->dev->ops->pool_forward(r->dev, mean, C + gap, x, 1, &geo);
     r->dev->ops->spatial_mean(r->dev, whole, x, r->B, pixels, C);
     for (size_t i = 0; r->ref && i < per_sample * (size_t)r->B; i++)
-        if (i % (size_t)(C + gap) < (size_t)C) /* exact sums; times a rounded 1/cells, perhaps */
+        if (i % (size_t)(C + gap) < (size_t)C) { /* exact sums; times a rounded 1/cells, perhaps */
             tolerate_both(r, 1, i, EPS32 * fabs((double)mean[i]));
+            tolerate_tf32(r, 1, i,
+                          EPS_TF32 / 2 * fabs((double)mean[i])); /* what convolutions read */
+        }
 }
 
 #define DS_FLAT_CASE(use, label, b, count) KEEP_##use({.name = label, .B = b, .n = count}, )

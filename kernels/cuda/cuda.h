@@ -22,8 +22,9 @@ extern "C" {
 
 struct ds_weight {
     int m, n;
-    int f32; /* f32 products, even on a bf16 device */
-    void *w; /* (m,n) float or ds_bf16 */
+    int f32;  /* f32 products, even on a bf16 device */
+    int tf32; /* convolutions with it take TF32; its numbers are rounded to that */
+    void *w;  /* (m,n) float or ds_bf16 */
 };
 
 /* An op that was asked for and not yet launched: if the next op takes its result, both are one

@@ -87,6 +87,7 @@ static ds_weight *cuda_weight_new(ds_device *dev, int m, int n, int f32, int gra
     w->m = m;
     w->n = n;
     w->f32 = f32 || dev->act_size == sizeof(float);
+    w->tf32 = f32 == DS_WEIGHT_TF32 && ds_cuda_of(dev)->tf32;
     w->w = ds_lib_alloc(ds_cuda_begin(dev), weight_size(dev, m, n, f32));
     if (!w->w) {
         free(w);

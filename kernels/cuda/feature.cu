@@ -5,8 +5,11 @@
  *   1 x 1, stride 1, no padding   a plain product of the pixels (pixels, Cin) with the weight
  *   what cuDNN takes              ds_lib_conv, then bias, ReLU and stride in one pass
  *   else                          patches in scratch, PIECE_BYTES at a time, and a product
- * Products never take TF32.  A row of a product has the same bytes however many rows there are, so
- * neither batch nor chunk shows in a sample.
+ * Products take TF32 where the weight says so (ops.def), else they are exact.  What tensor cores do
+ * with the bits below TF32 is theirs to choose, and those that read operands from shared memory cut
+ * them off: maps would shrink a little with every layer.  So operands have no such bits: weights
+ * are rounded when they are packed, maps by the pass that adds the bias.  A row of a product has
+ * the same bytes however many rows there are, so neither batch nor chunk shows in a sample.
  *
  * Element-wise kernels: one thread for 4 channels of a pixel, 16 bytes an access where aligned.
  */
@@ -23,10 +26,10 @@ static int out_width(const ds_conv *g) {
 
 /* ---------------------------------------------------------------- bias, ReLU, stride */
 
-/* y (pixels, C), y_stride apart (=) [relu](x + bias);  x may be y */
+/* y (pixels, C), y_stride apart (=) [round to TF32]([relu](x + bias));  x may be y */
 template <bool VEC>
 __global__ void conv_finish(float *y, int y_stride, const float *x, int x_stride, const float *bias,
-                            int relu, size_t pixels, int C) {
+                            int relu, int tf32, size_t pixels, int C) {
     int groups = (C + GROUP - 1) / GROUP;
     size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x, pixel = at / (size_t)groups;
     if (pixel >= pixels)
@@ -39,19 +42,20 @@ __global__ void conv_finish(float *y, int y_stride, const float *x, int x_stride
     for (int i = 0; i < GROUP; i++) {
         v.v[i] += b.v[i];
         v.v[i] = relu && v.v[i] < 0 ? 0.0f : v.v[i];
+        v.v[i] = tf32 ? ds_round_tf32(v.v[i]) : v.v[i];
     }
     store4<VEC>(y + pixel * (size_t)y_stride + channel, v, left);
 }
 
 struct conv_out {
     float *y;
-    int stride, C, relu;
+    int stride, C, relu, tf32;
     const float *bias;
 };
 
 static void finish(ds_cuda *c, const conv_out &o, float *y, const float *x, int x_stride,
                    size_t pixels) {
-    if (!o.bias && !o.relu && x == y)
+    if (!o.bias && !o.relu && !o.tf32 && x == y)
         return;
     size_t threads = pixels * (size_t)((o.C + GROUP - 1) / GROUP);
     bool aligned = o.C % GROUP == 0 && aligned4(y, o.stride) && aligned4(x, x_stride) &&
@@ -59,7 +63,7 @@ static void finish(ds_cuda *c, const conv_out &o, float *y, const float *x, int 
     by_alignment(aligned, [&](auto vec) {
         ds_cuda_launch(c, conv_finish<decltype(vec)::value>,
                        dim3((unsigned)ds_ceil_div(threads, BLOCK)), dim3(BLOCK), 0, y, o.stride, x,
-                       x_stride, o.bias, o.relu, pixels, o.C);
+                       x_stride, o.bias, o.relu, o.tf32, pixels, o.C);
     });
 }
 
@@ -74,10 +78,10 @@ static void product(ds_cuda *c, const conv_out &o, size_t first, const float *x,
     g.tb = 1;
     g.ldd = o.stride;
     g.ab = g.d = DS_LIB_F32;
-    g.exact = 1;
+    g.exact = !o.tf32;
     g.bias = o.bias;
     g.epilogue = o.relu ? DS_LIB_BIAS_RELU : DS_LIB_BIAS;
-    if (o.bias && ds_lib_gemm(c, &g, y, x, w) == 0)
+    if (o.bias && !o.tf32 && ds_lib_gemm(c, &g, y, x, w) == 0)
         return;
     g.epilogue = DS_LIB_NONE;
     g.bias = NULL;
@@ -87,11 +91,11 @@ static void product(ds_cuda *c, const conv_out &o, size_t first, const float *x,
 
 /* ---------------------------------------------------------------- convolution */
 
-/* patches (rows of output, out width, kh, kw, Cin) (=) what each output pixel sees, zeros outside;
- * output rows [first, first + rows) counted over all samples. */
+/* patches (rows of output, out width, kh, kw, Cin) (=) what each output pixel sees, zeros outside,
+ * rounded if `tf32`; output rows [first, first + rows) counted over all samples. */
 template <bool VEC>
 __global__ void conv_patches(float *patches, const float *x, ds_conv g, int first, int rows, int oh,
-                             int ow) {
+                             int ow, int tf32) {
     int groups = (g.in_channels + GROUP - 1) / GROUP, cells = g.kernel_h * g.kernel_w;
     int at = (int)(blockIdx.x * blockDim.x + threadIdx.x), cell = at / groups;
     if (cell >= ow * cells)
@@ -108,6 +112,8 @@ __global__ void conv_patches(float *patches, const float *x, ds_conv g, int firs
         four v = {};
         if (inside)
             v = load4<VEC>(x + from * (size_t)g.in_channels + channel, left);
+        for (int i = 0; tf32 && i < GROUP; i++)
+            v.v[i] = ds_round_tf32(v.v[i]);
         size_t to = (size_t)r * (size_t)(ow * cells) + (size_t)cell;
         store4<VEC>(patches + to * (size_t)g.in_channels + channel, v, left);
     }
@@ -128,7 +134,7 @@ static void conv_by_patches(ds_cuda *c, const conv_out &o, const float *x, const
         by_alignment(aligned4(x, geo->in_channels), [&](auto vec) {
             ds_cuda_launch(c, conv_patches<decltype(vec)::value>,
                            cover_rows(threads, (size_t)some, BLOCK), dim3(BLOCK), 0, patches, x,
-                           *geo, first, some, oh, ow);
+                           *geo, first, some, oh, ow, o.tf32);
         });
         product(c, o, (size_t)first * (size_t)ow, patches, w, some * ow, k);
     }
@@ -137,10 +143,21 @@ static void conv_by_patches(ds_cuda *c, const conv_out &o, const float *x, const
 /* 0 = done */
 static int conv_by_library(ds_cuda *c, const conv_out &o, const float *x, const float *w,
                            size_t pixels, const ds_conv *geo) {
-    float *packed = o.y;
-    if (o.stride != o.C)
-        packed = (float *)ds_cuda_scratch(c, pixels * (size_t)o.C * sizeof(float));
-    if (ds_lib_conv(c, packed, x, w, geo))
+    const size_t in = (size_t)geo->batch * (size_t)geo->height * (size_t)geo->width;
+    size_t out = pixels * (size_t)o.C, values = in * (size_t)geo->in_channels;
+    bool picture = o.tf32 && geo->in_channels < GROUP; /* nothing of ours has rounded it */
+    float *packed = o.y, *room = NULL;
+    if (o.stride != o.C || picture) {
+        out = (out + 63) & ~(size_t)63;
+        room = (float *)ds_cuda_scratch(c, (out + (picture ? values : 0)) * sizeof(float));
+        packed = o.stride != o.C ? room : o.y;
+    }
+    if (picture) {
+        conv_out flat = {room + out, (int)in, (int)in, 0, 1, NULL};
+        finish(c, flat, flat.y, x, flat.stride, (size_t)geo->in_channels);
+        x = flat.y;
+    }
+    if (ds_lib_conv(c, packed, x, w, geo, o.tf32))
         return 1;
     finish(c, o, o.y, packed, o.C, pixels);
     return 0;
@@ -157,7 +174,7 @@ void ds_cuda_conv_forward(ds_device *dev, float *y, int y_stride, const float *x
     if (pixels == 0)
         return;
     const float *W = (const float *)w->w;
-    conv_out o = {y, y_stride, geo->out_channels, relu, bias};
+    conv_out o = {y, y_stride, geo->out_channels, relu, w->tf32, bias};
     if (geo->kernel_h * geo->kernel_w == 1 && geo->stride == 1 && !geo->pad_h && !geo->pad_w)
         product(c, o, 0, x, W, (int)pixels, k);
     else if (conv_by_library(c, o, x, W, pixels, geo))
@@ -167,8 +184,8 @@ void ds_cuda_conv_forward(ds_device *dev, float *y, int y_stride, const float *x
 /* ---------------------------------------------------------------- pools */
 
 template <bool VEC>
-__global__ void pool(float *y, int y_stride, const float *x, int average, ds_conv g, int oh,
-                     int ow) {
+__global__ void pool(float *y, int y_stride, const float *x, int average, int tf32, ds_conv g,
+                     int oh, int ow) {
     int C = g.in_channels, groups = (C + GROUP - 1) / GROUP;
     int at = (int)(blockIdx.x * blockDim.x + threadIdx.x), ox = at / groups;
     if (ox >= ow)
@@ -194,8 +211,10 @@ __global__ void pool(float *y, int y_stride, const float *x, int average, ds_con
                 }
             }
 #pragma unroll
-        for (int i = 0; i < GROUP; i++)
+        for (int i = 0; i < GROUP; i++) {
             top.v[i] = average ? sum.v[i] / (float)cells : top.v[i];
+            top.v[i] = average && tf32 ? ds_round_tf32(top.v[i]) : top.v[i];
+        }
         size_t to = (size_t)r * (size_t)ow + (size_t)ox;
         store4<VEC>(y + to * (size_t)y_stride + channel, top, left);
     }
@@ -210,7 +229,7 @@ void ds_cuda_pool_forward(ds_device *dev, float *y, int y_stride, const float *x
     by_alignment(aligned4(x, C) && aligned4(y, y_stride), [&](auto vec) {
         ds_cuda_launch(c, pool<decltype(vec)::value>,
                        cover_rows(threads, (size_t)geo->batch * (size_t)oh, BLOCK), dim3(BLOCK), 0,
-                       y, y_stride, x, average, *geo, oh, ow);
+                       y, y_stride, x, average, c->tf32, *geo, oh, ow);
     });
 }
 

@@ -58,7 +58,7 @@ enum ds_lib_epilogue {
 
 /* d (m,n) (=, or += if add) op(a) (m,k) op(b) (k,n) + epilogue.  Row-major, leading dimensions in
  * elements.  ta: a is stored (k,m);  tb: b is stored (n,k).  Types of a and b are the same.
- * exact: f32 products without TF32 (feature network).
+ * exact: f32 products without TF32 on a device of that precision.
  * The algorithm depends on everything here but m, and never splits k: a row of d has the same bytes
  * whatever m is. */
 struct ds_gemm {
@@ -80,8 +80,9 @@ int ds_lib_attention_forward(ds_cuda *c, void *out, float *lse, const void *qkv,
                              int D, int H);
 int ds_lib_attention_backward(ds_cuda *c, void *dqkv, const void *dout, const void *out,
                               const float *lse, const void *qkv, int B, int T, int D, int H);
-/* y (B,oh,ow,out_channels) packed (=) conv(x), f32, w (out, kh, kw, in). */
-int ds_lib_conv(ds_cuda *c, float *y, const float *x, const float *w, const ds_conv *geo);
+/* y (B,oh,ow,out_channels) packed (=) conv(x), f32, w (out, kh, kw, in); tf32: of the numbers'
+ * first 10 bits of mantissa, cut or rounded as the library likes. */
+int ds_lib_conv(ds_cuda *c, float *y, const float *x, const float *w, const ds_conv *geo, int tf32);
 
 /* ---------------------------------------------------------------- double precision (FD)
  * Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host, f64).  0 = done; else nothing

@@ -22,7 +22,9 @@ int ds_lib_attention_backward(ds_cuda *, void *, const void *, const void *, con
                               const void *, int, int, int, int) {
     return 1;
 }
-int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv *) { return 1; }
+int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv *, int) {
+    return 1;
+}
 
 #else
 
@@ -33,7 +35,7 @@ int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv 
 typedef cudnnBackendDescriptor_t desc;
 
 enum { MAX_DESCRIPTORS = 320, MAX_NODES = 24, MAX_CONFIGS = 128, MAX_KNOBS = 32, MAX_BOUND = 12 };
-enum { ATTENTION_BATCH = 64, CONV_BATCH = 32 }; /* at which engines are chosen */
+enum { ATTENTION_BATCH = 64, CONV_BATCH = 64 }; /* at which engines are chosen */
 enum kind { FORWARD, BACKWARD, CONV };
 
 /* Numbers that name the tensors of a graph; virtual ones (never in memory) count on from VIRTUAL.
@@ -55,7 +57,7 @@ struct dnn_graph {
 
 /* A shape; compared as bytes. */
 struct dnn_key {
-    int kind, inference;
+    int kind, inference, tf32;
     int B, T, D, H;
     ds_conv geo;
 };
@@ -361,8 +363,9 @@ static int get_list(dnn_graph *g, desc from, cudnnBackendAttributeName_t name,
 }
 
 /* May this engine be used?  Results do not depend on the clock.  Convolutions besides: sums of f32
- * products, no TF32, no transforms. */
-static bool fits(desc engine, int kind) {
+ * products, no transforms; TF32 (which is what a tensor core makes of f32) where it is asked for.
+ */
+static bool fits(desc engine, const dnn_key *key) {
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     int64_t count = 0;
     if (cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
@@ -371,7 +374,8 @@ static bool fits(desc engine, int kind) {
         return false;
     for (int64_t i = 0; i < count && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
         if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
-            (kind == CONV && notes[i] != CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP))
+            (key->kind == CONV && notes[i] != CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP &&
+             !(key->tf32 && notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE)))
             return false;
     return true;
 }
@@ -401,12 +405,12 @@ static int copy_knobs(dnn_graph *from, desc config, dnn_graph *to, desc *knobs) 
 
 /* A plan for `to` with the engine and the knobs of a configuration that was found for `from`; NULL
  * if there is none.  Descriptors made on the way belong to the graphs. */
-static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, int kind) {
+static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, const dnn_key *key) {
     desc knobs[MAX_KNOBS], old;
     int64_t index = -1, got = 0;
     if (get_list(from, config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR, &old,
                  1) != 1 ||
-        !fits(old, kind) ||
+        !fits(old, key) ||
         cudnnBackendGetAttribute(old, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &got,
                                  &index) != CUDNN_STATUS_SUCCESS)
         return NULL;
@@ -457,7 +461,7 @@ static void find_engine(dnn_plan *p, cudnnBackendHeurMode_t mode) {
                          CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, configs, MAX_CONFIGS);
     int kept = from->count, kept_to = to->count;
     for (int i = 0; i < count && !p->plan; i++) {
-        p->plan = plan_with(from, configs[i], to, p->key.kind);
+        p->plan = plan_with(from, configs[i], to, &p->key);
         if (p->plan)
             return;
         back_to(from, kept);
@@ -659,12 +663,14 @@ int ds_lib_attention_backward(ds_cuda *c, void *dqkv, const void *dout, const vo
     return run(c, p, &b, room);
 }
 
-int ds_lib_conv(ds_cuda *c, float *y, const float *x, const float *w, const ds_conv *geo) {
+int ds_lib_conv(ds_cuda *c, float *y, const float *x, const float *w, const ds_conv *geo,
+                int tf32) {
     binding b = {};
     dnn_key key;
     ds_lib_enter(c);
     memset(&key, 0, sizeof key);
     key.kind = CONV;
+    key.tf32 = tf32;
     key.B = geo->batch;
     key.geo = *geo;
     key.geo.batch = 0;

@@ -35,6 +35,17 @@ __host__ __device__ inline ds_bf16 ds_round_bf16(float x) {
 #endif
 }
 
+/* Ten bits of mantissa, to nearest, ties away from zero (cvt.rna.tf32); NaN stays NaN. */
+__host__ __device__ inline float ds_round_tf32(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+        return x;
+    u = (u + 0x1000u) & ~0x1fffu;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
 template <class T> __host__ __device__ inline T ds_store(float x);
 template <> __host__ __device__ inline float ds_store<float>(float x) { return x; }
 template <> __host__ __device__ inline ds_bf16 ds_store<ds_bf16>(float x) {

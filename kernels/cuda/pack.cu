@@ -94,6 +94,13 @@ template <class T> static void pack_as(ds_cuda *c, pack_args p) {
         ds_cuda_launch(c, pack<T, false>, grid, LOW_BLOCK, shared, p);
 }
 
+/* What convolutions in TF32 multiply by (feature.cu). */
+__global__ void round_weight(float *w, size_t n) {
+    size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at < n)
+        w[at] = ds_round_tf32(w[at]);
+}
+
 void ds_cuda_weight_pack(ds_device *dev, ds_weight *w, const float *W, const ds_affiner *ad) {
     ds_cuda *c = ds_cuda_begin(dev);
     pack_args p = {w->w, W, NULL, NULL, NULL, NULL, w->m, w->n, 0, 1, 0, 0, 0};
@@ -111,6 +118,10 @@ void ds_cuda_weight_pack(ds_device *dev, ds_weight *w, const float *W, const ds_
         pack_as<float>(c, p);
     else
         pack_as<ds_bf16>(c, p);
+    size_t n = (size_t)w->m * (size_t)w->n;
+    if (w->tf32)
+        ds_cuda_launch(c, round_weight, dim3((unsigned)ds_ceil_div(n, 256)), 256, 0, (float *)w->w,
+                       n);
 }
 
 /* ---------------------------------------------------------------- bias */

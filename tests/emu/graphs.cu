@@ -92,5 +92,9 @@ int main() {
     bad += look_at(&k, "convolution 1 x 7");
     k.geo = ds_conv{0, 299, 299, 3, 32, 3, 3, 2, 0, 0};
     bad += look_at(&k, "convolution of a picture, stride 2");
+    k.tf32 = 1;
+    bad += look_at(&k, "the same in TF32");
+    k.geo = ds_conv{0, 17, 17, 160, 160, 7, 1, 1, 3, 0};
+    bad += look_at(&k, "convolution 7 x 1 in TF32");
     return bad != 0;
 }

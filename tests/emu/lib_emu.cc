@@ -154,9 +154,23 @@ dot(const float *a, const float *b, int n) {
     return sum;
 }
 
-static void product(const ds_gemm *g, void *d, const void *a, const void *b) {
+/* TF32 as hardware may have it: bits beyond are cut off. */
+static void cut(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, x + i, sizeof u);
+        u &= ~0x1fffu;
+        memcpy(x + i, &u, sizeof u);
+    }
+}
+
+static void product(const ds_gemm *g, void *d, const void *a, const void *b, bool tf32) {
     float *x = gather(a, g->ab, g->m, g->k, g->lda, g->ta);
     float *y = gather(b, g->ab, g->n, g->k, g->ldb, !g->tb);
+    if (tf32) {
+        cut(x, (size_t)g->m * (size_t)g->k);
+        cut(y, (size_t)g->n * (size_t)g->k);
+    }
     for (size_t i = 0; i < (size_t)g->m; i++)
         for (size_t j = 0; j < (size_t)g->n; j++) {
             size_t at = i * (size_t)g->ldd + j;
@@ -169,11 +183,12 @@ static void product(const ds_gemm *g, void *d, const void *a, const void *b) {
     free(y);
 }
 
-int ds_lib_gemm(ds_cuda *, const ds_gemm *g, void *d, const void *a, const void *b) {
+int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void *b) {
     if (particular(g, d))
         return 1;
     ds_gemm copy = *g;
-    ds_emu_submit([=] { product(&copy, d, a, b); });
+    bool tf32 = c->tf32 && !g->exact && g->ab == DS_LIB_F32;
+    ds_emu_submit([=] { product(&copy, d, a, b, tf32); });
     return 0;
 }
 
@@ -205,12 +220,24 @@ static void convolve(float *y, const float *x, const float *w, const ds_conv *g)
     }
 }
 
-/* Takes square kernels over multiples of eight channels only. */
-int ds_lib_conv(ds_cuda *, float *y, const float *x, const float *w, const ds_conv *g) {
-    if (g->kernel_h != g->kernel_w || g->in_channels % 8)
+static void convolve_tf32(float *y, const float *x, const float *w, const ds_conv *g) {
+    size_t cells = (size_t)(g->kernel_h * g->kernel_w) * (size_t)g->in_channels;
+    size_t nx = (size_t)g->batch * (size_t)(g->height * g->width) * (size_t)g->in_channels,
+           nw = (size_t)g->out_channels * cells;
+    float *copy = (float *)ds_xmalloc((nx + nw) * sizeof *copy);
+    memcpy(copy, x, nx * sizeof *copy);
+    memcpy(copy + nx, w, nw * sizeof *copy);
+    cut(copy, nx + nw);
+    convolve(y, copy, copy + nx, g);
+    free(copy);
+}
+
+/* Takes square kernels over multiples of eight channels only, and pictures in TF32. */
+int ds_lib_conv(ds_cuda *, float *y, const float *x, const float *w, const ds_conv *g, int tf32) {
+    if (g->kernel_h != g->kernel_w || (g->in_channels % 8 && !(tf32 && g->in_channels == 3)))
         return 1;
     ds_conv copy = *g;
-    ds_emu_submit([=] { convolve(y, x, w, &copy); });
+    ds_emu_submit([=] { (tf32 ? convolve_tf32 : convolve)(y, x, w, &copy); });
     return 0;
 }
 
