@@ -95,23 +95,27 @@ START_TEST(messages) {
 }
 END_TEST
 
-/* A device with memory of its own: its room decides, both figures are said, and a micro-batch that
- * fits; main memory is counted beside it. */
-static size_t room;
+/* A device with memory of its own: what is free decides now, what there is in all decides whether
+ * to wait; all figures are said, and a micro-batch that fits; main memory is counted beside it. */
+static size_t room, all;
 static size_t room_of(ds_device *dev) {
     (void)dev;
     return room;
 }
-
-static int plan_on(ds_plan *p, ds_device *dev, const ds_base *base, double limit, ds_error *err) {
-    ds_method_spec spec = {
-        .method = DS_METHOD_AFFINER, .rank = 4, .targets = 255, .classes = 3, .seed = 1};
-    ds_train_options o = {.steps = 10, .batch = 64, .micro_batch = 64, .lr = 1e-3, .ema = 0.9};
-    ds_plan_input in = {.limit = limit, .program = 8 << 20, .nets = 1};
-    return ds_plan_memory(p, dev, base, &spec, &o, &in, err);
+static size_t all_of(ds_device *dev) {
+    (void)dev;
+    return all;
 }
 
-START_TEST(memory_of_its_own) {
+typedef struct {
+    ds_device *dev;
+    ds_base *base;
+    ds_plan p;
+    ds_error err;
+    double host, host_most, held;
+} own;
+
+static void open_own(own *w) {
     ds_dit_config c = {.channels = 3,
                        .side = 32,
                        .patch = 4,
@@ -127,30 +131,110 @@ START_TEST(memory_of_its_own) {
                        .beta_start = 1e-4,
                        .beta_end = 2e-2};
     ds_device_options cpu = {.kind = "ref"};
-    ds_device *dev;
-    ds_base *base;
-    ds_plan p;
-    ds_error err = {0};
-    ck_assert_int_eq(ds_device_open(&dev, &cpu, &err), 0);
-    ck_assert_int_eq(ds_base_new(&base, &c, 1, &err), 0);
-    dev->host_memory = 0;
-    dev->free_bytes = room_of;
-    room = (size_t)8 << 30;
-    ck_assert_msg(!plan_on(&p, dev, base, 0, &err), "%s", err.message);
-    double most = p.peak;
-    ck_assert(p.own && p.host > 0 && p.recompute == 0 && p.peak <= p.limit);
-    room = (size_t)(p.evaluate * 1.02 / 0.95); /* less than training wants: blocks are recomputed */
-    int rc = plan_on(&p, dev, base, 0, &err);
-    ck_assert(p.recompute > 0 && p.peak < most && (rc == 0) == (p.peak <= p.limit));
-    room = 1 << 20;
-    ck_assert_int_eq(plan_on(&p, dev, base, 0, &err), DS_EINVAL);
-    has(err.message, "MiB");
-    room = (size_t)8 << 30;
-    ck_assert_int_eq(plan_on(&p, dev, base, 1 << 20, &err), DS_EINVAL);
-    has(err.message, "main memory");
-    dev->host_memory = 1;
-    ds_base_free(base);
-    ds_device_close(dev);
+    *w = (own){0};
+    ck_assert_int_eq(ds_device_open(&w->dev, &cpu, &w->err), 0);
+    ck_assert_int_eq(ds_base_new(&w->base, &c, 1, &w->err), 0);
+    w->dev->host_memory = 0;
+    w->dev->free_bytes = room_of;
+    w->dev->total_bytes = all_of;
+    room = all = (size_t)16 << 30;
+}
+
+static void close_own(own *w) {
+    w->dev->host_memory = 1;
+    ds_base_free(w->base);
+    ds_device_close(w->dev);
+}
+
+static int plan_on(own *w) {
+    ds_method_spec spec = {
+        .method = DS_METHOD_AFFINER, .rank = 4, .targets = 255, .classes = 3, .seed = 1};
+    ds_train_options o = {.steps = 10, .batch = 256, .micro_batch = 256, .lr = 1e-3, .ema = 0.9};
+    ds_plan_input in = {
+        .limit = w->host, .most = w->host_most, .program = 8 << 20, .nets = 1, .held = w->held};
+    return ds_plan_memory(&w->p, w->dev, w->base, &spec, &o, &in, &w->err);
+}
+
+START_TEST(memory_of_its_own) {
+    own w;
+    open_own(&w);
+    ck_assert_msg(!plan_on(&w), "%s", w.err.message);
+    double most = w.p.peak;
+    ck_assert(w.p.own && w.p.host > 0 && w.p.recompute == 0 && w.p.peak <= w.p.limit);
+    room = (size_t)(w.p.peak * 0.98 / 0.95); /* less than it wants: blocks are recomputed */
+    ck_assert_msg(!plan_on(&w), "%s", w.err.message);
+    ck_assert(w.p.recompute > 0 && w.p.peak < most && w.p.peak <= w.p.limit);
+    room = (size_t)16 << 30;
+    w.host = 1 << 20; /* the user allows no more main memory */
+    ck_assert_int_eq(plan_on(&w), DS_EINVAL);
+    has(w.err.message, "main memory");
+    ck_assert_int_eq(w.p.never, 0);
+    w.host_most = 1 << 30; /* others have it at the moment */
+    ck_assert_int_eq(plan_on(&w), DS_ENOMEM);
+    has(w.err.message, "main memory and only 1 MiB are available: wait");
+    close_own(&w);
+}
+END_TEST
+
+START_TEST(full_now_or_too_small_for_ever) {
+    own w;
+    char text[80];
+    open_own(&w);
+    ck_assert_int_eq(plan_on(&w), 0);
+    double need = w.p.peak, copy = w.p.copy, rest = w.p.workspace + w.p.libraries;
+    ck_assert(copy > 0 && w.p.libraries >= 256 << 20 && rest < need);
+    /* another process has nearly all of it: later */
+    room = 100 << 20;
+    ck_assert_int_eq(plan_on(&w), DS_ENOMEM);
+    ck_assert_int_eq(w.p.never, 0);
+    snprintf(text, sizeof text, "training needs %.0f MiB", w.p.peak / (1 << 20));
+    has(w.err.message, text);
+    has(w.err.message, "(100 MiB are free of 16384 MiB in all): wait");
+    /* so much is free that fewer images at a time would fit: said */
+    room = (size_t)((rest + 0.6 * (w.p.peak - rest)) / 0.95);
+    ck_assert_int_eq(plan_on(&w), DS_ENOMEM);
+    has(w.err.message, "micro_batch ");
+    /* the whole GPU is too small: never, and what would do */
+    all = room + (100 << 20);
+    ck_assert_int_eq(plan_on(&w), DS_EINVAL);
+    ck_assert_int_eq(w.p.never, 1);
+    snprintf(text, sizeof text, "MiB are free of %.0f MiB in all): micro_batch ",
+             (double)all / (1 << 20));
+    has(w.err.message, text);
+    has(w.err.message, "or the device cpu");
+    ck_assert_ptr_null(strstr(w.err.message, "wait"));
+    close_own(&w);
+}
+END_TEST
+
+/* The base's copy is on the device before anything is planned: it counts once. */
+START_TEST(what_is_held_counts_once) {
+    own w;
+    open_own(&w);
+    ck_assert_int_eq(plan_on(&w), 0);
+    double need = w.p.peak, copy = w.p.copy;
+    room = (size_t)(need / 0.95) + 4096;
+    ck_assert_int_eq(plan_on(&w), 0);
+    ck_assert_int_eq(w.p.recompute, 0);
+    room -= (size_t)copy;
+    ck_assert(plan_on(&w) || w.p.recompute > 0);
+    w.held = copy;
+    ck_assert_int_eq(plan_on(&w), 0);
+    ck_assert_int_eq(w.p.recompute, 0);
+    close_own(&w);
+}
+END_TEST
+
+START_TEST(no_room_says_all_figures) {
+    own w;
+    open_own(&w);
+    room = (size_t)300 << 20;
+    ck_assert_int_eq(ds_device_no_room(w.dev, (size_t)1 << 30, &w.err, "batch of %d", 7),
+                     DS_ENOMEM);
+    has(w.err.message, "batch of 7 needs 1024 MiB, and the GPU () has 16384 MiB in all, 300 MiB");
+    ck_assert_int_eq(ds_device_no_room(w.dev, all + 1, &w.err, "it"), DS_EINVAL);
+    has(w.err.message, "it needs 16385 MiB");
+    close_own(&w);
 }
 END_TEST
 
@@ -207,6 +291,9 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, library_without_driver);
     tcase_add_test(tc, messages);
     tcase_add_test(tc, memory_of_its_own);
+    tcase_add_test(tc, full_now_or_too_small_for_ever);
+    tcase_add_test(tc, what_is_held_counts_once);
+    tcase_add_test(tc, no_room_says_all_figures);
 }
 
 int main(void) { return ds_test_main("system_cuda", register_cases); }

@@ -16,18 +16,67 @@ static json_t *cuda_spec(void) {
     return s;
 }
 
+/* What the emulated GPU has in all and what others have of it, in MiB (tests/emu/lib_emu.cc). */
+static void set_memory(int all, int others) {
+    char *path = in_tmp("memory"),
+         *text = ds_xasprintf("%lld %lld\n", (long long)all << 20, (long long)others << 20);
+    ds_error err;
+    must(ds_fs_write(path, text, strlen(text), &err), &err);
+    free(path);
+    free(text);
+}
+
+static void wait_for(const char *dir, const char *words) {
+    char *path = ds_xasprintf("%s/events.ndjson", dir), *text;
+    size_t n;
+    for (int i = 0; i < 1200; i++, usleep(20000)) {
+        if (ds_fs_read(path, 1 << 24, &text, &n, NULL))
+            continue;
+        int found = strstr(text, words) != NULL;
+        free(text);
+        if (found) {
+            free(path);
+            return;
+        }
+    }
+    ck_abort_msg("'%s' never said %s", path, words);
+}
+
+static void remove_events(const char *dir) {
+    char *path = ds_xasprintf("%s/events.ndjson", dir);
+    unlink(path);
+    free(path);
+}
+
+/* Killed; then others have all the memory, before it starts and while it runs: each time it is put
+ * off (75) with the reason, keeps its checkpoints, and ends with the bytes of an undisturbed run.
+ */
 START_TEST(job) {
     if (SANITIZED) {
         ds_test_skip("job on the CUDA device", "minutes under the address sanitizer");
         return;
     }
     char *dir = make_job("cuda", cuda_spec()), *whole = make_job("whole", cuda_spec());
+    set_memory(8192, 0);
     pid_t pid = start_job(dir, NULL, NULL);
     char *checkpoints = ds_xasprintf("%s/checkpoints", dir);
-    for (int i = 0; i < 600 && !ds_fs_exists(checkpoints); i++)
-        usleep(50000);
+    wait_for(dir, "\"type\":\"checkpoint\"");
     kill(pid, SIGKILL);
     wait_job(pid);
+    remove_events(dir);
+    set_memory(8192, 7900);
+    run_expect(dir, 75);
+    wait_for(dir, "DS_ENOMEM");
+    wait_for(dir, "are free of 8192 MiB in all): wait for what else runs");
+    ck_assert(ds_fs_exists(checkpoints));
+    remove_events(dir);
+    set_memory(8192, 0);
+    pid = start_job(dir, NULL, NULL);
+    wait_for(dir, "\"type\":\"resumed\"");
+    set_memory(8192, 8192); /* the evaluation needs memory that the training had not */
+    ck_assert_int_eq(wait_job(pid), 75);
+    wait_for(dir, "DS_ENOMEM");
+    set_memory(8192, 0);
     run_expect(dir, 0);
     run_expect(whole, 0);
     json_t *r = read_json(dir, "result.json"), *w = read_json(whole, "result.json");
@@ -41,15 +90,74 @@ START_TEST(job) {
 }
 END_TEST
 
+/* A GPU that could never hold the training: final where it was asked for, else the processor. */
+START_TEST(too_small_gpu) {
+    if (SANITIZED) {
+        ds_test_skip("a GPU that is too small", "minutes under the address sanitizer");
+        return;
+    }
+    char *named = make_job("named", cuda_spec());
+    json_t *spec = cuda_spec();
+    json_object_set_new(json_object_get(spec, "device"), "kind", json_string("auto"));
+    char *open = make_job("open", spec);
+    set_memory(300, 0);
+    run_expect(named, 2);
+    wait_for(named, "MiB are free of 300 MiB in all)");
+    run_expect(open, 0);
+    wait_for(open, "the processor does it: training needs ");
+    json_t *r = read_json(open, "result.json");
+    ck_assert_int_eq(strncmp(text_at(r, "device_class", NULL), "cpu", 3), 0);
+    json_decref(r);
+    free(named);
+    free(open);
+}
+END_TEST
+
+/* Nobody insisted on the GPU, but the work so far is from there: it is not begun again elsewhere.
+ */
+START_TEST(checkpoint_waits_for_its_gpu) {
+    if (SANITIZED) {
+        ds_test_skip("a checkpoint of a GPU", "minutes under the address sanitizer");
+        return;
+    }
+    json_t *spec = cuda_spec();
+    json_object_set_new(json_object_get(spec, "device"), "kind", json_string("auto"));
+    char *dir = make_job("away", spec), *library = ds_xstrdup(getenv("DIFFSCALER_CUDA_LIBRARY"));
+    set_memory(8192, 0);
+    pid_t pid = start_job(dir, NULL, NULL);
+    wait_for(dir, "\"type\":\"checkpoint\"");
+    kill(pid, SIGKILL);
+    wait_job(pid);
+    setenv("DIFFSCALER_CUDA_LIBRARY", "/none", 1);
+    run_expect(dir, 75);
+    wait_for(dir, "checkpoint was made on a GPU, which cannot be used now");
+    char *checkpoint = ds_xasprintf("%s/checkpoints/step-00000004.safetensors", dir);
+    ck_assert(ds_fs_exists(checkpoint));
+    setenv("DIFFSCALER_CUDA_LIBRARY", library, 1);
+    set_memory(300, 100); /* it fitted once */
+    run_expect(dir, 75);
+    ck_assert(ds_fs_exists(checkpoint));
+    free(checkpoint);
+    free(library);
+    free(dir);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     const char *build = getenv("DS_BUILD");
     char *library =
         ds_xasprintf("%s/tests/emu/libdiffscaler-cuda.so", build ? build : "build/release");
     if (!SANITIZED)
         fixture_make();
+    char *memory = SANITIZED ? ds_xstrdup("") : in_tmp("memory");
     setenv("DIFFSCALER_CUDA_LIBRARY", library, 1);
+    setenv("DS_EMU_MEMORY", memory, 1);
+    tcase_set_timeout(tc, 300);
     tcase_add_test(tc, job);
+    tcase_add_test(tc, too_small_gpu);
+    tcase_add_test(tc, checkpoint_waits_for_its_gpu);
     free(library);
+    free(memory);
 }
 
 int main(int argc, char **argv) {

@@ -56,6 +56,8 @@ static void read_record(const ds_job *job, int step, ds_train_record *r) {
         RECORD_FIELDS(X)
 #undef X
         r->heldout_images = (int)ds_json_int(doc, "heldout_images", 0);
+        snprintf(r->device_class, sizeof r->device_class, "%s",
+                 ds_json_string(doc, "device_class", ""));
     }
     json_decref(doc);
     free(path);
@@ -68,10 +70,19 @@ static int write_record(const ds_job *job, int step, const ds_train_record *r, d
     RECORD_FIELDS(X)
 #undef X
     json_object_set_new(doc, "heldout_images", json_integer(r->heldout_images));
+    json_object_set_new(doc, "device_class", json_string(r->device_class));
     int rc = ds_json_write_file(path, doc, err);
     json_decref(doc);
     free(path);
     return rc;
+}
+
+void ds_checkpoint_device(const ds_job *job, char device_class[48]) {
+    int steps[FOUND_MAX];
+    ds_train_record r = {0};
+    if (list(job, steps))
+        read_record(job, steps[0], &r);
+    snprintf(device_class, 48, "%s", r.device_class);
 }
 
 int ds_checkpoint_resume(const ds_job *job, ds_trainer *t, ds_train_record *r, ds_error *err) {

@@ -20,7 +20,11 @@ typedef struct {
     double first_loss, loss; /* of the first step; smoothed over about the last 20 */
     double heldout_start, heldout;
     int heldout_images;
+    char device_class[48]; /* that it was made on; "": not known */
 } ds_train_record;
+
+/* Of the newest checkpoint; "" when there is none. */
+void ds_checkpoint_device(const ds_job *job, char device_class[48]);
 
 /* The newest usable checkpoint into t and *r; neither is touched when there is none. */
 int ds_checkpoint_resume(const ds_job *job, ds_trainer *t, ds_train_record *r, ds_error *err);

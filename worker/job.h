@@ -14,6 +14,7 @@ typedef struct {
     const char *dir; /* of the job, as given */
     const ds_spec *spec;
     ds_events *events;
+    const char *device; /* kind, whatever the spec says; NULL: the spec's */
 } ds_job;
 
 int ds_job_scan(const ds_job *job, ds_error *err);
@@ -21,6 +22,9 @@ int ds_job_train(const ds_job *job, ds_error *err);
 int ds_job_sample(const ds_job *job, ds_error *err);
 int ds_job_verify(const ds_job *job, ds_error *err);
 int ds_job_import(const ds_job *job, ds_error *err);
+
+/* The kind of device that the job is to use. */
+const char *ds_job_device(const ds_job *job);
 
 /* DIR/name in malloc'ed memory. */
 char *ds_job_path(const ds_job *job, const char *name);

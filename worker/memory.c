@@ -27,12 +27,15 @@ static double number_in(const char *path, const char *key) {
     return found;
 }
 
+/* used NULL: the limit itself. */
 static double cgroup_left(const char *dir, const char *limit, const char *used, const char *cold) {
     char path[PATH_MAX + 64];
     snprintf(path, sizeof path, "%s/%s", dir, limit);
     double most = number_in(path, NULL);
     if (most < 0 || most > 1e17) /* v1 says "no limit" with a huge number */
         return -1;
+    if (!used)
+        return most;
     snprintf(path, sizeof path, "%s/%s", dir, used);
     double now = number_in(path, NULL);
     snprintf(path, sizeof path, "%s/memory.stat", dir);
@@ -46,8 +49,8 @@ static void least(double *out, double x) {
         *out = x;
 }
 
-/* Limits of our group and of every group above it. */
-static void cgroups(double *out) {
+/* What the limits of our group and of every group above it leave, or allow in all. */
+static void cgroups(double *out, int all) {
     FILE *f = fopen("/proc/self/cgroup", "re");
     char line[PATH_MAX];
     while (f && fgets(line, sizeof line, f)) {
@@ -61,20 +64,26 @@ static void cgroups(double *out) {
             char dir[PATH_MAX + 32];
             *slash = 0;
             snprintf(dir, sizeof dir, "/sys/fs/cgroup%s%s", v1 ? "/memory" : "", path);
-            least(out, v1 ? cgroup_left(dir, "memory.limit_in_bytes", "memory.usage_in_bytes",
-                                        "total_inactive_file ")
-                          : cgroup_left(dir, "memory.max", "memory.current", "inactive_file "));
+            least(out,
+                  v1 ? cgroup_left(dir, "memory.limit_in_bytes",
+                                   all ? NULL : "memory.usage_in_bytes", "total_inactive_file ")
+                     : cgroup_left(dir, "memory.max", all ? NULL : "memory.current",
+                                   "inactive_file "));
         }
     }
     if (f)
         fclose(f);
 }
 
-double ds_memory_available(void) {
-    double kib = number_in("/proc/meminfo", "MemAvailable:"), out = kib < 0 ? -1 : kib * 1024;
-    cgroups(&out);
+static double machine(const char *key, int all) {
+    double kib = number_in("/proc/meminfo", key), out = kib < 0 ? -1 : kib * 1024;
+    cgroups(&out, all);
     return out < 0 ? 0 : out;
 }
+
+double ds_memory_available(void) { return machine("MemAvailable:", 0); }
+
+double ds_memory_total(void) { return machine("MemTotal:", 1); }
 
 double ds_memory_now(void) {
     double kib = number_in("/proc/self/status", "VmRSS:");

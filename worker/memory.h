@@ -8,6 +8,7 @@
 #define DS_WORKER_MEMORY_H
 
 double ds_memory_available(void); /* bytes; 0 = not known */
+double ds_memory_total(void);     /* bytes of the machine, or the least limit; 0 = not known */
 double ds_memory_now(void);       /* bytes of this process that are in memory */
 double ds_memory_peak(void);      /* bytes of this process so far */
 

@@ -12,18 +12,20 @@
 #include <string.h>
 #include <time.h>
 
-static const double MIB = 1 << 20;
+static const double MIB = 1 << 20, GIB = 1 << 30;
 
 /* ---------------------------------------------------------------- bytes */
 
 /* Scratch of the kernels before anything has run: packed operands of the largest products and
  * partial sums of a thread, never more than this in the tests; the calibration measures it.  A GPU:
  * the libraries' workspaces, the scores' gradient of a micro-batch in 16 bits (the form of it whose
- * sums have a fixed order), and an f32 copy of a layer's widest rows. */
+ * sums have a fixed order), an f32 copy of a layer's rows, and the output of a layer. */
 static double workspace_guess(const ds_device *dev, const ds_dit_config *c, int rows) {
     double T = ds_dit_tokens(c);
     if (!dev->host_memory)
-        return 192 * MIB + rows * T * (2.0 * c->heads * T + sizeof(float) * c->width);
+        return 192 * MIB + rows * T *
+                               (2.0 * c->heads * T +
+                                ((double)sizeof(float) + (double)dev->act_size) * c->width);
     return (double)dev->threads * 64.0 * c->width * c->mlp_ratio * sizeof(float) + 4 * MIB;
 }
 
@@ -34,9 +36,13 @@ double ds_plan_limit(double asked) {
     return available > 0 ? ds_memory_now() + 0.85 * available : 0;
 }
 
+double ds_plan_most(double asked) {
+    return asked > 0 ? asked : fmax(ds_plan_limit(0), 0.85 * ds_memory_total());
+}
+
 static void sum_up(ds_plan *p) {
     double host = p->program + p->base + p->images;
-    double common = p->copy + p->workspace + (p->own ? 0 : host);
+    double common = p->copy + p->workspace + p->libraries + (p->own ? 0 : host);
     double checkpoint = p->own ? 0 : p->checkpoint;
     p->train = common + p->t.weights + p->t.state + p->t.activations + p->t.batch + checkpoint;
     p->evaluate = common + p->sampling + p->features;
@@ -44,9 +50,16 @@ static void sum_up(ds_plan *p) {
     p->host = p->own ? host + p->checkpoint : 0;
 }
 
-static int fits_host(const ds_plan *p) { return p->host_limit <= 0 || p->host <= p->host_limit; }
+static int within(double need, double limit) { return limit <= 0 || need <= limit; }
 
-static int fits(const ds_plan *p) { return (p->limit <= 0 || p->peak <= p->limit) && fits_host(p); }
+static int fits(const ds_plan *p) {
+    return within(p->peak, p->limit) && within(p->host, p->host_limit);
+}
+
+/* If nothing else ran. */
+static int could_fit(const ds_plan *p) {
+    return within(p->peak, p->most) && within(p->host, p->host_most);
+}
 
 static void plan_with(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                       const ds_train_options *o) {
@@ -56,28 +69,72 @@ static void plan_with(ds_plan *p, ds_device *dev, const ds_base *base, const ds_
     sum_up(p);
 }
 
-static int refuse(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
-                  const ds_train_options *o, ds_error *err) {
-    double need = p->peak;
+/* The largest smaller micro-batch that fits, now or if nothing else ran; 0: none. */
+static int smaller(const ds_plan *p, ds_device *dev, const ds_base *base,
+                   const ds_method_spec *spec, const ds_train_options *o,
+                   int (*good)(const ds_plan *), double *need) {
     ds_train_options t = *o;
-    if (!fits_host(p))
-        return ds_fail(
-            err, DS_EINVAL,
-            "beside the GPU training needs %.0f MiB of main memory and only %.0f MiB are "
-            "available",
-            p->host / MIB, p->host_limit / MIB);
-    for (int m = p->micro_batch - 1; p->evaluate <= p->limit && m >= 1; m--) {
+    for (int m = p->micro_batch - 1; m >= 1; m--) {
         t.micro_batch = m;
         ds_plan q = *p;
         plan_with(&q, dev, base, spec, &t);
-        if (o->batch % m == 0 && fits(&q))
-            return ds_fail(err, DS_EINVAL,
-                           "training needs %.0f MiB and %.0f MiB are available: micro_batch %d "
-                           "would need %.0f MiB",
-                           need / MIB, p->limit / MIB, m, q.peak / MIB);
+        *need = q.peak;
+        if (o->batch % m == 0 && good(&q))
+            return m;
     }
-    return ds_fail(err, DS_EINVAL, "training needs %.0f MiB and only %.0f MiB are available",
-                   need / MIB, p->limit / MIB);
+    return 0;
+}
+
+/* What is there, for a message. */
+static void describe(const ds_plan *p, char *out, size_t size) {
+    if (p->own)
+        snprintf(out, size,
+                 "the GPU (%s) can give it %.0f MiB (%.0f MiB are free of %.0f MiB in all)",
+                 p->label, p->limit / MIB, p->free / MIB, p->total / MIB);
+    else if (p->most > p->limit)
+        snprintf(out, size, "only %.0f MiB of %.0f MiB are available", p->limit / MIB,
+                 p->most / MIB);
+    else
+        snprintf(out, size, "only %.0f MiB are available", p->limit / MIB);
+}
+
+static int refuse(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
+                  const ds_train_options *o, ds_error *err) {
+    int later = could_fit(p);
+    int code = later ? DS_ENOMEM : DS_EINVAL;
+    p->never = !later && !within(p->peak, p->most);
+    if (!within(p->host, p->host_limit) && (later || within(p->peak, p->most)))
+        return ds_fail(err, code,
+                       "beside the GPU training needs %.0f MiB of main memory and only %.0f MiB "
+                       "are available%s",
+                       p->host / MIB, p->host_limit / MIB,
+                       later ? ": wait until other programs end" : "");
+    char there[256], advice[160] = "";
+    double need = 0;
+    int m = within(p->evaluate, later ? p->limit : p->most)
+                ? smaller(p, dev, base, spec, o, later ? fits : could_fit, &need)
+                : 0;
+    describe(p, there, sizeof there);
+    if (m)
+        snprintf(advice, sizeof advice, "micro_batch %d would need %.0f MiB", m, need / MIB);
+    const char *wait = !later   ? ""
+                       : p->own ? "wait for what else runs there to end ('nvidia-smi' shows it)"
+                                : "wait until other programs end";
+    const char *others = p->own && !later ? "a smaller batch or the device cpu may do" : "";
+    return ds_fail(err, code, "training needs %.0f MiB and %s%s%s%s%s%s%s", p->peak / MIB, there,
+                   *wait ? ": " : "", wait, *advice ? *wait ? "; " : ": " : "", advice,
+                   *others ? *advice ? "; " : ": " : "", others);
+}
+
+/* Of a device with memory of its own: what is free or held by this process is ours to take. */
+static void measure_own(ds_plan *p, ds_device *dev, double held) {
+    double ours = held + (double)dev->workspace_bytes(dev);
+    p->free = (double)dev->free_bytes(dev);
+    p->total = dev->total_bytes ? (double)dev->total_bytes(dev) : p->free + ours;
+    p->limit = 0.95 * (p->free + ours);
+    p->most = fmax(p->limit, 0.95 * p->total - GIB);
+    p->libraries = 256 * MIB;
+    snprintf(p->label, sizeof p->label, "%s", dev->label);
 }
 
 int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
@@ -94,15 +151,19 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
                    .copy = dev->host_memory ? 0 : (double)base->table.total * sizeof(float),
                    .images = in->images,
                    .features = in->features,
-                   .limit = own ? 0.95 * (double)dev->free_bytes(dev) : in->limit,
+                   .limit = own ? 0 : in->limit,
+                   .most = own ? 0 : fmax(in->most, in->limit),
                    .own = own,
                    .host_limit = own ? in->limit : 0,
+                   .host_most = own ? fmax(in->most, in->limit) : 0,
                    .batch = o->batch,
                    .steps = o->steps,
                    .depth = c->depth,
                    .threads = dev->threads,
                    .step_seconds = NAN};
     snprintf(p->device_class, sizeof p->device_class, "%s", dev->device_class);
+    if (own)
+        measure_own(p, dev, in->held);
     p->workspace = fmax(workspace_guess(dev, c, o->micro_batch ? o->micro_batch : o->batch),
                         (double)dev->workspace_bytes(dev));
     p->checkpoint = 32.0 * (double)table.total; /* host copies of the state, and the file */
@@ -292,10 +353,11 @@ static double extrapolate(int clock, const timing *few, const timing *more, int 
 }
 
 int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
-                 const ds_train_options *o, ds_error *err) {
+                 ds_train_options *o, ds_error *err) {
     const int depth = base->cfg.depth, mb = o->micro_batch ? o->micro_batch : o->batch,
               n = o->batch / mb;
     double begin = ds_monotonic(), work = block_work(base, spec->method == DS_METHOD_FULL);
+    double before = (double)dev->workspace_bytes(dev);
     calibration k = {.dev = dev, .like = base, .spec = spec, .o = o};
     int whole = depth <= BLOCKS || work * depth * mb * 3 <= WORK, most = whole ? depth : BLOCKS;
     k.rows = calibration_rows(p, dev, base, work, most);
@@ -314,12 +376,18 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
             extrapolate(j, whole ? NULL : &few, &more, depth, o->recompute, scale, n) + unpack.s[j];
     p->step_seconds = seconds[WALL];
     p->step_cpu_seconds = seconds[CPU];
-    p->workspace =
-        fmax(p->own ? p->workspace : p->workspace / 8, (double)dev->workspace_bytes(dev));
+    double grown = (double)dev->workspace_bytes(dev) - before;
+    if (p->own) /* it grows with the images at a time */
+        p->workspace = fmax(p->workspace, before + grown * scale);
+    else
+        p->workspace = fmax(p->workspace / 8, before + grown);
     malloc_trim(0); /* what the calibration took is free again */
     p->calibrate_seconds = ds_monotonic() - begin;
-    sum_up(p);
-    return 0;
+    for (sum_up(p); !fits(p) && o->recompute < depth;) {
+        o->recompute++;
+        plan_with(p, dev, base, spec, o);
+    }
+    return fits(p) ? 0 : refuse(p, dev, base, spec, o, err);
 }
 
 /* ---------------------------------------------------------------- output */
@@ -328,7 +396,7 @@ typedef struct {
     const char *key, *label;
     double bytes;
 } part;
-enum { PARTS = 11 };
+enum { PARTS = 12 };
 
 static void parts_of(const ds_plan *p, part out[PARTS]) {
     const part list[PARTS] = {
@@ -341,6 +409,7 @@ static void parts_of(const ds_plan *p, part out[PARTS]) {
         {"batch", "micro-batch", p->t.batch},
         {"images", "training set", p->images},
         {"workspace", "workspace of the kernels", p->workspace},
+        {"libraries", "graphs and libraries (allowance)", p->libraries},
         {"checkpoint", "a checkpoint being written", p->checkpoint},
         {"evaluation", "evaluation instead of training", p->sampling + p->features},
     };
@@ -358,6 +427,8 @@ json_t *ds_plan_json(const ds_plan *p) {
     json_object_set_new(bytes, "peak", json_integer((json_int_t)p->peak));
     json_object_set_new(bytes, "limit",
                         p->limit > 0 ? json_integer((json_int_t)p->limit) : json_null());
+    json_object_set_new(bytes, "most",
+                        p->most > 0 ? json_integer((json_int_t)p->most) : json_null());
     int timed = isfinite(p->step_seconds);
     return json_pack(
         "{s:o, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:f, s:s, s:i}", "bytes", bytes, "batch",

@@ -6,8 +6,14 @@
  * When activations do not fit, the first blocks' are recomputed in the backward pass, as few as
  * needed; the numbers that come out are the same, so this is decided here and is no option.
  *
- * Thread: the main one.  Units: bytes, seconds.  Errors: DS_EINVAL with both figures when nothing
- * fits; as ds_trainer_new.
+ * A need is compared with what is free, and with what there would be if nothing else ran.  On a GPU
+ * the first is 95 % of what is free or held by this process, the second 95 % of its memory less
+ * 1 GiB for the driver and our context.  What CUDA graphs and the libraries' code take beyond the
+ * parts that are counted is an allowance of 256 MiB (not measured).
+ *
+ * Thread: the main one.  Units: bytes, seconds.  Errors, with the figures: DS_ENOMEM when it would
+ * fit if nothing else ran (try again later), DS_EINVAL when it never can (or not into what the user
+ * allows); as ds_trainer_new.
  */
 #ifndef DS_WORKER_PLAN_H
 #define DS_WORKER_PLAN_H
@@ -28,15 +34,18 @@ typedef struct {
     double sampling;              /* net that evaluates the result, or a distance after it */
     double features;              /* network that measures it */
     double train, evaluate, peak; /* sums: while training, while evaluating, the larger */
-    double limit;                 /* 0: not known */
+    double libraries;             /* graphs and code on a GPU: an allowance */
+    double limit, most;           /* now; if nothing else ran.  0: not known */
     int own;                      /* peak and limit are of a device with memory of its own, .. */
-    double host, host_limit;      /* .. and this is beside it in main memory; 0: not known */
+    double host, host_limit, host_most; /* .. and this is beside it in main memory */
+    double free, total;                 /* .. of which so much is free, and there is so much */
+    int never;                          /* refused: the device could not hold it if it were empty */
     int batch, micro_batch, steps;
     int recompute, depth;     /* blocks that are computed again, of so many */
     double step_cpu_seconds;  /* processor time of all threads */
     double step_seconds;      /* NaN: not calibrated */
     double calibrate_seconds; /* what finding out took */
-    char device_class[48];
+    char device_class[48], label[64];
     int threads;
 } ds_plan;
 
@@ -44,7 +53,9 @@ typedef struct {
     double images;   /* bytes */
     double features; /* bytes of the feature network and what else the evaluation needs */
     double distance; /* bytes of a distance between features, computed after the sampling */
-    double limit;    /* bytes that may be taken; 0 = not known */
+    double limit;    /* bytes of main memory that may be taken; 0 = not known */
+    double most;     /* .. that might be if nothing else ran; 0: the limit is all there is */
+    double held;     /* bytes of the plan that lie on a device of its own already */
     double program;  /* what the process takes without the base; 0: as it is now */
     int nets;        /* sampling nets at a time: 2 with domain guidance */
 } ds_plan_input;
@@ -52,6 +63,8 @@ typedef struct {
 /* asked, if > 0; else what this process has and most of what is free: a plan may be 15 % too low.
  */
 double ds_plan_limit(double asked);
+/* asked, if > 0; else most of what the machine, or the cgroup, has. */
+double ds_plan_most(double asked);
 
 /* Bytes; chooses o->recompute (what it says already is the least).  The plan is filled also when
  * it does not fit. */
@@ -59,9 +72,9 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
                    ds_train_options *o, const ds_plan_input *in, ds_error *err);
 
 /* Seconds per step, and the workspace.  Takes less than budget_s seconds or so, and less memory
- * than the training. */
+ * than the training.  A workspace that is larger than thought may raise o->recompute again. */
 int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
-                 const ds_train_options *o, ds_error *err);
+                 ds_train_options *o, ds_error *err);
 
 json_t *ds_plan_json(const ds_plan *p);
 void ds_plan_print(FILE *f, const ds_plan *p);

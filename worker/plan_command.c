@@ -187,6 +187,7 @@ static int make_plan(plan_run *r, ds_error *err) {
                         .features = (double)ds_feature_net_bytes(r->dev, DS_FID_BUNDLED),
                         .distance = (double)ds_feature_net_distance_bytes(DS_FID_BUNDLED),
                         .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
+                        .most = ds_plan_most(a->memory_limit * (1 << 20)),
                         .nets = 1};
     if (a->try_steps > 0 || a->try_sample > 0) { /* what is tried is what is planned */
         in.images = a->try_steps > 0 ? a->batch * one : 0;

@@ -30,13 +30,18 @@ static const char usage[] =
     "  --device KIND  auto, cpu, cuda or cuda:N, whatever the spec says\n"
     "\n"
     "exit status: 0 done, 1 failed, 2 bad spec or data, 6 permission, 8 refused by the gate,\n"
-    "  9 integrity, 75 try again later, 130 cancelled (DIR/cancel exists), 143 stopped by SIGTERM\n"
+    "  9 integrity, 70 the GPU failed, 75 try again later, 130 cancelled (DIR/cancel exists), 143 "
+    "stopped by SIGTERM\n"
     "\n"
     "example:\n"
     "  diffscaler-worker run ./jobs/12 && cat ./jobs/12/result.json\n";
 
 char *ds_job_path(const ds_job *job, const char *name) {
     return ds_xasprintf("%s/%s", job->dir, name);
+}
+
+const char *ds_job_device(const ds_job *job) {
+    return job->device ? job->device : job->spec->device.kind;
 }
 
 json_t *ds_json_real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
@@ -158,10 +163,8 @@ static int run_locked(const char *dir, long parent, const char *device, ds_error
         rc = ds_fail(err, DS_ECANCELED, "the job is cancelled");
     if (!rc)
         rc = ds_spec_read(path, &spec, err);
-    if (!rc && device)
-        spec->device.kind = device;
     if (!rc)
-        rc = run_kind(&(ds_job){.dir = dir, .spec = spec, .events = events}, err);
+        rc = run_kind(&(ds_job){.dir = dir, .spec = spec, .events = events, .device = device}, err);
     if (!rc)
         ds_events_done(events);
     else if (rc != DS_ECANCELED)

@@ -11,14 +11,28 @@ struct ds_serve {
     int own_base; /* no adapter: labels are classes of the base */
 };
 
+/* More than a device has in all is not waited for. */
+static int possible(const ds_model *model, int nets, ds_error *err) {
+    ds_device *dev = model->dev;
+    size_t need =
+        ds_model_bytes(dev, model->base) +
+        (size_t)nets * (ds_net_weight_bytes(dev, model->base, DS_NET_INFER) +
+                        ds_net_bytes(&model->base->cfg, dev, DS_NET_INFER, DS_SERVE_BATCH));
+    if (!dev->total_bytes || need <= dev->total_bytes(dev))
+        return 0;
+    return ds_device_no_room(dev, need, err, "sampling %d pictures at a time", DS_SERVE_BATCH);
+}
+
 int ds_serve_new(ds_serve **out, const ds_model *model, const ds_adapter *adapter,
                  const ds_spec_sample *sample, ds_error *err) {
     ds_serve *s = ds_xcalloc(1, sizeof *s);
     s->model = model;
     s->sample = *sample;
     s->own_base = adapter == NULL;
-    int rc =
-        ds_net_new(&s->net, model, DS_NET_INFER, &adapter, adapter ? 1 : 0, DS_SERVE_BATCH, err);
+    int rc = possible(model, adapter && sample->mode == DS_GUIDANCE_DOMAIN ? 2 : 1, err);
+    if (!rc)
+        rc = ds_net_new(&s->net, model, DS_NET_INFER, &adapter, adapter ? 1 : 0, DS_SERVE_BATCH,
+                        err);
     if (!rc && adapter && sample->mode == DS_GUIDANCE_DOMAIN)
         rc = ds_net_new(&s->base, model, DS_NET_INFER, NULL, 0, DS_SERVE_BATCH, err);
     if (!adapter && sample->mode == DS_GUIDANCE_DOMAIN)

@@ -130,12 +130,27 @@ static int check_features(ds_tools *t, int tolerate, ds_error *err) {
     return rc ? ds_fail(err, rc, "%s", e.message) : 0;
 }
 
+/* Under auto a GPU that is full or busy now is waited for (DS_ENOMEM, DS_EBUSY): the processor
+ * would take a hundred times as long, and what was done so far is of use on the GPU only.  Where
+ * there is none, or none that can be used, the processor does the job. */
+static int open_device(ds_tools *t, ds_error *err) {
+    const ds_spec_device *d = &t->job->spec->device;
+    ds_device_options o = {
+        .kind = ds_job_device(t->job), .precision = d->precision, .threads = d->threads};
+    if (strcmp(o.kind, "auto"))
+        return ds_worker_device_open(&t->dev, &o, err);
+    o.kind = "cuda";
+    int rc = ds_worker_device_open(&t->dev, &o, err);
+    if (!rc || rc == DS_ENOMEM || rc == DS_EBUSY)
+        return rc;
+    o.kind = "auto";
+    return ds_worker_device_open(&t->dev, &o, err);
+}
+
 int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err) {
     const ds_spec *s = job->spec;
     *t = (ds_tools){.job = job};
-    ds_device_options o = {
-        .kind = s->device.kind, .precision = s->device.precision, .threads = s->device.threads};
-    int rc = ds_worker_device_open(&t->dev, &o, err);
+    int rc = open_device(t, err);
     if (!rc)
         rc = open_base(t, tolerate, err);
     if (!rc)

@@ -74,6 +74,8 @@ static int plan_memory(train_job *t, ds_error *err) {
                         .features = feature_bytes(t) + vae_bytes(t),
                         .distance = (double)ds_feature_net_distance_bytes(s->feature_net.mode),
                         .limit = ds_plan_limit(s->device.memory_limit),
+                        .most = ds_plan_most(s->device.memory_limit),
+                        .held = (double)ds_model_bytes(t->tools.dev, t->tools.base),
                         .nets = s->sample.mode == DS_GUIDANCE_DOMAIN ? 2 : 1};
     t->options.recompute = 0;
     return ds_plan_memory(&t->plan, t->tools.dev, t->tools.base, &t->method, &t->options, &in, err);
@@ -253,6 +255,8 @@ static int train(train_job *t, ds_adapter **result, ds_error *err) {
     ds_stop_defer(1);
     rc = ds_checkpoint_resume(t->job, tr, &t->record, err);
     t->resumed_from = ds_trainer_done(tr);
+    snprintf(t->record.device_class, sizeof t->record.device_class, "%s",
+             t->tools.dev->device_class);
     if (!rc)
         rc = loop(t, tr, err);
     if (rc != DS_ECANCELED)
@@ -459,7 +463,26 @@ static int run(train_job *t, ds_error *err) {
     return rc ? rc : finish(t, entry, probe, err);
 }
 
-int ds_job_train(const ds_job *job, ds_error *err) {
+static int made_on_gpu(const ds_job *job) {
+    char made[48];
+    ds_checkpoint_device(job, made);
+    return !strncmp(made, "cuda", 4);
+}
+
+/* A checkpoint goes on only on the kind of device that made it (its numbers are of that one): where
+ * nobody insisted on a device, one from a GPU waits for the GPU. */
+static int same_device(const train_job *t, ds_error *err) {
+    const char *why = t->tools.dev->no_gpu;
+    if (strcmp(ds_job_device(t->job), "auto") || !t->tools.dev->host_memory || !made_on_gpu(t->job))
+        return 0;
+    return ds_fail(err, DS_EBUSY,
+                   "its checkpoint was made on a GPU, which cannot be used now%s%.200s: bring the "
+                   "GPU back, or cancel the job and train again on the device cpu",
+                   *why ? ": " : "", why);
+}
+
+/* *too_large: no room on a GPU, and there would be none if nothing else ran there. */
+static int train_once(const ds_job *job, int *too_large, ds_error *err) {
     const ds_spec *s = job->spec;
     train_job t = {.job = job, .spec = s, .method = s->method, .options = s->train.o};
     t.gate.worst = -1;
@@ -469,7 +492,15 @@ int ds_job_train(const ds_job *job, ds_error *err) {
     int rc = ds_tools_open(&t.tools, job, s->task_count > 0, err);
     if (rc)
         return rc;
-    rc = ds_gate_preflight(&t.tools) ? refuse_early(&t, err) : run(&t, err);
+    rc = same_device(&t, err);
+    if (!rc)
+        rc = ds_gate_preflight(&t.tools) ? refuse_early(&t, err) : run(&t, err);
+    *too_large = rc && t.plan.own && t.plan.never;
+    if (*too_large && made_on_gpu(job)) { /* it fitted, when less else was there */
+        *too_large = 0;
+        ds_error e = *err;
+        rc = ds_fail(err, DS_ENOMEM, "%s", e.message);
+    }
     ds_gate_release(&t.gate);
     ds_evaluation_release(&t.evaluation);
     ds_adapter_free(t.adapter);
@@ -477,4 +508,14 @@ int ds_job_train(const ds_job *job, ds_error *err) {
     ds_images_close(t.images);
     ds_tools_close(&t.tools);
     return rc;
+}
+
+int ds_job_train(const ds_job *job, ds_error *err) {
+    ds_job on_cpu = *job;
+    int too_large = 0, rc = train_once(job, &too_large, err);
+    if (!rc || !too_large || strcmp(ds_job_device(job), "auto"))
+        return rc;
+    ds_events_warning(job->events, "the processor does it: %s", err->message);
+    on_cpu.device = "cpu";
+    return train_once(&on_cpu, &too_large, err);
 }
