@@ -87,7 +87,7 @@ CUDA_HOME := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC_PATH))))
 CUDNN_DIRS := $(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu
 CUDNN := $(if $(wildcard $(addsuffix /cudnn.h,$(CUDNN_DIRS))),1,0)
 CUDA_LINK := -L$(CUDA_HOME)/lib64 -Xlinker -rpath -Xlinker $(CUDA_HOME)/lib64 -Xlinker -z -Xlinker defs \
-    -lcublasLt -lcusolver $(if $(filter 1,$(CUDNN)),-lcudnn) -ldl -lpthread -lm
+    -lcublas -lcublasLt -lcusolver $(if $(filter 1,$(CUDNN)),-lcudnn) -ldl -lpthread -lm
 cuda-note:
 ifeq ($(CUDA),0)
 	@echo "  without the CUDA device: $(if $(NVCC_PATH),$(if $(filter asan,$(CONFIG)),sanitizers cannot run it,CUDA=0),there is no nvcc on the PATH)"
@@ -158,7 +158,7 @@ $(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
 
 # These open the emulated CUDA device as well, which has memory of its own (tests/mirror.h).
 $(filter $(BUILD)/tests/test_kernels_%,$(TEST_BINS)): $(BUILD)/tests/mirror.o | $(EMU_LIB)
-$(BUILD)/tests/test_engine_cuda $(BUILD)/tests/test_engine_golden: | $(EMU_LIB)
+$(BUILD)/tests/test_engine_cuda $(BUILD)/tests/test_engine_golden $(BUILD)/tests/test_engine_fd: | $(EMU_LIB)
 $(BUILD)/tests/%.o: tests/%.cc
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -std=c++17 -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<

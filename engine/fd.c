@@ -4,6 +4,7 @@
 #include "engine/linalg.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,26 +13,34 @@
  * Rows are gathered into blocks of fixed size; a full block's mean and scatter are merged into the
  * total (Chan, Golub & LeVeque 1979).  So sums are short, nothing cancels, and the portions in
  * which rows arrive do not matter. */
-#define BLOCK_ROWS 256
+enum { BLOCK_ROWS = 256, BLOCK_ROWS_DEVICE = 2048 };
 
 struct ds_stats {
-    int dim, fill;
+    int dim, fill, room;
     int64_t n;
     double *mean;    /* (dim) of the n merged rows */
-    double *scatter; /* (dim,dim) sum of (x - mean)(x - mean)^T */
-    double *block;   /* (BLOCK_ROWS,dim), the first `fill` rows used */
-    double *row;     /* (dim) */
+    double *scatter; /* (dim,dim) sum of (x - mean)(x - mean)^T, upper triangle */
+    double *block;   /* (room+1,dim), the first `fill` rows used; one more for the merge */
+    double *sum;     /* (dim) */
 };
+
+static int block_rows(void) { return ds_linalg_helped() ? BLOCK_ROWS_DEVICE : BLOCK_ROWS; }
+
+size_t ds_stats_bytes(int dim) {
+    size_t d = (size_t)dim;
+    return (d * d + ((size_t)block_rows() + 3) * d) * sizeof(double);
+}
 
 ds_stats *ds_stats_new(int dim) {
     DS_ASSERT(dim >= 1 && dim <= DS_FEATURE_DIM_MAX);
     ds_stats *s = ds_xcalloc(1, sizeof *s);
     size_t d = (size_t)dim;
     s->dim = dim;
+    s->room = block_rows();
     s->mean = ds_xcalloc(d, sizeof(double));
     s->scatter = ds_xcalloc(d * d, sizeof(double));
-    s->block = ds_xcalloc(BLOCK_ROWS * d, sizeof(double));
-    s->row = ds_xcalloc(d, sizeof(double));
+    s->block = ds_xmalloc(((size_t)s->room + 1) * d * sizeof(double));
+    s->sum = ds_xmalloc(d * sizeof(double));
     return s;
 }
 
@@ -41,31 +50,33 @@ void ds_stats_free(ds_stats *s) {
     free(s->mean);
     free(s->scatter);
     free(s->block);
-    free(s->row);
+    free(s->sum);
     free(s);
 }
 
 int64_t ds_stats_count(const ds_stats *s) { return s->n + s->fill; }
 
 static void merge_block(ds_stats *s) {
-    int d = s->dim, rows = s->fill;
+    size_t d = (size_t)s->dim, rows = (size_t)s->fill;
     if (!rows)
         return;
-    double n = (double)s->n, total = n + rows;
-    for (int j = 0; j < d; j++) {
-        double sum = 0;
-        for (int i = 0; i < rows; i++)
-            sum += s->block[(size_t)i * (size_t)d + (size_t)j];
-        double block_mean = sum / rows;
-        for (int i = 0; i < rows; i++)
-            s->block[(size_t)i * (size_t)d + (size_t)j] -= block_mean;
-        s->row[j] = block_mean - s->mean[j];
-        s->mean[j] += s->row[j] * (rows / total);
-        s->row[j] *= sqrt(n * rows / total); /* its square joins the scatter */
+    double n = (double)s->n, share = (double)rows / (n + (double)rows);
+    double *step = s->block + rows * d; /* its square joins the scatter */
+    memset(s->sum, 0, d * sizeof *s->sum);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < d; j++)
+            s->sum[j] += s->block[i * d + j];
+    for (size_t j = 0; j < d; j++) {
+        s->sum[j] /= (double)rows;
+        step[j] = s->sum[j] - s->mean[j];
+        s->mean[j] += step[j] * share;
+        step[j] *= sqrt(n * share);
     }
-    ds_gram_add(s->scatter, s->block, rows, d);
-    ds_gram_add(s->scatter, s->row, 1, d);
-    s->n += rows;
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < d; j++)
+            s->block[i * d + j] -= s->sum[j];
+    ds_gram_add(s->scatter, s->block, (int)rows + (n > 0), s->dim);
+    s->n += (int64_t)rows;
     s->fill = 0;
 }
 
@@ -75,7 +86,7 @@ void ds_stats_add(ds_stats *s, const float *x, int64_t rows) {
         double *to = s->block + (size_t)s->fill * d;
         for (size_t j = 0; j < d; j++)
             to[j] = x[(size_t)i * d + j];
-        if (++s->fill == BLOCK_ROWS)
+        if (++s->fill == s->room)
             merge_block(s);
     }
 }
@@ -88,23 +99,18 @@ int ds_stats_finish(ds_stats *s, double *mean, double *cov, ds_error *err) {
     size_t d = (size_t)s->dim;
     if (mean)
         memcpy(mean, s->mean, d * sizeof *mean);
-    for (size_t i = 0; cov && i < d * d; i++)
-        cov[i] = s->scatter[i] / (double)(s->n - 1);
+    if (!cov)
+        return 0;
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = i; j < d; j++)
+            cov[i * d + j] = s->scatter[i * d + j] / (double)(s->n - 1);
+    ds_mirror_upper(cov, s->dim);
     return 0;
 }
 
-/* ---------------------------------------------------------------- distance */
+/* ---------------------------------------------------------------- distance of two Gaussians */
 
-typedef struct {
-    double *mean, *cov;
-} gaussian;
-
-static gaussian gaussian_new(int dim) {
-    size_t d = (size_t)dim;
-    double *p = ds_xmalloc((d + d * d) * sizeof *p);
-    return (gaussian){p, p + d};
-}
-static void gaussian_free(gaussian g) { free(g.mean); }
+static double square(double x) { return x * x; }
 
 static double trace(const double *a, int n) {
     double sum = 0;
@@ -113,40 +119,352 @@ static double trace(const double *a, int n) {
     return sum;
 }
 
-typedef struct {
-    double mean_term, trace_term;
-} distance;
-
-/* Distance of b from a; root = a.cov^1/2, scratch (2 dim^2). */
-static int distance_to(const gaussian *a, const double *root, const gaussian *b, int dim,
-                       double *scratch, distance *out, ds_error *err) {
-    size_t size = (size_t)dim * (size_t)dim;
-    double *half = scratch, *middle = scratch + size, cross = 0;
-    ds_matmul(half, dim, dim, dim, 1, root, 0, b->cov, 0);
-    ds_matmul(middle, dim, dim, dim, 1, half, 0, root, 0);
-    int rc = ds_trace_sqrt_psd(&cross, middle, dim, err);
-    if (rc)
-        return rc;
-    out->mean_term = 0;
+static double mean_term(const double *a, const double *b, int dim) {
+    double sum = 0;
     for (int i = 0; i < dim; i++)
-        out->mean_term += (a->mean[i] - b->mean[i]) * (a->mean[i] - b->mean[i]);
-    out->trace_term = trace(a->cov, dim) + trace(b->cov, dim) - 2 * cross;
-    return 0;
+        sum += square(a[i] - b[i]);
+    return sum;
 }
 
 int ds_frechet(const double *mean1, const double *cov1, const double *mean2, const double *cov2,
                int dim, double *fd, ds_error *err) {
     DS_ASSERT(dim >= 1 && dim <= DS_FEATURE_DIM_MAX);
     size_t size = (size_t)dim * (size_t)dim;
-    double *work = ds_xmalloc(3 * size * sizeof *work);
-    gaussian a = {(double *)(uintptr_t)mean1, (double *)(uintptr_t)cov1};
-    gaussian b = {(double *)(uintptr_t)mean2, (double *)(uintptr_t)cov2};
-    distance d = {0};
-    int rc = ds_sqrt_psd(work, cov1, dim, err);
-    rc = rc ? rc : distance_to(&a, work, &b, dim, work + size, &d, err);
-    free(work);
+    double *factor = ds_xmalloc(2 * size * sizeof *factor), *half = factor + size, cross = 0;
+    int rank, rc = ds_factor_psd(factor, &rank, cov1, dim, err);
+    if (!rc && rank) {
+        ds_matmul(half, rank, dim, dim, 1, factor, 0, cov2, 0);
+        double *middle = ds_xmalloc((size_t)rank * (size_t)rank * sizeof *middle);
+        ds_matmul(middle, rank, rank, dim, 1, half, 0, factor, 1);
+        rc = ds_trace_sqrt_psd(&cross, middle, rank, err);
+        free(middle);
+    }
+    free(factor);
     if (!rc)
-        *fd = fmax(d.mean_term + d.trace_term, 0);
+        *fd =
+            fmax(mean_term(mean1, mean2, dim) + trace(cov1, dim) + trace(cov2, dim) - 2 * cross, 0);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- the real set */
+
+typedef struct {
+    int dim, rank;
+    double *mean;   /* (dim) */
+    double *factor; /* (rank,dim): covariance = factor^T factor */
+    double trace;   /* of the covariance */
+} real_side;
+
+static void real_free(real_side *r) {
+    free(r->mean);
+    free(r->factor);
+}
+
+static void row_mean(double *mean, const ds_feature_set *set) {
+    size_t d = (size_t)set->dim;
+    memset(mean, 0, d * sizeof *mean);
+    for (int64_t i = 0; i < set->n; i++)
+        for (size_t j = 0; j < d; j++)
+            mean[j] += set->x[(size_t)i * d + j];
+    for (size_t j = 0; j < d; j++)
+        mean[j] /= (double)set->n;
+}
+
+/* No more pictures than dimensions: they are the factor. */
+static int factor_of_rows(real_side *r, const ds_feature_set *set) {
+    size_t d = (size_t)set->dim, size = (size_t)set->n * d;
+    double scale = 1 / sqrt((double)(set->n - 1));
+    row_mean(r->mean, set);
+    r->rank = (int)set->n;
+    r->factor = ds_xmalloc(size * sizeof *r->factor);
+    for (size_t i = 0; i < size; i++) {
+        r->factor[i] = (set->x[i] - r->mean[i % d]) * scale;
+        r->trace += square(r->factor[i]);
+    }
+    return 0;
+}
+
+static int factor_of_covariance(real_side *r, const ds_feature_set *set, ds_error *err) {
+    size_t size = (size_t)set->dim * (size_t)set->dim;
+    double *cov = ds_xmalloc(size * sizeof *cov);
+    ds_stats *s = ds_stats_new(set->dim);
+    ds_stats_add(s, set->x, set->n);
+    int rc = ds_stats_finish(s, r->mean, cov, err);
+    ds_stats_free(s);
+    r->factor = ds_xmalloc(size * sizeof *r->factor);
+    rc = rc ? rc : ds_factor_psd(r->factor, &r->rank, cov, set->dim, err);
+    r->trace = trace(cov, set->dim);
+    free(cov);
+    return rc;
+}
+
+static int real_open(real_side *r, const ds_feature_set *set, ds_error *err) {
+    *r = (real_side){.dim = set->dim, .mean = ds_xmalloc((size_t)set->dim * sizeof *r->mean)};
+    return set->n <= set->dim ? factor_of_rows(r, set) : factor_of_covariance(r, set, err);
+}
+
+/* ---------------------------------------------------------------- the fake set, by groups
+ * Means and squares of each group, in the space of the features; and one of two ways to the
+ * eigenvalues of R S2 R^T without a group: `gram` where there are no more pictures than rows of the
+ * factor, `scatter` where there are. */
+
+typedef struct {
+    const ds_feature_set *set;
+    const real_side *real;
+    int groups;                          /* at least 1 */
+    uint32_t *order;                     /* (n) the rows, group after group */
+    int64_t first[DS_FD_GROUPS_MAX + 1]; /* of each group in it */
+    double *mean;                        /* (groups,dim) */
+    double *centre;                      /* (dim) of all */
+    double squares[DS_FD_GROUPS_MAX];    /* sum of |x - mean of the group|^2 */
+    double *gram;                        /* (n,n) F F^T, rows in that order */
+    ds_stats *scatter[DS_FD_GROUPS_MAX]; /* of F */
+} fake_side;
+
+static int64_t size_of(const fake_side *f, int group) {
+    return f->first[group + 1] - f->first[group];
+}
+
+static void fake_free(fake_side *f) {
+    free(f->order);
+    free(f->mean);
+    free(f->centre);
+    free(f->gram);
+    for (int g = 0; g < f->groups; g++)
+        ds_stats_free(f->scatter[g]);
+}
+
+/* Group i holds every groups-th picture of a random order, from number i on. */
+static void split(fake_side *f, uint64_t seed) {
+    uint32_t n = (uint32_t)f->set->n, *all = ds_xmalloc(n * sizeof *all);
+    if (f->groups > 1)
+        ds_rng_permutation(all, n, seed, DS_STREAM_KID, UINT32_MAX);
+    else
+        for (uint32_t i = 0; i < n; i++)
+            all[i] = i;
+    f->order = ds_xmalloc(n * sizeof *f->order);
+    for (int g = 0; g < f->groups; g++) {
+        int64_t at = f->first[g];
+        for (uint32_t i = (uint32_t)g; i < n; i += (uint32_t)f->groups)
+            f->order[at++] = all[i];
+        f->first[g + 1] = at;
+    }
+    free(all);
+}
+
+static const float *row_of(const fake_side *f, int64_t i) {
+    return f->set->x + (size_t)f->order[i] * (size_t)f->set->dim;
+}
+
+static void moments(fake_side *f) {
+    size_t d = (size_t)f->set->dim;
+    f->mean = ds_xcalloc((size_t)f->groups * d, sizeof *f->mean);
+    f->centre = ds_xmalloc(d * sizeof *f->centre);
+    row_mean(f->centre, f->set);
+    for (int g = 0; g < f->groups; g++) {
+        double *mean = f->mean + (size_t)g * d;
+        for (int64_t i = f->first[g]; i < f->first[g + 1]; i++)
+            for (size_t j = 0; j < d; j++)
+                mean[j] += row_of(f, i)[j];
+        for (size_t j = 0; j < d; j++)
+            mean[j] /= (double)size_of(f, g);
+        for (int64_t i = f->first[g]; i < f->first[g + 1]; i++)
+            for (size_t j = 0; j < d; j++)
+                f->squares[g] += square(row_of(f, i)[j] - mean[j]);
+    }
+}
+
+/* F (rows,rank) of the rows from `first` on; x: room for (rows,dim). */
+static void project(const fake_side *f, double *F, double *x, int64_t first, int rows) {
+    int dim = f->set->dim;
+    for (int i = 0; i < rows; i++) {
+        const float *from = row_of(f, first + i);
+        for (int j = 0; j < dim; j++)
+            x[(size_t)i * (size_t)dim + (size_t)j] = from[j] - f->centre[j];
+    }
+    ds_matmul(F, rows, f->real->rank, dim, 1, x, 0, f->real->factor, 1);
+}
+
+static void make_gram(fake_side *f) {
+    size_t n = (size_t)f->set->n;
+    double *x = ds_xmalloc(n * (size_t)f->set->dim * sizeof *x),
+           *F = ds_xmalloc(n * (size_t)f->real->rank * sizeof *F);
+    project(f, F, x, 0, (int)n);
+    free(x);
+    f->gram = ds_xmalloc(n * n * sizeof *f->gram);
+    ds_gram_rows(f->gram, F, (int)n, f->real->rank);
+    free(F);
+    ds_mirror_upper(f->gram, (int)n);
+}
+
+static void make_scatters(fake_side *f) {
+    const int most = block_rows();
+    double *x = ds_xmalloc((size_t)most * (size_t)f->set->dim * sizeof *x);
+    for (int g = 0; g < f->groups; g++) {
+        ds_stats *s = f->scatter[g] = ds_stats_new(f->real->rank);
+        for (int64_t i = f->first[g]; i < f->first[g + 1]; i += s->fill) {
+            int64_t left = f->first[g + 1] - i;
+            merge_block(s);
+            s->fill = left < most ? (int)left : most;
+            project(f, s->block, x, i, s->fill);
+        }
+        merge_block(s);
+        free(s->block); /* the scatter is what is kept */
+        s->block = NULL;
+    }
+    free(x);
+}
+
+static void fake_open(fake_side *f, const ds_feature_set *set, const real_side *real, int groups,
+                      uint64_t seed) {
+    *f = (fake_side){.set = set, .real = real, .groups = groups ? groups : 1};
+    split(f, seed);
+    moments(f);
+    if (real->rank == 0)
+        return;
+    if (set->n <= real->rank)
+        make_gram(f);
+    else
+        make_scatters(f);
+}
+
+/* ---------------------------------------------------------------- without a group */
+
+/* `drop` is the group that is left out, -1: none. */
+typedef struct {
+    double mean_term, trace_term;
+} distance;
+
+/* Mean term and trace of the covariance of what is left (Chan, Golub & LeVeque, as above). */
+static void first_moments(const fake_side *f, int drop, double *term, double *trace_left) {
+    size_t d = (size_t)f->set->dim;
+    double *mean = ds_xcalloc(d, sizeof *mean), n = 0, squares = 0;
+    for (int g = 0; g < f->groups; g++) {
+        double more = (double)size_of(f, g), share = more / (n + more), step = 0;
+        if (g == drop)
+            continue;
+        for (size_t j = 0; j < d; j++) {
+            double delta = f->mean[(size_t)g * d + j] - mean[j];
+            mean[j] += delta * share;
+            step += square(delta);
+        }
+        squares += f->squares[g] + step * n * share;
+        n += more;
+    }
+    *term = mean_term(f->real->mean, mean, f->set->dim);
+    *trace_left = squares / (n - 1);
+    free(mean);
+}
+
+/* a (m,m) (=) P G P / (m-1): G the rows and columns of gram that are left, P x = x - mean x. */
+static int left_of_gram(const fake_side *f, int drop, double *a) {
+    size_t n = (size_t)f->set->n, m = 0, skip = n, skipped = 0;
+    double *mean = ds_xmalloc(n * sizeof *mean), all = 0;
+    if (drop >= 0) {
+        skip = (size_t)f->first[drop];
+        skipped = (size_t)size_of(f, drop);
+    }
+    m = n - skipped;
+    for (size_t i = 0; i < m; i++) {
+        const double *row = f->gram + (i < skip ? i : i + skipped) * n;
+        mean[i] = 0;
+        for (size_t j = 0; j < m; j++) {
+            a[i * m + j] = row[j < skip ? j : j + skipped];
+            mean[i] += a[i * m + j];
+        }
+        mean[i] /= (double)m;
+        all += mean[i] / (double)m;
+    }
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = i; j < m; j++)
+            a[i * m + j] = (a[i * m + j] - mean[i] - mean[j] + all) / (double)(m - 1);
+    free(mean);
+    return (int)m;
+}
+
+/* a (rank,rank) (=) covariance of F over the groups that are left. */
+static int left_of_scatters(const fake_side *f, int drop, double *a) {
+    size_t r = (size_t)f->real->rank;
+    double *mean = ds_xcalloc(2 * r, sizeof *mean), *step = mean + r, n = 0;
+    memset(a, 0, r * r * sizeof *a);
+    for (int g = 0; g < f->groups; g++) {
+        const ds_stats *s = f->scatter[g];
+        double share = (double)s->n / (n + (double)s->n), weight = n * share;
+        if (g == drop)
+            continue;
+        for (size_t j = 0; j < r; j++) {
+            step[j] = s->mean[j] - mean[j];
+            mean[j] += step[j] * share;
+        }
+        for (size_t i = 0; i < r; i++)
+            for (size_t j = i; j < r; j++)
+                a[i * r + j] += s->scatter[i * r + j] + weight * step[i] * step[j];
+        n += (double)s->n;
+    }
+    for (size_t i = 0; i < r * r; i++)
+        a[i] /= n - 1;
+    free(mean);
+    return (int)r;
+}
+
+static int distance_without(const fake_side *f, int drop, double *a, distance *out, ds_error *err) {
+    double cross = 0, left = 0;
+    int rc = 0;
+    first_moments(f, drop, &out->mean_term, &left);
+    if (f->real->rank) {
+        int m = f->gram ? left_of_gram(f, drop, a) : left_of_scatters(f, drop, a);
+        rc = ds_trace_sqrt_psd(&cross, a, m, err);
+    }
+    out->trace_term = f->real->trace + left - 2 * cross;
+    return rc;
+}
+
+/* ---------------------------------------------------------------- all of them */
+
+typedef struct {
+    const fake_side *fake;
+    ds_fd_progress *progress;
+    void *user;
+    int tasks;
+    atomic_int done, stop;
+    double *room[DS_LINALG_THREADS_MAX];     /* of each thread: the matrix that is decomposed */
+    distance distance[DS_FD_GROUPS_MAX + 1]; /* of all; without group 0, 1, .. */
+    int rc[DS_FD_GROUPS_MAX + 1];
+    ds_error err[DS_FD_GROUPS_MAX + 1];
+} decompositions;
+
+/* The factor and F count as one, at the beginning. */
+static int say(ds_fd_progress *progress, void *user, int done, int tasks, ds_error *err) {
+    if (progress && progress(user, done, tasks + 1))
+        return ds_fail(err, DS_ECANCELED, "the distance was stopped");
+    return 0;
+}
+
+static void decompose(void *ctx, int i, int worker) {
+    decompositions *d = ctx;
+    if (atomic_load(&d->stop))
+        return;
+    d->rc[i] = distance_without(d->fake, i - 1, d->room[worker], &d->distance[i], &d->err[i]);
+    int done = 1 + atomic_fetch_add(&d->done, 1);
+    if (!d->rc[i] && worker == 0)
+        d->rc[i] = say(d->progress, d->user, 1 + done, d->tasks, &d->err[i]);
+    if (d->rc[i])
+        atomic_store(&d->stop, 1);
+}
+
+static int decompose_all(decompositions *d, ds_error *err) {
+    int m = d->fake->gram ? (int)d->fake->set->n : d->fake->real->rank;
+    int threads = ds_linalg_threads(), rc = 0;
+    size_t size = (size_t)m * (size_t)m;
+    threads = threads < d->tasks ? threads : d->tasks;
+    for (int t = 0; t < threads; t++)
+        d->room[t] = ds_xmalloc((size ? size : 1) * sizeof(double));
+    ds_linalg_parallel(d->tasks, threads, decompose, d);
+    for (int t = 0; t < threads; t++)
+        free(d->room[t]);
+    for (int i = 0; !rc && i < d->tasks; i++)
+        if ((rc = d->rc[i]) && err)
+            *err = d->err[i];
     return rc;
 }
 
@@ -162,47 +480,16 @@ static double t975(int groups) {
     return t[groups - 2];
 }
 
-typedef struct {
-    const ds_feature_set *fake;
-    gaussian real, rest;
-    double *root, *scratch;
-} jackknife;
-
-/* Distance without group `drop` (-1: with all); order is the random order of the fake set. */
-static int distance_without(jackknife *j, const uint32_t *order, int drop, int groups,
-                            distance *out, ds_error *err) {
-    int dim = j->fake->dim;
-    ds_stats *s = ds_stats_new(dim);
-    for (int64_t i = 0; i < j->fake->n; i++) {
-        int64_t row = order ? (int64_t)order[i] : i;
-        if (drop < 0 || i % groups != drop)
-            ds_stats_add(s, j->fake->x + (size_t)row * (size_t)dim, 1);
-    }
-    int rc = ds_stats_finish(s, j->rest.mean, j->rest.cov, err);
-    ds_stats_free(s);
-    return rc ? rc : distance_to(&j->real, j->root, &j->rest, dim, j->scratch, out, err);
-}
-
-static int add_interval(jackknife *j, ds_fd_result *r, ds_error *err) {
-    double part[DS_FD_GROUPS_MAX], mean = 0, squares = 0;
-    uint32_t *order = ds_xmalloc((size_t)j->fake->n * sizeof *order);
-    ds_rng_permutation(order, (uint32_t)j->fake->n, r->seed, DS_STREAM_KID, UINT32_MAX);
-    int rc = 0, g = r->groups;
-    for (int i = 0; !rc && i < g; i++) {
-        distance d = {0};
-        rc = distance_without(j, order, i, g, &d, err);
-        part[i] = d.mean_term + d.trace_term;
-        mean += part[i] / g;
-    }
-    free(order);
-    if (rc)
-        return rc;
+static void add_interval(const distance *part, ds_fd_result *r) {
+    double mean = 0, squares = 0;
+    int g = r->groups;
     for (int i = 0; i < g; i++)
-        squares += (part[i] - mean) * (part[i] - mean);
+        mean += (part[i].mean_term + part[i].trace_term) / g;
+    for (int i = 0; i < g; i++)
+        squares += square(part[i].mean_term + part[i].trace_term - mean);
     r->std_error = sqrt(squares * (g - 1) / g);
     r->lo = fmax(r->fd - t975(g) * r->std_error, 0);
     r->hi = r->fd + t975(g) * r->std_error;
-    return 0;
 }
 
 static int check_sets(const ds_feature_set *real, const ds_feature_set *fake, int groups,
@@ -218,39 +505,65 @@ static int check_sets(const ds_feature_set *real, const ds_feature_set *fake, in
     return 0;
 }
 
+static int all_finite(const ds_feature_set *set) {
+    for (size_t i = 0; i < (size_t)set->n * (size_t)set->dim; i++)
+        if (!isfinite(set->x[i]))
+            return 0;
+    return 1;
+}
+
+static void fill_result(ds_fd_result *r, const distance *d) {
+    r->std_error = r->lo = r->hi = NAN;
+    r->mean_term = d[0].mean_term;
+    r->trace_term = fmax(d[0].trace_term, -d[0].mean_term);
+    r->fd = r->mean_term + r->trace_term;
+    if (r->groups)
+        add_interval(d + 1, r);
+}
+
 int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
-                  ds_fd_result *out, ds_error *err) {
+                  ds_fd_progress *progress, void *user, ds_fd_result *out, ds_error *err) {
     int rc = check_sets(real, fake, groups, err);
     if (rc)
         return rc;
-    int dim = real->dim;
-    size_t size = (size_t)dim * (size_t)dim;
-    jackknife j = {.fake = fake, .real = gaussian_new(dim), .rest = gaussian_new(dim)};
-    j.root = ds_xmalloc(3 * size * sizeof *j.root);
-    j.scratch = j.root + size;
+    if (!all_finite(real) || !all_finite(fake))
+        return ds_fail(err, DS_EFAILED, "features are not finite");
+    real_side a = {0};
+    fake_side b = {0};
+    decompositions d = {.fake = &b, .progress = progress, .user = user, .tasks = groups + 1};
+    rc = say(progress, user, 0, d.tasks, err);
+    rc = rc ? rc : real_open(&a, real, err);
+    if (!rc) {
+        fake_open(&b, fake, &a, groups, seed);
+        rc = say(progress, user, 1, d.tasks, err);
+    }
+    rc = rc ? rc : decompose_all(&d, err);
+    fake_free(&b);
+    real_free(&a);
+    if (rc)
+        return rc;
     ds_fd_result r = {.groups = groups, .seed = seed, .n_real = real->n, .n_fake = fake->n};
-    r.dim = dim;
-    r.std_error = r.lo = r.hi = NAN;
+    r.dim = real->dim;
     snprintf(r.net, sizeof r.net, "%s", real->net);
     snprintf(r.resize, sizeof r.resize, "%s", real->resize);
-    ds_stats *s = ds_stats_new(dim);
-    ds_stats_add(s, real->x, real->n);
-    distance d = {0};
-    rc = ds_stats_finish(s, j.real.mean, j.real.cov, err);
-    rc = rc ? rc : ds_sqrt_psd(j.root, j.real.cov, dim, err);
-    rc = rc ? rc : distance_without(&j, NULL, -1, 0, &d, err);
-    if (!rc) {
-        r.mean_term = d.mean_term;
-        r.trace_term = fmax(d.trace_term, -d.mean_term);
-        r.fd = r.mean_term + r.trace_term;
-        if (groups)
-            rc = add_interval(&j, &r, err);
+    fill_result(&r, d.distance);
+    *out = r;
+    return 0;
+}
+
+size_t ds_fd_bytes(int dim, int64_t n_real, int64_t n_fake, int groups) {
+    size_t d = (size_t)dim, n = (size_t)n_fake, parts = groups > 1 ? (size_t)groups : 1;
+    size_t rank = n_real < dim ? (size_t)n_real : d, threads = (size_t)ds_linalg_threads();
+    size_t rows = n_real <= dim ? 0 : (3 * d + (size_t)block_rows()) * d, factor = rank * d, work,
+           m; /* in doubles */
+    threads = threads < parts + 1 ? threads : parts + 1;
+    if (n <= rank) {
+        m = n;
+        work = n * (d > n ? d : n) + n * rank;
+    } else {
+        m = rank;
+        work = parts * rank * rank + (size_t)block_rows() * (d + rank);
     }
-    ds_stats_free(s);
-    gaussian_free(j.real);
-    gaussian_free(j.rest);
-    free(j.root);
-    if (!rc)
-        *out = r;
-    return rc;
+    work += threads * m * m;
+    return (factor + (work > rows ? work : rows)) * sizeof(double);
 }

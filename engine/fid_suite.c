@@ -124,14 +124,12 @@ void ds_fid_suite_free(ds_fid_suite *s) {
     free(s);
 }
 
-static size_t stats_bytes(size_t dim) { return (dim * dim + 258 * dim) * sizeof(double); }
-
 size_t ds_fid_suite_bytes(const ds_fid_options *o) {
     size_t dim = (size_t)o->dim, total = (size_t)o->total, n = 0;
     size_t kid = total < DS_KID_ROWS_MAX ? total : DS_KID_ROWS_MAX;
     size_t pr = total < (size_t)pr_room(o) ? total : (size_t)pr_room(o);
-    n += o->want & DS_FID_WANT_FID ? stats_bytes(dim) : 0;
-    n += o->want & DS_FID_WANT_SFID ? stats_bytes(DS_INCEPTION_SPATIAL) : 0;
+    n += o->want & DS_FID_WANT_FID ? ds_stats_bytes(o->dim) : 0;
+    n += o->want & DS_FID_WANT_SFID ? ds_stats_bytes(DS_INCEPTION_SPATIAL) : 0;
     n += o->want & DS_FID_WANT_KID ? kid * dim * 4 + total * 4 : 0;
     n += o->want & DS_FID_WANT_PR ? pr * dim * 4 + total * 4 : 0;
     n += o->want & DS_FID_WANT_IS ? total * 4 + DS_FID_SPLITS * DS_INCEPTION_LOGITS * 8 : 0;

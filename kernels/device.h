@@ -87,6 +87,21 @@ typedef struct {
     double ratio, gain, c_now, c_before; /* dpmpp2m */
 } ds_step;
 
+/* Linear algebra in double that a device may lend to statistics (engine/linalg.h).  All operands
+ * are in host memory, row-major and contiguous: each call sends them there and fetches the result.
+ * 0 = done; else (no room, the library refuses) nothing has changed and the processor does it. */
+typedef struct ds_dense {
+    /* c (m,n) (=) alpha op(a) (m,k) op(b) (k,n); at: a is stored (k,m), bt: b is stored (n,k). */
+    int (*product)(ds_device *dev, double *c, int m, int n, int k, double alpha, const double *a,
+                   int at, const double *b, int bt);
+    /* x (rows,n).  c (n,n) (=) x^T x, or of_rows: c (rows,rows) (=) x x^T.  Of c the upper triangle
+     * is set, the rest is anything. */
+    int (*gram)(ds_device *dev, double *c, const double *x, int rows, int n, int of_rows);
+    /* Eigenvalues w (n), ascending, of the symmetric a (n,n), of which the upper triangle is read.
+     * vectors: a (=) eigenvectors as rows, else it is destroyed. */
+    int (*eigen)(ds_device *dev, double *w, double *a, int n, int vectors);
+} ds_dense;
+
 struct ds_ops {
 #define DS_OP(op, args) void(*op) args;
 #include "kernels/ops.def"
@@ -129,9 +144,7 @@ struct ds_device {
     /* What a device may have or not (NULL): */
     size_t (*free_bytes)(ds_device *dev);  /* room on a device with memory of its own, now .. */
     size_t (*total_bytes)(ds_device *dev); /* .. and all of it, whoever has it */
-    /* Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host).  0 = done, a is destroyed;
-     * else a is as it was. */
-    int (*eigenvalues)(ds_device *dev, double *w, double *a, int n);
+    const struct ds_dense *dense;          /* double precision */
     int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
     void (*segment_end)(ds_device *dev);
     void (*forget)(ds_device *dev, const void *owner);

@@ -167,9 +167,6 @@ size_t mirror_weight_bytes(ds_device *dev, int m, int n, int f32, int grad) {
 size_t mirror_workspace_bytes(ds_device *dev) {
     return of(dev)->real->workspace_bytes(of(dev)->real);
 }
-int mirror_eigenvalues(ds_device *dev, double *w, double *a, int n) {
-    return of(dev)->real->eigenvalues(of(dev)->real, w, a, n);
-}
 
 void forget_range(mirror *m, int i) {
     range *r = &m->ranges[i];
@@ -213,7 +210,7 @@ extern "C" ds_device *ds_mirror(ds_device *real) {
     dev->weight_free = mirror_weight_free;
     dev->weight_bytes = mirror_weight_bytes;
     dev->workspace_bytes = mirror_workspace_bytes;
-    dev->eigenvalues = real->eigenvalues ? mirror_eigenvalues : NULL;
+    dev->dense = NULL;
     dev->free_bytes = NULL;
     dev->total_bytes = NULL;
     dev->replay = NULL;

@@ -231,15 +231,15 @@ START_TEST(distance_as_scipy) {
     double *want = golden_doubles(st, cases[_i], "fd");
     ds_fd_result r, back, same;
     ds_error err = {0};
-    ck_assert_msg(!ds_fd_compare(&real, &fake, 0, 0, &r, &err), "%s", err.message);
+    ck_assert_msg(!ds_fd_compare(&real, &fake, 0, 0, NULL, NULL, &r, &err), "%s", err.message);
     printf("  %s: FD %.15g, SciPy %.15g\n", cases[_i], r.fd, *want);
     close_to(r.fd, *want, 1e-10);
     ck_assert(isnan(r.std_error) && isnan(r.lo) && r.groups == 0);
     ck_assert_int_eq(r.n_real, real.n);
     ck_assert_int_eq(r.n_fake, fake.n);
-    ck_assert(!ds_fd_compare(&fake, &real, 0, 0, &back, &err));
+    ck_assert(!ds_fd_compare(&fake, &real, 0, 0, NULL, NULL, &back, &err));
     close_to(back.fd, r.fd, 1e-10);
-    ck_assert(!ds_fd_compare(&real, &real, 0, 0, &same, &err));
+    ck_assert(!ds_fd_compare(&real, &real, 0, 0, NULL, NULL, &same, &err));
     close_to(same.fd, 0, 1e-10);
     free(x), free(y), free(want);
     ds_st_free(st);
@@ -301,7 +301,7 @@ static study run_study(int use_kid) {
         if (use_kid)
             ck_assert(!ds_kid_compare(&a, &b, 100, 1000, (uint64_t)i, &k, NULL));
         else
-            ck_assert(!ds_fd_compare(&a, &b, 8, (uint64_t)i, &f, NULL));
+            ck_assert(!ds_fd_compare(&a, &b, 8, (uint64_t)i, NULL, NULL, &f, NULL));
         value[i] = use_kid ? k.kid : f.fd;
         lo[i] = use_kid ? k.lo : f.lo;
         hi[i] = use_kid ? k.hi : f.hi;
@@ -349,13 +349,13 @@ START_TEST(threads_do_not_matter) {
     big_sets(&x, &y, &real, &fake);
     openblas_set_num_threads(2);
     double begin = ds_monotonic();
-    ck_assert(!ds_fd_compare(&real, &fake, 0, 0, &a, NULL));
+    ck_assert(!ds_fd_compare(&real, &fake, 0, 0, NULL, NULL, &a, NULL));
     double one = ds_monotonic();
     ck_assert(!ds_kid_compare(&real, &fake, 100, 100, 3, &k, NULL));
     printf("  512 x 768: FD %.6f in %.2f s, KID %.6f +- %.6f in %.2f s\n", a.fd, one - begin, k.kid,
            k.std_error, ds_monotonic() - one);
     openblas_set_num_threads(1);
-    ck_assert(!ds_fd_compare(&real, &fake, 0, 0, &b, NULL));
+    ck_assert(!ds_fd_compare(&real, &fake, 0, 0, NULL, NULL, &b, NULL));
     ck_assert(!ds_kid_compare(&real, &fake, 100, 100, 3, &l, NULL));
     ck_assert(!memcmp(&a.fd, &b.fd, sizeof a.fd));
     ck_assert(!memcmp(&k.kid, &l.kid, sizeof k.kid));
@@ -371,25 +371,25 @@ START_TEST(refusals) {
     ds_fd_result r;
     ds_kid_result k;
     ds_error err = {0};
-    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, &r, &err), 0);
+    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, NULL, NULL, &r, &err), 0);
     snprintf(b.net, sizeof b.net, "abc");
-    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, &r, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, NULL, NULL, &r, &err), DS_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.message, "two networks"));
     b = a;
     snprintf(b.resize, sizeof b.resize, "tf1-bilinear-1");
     ck_assert_int_eq(ds_kid_compare(&a, &b, 10, 4, 0, &k, &err), DS_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.message, "two resizings"));
     b = set_of(x, 8, 5);
-    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, &r, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, NULL, NULL, &r, &err), DS_EINVAL);
     b = set_of(x, 1, 4);
-    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, &r, &err), DS_EINVAL);
-    ck_assert_int_eq(ds_fd_compare(&b, &a, 0, 0, &r, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_fd_compare(&a, &b, 0, 0, NULL, NULL, &r, &err), DS_EINVAL);
+    ck_assert_int_eq(ds_fd_compare(&b, &a, 0, 0, NULL, NULL, &r, &err), DS_EINVAL);
     ck_assert_int_eq(ds_kid_compare(&a, &b, 10, 4, 0, &k, &err), DS_EINVAL);
-    ck_assert_int_eq(ds_fd_compare(&a, &a, 8, 0, &r, &err), DS_EINVAL); /* 10 < 2 * 8 */
-    ck_assert_int_eq(ds_fd_compare(&a, &a, 4, 0, &r, &err), 0);
+    ck_assert_int_eq(ds_fd_compare(&a, &a, 8, 0, NULL, NULL, &r, &err), DS_EINVAL); /* 10 < 2 * 8 */
+    ck_assert_int_eq(ds_fd_compare(&a, &a, 4, 0, NULL, NULL, &r, &err), 0);
     ck_assert(r.fd < 1e-12 && r.lo == 0 && r.hi >= r.fd && r.groups == 4);
     x[7] = NAN;
-    ck_assert_int_eq(ds_fd_compare(&a, &a, 0, 0, &r, &err), DS_EFAILED);
+    ck_assert_int_eq(ds_fd_compare(&a, &a, 0, 0, NULL, NULL, &r, &err), DS_EFAILED);
     ck_assert_int_eq(ds_kid_compare(&a, &a, 10, 4, 0, &k, &err), DS_EFAILED);
     ck_assert_ptr_nonnull(strstr(err.message, "not finite"));
 }

@@ -1,7 +1,6 @@
 /* tests/test_system_cuda.c - the CUDA device as users meet it: words that choose it, messages where
  * it cannot be had, and the memory of a device of its own.  What it computes: test_kernels_*. */
 #include "base/mem.h"
-#include "engine/linalg.h"
 #include "tests/harness.h"
 #include "worker/device.h"
 #include "worker/plan.h"
@@ -255,37 +254,7 @@ START_TEST(graphs_of_cudnn) {
 }
 END_TEST
 
-/* Large problems without vectors go to the device; one that refuses leaves them to LAPACK. */
-static int asked, refuses;
-static int eigenvalues(ds_device *dev, double *w, double *a, int n) {
-    (void)dev, (void)a;
-    asked++;
-    for (int i = 0; !refuses && i < n; i++)
-        w[i] = 7;
-    return refuses;
-}
-
-START_TEST(eigenvalues_by_the_device) {
-    enum { N = 256 };
-    ds_device dev = {.eigenvalues = eigenvalues};
-    double *a = ds_xmalloc(N * N * sizeof *a), w[N];
-    for (int round = 0; round < 4; round++) { /* done, refused, with vectors, no device */
-        for (int i = 0; i < N * N; i++)
-            a[i] = i % (N + 1) ? 0 : i / (N + 1) + 1;
-        asked = 0;
-        refuses = round == 1;
-        ds_linalg_use(round == 3 ? NULL : &dev);
-        ck_assert_int_eq(ds_eigen_symmetric(a, w, N, round == 2, NULL), 0);
-        ck_assert_int_eq(asked, round < 2);
-        ck_assert_double_eq_tol(w[N - 1], round ? N : 7, 1e-10);
-    }
-    ds_linalg_use(NULL);
-    free(a);
-}
-END_TEST
-
 static void register_cases(TCase *tc) {
-    tcase_add_test(tc, eigenvalues_by_the_device);
     tcase_add_test(tc, graphs_of_cudnn);
     tcase_add_test(tc, words);
     tcase_add_test(tc, library_without_driver);

@@ -2,6 +2,7 @@
  * refuses with both figures and what would do, and what it says is what a training takes. */
 #include "base/rng.h"
 #include "engine/fd.h"
+#include "worker/measure.h"
 #include "tests/harness.h"
 #include "worker/feature_net.h"
 #include "worker/memory.h"
@@ -155,7 +156,7 @@ START_TEST(a_distance_takes_what_is_planned) {
     ds_test_skip("a_distance_takes_what_is_planned", "sanitizers take memory of their own");
     return;
 #endif
-    enum { N = 32, D = 768 };
+    enum { N = 1024, D = 768 };
     static float x[2 * N * D];
     for (uint32_t i = 0; i < 2 * N * D; i++)
         x[i] = ds_rng_uniform(1, DS_STREAM_TEST, 0, i, 0);
@@ -165,7 +166,8 @@ START_TEST(a_distance_takes_what_is_planned) {
     b.x = x + N * D;
     double before = ds_memory_now(),
            planned = (double)ds_feature_net_distance_bytes(DS_FID_BUNDLED);
-    ck_assert_msg(!ds_fd_compare(&a, &b, 4, 1, &r, &err), "%s", err.message);
+    ck_assert_msg(!ds_fd_compare(&a, &b, DS_MEASURE_GROUPS, 1, NULL, NULL, &r, &err), "%s",
+                  err.message);
     double taken = ds_memory_peak() - before;
     /* below it: the pages of OpenBLAS and its buffers that are used for the first time */
     ck_assert_msg(fabs(planned / taken - 1) <= 0.3, "planned %.1f MiB, taken %.1f MiB",

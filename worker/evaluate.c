@@ -7,6 +7,7 @@
 #include "worker/feature_cache.h"
 #include "worker/grid.h"
 #include "worker/measure.h"
+#include "worker/stop.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,6 +32,13 @@ static void report(progress_state *p, double done, double total) {
 static int on_sample(void *user, double done, double total) {
     report(user, done, total);
     return 0;
+}
+
+/* Eigenvalues take seconds where features are many. */
+static int on_distance(void *user, double done, double total) {
+    const progress_state *p = user;
+    ds_events_progress(p->job->events, done, total, "parts of the distance", NAN, NAN);
+    return ds_stop_asked();
 }
 
 static void next_part(progress_state *p, double size) {
@@ -177,7 +185,8 @@ static int measure_base(evaluation *e, ds_error *err) {
     }
     ds_feature_net_describe(e->tools->features, c.x, n, &set);
     if (!rc)
-        rc = ds_measure_features(&e->base, &e->reference, &set, &s->evaluate, 0, err);
+        rc = ds_measure_features(&e->base, &e->reference, &set, &s->evaluate, 0, on_distance,
+                                 &e->progress, err);
     memcpy(e->base.sample_digest, c.sample_digest, sizeof c.sample_digest);
     free(c.x);
     free(key);
@@ -436,7 +445,7 @@ static int run_stage(evaluation *e, ds_evaluation *out, ds_error *err) {
     if (!rc)
         rc = ds_measure_task(&e->task, e->tools->model, e->adapter, e->tools->features,
                              &e->reference, &s->sample, &s->evaluate, 0, keep_task, e, on_sample,
-                             &e->progress, err);
+                             on_distance, &e->progress, err);
     if (!rc)
         rc = write_files(e, out, err);
     free(chosen);

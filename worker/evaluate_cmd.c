@@ -342,7 +342,8 @@ static void meter_update(meter *m, int64_t done, int64_t total) {
 /* ---------------------------------------------------------------- memory */
 
 /* Most that will be held at once: the network with its ring of pictures, or the matrices of a
- * distance (two covariances, a root, and LAPACK's workspace); and what the metrics keep. */
+ * distance (the covariances of both sides, twice with sFID; a factor, a product, and two of
+ * LAPACK's workspace); and what the metrics keep. */
 static double needed(const evaluation *e, int64_t total) {
     ds_fid_options so = {.want = e->o.want, .dim = ds_fid_mode_dim(e->o.mode), .total = total};
     enum ds_inception_part part =
@@ -350,7 +351,7 @@ static double needed(const evaluation *e, int64_t total) {
     double d = so.dim, matrix = d * d * sizeof(double);
     double net = (double)ds_inception_part_bytes(e->dev, part, BATCH) +
                  3.0 * BATCH * DS_INCEPTION_PIXELS * sizeof(float);
-    double distance = e->o.against ? 10 * matrix : 0;
+    double distance = e->o.against ? 8 * matrix : 0;
     return 2 * (double)ds_fid_suite_bytes(&so) + (net > distance ? net : distance);
 }
 
@@ -602,18 +603,31 @@ static int add_pr(evaluation *e, ds_error *err) {
     return 0;
 }
 
+/* Matrices take seconds, and there is no telling how far they are; a signal leaves at once. */
+static void say_computing(const evaluation *e, const char *what) {
+    if (e->o.quiet)
+        return;
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%s%s%s\033[K", *what ? "computing " : "", what, *what ? " ..." : "");
+    else if (*what)
+        fprintf(stderr, "computing %s ...\n", what);
+    fflush(stderr);
+}
+
 static int add_all(evaluation *e, ds_error *err) {
-    int want = e->o.want, rc = 0;
-    if (e->o.against && want & DS_FID_WANT_FID)
-        rc = add_fid(e, err);
-    if (!rc && e->o.against && want & DS_FID_WANT_SFID)
-        rc = add_sfid(e, err);
-    if (!rc && want & DS_FID_WANT_KID)
-        rc = add_kid(e, err);
-    if (!rc && want & DS_FID_WANT_IS)
-        rc = add_is(e, err);
-    if (!rc && want & DS_FID_WANT_PR)
-        rc = add_pr(e, err);
+    static int (*const add[METRICS])(evaluation *, ds_error *) = {add_fid, add_kid, add_is, add_pr,
+                                                                  add_sfid};
+    static const int order[METRICS] = {0, 4, 1, 2, 3};
+    int rc = 0;
+    for (int i = 0; !rc && i < METRICS; i++) {
+        int k = order[i], want = metric_names[k].want;
+        int distance = want & (DS_FID_WANT_FID | DS_FID_WANT_SFID);
+        if (!(e->o.want & want) || (distance && !e->o.against))
+            continue;
+        say_computing(e, metric_names[k].name);
+        rc = add[k](e, err);
+    }
+    say_computing(e, "");
     return rc;
 }
 

@@ -2,6 +2,8 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/zio.h"
+#include "engine/fd.h"
+#include "worker/measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,10 +108,8 @@ size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode) {
 }
 
 size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode) {
-    /* of ds_fd_compare: two covariances, two scatters, a root and its scratch; of the eigenvalues
-     * below it four more, half of them LAPACKE's copies */
-    const size_t dim = mode == DS_FID_BUNDLED ? DS_FEATURE_DIM : DS_INCEPTION_POOL, matrices = 11;
-    return matrices * dim * dim * sizeof(double);
+    const int dim = mode == DS_FID_BUNDLED ? DS_FEATURE_DIM : DS_INCEPTION_POOL;
+    return ds_fd_bytes(dim, DS_REFERENCE_IMAGES_MAX, DS_SPEC_IMAGES_MAX, DS_MEASURE_GROUPS);
 }
 
 static int compute_whole(ds_feature_net *net, const uint8_t *images, int64_t n, int side,

@@ -7,12 +7,14 @@
 
 /* Groups of the jackknife: enough pictures must be left in each, and each costs one more
  * decomposition. */
-static int groups_for(int64_t n) { return n >= 64 ? 8 : n >= 16 ? 4 : 0; }
+static int groups_for(int64_t n) { return n >= 64 ? DS_MEASURE_GROUPS : n >= 16 ? 4 : 0; }
 
 int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
-                        const ds_spec_evaluate *e, int interval, ds_error *err) {
+                        const ds_spec_evaluate *e, int interval, ds_fd_progress *progress,
+                        void *user, ds_error *err) {
     ds_feature_set real = ds_reference_set(ref);
-    int rc = ds_fd_compare(&real, fake, interval ? groups_for(fake->n) : 0, e->seed, &out->fd, err);
+    int rc = ds_fd_compare(&real, fake, interval ? groups_for(fake->n) : 0, e->seed, progress, user,
+                           &out->fd, err);
     if (!rc && (real.n < 4 || fake->n < 4))
         out->kid = (ds_kid_result){0}; /* not defined; subsets == 0 says so */
     else if (!rc)
@@ -70,7 +72,7 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
-                    ds_progress *progress, void *user, ds_error *err) {
+                    ds_progress *progress, ds_fd_progress *distance, void *user, ds_error *err) {
     ds_measure_source source = {.features = features,
                                 .side = ds_picture_side(model),
                                 .one = ds_picture_bytes(model),
@@ -96,7 +98,7 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
         ds_feature_net_describe(features, x, e->n, &fake);
         if (any_net)
             memcpy(fake.net, ref->net, sizeof fake.net);
-        rc = ds_measure_features(out, ref, &fake, e, 1, err);
+        rc = ds_measure_features(out, ref, &fake, e, 1, distance, user, err);
     }
     free(labels);
     free(x);

@@ -12,15 +12,20 @@
 #include "worker/reference.h"
 #include "worker/serve.h"
 
+/* Groups of the interval of FD when there are pictures enough. */
+#define DS_MEASURE_GROUPS 8
+
 typedef struct {
     ds_fd_result fd;
     ds_kid_result kid;
     char sample_digest[DS_HEX_SIZE]; /* of the 8-bit pictures */
 } ds_measure;
 
-/* Compare n features (n, dim) with the reference: FD with interval when `interval`, KID. */
+/* Compare n features (n, dim) with the reference: FD with interval when `interval`, KID.  progress
+ * (NULL is fine) hears of the distance's parts and may stop it. */
 int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
-                        const ds_spec_evaluate *e, int interval, ds_error *err);
+                        const ds_spec_evaluate *e, int interval, ds_fd_progress *progress,
+                        void *user, ds_error *err);
 
 /* Is shown every picture in turn: number i of them, 8-bit RGB. */
 typedef void ds_measure_keep(void *user, int i, const uint8_t *rgb);
@@ -43,10 +48,11 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
                         char digest[DS_HEX_SIZE], ds_error *err);
 
 /* Sample the task (labels in the reference's proportions) and measure it.  keep may be NULL.  The
- * features' network is taken to be the reference's when `any_net`. */
+ * features' network is taken to be the reference's when `any_net`.  progress is of the pictures,
+ * distance of what follows; both may be NULL. */
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
-                    ds_progress *progress, void *user, ds_error *err);
+                    ds_progress *progress, ds_fd_progress *distance, void *user, ds_error *err);
 
 #endif

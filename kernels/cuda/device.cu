@@ -1,6 +1,6 @@
 /* kernels/cuda/device.cu - opening the CUDA device: memory, weights, recording, the table of ops.
  */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/dense.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,10 +111,6 @@ static size_t cuda_workspace_bytes(ds_device *dev) {
 static size_t cuda_free_bytes(ds_device *dev) { return ds_lib_free_bytes(ds_cuda_of(dev)); }
 
 static size_t cuda_total_bytes(ds_device *dev) { return ds_lib_total_bytes(ds_cuda_of(dev)); }
-
-static int cuda_eigenvalues(ds_device *dev, double *w, double *a, int n) {
-    return ds_lib_eigenvalues(ds_cuda_begin(dev), w, a, n);
-}
 
 /* ---------------------------------------------------------------- recording
  * A segment is a run of ops that the engine repeats with the same arguments.  The first time it
@@ -255,7 +251,7 @@ static void fill_device(ds_device *dev, ds_cuda *c) {
     dev->workspace_bytes = cuda_workspace_bytes;
     dev->free_bytes = cuda_free_bytes;
     dev->total_bytes = cuda_total_bytes;
-    dev->eigenvalues = cuda_eigenvalues;
+    dev->dense = &ds_cuda_dense;
     dev->replay = cuda_replay;
     dev->segment_end = cuda_segment_end;
     dev->forget = cuda_forget;

@@ -2,7 +2,7 @@
  *
  * Everything else under kernels/cuda/ is our own and also runs in the emulation; this interface is
  * implemented twice:
- *   lib_runtime.cu, lib_blas.cu, lib_dnn.cu     the CUDA runtime, cuBLASLt, cuSOLVER, cuDNN
+ *   lib_runtime.cu, lib_blas.cu, lib_dnn.cu     the CUDA runtime, cuBLASLt, cuDNN
  *   tests/emu/lib_emu.cc                        plain loops over host memory (CI)
  *
  * Threads: that of the device.  All work goes to the device's one stream, in order.
@@ -83,10 +83,5 @@ int ds_lib_attention_backward(ds_cuda *c, void *dqkv, const void *dout, const vo
 /* y (B,oh,ow,out_channels) packed (=) conv(x), f32, w (out, kh, kw, in); tf32: of the numbers'
  * first 10 bits of mantissa, cut or rounded as the library likes. */
 int ds_lib_conv(ds_cuda *c, float *y, const float *x, const float *w, const ds_conv *geo, int tf32);
-
-/* ---------------------------------------------------------------- double precision (FD)
- * Eigenvalues w (n, host, ascending) of the symmetric a (n,n, host, f64).  0 = done; else nothing
- * has changed. */
-int ds_lib_eigenvalues(ds_cuda *c, double *w, double *a, int n);
 
 #endif

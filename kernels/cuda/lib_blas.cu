@@ -1,4 +1,4 @@
-/* kernels/cuda/lib_blas.cu - matrix products by cuBLASLt, eigenvalues by cuSOLVER.
+/* kernels/cuda/lib_blas.cu - matrix products of the ops by cuBLASLt.
  *
  * cuBLASLt is column-major, so the row-major d (m,n) = a b is asked for as its transpose:
  * d^T (n,m) = b^T a^T, where b is the library's A, a its B, and a bias along n is one per row of
@@ -12,7 +12,6 @@
 #include "kernels/cuda/handles.h"
 
 #include <cublasLt.h>
-#include <cusolverDn.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -269,64 +268,4 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
     snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m, g->n,
              g->k, g->ab == DS_LIB_BF16 ? "bf16" : "f32", g->add ? ", added" : "");
     ds_cuda_fatal("a matrix product", text);
-}
-
-/* ---------------------------------------------------------------- eigenvalues */
-
-struct eigen_work {
-    cusolverDnHandle_t handle;
-    cusolverDnParams_t params;
-    double *a, *w;
-    void *room, *host;
-    int *info;
-};
-
-static int solve(ds_cuda *c, eigen_work *e, double *w, const double *a, int n) {
-    size_t size = (size_t)n * (size_t)n * sizeof *a, room = 0, host = 0;
-    int info = -1;
-    e->a = (double *)ds_lib_alloc(c, size);
-    e->w = (double *)ds_lib_alloc(c, (size_t)n * sizeof *w);
-    e->info = (int *)ds_lib_alloc(c, sizeof *e->info);
-    if (!e->a || !e->w || !e->info || cusolverDnSetStream(e->handle, c->lib->stream) ||
-        cusolverDnXsyevd_bufferSize(e->handle, e->params, CUSOLVER_EIG_MODE_NOVECTOR,
-                                    CUBLAS_FILL_MODE_LOWER, n, CUDA_R_64F, e->a, n, CUDA_R_64F,
-                                    e->w, CUDA_R_64F, &room, &host))
-        return 1;
-    e->room = ds_lib_alloc(c, room ? room : 1);
-    e->host = malloc(host ? host : 1);
-    if (!e->room || !e->host)
-        return 1;
-    ds_lib_upload(c, e->a, a, size);
-    if (cusolverDnXsyevd(e->handle, e->params, CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER,
-                         n, CUDA_R_64F, e->a, n, CUDA_R_64F, e->w, CUDA_R_64F, e->room, room,
-                         e->host, host, e->info))
-        return 1;
-    ds_lib_download(c, &info, e->info, sizeof info);
-    if (info)
-        return 1;
-    ds_lib_download(c, w, e->w, (size_t)n * sizeof *w);
-    return 0;
-}
-
-/* The handle lives for the call: it is asked for once an evaluation, and its memory is worth more
- * than the time. */
-int ds_lib_eigenvalues(ds_cuda *c, double *w, double *a, int n) {
-    eigen_work e;
-    memset(&e, 0, sizeof e);
-    ds_lib_enter(c);
-    int rc = 1;
-    if (n > 0 && cusolverDnCreate(&e.handle) == CUSOLVER_STATUS_SUCCESS &&
-        cusolverDnCreateParams(&e.params) == CUSOLVER_STATUS_SUCCESS)
-        rc = solve(c, &e, w, a, n);
-    ds_lib_sync(c);
-    ds_lib_free(c, e.a);
-    ds_lib_free(c, e.w);
-    ds_lib_free(c, e.info);
-    ds_lib_free(c, e.room);
-    free(e.host);
-    if (e.params)
-        cusolverDnDestroyParams(e.params);
-    if (e.handle)
-        cusolverDnDestroy(e.handle);
-    return rc;
 }
