@@ -74,20 +74,29 @@ static void plan_block(ds_plan *plan, ds_block_acts *a, const ds_dit_config *c, 
     a->fc2 = take(plan, R * D * act);
 }
 
+size_t ds_net_plan_conditioning(ds_conditioning *k, const ds_dit_config *c, size_t act, int rows,
+                                char *block) {
+    ds_plan plan = {block, 0};
+    size_t b = (size_t)rows, freq = b * (size_t)c->freq_dim, D = b * (size_t)c->width;
+    k->given = take(&plan, 3 * b * sizeof *k->given);
+    k->temb = take(&plan, freq * 4);
+    k->temb_act = take(&plan, freq * act);
+    float **wide[] = {&k->t0, &k->t0s, &k->c, &k->sc};
+    for (int i = 0; i < 4; i++)
+        *wide[i] = take(&plan, D * 4);
+    k->t0s_act = take(&plan, D * act);
+    k->sc_act = take(&plan, D * act);
+    return plan.used;
+}
+
 static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t act, int B,
                         int train) {
     size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
            F = D * (size_t)c->mlp_ratio, b = (size_t)B;
     size_t out = (size_t)(c->patch * c->patch * ds_dit_out_channels(c)),
            in = (size_t)(c->patch * c->patch * c->channels);
-    n->tvalue = take(plan, b * 4);
-    n->temb = take(plan, b * (size_t)c->freq_dim * 4);
-    n->temb_act = take(plan, b * (size_t)c->freq_dim * act);
-    float **small[] = {&n->t0, &n->t0s, &n->c, &n->sc};
-    for (int i = 0; i < 4; i++)
-        *small[i] = take(plan, b * D * 4);
-    n->t0s_act = take(plan, b * D * act);
-    n->sc_act = take(plan, b * D * act);
+    plan->used += ds_net_plan_conditioning(&n->cond, c, act, B,
+                                           plan->block ? plan->block + plan->used : NULL);
     n->cond_act = take(plan, b * (6 * D > (size_t)c->freq_dim ? 6 * D : (size_t)c->freq_dim) * act);
     n->modf = take(plan, b * 2 * D * 4);
     n->meanf = take(plan, R * 4);
@@ -97,8 +106,6 @@ static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t
     n->ypatch = take(plan, R * D * act);
     n->tokens = take(plan, R * out * 4);
     n->tok_act = take(plan, R * out * act);
-    n->row = take(plan, b * sizeof(int));
-    n->base_row = take(plan, b * sizeof(int));
     if (!train)
         return;
     n->dx = take(plan, R * D * 4);

@@ -72,6 +72,22 @@ typedef struct {
 /* out (B, outC, S, S) from x (B, C, S, S), device memory.  B <= batch. */
 void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B);
 
+/* Modulations that are computed before the passes that need them, for up to `rows` pairs of
+ * timestep and condition: a pass then reads none of the adaLN layers and no timestep MLP, and its
+ * result is the same bit for bit.  new: NULL when there is no room for it, which is no error: the
+ * net works without; rows > 0.  Free it before the net, and with it goes what was recorded. */
+typedef struct ds_net_table ds_net_table;
+ds_net_table *ds_net_table_new(ds_net *net, int rows);
+void ds_net_table_free(ds_net_table *t); /* NULL is fine */
+size_t ds_net_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int rows, int batch);
+size_t ds_net_table_row_bytes(const ds_dit_config *cfg);
+
+/* Rows 0..count-1, as of now. */
+void ds_net_table_fill(ds_net_table *t, const ds_condition *cond, int count);
+
+/* As ds_net_forward, sample b conditioned on row[b]. */
+void ds_net_forward_rows(const ds_net_table *t, float *out, const float *x, const int *row, int B);
+
 /* After a forward of a DS_NET_TRAIN net on the same batch: g (+=) gradients, from dout = d loss / d
  * out. */
 void ds_net_backward(ds_net *net, const float *dout, int B);

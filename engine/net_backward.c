@@ -64,8 +64,8 @@ static void modulation_backward(ds_net *net, ds_layer *l, const float *mod, int 
     k->act_from_f32(net->dev, net->dmod_act, net->dmod, n);
     if (l->adapted)
         k->act_from_f32(net->dev, net->mod_act, mod, n);
-    layer_backward(net, l, NULL, net->dtmp, net->dmod_act, net->mod_act, net->sc_act, net->cond_act,
-                   B);
+    layer_backward(net, l, NULL, net->dtmp, net->dmod_act, net->mod_act, net->cond.sc_act,
+                   net->cond_act, B);
     k->add(net->dev, net->dsc, net->dtmp, nd);
 }
 
@@ -120,28 +120,29 @@ static void condition_backward(ds_net *net, int B) {
     ds_device *dev = net->dev;
     const ds_dit_config *c = ds_net_cfg(net);
     const size_t n = (size_t)B * (size_t)c->width;
-    k->silu_backward(dev, net->dc, net->dsc, net->c, n);
+    k->silu_backward(dev, net->dc, net->dsc, net->cond.c, n);
     if (net->drows)
-        k->embedding_backward(dev, net->drows, net->dc, net->row, B, c->width);
+        k->embedding_backward(dev, net->drows, net->dc, ds_given_row(&net->cond, B), B, c->width);
     if (net->dtable)
-        k->embedding_backward(dev, net->dtable, net->dc, net->base_row, B, c->width);
+        k->embedding_backward(dev, net->dtable, net->dc, ds_given_base_row(&net->cond, B), B,
+                              c->width);
     ds_layer *t0 = &net->layers[DS_LIN_TIME0], *t2 = &net->layers[DS_LIN_TIME2];
     if (!(t0->adapted || t0->full || t2->adapted || t2->full))
         return;
     k->act_from_f32(dev, net->dmod_act, net->dc, n);
     if (t2->adapted) { /* its output, without the class rows, again */
-        k->linear_forward(dev, net->mod_act, net->t0s_act, t2->w, t2->bias_eff, B);
+        k->linear_forward(dev, net->mod_act, net->cond.t0s_act, t2->w, t2->bias_eff, B);
         if (t2->ad.phi_relu)
-            k->lowrank_forward(dev, net->mod_act, net->t0s_act, &t2->ad, B);
+            k->lowrank_forward(dev, net->mod_act, net->cond.t0s_act, &t2->ad, B);
     }
-    layer_backward(net, t2, NULL, net->dtmp, net->dmod_act, net->mod_act, net->t0s_act,
+    layer_backward(net, t2, NULL, net->dtmp, net->dmod_act, net->mod_act, net->cond.t0s_act,
                    net->cond_act, B);
-    k->silu_backward(dev, net->dtmp, net->dtmp, net->t0, n);
+    k->silu_backward(dev, net->dtmp, net->dtmp, net->cond.t0, n);
     k->act_from_f32(dev, net->dmod_act, net->dtmp, n);
     if (t0->adapted)
-        k->act_from_f32(dev, net->mod_act, net->t0, n);
-    layer_backward(net, t0, NULL, NULL, net->dmod_act, net->mod_act, net->temb_act, net->cond_act,
-                   B);
+        k->act_from_f32(dev, net->mod_act, net->cond.t0, n);
+    layer_backward(net, t0, NULL, NULL, net->dmod_act, net->mod_act, net->cond.temb_act,
+                   net->cond_act, B);
 }
 
 static void backward(ds_net *net, const float *dout, int B) {

@@ -33,8 +33,8 @@ static void linear(ds_net *net, ds_layer *l, ds_act *y, const ds_act *x, int B,
         k->lowrank_forward(net->dev, y, x, &l->ad, rows);
 }
 
-/* The same with an f32 result. */
-static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, int B,
+/* The same with an f32 result; task: as net->task. */
+static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, const int *task, int B,
                        int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
     int rows = B * rows_per_sample;
@@ -46,7 +46,7 @@ static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, int 
     ds_affiner branch = l->ad; /* a and b are folded already: only the low-rank branch is left */
     branch.a = branch.b = NULL;
     k->affiner_rows_forward(net->dev, NULL, y, x, l->sets ? l->bias : l->bias_eff,
-                            l->sets ? l->sets : &branch, net->task, B, rows_per_sample);
+                            l->sets ? l->sets : &branch, task, B, rows_per_sample);
 }
 
 static void linear_gelu(ds_net *net, ds_layer *l, ds_act *pre, ds_act *y, const ds_act *x, int B,
@@ -86,56 +86,58 @@ static void take_tasks(ds_net *net, const int *task, int B) {
     }
 }
 
-/* Labels to the device; class rows of a stacked net are indexed over all sets. */
-static void upload_conditions(ds_net *net, const ds_condition *cond, int B) {
-    float *t = ds_xmalloc((size_t)B * sizeof *t);
-    int *idx = ds_xmalloc((size_t)B * 3 * sizeof *idx);
-    for (int b = 0; b < B; b++) {
-        int task = net->kind == DS_NET_STACKED ? (cond[b].task < 0 ? net->tasks : cond[b].task) : 0;
+/* Class rows of a stacked net are indexed over all sets. */
+void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
+                 int rows) {
+    int *given = ds_xmalloc((size_t)rows * 3 * sizeof *given);
+    for (int b = 0; b < rows; b++) {
+        int set = net->kind == DS_NET_STACKED ? (cond[b].task < 0 ? net->tasks : cond[b].task) : 0;
         int first = 0;
-        DS_ASSERT(task <= net->tasks && (cond[b].row < 0) != (cond[b].base_row < 0));
+        DS_ASSERT(set <= net->tasks && (cond[b].row < 0) != (cond[b].base_row < 0));
         DS_ASSERT(cond[b].base_row <= ds_net_cfg(net)->classes);
-        DS_ASSERT(cond[b].row < 0 || (task < net->tasks && cond[b].row < net->set_rows[task]));
-        for (int i = 0; cond[b].row >= 0 && i < task; i++)
+        DS_ASSERT(cond[b].row < 0 || (set < net->tasks && cond[b].row < net->set_rows[set]));
+        for (int i = 0; cond[b].row >= 0 && i < set; i++)
             first += net->set_rows[i];
-        t[b] = cond[b].t;
-        idx[b] = cond[b].row < 0 ? -1 : first + cond[b].row;
-        idx[B + b] = cond[b].base_row;
-        idx[2 * B + b] = task;
+        memcpy(&given[b], &cond[b].t, sizeof given[b]);
+        given[rows + b] = cond[b].row < 0 ? -1 : first + cond[b].row;
+        given[2 * rows + b] = cond[b].base_row;
+        task[b] = set;
     }
-    net->dev->upload(net->dev, net->tvalue, t, (size_t)B * sizeof *t);
-    net->dev->upload(net->dev, net->row, idx, (size_t)B * sizeof *idx);
-    net->dev->upload(net->dev, net->base_row, idx + B, (size_t)B * sizeof *idx);
-    take_tasks(net, idx + 2 * B, B);
-    free(t);
-    free(idx);
+    net->dev->upload(net->dev, k->given, given, (size_t)rows * 3 * sizeof *given);
+    free(given);
 }
 
-/* c = t_embedder(t) + y_embedder(y);  sc = SiLU(c), the input of every adaLN layer */
-static void condition(ds_net *net, int B) {
-    const struct ds_ops *k = net->dev->ops;
+/* c = t_embedder(t) + y_embedder(y);  sc = SiLU(c) */
+void ds_net_condition(ds_net *net, const ds_conditioning *k, const int *task, int rows) {
+    const struct ds_ops *ops = net->dev->ops;
     ds_device *dev = net->dev;
     const ds_dit_config *c = ds_net_cfg(net);
-    const size_t D = (size_t)c->width, n = (size_t)B * D, f = (size_t)B * (size_t)c->freq_dim;
-    k->timestep_embedding(dev, net->temb, net->tvalue, B, c->freq_dim, 10000.0f,
-                          c->time_shift); /* (B,256) */
-    k->act_from_f32(dev, net->temb_act, net->temb, f);
-    linear_f32(net, &net->layers[DS_LIN_TIME0], net->t0, net->temb_act, B, 1); /* (B,D) */
-    k->silu_forward(dev, net->t0s, net->t0, n);
-    k->act_from_f32(dev, net->t0s_act, net->t0s, n);
-    linear_f32(net, &net->layers[DS_LIN_TIME2], net->c, net->t0s_act, B, 1); /* (B,D) */
-    const float *rows = net->kind == DS_NET_STACKED ? net->rows_all : net->rows[0];
-    if (rows)
-        k->embedding_forward(dev, net->c, rows, net->row, B, c->width);
-    k->embedding_forward(dev, net->c, net->table, net->base_row, B, c->width);
-    k->silu_forward(dev, net->sc, net->c, n);
-    k->act_from_f32(dev, net->sc_act, net->sc, n);
+    const size_t n = (size_t)rows * (size_t)c->width, f = (size_t)rows * (size_t)c->freq_dim;
+    ops->timestep_embedding(dev, k->temb, ds_given_t(k), rows, c->freq_dim, 10000.0f,
+                            c->time_shift); /* (rows,256) */
+    ops->act_from_f32(dev, k->temb_act, k->temb, f);
+    linear_f32(net, &net->layers[DS_LIN_TIME0], k->t0, k->temb_act, task, rows, 1); /* (rows,D) */
+    ops->silu_forward(dev, k->t0s, k->t0, n);
+    ops->act_from_f32(dev, k->t0s_act, k->t0s, n);
+    linear_f32(net, &net->layers[DS_LIN_TIME2], k->c, k->t0s_act, task, rows, 1); /* (rows,D) */
+    const float *classes = net->kind == DS_NET_STACKED ? net->rows_all : net->rows[0];
+    if (classes)
+        ops->embedding_forward(dev, k->c, classes, ds_given_row(k, rows), rows, c->width);
+    ops->embedding_forward(dev, k->c, net->table, ds_given_base_row(k, rows), rows, c->width);
+    ops->silu_forward(dev, k->sc, k->c, n);
+    ops->act_from_f32(dev, k->sc_act, k->sc, n);
+}
+
+void ds_net_modulate(ds_net *net, int layer, float *mod, const ds_conditioning *k, const int *task,
+                     int rows) {
+    linear_f32(net, &net->layers[layer], mod, k->sc_act, task, rows, 1);
 }
 
 /* Of all normalisations but a block's second, whose eps differs between publications of DiT. */
 static const float norm_eps = 1e-6f;
 
-void ds_net_block_forward(ds_net *net, int i, float *out, int B) {
+/* mod (B,6D): the block's modulations. */
+static void block(ds_net *net, int i, const float *mod, float *out, int B) {
     const struct ds_ops *k = net->dev->ops;
     ds_device *dev = net->dev;
     const ds_dit_config *c = ds_net_cfg(net);
@@ -143,9 +145,8 @@ void ds_net_block_forward(ds_net *net, int i, float *out, int B) {
     const int train = net->kind == DS_NET_TRAIN;
     ds_block_acts *a = &net->acts[i];
     ds_layer *l = &net->layers[ds_lin_block(i, 0)];
-    linear_f32(net, &l[DS_LIN_ADALN], a->mod, net->sc_act, B, 1); /* (B,6D) */
-    const float *shift1 = a->mod, *scale1 = a->mod + D, *gate1 = a->mod + 2 * D;
-    const float *shift2 = a->mod + 3 * D, *scale2 = a->mod + 4 * D, *gate2 = a->mod + 5 * D;
+    const float *shift1 = mod, *scale1 = mod + D, *gate1 = mod + 2 * D;
+    const float *shift2 = mod + 3 * D, *scale2 = mod + 4 * D, *gate2 = mod + 5 * D;
 
     k->adaln_forward(dev, a->ln1, a->mean1, a->rstd1, a->x0, shift1, scale1, M, norm_eps, B, T,
                      D);                               /* (R,D) */
@@ -160,41 +161,100 @@ void ds_net_block_forward(ds_net *net, int i, float *out, int B) {
     linear_residual(net, &l[DS_LIN_FC2], a->fc2, out, a->x1, gate2, M, a->gelu, B, T); /* (R,D) */
 }
 
-static void forward(ds_net *net, float *out, const float *x, int B) {
+void ds_net_block_forward(ds_net *net, int i, float *out, int B) {
+    float *mod = net->acts[i].mod;
+    ds_net_modulate(net, ds_lin_block(i, DS_LIN_ADALN), mod, &net->cond, net->task, B);
+    block(net, i, mod, out, B);
+}
+
+/* Modulations of block i for the batch, from the table. */
+static const float *taken(ds_net *net, const ds_net_table *t, int i, int B) {
+    const int M = 6 * ds_net_cfg(net)->width;
+    if (t->batch_mod)
+        return t->batch_mod + (size_t)i * (size_t)B * (size_t)M;
+    net->dev->ops->embedding_take(net->dev, net->acts[i].mod,
+                                  t->mod + (size_t)i * (size_t)t->rows * (size_t)M, t->idx, 1,
+                                  t->rows, B, M);
+    return net->acts[i].mod;
+}
+
+/* Conditioning: all of it, or with a table the rows that all layers or only the last one need. */
+static void begin(ds_net *net, const ds_net_table *t, int B) {
+    const struct ds_ops *k = net->dev->ops;
+    const ds_dit_config *c = ds_net_cfg(net);
+    if (!t) {
+        ds_net_condition(net, &net->cond, net->task, B);
+        ds_net_modulate(net, ds_lin_final_adaln(c), net->modf, &net->cond, net->task,
+                        B); /* (B,2D) shift, scale */
+        return;
+    }
+    if (t->batch_mod)
+        k->embedding_take(net->dev, t->batch_mod, t->mod, t->idx, c->depth, t->rows, B,
+                          6 * c->width);
+    k->embedding_take(net->dev, net->modf, t->modf, t->idx, 1, t->rows, B, 2 * c->width);
+}
+
+static void forward(ds_net *net, float *out, const float *x, const ds_net_table *t, int B) {
     const struct ds_ops *k = net->dev->ops;
     ds_device *dev = net->dev;
     const ds_dit_config *c = ds_net_cfg(net);
     const int D = c->width, T = ds_dit_tokens(c), last = c->depth - 1;
-    condition(net, B);
+    begin(net, t, B);
     const float *pos =
         net->model->data ? net->model->data : ds_base_held(net->base, 0); /* the first entry */
     ds_layer *patch = &net->layers[DS_LIN_PATCH];
     k->patchify(dev, net->patches, x, B, c->channels, c->side, c->patch); /* (R,Cpp) */
-    linear_f32(net, patch, net->acts[0].x0, net->patches, B, T);
+    linear_f32(net, patch, net->acts[0].x0, net->patches, net->task, B, T);
     if (net->kind == DS_NET_TRAIN && patch->adapted)
         k->act_from_f32(dev, net->ypatch, net->acts[0].x0, (size_t)B * (size_t)T * (size_t)D);
     k->add_position(dev, net->acts[0].x0, pos, B, T, D); /* (R,D) */
-    for (int i = 0; i <= last; i++)
-        ds_net_block_forward(net, i, i < last ? net->acts[i + 1].x0 : net->xf, B);
-    int fa = ds_lin_final_adaln(c), fl = ds_lin_final(c);
-    linear_f32(net, &net->layers[fa], net->modf, net->sc_act, B, 1); /* (B,2D) shift, scale */
+    for (int i = 0; i <= last; i++) {
+        float *to = i < last ? net->acts[i + 1].x0 : net->xf;
+        if (t)
+            block(net, i, taken(net, t, i, B), to, B);
+        else
+            ds_net_block_forward(net, i, to, B);
+    }
     k->adaln_forward(dev, net->lnf, net->meanf, net->rstdf, net->xf, net->modf, net->modf + D,
                      2 * D, norm_eps, B, T, D);
-    linear_f32(net, &net->layers[fl], net->tokens, net->lnf, B, T); /* (R,pp outC) */
+    linear_f32(net, &net->layers[ds_lin_final(c)], net->tokens, net->lnf, net->task, B,
+               T); /* (R,pp outC) */
     k->unpatchify(dev, out, net->tokens, B, ds_dit_out_channels(c), c->side, c->patch);
+}
+
+static void pass(ds_net *net, const ds_segment *key, float *out, const float *x,
+                 const ds_net_table *t) {
+    if (ds_device_replay(net->dev, key))
+        return;
+    forward(net, out, x, t, key->batch);
+    ds_device_segment_end(net->dev);
 }
 
 void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B) {
     DS_ASSERT(B > 0 && B <= net->batch);
-    upload_conditions(net, cond, B);
+    int *task = ds_xmalloc((size_t)B * sizeof *task);
+    ds_net_give(net, &net->cond, task, cond, B);
+    take_tasks(net, task, B);
+    free(task);
     ds_segment key = {.owner = net,
                       .kind = DS_NET_SEGMENT_FORWARD,
                       .batch = B,
                       .in = x,
                       .out = out,
                       .state = net->bound};
-    if (ds_device_replay(net->dev, &key))
-        return;
-    forward(net, out, x, B);
-    ds_device_segment_end(net->dev);
+    pass(net, &key, out, x, NULL);
+}
+
+void ds_net_forward_rows(const ds_net_table *t, float *out, const float *x, const int *row, int B) {
+    ds_net *net = t->net;
+    DS_ASSERT(B > 0 && B <= net->batch);
+    for (int b = 0; b < B; b++) {
+        DS_ASSERT(row[b] >= 0 && row[b] < t->rows);
+        t->batch_task[b] = t->task[row[b]];
+    }
+    take_tasks(net, t->batch_task, B);
+    net->dev->upload(net->dev, t->idx, row, (size_t)B * sizeof *row);
+    ds_segment key = {
+        .owner = net, .kind = DS_NET_SEGMENT_TABLE, .batch = B, .in = x, .out = out, .state = t};
+    pass(net, &key, out, x, t);
 }

@@ -31,6 +31,25 @@ typedef struct {
     ds_act *pre, *gelu, *fc2;             /* (R,F) (R,F) (R,D) */
 } ds_block_acts;
 
+/* Conditioning of `rows` samples. */
+typedef struct {
+    int *given;                          /* (3,rows) t as f32, row, base_row: one upload */
+    float *temb, *t0, *t0s, *c, *sc;     /* (rows,freq), then (rows,D) */
+    ds_act *temb_act, *t0s_act, *sc_act; /* their activations */
+} ds_conditioning;
+
+static inline const float *ds_given_t(const ds_conditioning *k) { return (const float *)k->given; }
+static inline const int *ds_given_row(const ds_conditioning *k, int rows) {
+    return k->given + rows;
+}
+static inline const int *ds_given_base_row(const ds_conditioning *k, int rows) {
+    return k->given + 2 * (size_t)rows;
+}
+
+/* net.c: lays it out in block; NULL: only counts.  Returns the bytes, a multiple of 64. */
+size_t ds_net_plan_conditioning(ds_conditioning *k, const ds_dit_config *c, size_t act, int rows,
+                                char *block);
+
 struct ds_net {
     const ds_model *model;
     ds_device *dev;
@@ -50,10 +69,9 @@ struct ds_net {
     float *dtable, *drows; /* gradients or NULL */
     void *block;           /* all activations */
     ds_block_acts *acts;   /* depth */
-    /* conditioning: temb (B,freq) t0,t0s,c,sc (B,D) f32; *_act their activations */
-    float *tvalue, *temb, *t0, *t0s, *c, *sc, *modf, *meanf, *rstdf, *xf, *tokens;
-    ds_act *temb_act, *t0s_act, *sc_act, *lnf, *patches, *ypatch, *cond_act;
-    int *row, *base_row; /* device */
+    ds_conditioning cond;  /* of a batch */
+    float *modf, *meanf, *rstdf, *xf, *tokens;
+    ds_act *lnf, *patches, *ypatch, *cond_act;
     /* Host: the set of each sample, as ops take it; the longest batch since recorded passes were
      * forgotten last.  Those hold their sets, so they are forgotten when the sets change. */
     int *task, task_count;
@@ -65,10 +83,38 @@ struct ds_net {
 /* The frozen matrix of a layer in f32; valid until the next call. */
 const float *ds_net_matrix(ds_net *net, const ds_layer *l);
 
-/* Runs of ops that a device may record (kernels/device.h). */
-enum { DS_NET_SEGMENT_FORWARD, DS_NET_SEGMENT_BACKWARD, DS_NET_SEGMENT_REFOLD };
+/* Modulations of all layers for so many rows (timestep and condition), and of a batch.  A device
+ * with memory of its own gathers a batch's at once, which is one launch; on the processor that
+ * would only cost memory, and each layer's are gathered where the block has its own (acts.mod). */
+struct ds_net_table {
+    ds_net *net;
+    int rows, chunk; /* rows that are computed at a time */
+    void *block;
+    ds_conditioning cond; /* chunk */
+    float *mod, *modf;    /* (depth,rows,6D) (rows,2D) */
+    float *batch_mod;     /* (depth,B,6D), or NULL */
+    int *idx;             /* device: rows of a batch */
+    int *task;            /* host: set of each row */
+    int *batch_task;
+};
 
-/* net_forward.c: block i from acts[i].x0 to out; also what the backward pass recomputes. */
+/* Runs of ops that a device may record (kernels/device.h). */
+enum {
+    DS_NET_SEGMENT_FORWARD,
+    DS_NET_SEGMENT_BACKWARD,
+    DS_NET_SEGMENT_REFOLD,
+    DS_NET_SEGMENT_TABLE
+};
+
+/* net_forward.c.  Conditions to the device; task (rows): the set of each, as ops take it. */
+void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
+                 int rows);
+/* From what was given to SiLU(c), the input of every adaLN layer. */
+void ds_net_condition(ds_net *net, const ds_conditioning *k, const int *task, int rows);
+/* mod (rows,m) = an adaLN layer of it. */
+void ds_net_modulate(ds_net *net, int layer, float *mod, const ds_conditioning *k, const int *task,
+                     int rows);
+/* Block i from acts[i].x0 to out; also what the backward pass recomputes. */
 void ds_net_block_forward(ds_net *net, int i, float *out, int B);
 
 static inline const ds_dit_config *ds_net_cfg(const ds_net *net) { return &net->base->cfg; }

@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "engine/diffusion.h"
 #include "engine/net_internal.h"
+#include "engine/sampler_table.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,37 +54,42 @@ typedef struct {
     float *x0_prev, *noise; /* device: (B,C,S,S) */
     uint32_t *noise_step;   /* B, for the op that makes noise */
     uint64_t *noise_index;
-    float *host;        /* (B,C,S,S) */
-    ds_condition *cond; /* 2B */
+    float *host;                     /* (B,C,S,S) */
+    ds_condition *cond;              /* 2B */
+    ds_window *window, *base_window; /* modulations of net and base, or NULL */
     int B, both; /* both: conditional and unconditional in one pass, x holds the images twice */
 } ds_run;
 
-static void conditions(ds_run *r, const ds_sample_request *q, float t) {
-    for (int i = 0; i < r->B; i++) {
-        ds_condition *c = &r->cond[i];
-        *c = (ds_condition){
-            .t = t, .row = -1, .base_row = r->c->classes, .task = q[i].base ? -1 : q[i].task};
+/* What requests ask for, and what guides them: the null class of the adapter or of the base.  The
+ * timestep is set in every step. */
+static void conditions(const ds_dit_config *cfg, ds_condition *cond, ds_condition *guide,
+                       const ds_sample_request *q, int n) {
+    for (int i = 0; i < n; i++) {
+        ds_condition c = {.row = -1, .base_row = cfg->classes, .task = q[i].base ? -1 : q[i].task};
+        guide[i] = c;
         if (q[i].label >= 0 && q[i].base)
-            c->base_row = q[i].label;
+            c.base_row = q[i].label;
         else if (q[i].label >= 0)
-            c->row = q[i].label, c->base_row = -1;
-        r->cond[r->B + i] =
-            (ds_condition){.t = t, .row = -1, .base_row = r->c->classes, .task = c->task};
+            c.row = q[i].label, c.base_row = -1;
+        cond[i] = c;
     }
 }
 
-/* Model output at timestep t for the images in r->x: out, and behind it that of the guide. */
-static void predict(ds_run *r, const ds_sample_request *q, float t) {
-    const size_t n = (size_t)r->B;
-    const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG;
-    conditions(r, q, t);
-    if (r->both) {
-        ds_net_forward(r->net, r->out, r->x, r->cond, 2 * r->B);
-        return;
+static void pass(ds_run *r, ds_net *net, ds_window *w, int first, int n, int k) {
+    float *out = r->out + (size_t)first * r->outpx;
+    if (!ds_window_forward(w, out, r->x, first, n, k)) {
+        for (int i = first; i < first + n; i++)
+            r->cond[i].t = (float)r->s.t[k];
+        ds_net_forward(net, out, r->x, r->cond + first, n);
     }
-    ds_net_forward(r->net, r->out, r->x, r->cond, r->B);
-    if (g)
-        ds_net_forward(cfg ? r->net : r->base, r->out + n * r->outpx, r->x, r->cond + r->B, r->B);
+}
+
+/* Model output in step k for the images in r->x: out, and behind it that of the guide. */
+static void predict(ds_run *r, int k) {
+    const int g = guided(r->o), cfg = r->o->mode == DS_GUIDANCE_CFG;
+    pass(r, r->net, r->window, 0, r->both ? 2 * r->B : r->B, k);
+    if (g && !r->both)
+        pass(r, cfg ? r->net : r->base, cfg ? r->window : r->base_window, r->B, r->B, k);
 }
 
 /* The numbers are those of ds_rng_normal. */
@@ -160,8 +166,12 @@ static int run_batch(ds_run *r, const ds_sample_request *q, double done, double 
     noise(r, q, 0xffffffffu, r->x);
     if (r->both)
         noise(r, q, 0xffffffffu, r->x + (size_t)r->B * r->px);
+    conditions(r->c, r->cond, r->cond + r->B, q, r->B);
+    const int cfg = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG;
+    ds_window_batch(r->window, r->cond, 0, cfg ? 2 * r->B : r->B);
+    ds_window_batch(r->base_window, r->cond, r->B, r->B);
     for (int k = r->s.steps - 1; k >= 0; k--) {
-        predict(r, q, (float)r->s.t[k]);
+        predict(r, k);
         step(r, q, k);
         double share = (double)(r->s.steps - k) / r->s.steps;
         if (progress && progress(ctx, done + share * r->B, total))
@@ -199,9 +209,30 @@ static int run_open(ds_run *r, int batch, ds_error *err) {
     return 0;
 }
 
+size_t ds_sample_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int net_batch) {
+    int rows = ds_window_rows(cfg, dev);
+    return rows ? ds_net_table_bytes(cfg, dev, rows, net_batch) : 0;
+}
+
+/* Modulations of all that will be asked for. */
+static void open_windows(ds_run *r, int batch, const ds_sample_request *q, int n) {
+    const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG, limit = r->o->table_rows;
+    int rows = ds_window_rows(r->c, r->net->dev);
+    ds_condition *all = ds_xmalloc(2 * (size_t)n * sizeof *all);
+    conditions(r->c, all, all + n, q, n);
+    if (limit)
+        rows = limit < rows ? limit : rows;
+    r->window = ds_window_new(r->net, &r->s, all, cfg ? 2 * n : n, 2 * batch, rows);
+    if (g && !cfg)
+        r->base_window = ds_window_new(r->base, &r->s, all + n, n, 2 * batch, rows);
+    free(all);
+}
+
 static void run_close(ds_run *r) {
     ds_device *dev = r->net->dev;
     float *device[] = {r->x, r->out, r->x0_prev, r->noise};
+    ds_window_free(r->window);
+    ds_window_free(r->base_window);
     ds_device_forget(dev, r->net); /* what was recorded over these buffers */
     if (r->base)
         ds_device_forget(dev, r->base);
@@ -243,6 +274,8 @@ int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_s
         rc = ds_schedule_respace(&r.s, r.c, opt->steps, err);
     if (!rc)
         rc = run_open(&r, batch, err);
+    if (!rc)
+        open_windows(&r, batch, requests, n);
     for (int first = 0; !rc && first < n; first += batch) {
         r.B = n - first < batch ? n - first : batch;
         rc = run_batch(&r, requests + first, first, n, progress, ctx, err);

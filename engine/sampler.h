@@ -29,6 +29,8 @@ typedef struct {
     double guidance; /* w; 1 = none */
     enum ds_guidance mode;
     uint64_t seed;
+    int table_rows; /* tests: at most so many rows of modulations kept; 0: what a device is given,
+                       -1: none.  Samples do not depend on it */
 } ds_sample_options;
 
 /* One image to make. */
@@ -47,6 +49,11 @@ typedef int ds_progress(void *ctx, double done, double total);
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
               const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
               ds_error *err);
+
+/* Modulations are computed for several timesteps at once and kept (engine/net.h, ds_net_table), in
+ * no more than this memory for a net of that batch; sampling goes on without where it is not to be
+ * had. */
+size_t ds_sample_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int net_batch);
 
 /* Largest number of images per pass for a net of that many rows (guidance doubles the batch). */
 int ds_sample_batch(const ds_sample_options *opt, int net_batch);
