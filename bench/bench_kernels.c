@@ -427,12 +427,13 @@ static void step(void) {
         return;
     for (int i = BLOCKS - 1; i >= 0; i--)
         block_backward(&net.blocks[i], i ? net.blocks[i - 1].x2 : net.x0);
-    double norm;
+    double *norm = dev->alloc(dev, sizeof *norm);
     size_t count_of = net.mode == FULL ? net.parameters : net.parameters / 12;
-    TIMED("sum_squares", 0, OPS->sum_squares(dev, &norm, net.flat[4], count_of));
+    TIMED("sum_squares", 0, OPS->sum_squares(dev, norm, net.flat[4], count_of));
     TIMED("adamw", 0,
           OPS->adamw(dev, net.flat[0], net.flat[1], net.flat[2], net.flat[3], net.flat[4], NULL,
-                     count_of, 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 1, 0.999f, 10));
+                     count_of, 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 1, norm, 0.999f, 10));
+    dev->free(dev, norm);
 }
 
 /* ---------------------------------------------------------------- products alone */

@@ -28,13 +28,16 @@ struct ds_trainer {
     uint32_t n_train, n_held;
     uint32_t *order; /* permutation of the current epoch */
     int64_t epoch;   /* of `order`, -1 = none */
-    float
-        *image_block; /* device: x0, noise, xt (mb,C,S,S), out, dout (mb,outC,S,S), coef, mse, vb */
-    float *x0, *noise, *xt, *out, *dout, *ca, *cb, *coef, *mse, *vb;
+    /* device, of a micro-batch: what the host gives (prepare_batch), noise, xt (mb,C,S,S), out,
+     * dout (mb,outC,S,S) */
+    float *image_block, *given, *noise, *xt, *out, *dout;
+    /* device: what the host reads of a step: the sum of squares of the gradients, and behind it mse
+     * and vb (mb each) of every micro-batch */
+    double *outcome;
+    double *seen; /* the host's copy */
     uint32_t *noise_step;
     uint64_t *noise_sample;
-    float *host;   /* the next micro-batch: mb*(C*S*S + 10) */
-    float *losses; /* 2 mb */
+    float *host; /* the next micro-batch: mb*(C*S*S + 10) */
     ds_condition *cond;
     int ready_step, ready_first; /* what host holds already, -1 = nothing */
 };
@@ -95,6 +98,10 @@ static void split(ds_trainer *t) {
     t->epoch = -1;
 }
 
+static size_t outcome_bytes(int batch) {
+    return sizeof(double) + 2 * (size_t)batch * sizeof(float);
+}
+
 static int allocate(ds_trainer *t, ds_error *err) {
     const ds_dit_config *c = cfg(t);
     size_t n = t->table.total, mb = (size_t)t->opt.micro_batch, px = pixels(c),
@@ -105,24 +112,20 @@ static int allocate(ds_trainer *t, ds_error *err) {
         if (!(*flat[i] = t->dev->alloc(t->dev, (n + 16) * sizeof(float))))
             return ds_fail(err, DS_ENOMEM, "no room for the optimiser state (%zu MiB)",
                            n * 20 >> 20);
-    t->image_block = t->dev->alloc(t->dev, mb * (3 * px + 2 * outpx + 12) * sizeof(float));
-    if (!t->image_block)
+    t->image_block = t->dev->alloc(t->dev, mb * (3 * px + 2 * outpx + 10) * sizeof(float));
+    t->outcome = t->dev->alloc(t->dev, outcome_bytes(t->opt.batch));
+    if (!t->image_block || !t->outcome)
         return ds_fail(err, DS_ENOMEM, "no room for a micro-batch of %zu images", mb);
     float *at = t->image_block;
-    t->x0 = at, at += mb * px;
+    t->given = at, at += mb * (px + 10);
     t->noise = at, at += mb * px;
     t->xt = at, at += mb * px;
     t->out = at, at += mb * outpx;
-    t->dout = at, at += mb * outpx;
-    t->coef = at, at += mb * 8;
-    t->ca = at, at += mb;
-    t->cb = at, at += mb;
-    t->mse = at, at += mb;
-    t->vb = at;
+    t->dout = at;
     t->noise_step = ds_xmalloc(mb * sizeof *t->noise_step);
     t->noise_sample = ds_xmalloc(mb * sizeof *t->noise_sample);
-    t->host = ds_xmalloc(mb * (px + 12) * sizeof(float));
-    t->losses = ds_xmalloc(2 * mb * sizeof(float));
+    t->host = ds_xmalloc(mb * (px + 10) * sizeof(float));
+    t->seen = ds_xmalloc(outcome_bytes(t->opt.batch));
     t->cond = ds_xmalloc(mb * sizeof *t->cond);
     t->ready_step = -1;
     return 0;
@@ -178,6 +181,7 @@ void ds_trainer_free(ds_trainer *t) {
     float *flat[] = {t->p, t->g, t->m, t->v, t->ema, t->lr_mul, t->image_block};
     for (int i = 0; i < 7; i++)
         t->dev->free(t->dev, flat[i]);
+    t->dev->free(t->dev, t->outcome);
     ds_schedule_release(&t->schedule);
     ds_params_release(&t->table);
     free(t->train);
@@ -185,7 +189,7 @@ void ds_trainer_free(ds_trainer *t) {
     free(t->noise_step);
     free(t->noise_sample);
     free(t->host);
-    free(t->losses);
+    free(t->seen);
     free(t->cond);
     free(t);
 }
@@ -203,7 +207,8 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
                              .state = n * (frozen ? 24 : 20),
                              .activations =
                                  (double)ds_net_train_bytes(c, dev, (int)mb, opt->recompute),
-                             .batch = mb * (4 * px + 2 * out + 24) * sizeof(float)};
+                             .batch = mb * (4 * px + 2 * out + 20) * sizeof(float) +
+                                      2 * (double)outcome_bytes(opt->batch)};
 }
 
 size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
@@ -253,7 +258,8 @@ static void load_latent(const ds_trainer *t, float *dst, const ds_draw *d) {
         dst[i] = (float)((mean[i] + exp(0.5 * logvar[i]) * dst[i]) * t->images.latent_scale);
 }
 
-/* A micro-batch in host memory: x0, conditions, coefficients.  weight = share in the mean loss. */
+/* A micro-batch in host memory: x0, conditions, coefficients, in one piece: x0 (mb,C,S,S), coef
+ * (mb,8), ca, cb (mb).  weight = share in the mean loss. */
 static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
     const ds_dit_config *c = cfg(t);
     const size_t px = pixels(c);
@@ -278,31 +284,32 @@ static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weig
     }
 }
 
+/* mse and vb of the micro-batch that starts at sample `first`, in the outcome. */
+static float *losses_at(double *outcome, int first) {
+    return (float *)(outcome + 1) + 2 * (size_t)first;
+}
+
 /* To the device: noise, x_t, model output and losses.  The host's copy is free afterwards. */
-static void run_batch(ds_trainer *t, uint32_t stream, int mb, float *dout) {
+static void run_batch(ds_trainer *t, uint32_t stream, int first, int mb, float *dout) {
     const struct ds_ops *k = t->dev->ops;
     const ds_dit_config *c = cfg(t);
     const size_t px = pixels(c), n = (size_t)mb;
-    const float *coef = t->host + n * px, *ca = coef + 8 * n, *cb = ca + n;
-    t->dev->upload(t->dev, t->x0, t->host, n * px * sizeof(float));
-    t->dev->upload(t->dev, t->coef, coef, n * 8 * sizeof(float));
-    t->dev->upload(t->dev, t->ca, ca, n * sizeof(float));
-    t->dev->upload(t->dev, t->cb, cb, n * sizeof(float));
+    const float *x0 = t->given, *coef = x0 + n * px, *ca = coef + 8 * n, *cb = ca + n;
+    float *mse = losses_at(t->outcome, first), *vb = mse + mb;
+    t->dev->upload(t->dev, t->given, t->host, n * (px + 10) * sizeof(float));
     k->normal(t->dev, t->noise, t->opt.seed, stream, t->noise_step, t->noise_sample, mb, px);
-    k->axpby(t->dev, t->xt, t->ca, t->x0, t->cb, t->noise, mb, px);
+    k->axpby(t->dev, t->xt, ca, x0, cb, t->noise, mb, px);
     ds_net_forward(t->net, t->out, t->xt, t->cond, mb);
-    k->diffusion_loss(t->dev, t->mse, t->vb, dout, t->out, t->x0, t->noise, t->xt, t->coef,
-                      c->learn_sigma, (float)t->opt.vb_weight, mb, c->channels,
-                      (size_t)c->side * (size_t)c->side);
+    k->diffusion_loss(t->dev, mse, vb, dout, t->out, x0, t->noise, t->xt, coef, c->learn_sigma,
+                      (float)t->opt.vb_weight, mb, c->channels, (size_t)c->side * (size_t)c->side);
 }
 
-/* Adds the losses of the micro-batch that ran; waits for the device. */
-static void add_losses(ds_trainer *t, int mb, double *mse, double *vb) {
-    t->dev->download(t->dev, t->losses, t->mse, (size_t)mb * sizeof(float));
-    t->dev->download(t->dev, t->losses + mb, t->vb, (size_t)mb * sizeof(float));
+/* Adds the losses of the micro-batch at `first`, which `seen` holds. */
+static void add_losses(ds_trainer *t, int first, int mb, double *mse, double *vb) {
+    const float *losses = losses_at(t->seen, first);
     for (int i = 0; i < mb; i++) {
-        *mse += t->losses[i];
-        *vb += t->losses[mb + i];
+        *mse += losses[i];
+        *vb += losses[mb + i];
     }
 }
 
@@ -336,18 +343,17 @@ static double learning_rate(const ds_train_options *o, int step) {
     return lr;
 }
 
-static void optimise(ds_trainer *t, ds_train_report *r) {
+/* Nothing of it waits for the device: the norm that clips stays there. */
+static void optimise(ds_trainer *t) {
     const struct ds_ops *k = t->dev->ops;
     const ds_train_options *o = &t->opt;
-    double sum = 0, decay = (1.0 + t->step) / (10.0 + t->step);
-    k->sum_squares(t->dev, &sum, t->g, t->table.total);
-    r->grad_norm = sqrt(sum);
-    r->lr = learning_rate(o, t->step);
-    double scale = o->clip > 0 && r->grad_norm > o->clip ? o->clip / r->grad_norm : 1;
+    double decay = (1.0 + t->step) / (10.0 + t->step);
+    k->sum_squares(t->dev, t->outcome, t->g, t->table.total);
     if (decay > o->ema)
         decay = o->ema;
-    k->adamw(t->dev, t->p, t->m, t->v, t->ema, t->g, t->lr_mul, t->table.total, (float)r->lr, 0.9f,
-             0.999f, 1e-8f, (float)o->weight_decay, (float)scale, (float)decay, t->step + 1);
+    k->adamw(t->dev, t->p, t->m, t->v, t->ema, t->g, t->lr_mul, t->table.total,
+             (float)learning_rate(o, t->step), 0.9f, 0.999f, 1e-8f, (float)o->weight_decay, o->clip,
+             t->outcome, (float)decay, t->step + 1);
 }
 
 /* Gradients of frozen entries must not count in the norm: they are cleared. */
@@ -382,29 +388,45 @@ static void prepare_next(ds_trainer *t, int first) {
         prepare_train(t, t->step + 1, 0);
 }
 
+/* Reads what the device made of the step; waits for it. */
+static int take_outcome(ds_trainer *t, ds_train_report *r, ds_error *err) {
+    const int mb = t->opt.micro_batch;
+    t->dev->download(t->dev, t->seen, t->outcome, outcome_bytes(t->opt.batch));
+    for (int first = 0; first < t->opt.batch; first += mb)
+        add_losses(t, first, mb, &r->mse, &r->vb);
+    r->mse /= t->opt.batch;
+    r->vb /= t->opt.batch;
+    r->loss = r->mse + t->opt.vb_weight * r->vb;
+    r->grad_norm = sqrt(t->seen[0]);
+    r->lr = learning_rate(&t->opt, t->step);
+    if (!isfinite(r->loss) || !isfinite(r->grad_norm))
+        return ds_fail(err, DS_EFAILED,
+                       "the %s is not finite at step %d: use a smaller learning rate than %g",
+                       isfinite(r->loss) ? "gradient" : "loss", t->step + 1, t->opt.lr);
+    return 0;
+}
+
 int ds_trainer_step(ds_trainer *t, ds_train_report *r, ds_error *err) {
     const int mb = t->opt.micro_batch;
     *r = (ds_train_report){0};
     t->dev->ops->fill(t->dev, t->g, 0.0f, t->table.total);
     for (int first = 0; first < t->opt.batch; first += mb) {
         prepare_train(t, t->step, first);
-        run_batch(t, DS_STREAM_NOISE, mb, t->dout);
+        run_batch(t, DS_STREAM_NOISE, first, mb, t->dout);
         ds_net_backward(t->net, t->dout, mb);
-        prepare_next(t, first);
-        add_losses(t, mb, &r->mse, &r->vb);
+        if (first + mb < t->opt.batch)
+            prepare_next(t, first);
     }
-    r->mse /= t->opt.batch;
-    r->vb /= t->opt.batch;
-    r->loss = r->mse + t->opt.vb_weight * r->vb;
     clear_frozen(t);
-    if (!isfinite(r->loss))
-        return ds_fail(err, DS_EFAILED,
-                       "the loss is not finite at step %d: use a smaller learning rate than %g",
-                       t->step + 1, t->opt.lr);
-    optimise(t, r);
+    optimise(t);
     ds_net_refold(t->net);
-    r->step = ++t->step;
-    return 0;
+    prepare_next(t, t->opt.batch - mb);
+    int rc = take_outcome(t, r, err);
+    if (rc)
+        t->ready_step = -1; /* made again, should the caller try again */
+    else
+        r->step = ++t->step;
+    return rc;
 }
 
 int ds_trainer_done(const ds_trainer *t) { return t->step; }
@@ -424,8 +446,9 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
             draw[i].t = (int)((j + 0.5) / t->n_held * cfg(t)->train_steps);
         }
         prepare_batch(t, draw, count, 0.0f);
-        run_batch(t, DS_STREAM_HELDOUT, count, NULL);
-        add_losses(t, count, &mse, &vb);
+        run_batch(t, DS_STREAM_HELDOUT, 0, count, NULL);
+        t->dev->download(t->dev, t->seen, t->outcome, outcome_bytes(count));
+        add_losses(t, 0, count, &mse, &vb);
     }
     free(draw);
     ds_net_bind(t->net, t->p, t->g);

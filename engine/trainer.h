@@ -5,7 +5,7 @@
  * moments, EMA and the step are the whole state.
  *
  * Thread: one.  Errors: DS_EINVAL (options), DS_ENOMEM (with figures), DS_EINTEGRITY (checkpoint),
- * DS_EFAILED (loss not finite).
+ * DS_EFAILED (loss or gradient not finite: the step has changed nothing).
  */
 #ifndef DS_ENGINE_TRAINER_H
 #define DS_ENGINE_TRAINER_H

@@ -34,7 +34,6 @@ enum ds_precision { DS_PRECISION_F32, DS_PRECISION_BF16, DS_PRECISION_TF32 };
 extern const char *const ds_precision_names[];
 int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err);
 
-
 /* How a weight multiplies: as the device's precision says; in exact f32 on every device; in exact
  * f32, or with TF32 where that is the device's precision (conv_forward in ops.def). */
 enum ds_weight_kind { DS_WEIGHT_DEVICE, DS_WEIGHT_F32, DS_WEIGHT_TF32 };
@@ -172,7 +171,7 @@ int ds_device_open_cuda(ds_device **out, const ds_device_options *opt, ds_error 
 /* if (!ds_device_replay(dev, &key)) { ops...; ds_device_segment_end(dev); }
  * 1: the device did the segment as it was recorded.  0: the ops must be called; the device may
  * record them meanwhile, so between the two calls there is no alloc, free, upload, download, sync
- * nor sum_squares, and no argument that changes from one time to the next. */
+ * and no argument that changes from one time to the next. */
 static inline int ds_device_replay(ds_device *dev, const ds_segment *key) {
     return dev->replay ? dev->replay(dev, key) : 0;
 }

@@ -78,6 +78,10 @@ void back(mirror *m) {
 template <class T> T there(mirror *, T x) { return x; } /* sizes, weights, the host's arrays */
 float *there(mirror *m, float *p) { return static_cast<float *>(translate(m, p, 1)); }
 ds_act *there(mirror *m, ds_act *p) { return static_cast<ds_act *>(translate(m, p, 1)); }
+double *there(mirror *m, double *p) { return static_cast<double *>(translate(m, p, 1)); }
+const double *there(mirror *m, const double *p) {
+    return static_cast<double *>(translate(m, p, 0));
+}
 const float *there(mirror *m, const float *p) { return static_cast<float *>(translate(m, p, 0)); }
 const ds_act *there(mirror *m, const ds_act *p) {
     return static_cast<ds_act *>(translate(m, p, 0));

@@ -7,7 +7,7 @@
  * and downloads are tested with it.
  *
  * Which arrays there are has to be said with ds_mirror_add; an op that is given another pointer
- * ends the test.  What ops take from the host (structs, steps, sample numbers, a sum) stays there.
+ * ends the test.  What ops take from the host (structs, steps, sample numbers) stays there.
  * Thread: that of the device.  Ownership: the mirror owns the device.
  */
 #ifndef DS_TESTS_MIRROR_H

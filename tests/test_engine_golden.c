@@ -212,7 +212,8 @@ static void check_variant(const ds_variant *v, const ds_device_options *opt) {
             check_table(v->name, "grad", &a->table, got = from_device(dev, g, n), 5e-5);
             free(got);
         }
-        dev->ops->adamw(dev, p, m, w, NULL, g, NULL, n, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 1, 0, step);
+        dev->ops->adamw(dev, p, m, w, NULL, g, NULL, n, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 0, NULL, 0,
+                        step);
         ds_net_refold(net);
     }
     /* Adam's first steps are lr * sign(g): a gradient near zero can differ by up to 2 lr each step;

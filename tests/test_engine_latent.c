@@ -211,6 +211,43 @@ START_TEST(resume_draws_the_same) {
 }
 END_TEST
 
+/* Data that breaks off into infinity: the step fails, and neither parameters nor moments move. */
+START_TEST(a_step_that_is_not_finite_changes_nothing) {
+    static posteriors p;
+    ds_trainer *t, *u;
+    ds_train_report r;
+    ds_error err = {0};
+    char *path = ds_xasprintf("%s/before-infinity", ds_test_tmpdir());
+    describe(&p, N, 0.18215);
+    ck_assert(!ds_trainer_new(&t, model, &method, &plain, &p.set, &err));
+    ck_assert(!ds_trainer_new(&u, model, &method, &plain, &p.set, &err));
+    for (int i = 0; i < 2; i++)
+        ck_assert(!ds_trainer_step(t, &r, &err));
+    ck_assert(!ds_trainer_save(t, path, &err));
+    ck_assert(!ds_trainer_load(u, path, &err));
+    for (int v = 0; v < 2; v++)
+        for (int i = 0; i < N; i++)
+            p.numbers[v][i][0] = INFINITY;
+    ck_assert_int_eq(ds_trainer_step(t, &r, &err), DS_EFAILED);
+    ck_assert_msg(strstr(err.message, "the loss is not finite at step 3"), "%s", err.message);
+    ck_assert_int_eq(ds_trainer_done(t), 2);
+    memset(p.numbers, 0, sizeof p.numbers);
+    for (int i = 0; i < 2; i++) {
+        ck_assert(!ds_trainer_step(t, &r, &err));
+        ck_assert(!ds_trainer_step(u, &r, &err));
+    }
+    size_t n;
+    free(gradients(&p.set, &plain, 1, &n));
+    float *a = ds_trainer_copy(t, 0), *b = ds_trainer_copy(u, 0);
+    ck_assert(!memcmp(a, b, n * sizeof *a));
+    free(a);
+    free(b);
+    free(path);
+    ds_trainer_free(t);
+    ds_trainer_free(u);
+}
+END_TEST
+
 START_TEST(incomplete_sets_are_refused) {
     static posteriors p;
     ds_trainer *t;
@@ -233,6 +270,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, certain_posteriors_are_pixels);
     tcase_add_test(tc, each_use_draws_anew);
     tcase_add_test(tc, resume_draws_the_same);
+    tcase_add_test(tc, a_step_that_is_not_finite_changes_nothing);
     tcase_add_test(tc, incomplete_sets_are_refused);
 }
 

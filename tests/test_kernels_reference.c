@@ -297,20 +297,21 @@ START_TEST(adamw_closed_forms) {
     float p[2] = {1, 1}, m[2] = {0}, v[2] = {0}, ema[2] = {1, 1}, g[2] = {0.3f, -5},
           mul[2] = {1, 0};
     for (int step = 1; step <= 4; step++)
-        ops->adamw(dev, p, m, v, NULL, g, NULL, 2, 0.125f, 0.9f, 0.999f, 0, 0, 1, 0, step);
+        ops->adamw(dev, p, m, v, NULL, g, NULL, 2, 0.125f, 0.9f, 0.999f, 0, 0, 0, NULL, 0, step);
     expect_all("constant gradient", p, (float[]){0.5f, 1.5f}, 2, 1e-6);
     expect_close("m", 0, m[0], 0.3 * (1 - pow(0.9f, 4)), 1e-7);
     expect_close("v", 1, v[1], 25 * (1 - pow(0.999f, 4)), 1e-6);
     /* no gradient: decay alone; frozen entries keep their bits; ema follows */
     float q[2] = {2, 2}, m0[2] = {0}, v0[2] = {0}, none[2] = {0};
-    ops->adamw(dev, q, m0, v0, ema, none, mul, 2, 0.5f, 0.9f, 0.999f, 1e-8f, 0.25f, 1, 0.75f, 1);
+    ops->adamw(dev, q, m0, v0, ema, none, mul, 2, 0.5f, 0.9f, 0.999f, 1e-8f, 0.25f, 0, NULL, 0.75f,
+               1);
     expect_all("decay", q, (float[]){1.75f, 2}, 2, 0);
     expect_all("ema", ema, (float[]){0.75f + 0.25f * 1.75f, 1.25f}, 2, 1e-7);
     /* clipping scales the gradient before the moments */
     float r[2] = {0}, m2[2] = {0}, v2[2] = {0};
-    ops->adamw(dev, r, m2, v2, NULL, g, NULL, 2, 0.1f, 0.5f, 0.5f, 1e-8f, 0, 0.5f, 0, 1);
+    double four = 4, sum; /* a norm of 2 */
+    ops->adamw(dev, r, m2, v2, NULL, g, NULL, 2, 0.1f, 0.5f, 0.5f, 1e-8f, 0, 1, &four, 0, 1);
     expect_all("m of clipped", m2, (float[]){0.075f, -1.25f}, 2, 1e-7);
-    double sum;
     ops->sum_squares(dev, &sum, g, 2);
     expect_close("sum of squares", 0, sum, 25.09, 1e-6);
 }

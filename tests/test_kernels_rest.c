@@ -238,7 +238,11 @@ static void adamw(run *r) {
         v[i] = v0[i] = fabsf(v0[i]);
         mul[i] = ((size_t)r->first * n + i) % 4 == 0 ? 0 : fabsf(mul[i]);
     }
-    r->dev->ops->adamw(r->dev, p, m, v, ema, g, mul, count, lr, b1, b2, eps, wd, clip, decay, STEP);
+    double one = 1; /* the norm: above the limit, so that clip is the factor */
+    ds_mirror_add(r->dev, &one, sizeof one);
+    r->dev->ops->adamw(r->dev, p, m, v, ema, g, mul, count, lr, b1, b2, eps, wd, clip, &one, decay,
+                       STEP);
+    ds_mirror_remove(r->dev, &one);
     double c1 = 1 - pow(b1, STEP), c2 = 1 - pow(b2, STEP);
     for (size_t i = 0; i < count; i++) {
         EXPECT(mul[i] != 0 || p[i] == p0[i], "%s: a frozen parameter moves", r->dev->device_class);
@@ -275,13 +279,44 @@ START_TEST(adamw_without_extras) {
                 v[k][i] = fabsf(m[k][i]);
             }
             dev->ops->adamw(dev, p[k], m[k], v[k], k ? NULL : ema, g, k ? NULL : ones, N, 0.01f,
-                            0.9f, 0.99f, 1e-8f, 0.1f, 1, 0.5f, 2);
+                            0.9f, 0.99f, 1e-8f, 0.1f, 0, NULL, 0.5f, 2);
             ds_mirror_remove(dev, g);
             free(g);
         }
         EXPECT(!dev || (!memcmp(p[0], p[1], sizeof p[0]) && !memcmp(m[0], m[1], sizeof m[0]) &&
                         !memcmp(v[0], v[1], sizeof v[0])),
                "%s: ones or a missing ema change a step", dev->device_class);
+        ds_device_close(dev);
+    }
+}
+END_TEST
+
+/* A norm below the limit scales nothing, and one that is not finite leaves every number alone. */
+START_TEST(adamw_norms) {
+    enum { N = 9, RUNS = 4 };
+    static const double norms[RUNS] = {0.25, 0, INFINITY, NAN}; /* squares; the limit is 1 */
+    for (int set = 0; set < KERNEL_SETS; set++) {
+        ds_device *dev = open_set(set, 1);
+        float p[RUNS][N], m[RUNS][N], v[RUNS][N], g[N];
+        double squares;
+        ds_mirror_add(dev, g, sizeof g);
+        ds_mirror_add(dev, p, sizeof p);
+        ds_mirror_add(dev, m, sizeof m);
+        ds_mirror_add(dev, v, sizeof v);
+        ds_mirror_add(dev, &squares, sizeof squares);
+        for (int k = 0; dev && k < RUNS; k++) {
+            for (int i = 0; i < N; i++)
+                p[k][i] = m[k][i] = v[k][i] = g[i] = 1;
+            squares = norms[k];
+            dev->ops->adamw(dev, p[k], m[k], v[k], NULL, g, NULL, N, 0.1f, 0.9f, 0.99f, 1e-8f, 0, 1,
+                            k == 1 ? NULL : &squares, 0, 1);
+        }
+        for (int i = 0; dev && i < N; i++) {
+            EXPECT(p[0][i] < 1 && p[0][i] == p[1][i], "%s: a small norm scales", dev->device_class);
+            for (int k = 2; k < RUNS; k++)
+                EXPECT(p[k][i] == 1 && m[k][i] == 1 && v[k][i] == 1,
+                       "%s: a norm of %g changes numbers", dev->device_class, norms[k]);
+        }
         ds_device_close(dev);
     }
 }
@@ -340,7 +375,9 @@ START_TEST(sum_squares) {
                 want += (double)x[k] * x[k]; /* whole numbers of 2^-6 or so: exact in double */
             for (int k = 0; k < 2; k++) {
                 ds_mirror_add(dev[k], x, n * sizeof *x);
+                ds_mirror_add(dev[k], &got[k], sizeof got[k]);
                 dev[k]->ops->sum_squares(dev[k], &got[k], x, n);
+                ds_mirror_remove(dev[k], &got[k]);
                 ds_mirror_remove(dev[k], x);
             }
             EXPECT(got[0] == want && got[1] == want,
@@ -554,6 +591,7 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, convolution, 0, COUNT(convs));
     tcase_add_loop_test(tc, pooling, 0, COUNT(pools));
     tcase_add_test(tc, adamw_without_extras);
+    tcase_add_test(tc, adamw_norms);
     tcase_add_test(tc, opening);
     tcase_add_test(tc, sum_squares);
     tcase_add_test(tc, rounding_to_bf16);

@@ -313,7 +313,10 @@ static void adam_task(void *ctx, int task, int thread) {
 
 static void ds_cpu_adamw(ds_device *dev, float *p, float *m, float *v, float *ema, const float *g,
                          const float *lr_mul, size_t n, float lr, float b1, float b2, float eps,
-                         float wd, float gscale, float ema_decay, int step) {
+                         float wd, double clip, const double *squares, float ema_decay, int step) {
+    if (squares && !isfinite(*squares))
+        return;
+    double norm = squares ? sqrt(*squares) : 0;
     adam_job job = {.p = p,
                     .m = m,
                     .v = v,
@@ -326,7 +329,7 @@ static void ds_cpu_adamw(ds_device *dev, float *p, float *m, float *v, float *em
                     .b2 = b2,
                     .eps = eps,
                     .wd = wd,
-                    .gscale = gscale,
+                    .gscale = clip > 0 && norm > clip ? (float)(clip / norm) : 1,
                     .ema_decay = ema_decay,
                     .correct1 = (float)(1 / (1 - pow(b1, step))),
                     .root2 = (float)(1 / sqrt(1 - pow(b2, step)))};

@@ -2,7 +2,7 @@
  *
  * An op of kernels/ops.def is a host function ds_cuda_<op> that takes the stream's device with
  * ds_cuda_begin and launches kernels, or calls lib.h.  Nothing in an op waits for the GPU but
- * download and sum_squares.  Activations are float or ds_bf16 by dev->act_size: ds_cuda_by_act
+ * download.  Activations are float or ds_bf16 by dev->act_size: ds_cuda_by_act
  * instantiates a template for the right one.
  *
  * A weight is one row-major copy (m,n) in bf16 or f32: cuBLASLt reads it both ways at full rate, so

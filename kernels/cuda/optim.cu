@@ -1,4 +1,5 @@
-/* kernels/cuda/optim.cu - gradient norm, and AdamW with clipping and average in one launch. */
+/* kernels/cuda/optim.cu - gradient norm, and AdamW with clipping and average in one launch.  The
+ * norm stays on the device, so nothing waits between them. */
 #include "kernels/cuda/norm.h"
 
 enum { BLOCK = 256 };
@@ -30,25 +31,24 @@ template <bool VEC> __global__ void square_parts(double *part, const float *x, s
         part[blockIdx.x] = sum;
 }
 
-__global__ void sum_parts(double *part, int count) { /* part[count] (=) the sum */
+__global__ void sum_parts(double *out, const double *part, int count) {
     DS_SHARED(double, room);
     double sum = 0;
     for (int i = (int)threadIdx.x; i < count; i += BLOCK)
         sum += part[i];
     sum = ds_block_sum(sum, room);
     if (threadIdx.x == 0)
-        part[count] = sum;
+        *out = sum;
 }
 
 void ds_cuda_sum_squares(ds_device *dev, double *out, const float *x, size_t n) {
     ds_cuda *c = ds_cuda_begin(dev);
     int parts = ds_ceil_div(n, PART);
-    double *part = (double *)ds_cuda_scratch(c, ((size_t)parts + 1) * sizeof *part);
+    double *part = (double *)ds_cuda_scratch(c, (size_t)parts * sizeof *part);
     size_t shared = 32 * sizeof(double);
     ds_cuda_launch(c, ds_quads_fit(x, 4) ? square_parts<true> : square_parts<false>,
                    (unsigned)parts, BLOCK, shared, part, x, n);
-    ds_cuda_launch(c, sum_parts, 1, BLOCK, shared, part, parts);
-    ds_lib_download(c, out, part + parts, sizeof *out);
+    ds_cuda_launch(c, sum_parts, 1, BLOCK, shared, out, part, parts);
 }
 
 /* ---------------------------------------------------------------- AdamW
@@ -58,11 +58,14 @@ struct adamw_args {
     float *p, *m, *v, *ema; /* ema NULL: none */
     const float *g, *lr_mul;
     size_t n;
-    float lr, b1, rest1, b2, rest2, eps, wd, gscale, decay, rest_decay;
+    double clip;
+    const double *squares; /* NULL: no clipping */
+    float lr, b1, rest1, b2, rest2, eps, wd, decay, rest_decay;
     float inverse1, inverse2; /* 1 / (1 - b^step) */
 };
 
-template <bool VEC> __device__ static void adamw_quad(const adamw_args &a, size_t i, int left) {
+template <bool VEC>
+__device__ static void adamw_quad(const adamw_args &a, float gscale, size_t i, int left) {
     ds_quad<float> p = ds_load_quad<VEC>(a.p + i, left), m = ds_load_quad<VEC>(a.m + i, left);
     ds_quad<float> v = ds_load_quad<VEC>(a.v + i, left), g = ds_load_quad<VEC>(a.g + i, left);
     ds_quad<float> mul = {{1, 1, 1, 1}}, ema = {};
@@ -72,7 +75,7 @@ template <bool VEC> __device__ static void adamw_quad(const adamw_args &a, size_
         ema = ds_load_quad<VEC>(a.ema + i, left);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        float rate = a.lr * mul.v[k], grad = g.v[k] * a.gscale;
+        float rate = a.lr * mul.v[k], grad = g.v[k] * gscale;
         m.v[k] = fmaf(a.b1, m.v[k], a.rest1 * grad);
         v.v[k] = fmaf(a.b2, v.v[k], a.rest2 * grad * grad);
         float root = sqrtf(v.v[k] * a.inverse2) + a.eps;
@@ -91,20 +94,24 @@ template <bool VEC> __global__ void __launch_bounds__(BLOCK) adamw(adamw_args a)
     size_t i = 4 * ((size_t)blockIdx.x * BLOCK + threadIdx.x);
     if (i >= a.n)
         return;
+    double squares = a.squares ? *a.squares : 0, norm = sqrt(squares);
+    if (!isfinite(squares))
+        return;
+    float gscale = a.clip > 0 && norm > a.clip ? (float)(a.clip / norm) : 1;
     int left = a.n - i < 4 ? (int)(a.n - i) : 4;
     if (VEC && left == 4)
-        adamw_quad<VEC>(a, i, left);
+        adamw_quad<VEC>(a, gscale, i, left);
     else
-        adamw_quad<false>(a, i, left);
+        adamw_quad<false>(a, gscale, i, left);
 }
 
 void ds_cuda_adamw(ds_device *dev, float *p, float *m, float *v, float *ema, const float *g,
                    const float *lr_mul, size_t n, float lr, float b1, float b2, float eps, float wd,
-                   float gscale, float ema_decay, int step) {
+                   double clip, const double *squares, float ema_decay, int step) {
     ds_cuda *c = ds_cuda_begin(dev);
     adamw_args a = {};
     a.p = p, a.m = m, a.v = v, a.ema = ema, a.g = g, a.lr_mul = lr_mul, a.n = n;
-    a.lr = lr, a.eps = eps, a.wd = wd, a.gscale = gscale;
+    a.lr = lr, a.eps = eps, a.wd = wd, a.clip = clip, a.squares = squares;
     a.b1 = b1, a.b2 = b2, a.decay = ema_decay;
     a.rest1 = (float)(1.0 - b1), a.rest2 = (float)(1.0 - b2);
     a.rest_decay = (float)(1.0 - ema_decay);

@@ -12,8 +12,12 @@ void ds_ref_sum_squares(ds_device *dev, double *out, const float *x, size_t n) {
 
 void ds_ref_adamw(ds_device *dev, float *p, float *m, float *v, float *ema, const float *g,
                   const float *lr_mul, size_t n, float lr, float b1, float b2, float eps, float wd,
-                  float gscale, float ema_decay, int step) {
+                  double clip, const double *squares, float ema_decay, int step) {
     (void)dev;
+    if (squares && !isfinite(*squares))
+        return;
+    double norm = squares ? sqrt(*squares) : 0;
+    float gscale = clip > 0 && norm > clip ? (float)(clip / norm) : 1;
     double correct1 = 1 - pow(b1, step), correct2 = 1 - pow(b2, step);
     for (size_t i = 0; i < n; i++) {
         double rate = lr_mul ? (double)lr * lr_mul[i] : lr, grad = (double)g[i] * gscale;
