@@ -17,6 +17,7 @@
 
 #define CANCEL_SECONDS 15.0
 #define STOP_SECONDS 20.0
+enum { EXIT_GPU = 70, EXIT_AGAIN = 75 }; /* docs/jobs.md */
 #define POSTPONE_MS 10000
 #define POSTPONE_LONG_MS 60000 /* once it waits for long (DS_JOB_WAITS_LONG) */
 #define SPEC_MAX (16 << 20)
@@ -215,6 +216,8 @@ static void take_line(void *ctx, const char *line, size_t n) {
     }
     if (strcmp(type, "progress") == 0)
         take_progress(s, e);
+    else if (strcmp(type, "checkpoint") == 0)
+        s->checkpoints++;
     else if (strcmp(type, "error") == 0)
         set_error(s, ds_json_string(e, "code", "DS_EFAILED"), ds_json_string(e, "message", ""));
     else if (strcmp(type, "warning") == 0)
@@ -281,8 +284,15 @@ static void error_from_log(ds_slot *s) {
     char *line = strrchr(text, '\n');
     json_t *check = json_string(line ? line + 1 : text); /* only UTF-8 may reach the registry */
     if (check)
-        set_error(s, "DS_EFAILED", json_string_value(check));
+        set_error(s, s->exit_code == EXIT_AGAIN ? "DS_EBUSY" : "DS_EFAILED",
+                  json_string_value(check));
     json_decref(check);
+}
+
+/* Not the job's fault, or at least it gets on: a GPU that failed after a new checkpoint. */
+static int to_be_postponed(const ds_slot *s) {
+    return s->exit_code == EXIT_AGAIN || s->exit_code == 143 || s->exit_signal == SIGTERM ||
+           (s->exit_code == EXIT_GPU && s->checkpoints);
 }
 
 /* Exit codes: docs/jobs.md. */
@@ -301,7 +311,7 @@ static void on_exit_cb(void *ctx, int exit_code, int signal) {
         s->outcome = DS_OUTCOME_CANCEL;
     else if (s->stop)
         s->outcome = DS_OUTCOME_REQUEUE;
-    else if (exit_code == 75 || exit_code == 143 || signal == SIGTERM)
+    else if (to_be_postponed(s))
         s->outcome = DS_OUTCOME_POSTPONE;
     else {
         s->outcome = DS_OUTCOME_FAIL;

@@ -45,6 +45,7 @@ typedef struct ds_slot {
     int64_t log_size;  /* of worker.log when its followers were last woken */
     int64_t last_done; /* steps counted so far, for the metric */
     unsigned metrics_left, polls;
+    int checkpoints; /* saved in this attempt */
 
     int exit_code, exit_signal;
     char error_code[32], error_message[512];

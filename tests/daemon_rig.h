@@ -5,6 +5,7 @@
  * the worker does is read from RIG/fake/<kind> at each start, so a test changes it at any time:
  *   ok             (also when the file is absent) a proper result
  *   exit N         an error event, exit N            crash          SIGKILL to itself
+ *   quiet N        a line on stderr, exit N          saved N        the same after a checkpoint
  *   hang           until SIGTERM, then exit 143      stubborn       ignores SIGTERM
  *   torn           proper result after a torn line   liar           exit 0 without a result
  *   flip           adapter with a flipped bit        refuse         exit 8 with a verdict
@@ -293,6 +294,12 @@ static int rig_worker(const char *dir) {
     fprintf(stderr, "fake worker: %s %s\n", kind, how);
     if (strncmp(how, "exit ", 5) == 0)
         return rig_quit(dir, (int)strtol(how + 5, NULL, 10), "DS_EIO", "told to fail");
+    if (strncmp(how, "saved ", 6) == 0)
+        rig_event(dir, "{\"t\":3,\"type\":\"checkpoint\",\"step\":4}\n");
+    if (strncmp(how, "saved ", 6) == 0 || strncmp(how, "quiet ", 6) == 0) {
+        fprintf(stderr, "fatal: the end\n");
+        return (int)strtol(how + 6, NULL, 10);
+    }
     if (strcmp(how, "crash") == 0)
         kill(getpid(), SIGKILL);
     if (strcmp(how, "liar") == 0)

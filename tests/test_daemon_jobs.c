@@ -199,6 +199,10 @@ START_TEST(ways_to_fail) {
                  {"exit 9", "|failed|", "DS_EIO", "told to fail", 1},
                  {"exit 1", "|queued|", "DS_EIO", "told to fail", 1},
                  {"exit 75", "|queued|", "DS_EIO", "told to fail", 0},
+                 {"quiet 75", "|queued|", "DS_EBUSY", "fatal: the end", 0},
+                 /* a GPU that failed: as a crash, unless it got on to a new checkpoint */
+                 {"quiet 70", "|queued|", "DS_EFAILED", "fatal: the end", 1},
+                 {"saved 70", "|queued|", "DS_EFAILED", "fatal: the end", 0},
                  {"crash", "|queued|", "DS_EFAILED", "signal 9", 1},
                  {"liar", "|queued|", "DS_ENOTFOUND", "result.json", 1},
                  {"flip", "|queued|", "DS_EINTEGRITY", "adapter.safetensors.zst", 1}};
@@ -245,7 +249,7 @@ END_TEST
 
 START_TEST(attempts_are_limited) {
     rig_start(&r, NULL);
-    rig_fake(&r, "train", "crash");
+    rig_fake(&r, "train", _i ? "quiet 70" : "crash");
     rig_add(&r, "digits", photos, 201);
     int64_t id = 0;
     char state[16] = "";
@@ -612,7 +616,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, samples_and_verification);
     tcase_add_test(tc, refused_by_the_gate);
     tcase_add_test(tc, ways_to_fail);
-    tcase_add_test(tc, attempts_are_limited);
+    tcase_add_loop_test(tc, attempts_are_limited, 0, 2);
     tcase_add_test(tc, cancel);
     tcase_add_test(tc, stop_and_go_on);
     tcase_add_test(tc, stubborn_worker);
