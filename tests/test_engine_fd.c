@@ -414,7 +414,235 @@ START_TEST(nothing_cancels) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- ways to the same number
+ * The real covariance is taken from its rows, by Cholesky or by its root; the fake one as a Gram
+ * matrix of rows or as a scatter, with groups left out of either. */
+
+enum { WAYS_DIM = 24 };
+static const struct {
+    int n_real, n_fake;
+} ways[] = {{16, 12}, {16, 60}, {100, 20}, {100, 60}, {25, 24}, {24, 25}};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+/* Correlated features; the last is the same in all pictures when `dead`. */
+static float *some_features(int n, uint32_t step, int dead) {
+    float *x = ds_xmalloc((size_t)n * WAYS_DIM * sizeof *x);
+    normals(x, (size_t)n * WAYS_DIM, 9, step);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < WAYS_DIM; j++) {
+            float *at = x + (size_t)i * WAYS_DIM + j;
+            *at = (*at + (j ? 0.7f * at[-1] : 0)) / (float)(1 + j % 5) + (float)j;
+            if (dead && j == WAYS_DIM - 1)
+                *at = 0.25f;
+        }
+    return x;
+}
+
+static double by_covariances(const ds_feature_set *a, const ds_feature_set *b) {
+    static double m[2][WAYS_DIM], c[2][WAYS_DIM * WAYS_DIM];
+    for (int k = 0; k < 2; k++) {
+        ds_stats *s = ds_stats_new(WAYS_DIM);
+        ds_stats_add(s, (k ? b : a)->x, (k ? b : a)->n);
+        ck_assert(!ds_stats_finish(s, m[k], c[k], NULL));
+        ds_stats_free(s);
+    }
+    return frechet(m[0], c[0], m[1], c[1], WAYS_DIM);
+}
+
+/* Variances up to 4, so each of the 24 directions is known to sqrt(eps) * 4 at worst (fd.h). */
+static const double ways_tolerance = WAYS_DIM * 4 * 1.5e-8;
+
+START_TEST(rows_and_covariances_agree) {
+    for (int dead = 0; dead < 2; dead++) {
+        float *x = some_features(ways[_i].n_real, 1, dead),
+              *y = some_features(ways[_i].n_fake, 2, dead);
+        ds_feature_set a = set_of(x, ways[_i].n_real, WAYS_DIM),
+                       b = set_of(y, ways[_i].n_fake, WAYS_DIM);
+        ds_fd_result r;
+        ck_assert(!ds_fd_compare(&a, &b, 0, 0, NULL, NULL, &r, NULL));
+        close_to(r.fd, by_covariances(&a, &b), ways_tolerance);
+        free(x), free(y);
+    }
+}
+END_TEST
+
+/* The interval is what comes out when each group is taken out of the features by hand. */
+START_TEST(groups_are_left_out) {
+    enum { GROUPS = 4, SEED = 5 };
+    int n = ways[_i].n_fake;
+    float *x = some_features(ways[_i].n_real, 1, 0), *y = some_features(n, 2, 0),
+          *left = ds_xmalloc((size_t)n * WAYS_DIM * sizeof *left);
+    uint32_t *order = ds_xmalloc((size_t)n * sizeof *order);
+    ds_feature_set a = set_of(x, ways[_i].n_real, WAYS_DIM), b = set_of(y, n, WAYS_DIM);
+    double part[GROUPS], mean = 0, squares = 0;
+    ds_fd_result r, one;
+    for (int i = 0; i < n; i++) /* every row has an offset, so that a centre left in would show */
+        for (int j = 0; j < WAYS_DIM; j++)
+            y[i * WAYS_DIM + j] += (float)(i % 7) * 0.3f;
+    ck_assert(!ds_fd_compare(&a, &b, GROUPS, SEED, NULL, NULL, &r, NULL));
+    ds_rng_permutation(order, (uint32_t)n, SEED, DS_STREAM_KID, UINT32_MAX);
+    for (int g = 0; g < GROUPS; g++) {
+        int count = 0;
+        for (int i = 0; i < n; i++)
+            if (i % GROUPS != g)
+                memcpy(left + WAYS_DIM * count++, y + (size_t)order[i] * WAYS_DIM,
+                       WAYS_DIM * sizeof *left);
+        ds_feature_set rest = set_of(left, count, WAYS_DIM);
+        ck_assert(!ds_fd_compare(&a, &rest, 0, 0, NULL, NULL, &one, NULL));
+        part[g] = one.fd;
+        mean += one.fd / GROUPS;
+    }
+    for (int g = 0; g < GROUPS; g++)
+        squares += (part[g] - mean) * (part[g] - mean);
+    close_to(r.std_error, sqrt(squares * (GROUPS - 1) / GROUPS), ways_tolerance);
+    free(x), free(y), free(left), free(order);
+}
+END_TEST
+
+/* f^T f = a: well conditioned, of low rank, and zero. */
+START_TEST(factors) {
+    enum { N = 30 };
+    static double q[N * N], a[N * N], f[N * N];
+    double d[N];
+    int rank = -1, want = _i == 0 ? N : _i == 1 ? 12 : 0;
+    orthogonal(q, N, 2);
+    for (int i = 0; i < N; i++)
+        d[i] = i < want ? 1.0 / (1 + i) : 0;
+    rotate(a, q, d, N);
+    ck_assert(!ds_factor_psd(f, &rank, a, N, NULL));
+    ck_assert_int_eq(rank, want);
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) {
+            double sum = 0;
+            for (int k = 0; k < rank; k++)
+                sum += f[k * N + i] * f[k * N + j];
+            close_to(sum, a[i * N + j], 100 * N * DBL_EPSILON);
+        }
+}
+END_TEST
+
+typedef struct {
+    int calls, stop_at;
+    double last, total;
+} listener;
+
+static int listen(void *user, double done, double total) {
+    listener *l = user;
+    ck_assert(done >= l->last && done <= total);
+    l->last = done;
+    l->total = total;
+    return ++l->calls == l->stop_at;
+}
+
+START_TEST(a_distance_says_how_far_it_is_and_stops) {
+    float *x = some_features(30, 1, 0), *y = some_features(40, 2, 0);
+    ds_feature_set a = set_of(x, 30, WAYS_DIM), b = set_of(y, 40, WAYS_DIM);
+    ds_fd_result r = {.fd = -7};
+    listener l = {0};
+    ds_error err = {0};
+    for (l.stop_at = 1; l.stop_at <= 6; l.stop_at++) { /* begin, factor, all, the first groups */
+        l.calls = 0;
+        l.last = 0;
+        ck_assert_int_eq(ds_fd_compare(&a, &b, 8, 1, listen, &l, &r, &err), DS_ECANCELED);
+        ck_assert_int_eq(l.calls, l.stop_at);
+        ck_assert(r.fd == -7);
+    }
+    l = (listener){0};
+    ck_assert(!ds_fd_compare(&a, &b, 8, 1, listen, &l, &r, &err));
+    ck_assert(l.calls == 11 && l.last == 10 && l.total == 10);
+    free(x), free(y);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- devices */
+
+enum { WIDE = 260, WIDE_REAL = 300, WIDE_FAKE = 270 };
+static float wide_real[WIDE_REAL * WIDE], wide_fake[2 * WIDE_FAKE * WIDE];
+
+/* n_fake: more than the width, or less. */
+static ds_fd_result wide_distance(ds_device *dev, int n_fake) {
+    ds_fd_result r;
+    ds_error err = {0};
+    normals(wide_real, WIDE_REAL * WIDE, 5, 1);
+    normals(wide_fake, 2 * WIDE_FAKE * WIDE, 5, 2);
+    ds_feature_set a = set_of(wide_real, WIDE_REAL, WIDE), b = set_of(wide_fake, n_fake, WIDE);
+    ds_linalg_use(dev);
+    ck_assert_msg(!ds_fd_compare(&a, &b, 2, 1, NULL, NULL, &r, &err), "%s", err.message);
+    ds_linalg_use(NULL);
+    return r;
+}
+
+static int same_result(const ds_fd_result *a, const ds_fd_result *b) {
+    return a->fd == b->fd && a->std_error == b->std_error && a->mean_term == b->mean_term;
+}
+
+START_TEST(own_threads_do_not_matter) {
+    ds_device one = {.threads = 1}, more = {.threads = _i ? 2 : 5};
+    for (int n = 200; n <= 400; n += 200) {
+        ds_fd_result a = wide_distance(&one, n), b = wide_distance(&more, n);
+        ck_assert(same_result(&a, &b));
+    }
+}
+END_TEST
+
+/* A device in between counts, and refuses. */
+static ds_device *behind;
+static int counts[3], refusing;
+
+static int a_product(ds_device *dev, double *c, int m, int n, int k, double alpha, const double *a,
+                     int at, const double *b, int bt) {
+    (void)dev;
+    counts[0]++;
+    return refusing || behind->dense->product(behind, c, m, n, k, alpha, a, at, b, bt);
+}
+static int a_gram(ds_device *dev, double *c, const double *x, int rows, int n, int of_rows) {
+    (void)dev;
+    counts[1]++;
+    return refusing || behind->dense->gram(behind, c, x, rows, n, of_rows);
+}
+static int an_eigen(ds_device *dev, double *w, double *a, int n, int vectors) {
+    (void)dev;
+    counts[2]++;
+    return refusing || behind->dense->eigen(behind, w, a, n, vectors);
+}
+
+/* All of a large distance is the device's business; what it refuses is done here. */
+START_TEST(a_device_takes_the_algebra) {
+    static const ds_dense between = {a_product, a_gram, an_eigen};
+    const char *build = getenv("DS_BUILD");
+    char path[512];
+    ds_error err = {0};
+    ds_device_options o = {.kind = "cuda"};
+    ds_device dev = {.threads = 1, .dense = &between};
+    int n_fake = _i ? 2 * WIDE_FAKE : 258;
+    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
+             build ? build : "build/release");
+    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    ck_assert_msg(!ds_device_open_cuda(&behind, &o, &err), "%s", err.message);
+    ds_fd_result want = wide_distance(NULL, n_fake), got = wide_distance(&dev, n_fake);
+    /* squares: the real covariance, then F once or each group's; decompositions: all, and without
+     * each group where that leaves 256 rows or more */
+    ck_assert_int_eq(counts[0], _i ? 2 : 1);
+    ck_assert_int_eq(counts[1], _i ? 3 : 2);
+    ck_assert_int_eq(counts[2], _i ? 3 : 1);
+    close_to(got.fd, want.fd, WIDE * 1.5e-8);
+    close_to(got.std_error, want.std_error, WIDE * 1.5e-8);
+    refusing = 1;
+    got = wide_distance(&dev, n_fake);
+    ck_assert_int_eq(counts[2], _i ? 6 : 2);
+    close_to(got.fd, want.fd, 1e-11); /* more rows were gathered for it, so sums are longer */
+    refusing = 0;
+    ds_device_close(behind);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_loop_test(tc, rows_and_covariances_agree, 0, WAYS);
+    tcase_add_loop_test(tc, groups_are_left_out, 0, WAYS);
+    tcase_add_loop_test(tc, factors, 0, 3);
+    tcase_add_test(tc, a_distance_says_how_far_it_is_and_stops);
+    tcase_add_loop_test(tc, own_threads_do_not_matter, 0, 2);
+    tcase_add_loop_test(tc, a_device_takes_the_algebra, 0, 2);
     tcase_add_test(tc, diagonal);
     tcase_add_test(tc, many_small_directions);
     tcase_add_loop_test(tc, commuting_and_rank_deficient, 0, 4);
