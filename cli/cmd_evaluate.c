@@ -137,8 +137,9 @@ static int become(ds_cli *c, char *argv[], ds_error *err) {
 }
 
 int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
-    static const char *const passed[] = {"mode", "metrics", "n", "seed", "save-stats", "threads"};
-    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], mode[32], options[6][32],
+    static const char *const passed[] = {"mode",       "metrics", "n",         "seed",
+                                         "save-stats", "device",  "precision", "threads"};
+    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], mode[32], options[8][32],
                             *argv[32];
     const char *given = ds_opt_text(c, "against", NULL);
     int n = 0, rc = 0;

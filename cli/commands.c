@@ -118,6 +118,9 @@ static const ds_opt evaluate_options[] = {
     INT("n", 'n', "N", 2, 10000000, "take N pictures of FOLDER, chosen by the seed (default all)"),
     INT("seed", 0, "N", 0, 9e15, "of every random choice (default 0)"),
     PATH("save-stats", 0, "FILE", "also write FOLDER's statistics as .npz"),
+    TEXT("device", 0, "KIND", "auto (a GPU where there is one), cpu, cuda or cuda:N"),
+    ONE_OF("precision", "TYPE", "f32|tf32",
+           "of the network on a GPU (default f32; tf32 is faster)"),
     INT("threads", 0, "N", 0, 256, "threads; 0: as many as it may use"),
     END};
 static const ds_opt export_options[] = {

@@ -54,6 +54,8 @@ START_TEST(names_become_paths) {
     expect(&s, 0, "evaluate pics --save-stats out.npz --metrics fid,sfid --threads 2 -q",
            "evaluate pics --feature-net /s/new.safetensors --metrics fid,sfid --save-stats out.npz "
            "--threads 2 --quiet\n");
+    expect(&s, 0, "evaluate pics --against birds --device cuda:1 --precision tf32",
+           "--device cuda:1 --precision tf32\n");
     expect(&s, 3, "evaluate pics --against cats", "no dataset has that name");
     expect(&s, 3, "evaluate pics --against ./cats", "cannot find './cats'");
     expect(&s, 3, "evaluate pics --against cats.npz", "cannot find 'cats.npz'");

@@ -100,6 +100,8 @@ static void check_rows(const json_t *doc, const char *preprocess, int seed) {
         ck_assert(ds_digest_valid(ds_json_string(m, "feature_net", "")));
         ck_assert_str_eq(ds_json_string(m, "preprocess", ""), preprocess);
         ck_assert_str_eq(ds_json_string(m, "decode", ""), DS_DECODE_ID);
+        ck_assert_str_eq(ds_json_string(m, "device_class", ""),
+                         ds_json_string(doc, "device_class", "-"));
         ck_assert_int_eq(ds_json_int(m, "seed", -1), seed);
         ck_assert_int_gt(ds_json_int(m, "n", -1), 1);
         ck_assert(isfinite(ds_json_number(m, "value", NAN)));
@@ -328,12 +330,16 @@ START_TEST(wrong_calls) {
         {{a, "--against", a, "--n", "-3"}, 2, "--n"},
         {{a, "--against", a, "--seed", "1.5"}, 2, "whole number"},
         {{a, "--against", a, "--frobnicate"}, 2, "--frobnicate"},
+        {{a, "--against", a, "--precision", "bf16"}, 2, "use f32 or tf32"},
+        {{a, "--against", a, "--precision", "f64"}, 2, "'f64'"},
+        {{a, "--against", a, "--device", "cpu", "--precision", "tf32"}, 2, "knows no tf32"},
     };
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         const char *const *v = calls[i].args;
         int net = !strstr(calls[i].says, "pt_inception");
-        said s = net ? run("--feature-net", FEATURE_NET, v[0], v[1], v[2], v[3], v[4], v[5], NULL)
-                     : run(v[0], v[1], v[2], v[3], v[4], NULL);
+        said s =
+            net ? run("--feature-net", FEATURE_NET, v[0], v[1], v[2], v[3], v[4], v[5], v[6], NULL)
+                : run(v[0], v[1], v[2], v[3], v[4], NULL);
         ck_assert_msg(s.exit == calls[i].exit && strstr(s.err, calls[i].says), "%zu: exit %d: %s",
                       i, s.exit, s.err);
         ck_assert_str_eq(s.out, "");

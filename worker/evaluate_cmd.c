@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/fid_suite.h"
+#include "kernels/cpu/team.h"
 #include "worker/device.h"
 #include "worker/feature_net.h"
 #include "worker/import_feature_net.h"
@@ -27,13 +28,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BATCH = 8, KID_SUBSETS = 100, KID_SUBSET_SIZE = 1000, BAR = 28, LISTED = 3 };
+enum {
+    BATCH = DS_INCEPTION_BATCH_MAX,
+    KID_SUBSETS = 100,
+    KID_SUBSET_SIZE = 1000,
+    BAR = 28,
+    LISTED = 3
+};
 
 #define BUNDLED_NET "inception-v3-mixed6c.safetensors.zst"
 
 typedef struct {
     const char *folder, *against, *net, *save, *device;
     enum ds_fid_mode mode;
+    enum ds_precision precision;
     int mode_given, want, want_given, json, quiet, threads;
     int64_t n;
     uint64_t seed;
@@ -52,6 +60,7 @@ typedef struct {
 typedef struct {
     options o;
     ds_device *dev;
+    int batch; /* of the network on this device, at most BATCH */
     ds_fid_net *net;
     char digest[DS_HEX_SIZE];
     side fake, real;
@@ -86,6 +95,8 @@ static const char usage[] =
     "  --seed S            of every random choice (default 0)\n"
     "  --save-stats F.npz  also save FOLDER's statistics, which pytorch-fid can read\n"
     "  --device KIND       auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)\n"
+    "  --precision TYPE    of the network on a GPU: f32 (default), or tf32, as pytorch-fid has it\n"
+    "                      there: several times as fast, features within 1e-3\n"
     "  --threads N         (default: as many as this process may use)\n"
     "  --json              print one JSON document;   --quiet  no progress\n"
     "\n"
@@ -126,7 +137,28 @@ static int parse_metrics(options *o, const char *text, ds_error *err) {
     return o->want ? 0 : ds_fail(err, DS_EINVAL, "option '--metrics' names none");
 }
 
-enum { AGAINST = 1, NET, MODE, METRIC, COUNT, SEED, SAVE, THREADS, JSON, QUIET, DEVICE, HELP };
+enum {
+    AGAINST = 1,
+    NET,
+    MODE,
+    METRIC,
+    COUNT,
+    SEED,
+    SAVE,
+    THREADS,
+    JSON,
+    QUIET,
+    DEVICE,
+    PRECISION,
+    HELP
+};
+
+static int parse_precision(options *o, const char *name, ds_error *err) {
+    int rc = ds_precision_from_name(name, &o->precision, err);
+    if (!rc && o->precision == DS_PRECISION_BF16)
+        rc = ds_fail(err, DS_EINVAL, "features are not computed in bf16: use f32 or tf32");
+    return rc;
+}
 
 static int set_option(options *o, int c, const char *v, ds_error *err) {
     int64_t number = 0;
@@ -151,6 +183,7 @@ static int set_option(options *o, int c, const char *v, ds_error *err) {
         rc = parse_count("threads", v, 256, &number, err);
         o->threads = (int)number;
         break;
+    case PRECISION: rc = parse_precision(o, v, err); break;
     case DEVICE:
         o->device = v;
         rc = ds_device_kind_check(v, err);
@@ -162,19 +195,13 @@ static int set_option(options *o, int c, const char *v, ds_error *err) {
 
 /* 1: help was asked for. */
 static int parse(options *o, int argc, char **argv, ds_error *err) {
-    static const struct option list[] = {{"against", 1, 0, AGAINST},
-                                         {"feature-net", 1, 0, NET},
-                                         {"mode", 1, 0, MODE},
-                                         {"metrics", 1, 0, METRIC},
-                                         {"n", 1, 0, COUNT},
-                                         {"seed", 1, 0, SEED},
-                                         {"save-stats", 1, 0, SAVE},
-                                         {"threads", 1, 0, THREADS},
-                                         {"json", 0, 0, JSON},
-                                         {"quiet", 0, 0, QUIET},
-                                         {"device", 1, 0, DEVICE},
-                                         {"help", 0, 0, HELP},
-                                         {0, 0, 0, 0}};
+    static const struct option list[] = {{"against", 1, 0, AGAINST}, {"feature-net", 1, 0, NET},
+                                         {"mode", 1, 0, MODE},       {"metrics", 1, 0, METRIC},
+                                         {"n", 1, 0, COUNT},         {"seed", 1, 0, SEED},
+                                         {"save-stats", 1, 0, SAVE}, {"threads", 1, 0, THREADS},
+                                         {"json", 0, 0, JSON},       {"quiet", 0, 0, QUIET},
+                                         {"device", 1, 0, DEVICE},   {"precision", 1, 0, PRECISION},
+                                         {"help", 0, 0, HELP},       {0, 0, 0, 0}};
     int c, rc = 0;
     optind = 1;
     opterr = 0;
@@ -277,17 +304,18 @@ static int open_whole_net(evaluation *e, ds_error *err) {
     int rc = ds_feature_net_canonical(e->o.net, &bytes, &n, NULL, err);
     if (rc)
         return ds_error_prefix(err, "cannot use the feature network");
-    rc = ds_fid_net_open_bytes(e->dev, e->o.mode, e->o.net, bytes, n, BATCH, &e->net, err);
+    rc = ds_fid_net_open_bytes(e->dev, e->o.mode, e->o.net, bytes, n, e->batch, &e->net, err);
     free(bytes);
     return rc;
 }
 
 static int open_net(evaluation *e, ds_error *err) {
     ds_device_options o = {.kind = e->o.device ? e->o.device : "auto",
-                           .precision = DS_PRECISION_F32,
+                           .precision = e->o.precision,
                            .threads = e->o.threads};
     char path[PATH_MAX];
     int rc = ds_worker_device_open(&e->dev, &o, err);
+    e->batch = rc ? 0 : ds_inception_batch(e->dev);
     if (!rc && e->o.mode != DS_FID_BUNDLED)
         rc = open_whole_net(e, err);
     else if (!rc) {
@@ -295,7 +323,7 @@ static int open_net(evaluation *e, ds_error *err) {
             snprintf(path, sizeof path, "%s", e->o.net);
         else
             rc = bundled_net(path, err);
-        rc = rc ? rc : ds_fid_net_open(e->dev, e->o.mode, path, BATCH, &e->net, err);
+        rc = rc ? rc : ds_fid_net_open(e->dev, e->o.mode, path, e->batch, &e->net, err);
     }
     if (!rc)
         snprintf(e->digest, sizeof e->digest, "%s", ds_fid_net_digest(e->net));
@@ -349,8 +377,8 @@ static double needed(const evaluation *e, int64_t total) {
     enum ds_inception_part part =
         e->o.mode == DS_FID_BUNDLED ? DS_INCEPTION_TRUNK : DS_INCEPTION_FID;
     double d = so.dim, matrix = d * d * sizeof(double);
-    double net = (double)ds_inception_part_bytes(e->dev, part, BATCH) +
-                 3.0 * BATCH * DS_INCEPTION_PIXELS * sizeof(float);
+    double net = (double)ds_inception_part_bytes(e->dev, part, e->batch) +
+                 3.0 * e->batch * DS_INCEPTION_PIXELS * sizeof(float);
     double distance = e->o.against ? 8 * matrix : 0;
     return 2 * (double)ds_fid_suite_bytes(&so) + (net > distance ? net : distance);
 }
@@ -414,16 +442,26 @@ static void report_rejected(const options *o, const side *s, const ds_rejected_l
     fputs(list->count > LISTED ? ", ...\n" : "\n", stderr);
 }
 
+/* At most 8 beside a network that the processor runs; a GPU waits for them, and leaves them all
+ * the processors. */
+static int decoders_for(const evaluation *e) {
+    int n = e->dev->threads, most = 8;
+    if (!e->dev->host_memory) {
+        n = e->o.threads ? e->o.threads : ds_team_default_threads();
+        most = DS_PICTURE_DECODERS_MAX;
+    }
+    return n < 1 ? 1 : n < most ? n : most;
+}
+
 static int read_folder(evaluation *e, side *s, int want, int64_t n, const char *what,
                        ds_error *err) {
     ds_picture_stream *stream;
-    int decoders = e->dev->threads < 8 ? e->dev->threads : 8;
     ds_picture_options po = {.folder = s->path,
                              .mode = e->o.mode,
                              .n = n,
                              .seed = e->o.seed,
-                             .batch = BATCH,
-                             .decoders = decoders < 1 ? 1 : decoders};
+                             .batch = e->batch,
+                             .decoders = decoders_for(e)};
     int rc = ds_picture_stream_open(&stream, &po, err);
     if (rc)
         return rc;
@@ -537,6 +575,7 @@ static json_t *add_row(evaluation *e, const char *metric, const char *name, doub
                           "preprocess", ds_fid_mode_preprocess(e->o.mode), "decode", DS_DECODE_ID,
                           "seed", (json_int_t)e->o.seed);
     DS_ASSERT(r);
+    json_object_set_new(r, "device_class", json_string(e->dev->device_class));
     if (n_real)
         json_object_set_new(r, "n_reference",
                             n_real > 0 ? json_integer((json_int_t)n_real) : json_null());
@@ -644,8 +683,9 @@ static void print_row(const json_t *r, int width) {
         printf("  reference %lld", (long long)json_integer_value(real));
     else if (real)
         printf("  reference ?");
-    printf("  network %.12s  preprocess %s  seed %lld\n", ds_json_string(r, "feature_net", ""),
-           ds_json_string(r, "preprocess", ""), (long long)ds_json_int(r, "seed", 0));
+    printf("  network %.12s  preprocess %s  device %s  seed %lld\n",
+           ds_json_string(r, "feature_net", ""), ds_json_string(r, "preprocess", ""),
+           ds_json_string(r, "device_class", ""), (long long)ds_json_int(r, "seed", 0));
 }
 
 static json_t *side_json(const side *s) {

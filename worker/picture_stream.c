@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DECODERS_MAX = 64, FILES_MAX = 10000000 };
+enum { FILES_MAX = 10000000 };
 
 enum state { WAITING, READY, REJECTED };
 
@@ -33,7 +33,7 @@ struct ds_picture_stream {
     int64_t total;
     slot *slots;
     int slot_count;
-    pthread_t threads[DECODERS_MAX];
+    pthread_t threads[DS_PICTURE_DECODERS_MAX];
     int thread_count;
     pthread_mutex_t lock;
     pthread_cond_t ready, room;
@@ -165,7 +165,8 @@ static int list_files(ds_picture_stream *s, ds_error *err) {
 }
 
 int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o, ds_error *err) {
-    DS_ASSERT(o->batch >= 1 && o->decoders >= 1 && o->decoders <= DECODERS_MAX && o->n >= 0);
+    DS_ASSERT(o->batch >= 1 && o->decoders >= 1 && o->decoders <= DS_PICTURE_DECODERS_MAX &&
+              o->n >= 0);
     ds_picture_stream *s = ds_xcalloc(1, sizeof *s);
     s->o = *o;
     s->root_fd = -1;

@@ -16,6 +16,8 @@
 #include "engine/fid_net.h"
 #include "worker/files.h"
 
+#define DS_PICTURE_DECODERS_MAX 64
+
 typedef struct {
     const char *folder;
     const char *program; /* as in ds_sandbox_options */
@@ -23,7 +25,7 @@ typedef struct {
     int64_t n; /* 0 = all */
     uint64_t seed;
     int batch;    /* most pictures of one call of next */
-    int decoders; /* threads, each with a child */
+    int decoders; /* threads, each with a child; at most DS_PICTURE_DECODERS_MAX */
 } ds_picture_options;
 
 typedef struct ds_picture_stream ds_picture_stream;
