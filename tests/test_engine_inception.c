@@ -202,6 +202,89 @@ START_TEST(resize_progress_and_cancel) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- what a device may record */
+
+/* The processor, which looks on: what is not allowed while a device records, and which runs are
+ * told to be the same. */
+static struct {
+    ds_device plain;
+    int recording, runs, forgotten;
+    ds_segment last;
+} seen;
+
+static void *seen_alloc(ds_device *dev, size_t bytes) {
+    ck_assert(!seen.recording);
+    return seen.plain.alloc(dev, bytes);
+}
+
+static void seen_upload(ds_device *dev, void *dst, const void *src, size_t bytes) {
+    ck_assert(!seen.recording);
+    seen.plain.upload(dev, dst, src, bytes);
+}
+
+static void seen_download(ds_device *dev, void *dst, const void *src, size_t bytes) {
+    ck_assert(!seen.recording);
+    seen.plain.download(dev, dst, src, bytes);
+}
+
+static int seen_replay(ds_device *dev, const ds_segment *key) {
+    (void)dev;
+    seen.recording = 1;
+    seen.runs++;
+    seen.last = *key;
+    return 0;
+}
+
+static void seen_end(ds_device *dev) {
+    (void)dev;
+    ck_assert(seen.recording);
+    seen.recording = 0;
+}
+
+static void seen_forget(ds_device *dev, const void *owner) {
+    (void)dev;
+    seen.forgotten += owner == seen.last.owner;
+}
+
+START_TEST(the_network_is_one_segment) {
+    ds_st *st;
+    ds_inception *net;
+    ds_error err = {0};
+    ds_device *dev = device("auto", 0);
+    seen.plain = *dev;
+    dev->alloc = seen_alloc;
+    dev->upload = seen_upload;
+    dev->download = seen_download;
+    dev->replay = seen_replay;
+    dev->segment_end = seen_end;
+    dev->forget = seen_forget;
+    ck_assert(
+        !ds_st_open_zst(NET_FILE, DS_FEATURE_NET_MAX, DS_FEATURE_NET_SHA256, NULL, &st, &err));
+    ck_assert(!ds_inception_new(dev, st, 1, &net, &err));
+    ds_st_free(st);
+    float *in = ds_xcalloc(DS_INCEPTION_PIXELS, sizeof *in);
+    static float a[DS_INCEPTION_6C], b[DS_INCEPTION_6C], low[DS_INCEPTION_5D];
+    in[5000] = 1;
+    ds_inception_forward(net, in, 1, NULL, a);
+    ds_segment first = seen.last;
+    in[5000] = 0.5f; /* other pictures, the same run */
+    ds_inception_forward(net, in, 1, NULL, b);
+    ck_assert_int_eq(seen.runs, 2);
+    ck_assert(!memcmp(&first, &seen.last, sizeof first));
+    ck_assert_ptr_nonnull(first.owner);
+    ck_assert_int_eq(first.batch, 1);
+    ck_assert(memcmp(a, b, sizeof a));
+    if (!SLOW) { /* one more thing to be computed: another run */
+        ds_inception_forward(net, in, 1, low, b);
+        ck_assert_int_ne(first.kind, seen.last.kind);
+    }
+    ds_inception_free(net);
+    ck_assert_int_eq(seen.forgotten, 1); /* before its buffers are freed */
+    free(in);
+    ds_device_close(dev);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- files that must be refused */
 
 static int open_changed(ds_device *dev, const char *drop, float replace, ds_error *err) {
@@ -310,6 +393,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, golden_ref);
     tcase_add_test(tc, batch_and_threads_do_not_matter);
     tcase_add_test(tc, resize_progress_and_cancel);
+    tcase_add_test(tc, the_network_is_one_segment);
     tcase_add_test(tc, wrong_files_are_refused);
     tcase_add_test(tc, flipped_bits_are_refused);
 }
