@@ -1,4 +1,5 @@
 #include "engine/inception.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -277,6 +278,47 @@ size_t ds_inception_part_bytes(ds_device *dev, enum ds_inception_part part, int 
                        sizeof(float) * (size_t)g->out_channels;
         }
     return floats * sizeof(float) * (size_t)batch_max + weights;
+}
+
+/* One convolution on zeros: once to warm up (a device may choose its way), once for the clock. */
+static int time_step(ds_device *dev, const step *s, int batch, double *seconds, ds_error *err) {
+    ds_conv g = s->geo;
+    size_t oh = (size_t)out_size(g.height, g.kernel_h, g.stride, g.pad_h),
+           ow = (size_t)out_size(g.width, g.kernel_w, g.stride, g.pad_w),
+           O = (size_t)g.out_channels, fan = (size_t)fan_in(&g), b = (size_t)batch;
+    size_t in = b * (size_t)g.height * (size_t)g.width * (size_t)g.in_channels,
+           out = b * oh * ow * O, total = in + out + O * fan + O;
+    ds_weight *w = dev->weight_new(dev, (int)O, (int)fan, 1, 0);
+    float *x = dev->alloc(dev, total * sizeof *x);
+    int rc = w && x ? 0 : ds_device_no_room(dev, total * sizeof *x, err, "trying a convolution");
+    g.batch = batch;
+    if (!rc) {
+        float *y = x + in, *raw = y + out, *bias = raw + O * fan;
+        dev->ops->fill(dev, x, 0, total);
+        dev->ops->weight_pack(dev, w, raw, NULL);
+        dev->ops->conv_forward(dev, y, (int)O, x, w, bias, 1, &g);
+        dev->sync(dev);
+        double begin = ds_monotonic();
+        dev->ops->conv_forward(dev, y, (int)O, x, w, bias, 1, &g);
+        dev->sync(dev);
+        *seconds += ds_monotonic() - begin;
+    }
+    if (x)
+        dev->free(dev, x);
+    dev->weight_free(dev, w);
+    return rc;
+}
+
+int ds_inception_seconds(ds_device *dev, enum ds_inception_part part, int batch, double *seconds,
+                         ds_error *err) {
+    plan p;
+    make_plan(&p, part);
+    *seconds = 0;
+    int rc = 0;
+    for (int i = 0; !rc && i < p.count; i++)
+        if (p.steps[i].kind == CONV)
+            rc = time_step(dev, &p.steps[i], batch, seconds, err);
+    return rc;
 }
 
 size_t ds_inception_bytes(ds_device *dev, int batch_max) {

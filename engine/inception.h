@@ -62,6 +62,12 @@ int ds_inception_batch(const ds_device *dev);
 size_t ds_inception_bytes(ds_device *dev, int batch_max);
 size_t ds_inception_part_bytes(ds_device *dev, enum ds_inception_part part, int batch_max);
 
+/* Seconds that the convolutions of `batch` images take on this device, which are nearly all of a
+ * run (planning): measured, with weights of zero.  The memory is that of one map and one weight at
+ * a time.  DS_ENOMEM. */
+int ds_inception_seconds(ds_device *dev, enum ds_inception_part part, int batch, double *seconds,
+                         ds_error *err);
+
 /* Where results of B images go (host memory); NULL = not wanted.  pool, spatial and logits exist in
  * the whole network only. */
 typedef struct {

@@ -107,6 +107,13 @@ size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode) {
            BATCH * DS_INCEPTION_PIXELS * sizeof(float);
 }
 
+int ds_feature_net_seconds(ds_device *dev, enum ds_fid_mode mode, double *seconds, ds_error *err) {
+    int rc = ds_inception_seconds(
+        dev, mode == DS_FID_BUNDLED ? DS_INCEPTION_TRUNK : DS_INCEPTION_FID, BATCH, seconds, err);
+    *seconds /= BATCH;
+    return rc;
+}
+
 size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode) {
     const int dim = mode == DS_FID_BUNDLED ? DS_FEATURE_DIM : DS_INCEPTION_POOL;
     return ds_fd_bytes(dim, DS_REFERENCE_IMAGES_MAX, DS_SPEC_IMAGES_MAX, DS_MEASURE_GROUPS);

@@ -36,6 +36,8 @@ int ds_feature_net_mode_of(const char *preprocess, enum ds_fid_mode *mode, ds_er
  * computed when nothing samples. */
 size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode);
 size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode);
+/* Seconds that the network takes for a picture, measured without its file. */
+int ds_feature_net_seconds(ds_device *dev, enum ds_fid_mode mode, double *seconds, ds_error *err);
 
 /* out (n, dim) from images (n, side, side, 3), 8-bit RGB.  The same bytes whatever n and the number
  * of threads. */

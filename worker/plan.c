@@ -431,12 +431,13 @@ json_t *ds_plan_json(const ds_plan *p) {
                         p->most > 0 ? json_integer((json_int_t)p->most) : json_null());
     int timed = isfinite(p->step_seconds);
     return json_pack(
-        "{s:o, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:f, s:s, s:i}", "bytes", bytes, "batch",
-        p->batch, "micro_batch", p->micro_batch, "steps", p->steps, "depth", p->depth, "recompute",
-        p->recompute, "step_seconds", timed ? json_real(p->step_seconds) : json_null(),
+        "{s:o, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:f, s:s, s:i, s:o}", "bytes", bytes,
+        "batch", p->batch, "micro_batch", p->micro_batch, "steps", p->steps, "depth", p->depth,
+        "recompute", p->recompute, "step_seconds", timed ? json_real(p->step_seconds) : json_null(),
         "step_cpu_seconds", timed ? json_real(p->step_cpu_seconds) : json_null(), "train_seconds",
         timed ? json_real(p->step_seconds * p->steps) : json_null(), "calibrate_seconds",
-        p->calibrate_seconds, "device_class", p->device_class, "threads", p->threads);
+        p->calibrate_seconds, "device_class", p->device_class, "threads", p->threads,
+        "feature_seconds", p->feature_seconds > 0 ? json_real(p->feature_seconds) : json_null());
 }
 
 static void print_time(FILE *f, double s) {
@@ -470,5 +471,10 @@ void ds_plan_print(FILE *f, const ds_plan *p) {
         print_time(f, p->step_seconds * p->steps);
         fprintf(f, "; processor time %.3g s a step (calibrated in %.1f s)\n", p->step_cpu_seconds,
                 p->calibrate_seconds);
+    }
+    if (p->feature_seconds > 0) {
+        fprintf(f, "  the features of its evaluation take ");
+        print_time(f, p->feature_seconds);
+        fprintf(f, " more\n");
     }
 }

@@ -45,6 +45,7 @@ typedef struct {
     double step_cpu_seconds;  /* processor time of all threads */
     double step_seconds;      /* NaN: not calibrated */
     double calibrate_seconds; /* what finding out took */
+    double feature_seconds;   /* of the pictures that measure the result; 0: not asked for */
     char device_class[48], label[64];
     int threads;
 } ds_plan;

@@ -19,9 +19,9 @@ enum { TRY_MAX = 1000 };
 
 typedef struct {
     const char *base, *shape;
-    const char *method, *precision, *device;
-    double batch, micro_batch, rank, steps, classes, images, threads, memory_limit, try_steps,
-        try_sample;
+    const char *method, *precision, *device, *feature_net;
+    double evaluate, batch, micro_batch, rank, steps, classes, images, threads, memory_limit,
+        try_steps, try_sample;
     int json;
 } plan_args;
 
@@ -38,6 +38,9 @@ static const char usage[] =
     "  --precision TYPE   bf16|f32|tf32 (bf16)        --threads N        0: all (0)\n"
     "  --device KIND      auto|cpu|cuda|cuda:N (auto: a GPU where there is one)\n"
     "  --memory-limit N   MiB; 0: what is free (0)\n"
+    "  --feature-net MODE bundled|pytorch-fid|torch-fidelity|clean: measures the result (bundled)\n"
+    "  --evaluate N       pictures of each of three sets that are measured (512): how long their\n"
+    "                     features take; 0: not asked\n"
     "  --try N            then train N steps on noise, and say how right the plan was\n"
     "  --try-sample N     then sample N images in 20 steps\n"
     "  --json             one JSON object\n"
@@ -66,6 +69,8 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
                    {"--method", &a->method, NULL, 0, 0},
                    {"--precision", &a->precision, NULL, 0, 0},
                    {"--device", &a->device, NULL, 0, 0},
+                   {"--feature-net", &a->feature_net, NULL, 0, 0},
+                   {"--evaluate", NULL, &a->evaluate, 0, 100000},
                    {"--batch", NULL, &a->batch, 1, 65536},
                    {"--micro-batch", NULL, &a->micro_batch, 0, 65536},
                    {"--rank", NULL, &a->rank, 0, 64},
@@ -143,6 +148,7 @@ typedef struct {
     ds_method_spec spec;
     ds_train_options o;
     ds_plan plan;
+    enum ds_fid_mode mode; /* of the network that measures */
     double peak, step_seconds, step_cpu, sample_seconds, sample_cpu; /* measured; NaN */
 } plan_run;
 
@@ -151,6 +157,8 @@ static int open_all(plan_run *r, ds_error *err) {
     ds_dit_config c;
     ds_device_options d = {.kind = a->device ? a->device : "auto", .threads = (int)a->threads};
     int rc = ds_precision_from_name(a->precision, &d.precision, err);
+    if (!rc)
+        rc = ds_fid_mode_find(a->feature_net, &r->mode, err);
     if (!rc)
         rc = ds_method_from_name(a->method, &r->spec.method, err);
     if (!rc)
@@ -184,8 +192,8 @@ static int make_plan(plan_run *r, ds_error *err) {
     double one = (double)c->side * c->side * c->channels;
     ds_plan_input in = {.images =
                             a->images * one * (c->pixel ? 1 : 8), /* latents: mean, deviation */
-                        .features = (double)ds_feature_net_bytes(r->dev, DS_FID_BUNDLED),
-                        .distance = (double)ds_feature_net_distance_bytes(DS_FID_BUNDLED),
+                        .features = (double)ds_feature_net_bytes(r->dev, r->mode),
+                        .distance = (double)ds_feature_net_distance_bytes(r->mode),
                         .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
                         .most = ds_plan_most(a->memory_limit * (1 << 20)),
                         .nets = 1};
@@ -195,7 +203,13 @@ static int make_plan(plan_run *r, ds_error *err) {
         in.nets = a->try_sample > 0;
     }
     int rc = ds_plan_memory(&r->plan, r->dev, r->base, &r->spec, &r->o, &in, err);
-    return rc ? rc : ds_plan_time(&r->plan, r->dev, r->base, &r->spec, &r->o, err);
+    if (!rc)
+        rc = ds_plan_time(&r->plan, r->dev, r->base, &r->spec, &r->o, err);
+    double each = 0;
+    if (!rc && a->evaluate > 0 && !a->try_steps && !a->try_sample)
+        rc = ds_feature_net_seconds(r->dev, r->mode, &each, err);
+    r->plan.feature_seconds = 3 * each * a->evaluate; /* base, adapter, dataset */
+    return rc;
 }
 
 static int compare(const void *a, const void *b) {
@@ -331,7 +345,9 @@ int ds_worker_plan(int argc, char **argv) {
                         .rank = 8,
                         .steps = 800,
                         .classes = 1,
-                        .images = 1000},
+                        .images = 1000,
+                        .feature_net = "bundled",
+                        .evaluate = 512},
                   .step_seconds = NAN,
                   .step_cpu = NAN,
                   .sample_seconds = NAN};
