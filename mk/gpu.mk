@@ -6,7 +6,7 @@ ifdef GPU_CHECK
 CPPFLAGS := -Itests/gpu $(CPPFLAGS)
 PKGFLAGS :=
 endif
-GPU_ENGINE := adapter base_model diffusion dit inception net net_backward net_forward params sampler trainer
+GPU_ENGINE := adapter base_model diffusion dit inception net net_backward net_forward net_table params resize_float resize_taps sampler sampler_table trainer
 GPU_O := $(call objs,base/error.c base/mem.c base/rng.c base/log.c base/fs.c $(GPU_ENGINE:%=engine/%.c) \
     kernels/*.c kernels/ref/*.c kernels/cpu/*.c kernels/cuda/*.c tests/gpu/flat_st.c tests/gpu/no_formats.c)
 GPU_TEST_O := $(call objs,tests/harness.c tests/gpu/check.c) $(BUILD)/tests/mirror.o

@@ -176,7 +176,8 @@ if [ $emulate = 1 ]; then
 else
     part "bench of the large model" 110 \
         "$B/bin/bench_gpu cuda 80 gemm train-64 train-32 train-128 sample sample-base mixed"
-    part "bench of the small one and of features" 40 "$B/bin/bench_gpu cuda 20 small inception"
+    part "bench of the small one and of features" 40 "$B/bin/bench_gpu cuda 24 small inception inception-8bit inception-f32"
+    part "features: processor and GPU, f32 and TF32, recorded and alone" 40 "$B/bin/bench_gpu cuda 20 inception-same"
     part "pytorch" 260 "$PYTHON bench/gpu/peer_dit_cuda.py --budget $(($(at_most 260) - 6))"
     grep -h '^{' "$work"/part.bench*.txt "$work"/part.pytorch.txt >>"$OUT/bench.jsonl"
 fi

@@ -2,13 +2,22 @@
  *
  *   bench_gpu DEVICE SECONDS PART ...       SECONDS: budget of all parts together
  *
- *   gemm          rate of one product of 8192^3 in bf16, what the training step is measured by
- *   train-N       DiT-XL/2, batch N, bf16, adapters of rank 8 on every linear layer: ms of a step
- *   sample        DiT-XL/2, 64 images with guidance (128 rows), one folded adapter: ms of a DDPM
- * step sample-base   the same without an adapter mixed         64 images of 8 tasks in a batch, no
- * guidance, and of one folded task small         the demo's base, batch 64: training step inception
- * the network of FID, random weights, from host memory to features tiny-...      the same on a
- * model of a few thousand parameters, to try the program
+ *   gemm            rate of one product of 8192^3 in bf16, what the training step is measured by
+ *   train-N         DiT-XL/2, batch N, bf16, adapters of rank 8 on every linear layer: ms of a step
+ *   sample          DiT-XL/2, 64 images with guidance (128 rows), one folded adapter: ms of a DDPM
+ *                   step
+ *   sample-base     the same without an adapter
+ *   mixed           64 images of 8 tasks in a batch, no guidance, and of one folded task
+ *   small           the demo's base, batch 64: training step
+ *   inception       FID's network, random weights, in TF32: pictures of 299 x 299 in f32 from host
+ *                   memory to features there, 64 at a time
+ *   inception-f32   the same in exact f32
+ *   inception-8bit  in TF32 from 8-bit pictures of 64 x 64, resized as pytorch-fid does by as many
+ *                   threads as there are processors while the network looks at those before
+ *   inception-same  features of two pictures against the processor's, in f32 and TF32; and three
+ *                   runs (plain, recorded, replayed) and a picture alone, byte for byte
+ *   tiny-...        the same on a model of a few thousand parameters (inception: one picture), to
+ * try the program
  *
  * A line of JSON for each.  Random weights, images and labels.  Steps are timed one by one after
  * warm-up, until there are 30 or the part's share of the budget is used up; the median counts.
@@ -17,11 +26,14 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "engine/inception.h"
+#include "engine/resize.h"
 #include "engine/sampler.h"
 #include "engine/trainer.h"
+#include "kernels/cpu/team.h"
 #include "tests/gpu/flat_st.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +57,7 @@ static const ds_dit_config xl = {.channels = 4,
 
 typedef struct {
     ds_device *dev;
+    const char *kind;
     ds_dit_config cfg;
     ds_base *base;
     ds_model *model;
@@ -264,7 +277,9 @@ static float *numbers(size_t n, float scale, float offset) {
     return x;
 }
 
-static void inception(bench *b, int batch) {
+/* ---------------------------------------------------------------- features */
+
+static ds_inception *network(ds_device *dev, int batch) {
     static const char *const norm[] = {"weight", "bias", "running_mean", "running_var"};
     ds_st *st = ds_flat_new();
     char unit[64], name[128];
@@ -285,24 +300,133 @@ static void inception(bench *b, int batch) {
     ds_flat_add(st, "fc.weight", 2, fc, numbers((size_t)(fc[0] * fc[1]), 0.02f, 0));
     ds_flat_add(st, "fc.bias", 1, fc, numbers((size_t)fc[0], 0.02f, 0));
     ds_inception *net;
-    must(ds_inception_open(b->dev, DS_INCEPTION_FID, st, batch, &net, &err), &err);
+    must(ds_inception_open(dev, DS_INCEPTION_FID, st, batch, &net, &err), &err);
     ds_st_free(st);
-    float *pictures = numbers((size_t)batch * DS_INCEPTION_PIXELS, 1, 0),
-          *pool = ds_xmalloc((size_t)batch * DS_INCEPTION_POOL * sizeof *pool);
+    return net;
+}
+
+/* The same benchmark on another device of the same kind. */
+static bench beside(const bench *b, const char *kind, enum ds_precision precision) {
+    bench own = {.kind = kind, .more = b->more};
+    ds_error err = {0};
+    ds_device_options o = {.kind = kind, .precision = precision};
+    must(ds_device_open(&own.dev, &o, &err), &err);
+    own.room = own.dev->free_bytes ? own.dev->free_bytes(own.dev) : 0;
+    own.least = (double)own.room;
+    return own;
+}
+
+/* Pictures of a batch, twice: threads resize one half while the network reads the other. */
+enum { BYTES_SIDE = 64, BYTES = BYTES_SIDE * BYTES_SIDE * 3, THREADS_MAX = 64 };
+
+typedef struct {
+    const uint8_t *bytes; /* (batch, BYTES), or NULL: nothing to resize */
+    float *pictures;      /* (2, batch, 299, 299, 3) */
+    int batch, half, first, step;
+} resizer;
+
+static void *resize(void *arg) {
+    const resizer *r = arg;
+    for (int i = r->first; i < r->batch; i += r->step)
+        ds_resize_torch_f32(r->pictures + (size_t)(r->half * r->batch + i) * DS_INCEPTION_PIXELS,
+                            DS_INCEPTION_SIDE, DS_INCEPTION_SIDE, r->bytes + (size_t)i * BYTES,
+                            BYTES_SIDE, BYTES_SIDE);
+    return NULL;
+}
+
+/* One batch of features, from the half that the last call has filled. */
+static void one_batch(ds_inception *net, resizer *all, int threads, const ds_inception_out *out) {
     const float *images[DS_INCEPTION_BATCH_MAX];
-    for (int i = 0; i < batch; i++)
-        images[i] = pictures + (size_t)i * DS_INCEPTION_PIXELS;
+    resizer each[THREADS_MAX];
+    pthread_t id[THREADS_MAX];
+    int half = all->half, started = 0;
+    all->half = all->bytes ? !half : half;
+    for (int i = 0; i < threads && all->bytes; i++, started++) {
+        each[i] = *all;
+        each[i].first = i;
+        each[i].step = threads;
+        if (pthread_create(&id[i], NULL, resize, &each[i]))
+            fail("no thread");
+    }
+    for (int i = 0; i < all->batch; i++)
+        images[i] = all->pictures + (size_t)(half * all->batch + i) * DS_INCEPTION_PIXELS;
+    ds_inception_run(net, images, all->batch, out);
+    for (int i = 0; i < started; i++)
+        pthread_join(id[i], NULL);
+}
+
+static void inception(const bench *main, const char *part, int batch, enum ds_precision precision,
+                      int from_bytes) {
+    bench own = beside(main, main->kind, precision), *b = &own;
+    ds_inception *net = network(b->dev, batch);
+    resizer all = {.batch = batch, .step = 1};
+    uint8_t *bytes = ds_xmalloc((size_t)batch * BYTES);
+    int threads = ds_team_default_threads();
+    float *pool = ds_xmalloc((size_t)batch * DS_INCEPTION_POOL * sizeof *pool);
+    all.pictures = numbers((size_t)(2 * batch) * DS_INCEPTION_PIXELS, 1, 0);
+    for (size_t i = 0; i < (size_t)batch * BYTES; i++)
+        bytes[i] = (uint8_t)(i * 2654435761u >> 13);
+    all.bytes = from_bytes ? bytes : NULL;
     ds_inception_out out = {.pool = pool};
     times at = {0};
     double since = 0;
     while (more(b, &at, since)) {
         since = ds_monotonic();
-        ds_inception_run(net, images, batch, &out);
+        one_batch(net, &all, threads < THREADS_MAX ? threads : THREADS_MAX, &out);
     }
-    report(b, "inception", &at, batch, "img_s", batch);
+    report(b, part, &at, batch, "img_s", batch);
     ds_inception_free(net);
-    free(pictures);
+    ds_device_close(b->dev);
+    free(all.pictures);
+    free(bytes);
     free(pool);
+}
+
+/* Features (B, 2048) of the first B pictures. */
+static void features_of(ds_inception *net, const float *pictures, int B, float *pool) {
+    const float *images[2] = {pictures, pictures + DS_INCEPTION_PIXELS};
+    ds_inception_out out = {.pool = pool};
+    ds_inception_run(net, images, B, &out);
+}
+
+/* Limits: rounding of f32 sums in another order leaves some 1e-6 (tests/test_engine_fid.c asks for
+ * 1e-5); operands of 10 bits leave 5e-4 (docs/speed.md), four times that is asked for. */
+static void inception_same(const bench *main, const char *part, int B) {
+    static float want[2 * DS_INCEPTION_POOL], x[3][2 * DS_INCEPTION_POOL], one[DS_INCEPTION_POOL];
+    static const double limits[] = {1e-5, 2e-3};
+    float *pictures = numbers(2 * DS_INCEPTION_PIXELS, 1, 0);
+    double apart[2];
+    bench cpu = beside(main, "cpu", DS_PRECISION_F32);
+    ds_inception *net = network(cpu.dev, B);
+    features_of(net, pictures, B, want);
+    ds_inception_free(net);
+    ds_device_close(cpu.dev);
+    for (int tf32 = 0; tf32 < 2; tf32++) {
+        bench own = beside(main, main->kind, tf32 ? DS_PRECISION_TF32 : DS_PRECISION_F32);
+        double diff = 0, all = 0;
+        net = network(own.dev, B);
+        for (int i = 0; i < 3; i++)
+            features_of(net, pictures, B, x[i]);
+        features_of(net, pictures, 1, one);
+        for (int i = 0; i < B * DS_INCEPTION_POOL; i++) {
+            diff += pow((double)x[0][i] - want[i], 2);
+            all += pow((double)want[i], 2);
+        }
+        apart[tf32] = sqrt(diff / all);
+        if (memcmp(x[0], x[1], sizeof x[0]) || memcmp(x[0], x[2], sizeof x[0]))
+            fail("a recorded run gives other features");
+        if (memcmp(x[0], one, sizeof one))
+            fail("a picture's features depend on those beside it");
+        ds_inception_free(net);
+        ds_device_close(own.dev);
+    }
+    free(pictures);
+    printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"f32_apart\": %.3g, \"tf32_apart\": "
+           "%.3g}\n",
+           part, apart[0], apart[1]);
+    for (int tf32 = 0; tf32 < 2; tf32++)
+        if (!(apart[tf32] < limits[tf32]))
+            fail("features differ from the processor's");
 }
 
 static void run_part(bench *b, const char *part) {
@@ -328,8 +452,12 @@ static void run_part(bench *b, const char *part) {
     } else if (!strcmp(what, "small")) {
         open_model(b, is_tiny ? &tiny : &small);
         train(b, part, images);
-    } else if (!strcmp(what, "inception"))
-        inception(b, is_tiny ? 1 : DS_INCEPTION_BATCH_MAX);
+    } else if (!strcmp(what, "inception-same"))
+        inception_same(b, part, is_tiny ? 1 : 2);
+    else if (!strncmp(what, "inception", 9))
+        inception(b, part, is_tiny ? 1 : DS_INCEPTION_BATCH_MAX,
+                  strcmp(what + 9, "-f32") ? DS_PRECISION_TF32 : DS_PRECISION_F32,
+                  !strcmp(what + 9, "-8bit"));
     else
         fail("unknown part: see the head of bench_gpu.c");
 }
@@ -357,6 +485,7 @@ int main(int argc, char **argv) {
     ds_device_options o = {.kind = argv[1], .precision = DS_PRECISION_BF16};
     double end = ds_monotonic() + strtod(argv[2], NULL);
     must(ds_device_open(&b.dev, &o, &err), &err);
+    b.kind = argv[1];
     b.room = b.dev->free_bytes ? b.dev->free_bytes(b.dev) : 0;
     for (int i = 3; i < argc; i++) {
         double left = end - ds_monotonic();

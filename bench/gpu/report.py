@@ -79,7 +79,10 @@ class Table:
         a, b = self.ours('mixed'), self.ours('one-task')
         self.add('8 tasks mixed against one task, batch 64', '>= 0.9 x', a / b if a and b else None, lambda x: x >= 0.9)
         self.against('small base, batch 64, training step, against eager', 'small', 5, 'eager')
-        self.against('Inception features, images/s', 'inception', 2)
+        self.against('Inception features, TF32, as pytorch-fid runs it', 'inception', 2, 'eager')
+        self.against('the same against the best PyTorch mode', 'inception', 1)
+        self.against('the same from 8-bit pictures of 64 x 64', 'inception-8bit', 1, 'eager')
+        self.against('Inception features in exact f32, both', 'inception-f32', 1, 'eager')
         steps = self.ours('curve', 'steps')
         self.add('loss curve of 50 steps, f32, CPU and GPU', '<= 0.001', self.ours('curve', 'difference') if steps == 50 else None,
                  lambda x: x <= 1e-3)
