@@ -1,13 +1,15 @@
 /* bench/bench_step.c - whole training and sampling steps of a model, for comparison with
  * bench/peer_dit.py.
  *
- *   bench_step MODEL train|sample f32|bf16 [batch [threads [affiner|full [cpu|cuda]]]]
+ *   bench_step MODEL train|sample|kept f32|bf16 [batch [threads [affiner|full [cpu|cuda]]]]
  *
  * The same work as the peer: adapters of rank 8 on every linear layer, 1000 new class rows, hybrid
  * loss, AdamW; `sample` is one DDPM step with learned variance and one task folded.  Prints one
  * JSON line: median and least ms, images/s, GFLOP/s (matrix products, multiply-add = 2, counted as
  * the peer counts), peak RSS, and what the device's own memory has less at the end than at the
- * start. More of a GPU (guidance, several tasks in a batch, features): bench/gpu/bench_gpu.c. */
+ * start.  `kept` is whole sampling runs with guidance, in turn with and without modulations that
+ * are kept for many steps (engine/sampler_table.h): wall clock and processor time of each.  More of
+ * a GPU (guidance, several tasks in a batch, features): bench/gpu/bench_gpu.c. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -19,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 static const struct {
     const char *name;
@@ -125,8 +128,12 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
     ds_method_spec spec = spec_of(b);
     ds_adapter *a;
     ds_net *net;
-    ds_sample_options so = {
-        .sampler = DS_SAMPLER_DDPM, .steps = 4, .guidance = 1, .mode = DS_GUIDANCE_NONE, .seed = 1};
+    ds_sample_options so = {.sampler = DS_SAMPLER_DDPM,
+                            .steps = 4,
+                            .guidance = 1,
+                            .mode = DS_GUIDANCE_NONE,
+                            .seed = 1,
+                            .table_rows = -1}; /* every step computes all of it, as the peer's */
     ds_sample_request *q = ds_xcalloc((size_t)b->batch, sizeof *q);
     uint8_t *pixels = ds_xmalloc((size_t)b->batch * one);
     DS_ASSERT(!ds_adapter_new(&a, b->base, &spec, NULL));
@@ -147,16 +154,83 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
     free(pixels);
 }
 
+static double processor_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static void bench_kept(ds_bench *b) {
+    enum { RUNS = 15, WITHOUT = 0, WITH = 1 };
+    const ds_dit_config *c = &b->base->cfg;
+    const int large = c->depth > 6, runs = large ? 3 : b->batch > 8 ? 7 : RUNS;
+    ds_method_spec spec = spec_of(b);
+    ds_adapter *a;
+    ds_net *net;
+    ds_sample_options o = {.sampler = DS_SAMPLER_DDIM,
+                           .steps = large ? 20 : 50,
+                           .guidance = 1.5,
+                           .mode = DS_GUIDANCE_CFG,
+                           .seed = 1};
+    ds_sample_request *q = ds_xcalloc((size_t)b->batch, sizeof *q);
+    size_t bytes = (size_t)b->batch * (size_t)(c->side * c->side * c->channels) * sizeof(float);
+    float *raw[2] = {ds_xmalloc(bytes), ds_xmalloc(bytes)};
+    double wall[2][RUNS], cpu[2][RUNS];
+    DS_ASSERT(!ds_adapter_new(&a, b->base, &spec, NULL));
+    DS_ASSERT(!ds_net_new(&net, b->model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1,
+                          2 * b->batch, NULL));
+    for (int i = 0; i < b->batch; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = i % CLASSES};
+    for (int i = -2; i < 2 * runs; i++) { /* the first two warm up */
+        int with = i & 1, at = i < 0 ? 0 : i / 2;
+        double start = ds_monotonic(), spent = processor_ms();
+        o.table_rows = with ? 0 : -1;
+        DS_ASSERT(!ds_sample(NULL, raw[with], net, NULL, &o, q, b->batch, NULL, NULL, NULL));
+        cpu[with][at] = (processor_ms() - spent) / o.steps;
+        wall[with][at] = (ds_monotonic() - start) * 1e3 / o.steps;
+    }
+    for (int i = 0; i < 2; i++) {
+        qsort(wall[i], (size_t)runs, sizeof *wall[i], compare);
+        qsort(cpu[i], (size_t)runs, sizeof *cpu[i], compare);
+    }
+    printf("{\"engine\": \"%s\", \"batch\": %d, \"steps\": %d, \"threads\": %d, \"ms\": %.3f, "
+           "\"ms_without\": %.3f, \"cpu_ms\": %.3f, \"cpu_ms_without\": %.3f, \"same\": %s}\n",
+           b->dev->device_class, b->batch, o.steps, b->dev->threads, wall[WITH][runs / 2],
+           wall[WITHOUT][runs / 2], cpu[WITH][runs / 2], cpu[WITHOUT][runs / 2],
+           memcmp(raw[0], raw[1], bytes) ? "false" : "true");
+    ds_net_free(net);
+    ds_adapter_free(a);
+    free(q);
+    free(raw[0]);
+    free(raw[1]);
+}
+
+static void report(const ds_bench *b, char **argv, double ms[TIMED], int train) {
+    qsort(ms, TIMED, sizeof *ms, compare);
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    double gflop = flop(b->base, train, b->full) * b->batch / 1e9, median = ms[TIMED / 2];
+    printf("{\"engine\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"mode\": \"%s\", \"dtype\": "
+           "\"%s\", \"adapter\": \"%s\", "
+           "\"threads\": %d, \"ms\": %.2f, \"ms_min\": %.2f, \"img_s\": %.2f, \"gflop\": %.2f, "
+           "\"gflop_s\": %.1f, \"rss_MB\": %ld, \"device_MB\": %zu}\n",
+           b->dev->device_class, argv[1], b->batch, argv[2], argv[3],
+           train ? (b->full ? "full" : "affiner") : "folded", b->dev->threads, median, ms[0],
+           b->batch / median * 1e3, gflop, gflop / median * 1e3, u.ru_maxrss / 1024, b->used >> 20);
+}
+
 int main(int argc, char **argv) {
     int m = -1;
     for (int i = 0; argc > 3 && i < (int)(sizeof models / sizeof models[0]); i++)
         m = strcmp(argv[1], models[i].name) ? m : i;
     if (m < 0) {
-        fprintf(stderr, "usage: bench_step tiny|S/2|B/4|XL/2 train|sample f32|bf16 [batch [threads "
-                        "[affiner|full [cpu|cuda]]]]\n");
+        fprintf(stderr,
+                "usage: bench_step tiny|S/2|B/4|XL/2 train|sample|kept f32|bf16 [batch [threads "
+                "[affiner|full [cpu|cuda]]]]\n");
         return 2;
     }
-    int train = !strcmp(argv[2], "train"), bf16 = !strcmp(argv[3], "bf16");
+    int train = !strcmp(argv[2], "train"), kept = !strcmp(argv[2], "kept"),
+        bf16 = !strcmp(argv[3], "bf16");
     ds_bench b = {.batch = argc > 4 ? (int)strtol(argv[4], NULL, 10) : 64,
                   .full = argc > 6 && !strcmp(argv[6], "full")};
     ds_device_options opt = {.kind = argc > 7 ? argv[7] : "cpu",
@@ -186,18 +260,12 @@ int main(int argc, char **argv) {
         return 1;
     }
     double ms[TIMED];
-    (train ? bench_train : bench_sample)(&b, ms);
-    qsort(ms, TIMED, sizeof *ms, compare);
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    double gflop = flop(b.base, train, b.full) * b.batch / 1e9, median = ms[TIMED / 2];
-    printf("{\"engine\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"mode\": \"%s\", \"dtype\": "
-           "\"%s\", \"adapter\": \"%s\", "
-           "\"threads\": %d, \"ms\": %.2f, \"ms_min\": %.2f, \"img_s\": %.2f, \"gflop\": %.2f, "
-           "\"gflop_s\": %.1f, \"rss_MB\": %ld, \"device_MB\": %zu}\n",
-           b.dev->device_class, argv[1], b.batch, argv[2], argv[3],
-           train ? (b.full ? "full" : "affiner") : "folded", b.dev->threads, median, ms[0],
-           b.batch / median * 1e3, gflop, gflop / median * 1e3, u.ru_maxrss / 1024, b.used >> 20);
+    if (kept)
+        bench_kept(&b);
+    else
+        (train ? bench_train : bench_sample)(&b, ms);
+    if (!kept)
+        report(&b, argv, ms, train);
     ds_model_free(b.model);
     ds_base_free(b.base);
     ds_device_close(b.dev);

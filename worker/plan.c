@@ -168,7 +168,8 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
                         (double)dev->workspace_bytes(dev));
     p->checkpoint = 32.0 * (double)table.total; /* host copies of the state, and the file */
     p->sampling = in->nets * ((double)ds_net_weight_bytes(dev, base, DS_NET_INFER) +
-                              (double)ds_net_bytes(c, dev, DS_NET_INFER, DS_SERVE_BATCH));
+                              (double)ds_net_bytes(c, dev, DS_NET_INFER, DS_SERVE_BATCH) +
+                              (double)ds_sample_table_bytes(c, dev, DS_SERVE_BATCH));
     p->sampling = fmax(p->sampling, in->distance);
     ds_params_release(&table);
     for (plan_with(p, dev, base, spec, o); !fits(p) && o->recompute < c->depth;) {
