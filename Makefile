@@ -172,6 +172,8 @@ $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNE
 # The VAE at full size beside diffusers, by hand (see the file).
 $(BUILD)/bench/bench_vae: $(BUILD)/bench/bench_vae.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
+$(BUILD)/bench/bench_fd: $(BUILD)/bench/bench_fd.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
 .PHONY: bench
 bench: deps ## speed of training and sampling steps beside PyTorch (where python3-torch is there)
 	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/bench/bench_step $(BUILD)/bench/bench_kernels

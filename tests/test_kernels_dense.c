@@ -104,7 +104,7 @@ static double *symmetric(size_t n, int kind) {
     double *r = normals(n * n, 4), *a = ds_xcalloc(n * n, sizeof *a);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
-            for (size_t p = 0; kind == 1 && p < 3; p++)
+            for (size_t p = 0; kind == 1 && p < 3 && p < n; p++)
                 a[i * n + j] += r[p * n + i] * r[p * n + j];
             if (kind != 1)
                 a[i * n + j] = kind == 0 ? r[i * n + j] : i == j ? (double)(i % 5) - 1.5 : 0;
