@@ -6,10 +6,10 @@
  *   what cuDNN takes              ds_lib_conv, then bias, ReLU and stride in one pass
  *   else                          patches in scratch, PIECE_BYTES at a time, and a product
  * Products take TF32 where the weight says so (ops.def), else they are exact.  What tensor cores do
- * with the bits below TF32 is theirs to choose, and those that read operands from shared memory cut
- * them off: maps would shrink a little with every layer.  So operands have no such bits: weights
- * are rounded when they are packed, maps by the pass that adds the bias.  A row of a product has
- * the same bytes however many rows there are, so neither batch nor chunk shows in a sample.
+ * with the bits below TF32 is the library's matter; where they are cut off, maps shrink a little
+ * with every layer.  So operands have no such bits: weights are rounded when they are packed, maps
+ * by the pass that adds the bias.  A row of a product has the same bytes however many rows there
+ * are, so neither batch nor chunk shows in a sample.
  *
  * Element-wise kernels: one thread for 4 channels of a pixel, 16 bytes an access where aligned.
  */
