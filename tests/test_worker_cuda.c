@@ -84,6 +84,17 @@ START_TEST(job) {
     ck_assert_str_eq(text_at(r, "adapter", "sha256"), text_at(w, "adapter", "sha256"));
     json_decref(r);
     json_decref(w);
+    /* no room for the feature network is no verdict on the task */
+    json_t *verify = verify_spec(json_pack("[o]", task_of(whole, "blobs")), "full");
+    json_object_set_new(verify, "device",
+                        json_pack("{s:s, s:s}", "kind", "cuda", "precision", "bf16"));
+    char *again = make_job("again", verify);
+    set_memory(8192, 8192 - 32 - 64);
+    run_expect(again, 75);
+    wait_for(again, "not enough device memory for the feature network");
+    set_memory(8192, 0);
+    run_expect(again, 0);
+    free(again);
     free(checkpoints);
     free(dir);
     free(whole);
@@ -152,7 +163,7 @@ static void register_cases(TCase *tc) {
     char *memory = SANITIZED ? ds_xstrdup("") : in_tmp("memory");
     setenv("DIFFSCALER_CUDA_LIBRARY", library, 1);
     setenv("DS_EMU_MEMORY", memory, 1);
-    tcase_set_timeout(tc, 300);
+    tcase_set_timeout(tc, 900);
     tcase_add_test(tc, job);
     tcase_add_test(tc, too_small_gpu);
     tcase_add_test(tc, checkpoint_waits_for_its_gpu);

@@ -157,20 +157,28 @@ static int check_probe(checking *c, ds_error *err, int *rc) {
     return c->out->unchanged;
 }
 
-/* Why level 2 cannot be done; 0: it can. */
-static int cannot_measure(checking *c, char why[DS_GATE_REASON]) {
+/* Passes by itself: no verdict may come of it. */
+static int is_temporary(int code) {
+    return code == DS_ENOMEM || code == DS_EBUSY || code == DS_ENOSPC;
+}
+
+/* Why level 2 cannot be done; 0: it can.  *rc: nor can anything now. */
+static int cannot_measure(checking *c, char why[DS_GATE_REASON], int *rc, ds_error *err) {
     ds_error e = {0};
     const char *text = NULL;
+    int code = 0;
     if (!c->adapter)
         text = "its adapter cannot be used";
     else if (!c->reference.x)
         text = "it has no usable reference features";
     else if (strcmp(c->task->feature_net_sha256, c->reference.net))
         text = "its reference features are of another feature network than the registry says";
-    else if (ds_tools_features_of(c->tools, c->task, &c->reference, &c->net, &e))
+    else if ((code = ds_tools_features_of(c->tools, c->task, &c->reference, &c->net, &e)))
         text = e.message;
-    else if (ds_tools_decoder(c->tools, NULL))
+    else if ((code = ds_tools_decoder(c->tools, &e)))
         text = "the VAE of the base cannot be used";
+    if (is_temporary(code))
+        *rc = ds_fail(err, code, "%s", e.message);
     snprintf(why, DS_GATE_REASON, "%s", text ? text : "");
     return text != NULL;
 }
@@ -234,7 +242,7 @@ static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o
     check_integrity(&c, 1);
     int proven = check_probe(&c, err, &rc);
     if (!rc && (!proven || c.finding[0] || tools->job->spec->gate.verify == DS_VERIFY_FULL) &&
-        !cannot_measure(&c, why_not))
+        !cannot_measure(&c, why_not, &rc, err))
         rc = measure(&c, &fd_error, &kid_error, err);
     if (!rc)
         conclude(&c, proven, why_not, fd_error, kid_error);
