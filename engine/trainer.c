@@ -21,7 +21,9 @@ struct ds_trainer {
     ds_params table;
     ds_net *net;
     ds_schedule schedule;
-    int step; /* done */
+    int step;  /* done */
+    int begun; /* step, or one more: the device works on it */
+    int ahead; /* a step below it may begin before it is asked for */
     float *p, *g, *m, *v, *ema,
         *lr_mul;            /* device, table.total each; lr_mul NULL when nothing is frozen */
     uint32_t *train, *held; /* indices of images */
@@ -31,10 +33,10 @@ struct ds_trainer {
     /* device, of a micro-batch: what the host gives (prepare_batch), noise, xt (mb,C,S,S), out,
      * dout (mb,outC,S,S) */
     float *image_block, *given, *noise, *xt, *out, *dout;
-    /* device: what the host reads of a step: the sum of squares of the gradients, and behind it mse
-     * and vb (mb each) of every micro-batch */
+    /* device: what the host reads of a step, for two steps by turns: the sum of squares of the
+     * gradients, and behind it mse and vb (mb each, f32) of every micro-batch */
     double *outcome;
-    double *seen; /* the host's copy */
+    double *seen; /* the host's copy of one */
     uint32_t *noise_step;
     uint64_t *noise_sample;
     float *host; /* the next micro-batch: mb*(C*S*S + 10) */
@@ -98,8 +100,11 @@ static void split(ds_trainer *t) {
     t->epoch = -1;
 }
 
-static size_t outcome_bytes(int batch) {
-    return sizeof(double) + 2 * (size_t)batch * sizeof(float);
+/* The outcome of a step in doubles; two f32 for each image fill one. */
+static size_t outcome_size(int batch) { return 1 + (size_t)batch; }
+
+static double *outcome_of(const ds_trainer *t, int step) {
+    return t->outcome + (step & 1) * (ptrdiff_t)outcome_size(t->opt.batch);
 }
 
 static int allocate(ds_trainer *t, ds_error *err) {
@@ -113,7 +118,7 @@ static int allocate(ds_trainer *t, ds_error *err) {
             return ds_fail(err, DS_ENOMEM, "no room for the optimiser state (%zu MiB)",
                            n * 20 >> 20);
     t->image_block = t->dev->alloc(t->dev, mb * (3 * px + 2 * outpx + 10) * sizeof(float));
-    t->outcome = t->dev->alloc(t->dev, outcome_bytes(t->opt.batch));
+    t->outcome = t->dev->alloc(t->dev, 2 * outcome_size(t->opt.batch) * sizeof(double));
     if (!t->image_block || !t->outcome)
         return ds_fail(err, DS_ENOMEM, "no room for a micro-batch of %zu images", mb);
     float *at = t->image_block;
@@ -125,7 +130,7 @@ static int allocate(ds_trainer *t, ds_error *err) {
     t->noise_step = ds_xmalloc(mb * sizeof *t->noise_step);
     t->noise_sample = ds_xmalloc(mb * sizeof *t->noise_sample);
     t->host = ds_xmalloc(mb * (px + 10) * sizeof(float));
-    t->seen = ds_xmalloc(outcome_bytes(t->opt.batch));
+    t->seen = ds_xmalloc(outcome_size(t->opt.batch) * sizeof(double));
     t->cond = ds_xmalloc(mb * sizeof *t->cond);
     t->ready_step = -1;
     return 0;
@@ -208,7 +213,7 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
                              .activations =
                                  (double)ds_net_train_bytes(c, dev, (int)mb, opt->recompute),
                              .batch = mb * (4 * px + 2 * out + 20) * sizeof(float) +
-                                      2 * (double)outcome_bytes(opt->batch)};
+                                      3 * (double)outcome_size(opt->batch) * sizeof(double)};
 }
 
 size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
@@ -284,24 +289,24 @@ static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weig
     }
 }
 
-/* mse and vb of the micro-batch that starts at sample `first`, in the outcome. */
+/* mse and vb of the micro-batch that starts at sample `first`, in an outcome. */
 static float *losses_at(double *outcome, int first) {
     return (float *)(outcome + 1) + 2 * (size_t)first;
 }
 
 /* To the device: noise, x_t, model output and losses.  The host's copy is free afterwards. */
-static void run_batch(ds_trainer *t, uint32_t stream, int first, int mb, float *dout) {
+static void run_batch(ds_trainer *t, uint32_t stream, float *mse, int mb, float *dout) {
     const struct ds_ops *k = t->dev->ops;
     const ds_dit_config *c = cfg(t);
     const size_t px = pixels(c), n = (size_t)mb;
     const float *x0 = t->given, *coef = x0 + n * px, *ca = coef + 8 * n, *cb = ca + n;
-    float *mse = losses_at(t->outcome, first), *vb = mse + mb;
     t->dev->upload(t->dev, t->given, t->host, n * (px + 10) * sizeof(float));
     k->normal(t->dev, t->noise, t->opt.seed, stream, t->noise_step, t->noise_sample, mb, px);
     k->axpby(t->dev, t->xt, ca, x0, cb, t->noise, mb, px);
     ds_net_forward(t->net, t->out, t->xt, t->cond, mb);
-    k->diffusion_loss(t->dev, mse, vb, dout, t->out, x0, t->noise, t->xt, coef, c->learn_sigma,
-                      (float)t->opt.vb_weight, mb, c->channels, (size_t)c->side * (size_t)c->side);
+    k->diffusion_loss(t->dev, mse, mse + mb, dout, t->out, x0, t->noise, t->xt, coef,
+                      c->learn_sigma, (float)t->opt.vb_weight, mb, c->channels,
+                      (size_t)c->side * (size_t)c->side);
 }
 
 /* Adds the losses of the micro-batch at `first`, which `seen` holds. */
@@ -344,16 +349,16 @@ static double learning_rate(const ds_train_options *o, int step) {
 }
 
 /* Nothing of it waits for the device: the norm that clips stays there. */
-static void optimise(ds_trainer *t) {
+static void optimise(ds_trainer *t, int step) {
     const struct ds_ops *k = t->dev->ops;
     const ds_train_options *o = &t->opt;
-    double decay = (1.0 + t->step) / (10.0 + t->step);
-    k->sum_squares(t->dev, t->outcome, t->g, t->table.total);
+    double decay = (1.0 + step) / (10.0 + step), *squares = outcome_of(t, step);
+    k->sum_squares(t->dev, squares, t->g, t->table.total);
     if (decay > o->ema)
         decay = o->ema;
     k->adamw(t->dev, t->p, t->m, t->v, t->ema, t->g, t->lr_mul, t->table.total,
-             (float)learning_rate(o, t->step), 0.9f, 0.999f, 1e-8f, (float)o->weight_decay, o->clip,
-             t->outcome, (float)decay, t->step + 1);
+             (float)learning_rate(o, step), 0.9f, 0.999f, 1e-8f, (float)o->weight_decay, o->clip,
+             squares, (float)decay, step + 1);
 }
 
 /* Gradients of frozen entries must not count in the norm: they are cleared. */
@@ -379,19 +384,44 @@ static void prepare_train(ds_trainer *t, int step, int first) {
 }
 
 /* While a device with memory of its own computes, the host makes the batch that follows. */
-static void prepare_next(ds_trainer *t, int first) {
+static void prepare_next(ds_trainer *t, int step, int first) {
     if (t->dev->host_memory)
         return;
     if (first + t->opt.micro_batch < t->opt.batch)
-        prepare_train(t, t->step, first + t->opt.micro_batch);
-    else if (t->step + 1 < t->opt.steps)
-        prepare_train(t, t->step + 1, 0);
+        prepare_train(t, step, first + t->opt.micro_batch);
+    else if (step + 1 < t->opt.steps)
+        prepare_train(t, step + 1, 0);
 }
 
-/* Reads what the device made of the step; waits for it. */
+/* Asks the device for all of a step. */
+static void begin_step(ds_trainer *t, int step) {
+    const int mb = t->opt.micro_batch;
+    t->dev->ops->fill(t->dev, t->g, 0.0f, t->table.total);
+    for (int first = 0; first < t->opt.batch; first += mb) {
+        prepare_train(t, step, first);
+        run_batch(t, DS_STREAM_NOISE, losses_at(outcome_of(t, step), first), mb, t->dout);
+        ds_net_backward(t->net, t->dout, mb);
+        if (first + mb < t->opt.batch)
+            prepare_next(t, step, first);
+    }
+    clear_frozen(t);
+    optimise(t, step);
+    ds_net_refold(t->net);
+    if (t->dev->fetch)
+        t->dev->fetch(t->dev, step & 1, outcome_of(t, step),
+                      outcome_size(t->opt.batch) * sizeof(double));
+    t->begun = step + 1;
+    prepare_next(t, step, t->opt.batch - mb);
+}
+
+/* Reads what the device made of the oldest step; waits for it. */
 static int take_outcome(ds_trainer *t, ds_train_report *r, ds_error *err) {
     const int mb = t->opt.micro_batch;
-    t->dev->download(t->dev, t->seen, t->outcome, outcome_bytes(t->opt.batch));
+    const size_t bytes = outcome_size(t->opt.batch) * sizeof(double);
+    if (t->dev->fetched)
+        t->dev->fetched(t->dev, t->step & 1, t->seen, bytes);
+    else
+        t->dev->download(t->dev, t->seen, outcome_of(t, t->step), bytes);
     for (int first = 0; first < t->opt.batch; first += mb)
         add_losses(t, first, mb, &r->mse, &r->vb);
     r->mse /= t->opt.batch;
@@ -407,27 +437,22 @@ static int take_outcome(ds_trainer *t, ds_train_report *r, ds_error *err) {
 }
 
 int ds_trainer_step(ds_trainer *t, ds_train_report *r, ds_error *err) {
-    const int mb = t->opt.micro_batch;
     *r = (ds_train_report){0};
-    t->dev->ops->fill(t->dev, t->g, 0.0f, t->table.total);
-    for (int first = 0; first < t->opt.batch; first += mb) {
-        prepare_train(t, t->step, first);
-        run_batch(t, DS_STREAM_NOISE, first, mb, t->dout);
-        ds_net_backward(t->net, t->dout, mb);
-        if (first + mb < t->opt.batch)
-            prepare_next(t, first);
-    }
-    clear_frozen(t);
-    optimise(t);
-    ds_net_refold(t->net);
-    prepare_next(t, t->opt.batch - mb);
+    if (t->begun == t->step)
+        begin_step(t, t->step);
+    if (t->dev->fetch && t->begun == t->step + 1 && t->begun < t->ahead && t->begun < t->opt.steps)
+        begin_step(t, t->begun);
     int rc = take_outcome(t, r, err);
-    if (rc)
-        t->ready_step = -1; /* made again, should the caller try again */
-    else
+    if (rc) { /* made again, should the caller try again */
+        t->ready_step = -1;
+        t->begun = t->step;
+    } else
         r->step = ++t->step;
     return rc;
 }
+
+void ds_trainer_ahead(ds_trainer *t, int until) { t->ahead = until; }
+int ds_trainer_busy(const ds_trainer *t) { return t->begun > t->step; }
 
 int ds_trainer_done(const ds_trainer *t) { return t->step; }
 
@@ -435,6 +460,7 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
     const int mb = t->opt.micro_batch;
     double mse = 0, vb = 0;
     ds_draw *draw = ds_xmalloc((size_t)mb * sizeof *draw);
+    DS_ASSERT(!ds_trainer_busy(t));
     t->ready_step = -1; /* its place in host memory is used here */
     ds_net_bind(t->net, t->ema, t->g);
     for (uint32_t first = 0; first < t->n_held; first += (uint32_t)mb) {
@@ -446,8 +472,8 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
             draw[i].t = (int)((j + 0.5) / t->n_held * cfg(t)->train_steps);
         }
         prepare_batch(t, draw, count, 0.0f);
-        run_batch(t, DS_STREAM_HELDOUT, 0, count, NULL);
-        t->dev->download(t->dev, t->seen, t->outcome, outcome_bytes(count));
+        run_batch(t, DS_STREAM_HELDOUT, losses_at(t->outcome, 0), count, NULL);
+        t->dev->download(t->dev, t->seen, t->outcome, outcome_size(count) * sizeof(double));
         add_losses(t, 0, count, &mse, &vb);
     }
     free(draw);
@@ -458,11 +484,13 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
 
 float *ds_trainer_copy(ds_trainer *t, int gradients) {
     float *x = ds_xmalloc(t->table.total * sizeof *x);
+    DS_ASSERT(!ds_trainer_busy(t));
     t->dev->download(t->dev, x, gradients ? t->g : t->p, t->table.total * sizeof *x);
     return x;
 }
 
 int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err) {
+    DS_ASSERT(!ds_trainer_busy(t));
     int rc = ds_adapter_new(out, t->model->base, &t->spec, err);
     if (rc)
         return rc;
@@ -523,6 +551,7 @@ int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err) {
     char step[16], *print = fingerprint(t), *plan = schedule_print(t), *bytes = NULL;
     size_t n = 0;
     ds_st_writer *w = ds_st_writer_new();
+    DS_ASSERT(!ds_trainer_busy(t));
     for (int i = 0; i < 4; i++) {
         host[i] = ds_xmalloc((t->table.total + 1) * sizeof(float));
         t->dev->download(t->dev, host[i], state[i], t->table.total * sizeof(float));
@@ -570,7 +599,7 @@ static int restore(ds_trainer *t, const ds_st *st, ds_error *err) {
         free(host[i]);
     }
     if (!rc) {
-        t->step = (int)strtol(step, NULL, 10);
+        t->step = t->begun = (int)strtol(step, NULL, 10);
         ds_net_refold(t->net);
     }
     free(print);

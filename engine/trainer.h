@@ -5,7 +5,7 @@
  * moments, EMA and the step are the whole state.
  *
  * Thread: one.  Errors: DS_EINVAL (options), DS_ENOMEM (with figures), DS_EINTEGRITY (checkpoint),
- * DS_EFAILED (loss or gradient not finite: the step has changed nothing).
+ * DS_EFAILED (loss or gradient not finite: that step has changed nothing).
  */
 #ifndef DS_ENGINE_TRAINER_H
 #define DS_ENGINE_TRAINER_H
@@ -76,6 +76,13 @@ size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
 
 int ds_trainer_step(ds_trainer *t, ds_train_report *report, ds_error *err);
 int ds_trainer_done(const ds_trainer *t); /* steps done so far (absolute) */
+
+/* Steps below `until` (absolute, from 0; 0 = none) may begin on a device with memory of its own
+ * before ds_trainer_step asks for them, so that it never waits for the host.  busy: one has begun;
+ * until a ds_trainer_step has reported it, the trainer can be freed, but not looked at (heldout,
+ * save, result, copy).  It changes no number. */
+void ds_trainer_ahead(ds_trainer *t, int until);
+int ds_trainer_busy(const ds_trainer *t);
 
 /* Mean loss over the held-out images (training images if there are none) at fixed noise and
  * timesteps, with the EMA parameters. */

@@ -115,6 +115,8 @@ typedef struct {
     const void *in, *out, *state;
 } ds_segment;
 
+enum { DS_FETCH_BYTES = 1 << 20 };
+
 struct ds_device {
     const char *name;      /* "ref", "cpu", "cuda" */
     char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests
@@ -144,6 +146,11 @@ struct ds_device {
     size_t (*free_bytes)(ds_device *dev);  /* room on a device with memory of its own, now .. */
     size_t (*total_bytes)(ds_device *dev); /* .. and all of it, whoever has it */
     const struct ds_dense *dense;          /* double precision */
+    /* A download of at most DS_FETCH_BYTES in two halves, one under way in each of the slots 0 and
+     * 1: fetch asks for it, fetched waits until it is there, not for what was asked of the device
+     * since. */
+    void (*fetch)(ds_device *dev, int slot, const void *src, size_t bytes);
+    void (*fetched)(ds_device *dev, int slot, void *dst_host, size_t bytes);
     int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
     void (*segment_end)(ds_device *dev);
     void (*forget)(ds_device *dev, const void *owner);

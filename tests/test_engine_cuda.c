@@ -115,6 +115,47 @@ static course train(world *w, const ds_method_spec *spec, int recompute) {
     return c;
 }
 
+/* Steps begun before they are asked for: losses, norms and parameters are the same bits, and the
+ * trainer says when it may not be looked at.  On the processor nothing begins early. */
+START_TEST(steps_may_begin_ahead) {
+    world w[] = {world_new("cuda", DS_PRECISION_BF16), world_new("cpu", DS_PRECISION_F32)};
+    const ds_train_options o = {.steps = STEPS,
+                                .batch = 6,
+                                .micro_batch = 2,
+                                .lr = 1e-3,
+                                .clip = 0.1,
+                                .ema = 0.9,
+                                .seed = 3};
+    for (int d = 0; d < 2; d++) {
+        ds_train_report r[2][STEPS];
+        float *p[2];
+        for (int ahead = 0; ahead < 2; ahead++) {
+            ds_trainer *t;
+            ck_assert_int_eq(ds_trainer_new(&t, w[d].model, &methods[0], &o, &images, NULL), 0);
+            for (int i = 0; i < STEPS; i++) {
+                ds_trainer_ahead(t, !ahead ? 0 : i < 4 ? 4 : 100); /* looked at after the fourth */
+                ck_assert_int_eq(ds_trainer_step(t, &r[ahead][i], NULL), 0);
+                ck_assert_int_eq(ds_trainer_busy(t), ahead && d == 0 && i != 3 && i < STEPS - 1);
+                ck_assert_int_eq(ds_trainer_done(t), i + 1);
+                if (i == 3)
+                    free(ds_trainer_copy(t, 0));
+            }
+            p[ahead] = ds_trainer_copy(t, 0);
+            ds_trainer_free(t);
+        }
+        ds_params table = {0};
+        ds_adapter_table(&table, w[d].base, &methods[0]);
+        ck_assert(!memcmp(p[0], p[1], table.total * sizeof *p[0]));
+        ck_assert(!memcmp(r[0], r[1], sizeof r[0]));
+        ck_assert(r[0][0].grad_norm > o.clip); /* clipping was in it */
+        ds_params_release(&table);
+        free(p[0]);
+        free(p[1]);
+        world_free(&w[d]);
+    }
+}
+END_TEST
+
 /* f32 on both: sums in another order only.  1e-3 is what a loss curve may differ by after 50 steps;
  * after 6 it is far less. */
 START_TEST(training_is_that_of_the_cpu) {
@@ -285,6 +326,7 @@ static void register_cases(TCase *tc) {
     }
     tcase_add_loop_test(tc, training_is_that_of_the_cpu, 0, METHODS);
     tcase_add_loop_test(tc, training_is_deterministic, 0, 2);
+    tcase_add_test(tc, steps_may_begin_ahead);
     tcase_add_loop_test(tc, samples_are_those_of_the_cpu, 0, 9);
     tcase_add_loop_test(tc, tasks_share_a_batch, 0, 2);
     tcase_add_test(tc, tasks_may_change_between_passes);

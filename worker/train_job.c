@@ -202,6 +202,14 @@ static int one_step(train_job *t, ds_trainer *tr, ds_error *err) {
 
 static int every(int step, int period, int last) { return step % period == 0 || step == last; }
 
+/* The step after which the parameters are looked at next. */
+static int next_look(const train_job *t, int done) {
+    const int h = t->spec->train.heldout_every, e = t->spec->train.every;
+    int look = t->options.steps, held = (done / h + 1) * h, save = (done / e + 1) * e;
+    look = held < look ? held : look;
+    return save < look ? save : look;
+}
+
 static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
     const int steps = t->options.steps;
     const double before = t->record.seconds, begin = ds_monotonic();
@@ -209,8 +217,9 @@ static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
     if (!isfinite(t->record.heldout_start))
         rc = heldout(t, tr, err);
     while (!rc && ds_trainer_done(tr) < steps) {
-        if ((rc = one_step(t, tr, err)))
-            break;
+        ds_trainer_ahead(tr, ds_stop_asked() ? 0 : next_look(t, ds_trainer_done(tr)));
+        if ((rc = one_step(t, tr, err)) || ds_trainer_busy(tr))
+            continue;
         int done = ds_trainer_done(tr), stop = ds_stop_asked();
         if (every(done, t->spec->train.heldout_every, steps))
             rc = heldout(t, tr, err);

@@ -67,6 +67,15 @@ static void cuda_download(ds_device *dev, void *dst_host, const void *src, size_
         ds_lib_download(ds_cuda_begin(dev), dst_host, src, bytes);
 }
 
+static void cuda_fetch(ds_device *dev, int slot, const void *src, size_t bytes) {
+    DS_ASSERT((slot == 0 || slot == 1) && bytes <= DS_FETCH_BYTES);
+    ds_lib_fetch(ds_cuda_begin(dev), slot, src, bytes);
+}
+
+static void cuda_fetched(ds_device *dev, int slot, void *dst_host, size_t bytes) {
+    ds_lib_fetched(ds_cuda_begin(dev), slot, dst_host, bytes);
+}
+
 static void cuda_sync(ds_device *dev) { ds_lib_sync(ds_cuda_begin(dev)); }
 
 static size_t weight_size(ds_device *dev, int m, int n, int f32) {
@@ -244,6 +253,8 @@ static void fill_device(ds_device *dev, ds_cuda *c) {
     dev->free = cuda_free;
     dev->upload = cuda_upload;
     dev->download = cuda_download;
+    dev->fetch = cuda_fetch;
+    dev->fetched = cuda_fetched;
     dev->sync = cuda_sync;
     dev->weight_new = cuda_weight_new;
     dev->weight_free = cuda_weight_free;

@@ -13,7 +13,7 @@ struct ds_lib_dnn;  /* lib_dnn.cu */
 
 /* Uploads and downloads go through two pinned buffers in turn: the host fills (or empties) one
  * while the other one travels. */
-enum { DS_STAGES = 2 };
+enum { DS_STAGES = 2, DS_FETCHES = 2 };
 static const size_t DS_STAGE_BYTES = (size_t)8 << 20;
 
 struct ds_lib {
@@ -21,6 +21,8 @@ struct ds_lib {
     void *stage[DS_STAGES];
     cudaEvent_t staged[DS_STAGES]; /* the last copy from or to the stage */
     int turn;
+    void *fetch[DS_FETCHES]; /* pinned, DS_FETCH_BYTES each */
+    cudaEvent_t came[DS_FETCHES];
     size_t workspace_bytes; /* of blas and dnn */
     ds_lib_blas *blas;
     ds_lib_dnn *dnn;

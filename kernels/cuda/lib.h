@@ -33,6 +33,8 @@ void ds_lib_free(ds_cuda *c, void *p);        /* waits for the stream */
 /* src may be changed when upload returns (it was staged); dst is there when download returns. */
 void ds_lib_upload(ds_cuda *c, void *dst, const void *src_host, size_t bytes);
 void ds_lib_download(ds_cuda *c, void *dst_host, const void *src, size_t bytes);
+void ds_lib_fetch(ds_cuda *c, int slot, const void *src, size_t bytes); /* see ds_device.fetch */
+void ds_lib_fetched(ds_cuda *c, int slot, void *dst_host, size_t bytes);
 void ds_lib_sync(ds_cuda *c);
 size_t ds_lib_free_bytes(ds_cuda *c);
 size_t ds_lib_total_bytes(ds_cuda *c);

@@ -163,6 +163,11 @@ static int open_stream(ds_cuda *c, ds_error *err) {
         if (status == cudaSuccess)
             status = cudaEventCreateWithFlags(&lib->staged[i], cudaEventDisableTiming);
     }
+    for (int i = 0; i < DS_FETCHES && status == cudaSuccess; i++) {
+        status = cudaHostAlloc(&lib->fetch[i], DS_FETCH_BYTES, cudaHostAllocDefault);
+        if (status == cudaSuccess)
+            status = cudaEventCreateWithFlags(&lib->came[i], cudaEventDisableTiming);
+    }
     c->stream = lib->stream;
     if (status != cudaSuccess)
         return ds_fail(err, DS_EBUSY, "cannot open cuda:%d: %s", c->ordinal,
@@ -207,6 +212,12 @@ void ds_lib_close(ds_cuda *c) {
             cudaEventDestroy(lib->staged[i]);
         if (lib->stage[i])
             cudaFreeHost(lib->stage[i]);
+    }
+    for (int i = 0; i < DS_FETCHES; i++) {
+        if (lib->came[i])
+            cudaEventDestroy(lib->came[i]);
+        if (lib->fetch[i])
+            cudaFreeHost(lib->fetch[i]);
     }
     if (lib->stream)
         cudaStreamDestroy(lib->stream);
@@ -281,6 +292,20 @@ void ds_lib_download(ds_cuda *c, void *dst_host, const void *src, size_t bytes) 
         ds_lib_must(cudaEventSynchronize(lib->staged[stage]), "a download");
         memcpy((char *)dst_host + skip, lib->stage[stage], least(bytes - skip, DS_STAGE_BYTES));
     }
+}
+
+void ds_lib_fetch(ds_cuda *c, int slot, const void *src, size_t bytes) {
+    ds_lib *lib = c->lib;
+    ds_lib_enter(c);
+    ds_lib_must(cudaMemcpyAsync(lib->fetch[slot], src, bytes, cudaMemcpyDeviceToHost, lib->stream),
+                "a download");
+    ds_lib_must(cudaEventRecord(lib->came[slot], lib->stream), "a download");
+}
+
+void ds_lib_fetched(ds_cuda *c, int slot, void *dst_host, size_t bytes) {
+    ds_lib_enter(c);
+    ds_lib_must(cudaEventSynchronize(c->lib->came[slot]), "a download");
+    memcpy(dst_host, c->lib->fetch[slot], bytes);
 }
 
 void ds_lib_sync(ds_cuda *c) {

@@ -75,6 +75,21 @@ void ds_lib_download(ds_cuda *, void *dst, const void *src, size_t bytes) {
     ds_emu_now([=] { memcpy(dst, src, bytes); });
 }
 
+/* The copy is made when it is asked for, as the stream would: what follows does not show in it. */
+static unsigned char *fetches[2];
+
+void ds_lib_fetch(ds_cuda *, int slot, const void *src, size_t bytes) {
+    ds_emu_host("a download");
+    if (!fetches[slot])
+        fetches[slot] = (unsigned char *)calloc(1, DS_FETCH_BYTES);
+    ds_emu_now([=] { memcpy(fetches[slot], src, bytes); });
+}
+
+void ds_lib_fetched(ds_cuda *, int slot, void *dst, size_t bytes) {
+    memcpy(dst, fetches[slot], bytes);
+    memset(fetches[slot], 0xff, bytes); /* taken once */
+}
+
 void ds_lib_sync(ds_cuda *) { ds_emu_host("waiting for the device"); }
 size_t ds_lib_free_bytes(ds_cuda *) { return room_left(); }
 
