@@ -11,7 +11,7 @@ GPU_O := $(call objs,base/error.c base/mem.c base/rng.c base/log.c base/fs.c $(G
     kernels/*.c kernels/ref/*.c kernels/cpu/*.c kernels/cuda/*.c tests/gpu/flat_st.c tests/gpu/no_formats.c)
 GPU_TEST_O := $(call objs,tests/harness.c tests/gpu/check.c) $(BUILD)/tests/mirror.o
 GPU_TESTS := $(patsubst tests/%.c,$(BUILD)/bin/%,$(filter-out %_reference.c %_gradients.c,$(wildcard tests/test_kernels_*.c)) \
-    $(wildcard tests/test_engine_golden.c tests/test_engine_cuda.c))
+    $(wildcard tests/test_engine_golden.c tests/test_engine_cuda.c tests/test_engine_modulations.c))
 GPU_PROGRAMS := $(GPU_TESTS) $(BUILD)/bin/gpu_steps $(BUILD)/bin/bench_gpu
 .PHONY: gpu-programs gpu-check
 gpu-programs: $(GPU_PROGRAMS)

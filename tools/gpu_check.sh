@@ -132,6 +132,7 @@ done
 wait_all "${pids[@]}"
 part "golden model" 60 "$B/bin/test_engine_golden"
 [ -x "$B/bin/test_engine_cuda" ] && part "engine beside the processor" 60 "$B/bin/test_engine_cuda"
+[ -x "$B/bin/test_engine_modulations" ] && part "modulations kept for many steps" 60 "$B/bin/test_engine_modulations"
 
 for p in bf16 f32; do
     part "determinism, $p: the same $same steps in two processes" 60 \
