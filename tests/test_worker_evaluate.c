@@ -120,6 +120,7 @@ START_TEST(bundled_folders) {
     ck_assert_double_gt(fd, 0.1);
     ck_assert(strstr(ds_json_string(metric(doc, "fd768"), "name", ""), "FD-768"));
     ck_assert_ptr_nonnull(strstr(s.err, "pictures:")); /* progress as lines: not a terminal */
+    ck_assert_ptr_nonnull(strstr(s.err, "computing FD-768"));
     ck_assert_ptr_null(strstr(s.err, "\r"));
     said_free(&s);
     if (!SANITIZED) { /* the same bytes with another team */

@@ -86,6 +86,12 @@ START_TEST(result_is_complete) {
     ck_assert_int_eq(events_of(undisturbed, "done", NULL), 1);
     ck_assert_int_ge(events_of(undisturbed, "progress", NULL), 3);
     ck_assert_int_eq(events_of(undisturbed, "error", NULL), 0);
+    char *events = ds_xasprintf("%s/events.ndjson", undisturbed), *text;
+    size_t n;
+    ck_assert(!ds_fs_read(events, 1 << 24, &text, &n, NULL));
+    ck_assert_ptr_nonnull(strstr(text, "\"unit\":\"parts of the distance\""));
+    free(text);
+    free(events);
     json_decref(r);
     free(path);
 }

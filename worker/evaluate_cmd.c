@@ -663,7 +663,9 @@ static int add_all(evaluation *e, ds_error *err) {
         int distance = want & (DS_FID_WANT_FID | DS_FID_WANT_SFID);
         if (!(e->o.want & want) || (distance && !e->o.against))
             continue;
-        say_computing(e, metric_names[k].name);
+        say_computing(e, want == DS_FID_WANT_FID && e->o.mode == DS_FID_BUNDLED
+                             ? DS_FEATURE_METRIC_NAME
+                             : metric_names[k].name);
         rc = add[k](e, err);
     }
     say_computing(e, "");
