@@ -31,10 +31,12 @@ template <bool VEC>
 __global__ void conv_finish(float *y, int y_stride, const float *x, int x_stride, const float *bias,
                             int relu, int tf32, size_t pixels, int C) {
     int groups = (C + GROUP - 1) / GROUP;
-    size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x, pixel = at / (size_t)groups;
+    size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    /* a division of 32 bits takes a fifth of one of 64, and this pass little else */
+    size_t pixel = at >> 32 ? at / (size_t)groups : (uint32_t)at / (uint32_t)groups;
     if (pixel >= pixels)
         return;
-    int channel = (int)(at % (size_t)groups) * GROUP, left = C - channel;
+    int channel = (int)(at - pixel * (size_t)groups) * GROUP, left = C - channel;
     four v = load4<VEC>(x + pixel * (size_t)x_stride + channel, left), b = {};
     if (bias)
         b = load4<VEC>(bias + channel, left);
