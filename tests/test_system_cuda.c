@@ -149,8 +149,11 @@ static int plan_on(own *w) {
     ds_method_spec spec = {
         .method = DS_METHOD_AFFINER, .rank = 4, .targets = 255, .classes = 3, .seed = 1};
     ds_train_options o = {.steps = 10, .batch = 256, .micro_batch = 256, .lr = 1e-3, .ema = 0.9};
-    ds_plan_input in = {
-        .limit = w->host, .most = w->host_most, .program = 8 << 20, .nets = 1, .held = w->held};
+    ds_plan_input in = {.limit = w->host,
+                        .most = w->host_most,
+                        .program = 8 << 20,
+                        .nets = 0 /* training is what counts here */,
+                        .held = w->held};
     return ds_plan_memory(&w->p, w->dev, w->base, &spec, &o, &in, &w->err);
 }
 

@@ -154,16 +154,83 @@ START_TEST(checkpoint_waits_for_its_gpu) {
 }
 END_TEST
 
+static ds_device *open_emulated(void) {
+    ds_device_options o = {.kind = "cuda", .precision = DS_PRECISION_BF16};
+    ds_device *dev;
+    ds_error err;
+    must(ds_device_open(&dev, &o, &err), &err);
+    return dev;
+}
+
+/* Scratch, the output of a layer that nobody keeps, and the libraries' own: all of it is known. */
+START_TEST(workspace_is_counted) {
+    enum { ROWS = 512, D = 64, BIG = 1 << 20 };
+    ds_device *dev = open_emulated();
+    size_t before = dev->workspace_bytes(dev), room = dev->free_bytes(dev);
+    ck_assert_uint_ge(before, 32 << 20);
+    ck_assert_uint_ge(dev->total_bytes(dev), room + before);
+    float *x = dev->alloc(dev, BIG * sizeof *x);
+    ck_assert_ptr_nonnull(x);
+    ck_assert_uint_eq(dev->free_bytes(dev), room - BIG * sizeof *x);
+    dev->ops->fill(dev, x, 0, BIG);
+    ds_weight *w = dev->weight_new(dev, D, D, 0, 0);
+    dev->ops->weight_pack(dev, w, x, NULL);
+    ds_act *in = dev->alloc(dev, ROWS * D * dev->act_size), *y = NULL;
+    dev->ops->act_from_f32(dev, in, x, ROWS * D);
+    size_t scratch = dev->workspace_bytes(dev);
+    room = dev->free_bytes(dev);
+    dev->ops->linear_residual_forward(dev, y, x, x, x, D, in, w, x, 2, ROWS / 2);
+    dev->sync(dev);
+    size_t grown = dev->workspace_bytes(dev) - scratch;
+    ck_assert_uint_ge(grown, ROWS * D * dev->act_size);
+    ck_assert_uint_eq(room - dev->free_bytes(dev), grown); /* nothing that is not counted */
+    dev->weight_free(dev, w);
+    dev->free(dev, in);
+    dev->free(dev, x);
+    ds_device_close(dev);
+}
+END_TEST
+
+/* In the middle of an op there is no way back: the worker ends, to be run again. */
+START_TEST(no_room_for_scratch) {
+    set_memory(8192, 0);
+    int status, fds[2];
+    char text[1024];
+    ck_assert_int_eq(pipe(fds), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(fds[1], 2);
+        ds_device *dev = open_emulated();
+        double sum;
+        float *x = dev->alloc(dev, 4096);
+        set_memory(8192, 8192 - 32);
+        dev->ops->sum_squares(dev, &sum, x, 1024);
+        _exit(0);
+    }
+    close(fds[1]);
+    ssize_t n = read(fds[0], text, sizeof text - 1);
+    text[n > 0 ? n : 0] = 0;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 75);
+    ck_assert_msg(strstr(text, "scratch memory needs 1 MiB, and 0 MiB of 8192 MiB are free"), "%s",
+                  text);
+    close(fds[0]);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     const char *build = getenv("DS_BUILD");
     char *library =
         ds_xasprintf("%s/tests/emu/libdiffscaler-cuda.so", build ? build : "build/release");
     if (!SANITIZED)
         fixture_make();
-    char *memory = SANITIZED ? ds_xstrdup("") : in_tmp("memory");
+    char *memory = in_tmp("memory");
     setenv("DIFFSCALER_CUDA_LIBRARY", library, 1);
     setenv("DS_EMU_MEMORY", memory, 1);
     tcase_set_timeout(tc, 900);
+    tcase_add_test(tc, workspace_is_counted);
+    tcase_add_test(tc, no_room_for_scratch);
     tcase_add_test(tc, job);
     tcase_add_test(tc, too_small_gpu);
     tcase_add_test(tc, checkpoint_waits_for_its_gpu);
