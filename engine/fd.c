@@ -217,7 +217,7 @@ typedef struct {
     double *mean;                        /* (groups,dim) */
     double *centre;                      /* (dim) of all */
     double squares[DS_FD_GROUPS_MAX];    /* sum of |x - mean of the group|^2 */
-    double *gram;                        /* (n,n) F F^T, rows in that order */
+    double *gram;                        /* (n,n) F F^T, pictures in their own order */
     ds_stats *scatter[DS_FD_GROUPS_MAX]; /* of F */
 } fake_side;
 
@@ -274,11 +274,11 @@ static void moments(fake_side *f) {
     }
 }
 
-/* F (rows,rank) of the rows from `first` on; x: room for (rows,dim). */
-static void project(const fake_side *f, double *F, double *x, int64_t first, int rows) {
+/* F (rows,rank) of these rows, NULL: of the first so many; x: room for (rows,dim). */
+static void project(const fake_side *f, double *F, double *x, const uint32_t *which, int rows) {
     int dim = f->set->dim;
     for (int i = 0; i < rows; i++) {
-        const float *from = row_of(f, first + i);
+        const float *from = f->set->x + (size_t)(which ? which[i] : (uint32_t)i) * (size_t)dim;
         for (int j = 0; j < dim; j++)
             x[(size_t)i * (size_t)dim + (size_t)j] = from[j] - f->centre[j];
     }
@@ -289,7 +289,7 @@ static void make_gram(fake_side *f) {
     size_t n = (size_t)f->set->n;
     double *x = ds_xmalloc(n * (size_t)f->set->dim * sizeof *x),
            *F = ds_xmalloc(n * (size_t)f->real->rank * sizeof *F);
-    project(f, F, x, 0, (int)n);
+    project(f, F, x, NULL, (int)n);
     free(x);
     f->gram = ds_xmalloc(n * n * sizeof *f->gram);
     ds_gram_rows(f->gram, F, (int)n, f->real->rank);
@@ -306,7 +306,7 @@ static void make_scatters(fake_side *f) {
             int64_t left = f->first[g + 1] - i;
             merge_block(s);
             s->fill = left < most ? (int)left : most;
-            project(f, s->block, x, i, s->fill);
+            project(f, s->block, x, f->order + i, s->fill);
         }
         merge_block(s);
         free(s->block); /* the scatter is what is kept */
@@ -358,18 +358,19 @@ static void first_moments(const fake_side *f, int drop, double *term, double *tr
 
 /* a (m,m) (=) P G P / (m-1): G the rows and columns of gram that are left, P x = x - mean x. */
 static int left_of_gram(const fake_side *f, int drop, double *a) {
-    size_t n = (size_t)f->set->n, m = 0, skip = n, skipped = 0;
+    size_t n = (size_t)f->set->n, m = 0, *left = ds_xcalloc(n, sizeof *left);
     double *mean = ds_xmalloc(n * sizeof *mean), all = 0;
-    if (drop >= 0) {
-        skip = (size_t)f->first[drop];
-        skipped = (size_t)size_of(f, drop);
-    }
-    m = n - skipped;
+    if (drop >= 0)
+        for (int64_t i = f->first[drop]; i < f->first[drop + 1]; i++)
+            left[f->order[i]] = 1;
+    for (size_t i = 0; i < n; i++) /* in place: m <= i */
+        if (!left[i])
+            left[m++] = i;
     for (size_t i = 0; i < m; i++) {
-        const double *row = f->gram + (i < skip ? i : i + skipped) * n;
+        const double *row = f->gram + left[i] * n;
         mean[i] = 0;
         for (size_t j = 0; j < m; j++) {
-            a[i * m + j] = row[j < skip ? j : j + skipped];
+            a[i * m + j] = row[left[j]];
             mean[i] += a[i * m + j];
         }
         mean[i] /= (double)m;
@@ -379,6 +380,7 @@ static int left_of_gram(const fake_side *f, int drop, double *a) {
         for (size_t j = i; j < m; j++)
             a[i * m + j] = (a[i * m + j] - mean[i] - mean[j] + all) / (double)(m - 1);
     free(mean);
+    free(left);
     return (int)m;
 }
 
