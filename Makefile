@@ -159,7 +159,7 @@ $(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
 # These open the emulated CUDA device as well, which has memory of its own (tests/mirror.h).
 $(filter $(BUILD)/tests/test_kernels_%,$(TEST_BINS)): $(BUILD)/tests/mirror.o | $(EMU_LIB)
 $(BUILD)/tests/test_engine_cuda $(BUILD)/tests/test_engine_golden $(BUILD)/tests/test_engine_fd: | $(EMU_LIB)
-$(BUILD)/tests/%.o: tests/%.cc
+$(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -std=c++17 -fno-exceptions -fno-rtti -Wall -Wextra -Wshadow -Werror $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 

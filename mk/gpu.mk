@@ -19,7 +19,7 @@ $(GPU_TESTS): $(BUILD)/bin/%: $(BUILD)/tests/%.o $(GPU_TEST_O) $(GPU_O)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ -lm -lpthread -ldl
 $(BUILD)/bin/gpu_steps: $(BUILD)/tests/gpu/gpu_steps.o $(GPU_O)
-$(BUILD)/bin/bench_gpu: $(BUILD)/bench/gpu/bench_gpu.o $(GPU_O)
+$(BUILD)/bin/bench_gpu: $(BUILD)/bench/gpu/bench_gpu.o $(BUILD)/bench/gpu/profile.o $(GPU_O)
 $(BUILD)/bin/gpu_steps $(BUILD)/bin/bench_gpu:
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ -lm -lpthread -ldl

@@ -4,6 +4,7 @@
  *
  *   gemm            rate of one product of 8192^3 in bf16, what the training step is measured by
  *   train-N         DiT-XL/2, batch N, bf16, adapters of rank 8 on every linear layer: ms of a step
+ *   ops-N           where the time of such a step goes, by op, each one waited for (profile.h)
  *   sample          DiT-XL/2, 64 images with guidance (128 rows), one folded adapter: ms of a DDPM
  *                   step
  *   sample-base     the same without an adapter
@@ -25,6 +26,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "bench/gpu/profile.h"
 #include "engine/inception.h"
 #include "engine/resize.h"
 #include "engine/sampler.h"
@@ -93,9 +95,11 @@ static void look_at_memory(bench *b) {
         b->least = fmin(b->least, (double)b->dev->free_bytes(b->dev));
 }
 
-/* while (more(...)) { work; } with a step of the work between two calls. */
-static int more(bench *b, times *t, double since) {
-    b->dev->sync(b->dev);
+/* while (more(...)) { work; } with a step of the work between two calls, and waited for: but where
+ * steps begin before the last one is read (ahead), the time between two of them counts. */
+static int more(bench *b, times *t, double since, int ahead) {
+    if (!ahead)
+        b->dev->sync(b->dev);
     double now = ds_monotonic();
     if (t->warm < WARM) {
         t->start = t->warm++ == 0 ? now : t->start;
@@ -154,7 +158,8 @@ static ds_method_spec spec_of(const bench *b, uint64_t seed) {
                             .seed = seed};
 }
 
-static void train(bench *b, const char *part, int batch) {
+/* profiled: by op, instead of a time. */
+static void train(bench *b, const char *part, int batch, int profiled) {
     const ds_dit_config *c = &b->cfg;
     size_t one = (size_t)(c->side * c->side * c->channels);
     ds_image_set set = {
@@ -181,14 +186,24 @@ static void train(bench *b, const char *part, int batch) {
     ds_trainer *t;
     ds_error err = {0};
     must(ds_trainer_new(&t, b->model, &spec, &o, &set, &err), &err);
+    ds_train_report r;
     times at = {0};
     double since = 0;
-    while (more(b, &at, since)) {
-        ds_train_report r;
-        since = ds_monotonic();
+    if (profiled) {
+        enum { RUNS = 3 };
         must(ds_trainer_step(t, &r, &err), &err);
+        ds_profile_begin(b->dev);
+        for (int i = 0; i < RUNS; i++)
+            must(ds_trainer_step(t, &r, &err), &err);
+        ds_profile_end(b->dev, part, RUNS);
+    } else {
+        ds_trainer_ahead(t, o.steps);
+        while (more(b, &at, since, 1)) {
+            since = ds_monotonic();
+            must(ds_trainer_step(t, &r, &err), &err);
+        }
+        report(b, part, &at, batch, "img_s", batch);
     }
-    report(b, part, &at, batch, "img_s", batch);
     ds_trainer_free(t);
     free(pixels);
     free(labels);
@@ -222,7 +237,7 @@ static void sample(bench *b, const char *part, int images, int tasks, int guided
                                    .base = tasks == 0};
     times at = {0};
     double since = 0;
-    while (more(b, &at, since)) {
+    while (more(b, &at, since, 0)) {
         since = ds_monotonic();
         must(ds_sample(NULL, raw, net, NULL, &so, q, images, NULL, NULL, &err), &err);
     }
@@ -254,7 +269,7 @@ static void gemm(bench *b, int n) {
     dev->ops->weight_pack(dev, w, x, NULL);
     times at = {0};
     double since = 0;
-    while (more(b, &at, since)) {
+    while (more(b, &at, since, 0)) {
         since = ds_monotonic();
         for (int i = 0; i < TIMES; i++)
             dev->ops->linear_forward(dev, out, in, w, NULL, n);
@@ -370,7 +385,7 @@ static void inception(const bench *main, const char *part, int batch, enum ds_pr
     ds_inception_out out = {.pool = pool};
     times at = {0};
     double since = 0;
-    while (more(b, &at, since)) {
+    while (more(b, &at, since, 0)) {
         since = ds_monotonic();
         one_batch(net, &all, threads < THREADS_MAX ? threads : THREADS_MAX, &out);
     }
@@ -436,12 +451,15 @@ static void run_part(bench *b, const char *part) {
     int is_tiny = !strncmp(part, "tiny-", 5), images = is_tiny ? 8 : 64;
     const char *what = is_tiny ? part + 5 : part;
     b->least = b->dev->free_bytes ? (double)b->dev->free_bytes(b->dev) : 0;
-    if (!strncmp(what, "train-", 6) || !strncmp(what, "sample", 6) || !strcmp(what, "mixed"))
+    if (!strncmp(what, "train-", 6) || !strncmp(what, "ops-", 4) || !strncmp(what, "sample", 6) ||
+        !strcmp(what, "mixed"))
         open_model(b, is_tiny ? &tiny : &xl);
     if (!strcmp(what, "gemm"))
         gemm(b, is_tiny ? 64 : 8192);
     else if (!strncmp(what, "train-", 6))
-        train(b, part, (int)strtol(what + 6, NULL, 10));
+        train(b, part, (int)strtol(what + 6, NULL, 10), 0);
+    else if (!strncmp(what, "ops-", 4))
+        train(b, part, (int)strtol(what + 4, NULL, 10), 1);
     else if (!strcmp(what, "sample"))
         sample(b, part, images, 1, 1);
     else if (!strcmp(what, "sample-base"))
@@ -451,7 +469,7 @@ static void run_part(bench *b, const char *part) {
         sample(b, part, images, TASKS, 0);
     } else if (!strcmp(what, "small")) {
         open_model(b, is_tiny ? &tiny : &small);
-        train(b, part, images);
+        train(b, part, images, 0);
     } else if (!strcmp(what, "inception-same"))
         inception_same(b, part, is_tiny ? 1 : 2);
     else if (!strncmp(what, "inception", 9))

@@ -197,16 +197,18 @@ class Bench:
         if self.cuda:
             self.torch.cuda.synchronize()
 
-    def time(self, step, seconds=4.0, most=30):
+    def time(self, step, seconds=4.0, most=30, group=1):
+        """Milliseconds of a step, several times.  group: so many steps between two waits."""
         for _ in range(3):
             step()
         self.sync()
         out, start = [], time.perf_counter()
         while len(out) < most and (len(out) < 3 or time.perf_counter() - start < seconds):
             t = time.perf_counter()
-            step()
+            for _ in range(group):
+                step()
             self.sync()
-            out.append((time.perf_counter() - t) * 1e3)
+            out.append((time.perf_counter() - t) * 1e3 / group)
         return out
 
     def graph(self, step, before=None):
@@ -280,7 +282,7 @@ class Bench:
         def record():
             opt.zero_grad(set_to_none=True)
             recording[0] = False
-        self.report(part, self.time(self.graph(step, record)), batch, batch=batch)
+        self.report(part, self.time(self.graph(step, record), group=4), batch, batch=batch)
 
     def sample(self, part, batch):
         torch = self.torch

@@ -96,8 +96,14 @@ def text(machine, parts, rows, bench):
     for r in rows:
         verdict = {None: '', True: 'yes', False: 'NO'}[r['enough']]
         out.append('%-55s %-10s %-12s %-4s %s' % (r['what'], r['asked'], r['text'], verdict, r['note']))
+    ops = [b for b in bench if 'op' in b]
+    if ops:
+        out += ['', 'A TRAINING STEP BY OP, each one waited for (%s)' % ops[0]['part']]
+        out += ['%9.3f ms %5.1f %%  %5d x  %s' % (b['ms'], 100 * b['share'], b['calls'], b['op']) for b in ops]
     out += ['', 'RUNS']
     for b in bench:
+        if 'op' in b:
+            continue
         rest = {k: v for k, v in b.items() if k not in ('who', 'part', 'mode', 'device', 'torch')}
         out.append('%-11s %-14s %-24s %s' % (b['who'], b['part'], b.get('mode', ''), rest))
     return '\n'.join(out) + '\n'
