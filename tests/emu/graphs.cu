@@ -26,6 +26,8 @@ void ds_cuda_fatal(const char *what, const char *why) {
     exit(1);
 }
 
+void ds_cuda_no_room(ds_cuda *, const char *what, size_t) { ds_cuda_fatal(what, "no room"); }
+
 static dnn_graph *described(const dnn_key *k) {
     ds_lib_dnn none = {};
     dnn_graph *g = state(&none, k);
