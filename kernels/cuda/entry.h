@@ -16,14 +16,14 @@
 
 /* Sizes of what both sides share, and the version. */
 typedef struct {
-    unsigned long device, ops, options, affiner, conv, step, segment;
+    unsigned long device, ops, options, affiner, conv, step, segment, dense;
     char version[16];
 } ds_cuda_abi;
 
 #define DS_CUDA_ABI                                                                                \
     {                                                                                              \
         sizeof(ds_device), sizeof(struct ds_ops), sizeof(ds_device_options), sizeof(ds_affiner),   \
-            sizeof(ds_conv), sizeof(ds_step), sizeof(ds_segment), DS_VERSION                       \
+            sizeof(ds_conv), sizeof(ds_step), sizeof(ds_segment), sizeof(ds_dense), DS_VERSION     \
     }
 
 /* load.c: 1 if this machine has the library of an NVIDIA driver. */
