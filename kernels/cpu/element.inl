@@ -127,12 +127,14 @@ typedef struct {
     int rows, B, D;
 } take_job;
 
-/* A task: all samples of one layer. */
-static void take_task(void *ctx, int layer, int thread) {
+enum { TAKEN = 8 }; /* samples of a task, of one layer */
+
+static void take_task(void *ctx, int task, int thread) {
     (void)thread;
     const take_job *job = ctx;
     const size_t D = (size_t)job->D;
-    for (int b = 0; b < job->B; b++) {
+    const int parts = ceil_div(job->B, TAKEN), layer = task / parts, first = task % parts * TAKEN;
+    for (int b = first; b < job->B && b < first + TAKEN; b++) {
         DS_ASSERT(job->idx[b] >= 0 && job->idx[b] < job->rows);
         size_t from = (size_t)layer * (size_t)job->rows + (size_t)job->idx[b];
         size_t to = (size_t)layer * (size_t)job->B + (size_t)b;
@@ -143,7 +145,7 @@ static void take_task(void *ctx, int layer, int thread) {
 static void ds_cpu_embedding_take(ds_device *dev, float *out, const float *table, const int *idx,
                                   int layers, int rows, int B, int D) {
     take_job job = {out, table, idx, rows, B, D};
-    ds_team_run(ds_cpu_of(dev)->team, take_task, &job, layers);
+    ds_team_run(ds_cpu_of(dev)->team, take_task, &job, layers * ceil_div(B, TAKEN));
 }
 
 /* ---------------------------------------------------------------- layout */
