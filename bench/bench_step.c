@@ -163,7 +163,7 @@ static double processor_ms(void) {
 static void bench_kept(ds_bench *b) {
     enum { RUNS = 15, WITHOUT = 0, WITH = 1 };
     const ds_dit_config *c = &b->base->cfg;
-    const int large = c->depth > 6, runs = large ? 3 : b->batch > 8 ? 7 : RUNS;
+    const int large = c->depth > 6 || b->batch > 8, runs = c->depth > 6 ? 3 : large ? 5 : RUNS;
     ds_method_spec spec = spec_of(b);
     ds_adapter *a;
     ds_net *net;
