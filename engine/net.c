@@ -311,7 +311,21 @@ void ds_net_bind(ds_net *net, const float *p, float *g) {
     ds_net_refold(net);
 }
 
-/* ---------------------------------------------------------------- stacked sets */
+/* A branch whose every s is 0 is skipped when serving, so that a fresh adapter is the base bit for
+ * bit also where the branch is not folded.  l->slot is where a has the layer. */
+static int sleeps(const ds_layer *l, const ds_adapter *a) {
+    int asleep = a->spec.rank > 0;
+    for (int g = 0; asleep && g < l->lin->segs; g++)
+        asleep = a->data[l->slot.s + (size_t)g] == 0;
+    return asleep;
+}
+
+static void find_asleep(ds_net *net, const ds_adapter *a) {
+    for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++)
+        net->layers[i].asleep = net->layers[i].adapted && sleeps(&net->layers[i], a);
+}
+
+/* ---------------------------------------------------------------- several tasks */
 
 /* The neutral adapter (a = 1, no b, no low rank), for samples of the base itself and for layers
  * that a set does not target: `identity` holds ones as many as the widest layer has outputs. */
@@ -321,20 +335,13 @@ static ds_affiner neutral(const ds_net *net, const ds_layer *l) {
 
 static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
     const ds_dit_config *c = ds_net_cfg(net);
-    size_t widest = 0, rows = 0, D = (size_t)c->width;
+    size_t widest = 0;
     for (int i = 0; i < ds_lin_count(c); i++)
         widest = (size_t)net->layers[i].lin->m > widest ? (size_t)net->layers[i].lin->m : widest;
-    for (int t = 0; t < net->tasks; t++) {
-        if (adapters[t]->spec.method == DS_METHOD_FULL || adapters[t]->spec.side_in)
-            return ds_fail(err, DS_EINVAL,
-                           "an adapter of method full or side in cannot share a batch with others");
-        rows += (size_t)adapters[t]->spec.classes;
-    }
     net->identity = net->dev->alloc(net->dev, widest * sizeof(float));
-    net->rows_all = net->dev->alloc(net->dev, (rows + 1) * D * sizeof(float));
-    if (!net->identity || !net->rows_all)
-        return ds_device_no_room(net->dev, (widest + (rows + 1) * D) * sizeof(float), err,
-                                 "a batch of %d adapters", net->tasks);
+    if (!net->identity)
+        return ds_device_no_room(net->dev, widest * sizeof(float), err, "a batch of %d adapters",
+                                 net->tasks);
     net->dev->ops->fill(net->dev, net->identity, 1.0f, widest);
     for (int i = 0; i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
@@ -348,6 +355,57 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
                     ds_adapter_view(&adapters[t]->spec, l->lin, &l->slot, net->sets_data[t]);
             }
     }
+    return 0;
+}
+
+/* Room for task t of layer l and its weights; the layer's slot is that of the task. */
+static int fold_task(ds_net *net, ds_layer *l, int t, const ds_adapter *a, ds_error *err) {
+    const struct ds_ops *k = net->dev->ops;
+    ds_folded *f = &l->folded[t];
+    f->ad = ds_adapter_view(&a->spec, l->lin, &l->slot, net->sets_data[t]);
+    f->branch = f->ad.phi_relu && !sleeps(l, a);
+    f->w = net->dev->weight_new(net->dev, l->lin->m, l->lin->n, 0, 0);
+    f->bias = net->dev->alloc(net->dev, (size_t)l->lin->m * sizeof(float));
+    if (!f->w || !f->bias)
+        return ds_device_no_room(net->dev,
+                                 net->dev->weight_bytes(net->dev, l->lin->m, l->lin->n, 0, 0), err,
+                                 "the weights of task %d of %d", t + 1, net->tasks);
+    const float *W = ds_net_matrix(net, l);
+    k->weight_pack(net->dev, f->w, W, &f->ad);
+    k->bias_fold(net->dev, f->bias, l->bias, W, &f->ad);
+    return 0;
+}
+
+static int bind_folded(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
+    for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++) {
+        ds_layer *l = &net->layers[i];
+        l->folded = ds_xcalloc((size_t)net->tasks + 1, sizeof *l->folded);
+        for (int t = 0; t < net->tasks; t++) {
+            if (!ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot))
+                continue;
+            int rc = fold_task(net, l, t, adapters[t], err);
+            if (rc)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+/* Class rows of all tasks, one after the other. */
+static int bind_rows(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
+    const size_t D = (size_t)ds_net_cfg(net)->width;
+    size_t rows = 0;
+    for (int t = 0; t < net->tasks; t++) {
+        const ds_method_spec *s = &adapters[t]->spec;
+        if (s->method == DS_METHOD_FULL || (s->side_in && net->kind == DS_NET_STACKED))
+            return ds_fail(err, DS_EINVAL,
+                           "an adapter of method full or side in cannot share a batch with others");
+        rows += (size_t)s->classes;
+    }
+    net->rows_all = net->dev->alloc(net->dev, (rows + 1) * D * sizeof(float));
+    if (!net->rows_all)
+        return ds_device_no_room(net->dev, (rows + 1) * D * sizeof(float), err,
+                                 "class rows of %d adapters", net->tasks);
     rows = 0;
     for (int t = 0; t < net->tasks; t++) {
         size_t at = ds_adapter_rows(&adapters[t]->table);
@@ -359,17 +417,6 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
         rows += n;
     }
     return 0;
-}
-
-/* A branch whose every s is 0 is skipped when serving, so that a fresh adapter is the base bit for
- * bit also where the branch is not folded. */
-static void find_asleep(ds_net *net, const ds_adapter *a) {
-    for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++) {
-        ds_layer *l = &net->layers[i];
-        l->asleep = l->adapted && a->spec.rank > 0;
-        for (int g = 0; l->asleep && g < l->lin->segs; g++)
-            l->asleep = a->data[l->slot.s + (size_t)g] == 0;
-    }
 }
 
 /* ---------------------------------------------------------------- life cycle */
@@ -407,16 +454,19 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
     net->table =
         tensor(net, (int)(ds_params_find(&net->base->table, "y_embedder.embedding_table.weight") -
                           net->base->table.items));
-    if (net->kind == DS_NET_STACKED)
-        rc = bind_stacked(net, adapters, err);
-    else if (net->kind == DS_NET_INFER && net->tasks == 1) {
+    if (ds_net_several(net)) {
+        rc = bind_rows(net, adapters, err);
+        if (!rc)
+            rc = net->kind == DS_NET_STACKED ? bind_stacked(net, adapters, err)
+                                             : bind_folded(net, adapters, err);
+    } else if (net->kind == DS_NET_INFER && net->tasks == 1) {
         bind_single(net, &adapters[0]->spec, &adapters[0]->table, net->sets_data[0], NULL);
         find_asleep(net, adapters[0]);
     } else if (net->tasks == 1)
         net->spec = adapters[0]->spec;
     for (int i = 0; !rc && i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
-        if (net->kind == DS_NET_STACKED)
+        if (ds_net_several(net))
             net->dev->ops->weight_pack(net->dev, l->w, ds_net_matrix(net, l), NULL);
         else
             fold_layer(net, l);
@@ -427,7 +477,7 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
 static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
                     const ds_adapter *const *adapters, int count, int batch, int recompute,
                     ds_error *err) {
-    DS_ASSERT(batch > 0 && (kind == DS_NET_STACKED || count <= 1));
+    DS_ASSERT(batch > 0 && (kind == DS_NET_STACKED || kind == DS_NET_FOLDED || count <= 1));
     DS_ASSERT(recompute >= 0 && recompute <= model->base->cfg.depth);
     ds_net *net = ds_xcalloc(1, sizeof *net);
     net->model = model;
@@ -438,6 +488,7 @@ static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
     net->tasks = count;
     net->recompute = recompute;
     net->task = ds_xcalloc((size_t)batch, sizeof *net->task);
+    net->first_set = ds_xcalloc((size_t)batch + DS_NET_TABLE_CHUNK, sizeof *net->first_set);
     int rc = setup(net, adapters, err);
     if (rc)
         ds_net_free(net);
@@ -464,6 +515,11 @@ void ds_net_free(ds_net *net) {
         ds_layer *l = &net->layers[i];
         net->dev->weight_free(net->dev, l->w);
         net->dev->free(net->dev, l->bias_eff);
+        for (int t = 0; l->folded && t < net->tasks; t++) {
+            net->dev->weight_free(net->dev, l->folded[t].w);
+            net->dev->free(net->dev, l->folded[t].bias);
+        }
+        free(l->folded);
         free(l->sets);
     }
     for (int t = 0; net->sets_data && t < net->tasks; t++)
@@ -475,6 +531,7 @@ void ds_net_free(ds_net *net) {
     free(net->layers);
     free(net->sets_data);
     free(net->set_rows);
+    free(net->first_set);
     free(net->rows);
     free(net->task);
     free(net->acts);

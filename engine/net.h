@@ -2,10 +2,12 @@
  *
  * ds_model  the base's tensors on a device, shared by nets: a copy, or on a device whose memory is
  *           the host's the base's own, so that its weights lie in memory once.
- * ds_net    packed weights plus activation buffers for at most `batch` samples.  Three kinds:
+ * ds_net    packed weights plus activation buffers for at most `batch` samples.  Four kinds:
  *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
  *   DS_NET_STACKED  several tasks in one batch: frozen weights, a set per sample
- *   DS_NET_TRAIN    as INFER, refolded after each optimiser step, activations kept for backward
+ *   DS_NET_FOLDED   several tasks in one batch, each folded into weights of its own: what INFER
+ * gives, for the room of as many nets; samples of a task should follow each other DS_NET_TRAIN as
+ * INFER, refolded after each optimiser step, activations kept for backward
  *
  * A net never allocates after ds_net_new; its need is ds_net_bytes.  One thread at a time.
  * Errors: DS_ENOMEM with both numbers, DS_EINVAL.
@@ -29,11 +31,11 @@ int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *
 void ds_model_free(ds_model *m);                                  /* NULL is fine */
 size_t ds_model_bytes(const ds_device *dev, const ds_base *base); /* beside the base's own */
 
-enum ds_net_kind { DS_NET_INFER, DS_NET_STACKED, DS_NET_TRAIN };
+enum ds_net_kind { DS_NET_INFER, DS_NET_STACKED, DS_NET_FOLDED, DS_NET_TRAIN };
 
 typedef struct ds_net ds_net;
 
-/* Adapters of the net: count 0 (the base itself), 1, or several for DS_NET_STACKED.  Values are
+/* Adapters of the net: count 0 (the base itself), 1, or several for STACKED and FOLDED.  Values are
  * uploaded; for DS_NET_TRAIN they are bound later with ds_net_bind.  adapters may be NULL if count
  * 0. */
 int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
@@ -52,7 +54,8 @@ size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int ba
 /* Entry of the base's table in f32, in place or unpacked into room; on a device in host memory. */
 const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float *room);
 
-/* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits. */
+/* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits.
+ * FOLDED: beside it at most as much again for each task. */
 size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind);
 
 /* Training: parameters p and gradients g (device, flat, the adapter's table); refold packs the
@@ -66,7 +69,7 @@ typedef struct {
     float t;      /* timestep, original scale 0..T-1 */
     int row;      /* class row of the sample's adapter, or -1 */
     int base_row; /* row of the base's table (null = cfg.classes), or -1 */
-    int task;     /* DS_NET_STACKED: which adapter; -1 = the base itself; else ignored */
+    int task;     /* STACKED, FOLDED: which adapter; -1 = the base itself; else ignored */
 } ds_condition;
 
 /* out (B, outC, S, S) from x (B, C, S, S), device memory.  B <= batch. */

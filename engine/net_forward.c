@@ -13,40 +13,85 @@ static int unfolded(const ds_net *net, const ds_layer *l) {
     return l->adapted && (net->kind == DS_NET_STACKED || (l->ad.phi_relu && !l->asleep));
 }
 
-static const float *bias_of(const ds_layer *l) {
-    return l->adapted && !l->sets ? l->bias_eff : l->bias;
+/* Samples [first, first + count) have the same weights: all of a batch, but in a folded net the
+ * neighbours of one task. */
+typedef struct {
+    int first, count; /* 0: none is left */
+    const ds_weight *w;
+    const float *bias;
+    const ds_affiner *branch; /* what is not folded of it, or NULL; a and b are */
+} stretch;
+
+static stretch stretch_at(const ds_net *net, const ds_layer *l, const int *task, int first, int B) {
+    stretch s = {first, B - first, l->w, l->bias, NULL};
+    if (!l->folded) {
+        s.bias = l->adapted && !l->sets ? l->bias_eff : l->bias;
+        s.branch = unfolded(net, l) ? &l->ad : NULL;
+        return s;
+    }
+    const ds_folded *f = first < B ? &l->folded[task[first]] : NULL;
+    for (s.count = 0; first + s.count < B && &l->folded[task[first + s.count]] == f;)
+        s.count++;
+    if (f && f->w) {
+        s.w = f->w;
+        s.bias = f->bias;
+        s.branch = f->branch ? &f->ad : NULL;
+    }
+    return s;
+}
+
+#define EACH_STRETCH(s, net, l, task, B)                                                           \
+    (stretch s = stretch_at(net, l, task, 0, B); s.count;                                          \
+     s = stretch_at(net, l, task, s.first + s.count, B))
+
+/* Sample `first` of an activation map of `width` numbers a row. */
+static ds_act *at_sample(const ds_net *net, const ds_act *p, int first, int rows_per_sample,
+                         int width) {
+    return ds_act_at(net->dev, p, (size_t)first * (size_t)rows_per_sample * (size_t)width);
 }
 
 /* y = layer(x), plain.  rows_per_sample: T for the token stream, 1 for the conditioning. */
 static void linear(ds_net *net, ds_layer *l, ds_act *y, const ds_act *x, int B,
                    int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
-    int rows = B * rows_per_sample;
     if (l->adapted && l->sets) {
-        k->linear_forward(net->dev, y, x, l->w, NULL, rows);
+        k->linear_forward(net->dev, y, x, l->w, NULL, B * rows_per_sample);
         k->affiner_rows_forward(net->dev, y, NULL, x, l->bias, l->sets, net->task, B,
                                 rows_per_sample);
         return;
     }
-    k->linear_forward(net->dev, y, x, l->w, bias_of(l), rows);
-    if (unfolded(net, l))
-        k->lowrank_forward(net->dev, y, x, &l->ad, rows);
+    for
+        EACH_STRETCH(s, net, l, net->task, B) {
+            ds_act *out = at_sample(net, y, s.first, rows_per_sample, l->lin->m);
+            const ds_act *in = at_sample(net, x, s.first, rows_per_sample, l->lin->n);
+            k->linear_forward(net->dev, out, in, s.w, s.bias, s.count * rows_per_sample);
+            if (s.branch)
+                k->lowrank_forward(net->dev, out, in, s.branch, s.count * rows_per_sample);
+        }
 }
 
 /* The same with an f32 result; task: as net->task. */
 static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, const int *task, int B,
                        int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
-    int rows = B * rows_per_sample;
-    if (!unfolded(net, l)) {
-        k->linear_f32_forward(net->dev, y, x, l->w, bias_of(l), rows);
+    if (l->adapted && l->sets) {
+        k->linear_f32_forward(net->dev, y, x, l->w, NULL, B * rows_per_sample);
+        k->affiner_rows_forward(net->dev, NULL, y, x, l->bias, l->sets, task, B, rows_per_sample);
         return;
     }
-    k->linear_f32_forward(net->dev, y, x, l->w, NULL, rows);
-    ds_affiner branch = l->ad; /* a and b are folded already: only the low-rank branch is left */
-    branch.a = branch.b = NULL;
-    k->affiner_rows_forward(net->dev, NULL, y, x, l->sets ? l->bias : l->bias_eff,
-                            l->sets ? l->sets : &branch, task, B, rows_per_sample);
+    for
+        EACH_STRETCH(s, net, l, task, B) {
+            float *out = y + (size_t)(s.first * rows_per_sample) * (size_t)l->lin->m;
+            const ds_act *in = at_sample(net, x, s.first, rows_per_sample, l->lin->n);
+            k->linear_f32_forward(net->dev, out, in, s.w, s.branch ? NULL : s.bias,
+                                  s.count * rows_per_sample);
+            if (!s.branch)
+                continue;
+            ds_affiner branch = *s.branch; /* only the low-rank branch is left */
+            branch.a = branch.b = NULL;
+            k->affiner_rows_forward(net->dev, NULL, out, in, s.bias, &branch,
+                                    l->folded ? net->first_set : task, s.count, rows_per_sample);
+        }
 }
 
 static void linear_gelu(ds_net *net, ds_layer *l, ds_act *pre, ds_act *y, const ds_act *x, int B,
@@ -55,9 +100,20 @@ static void linear_gelu(ds_net *net, ds_layer *l, ds_act *pre, ds_act *y, const 
     if (unfolded(net, l)) {
         linear(net, l, pre, x, B, T);
         k->gelu_forward(net->dev, y, pre, (size_t)B * (size_t)T * (size_t)l->lin->m);
-    } else
-        k->linear_gelu_forward(net->dev, net->kind == DS_NET_TRAIN ? pre : NULL, y, x, l->w,
-                               bias_of(l), B * T);
+        return;
+    }
+    for
+        EACH_STRETCH(s, net, l, net->task, B) {
+            ds_act *out = at_sample(net, y, s.first, T, l->lin->m);
+            const ds_act *in = at_sample(net, x, s.first, T, l->lin->n);
+            if (s.branch) {
+                k->linear_forward(net->dev, out, in, s.w, s.bias, s.count * T);
+                k->lowrank_forward(net->dev, out, in, s.branch, s.count * T);
+                k->gelu_forward(net->dev, out, out, (size_t)(s.count * T) * (size_t)l->lin->m);
+            } else
+                k->linear_gelu_forward(net->dev, net->kind == DS_NET_TRAIN ? pre : NULL, out, in,
+                                       s.w, s.bias, s.count * T);
+        }
 }
 
 /* res_out = res_in + gate * layer(x); y keeps layer(x) for the backward pass. */
@@ -68,9 +124,25 @@ static void linear_residual(ds_net *net, ds_layer *l, ds_act *y, float *res_out,
     if (unfolded(net, l)) {
         linear(net, l, y, x, B, T);
         k->gate_forward(net->dev, res_out, res_in, gate, stride, y, B, T, l->lin->m);
-    } else
-        k->linear_residual_forward(net->dev, net->kind == DS_NET_TRAIN ? y : NULL, res_out, res_in,
-                                   gate, stride, x, l->w, bias_of(l), B, T);
+        return;
+    }
+    const int keep =
+        net->kind == DS_NET_TRAIN || l->folded; /* folded: one sum may join the parts */
+    for
+        EACH_STRETCH(s, net, l, net->task, B) {
+            const size_t at = (size_t)(s.first * T) * (size_t)l->lin->m;
+            ds_act *part = at_sample(net, y, s.first, T, l->lin->m);
+            const ds_act *in = at_sample(net, x, s.first, T, l->lin->n);
+            const float *g = gate + (size_t)s.first * (size_t)stride;
+            if (s.branch) {
+                k->linear_forward(net->dev, part, in, s.w, s.bias, s.count * T);
+                k->lowrank_forward(net->dev, part, in, s.branch, s.count * T);
+                k->gate_forward(net->dev, res_out + at, res_in + at, g, stride, part, s.count, T,
+                                l->lin->m);
+            } else
+                k->linear_residual_forward(net->dev, keep ? part : NULL, res_out + at, res_in + at,
+                                           g, stride, in, s.w, s.bias, s.count, T);
+        }
 }
 
 /* The sets of a batch.  A pass that was recorded with others would repeat those. */
@@ -86,12 +158,12 @@ static void take_tasks(ds_net *net, const int *task, int B) {
     }
 }
 
-/* Class rows of a stacked net are indexed over all sets. */
+/* Class rows of several tasks are indexed over all of them. */
 void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
                  int rows) {
     int *given = ds_xmalloc((size_t)rows * 3 * sizeof *given);
     for (int b = 0; b < rows; b++) {
-        int set = net->kind == DS_NET_STACKED ? (cond[b].task < 0 ? net->tasks : cond[b].task) : 0;
+        int set = ds_net_several(net) ? (cond[b].task < 0 ? net->tasks : cond[b].task) : 0;
         int first = 0;
         DS_ASSERT(set <= net->tasks && (cond[b].row < 0) != (cond[b].base_row < 0));
         DS_ASSERT(cond[b].base_row <= ds_net_cfg(net)->classes);
@@ -120,7 +192,7 @@ void ds_net_condition(ds_net *net, const ds_conditioning *k, const int *task, in
     ops->silu_forward(dev, k->t0s, k->t0, n);
     ops->act_from_f32(dev, k->t0s_act, k->t0s, n);
     linear_f32(net, &net->layers[DS_LIN_TIME2], k->c, k->t0s_act, task, rows, 1); /* (rows,D) */
-    const float *classes = net->kind == DS_NET_STACKED ? net->rows_all : net->rows[0];
+    const float *classes = ds_net_several(net) ? net->rows_all : net->rows[0];
     if (classes)
         ops->embedding_forward(dev, k->c, classes, ds_given_row(k, rows), rows, c->width);
     ops->embedding_forward(dev, k->c, net->table, ds_given_base_row(k, rows), rows, c->width);

@@ -4,6 +4,14 @@
 
 #include "engine/net.h"
 
+/* A layer as it is for one task of a FOLDED net. */
+typedef struct {
+    ds_weight *w; /* packed with the adapter; NULL: the task has none here, use the layer's */
+    float *bias;
+    ds_affiner ad;
+    int branch; /* its low-rank branch could not be folded (phi = ReLU) */
+} ds_folded;
+
 typedef struct {
     const ds_linear *lin;
     const float *W, *bias; /* frozen (device), or inside the trained array (method full); W NULL:
@@ -11,10 +19,11 @@ typedef struct {
     ds_weight *w;          /* packed, folded */
     float *bias_eff;       /* folded bias, or NULL: use bias */
     int adapted;           /* has an Affiner */
-    int asleep;       /* every s of its low-rank branch is 0: no branch, the base bit for bit */
-    int full;         /* trained itself */
-    ds_affiner ad;    /* single adapter */
-    ds_affiner *sets; /* DS_NET_STACKED: one per task, then identity for the base */
+    int asleep;        /* every s of its low-rank branch is 0: no branch, the base bit for bit */
+    int full;          /* trained itself */
+    ds_affiner ad;     /* single adapter */
+    ds_affiner *sets;  /* STACKED: one per task, then identity for the base */
+    ds_folded *folded; /* FOLDED: one per task, then none for the base */
     ds_affiner_grad g;
     float *dW, *db; /* method full */
     ds_adapter_slot slot;
@@ -64,7 +73,7 @@ struct ds_net {
     float *identity;       /* stacked: ones and zeros for samples of the base itself */
     const float **rows;    /* class rows of each adapter (device) */
     int *set_rows;         /* number of rows of each */
-    float *rows_all;       /* stacked: all rows, one after the other */
+    float *rows_all;       /* several tasks: all rows, one after the other */
     const float *table;    /* base class table (device; inside p for method full) */
     float *dtable, *drows; /* gradients or NULL */
     void *block;           /* all activations */
@@ -75,6 +84,7 @@ struct ds_net {
     /* Host: the set of each sample, as ops take it; the longest batch since recorded passes were
      * forgotten last.  Those hold their sets, so they are forgotten when the sets change. */
     int *task, task_count;
+    int *first_set; /* zeros, as many as a batch and a table's chunk: all rows take the only set */
     /* backward scratch */
     float *dx, *dmod, *dc, *dsc, *dtmp;
     ds_act *da, *db, *dact_wide, *dmod_act, *mod_act, *dtok, *tok_act;
@@ -82,6 +92,10 @@ struct ds_net {
 
 /* The frozen matrix of a layer in f32; valid until the next call. */
 const float *ds_net_matrix(ds_net *net, const ds_layer *l);
+
+/* Rows of a table computed at a time: what is between takes room, and a product hardly gains from
+ * more. */
+enum { DS_NET_TABLE_CHUNK = 256 };
 
 /* Modulations of all layers for so many rows (timestep and condition), and of a batch.  A device
  * with memory of its own gathers a batch's at once, which is one launch; on the processor that
@@ -116,6 +130,11 @@ void ds_net_modulate(ds_net *net, int layer, float *mod, const ds_conditioning *
                      int rows);
 /* Block i from acts[i].x0 to out; also what the backward pass recomputes. */
 void ds_net_block_forward(ds_net *net, int i, float *out, int B);
+
+/* Has each sample a set of its own? */
+static inline int ds_net_several(const ds_net *net) {
+    return net->kind == DS_NET_STACKED || net->kind == DS_NET_FOLDED;
+}
 
 static inline const ds_dit_config *ds_net_cfg(const ds_net *net) { return &net->base->cfg; }
 

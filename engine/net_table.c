@@ -10,9 +10,6 @@
 
 #include <stdlib.h>
 
-/* Rows computed at a time: what is between takes room, and a product hardly gains from more. */
-enum { CHUNK = 256 };
-
 static void *part(char *block, size_t *used, size_t bytes) {
     void *p = block && bytes ? block + *used : NULL;
     *used += (bytes + 63) / 64 * 64;
@@ -33,7 +30,7 @@ static size_t plan_table(ds_net_table *t, const ds_dit_config *c, const ds_devic
                                            block ? block + used : NULL);
 }
 
-static int chunk_of(int rows) { return rows < CHUNK ? rows : CHUNK; }
+static int chunk_of(int rows) { return rows < DS_NET_TABLE_CHUNK ? rows : DS_NET_TABLE_CHUNK; }
 
 size_t ds_net_table_row_bytes(const ds_dit_config *c) {
     return (6 * (size_t)c->depth + 2) * (size_t)c->width * sizeof(float);

@@ -181,13 +181,16 @@ static int run_batch(ds_run *r, const ds_sample_request *q, double done, double 
     return 0;
 }
 
-static void to_pixels(uint8_t *out, const ds_run *r) {
+/* Image i of the batch goes to place[i] of out. */
+static void to_pixels(uint8_t *out, const ds_run *r, const int *place) {
     const size_t plane = (size_t)r->c->side * (size_t)r->c->side, C = (size_t)r->c->channels;
     for (size_t i = 0; i < (size_t)r->B; i++)
         for (size_t c = 0; c < C; c++)
             for (size_t j = 0; j < plane; j++) {
                 float v = 127.5f * r->host[i * r->px + c * plane + j] + 128.0f;
-                out[(i * plane + j) * C + c] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+                out[((size_t)place[i] * plane + j) * C + c] = (uint8_t)(v < 0     ? 0
+                                                                        : v > 255 ? 255
+                                                                                  : v);
             }
 }
 
@@ -252,7 +255,7 @@ static int check(const ds_net *net, const ds_net *base, const ds_sample_options 
     if (guided(o) && o->mode == DS_GUIDANCE_DOMAIN && !base)
         return ds_fail(err, DS_EINVAL, "domain guidance needs the base beside the adapter");
     for (int i = 0; i < n; i++) {
-        int task = net->kind == DS_NET_STACKED ? q[i].task : 0;
+        int task = ds_net_several(net) ? q[i].task : 0;
         int rows = q[i].base           ? ds_net_cfg(net)->classes
                    : task < net->tasks ? net->set_rows[task]
                                        : 0;
@@ -261,6 +264,20 @@ static int check(const ds_net *net, const ds_net *base, const ds_sample_options 
                            rows);
     }
     return 0;
+}
+
+/* place[i]: which request is sampled as the i-th.  In a folded net those of a task follow each
+ * other, since neighbours share its weights; a sample does not depend on them. */
+static int *places(const ds_net *net, const ds_sample_request *q, int n) {
+    int *place = ds_xmalloc(((size_t)n + 1) * sizeof *place), count = 0;
+    for (int i = 0; net->kind != DS_NET_FOLDED && i < n; i++)
+        place[count++] = i;
+    for (int set = 0; net->kind == DS_NET_FOLDED && set <= net->tasks; set++) /* last: the base */
+        for (int i = 0; i < n; i++)
+            if ((q[i].base ? net->tasks : q[i].task) == set)
+                place[count++] = i;
+    DS_ASSERT(count == n);
+    return place;
 }
 
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
@@ -274,16 +291,23 @@ int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_s
         rc = ds_schedule_respace(&r.s, r.c, opt->steps, err);
     if (!rc)
         rc = run_open(&r, batch, err);
+    int *place = places(net, requests, n);
+    ds_sample_request *q = ds_xmalloc(((size_t)n + 1) * sizeof *q);
+    for (int i = 0; i < n; i++)
+        q[i] = requests[place[i]];
     if (!rc)
-        open_windows(&r, batch, requests, n);
+        open_windows(&r, batch, q, n);
     for (int first = 0; !rc && first < n; first += batch) {
         r.B = n - first < batch ? n - first : batch;
-        rc = run_batch(&r, requests + first, first, n, progress, ctx, err);
+        rc = run_batch(&r, q + first, first, n, progress, ctx, err);
         if (!rc && pixels)
-            to_pixels(pixels + (size_t)first * r.px, &r);
-        if (!rc && raw)
-            memcpy(raw + (size_t)first * r.px, r.host, (size_t)r.B * r.px * sizeof(float));
+            to_pixels(pixels, &r, place + first);
+        for (int i = 0; !rc && raw && i < r.B; i++)
+            memcpy(raw + (size_t)place[first + i] * r.px, r.host + (size_t)i * r.px,
+                   r.px * sizeof(float));
     }
+    free(place);
+    free(q);
     run_close(&r);
     return rc;
 }

@@ -35,7 +35,7 @@ int ds_window_rows(const ds_dit_config *cfg, const ds_device *dev) {
 
 static int same(const ds_net *net, const ds_condition *a, const ds_condition *b) {
     return a->row == b->row && a->base_row == b->base_row &&
-           (net->kind != DS_NET_STACKED || a->task == b->task);
+           (!ds_net_several(net) || a->task == b->task);
 }
 
 /* Place of c in set (count); count: it is not there. */

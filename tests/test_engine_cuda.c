@@ -253,7 +253,11 @@ START_TEST(tasks_share_a_batch) {
     ds_adapter *a = adapter_of(&w, 11), *b = adapter_of(&w, 12);
     const ds_adapter *both[] = {a, b};
     static float all[MANY * ONE], one[ONE], folded[ONE];
+    static float apart[MANY * ONE];
     ds_net *stacked, *single;
+    ck_assert_int_eq(ds_net_new(&stacked, w.model, DS_NET_FOLDED, both, 2, 4, NULL), 0);
+    sample(apart, &w, stacked, NULL, DS_SAMPLER_DDIM, DS_GUIDANCE_NONE, 0, MANY);
+    ds_net_free(stacked);
     ck_assert_int_eq(ds_net_new(&stacked, w.model, DS_NET_STACKED, both, 2, 4, NULL), 0);
     sample(all, &w, stacked, NULL, DS_SAMPLER_DDIM, DS_GUIDANCE_NONE, 0, MANY);
     for (int i = 0; i < MANY; i++) {
@@ -264,6 +268,8 @@ START_TEST(tasks_share_a_batch) {
         ck_assert_int_eq(ds_net_new(&single, w.model, DS_NET_INFER, mine, 1, 4, NULL), 0);
         sample(folded, &w, single, NULL, DS_SAMPLER_DDIM, DS_GUIDANCE_NONE, i, 1);
         ds_net_free(single);
+        ck_assert_msg(!memcmp(folded, apart + i * ONE, sizeof folded),
+                      "sample %d is another one in weights of its own", i);
         for (int j = 0; !_i && j < ONE; j++)
             ck_assert_msg(fabsf(folded[j] - one[j]) < 1e-3f, "sample %d: %g, folded %g", i, one[j],
                           folded[j]);

@@ -126,12 +126,12 @@ static void spy_off(ds_device *dev) {
 
 /* ---------------------------------------------------------------- sampling */
 
-enum net { FOLDED, RELU, BASE, TASKS, NETS };
+enum net { FOLDED, RELU, BASE, TASKS, APART, NETS };
 
 /* Labels in turn and, of the last one, none: the null class. */
 static void requests(ds_sample_request q[MANY], enum net kind) {
     for (int i = 0; i < MANY; i++) {
-        int task = kind == TASKS ? i % (SETS + 1) : 0, base = kind == BASE || task == SETS;
+        int task = kind >= TASKS ? i % (SETS + 1) : 0, base = kind == BASE || task == SETS;
         q[i] = (ds_sample_request){.index = (uint64_t)i,
                                    .task = task,
                                    .base = base,
@@ -143,8 +143,9 @@ static ds_net *net_of(const world *w, enum net kind, int batch) {
     const ds_adapter *list[SETS] = {w->set[0], w->set[1], w->set[2]};
     const ds_adapter *one = kind == RELU ? w->set[2] : w->set[0];
     ds_net *net;
-    int rc = kind == TASKS
-                 ? ds_net_new(&net, w->model, DS_NET_STACKED, list, SETS, batch, NULL)
+    int rc = kind >= TASKS
+                 ? ds_net_new(&net, w->model, kind == TASKS ? DS_NET_STACKED : DS_NET_FOLDED, list,
+                              SETS, batch, NULL)
                  : ds_net_new(&net, w->model, DS_NET_INFER, &one, kind != BASE, batch, NULL);
     ck_assert_int_eq(rc, 0);
     return net;

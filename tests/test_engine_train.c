@@ -377,6 +377,57 @@ START_TEST(stacked_tasks_match_folded_ones) {
 }
 END_TEST
 
+/* Each task in weights of its own: the bytes that it has alone, in any order and mixture. */
+START_TEST(folded_tasks_are_those_alone) {
+    ds_world w = open_world(_i ? &bf16 : &f32);
+    ds_method_spec spec[] = {affiner, affiner, affiner, affiner};
+    enum { SETS = 4, N = 13 };
+    spec[1].rank = 0;
+    spec[1].targets = DS_TARGET_V | DS_TARGET_FC1;
+    spec[2].phi_relu = 1;
+    spec[2].targets = 1023;
+    spec[3].side_in = 1;
+    ds_adapter *sets[SETS];
+    for (int i = 0; i < SETS; i++)
+        sets[i] = trained(&w, &spec[i], 3 + i);
+    ds_net *net;
+    ck_assert_int_eq(
+        ds_net_new(&net, w.model, DS_NET_FOLDED, (const ds_adapter *const *)sets, SETS, 8, NULL),
+        0);
+    ds_sample_request q[N];
+    for (int i = 0; i < N; i++) {
+        int task = i * i % (SETS + 1);
+        q[i] = (ds_sample_request){.index = (uint64_t)i,
+                                   .task = task,
+                                   .base = task == SETS,
+                                   .label = task == SETS ? i % 4 : i % CLASSES};
+    }
+    ds_sample_options so = fast;
+    so.steps = 3;
+    float *mixed = ds_xmalloc(N * ONE * sizeof *mixed);
+    uint8_t *shown = ds_xmalloc(N * ONE);
+    ck_assert_int_eq(ds_sample(shown, mixed, net, NULL, &so, q, N, NULL, NULL, NULL), 0);
+    for (int i = 0; i < N; i++) {
+        ds_net *alone;
+        float raw[ONE];
+        uint8_t picture[ONE];
+        const ds_adapter *mine[] = {q[i].base ? NULL : sets[q[i].task]};
+        ck_assert_int_eq(ds_net_new(&alone, w.model, DS_NET_INFER, mine, !q[i].base, 2, NULL), 0);
+        ck_assert_int_eq(ds_sample(picture, raw, alone, NULL, &so, &q[i], 1, NULL, NULL, NULL), 0);
+        ck_assert_msg(!memcmp(raw, mixed + i * ONE, sizeof raw), "sample %d, task %d", i,
+                      q[i].task);
+        ck_assert(!memcmp(picture, shown + i * ONE, sizeof picture));
+        ds_net_free(alone);
+    }
+    free(mixed);
+    free(shown);
+    ds_net_free(net);
+    for (int i = 0; i < SETS; i++)
+        ds_adapter_free(sets[i]);
+    close_world(&w);
+}
+END_TEST
+
 START_TEST(adapter_file_returns_what_was_stored) {
     ds_world w = open_world(&f32);
     ds_method_spec specs[] = {affiner,
@@ -454,6 +505,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, frozen_entries_do_not_move);
     tcase_add_loop_test(tc, a_sample_does_not_depend_on_its_neighbours, 0, 2);
     tcase_add_test(tc, stacked_tasks_match_folded_ones);
+    tcase_add_loop_test(tc, folded_tasks_are_those_alone, 0, 2);
     tcase_add_test(tc, adapter_file_returns_what_was_stored);
     tcase_add_test(tc, any_flipped_bit_of_an_adapter_is_refused);
 }

@@ -103,6 +103,46 @@ static void guarded(run *r) {
     ds_mirror_release(r->dev);
 }
 
+/* A gated sum of two parts of a batch, each a product, is one with the norm; and parts that do not
+ * follow each other are not taken for one: another gate, a gap in y, samples in another order. */
+static void in_parts(run *r) {
+    int T = r->k->T, D = r->k->D, stride = 3 * D, half = r->B / 2;
+    if (half < 1 || D > 192)
+        return;
+    size_t n = (size_t)(T * D), count = n * (size_t)r->B, at = n * (size_t)half;
+    const struct ds_ops *ops = r->dev->ops;
+    float *mod = numbers(r, (size_t)stride, 1, 0), *x = numbers(r, n, 2, 1);
+    ds_act *in = act_of(r, numbers(r, n, 3, 0), count), *y = out_act(r, "y", n);
+    float *res[] = {out_f32(r, "in order", n), out_f32(r, "the second first", n),
+                    out_f32(r, "one gate", n)};
+    ds_act *out[] = {out_act(r, "norm, in order", n), out_act(r, "norm, the second first", n),
+                     out_act(r, "norm, one gate", n)};
+    float *other = out_f32(r, "another", 1);
+    ds_weight *w = weight(r, fixed(r, (size_t)(D * D), 6, -3), D, D, NULL, 0);
+    const float *gates[] = {mod, mod + (size_t)half * (size_t)stride};
+    ds_act *ins[] = {in, ds_act_at(r->dev, in, at)}, *ys[] = {y, ds_act_at(r->dev, y, at)};
+    ds_mirror_hold(r->dev);
+    ops->silu_forward(r->dev, other, mod, 1);
+    for (int kind = 0; kind < 3; kind++) /* every array is there */
+        ops->adaln_forward(r->dev, out[kind], NULL, NULL, res[kind], mod, mod, stride, 1e-6f, r->B,
+                           T, D);
+    ops->linear_forward(r->dev, y, in, w, NULL, r->B * T);
+    for (int kind = 0; kind < 3; kind++) {
+        for (int i = 0; i < 2; i++) {
+            int part = kind == 1 ? 1 - i : i;
+            if (i)
+                between(r, x, other);
+            ops->linear_residual_forward(r->dev, ys[part], res[kind] + (size_t)part * at,
+                                         x + (size_t)part * at, gates[kind == 2 ? 0 : part], stride,
+                                         ins[part], w, NULL, half, T);
+        }
+        between(r, x, other);
+        ops->adaln_forward(r->dev, out[kind], NULL, NULL, res[kind], mod + D, mod + 2 * D, stride,
+                           1e-6f, r->B, T, D);
+    }
+    ds_mirror_release(r->dev);
+}
+
 /* n: how far the stride of the modulations is off a multiple of D. */
 static const shape shapes[] = {
     {.name = "one", .B = 1, .T = 1, .D = 1},
@@ -115,7 +155,7 @@ static const shape shapes[] = {
     {.name = "wide", .B = 1, .T = 2, .D = 1540},
     {.name = "wider than registers", .B = 1, .T = 2, .D = 2052},
 };
-static body_fn *const bodies[] = {forward, backward, guarded};
+static body_fn *const bodies[] = {forward, backward, guarded, in_parts};
 
 static run *run_as(ds_device *dev, int i, enum order how, size_t nudge) {
     const shape *k = &shapes[i % COUNT(shapes)];

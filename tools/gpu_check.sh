@@ -174,10 +174,10 @@ fi
 # ---------------------------------------------------------------- times
 if [ $emulate = 1 ]; then
     part "bench (emulated: to try the program)" 120 \
-        "$B/bin/bench_gpu cuda 20 tiny-gemm tiny-train-2 tiny-ops-2 tiny-sample tiny-sample-base tiny-mixed tiny-small"
+        "$B/bin/bench_gpu cuda 20 tiny-gemm tiny-train-2 tiny-ops-2 tiny-sample tiny-sample-base tiny-mixed tiny-mixed-stacked tiny-small"
 else
     part "bench of the large model" 110 \
-        "$B/bin/bench_gpu cuda 80 gemm train-64 train-32 train-128 sample sample-base mixed ops-64"
+        "$B/bin/bench_gpu cuda 80 gemm train-64 train-32 train-128 sample sample-base mixed mixed-stacked ops-64"
     part "bench of the small one and of features" 40 "$B/bin/bench_gpu cuda 24 small inception inception-8bit inception-f32"
     part "features: processor and GPU, f32 and TF32, recorded and alone" 40 "$B/bin/bench_gpu cuda 20 inception-same"
     part "pytorch" 260 "$PYTHON bench/gpu/peer_dit_cuda.py --budget $(($(at_most 260) - 6))"

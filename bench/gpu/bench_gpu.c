@@ -8,13 +8,12 @@
  *   sample          DiT-XL/2, 64 images with guidance (128 rows), one folded adapter: ms of a DDPM
  *                   step
  *   sample-base     the same without an adapter
- *   mixed           64 images of 8 tasks in a batch, no guidance, and of one folded task
- *   small           the demo's base, batch 64: training step
- *   inception       FID's network, random weights, in TF32: pictures of 299 x 299 in f32 from host
- *                   memory to features there, 64 at a time
- *   inception-f32   the same in exact f32
- *   inception-8bit  in TF32 from 8-bit pictures of 64 x 64, resized as pytorch-fid does by as many
- *                   threads as there are processors while the network looks at those before
+ *   mixed           64 images of 8 tasks in a batch, no guidance, each task in weights of its own;
+ * and of one folded task mixed-stacked   the same with one frozen base and unfolded adapters small
+ * the demo's base, batch 64: training step inception       FID's network, random weights, in TF32:
+ * pictures of 299 x 299 in f32 from host memory to features there, 64 at a time inception-f32   the
+ * same in exact f32 inception-8bit  in TF32 from 8-bit pictures of 64 x 64, resized as pytorch-fid
+ * does by as many threads as there are processors while the network looks at those before
  *   inception-same  features of two pictures against the processor's, in f32 and TF32; and three
  *                   runs (plain, recorded, replayed) and a picture alone, byte for byte
  *   tiny-...        the same on a model of a few thousand parameters (inception: one picture), to
@@ -209,8 +208,9 @@ static void train(bench *b, const char *part, int batch, int profiled) {
     free(labels);
 }
 
-/* tasks 0: the base; 1: a folded adapter; more: unfolded ones in turn. */
-static void sample(bench *b, const char *part, int images, int tasks, int guided) {
+/* tasks 0: the base; 1: a folded adapter; more: those in turn, by kind. */
+static void sample(bench *b, const char *part, int images, int tasks, enum ds_net_kind kind,
+                   int guided) {
     enum { STEPS = 5 };
     ds_adapter *a[TASKS];
     ds_net *net;
@@ -219,8 +219,8 @@ static void sample(bench *b, const char *part, int images, int tasks, int guided
         ds_method_spec spec = spec_of(b, (uint64_t)i + 1);
         must(ds_adapter_new(&a[i], b->base, &spec, &err), &err);
     }
-    must(ds_net_new(&net, b->model, tasks > 1 ? DS_NET_STACKED : DS_NET_INFER,
-                    (const ds_adapter *const *)a, tasks, guided ? 2 * images : images, &err),
+    must(ds_net_new(&net, b->model, kind, (const ds_adapter *const *)a, tasks,
+                    guided ? 2 * images : images, &err),
          &err);
     ds_sample_options so = {.sampler = DS_SAMPLER_DDPM,
                             .steps = STEPS,
@@ -452,7 +452,7 @@ static void run_part(bench *b, const char *part) {
     const char *what = is_tiny ? part + 5 : part;
     b->least = b->dev->free_bytes ? (double)b->dev->free_bytes(b->dev) : 0;
     if (!strncmp(what, "train-", 6) || !strncmp(what, "ops-", 4) || !strncmp(what, "sample", 6) ||
-        !strcmp(what, "mixed"))
+        !strncmp(what, "mixed", 5))
         open_model(b, is_tiny ? &tiny : &xl);
     if (!strcmp(what, "gemm"))
         gemm(b, is_tiny ? 64 : 8192);
@@ -461,13 +461,15 @@ static void run_part(bench *b, const char *part) {
     else if (!strncmp(what, "ops-", 4))
         train(b, part, (int)strtol(what + 4, NULL, 10), 1);
     else if (!strcmp(what, "sample"))
-        sample(b, part, images, 1, 1);
+        sample(b, part, images, 1, DS_NET_INFER, 1);
     else if (!strcmp(what, "sample-base"))
-        sample(b, part, images, 0, 1);
+        sample(b, part, images, 0, DS_NET_INFER, 1);
     else if (!strcmp(what, "mixed")) {
-        sample(b, is_tiny ? "tiny-one-task" : "one-task", images, 1, 0);
-        sample(b, part, images, TASKS, 0);
-    } else if (!strcmp(what, "small")) {
+        sample(b, is_tiny ? "tiny-one-task" : "one-task", images, 1, DS_NET_INFER, 0);
+        sample(b, part, images, TASKS, DS_NET_FOLDED, 0);
+    } else if (!strcmp(what, "mixed-stacked"))
+        sample(b, part, images, TASKS, DS_NET_STACKED, 0);
+    else if (!strcmp(what, "small")) {
         open_model(b, is_tiny ? &tiny : &small);
         train(b, part, images, 0);
     } else if (!strcmp(what, "inception-same"))

@@ -78,6 +78,8 @@ class Table:
         self.add('the same against no adapter', '>= 0.98 x', a / b if a and b else None, lambda x: x >= 0.98)
         a, b = self.ours('mixed'), self.ours('one-task')
         self.add('8 tasks mixed against one task, batch 64', '>= 0.9 x', a / b if a and b else None, lambda x: x >= 0.9)
+        a = self.ours('mixed-stacked')
+        self.add('the same over one base, adapters unfolded', '', a / b if a and b else None, lambda x: True)
         self.against('small base, batch 64, training step, against eager', 'small', 5, 'eager')
         self.against('Inception features, TF32, as pytorch-fid runs it', 'inception', 2, 'eager')
         self.against('the same against the best PyTorch mode', 'inception', 1)

@@ -206,10 +206,28 @@ static ds_act *branch_room(ds_cuda *c, size_t bytes) {
     return (ds_act *)c->branch;
 }
 
+/* Is this the sum that waits, further on?  Then both are one: all that is between them, a product,
+ * reads and writes nothing of the sum's. */
+static bool continues(ds_device *dev, const ds_act *y, const float *res_out, const float *res_in,
+                      const float *gate, int gate_stride, int T, int D) {
+    const ds_cuda_pending *p = &ds_cuda_of(dev)->pending;
+    const size_t n = (size_t)p->B * (size_t)p->T * (size_t)p->D;
+    return p->waiting == DS_CUDA_GATE_FORWARD && p->T == T && p->D == D &&
+           p->stride == gate_stride && ds_act_at(dev, p->y, n) == y && p->res_out + n == res_out &&
+           p->res_in + n == res_in && p->gate + (size_t)p->B * (size_t)gate_stride == gate;
+}
+
 void ds_cuda_linear_residual_forward(ds_device *dev, ds_act *y, float *res_out, const float *res_in,
                                      const float *gate, int gate_stride, const ds_act *x,
                                      const ds_weight *w, const float *bias, int B, int T) {
-    ds_cuda *c = ds_cuda_begin(dev);
+    ds_cuda *c = ds_cuda_of(dev);
+    if (y && continues(dev, y, res_out, res_in, gate, gate_stride, T, w->m)) {
+        layer_product part = forward_of(x, w, bias, B * T, act_type(dev));
+        multiply(dev, &part, y);
+        c->pending.B += B;
+        return;
+    }
+    ds_cuda_begin(dev);
     if (!y)
         y = branch_room(c, (size_t)B * (size_t)T * (size_t)w->m * dev->act_size);
     layer_product p = forward_of(x, w, bias, B * T, act_type(dev));
