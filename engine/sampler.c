@@ -122,6 +122,10 @@ static void dpmpp2m_coefficients(ds_step *p, const ds_schedule *s, int k) {
     }
 }
 
+_Static_assert((int)DS_SAMPLER_DDPM == DS_STEP_DDPM && (int)DS_SAMPLER_DDIM == DS_STEP_DDIM &&
+                   (int)DS_SAMPLER_DPMPP2M == DS_STEP_DPMPP2M,
+               "a sampler is the kind of its steps");
+
 static ds_step coefficients(const ds_run *r, int k) {
     const ds_schedule *s = &r->s;
     const size_t plane = (size_t)r->c->side * (size_t)r->c->side;

@@ -28,6 +28,15 @@ static void cleanup(void) {
         nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+const char *ds_test_emulated_gpu(void) {
+    static char path[512];
+    const char *build = getenv("DS_BUILD");
+    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
+             build ? build : "build/release");
+    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    return path;
+}
+
 const char *ds_test_tmpdir(void) { return dir; }
 
 int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {

@@ -14,6 +14,10 @@ int ds_test_main(const char *name, void (*register_cases)(TCase *tc));
 /* Count and print a visible skip: "SKIPPED test: reason".  Works from forked tests too. */
 void ds_test_skip(const char *test, const char *reason);
 
+/* From now on the device cuda is the emulated one (tests/emu/emu.h) of the build that DS_BUILD
+ * names. Its library. */
+const char *ds_test_emulated_gpu(void);
+
 /* A fresh directory under TMPDIR, removed at exit of the test program. */
 const char *ds_test_tmpdir(void);
 

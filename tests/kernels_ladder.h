@@ -304,11 +304,7 @@ static inline int is_emulated(const ds_device *dev) {
 static inline ds_device *open_emulated(const ds_device_options *opt) {
     ds_device *dev = NULL;
     ds_error err = {0};
-    const char *build = getenv("DS_BUILD");
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    ds_test_emulated_gpu();
     EXPECT(ds_device_open_cuda(&dev, opt, &err) == 0, "%s", err.message);
     unsetenv("DIFFSCALER_CUDA_LIBRARY"); /* other tests mean the processor by "auto" */
     return dev;

@@ -27,11 +27,7 @@ static world world_new(const char *kind, enum ds_precision precision) {
     world w;
     ds_error err = {0};
     ds_device_options o = {.kind = kind, .precision = precision, .threads = 1};
-    const char *build = getenv("DS_BUILD");
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    ds_test_emulated_gpu();
     ck_assert_msg(!ds_device_open(&w.dev, &o, &err), "%s", err.message);
     ck_assert_int_eq(ds_base_new(&w.base, &config, 7, NULL), 0);
     /* adaLN-Zero would hide the blocks: every entry gets a little noise */

@@ -609,15 +609,11 @@ static int an_eigen(ds_device *dev, double *w, double *a, int n, int vectors) {
 /* All of a large distance is the device's business; what it refuses is done here. */
 START_TEST(a_device_takes_the_algebra) {
     static const ds_dense between = {a_product, a_gram, an_eigen};
-    const char *build = getenv("DS_BUILD");
-    char path[512];
     ds_error err = {0};
     ds_device_options o = {.kind = "cuda"};
     ds_device dev = {.threads = 1, .dense = &between};
     int n_fake = _i ? 2 * WIDE_FAKE : 258;
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    ds_test_emulated_gpu();
     ck_assert_msg(!ds_device_open_cuda(&behind, &o, &err), "%s", err.message);
     ds_fd_result want = wide_distance(NULL, n_fake), got = wide_distance(&dev, n_fake);
     /* squares: the real covariance, then F once or each group's; decompositions: all, and without

@@ -245,16 +245,8 @@ END_TEST
 
 /* Emulated (tests/emu/emu.h), or with DS_TEST_DEVICES=cuda a GPU. */
 static int has_cuda(void) {
-    static char path[512];
-    const char *devices = getenv("DS_TEST_DEVICES"), *build = getenv("DS_BUILD");
-    if (devices && !strcmp(devices, "cuda"))
-        return 1;
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    if (access(path, R_OK))
-        return 0;
-    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
-    return 1;
+    const char *devices = getenv("DS_TEST_DEVICES");
+    return (devices && !strcmp(devices, "cuda")) || !access(ds_test_emulated_gpu(), R_OK);
 }
 
 START_TEST(cuda_f32_matches_pytorch) {

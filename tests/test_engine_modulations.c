@@ -66,11 +66,7 @@ static world world_new(int device) {
     ds_device_options o = {.kind = devices[device].kind,
                            .precision = devices[device].precision,
                            .threads = devices[device].threads};
-    const char *build = getenv("DS_BUILD");
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    ds_test_emulated_gpu();
     ck_assert_msg(!ds_device_open(&w.dev, &o, &err), "%s", err.message);
     ck_assert_int_eq(ds_base_new(&w.base, &config, 7, NULL), 0);
     stir(w.base->data, w.base->table.total, 0, 0.3f); /* a fresh one has zero modulations */

@@ -16,14 +16,10 @@
 #include <string.h>
 
 static ds_device *open_cuda(void) {
-    const char *build = getenv("DS_BUILD");
-    char path[512];
     ds_device *dev = NULL;
     ds_error err = {0};
     ds_device_options o = {.kind = "cuda", .precision = DS_PRECISION_F32};
-    snprintf(path, sizeof path, "%s/tests/emu/libdiffscaler-cuda.so",
-             build ? build : "build/release");
-    setenv("DIFFSCALER_CUDA_LIBRARY", path, 1);
+    ds_test_emulated_gpu();
     ck_assert_msg(!ds_device_open_cuda(&dev, &o, &err), "%s", err.message);
     unsetenv("DIFFSCALER_CUDA_LIBRARY");
     ck_assert_msg(dev->dense != NULL, "the device has no double precision");

@@ -48,8 +48,9 @@ static void remove_events(const char *dir) {
     free(path);
 }
 
-/* Killed; then others have all the memory, before it starts and while it runs: each time it is put
- * off (75) with the reason, keeps its checkpoints, and ends with the bytes of an undisturbed run.
+/* Stopped while a step is under way, killed; then others have all the memory, before it starts and
+ * while it runs: each time it is put off (75) with the reason, keeps its checkpoints, and ends with
+ * the bytes of an undisturbed run.
  */
 START_TEST(job) {
     if (SANITIZED) {
@@ -61,6 +62,12 @@ START_TEST(job) {
     pid_t pid = start_job(dir, NULL, NULL);
     char *checkpoints = ds_xasprintf("%s/checkpoints", dir);
     wait_for(dir, "\"type\":\"checkpoint\"");
+    kill(pid, SIGTERM); /* the step that has begun ends, and is in the checkpoint */
+    ck_assert_int_eq(wait_job(pid), 143);
+    wait_for(dir, "asked to stop; a checkpoint is saved");
+    remove_events(dir);
+    pid = start_job(dir, NULL, NULL);
+    wait_for(dir, "\"type\":\"resumed\"");
     kill(pid, SIGKILL);
     wait_job(pid);
     remove_events(dir);
@@ -220,13 +227,10 @@ START_TEST(no_room_for_scratch) {
 END_TEST
 
 static void register_cases(TCase *tc) {
-    const char *build = getenv("DS_BUILD");
-    char *library =
-        ds_xasprintf("%s/tests/emu/libdiffscaler-cuda.so", build ? build : "build/release");
     if (!SANITIZED)
         fixture_make();
     char *memory = in_tmp("memory");
-    setenv("DIFFSCALER_CUDA_LIBRARY", library, 1);
+    ds_test_emulated_gpu();
     setenv("DS_EMU_MEMORY", memory, 1);
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, workspace_is_counted);
@@ -234,7 +238,6 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, job);
     tcase_add_test(tc, too_small_gpu);
     tcase_add_test(tc, checkpoint_waits_for_its_gpu);
-    free(library);
     free(memory);
 }
 
