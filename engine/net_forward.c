@@ -87,8 +87,9 @@ static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, cons
                                   s.count * rows_per_sample);
             if (!s.branch)
                 continue;
-            ds_affiner branch = *s.branch; /* only the low-rank branch is left */
+            ds_affiner branch = *s.branch; /* only the low-rank branch is left, which has no side */
             branch.a = branch.b = NULL;
+            branch.side_in = 0;
             k->affiner_rows_forward(net->dev, NULL, out, in, s.bias, &branch,
                                     l->folded ? net->first_set : task, s.count, rows_per_sample);
         }

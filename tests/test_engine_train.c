@@ -428,6 +428,23 @@ START_TEST(folded_tasks_are_those_alone) {
 }
 END_TEST
 
+/* Every way in which an adapter can be applied, in every layer. */
+START_TEST(trains_and_samples_on_every_side) {
+    ds_world w = open_world(_i & 4 ? &bf16 : &f32);
+    ds_method_spec spec = affiner;
+    spec.side_in = _i & 1;
+    spec.phi_relu = _i >> 1 & 1;
+    spec.targets = 1023;
+    ds_adapter *a = trained(&w, &spec, 3);
+    float *x = draw(&w, a, 3, 4, &fast);
+    for (int i = 0; i < 3 * ONE; i++)
+        ck_assert(isfinite(x[i]));
+    free(x);
+    ds_adapter_free(a);
+    close_world(&w);
+}
+END_TEST
+
 START_TEST(adapter_file_returns_what_was_stored) {
     ds_world w = open_world(&f32);
     ds_method_spec specs[] = {affiner,
@@ -506,6 +523,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, a_sample_does_not_depend_on_its_neighbours, 0, 2);
     tcase_add_test(tc, stacked_tasks_match_folded_ones);
     tcase_add_loop_test(tc, folded_tasks_are_those_alone, 0, 2);
+    tcase_add_loop_test(tc, trains_and_samples_on_every_side, 0, 8);
     tcase_add_test(tc, adapter_file_returns_what_was_stored);
     tcase_add_test(tc, any_flipped_bit_of_an_adapter_is_refused);
 }
