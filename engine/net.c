@@ -358,22 +358,40 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
     return 0;
 }
 
-/* Room for task t of layer l and its weights; the layer's slot is that of the task. */
-static int fold_task(ds_net *net, ds_layer *l, int t, const ds_adapter *a, ds_error *err) {
-    const struct ds_ops *k = net->dev->ops;
-    ds_folded *f = &l->folded[t];
-    f->ad = ds_adapter_view(&a->spec, l->lin, &l->slot, net->sets_data[t]);
-    f->branch = f->ad.phi_relu && !sleeps(l, a);
-    f->w = net->dev->weight_new(net->dev, l->lin->m, l->lin->n, 0, 0);
-    f->bias = net->dev->alloc(net->dev, (size_t)l->lin->m * sizeof(float));
-    if (!f->w || !f->bias)
-        return ds_device_no_room(net->dev,
-                                 net->dev->weight_bytes(net->dev, l->lin->m, l->lin->n, 0, 0), err,
-                                 "the weights of task %d of %d", t + 1, net->tasks);
-    const float *W = ds_net_matrix(net, l);
-    k->weight_pack(net->dev, f->w, W, &f->ad);
-    k->bias_fold(net->dev, f->bias, l->bias, W, &f->ad);
-    return 0;
+/* Is the layer folded for every task? */
+static int every_task_folds(const ds_net *net, const ds_layer *l) {
+    for (int t = 0; t < net->tasks; t++)
+        if (!l->folded[t].ad.m || l->folded[t].branch)
+            return 0;
+    return net->tasks > 1;
+}
+
+/* Weights and biases of the tasks that have the layer; as one where the device can use that. */
+static int folded_room(ds_net *net, ds_layer *l, int index, ds_error *err) {
+    ds_device *dev = net->dev;
+    const int m = l->lin->m, n = l->lin->n, all = dev->weights_new && every_task_folds(net, l);
+    const size_t bytes = dev->weight_bytes(dev, m, n, 0, 0), bias = (size_t)m * sizeof(float);
+    ds_weight **each = ds_xcalloc((size_t)net->tasks, sizeof *each);
+    int rc = 0;
+    if (all) {
+        rc = dev->weights_new(dev, m, n, net->tasks, each, &l->every);
+        l->every_bias = rc ? NULL : dev->alloc(dev, (size_t)net->tasks * bias);
+        rc = rc || !l->every_bias;
+    }
+    for (int t = 0; t < net->tasks; t++) {
+        ds_folded *f = &l->folded[t];
+        f->w = each[t];
+        f->bias = l->every_bias ? l->every_bias + (size_t)t * (size_t)m : NULL;
+        if (all || !f->ad.m)
+            continue;
+        f->w = dev->weight_new(dev, m, n, 0, 0);
+        f->bias = dev->alloc(dev, bias);
+        rc = rc || !f->w || !f->bias;
+    }
+    free(each);
+    return rc ? ds_device_no_room(dev, (size_t)net->tasks * (bytes + bias), err,
+                                  "layer %d of %d tasks", index, net->tasks)
+              : 0;
 }
 
 static int bind_folded(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
@@ -381,11 +399,22 @@ static int bind_folded(ds_net *net, const ds_adapter *const *adapters, ds_error 
         ds_layer *l = &net->layers[i];
         l->folded = ds_xcalloc((size_t)net->tasks + 1, sizeof *l->folded);
         for (int t = 0; t < net->tasks; t++) {
-            if (!ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot))
+            const ds_adapter *a = adapters[t];
+            if (!ds_adapter_find(&a->table, i, a->spec.rank, &l->slot))
                 continue;
-            int rc = fold_task(net, l, t, adapters[t], err);
-            if (rc)
-                return rc;
+            l->folded[t].ad = ds_adapter_view(&a->spec, l->lin, &l->slot, net->sets_data[t]);
+            l->folded[t].branch = l->folded[t].ad.phi_relu && !sleeps(l, a);
+        }
+        int rc = folded_room(net, l, i, err);
+        if (rc)
+            return rc;
+        for (int t = 0; t < net->tasks; t++) {
+            const ds_folded *f = &l->folded[t];
+            if (!f->w)
+                continue;
+            const float *W = ds_net_matrix(net, l);
+            net->dev->ops->weight_pack(net->dev, f->w, W, &f->ad);
+            net->dev->ops->bias_fold(net->dev, f->bias, l->bias, W, &f->ad);
         }
     }
     return 0;
@@ -517,8 +546,11 @@ void ds_net_free(ds_net *net) {
         net->dev->free(net->dev, l->bias_eff);
         for (int t = 0; l->folded && t < net->tasks; t++) {
             net->dev->weight_free(net->dev, l->folded[t].w);
-            net->dev->free(net->dev, l->folded[t].bias);
+            if (!l->every)
+                net->dev->free(net->dev, l->folded[t].bias);
         }
+        net->dev->weight_free(net->dev, l->every);
+        net->dev->free(net->dev, l->every_bias);
         free(l->folded);
         free(l->sets);
     }

@@ -14,13 +14,23 @@ static int unfolded(const ds_net *net, const ds_layer *l) {
 }
 
 /* Samples [first, first + count) have the same weights: all of a batch, but in a folded net the
- * neighbours of one task. */
+ * neighbours of one task, or equal numbers of each task where all its weights are one. */
 typedef struct {
     int first, count; /* 0: none is left */
     const ds_weight *w;
     const float *bias;
     const ds_affiner *branch; /* what is not folded of it, or NULL; a and b are */
 } stretch;
+
+/* Do all tasks follow each other from sample `first` on, with `each` samples? */
+static int all_in_turn(const ds_net *net, const int *task, int first, int each, int B) {
+    if (first + net->tasks * each > B)
+        return 0;
+    for (int i = 0; i < net->tasks * each; i++)
+        if (task[first + i] != i / each)
+            return 0;
+    return 1;
+}
 
 static stretch stretch_at(const ds_net *net, const ds_layer *l, const int *task, int first, int B) {
     stretch s = {first, B - first, l->w, l->bias, NULL};
@@ -36,6 +46,11 @@ static stretch stretch_at(const ds_net *net, const ds_layer *l, const int *task,
         s.w = f->w;
         s.bias = f->bias;
         s.branch = f->branch ? &f->ad : NULL;
+    }
+    if (f && l->every && all_in_turn(net, task, first, s.count, B)) {
+        s.count *= net->tasks;
+        s.w = l->every;
+        s.bias = l->every_bias;
     }
     return s;
 }

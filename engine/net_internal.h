@@ -24,6 +24,8 @@ typedef struct {
     ds_affiner ad;     /* single adapter */
     ds_affiner *sets;  /* STACKED: one per task, then identity for the base */
     ds_folded *folded; /* FOLDED: one per task, then none for the base */
+    ds_weight *every;  /* FOLDED: the tasks' weights as one (ds_device.weights_new), or NULL */
+    float *every_bias; /* (tasks,m) */
     ds_affiner_grad g;
     float *dW, *db; /* method full */
     ds_adapter_slot slot;

@@ -151,6 +151,11 @@ struct ds_device {
      * since. */
     void (*fetch)(ds_device *dev, int slot, const void *src, size_t bytes);
     void (*fetched)(ds_device *dev, int slot, void *dst_host, size_t bytes);
+    /* `count` weights of one shape, each[0..count), and one that stands for all of them:
+     * linear_forward, linear_f32_forward, linear_gelu_forward and linear_residual_forward multiply
+     * by it as many equal runs of rows, run i by weight i and with bias + i m.  Not 0: no room. All
+     * are freed by weight_free, `all` last. */
+    int (*weights_new)(ds_device *dev, int m, int n, int count, ds_weight **each, ds_weight **all);
     int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
     void (*segment_end)(ds_device *dev);
     void (*forget)(ds_device *dev, const void *owner);

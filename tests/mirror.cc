@@ -165,6 +165,9 @@ ds_weight *mirror_weight_new(ds_device *dev, int m, int n, int f32, int grad) {
 void mirror_weight_free(ds_device *dev, ds_weight *w) {
     of(dev)->real->weight_free(of(dev)->real, w);
 }
+int mirror_weights_new(ds_device *dev, int m, int n, int count, ds_weight **each, ds_weight **all) {
+    return of(dev)->real->weights_new(of(dev)->real, m, n, count, each, all);
+}
 size_t mirror_weight_bytes(ds_device *dev, int m, int n, int f32, int grad) {
     return of(dev)->real->weight_bytes(of(dev)->real, m, n, f32, grad);
 }
@@ -214,7 +217,10 @@ extern "C" ds_device *ds_mirror(ds_device *real) {
     dev->weight_free = mirror_weight_free;
     dev->weight_bytes = mirror_weight_bytes;
     dev->workspace_bytes = mirror_workspace_bytes;
+    dev->weights_new = real->weights_new ? mirror_weights_new : NULL;
     dev->dense = NULL;
+    dev->fetch = NULL;
+    dev->fetched = NULL;
     dev->free_bytes = NULL;
     dev->total_bytes = NULL;
     dev->replay = NULL;

@@ -277,6 +277,56 @@ START_TEST(tasks_share_a_batch) {
 }
 END_TEST
 
+static struct {
+    const struct ds_ops *real;
+    struct ds_ops ops;
+    int products;
+} spy;
+
+static void spy_gelu(ds_device *dev, ds_act *pre, ds_act *y, const ds_act *x, const ds_weight *w,
+                     const float *bias, int rows) {
+    spy.products++;
+    spy.real->linear_gelu_forward(dev, pre, y, x, w, bias, rows);
+}
+
+/* Folded tasks with as many samples each are one product a layer, others one a task; a pass is
+ * asked for twice, then replayed.  Either way a sample has the bytes that it has alone. */
+START_TEST(equal_tasks_are_one_product) {
+    static const int tasks[2][4] = {{1, 0, 0, 1}, {1, 0, 0, 0}};
+    world w = world_new("cuda", _i ? DS_PRECISION_BF16 : DS_PRECISION_F32);
+    ds_adapter *a = adapter_of(&w, 11), *b = adapter_of(&w, 12);
+    const ds_adapter *both[] = {a, b};
+    const ds_sample_options o = {.sampler = DS_SAMPLER_DDIM, .steps = 4, .guidance = 1, .seed = 2};
+    spy.real = w.dev->ops;
+    spy.ops = *w.dev->ops;
+    spy.ops.linear_gelu_forward = spy_gelu;
+    w.dev->ops = &spy.ops;
+    for (int how = 0; how < 2; how++) {
+        static float raw[4 * ONE], one[ONE];
+        ds_sample_request q[4];
+        ds_net *net;
+        for (int i = 0; i < 4; i++)
+            q[i] = (ds_sample_request){.index = (uint64_t)i, .task = tasks[how][i], .label = i % 3};
+        spy.products = 0;
+        ck_assert_int_eq(ds_net_new(&net, w.model, DS_NET_FOLDED, both, 2, 4, NULL), 0);
+        ck_assert_int_eq(ds_sample(NULL, raw, net, NULL, &o, q, 4, NULL, NULL, NULL), 0);
+        ck_assert_int_eq(spy.products, 2 * DEPTH * (how ? 2 : 1));
+        ds_net_free(net);
+        for (int i = 0; i < 4; i++) {
+            ck_assert_int_eq(
+                ds_net_new(&net, w.model, DS_NET_INFER, &both[tasks[how][i]], 1, 1, NULL), 0);
+            ck_assert_int_eq(ds_sample(NULL, one, net, NULL, &o, &q[i], 1, NULL, NULL, NULL), 0);
+            ck_assert_msg(!memcmp(one, raw + i * ONE, sizeof one), "sample %d", i);
+            ds_net_free(net);
+        }
+    }
+    w.dev->ops = spy.real;
+    ds_adapter_free(a);
+    ds_adapter_free(b);
+    world_free(&w);
+}
+END_TEST
+
 /* A pass that was recorded for some tasks is not replayed for others: the same net, buffers and
  * batch size, with the tasks exchanged, and back again. */
 START_TEST(tasks_may_change_between_passes) {
@@ -331,6 +381,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, steps_may_begin_ahead);
     tcase_add_loop_test(tc, samples_are_those_of_the_cpu, 0, 9);
     tcase_add_loop_test(tc, tasks_share_a_batch, 0, 2);
+    tcase_add_loop_test(tc, equal_tasks_are_one_product, 0, 2);
     tcase_add_test(tc, tasks_may_change_between_passes);
 }
 

@@ -143,6 +143,43 @@ static void in_parts(run *r) {
     ds_mirror_release(r->dev);
 }
 
+/* Runs of rows by a weight each: in one op, or (apart) in one for each. */
+static void runs(run *r) {
+    enum { MOST = 4 };
+    int T = r->k->T, D = r->k->D, B = r->B;
+    if (!r->dev->weights_new || B < 2 || B > MOST || D > 192)
+        return;
+    size_t n = (size_t)(T * D), count = n * (size_t)B;
+    const struct ds_ops *ops = r->dev->ops;
+    float *mod = numbers(r, (size_t)D, 1, 0), *res = numbers(r, n, 2, 1),
+          *bias = fixed(r, (size_t)(B * D), 7, 0);
+    ds_act *x = act_of(r, numbers(r, n, 3, 0), count);
+    ds_act *y = out_act(r, "y", n), *gelu = out_act(r, "gelu", n), *pre = out_act(r, "pre", n),
+           *gelu2 = out_act(r, "gelu with pre", n), *kept = out_act(r, "kept", n);
+    float *wide = out_f32(r, "f32", n), *sum = out_f32(r, "sum", n);
+    ds_weight *each[MOST], *all;
+    DS_ASSERT(r->dev->weights_new(r->dev, D, D, B, each, &all) == 0);
+    for (int i = 0; i < B; i++) {
+        float *W = fixed(r, (size_t)(D * D), 30 + (uint64_t)i, -3);
+        ops->weight_pack(r->dev, r->weight[r->weights++] = each[i], W, NULL);
+    }
+    r->weight[r->weights++] = all;
+    for (int i = 0; i < (order == APART ? B : 1); i++) {
+        const ds_weight *w = order == APART ? each[i] : all;
+        size_t at = (size_t)i * n;
+        const float *b = bias + i * D, *gate = mod + i * D;
+        const ds_act *in = ds_act_at(r->dev, x, at);
+        int samples = order == APART ? 1 : B, rows = samples * T;
+        ops->linear_forward(r->dev, ds_act_at(r->dev, y, at), in, w, b, rows);
+        ops->linear_f32_forward(r->dev, wide + at, in, w, b, rows);
+        ops->linear_gelu_forward(r->dev, NULL, ds_act_at(r->dev, gelu, at), in, w, b, rows);
+        ops->linear_gelu_forward(r->dev, ds_act_at(r->dev, pre, at), ds_act_at(r->dev, gelu2, at),
+                                 in, w, b, rows);
+        ops->linear_residual_forward(r->dev, ds_act_at(r->dev, kept, at), sum + at, res + at, gate,
+                                     D, in, w, b, samples, T);
+    }
+}
+
 /* n: how far the stride of the modulations is off a multiple of D. */
 static const shape shapes[] = {
     {.name = "one", .B = 1, .T = 1, .D = 1},
@@ -155,7 +192,7 @@ static const shape shapes[] = {
     {.name = "wide", .B = 1, .T = 2, .D = 1540},
     {.name = "wider than registers", .B = 1, .T = 2, .D = 2052},
 };
-static body_fn *const bodies[] = {forward, backward, guarded, in_parts};
+static body_fn *const bodies[] = {forward, backward, guarded, in_parts, runs};
 
 static run *run_as(ds_device *dev, int i, enum order how, size_t nudge) {
     const shape *k = &shapes[i % COUNT(shapes)];

@@ -25,6 +25,8 @@ struct ds_weight {
     int f32;  /* f32 products, even on a bf16 device */
     int tf32; /* convolutions with it take TF32; its numbers are rounded to that */
     void *w;  /* (m,n) float or ds_bf16 */
+    int runs; /* 1; or it is all of several (ds_device.weights_new), one behind the other */
+    int part; /* one of several: the memory is that of all */
 };
 
 /* An op that was asked for and not yet launched: if the next op takes its result, both are one

@@ -2,6 +2,7 @@
  */
 #include "kernels/cuda/dense.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -95,6 +96,7 @@ static ds_weight *cuda_weight_new(ds_device *dev, int m, int n, int f32, int gra
         return NULL;
     w->m = m;
     w->n = n;
+    w->runs = 1;
     w->f32 = f32 || dev->act_size == sizeof(float);
     w->tf32 = f32 == DS_WEIGHT_TF32 && ds_cuda_of(dev)->tf32;
     w->w = ds_lib_alloc(ds_cuda_begin(dev), weight_size(dev, m, n, f32));
@@ -108,8 +110,26 @@ static ds_weight *cuda_weight_new(ds_device *dev, int m, int n, int f32, int gra
 static void cuda_weight_free(ds_device *dev, ds_weight *w) {
     if (!w)
         return;
-    ds_lib_free(ds_cuda_begin(dev), w->w);
+    if (!w->part)
+        ds_lib_free(ds_cuda_begin(dev), w->w);
     free(w);
+}
+
+static int cuda_weights_new(ds_device *dev, int m, int n, int count, ds_weight **each,
+                            ds_weight **all) {
+    DS_ASSERT(count > 0 && m <= INT_MAX / count);
+    *all = cuda_weight_new(dev, m * count, n, 0, 0);
+    if (!*all)
+        return 1;
+    (*all)->m = m;
+    (*all)->runs = count;
+    for (int i = 0; i < count; i++) {
+        each[i] = (ds_weight *)ds_xcalloc(1, sizeof **each);
+        *each[i] = **all;
+        each[i]->w = (char *)(*all)->w + (size_t)i * weight_size(dev, m, n, 0);
+        each[i]->runs = each[i]->part = 1;
+    }
+    return 0;
 }
 
 static size_t cuda_workspace_bytes(ds_device *dev) {
@@ -263,6 +283,7 @@ static void fill_device(ds_device *dev, ds_cuda *c) {
     dev->free_bytes = cuda_free_bytes;
     dev->total_bytes = cuda_total_bytes;
     dev->dense = &ds_cuda_dense;
+    dev->weights_new = cuda_weights_new;
     dev->replay = cuda_replay;
     dev->segment_end = cuda_segment_end;
     dev->forget = cuda_forget;

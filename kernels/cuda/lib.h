@@ -58,22 +58,23 @@ enum ds_lib_epilogue {
     DS_LIB_BIAS_RELU
 };
 
-/* d (m,n) (=, or += if add) op(a) (m,k) op(b) (k,n) + epilogue.  Row-major, leading dimensions in
+/* runs > 1: as many such products, their a, b, d and bias one behind the other.
+ * d (m,n) (=, or += if add) op(a) (m,k) op(b) (k,n) + epilogue.  Row-major, leading dimensions in
  * elements.  ta: a is stored (k,m);  tb: b is stored (n,k).  Types of a and b are the same.
  * exact: f32 products without TF32 on a device of that precision.
- * The algorithm depends on everything here but m, and never splits k: a row of d has the same bytes
- * whatever m is. */
+ * The algorithm depends on everything here but m and runs, and never splits k: a row of d has the
+ * same bytes whatever m is. */
 struct ds_gemm {
     int m, n, k, ta, tb, lda, ldb, ldd;
     ds_lib_type ab, d;
-    int add, exact;
+    int add, exact, runs;
     ds_lib_epilogue epilogue;
     const void *bias; /* (n) */
     void *aux;        /* (m,n), leading dimension n, of the type of d */
 };
 
-/* 0 = done; not 0 = the library has no algorithm for this epilogue and alignment: the caller does
- * the epilogue itself.  DS_LIB_NONE is always done. */
+/* 0 = done; not 0 = the library has no algorithm for this epilogue, these runs and alignment: the
+ * caller does the epilogue itself, or one run at a time.  DS_LIB_NONE of one run is always done. */
 int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void *b);
 
 /* ---------------------------------------------------------------- attention, convolution

@@ -30,7 +30,7 @@ struct choice {
     product_key key;
     int count;
     cublasLtMatmulAlgo_t algo[CANDIDATES];
-    int rows, pick; /* the last number of rows, and which one it took */
+    int rows, runs, pick; /* the last number of rows and runs, and which one they took */
 };
 
 struct ds_lib_blas {
@@ -109,6 +109,15 @@ static void layout(cublasLtMatrixLayoutOpaque_t *l, int type, int rows, int colu
          "a matrix product");
 }
 
+static void repeat(cublasLtMatrixLayoutOpaque_t *l, int32_t runs, int64_t apart) {
+    must(
+        cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &runs, sizeof runs),
+        "a matrix product");
+    must(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &apart,
+                                          sizeof apart),
+         "a matrix product");
+}
+
 static void describe(product *p, const ds_cuda *c, const ds_gemm *g, int rows) {
     must(cublasLtMatmulDescInit(&p->what, compute_of(c, g), CUDA_R_32F), "a matrix product");
     set(p, CUBLASLT_MATMUL_DESC_TRANSA, g->tb ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -127,6 +136,13 @@ static void describe(product *p, const ds_cuda *c, const ds_gemm *g, int rows) {
     layout(&p->A, g->ab, g->tb ? g->k : g->n, g->tb ? g->n : g->k, g->ldb);
     layout(&p->B, g->ab, g->ta ? rows : g->k, g->ta ? g->k : rows, g->lda);
     layout(&p->D, g->d, g->n, rows, g->ldd);
+    if (g->runs <= 1)
+        return;
+    if (g->bias)
+        set(p, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, (int64_t)g->n);
+    repeat(&p->A, g->runs, (int64_t)g->n * g->ldb);
+    repeat(&p->B, g->runs, (int64_t)rows * g->lda);
+    repeat(&p->D, g->runs, (int64_t)rows * g->ldd);
 }
 
 /* May the library be asked for this epilogue?  It wants a leading dimension of aux in eights, and
@@ -220,9 +236,11 @@ static choice *choice_of(ds_cuda *c, const ds_gemm *g, const product_key *key) {
     choice *at = &blas->choices[blas->count++];
     memset(at, 0, sizeof *at);
     at->key = *key;
-    ask(at, c, g, g->ta ? g->m : ROWS);
+    ds_gemm alone = *g;
+    alone.runs = 1;
+    ask(at, c, &alone, g->ta ? g->m : ROWS);
     if (at->count == 0 && g->epilogue == DS_LIB_NONE) /* better than none */
-        ask(at, c, g, g->m);
+        ask(at, c, &alone, g->m);
     return at;
 }
 
@@ -249,8 +267,9 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
     choice *at = choice_of(c, g, &key);
     float one = 1, beta = g->add ? 1 : 0;
     describe(&p, c, g, g->m);
-    if (at->rows != g->m) {
+    if (at->rows != g->m || at->runs != g->runs) {
         at->rows = g->m;
+        at->runs = g->runs;
         seek(at, c, &p, 0);
     }
     for (; at->pick < at->count; seek(at, c, &p, at->pick + 1)) {
@@ -262,7 +281,7 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
         if (status != CUBLAS_STATUS_NOT_SUPPORTED) /* that one has done nothing */
             must(status, "a matrix product");
     }
-    if (g->epilogue != DS_LIB_NONE)
+    if (g->epilogue != DS_LIB_NONE || g->runs > 1)
         return 1;
     char text[160];
     snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m, g->n,

@@ -122,10 +122,56 @@ static void product_in_place(ds_cuda *c, const layer_product *p, float *out) {
     finish_rows<float>(c, p, out, out, 0, p->rows);
 }
 
+/* The bias in bf16, as the library takes it for bf16 results: count numbers. */
+static const void *rounded_bias(ds_cuda *c, const float *bias, size_t count) {
+    ds_bf16 *rounded = (ds_bf16 *)ds_cuda_scratch(c, count * sizeof *rounded);
+    ds_cuda_launch(c, to_type<ds_bf16, float>, cover(count), BLOCK, 0, rounded, bias, count);
+    return rounded;
+}
+
+static void multiply(ds_device *dev, const layer_product *p, void *out);
+
+/* Equal runs of rows by a weight each: in one call, where each lies as the first does (how it lies
+ * decides with which algorithm it is multiplied), or one after the other. */
+static void multiply_runs(ds_device *dev, const layer_product *p, void *out) {
+    ds_cuda *c = ds_cuda_of(dev);
+    const int runs = p->w->runs, rows = p->rows / runs;
+    const size_t n = (size_t)p->w->m, k = (size_t)p->w->n;
+    DS_ASSERT(p->rows % runs == 0 && !p->back);
+    const size_t of_w = p->w->f32 ? 4 : 2, of_d = p->d == DS_LIB_F32 ? 4 : 2;
+    const bool alike = n * k * of_w % 16 == 0 && (size_t)rows * k * of_w % 16 == 0 &&
+                       (size_t)rows * n * of_d % 16 == 0 && n * of_d % 16 == 0;
+    layer_product one = *p;
+    one.rows = rows;
+    ds_gemm g = gemm_of(&one);
+    g.runs = runs;
+    if (alike && !p->aux && !(p->d == DS_LIB_F32 && p->epilogue == DS_LIB_BIAS_GELU)) {
+        g.bias = p->bias && p->d == DS_LIB_BF16 ? rounded_bias(c, p->bias, (size_t)runs * n)
+                                                : (const void *)p->bias;
+        if (ds_lib_gemm(c, &g, out, p->x, p->w->w) == 0)
+            return;
+    }
+    ds_weight w = *p->w;
+    w.runs = 1;
+    one.w = &w;
+    for (int i = 0; i < runs; i++) {
+        size_t at = (size_t)i * (size_t)rows;
+        w.w = (char *)p->w->w + (size_t)i * n * k * of_w;
+        one.x = ds_act_at(dev, p->x, at * k);
+        one.bias = p->bias ? p->bias + (size_t)i * n : NULL;
+        one.aux = p->aux ? (char *)p->aux + at * n * of_d : NULL;
+        multiply(dev, &one, (char *)out + at * n * of_d);
+    }
+}
+
 static void multiply(ds_device *dev, const layer_product *p, void *out) {
     ds_cuda *c = ds_cuda_of(dev);
     if (p->rows <= 0)
         return;
+    if (p->w->runs > 1) {
+        multiply_runs(dev, p, out);
+        return;
+    }
     int wide = p->w->f32 && dev->act_size == 2;
     int gelu = p->epilogue == DS_LIB_BIAS_GELU || p->epilogue == DS_LIB_DGELU;
     if (gelu && p->d == DS_LIB_F32) {
@@ -134,12 +180,8 @@ static void multiply(ds_device *dev, const layer_product *p, void *out) {
     }
     ds_gemm g = gemm_of(p);
     g.bias = p->bias;
-    if (p->bias && p->d == DS_LIB_BF16 && !wide) {
-        size_t n = (size_t)g.n;
-        ds_bf16 *rounded = (ds_bf16 *)ds_cuda_scratch(c, n * sizeof *rounded);
-        ds_cuda_launch(c, to_type<ds_bf16, float>, cover(n), BLOCK, 0, rounded, p->bias, n);
-        g.bias = rounded;
-    }
+    if (p->bias && p->d == DS_LIB_BF16 && !wide)
+        g.bias = rounded_bias(c, p->bias, (size_t)g.n);
     if (wide || ds_lib_gemm(c, &g, out, p->x, p->w->w))
         product_in_parts(c, p, out, wide);
 }

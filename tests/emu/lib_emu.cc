@@ -203,7 +203,18 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
         return 1;
     ds_gemm copy = *g;
     bool tf32 = c->tf32 && !g->exact && g->ab == DS_LIB_F32;
-    ds_emu_submit([=] { product(&copy, d, a, b, tf32); });
+    const size_t of_ab = g->ab == DS_LIB_F32 ? 4 : 2, of_d = g->d == DS_LIB_F32 ? 4 : 2;
+    ds_emu_submit([=] {
+        ds_gemm one = copy;
+        for (size_t i = 0; i < (size_t)(copy.runs > 1 ? copy.runs : 1); i++) {
+            size_t m = (size_t)copy.m, n = (size_t)copy.n;
+            if (copy.bias)
+                one.bias = (const char *)copy.bias + i * n * of_d;
+            product(&one, (char *)d + i * m * (size_t)copy.ldd * of_d,
+                    (const char *)a + i * m * (size_t)copy.lda * of_ab,
+                    (const char *)b + i * n * (size_t)copy.ldb * of_ab, tf32);
+        }
+    });
     return 0;
 }
 
