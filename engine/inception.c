@@ -288,7 +288,7 @@ static int time_step(ds_device *dev, const step *s, int batch, double *seconds, 
            O = (size_t)g.out_channels, fan = (size_t)fan_in(&g), b = (size_t)batch;
     size_t in = b * (size_t)g.height * (size_t)g.width * (size_t)g.in_channels,
            out = b * oh * ow * O, total = in + out + O * fan + O;
-    ds_weight *w = dev->weight_new(dev, (int)O, (int)fan, 1, 0);
+    ds_weight *w = dev->weight_new(dev, (int)O, (int)fan, DS_WEIGHT_TF32, 0); /* as load_unit */
     float *x = dev->alloc(dev, total * sizeof *x);
     int rc = w && x ? 0 : ds_device_no_room(dev, total * sizeof *x, err, "trying a convolution");
     g.batch = batch;
