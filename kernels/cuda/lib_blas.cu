@@ -30,7 +30,8 @@ struct choice {
     product_key key;
     int count;
     cublasLtMatmulAlgo_t algo[CANDIDATES];
-    int rows, runs, pick; /* the last number of rows and runs, and which one they took */
+    int rows, pick; /* the last number of rows, and which one it took */
+    int runs;       /* .. and so many of them at once */
 };
 
 struct ds_lib_blas {
@@ -223,6 +224,12 @@ static void ask(choice *at, ds_cuda *c, const ds_gemm *g, int rows) {
             at->algo[at->count++] = found[i].algo;
 }
 
+static ds_gemm one_run(const ds_gemm *g) {
+    ds_gemm alone = *g;
+    alone.runs = 1;
+    return alone;
+}
+
 static choice *choice_of(ds_cuda *c, const ds_gemm *g, const product_key *key) {
     ds_lib_blas *blas = c->lib->blas;
     for (int i = 0; i < blas->count; i++)
@@ -236,24 +243,49 @@ static choice *choice_of(ds_cuda *c, const ds_gemm *g, const product_key *key) {
     choice *at = &blas->choices[blas->count++];
     memset(at, 0, sizeof *at);
     at->key = *key;
-    ds_gemm alone = *g;
-    alone.runs = 1;
+    const ds_gemm alone = one_run(g);
     ask(at, c, &alone, g->ta ? g->m : ROWS);
     if (at->count == 0 && g->epilogue == DS_LIB_NONE) /* better than none */
         ask(at, c, &alone, g->m);
     return at;
 }
 
+static bool takes(const choice *at, ds_cuda *c, product *p) {
+    cublasLtMatmulHeuristicResult_t result;
+    return cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B, &p->D, &p->D,
+                                   &at->algo[at->pick], &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= WORKSPACE;
+}
+
 /* at->pick (=) the first of the list, beginning with `from`, that the library takes for the number
- * of rows in p; at->count: none. */
+ * of rows of p, which is one run; at->count: none. */
 static void seek(choice *at, ds_cuda *c, product *p, int from) {
-    for (at->pick = from; at->pick < at->count; at->pick++) {
-        cublasLtMatmulHeuristicResult_t result;
-        if (cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B, &p->D, &p->D,
-                                    &at->algo[at->pick], &result) == CUBLAS_STATUS_SUCCESS &&
-            result.workspaceSize <= WORKSPACE)
-            return;
-    }
+    for (at->pick = from; at->pick < at->count && !takes(at, c, p);)
+        at->pick++;
+    at->runs = 1;
+}
+
+static cublasStatus_t run(const choice *at, ds_cuda *c, const ds_gemm *g, product *p, void *d,
+                          const void *a, const void *b) {
+    float one = 1, beta = g->add ? 1 : 0;
+    cublasStatus_t status = cublasLtMatmul(c->lib->blas->handle, &p->what, &one, b, &p->A, a, &p->B,
+                                           &beta, d, &p->D, d, &p->D, &at->algo[at->pick],
+                                           c->lib->blas->workspace, WORKSPACE, c->lib->stream);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) /* that one has done nothing */
+        must(status, "a matrix product");
+    return status;
+}
+
+/* Several runs at once, with the algorithm of one or not at all: not all algorithms take several
+ * (CUBLASLT_ALGO_CAP_STRIDED_BATCH_SUPPORT), and another one would give other bytes. */
+static int run_several(choice *at, ds_cuda *c, const ds_gemm *g, void *d, const void *a,
+                       const void *b) {
+    product p;
+    describe(&p, c, g, g->m);
+    if (at->pick == at->count || (at->runs != g->runs && !takes(at, c, &p)))
+        return 1;
+    at->runs = g->runs;
+    return run(at, c, g, &p, d, a, b) != CUBLAS_STATUS_SUCCESS;
 }
 
 int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void *b) {
@@ -265,23 +297,18 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
     product p;
     product_key key = key_of(g, d, a, b);
     choice *at = choice_of(c, g, &key);
-    float one = 1, beta = g->add ? 1 : 0;
-    describe(&p, c, g, g->m);
-    if (at->rows != g->m || at->runs != g->runs) {
+    const ds_gemm alone = one_run(g);
+    describe(&p, c, &alone, g->m);
+    if (at->rows != g->m) {
         at->rows = g->m;
-        at->runs = g->runs;
         seek(at, c, &p, 0);
     }
-    for (; at->pick < at->count; seek(at, c, &p, at->pick + 1)) {
-        cublasStatus_t status = cublasLtMatmul(c->lib->blas->handle, &p.what, &one, b, &p.A, a,
-                                               &p.B, &beta, d, &p.D, d, &p.D, &at->algo[at->pick],
-                                               c->lib->blas->workspace, WORKSPACE, c->lib->stream);
-        if (status == CUBLAS_STATUS_SUCCESS)
+    if (g->runs > 1)
+        return run_several(at, c, g, d, a, b);
+    for (; at->pick < at->count; seek(at, c, &p, at->pick + 1))
+        if (run(at, c, g, &p, d, a, b) == CUBLAS_STATUS_SUCCESS)
             return 0;
-        if (status != CUBLAS_STATUS_NOT_SUPPORTED) /* that one has done nothing */
-            must(status, "a matrix product");
-    }
-    if (g->epilogue != DS_LIB_NONE || g->runs > 1)
+    if (g->epilogue != DS_LIB_NONE)
         return 1;
     char text[160];
     snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m, g->n,
