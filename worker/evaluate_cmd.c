@@ -369,16 +369,17 @@ static void meter_update(meter *m, int64_t done, int64_t total) {
 
 /* ---------------------------------------------------------------- memory */
 
-/* Most that will be held at once: the network with its ring of pictures, or the matrices of a
- * distance (the covariances of both sides, twice with sFID; a factor, a product, and two of
- * LAPACK's workspace); and what the metrics keep. */
+/* Most main memory that will be held at once: the network with its ring of pictures (on a GPU the
+ * ring alone), or the matrices of a distance (the covariances of both sides, twice with sFID; a
+ * factor, a product, and two of LAPACK's workspace); and what the metrics keep. */
 static double needed(const evaluation *e, int64_t total) {
     ds_fid_options so = {.want = e->o.want, .dim = ds_fid_mode_dim(e->o.mode), .total = total};
     enum ds_inception_part part =
         e->o.mode == DS_FID_BUNDLED ? DS_INCEPTION_TRUNK : DS_INCEPTION_FID;
     double d = so.dim, matrix = d * d * sizeof(double);
-    double net = (double)ds_inception_part_bytes(e->dev, part, e->batch) +
-                 3.0 * e->batch * DS_INCEPTION_PIXELS * sizeof(float);
+    double net = 3.0 * e->batch * DS_INCEPTION_PIXELS * sizeof(float);
+    if (e->dev->host_memory)
+        net += (double)ds_inception_part_bytes(e->dev, part, e->batch);
     double distance = e->o.against ? 8 * matrix : 0;
     return 2 * (double)ds_fid_suite_bytes(&so) + (net > distance ? net : distance);
 }
