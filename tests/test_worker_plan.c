@@ -192,6 +192,34 @@ START_TEST(the_evaluation_is_the_larger_of_its_halves) {
 }
 END_TEST
 
+static size_t plenty(ds_device *dev) { return dev ? (size_t)8 << 30 : 0; }
+
+/* Beside a device with memory of its own a distance is computed in main memory, as a checkpoint is
+ * written from there. */
+START_TEST(a_distance_takes_main_memory) {
+    world w = open_world();
+    ds_plan_input in = {.program = 8 << 20, .nets = 1};
+    ds_error err;
+    w.dev->host_memory = 0;
+    w.dev->free_bytes = plenty;
+    ck_assert_msg(!ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), "%s", err.message);
+    double host = w.p.host, sampled = w.p.evaluate, checkpoint = w.p.checkpoint;
+    in.distance = checkpoint / 2;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), 0);
+    ck_assert_double_eq(w.p.host, host);
+    in.distance = checkpoint + ((size_t)1 << 30);
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), 0);
+    ck_assert_double_eq(w.p.host, host + ((size_t)1 << 30));
+    ck_assert_double_eq(w.p.evaluate, sampled);
+    in.limit = host + 4096;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "of main memory") != NULL, "%s", err.message);
+    w.dev->host_memory = 1;
+    w.dev->free_bytes = NULL;
+    close_world(&w);
+}
+END_TEST
+
 /* The network of published FID values takes more memory than the bundled one; its time is measured
  * where it is asked for. */
 START_TEST(the_feature_network_counts) {
@@ -229,6 +257,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, as_little_recomputation_as_fits);
     tcase_add_test(tc, parts_add_up_and_seconds_are_found);
     tcase_add_test(tc, the_evaluation_is_the_larger_of_its_halves);
+    tcase_add_test(tc, a_distance_takes_main_memory);
     tcase_add_test(tc, a_distance_takes_what_is_planned);
     tcase_add_loop_test(tc, the_peak_is_as_planned, 0, 2);
 }

@@ -47,7 +47,7 @@ static void sum_up(ds_plan *p) {
     p->train = common + p->t.weights + p->t.state + p->t.activations + p->t.batch + checkpoint;
     p->evaluate = common + p->sampling + p->features;
     p->peak = fmax(p->train, p->evaluate);
-    p->host = p->own ? host + p->checkpoint : 0;
+    p->host = p->own ? host + fmax(p->checkpoint, p->distance) : 0;
 }
 
 static int within(double need, double limit) { return limit <= 0 || need <= limit; }
@@ -170,7 +170,10 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
     p->sampling = in->nets * ((double)ds_net_weight_bytes(dev, base, DS_NET_INFER) +
                               (double)ds_net_bytes(c, dev, DS_NET_INFER, DS_SERVE_BATCH) +
                               (double)ds_sample_table_bytes(c, dev, DS_SERVE_BATCH));
-    p->sampling = fmax(p->sampling, in->distance);
+    if (own)
+        p->distance = in->distance;
+    else
+        p->sampling = fmax(p->sampling, in->distance);
     ds_params_release(&table);
     for (plan_with(p, dev, base, spec, o); !fits(p) && o->recompute < c->depth;) {
         o->recompute++;

@@ -39,6 +39,7 @@ typedef struct {
     int own;                      /* peak and limit are of a device with memory of its own, .. */
     double host, host_limit, host_most; /* .. and this is beside it in main memory */
     double free, total;                 /* .. of which so much is free, and there is so much */
+    double distance;                    /* main memory of a distance, beside such a device */
     int never;                          /* refused: the device could not hold it if it were empty */
     int batch, micro_batch, steps;
     int recompute, depth;     /* blocks that are computed again, of so many */
