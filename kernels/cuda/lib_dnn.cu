@@ -380,8 +380,12 @@ static bool fits(desc engine, const dnn_key *key) {
     return true;
 }
 
-/* The knobs of a configuration, made anew for another. */
-static int copy_knobs(dnn_graph *from, desc config, dnn_graph *to, desc *knobs) {
+/* The knobs of a configuration, made anew for another graph.  One is set for convolutions: with it
+ * at 0 engine 67 (TF32) shares tiles that do not fill the GPU out along their sums, through a
+ * workspace, and which tiles these are depends on the batch; at 1 it never does.  Not documented:
+ * seen in the workspaces of plans for an H100 (tests/emu/graphs.cu). */
+static int copy_knobs(dnn_graph *from, desc config, dnn_graph *to, desc *knobs,
+                      const dnn_key *key) {
     desc old[MAX_KNOBS];
     int count = get_list(from, config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
                          CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, old, MAX_KNOBS);
@@ -395,6 +399,8 @@ static int copy_knobs(dnn_graph *from, desc config, dnn_graph *to, desc *knobs) 
             to->status = CUDNN_STATUS_NOT_SUPPORTED;
             return 0;
         }
+        if (key->kind == CONV && type == CUDNN_KNOB_TYPE_WORKSPACE)
+            value = 1;
         knobs[i] = make(to, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
         put(to, knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
         put(to, knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value);
@@ -420,7 +426,7 @@ static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, const dnn_key
     if (to->device)
         put_desc(to, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, to->device);
     seal(to, engine);
-    int count = copy_knobs(from, config, to, knobs);
+    int count = copy_knobs(from, config, to, knobs, key);
     desc mine = make(to, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     put_desc(to, mine, CUDNN_ATTR_ENGINECFG_ENGINE, engine);
     if (count)
@@ -434,7 +440,8 @@ static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, const dnn_key
         put(to, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &to->handle);
     put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, mine);
     seal(to, plan);
-    return to->status == CUDNN_STATUS_SUCCESS ? plan : NULL;
+    bool whole = from->status == CUDNN_STATUS_SUCCESS; /* with all its knobs */
+    return whole && to->status == CUDNN_STATUS_SUCCESS ? plan : NULL;
 }
 
 /* Back to `kept` descriptors, without the failure of what came after them. */
@@ -470,22 +477,25 @@ static void find_engine(dnn_plan *p, cudnnBackendHeurMode_t mode) {
     back_to(from, start);
 }
 
+static bool take_workspace(dnn_plan *p) {
+    int64_t got = 0, bytes = 0;
+    cudnnStatus_t status = cudnnBackendGetAttribute(
+        p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got, &bytes);
+    p->workspace = (size_t)bytes;
+    return status == CUDNN_STATUS_SUCCESS;
+}
+
 static void make_plan(dnn_plan *p, ds_lib_dnn *dnn) {
     dnn_key usual = p->key;
     usual.B = usual.kind == CONV ? CONV_BATCH : ATTENTION_BATCH;
     p->graph = state(dnn, &p->key);
     p->reference = state(dnn, &usual);
-    int64_t got = 0, bytes = 0;
     if (p->graph->status == CUDNN_STATUS_SUCCESS && p->reference->status == CUDNN_STATUS_SUCCESS) {
         find_engine(p, CUDNN_HEUR_MODE_A);
         find_engine(p, CUDNN_HEUR_MODE_FALLBACK);
     }
-    if (p->plan &&
-        cudnnBackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
-                                 CUDNN_TYPE_INT64, 1, &got, &bytes) == CUDNN_STATUS_SUCCESS) {
-        p->workspace = (size_t)bytes;
+    if (p->plan && take_workspace(p))
         return;
-    }
     static const char *const names[] = {"attention", "the gradient of attention", "a convolution"};
     char why[256] = "";
     cudnnGetLastErrorString(why, sizeof why);

@@ -63,6 +63,32 @@ static int look_at(const dnn_key *k, const char *name) {
     return sealed && known ? 0 : 1;
 }
 
+/* 0: a convolution in TF32 has a plan that keeps no partial sums in a workspace, whatever the
+ * batch; how many tiles are left over at its end, and so which sums would be split, depends on it.
+ */
+static int is_whole(const dnn_key *k, const char *name) {
+    static const int batches[] = {1, 2, 4, 7, 8, 24, 48, 64};
+    size_t most = 0;
+    int plans = 0;
+    for (int batch : batches) {
+        dnn_plan p = {};
+        p.key = *k;
+        p.key.B = CONV_BATCH;
+        p.reference = described(&p.key);
+        p.key.B = batch;
+        p.graph = described(&p.key);
+        find_engine(&p, CUDNN_HEUR_MODE_A);
+        plans += p.plan && take_workspace(&p);
+        most = p.workspace > most ? p.workspace : most;
+        graph_free(p.graph);
+        graph_free(p.reference);
+    }
+    int whole = plans == sizeof batches / sizeof *batches && most < 4096;
+    printf("%s: %d plans, workspace of at most %zu bytes%s\n", name, plans, most,
+           whole ? "" : ": sums are split");
+    return !whole;
+}
+
 static dnn_key attention(enum kind kind, int inference, int B, int T, int D, int H) {
     dnn_key k;
     memset(&k, 0, sizeof k);
@@ -98,5 +124,9 @@ int main() {
     bad += look_at(&k, "the same in TF32");
     k.geo = ds_conv{0, 17, 17, 160, 160, 7, 1, 1, 3, 0};
     bad += look_at(&k, "convolution 7 x 1 in TF32");
+    k.geo = ds_conv{0, 35, 35, 288, 384, 3, 3, 2, 0, 0};
+    bad += is_whole(&k, "convolution 3 x 3, stride 2, in TF32");
+    k.geo = ds_conv{0, 8, 8, 384, 384, 1, 3, 1, 0, 1};
+    bad += is_whole(&k, "convolution 1 x 3 in TF32");
     return bad != 0;
 }
