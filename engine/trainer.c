@@ -216,13 +216,6 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
                                       3 * (double)outcome_size(opt->batch) * sizeof(double)};
 }
 
-size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
-                        const ds_train_options *opt) {
-    ds_trainer_plan p = ds_trainer_plan_of(model->dev, model->base, spec, opt);
-    return (size_t)(p.weights + p.state + p.activations + p.batch) +
-           ds_model_bytes(model->dev, model->base);
-}
-
 /* ---------------------------------------------------------------- batches */
 
 /* Image of position pos in the endless stream of shuffled epochs. */

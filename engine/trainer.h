@@ -70,9 +70,6 @@ typedef struct {
 } ds_trainer_plan;
 ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                                    const ds_train_options *opt);
-/* Their sum, and the model's copy of the base if it has one. */
-size_t ds_trainer_bytes(const ds_model *model, const ds_method_spec *spec,
-                        const ds_train_options *opt);
 
 int ds_trainer_step(ds_trainer *t, ds_train_report *report, ds_error *err);
 int ds_trainer_done(const ds_trainer *t); /* steps done so far (absolute) */
