@@ -20,10 +20,10 @@ struct ds_window {
     int whole;         /* all steps and conditions of the run fit */
     ds_condition *set; /* what rows are kept for: `count` different conditions */
     int count;
-    int first,
-        steps; /* steps first, first - 1, ... are there; row of one: its step, then its set */
-    int used;  /* by this batch */
-    int *slot; /* of each sample of a batch: its place in set */
+    int first, steps; /* steps first, first - 1, ... are there: rows of a set, then of the next, so
+                         that those of a task follow each other */
+    int used;         /* by this batch */
+    int *slot;        /* of each sample of a batch: its place in set */
     int *row;
     ds_condition *ask; /* rows */
 };
@@ -126,9 +126,9 @@ static void fill(ds_window *w, int k) {
     int steps = w->rows / w->count < k + 1 ? w->rows / w->count : k + 1;
     w->first = k;
     w->steps = steps;
-    for (int i = 0; i < steps; i++)
-        for (int j = 0; j < w->count; j++) {
-            ds_condition *c = &w->ask[i * w->count + j];
+    for (int j = 0; j < w->count; j++)
+        for (int i = 0; i < steps; i++) {
+            ds_condition *c = &w->ask[j * steps + i];
             *c = w->set[j];
             c->t = (float)w->s->t[k - i];
         }
@@ -141,7 +141,7 @@ int ds_window_forward(ds_window *w, float *out, const float *x, int first, int n
     if (k > w->first || k <= w->first - w->steps)
         fill(w, k);
     for (int i = 0; i < n; i++)
-        w->row[i] = (w->first - k) * w->count + w->slot[first + i];
+        w->row[i] = w->slot[first + i] * w->steps + w->first - k;
     ds_net_forward_rows(w->table, out, x, w->row, n);
     return 1;
 }

@@ -428,6 +428,53 @@ START_TEST(folded_tasks_are_those_alone) {
 }
 END_TEST
 
+static struct ds_ops counted;
+static int products;
+static void (*product_f32)(ds_device *, float *, const ds_act *, const ds_weight *, const float *,
+                           int);
+
+static void count_product(ds_device *dev, float *y, const ds_act *x, const ds_weight *w,
+                          const float *bias, int rows) {
+    products++;
+    product_f32(dev, y, x, w, bias, rows);
+}
+
+/* Modulations of all steps are one product a layer and task, not one a step. */
+START_TEST(modulations_of_a_task_are_one_product) {
+    enum { TASKS = 2, STEPS = 9, MODULATED = DEPTH + 3, EACH_PASS = 2 };
+    ds_world w = open_world(&f32);
+    ds_method_spec spec = affiner;
+    spec.targets = 1023;
+    ds_adapter *sets[TASKS];
+    for (int i = 0; i < TASKS; i++)
+        sets[i] = trained(&w, &spec, 3 + (uint64_t)i);
+    ds_net *net;
+    ck_assert_int_eq(
+        ds_net_new(&net, w.model, DS_NET_FOLDED, (const ds_adapter *const *)sets, TASKS, 4, NULL),
+        0);
+    const struct ds_ops *ops = w.dev->ops;
+    counted = *ops;
+    product_f32 = ops->linear_f32_forward;
+    counted.linear_f32_forward = count_product;
+    w.dev->ops = &counted;
+    ds_sample_options so = fast;
+    so.steps = STEPS;
+    so.mode = DS_GUIDANCE_NONE;
+    ds_sample_request q[4];
+    for (int i = 0; i < 4; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i, .task = i % TASKS, .label = i / TASKS};
+    float raw[4 * ONE];
+    products = 0;
+    ck_assert_int_eq(ds_sample(NULL, raw, net, NULL, &so, q, 4, NULL, NULL, NULL), 0);
+    ck_assert_int_eq(products, TASKS * (MODULATED + STEPS * EACH_PASS));
+    w.dev->ops = ops;
+    ds_net_free(net);
+    for (int i = 0; i < TASKS; i++)
+        ds_adapter_free(sets[i]);
+    close_world(&w);
+}
+END_TEST
+
 /* Every way in which an adapter can be applied, in every layer. */
 START_TEST(trains_and_samples_on_every_side) {
     ds_world w = open_world(_i & 4 ? &bf16 : &f32);
@@ -523,6 +570,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, a_sample_does_not_depend_on_its_neighbours, 0, 2);
     tcase_add_test(tc, stacked_tasks_match_folded_ones);
     tcase_add_loop_test(tc, folded_tasks_are_those_alone, 0, 2);
+    tcase_add_test(tc, modulations_of_a_task_are_one_product);
     tcase_add_loop_test(tc, trains_and_samples_on_every_side, 0, 8);
     tcase_add_test(tc, adapter_file_returns_what_was_stored);
     tcase_add_test(tc, any_flipped_bit_of_an_adapter_is_refused);
