@@ -296,9 +296,17 @@ static void forward(ds_net *net, float *out, const float *x, const ds_net_table 
     if (net->kind == DS_NET_TRAIN && patch->adapted)
         k->act_from_f32(dev, net->ypatch, net->acts[0].x0, (size_t)B * (size_t)T * (size_t)D);
     k->add_position(dev, net->acts[0].x0, pos, B, T, D); /* (R,D) */
+    /* Where each block has modulations of its own, they come first: then nothing stands between a
+     * block's last sum and the next one's norm, and a device may join them. */
+    const int own = !t && net->kind == DS_NET_TRAIN && net->recompute <= 1;
+    for (int i = 0; own && i <= last; i++)
+        ds_net_modulate(net, ds_lin_block(i, DS_LIN_ADALN), net->acts[i].mod, &net->cond, net->task,
+                        B);
     for (int i = 0; i <= last; i++) {
         float *to = i < last ? net->acts[i + 1].x0 : net->xf;
-        if (t)
+        if (own)
+            block(net, i, net->acts[i].mod, to, B);
+        else if (t)
             block(net, i, taken(net, t, i, B), to, B);
         else
             ds_net_block_forward(net, i, to, B);
