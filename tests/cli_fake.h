@@ -87,7 +87,9 @@ static int fake_matches(const char *pattern, const char *request) {
     return !strcmp(pattern, request);
 }
 
-static const fake_route *fake_find(fake_server *s, const char *request) {
+/* By value: once the client has its answer, the test may change the routes for the next run while
+ * this thread still sees the connection out. */
+static fake_route fake_find(fake_server *s, const char *request) {
     static const fake_route none = {
         .status = 404,
         .body = "{\"title\":\"not found\",\"status\":404,\"detail\":\"no such thing\",\"exit\":3}"};
@@ -95,9 +97,9 @@ static const fake_route *fake_find(fake_server *s, const char *request) {
         if (fake_matches(s->routes[i].request, request) &&
             (!s->routes[i].times || s->served[i] < s->routes[i].times)) {
             s->served[i]++;
-            return &s->routes[i];
+            return s->routes[i];
         }
-    return &none;
+    return none;
 }
 
 /* Reads head and body of one request into b; 0 when the client went away. */
@@ -126,9 +128,9 @@ static void fake_serve(fake_server *s, int fd) {
         pthread_mutex_lock(&s->lock);
         ds_buf_addf(&s->log, "%s %s%s%.4s\n", b.data, body, match ? " If-Match:" : "",
                     match ? match + 10 : "");
-        const fake_route *r = fake_find(s, b.data);
+        const fake_route r = fake_find(s, b.data);
         pthread_mutex_unlock(&s->lock);
-        fake_reply(fd, r);
+        fake_reply(fd, &r);
     }
     ds_buf_release(&b);
 }
