@@ -595,16 +595,17 @@ static int run(ds_cuda *c, const dnn_plan *p, const binding *b, void *room) {
     return 0;
 }
 
-/* Where cuDNN is not asked.  Versions whose attention gives wrong results: 9.10.0 and 9.10.1
- * forward; before 9.15.1 backward, where the last tile of keys is not full.  Blackwell backward:
- * the order of its sums is fixed there only with an engine chosen by number.  Source: what the
- * library's own front end declines, masks or pins (github.com/NVIDIA/cudnn-frontend,
- * sdpa_support_surface.h, CompositeSDPABackwardNode). */
+/* Where cuDNN is not asked.  Versions whose attention gives wrong results: 9.10.0 and 9.10.1;
+ * before 9.15.1 backward, where the last tile of keys is not full.  Backward of a single token: no
+ * version supports it, but 9.19 makes a plan.  Blackwell backward: the order of its sums is fixed
+ * there only with an engine chosen by number.  Source: what the library's own front end
+ * declines, masks or pins (github.com/NVIDIA/cudnn-frontend, sdpa_support_surface.h,
+ * CompositeSDPABackwardNode); cuDNN's release notes, known issues. */
 static bool avoided(const ds_cuda *c, enum kind kind, int T) {
     size_t version = cudnnGetVersion();
-    if (kind == FORWARD)
-        return version == 91000 || version == 91001;
-    return (T % 128 != 0 && version <= 91500) || c->sm >= 100;
+    if (version == 91000 || version == 91001)
+        return true;
+    return kind == BACKWARD && (T == 1 || (T % 128 != 0 && version <= 91500) || c->sm >= 100);
 }
 
 static dnn_plan *attention_plan(ds_cuda *c, enum kind kind, int inference, int B, int T, int D,
