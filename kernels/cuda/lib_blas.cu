@@ -7,7 +7,9 @@
  * An algorithm is chosen once for a shape without its number of rows, at ROWS rows, from those that
  * do not split the sum (no reduction scheme), and then serves every number of rows: a row of d is
  * the same bytes in any batch.  If it does not check for a number of rows, the next of the list
- * does.  Source: cuBLAS documentation, "Using the cuBLASLt API".
+ * does.  The library also has kernels that share out the tiles left over at the end along their
+ * sums ("stream K", no attribute says which); their workspace gives them away, and they come last.
+ * Source: cuBLAS documentation, "Using the cuBLASLt API".
  */
 #include "kernels/cuda/handles.h"
 
@@ -17,6 +19,7 @@
 
 enum { ROWS = 8192, CANDIDATES = 16, ALIGNMENT = 16 };
 static const size_t WORKSPACE = (size_t)32 << 20;
+static const size_t COUNTERS = 4096; /* less than the smallest tile of partial sums */
 
 /* All that the choice depends on; zeroed before it is filled, since it is compared as bytes.
  * bias, aux: is there one (how they lie: epilogue_fits). */
@@ -202,6 +205,27 @@ static int splits(const cublasLtMatmulAlgo_t *algo) {
     return status == CUBLAS_STATUS_SUCCESS && parts != 1 && parts != 0;
 }
 
+/* The workspace of an algorithm for p; SIZE_MAX: it does not take p. */
+static size_t wants(ds_cuda *c, product *p, const cublasLtMatmulAlgo_t *algo) {
+    cublasLtMatmulHeuristicResult_t result;
+    cublasStatus_t status = cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B,
+                                                    &p->D, &p->D, algo, &result);
+    return status == CUBLAS_STATUS_SUCCESS ? result.workspaceSize : SIZE_MAX;
+}
+
+/* Without partial sums in its workspace, whatever the rows: numbers that leave other tiles over. */
+static bool is_whole(ds_cuda *c, const ds_gemm *g, const cublasLtMatmulAlgo_t *algo) {
+    static const int rows[] = {64, 640, 2176, 4992, ROWS};
+    for (int m : rows) {
+        product p;
+        describe(&p, c, g, g->ta ? g->m : m);
+        size_t bytes = wants(c, &p, algo);
+        if (bytes != SIZE_MAX && bytes > COUNTERS)
+            return false;
+    }
+    return true;
+}
+
 static void ask(choice *at, ds_cuda *c, const ds_gemm *g, int rows) {
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
@@ -218,10 +242,22 @@ static void ask(choice *at, ds_cuda *c, const ds_gemm *g, int rows) {
     prefer(&wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)at->key.align_d);
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         c->lib->blas->handle, &p.what, &p.A, &p.B, &p.D, &p.D, &wish, CANDIDATES, found, &count);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        count = 0;
+    cublasLtMatmulAlgo_t last[CANDIDATES];
+    int lasts = 0;
     at->count = 0;
-    for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < count; i++)
-        if (found[i].state == CUBLAS_STATUS_SUCCESS && !splits(&found[i].algo))
-            at->algo[at->count++] = found[i].algo;
+    for (int i = 0; i < count; i++) {
+        const cublasLtMatmulAlgo_t *algo = &found[i].algo;
+        if (found[i].state != CUBLAS_STATUS_SUCCESS || splits(algo))
+            continue;
+        if (is_whole(c, g, algo))
+            at->algo[at->count++] = *algo;
+        else
+            last[lasts++] = *algo;
+    }
+    for (int i = 0; i < lasts; i++)
+        at->algo[at->count++] = last[i];
 }
 
 static ds_gemm one_run(const ds_gemm *g) {
@@ -245,16 +281,11 @@ static choice *choice_of(ds_cuda *c, const ds_gemm *g, const product_key *key) {
     at->key = *key;
     const ds_gemm alone = one_run(g);
     ask(at, c, &alone, g->ta ? g->m : ROWS);
-    if (at->count == 0 && g->epilogue == DS_LIB_NONE) /* better than none */
-        ask(at, c, &alone, g->m);
     return at;
 }
 
 static bool takes(const choice *at, ds_cuda *c, product *p) {
-    cublasLtMatmulHeuristicResult_t result;
-    return cublasLtMatmulAlgoCheck(c->lib->blas->handle, &p->what, &p->A, &p->B, &p->D, &p->D,
-                                   &at->algo[at->pick], &result) == CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= WORKSPACE;
+    return wants(c, p, &at->algo[at->pick]) <= WORKSPACE;
 }
 
 /* at->pick (=) the first of the list, beginning with `from`, that the library takes for the number
@@ -310,6 +341,10 @@ int ds_lib_gemm(ds_cuda *c, const ds_gemm *g, void *d, const void *a, const void
             return 0;
     if (g->epilogue != DS_LIB_NONE)
         return 1;
+    ask(at, c, &alone, g->m); /* whatever takes this number of rows: better than none */
+    for (at->pick = 0; at->pick < at->count; at->pick++)
+        if (run(at, c, g, &p, d, a, b) == CUBLAS_STATUS_SUCCESS)
+            return 0;
     char text[160];
     snprintf(text, sizeof text, "cuBLASLt has no algorithm for m %d n %d k %d (%s%s)", g->m, g->n,
              g->k, g->ab == DS_LIB_BF16 ? "bf16" : "f32", g->add ? ", added" : "");
