@@ -9,19 +9,24 @@
  *                   step
  *   sample-base     the same without an adapter
  *   mixed           64 images of 8 tasks in a batch, no guidance, each task in weights of its own;
- * and of one folded task mixed-stacked   the same with one frozen base and unfolded adapters small
- * the demo's base, batch 64: training step inception       FID's network, random weights, in TF32:
- * pictures of 299 x 299 in f32 from host memory to features there, 64 at a time inception-f32   the
- * same in exact f32 inception-8bit  in TF32 from 8-bit pictures of 64 x 64, resized as pytorch-fid
- * does by as many threads as there are processors while the network looks at those before
+ *                   and of one folded task
+ *   mixed-stacked   the same with one frozen base and unfolded adapters
+ *   small           the demo's base, batch 64: training step
+ *   inception       FID's network, random weights, in TF32: pictures of 299 x 299 in f32 from host
+ *                   memory to features there, 64 at a time
+ *   inception-f32   the same in exact f32
+ *   inception-8bit  in TF32 from 8-bit pictures of 64 x 64, resized as pytorch-fid does by as many
+ *                   threads as there are processors while the network looks at those before
  *   inception-same  features of two pictures against the processor's, in f32 and TF32; and three
  *                   runs (plain, recorded, replayed) and a picture alone, byte for byte
  *   tiny-...        the same on a model of a few thousand parameters (inception: one picture), to
- * try the program
+ *                   try the program
  *
- * A line of JSON for each.  Random weights, images and labels.  Steps are timed one by one after
- * warm-up, until there are 30 or the part's share of the budget is used up; the median counts.
- * Memory is what the device has less than just after opening, at most. */
+ * A line of JSON for each.  A process of its own runs them: behind a part that ends it (no room on
+ * the GPU, a fault of the device) or hangs, another goes on with the next.  Random weights, images
+ * and labels.  Steps are timed one by one after warm-up, until there are 30 or the part's share of
+ * the budget is used up; the median counts. Memory is what the device has less than just after
+ * opening, at most. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -36,9 +41,13 @@
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
 
 enum { RANK = 8, CLASSES = 1000, TASKS = 8, WARM = 4, MOST = 30, LEAST = 3 };
 
@@ -482,44 +491,96 @@ static void run_part(bench *b, const char *part) {
         fail("unknown part: see the head of bench_gpu.c");
 }
 
+static void not_run(const char *part, const char *why) {
+    printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"not_run\": \"%s\"}\n", part, why);
+    fflush(stdout);
+}
+
 /* 1: it failed. */
 static int try_part(bench *b, const char *part) {
     running = part;
     if (setjmp(next_part)) {
-        printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"not_run\": \"it failed\"}\n", part);
+        not_run(part, "it failed");
         return 1;
     }
     run_part(b, part);
     return 0;
 }
 
-int main(int argc, char **argv) {
-    bench b = {0};
+/* Seen by both processes. */
+typedef struct {
+    volatile int next; /* the part under way, or the first one that is left */
+    volatile int open; /* the device has been opened */
+    volatile double since;
+} progress;
+
+static int run_parts(char **argv, int argc, progress *p, double end) {
+    bench b = {.kind = argv[1]};
     ds_error err = {0};
     int failed = 0;
     running = "opening";
-    if (argc < 4) {
-        fprintf(stderr, "usage: bench_gpu DEVICE SECONDS PART ...\n");
-        return 2;
-    }
     ds_device_options o = {.kind = argv[1], .precision = DS_PRECISION_BF16};
-    double end = ds_monotonic() + strtod(argv[2], NULL);
     must(ds_device_open(&b.dev, &o, &err), &err);
-    b.kind = argv[1];
+    p->open = 1;
     b.room = b.dev->free_bytes ? b.dev->free_bytes(b.dev) : 0;
-    for (int i = 3; i < argc; i++) {
+    for (; p->next < argc; p->next++) {
         double left = end - ds_monotonic();
+        p->since = ds_monotonic();
         if (left <= 0) {
-            printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"not_run\": \"the time was used "
-                   "up\"}\n",
-                   argv[i]);
+            not_run(argv[p->next], "the time was used up");
             continue;
         }
-        b.more = fmin(6, left / (argc - i) / 2);
-        failed += try_part(&b, argv[i]);
+        b.more = fmin(6, left / (argc - p->next) / 2);
+        failed += try_part(&b, argv[p->next]);
     }
     ds_model_free(b.model);
     ds_base_free(b.base);
     ds_device_close(b.dev);
+    return failed != 0;
+}
+
+/* Until the process ends, or a part takes longer than `most` seconds.  Its status. */
+static int watch(pid_t pid, const progress *p, double most) {
+    int status;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        if (ds_monotonic() - p->since > most)
+            kill(pid, SIGKILL);
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    }
+    return status;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 4) {
+        fprintf(stderr, "usage: bench_gpu DEVICE SECONDS PART ...\n");
+        return 2;
+    }
+    double seconds = strtod(argv[2], NULL), end = ds_monotonic() + seconds;
+    progress *p = mmap(NULL, sizeof *p, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int failed = 0;
+    if (p == MAP_FAILED)
+        return 1;
+    for (p->next = 3; p->next < argc; p->next++) {
+        p->since = ds_monotonic();
+        p->open = 0;
+        pid_t pid = fork();
+        if (pid == 0) {
+            int rc = run_parts(argv, argc, p, end);
+            fflush(stdout);
+            _exit(rc);
+        }
+        int status = pid < 0 ? -1 : watch(pid, p, fmax(40, seconds / 2));
+        failed |= status != 0;
+        if (!p->open)
+            return 1;
+        if (p->next == argc)
+            break;
+        not_run(argv[p->next], WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL
+                                   ? "it hung"
+                                   : "it ended its process");
+        fprintf(stderr, "bench_gpu: %s: %s %d\n", argv[p->next],
+                WIFSIGNALED(status) ? "signal" : "exit status",
+                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    }
     return failed != 0;
 }
