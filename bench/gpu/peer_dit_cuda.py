@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """peer_dit_cuda.py - the same work as bench_gpu.c in PyTorch, as fast as we can make it there.
 
-  peer_dit_cuda.py --budget 230 [--out FILE]      all runs by importance, until the time is used up
+  peer_dit_cuda.py --budget 400                   all runs by importance, until the time is used up
+  peer_dit_cuda.py --budget 230 --stage first     those that every row of the table needs; rest: the others
   peer_dit_cuda.py --run MODE PART ...            one process: MODE is words joined by +
   peer_dit_cuda.py --device cpu --tiny --budget 120     tries the script without a GPU
 
@@ -15,29 +16,38 @@ by autocast), scaled_dot_product_attention, fused AdamW.  Words of a mode:
   compile   torch.compile of each block (one compilation serves all of them)
   max       the same with mode max-autotune-no-cudagraphs
   graph     the whole step, optimiser included, in one CUDA graph
+  cudnn     attention by cuDNN, where PyTorch would take its own FlashAttention
   last, pinned, b64   Inception only: channels last, from pinned memory, 64 pictures instead of the 50 of pytorch-fid
   (none)    eager; for Inception what pytorch-fid does
 
 The peer has less to do: no EMA, no clipping of the gradient norm, one V for q, k and v, no gradient of
-s.  Best mode counts.  Memory: torch.cuda.max_memory_allocated, without the allocator's reserve and the
-context.  Each process has a time limit, because compilations can hang; what did not run is said.
+s, images that lie on the GPU already.  Best mode counts.  Memory: torch.cuda.max_memory_allocated,
+without the allocator's reserve and the context.  Each mode is a process with a time limit, because
+compilations can hang; what did not run is said, and why: a part that does not fit into memory costs
+that part alone.
 """
-import argparse, json, math, os, statistics, subprocess, sys, time
+import argparse, gc, json, math, os, signal, statistics, subprocess, sys, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
-# mode, parts, limit in seconds; most important first
-RUNS = [('eager', ['gemm', 'small', 'inception', 'inception-8bit', 'inception-f32'], 60),
-        ('b64+last+pinned', ['inception', 'inception-8bit'], 25),
-        ('folded+compile+graph', ['train-64', 'train-32', 'train-128'], 150),
-        ('compile+graph', ['sample'], 70),
+# mode, parts, limit in seconds; most important first.  Quick modes stand before those that compile, so
+# that every row has a figure of PyTorch early.
+FIRST = [('folded+graph', ['train-64', 'train-32', 'train-128'], 60),
+         ('eager', ['gemm', 'small', 'inception', 'inception-8bit', 'inception-f32'], 60),
+         ('graph', ['sample'], 30),
+         ('folded+compile+graph', ['train-64', 'train-32', 'train-128'], 150),
+         ('compile+graph', ['sample'], 60),
+         ('b64+last+pinned', ['inception', 'inception-8bit'], 25),
+         ('peft+graph', ['train-64'], 30)]
+REST = [('folded+max+graph', ['train-64'], 180),
+        ('folded+compile+cudnn+graph', ['train-64'], 60),
         ('peft+compile+graph', ['train-64', 'small'], 90),
-        ('folded+max+graph', ['train-64'], 110),
-        ('max+graph', ['sample'], 80),
-        ('peft', ['train-64'], 40),
-        ('folded+graph', ['train-32', 'train-64', 'train-128'], 60),
-        ('b64+last+pinned+compile', ['inception'], 60)]
+        ('max+graph', ['sample'], 120),
+        ('b64+last+pinned+compile', ['inception'], 90),
+        ('folded+max+graph', ['train-32', 'train-128'], 240),
+        ('peft', ['train-64'], 30)]
+STAGES = {'first': FIRST, 'rest': REST, 'all': FIRST + REST}
 
 
 def say(**what):
@@ -191,13 +201,17 @@ class Bench:
         self.dev, self.cuda = torch.device(args.device), args.device != 'cpu'
         if self.cuda:
             torch.backends.cuda.matmul.allow_tf32 = True
+        if self.cuda and 'cudnn' in self.words:  # the products of the plain way stay, where cuDNN cannot
+            torch.backends.cuda.enable_cudnn_sdp(True)
+            torch.backends.cuda.enable_flash_sdp(False)
+            torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch._dynamo.config.cache_size_limit = 64
 
     def sync(self):
         if self.cuda:
             self.torch.cuda.synchronize()
 
-    def time(self, step, seconds=4.0, most=30, group=1):
+    def time(self, step, seconds=2.5, most=30, group=1):
         """Milliseconds of a step, several times.  group: so many steps between two waits."""
         for _ in range(3):
             step()
@@ -252,7 +266,8 @@ class Bench:
         config = (2, 48, 2, 2, 8, 4) if self.args.tiny else peer_dit.MODELS['tiny' if small else 'XL/2']
         classes = 10 if self.args.tiny else 1000
         self.torch.manual_seed(0)
-        return peer_dit, config, classes, kind, peer_dit.DiT(*config, classes=classes)
+        with self.dev:  # 675 million random numbers take the processor ten seconds
+            return peer_dit, config, classes, kind, peer_dit.DiT(*config, classes=classes)
 
     def train(self, part, batch, small=False):
         torch = self.torch
@@ -356,32 +371,88 @@ class Bench:
             sys.exit('peer_dit_cuda.py: unknown part %s' % part)
 
 
+    def run_all(self, parts):
+        """A part that fails does not stop the others."""
+        for part in parts:
+            try:
+                self.run(part)
+                why = None
+            except Exception as e:
+                chain = [e]  # after a want of memory a graph cannot be ended either, which is said last
+                while chain[-1].__context__:
+                    chain.append(chain[-1].__context__)
+                e = next((c for c in chain if 'out of memory' in str(c)), e)
+                why = ' '.join(('%s: %s' % (type(e).__name__, e)).split())
+                del chain, e
+                print(why, file=sys.stderr, flush=True)
+            if why:  # here, where nothing holds the frames of what failed
+                out = 'out of memory: ' if 'out of memory' in why else 'it failed: '
+                say(who='pytorch', part=part, mode=self.mode, not_run=out + why[:220])
+            gc.collect()
+
+
 # ---------------------------------------------------------------- all of them
-def all_runs(args):
-    """Child processes, so that one that hangs or runs out of memory costs its limit and no more."""
-    end = time.monotonic() + args.budget
-    for mode, parts, limit in RUNS:
-        left = min(limit, end - time.monotonic())
-        if left < 12:
-            for p in parts:
-                say(who='pytorch', part=p, mode=mode, not_run='the time was used up')
-            continue
-        command = [sys.executable, os.path.abspath(__file__), '--device', args.device, '--run', mode] + parts
-        child = subprocess.Popen(command + (['--tiny'] if args.tiny else []), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 text=True, start_new_session=True)
+def die_with_parent():
+    """A child that outlives this process would hold the GPU."""
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def one_run(args, mode, parts, limit):
+    """A child process; its lines are passed on as they come, so that those before a hang are kept.
+    The parts that it left, and why."""
+    command = [sys.executable, os.path.abspath(__file__), '--device', args.device, '--run', mode] + parts
+    child = subprocess.Popen(command + (['--tiny'] if args.tiny else []), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, start_new_session=True, preexec_fn=die_with_parent)
+    seen, last = set(), ['it printed nothing']
+
+    def pass_on():
+        for line in child.stdout:
+            if line.startswith('{'):
+                seen.add(json.loads(line)['part'])
+                sys.stdout.write(line)
+                sys.stdout.flush()
+
+    def listen():
+        for line in child.stderr:
+            if line.strip():
+                last[0] = line.strip()[:220]
+                sys.stderr.write('%s: %s\n' % (mode, last[0]))  # at once: both may go to one file
+    readers = [threading.Thread(target=f, daemon=True) for f in (pass_on, listen)]
+    for r in readers:
+        r.start()
+
+    def end(*_):
         try:
-            out, err = child.communicate(timeout=left)
-            why = 'it failed: ' + err.strip().split('\n')[-1][:200] if child.returncode else 'it printed nothing'
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, 9)
-            out, err = child.communicate()
-            why = 'not done within %d s' % left
-        seen = [json.loads(line) for line in out.splitlines() if line.startswith('{')]
-        for s in seen:
-            say(**s)
-        for p in parts:
-            if p not in [s['part'] for s in seen]:
-                say(who='pytorch', part=p, mode=mode, not_run=why)
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    signal.signal(signal.SIGTERM, lambda *_: (end(), sys.exit(1)))
+    try:
+        code = child.wait(timeout=limit)
+        why = 'it ended with status %d: %s' % (code, last[0])
+    except subprocess.TimeoutExpired:
+        why = 'not done within %d s' % limit
+    end()  # also what compiles for it
+    for r in readers:
+        r.join(timeout=2)
+    return [p for p in parts if p not in seen], why
+
+
+def all_runs(args):
+    end = time.monotonic() + args.budget
+    for mode, parts, limit in STAGES[args.stage]:
+        until = min(time.monotonic() + limit, end)
+        while parts:
+            left = until - time.monotonic()
+            if left < 12:
+                for p in parts:
+                    say(who='pytorch', part=p, mode=mode, not_run='the time was used up')
+                break
+            parts, why = one_run(args, mode, parts, left)
+            if parts:  # the one that ended the process; those behind it get another
+                say(who='pytorch', part=parts[0], mode=mode, not_run=why)
+                parts = parts[1:]
 
 
 def main():
@@ -389,13 +460,12 @@ def main():
     ap.add_argument('--device', default='cuda')
     ap.add_argument('--tiny', action='store_true', help='a model of a few thousand parameters')
     ap.add_argument('--budget', type=float, default=230, help='seconds for all')
+    ap.add_argument('--stage', default='all', choices=sorted(STAGES))
     ap.add_argument('--run', nargs='+', metavar=('MODE', 'PART'), help='one process')
     args = ap.parse_args()
     if not args.run:
         return all_runs(args)
-    bench = Bench(args, args.run[0])
-    for part in args.run[1:]:
-        bench.run(part)
+    Bench(args, args.run[0]).run_all(args.run[1:])
 
 
 if __name__ == '__main__':

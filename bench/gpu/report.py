@@ -2,10 +2,12 @@
 """report.py - what `make gpu-check` found, as text and JSON.
 
   report.py curve A B LIMIT     largest difference of the losses of two gpu_steps files; 1 if above
-  report.py table OUT           reads OUT/parts.jsonl, OUT/bench.jsonl; writes OUT/report.txt and
-                                OUT/report.json.  What has no figure is `unmeasured`.
+  report.py table WORK OUT [unfinished]
+                                reads WORK/parts.jsonl, WORK/machine.txt and the lines of JSON in
+                                WORK/part.*.txt; writes OUT/report.txt and OUT/report.json, whole
+                                or not at all.  What has no figure is `unmeasured`.
 """
-import json, os, sys
+import glob, json, os, sys
 
 GFLOP_PER_IMAGE = 489  # DiT-XL/2 at 256 px, training step with adapters
 
@@ -33,9 +35,20 @@ def curve(a, b, limit):
 
 
 def lines(path):
-    if not os.path.exists(path):
-        return []
-    return [json.loads(s) for s in open(path) if s.startswith('{')]
+    out = []
+    for s in open(path, errors='replace') if os.path.exists(path) else []:
+        at = max(s.find('{"who"'), s.find('{"part"'))  # behind a warning whose line was not ended
+        try:
+            out.append(json.loads(s[at:]) if at >= 0 else None)
+        except ValueError:  # being written, or no line of ours
+            pass
+    return [s for s in out if s]
+
+
+def replace(path, whole):
+    with open(path + '.new', 'w') as f:
+        f.write(whole)
+    os.replace(path + '.new', path)
 
 
 class Table:
@@ -54,11 +67,21 @@ class Table:
         self.rows.append(dict(what=what, asked=asked, seen=seen, text=text, note=note,
                               enough=None if seen is None else bool(enough(seen))))
 
+    def least_memory(self, part):
+        seen = [b for b in self.bench if b['who'] == 'pytorch' and b['part'] == part and 'memory_MB' in b]
+        return min(seen, key=lambda b: b['memory_MB']) if seen else None
+
+    def missing(self, part, mode=None):
+        """Ways that PyTorch did not go: the best of the others may not be its best."""
+        gone = [b['mode'] for b in self.bench if b['who'] == 'pytorch' and b['part'] == part and 'not_run' in b and mode in (None, b['mode'])]
+        gone = [m for m in dict.fromkeys(gone) if not self.theirs(part, mode=m)]
+        return '; not run: ' + ', '.join(gone) if gone else ''
+
     def against(self, what, part, least, mode=None):
         a, b = self.ours(part), self.theirs(part, mode=mode)
         note = '%s images/s, PyTorch %s' % (
             'unmeasured' if a is None else '%.4g' % a, '%.4g (%s)' % (b['img_s'], b['mode']) if b else 'unmeasured')
-        self.add(what, '>= %g x' % least, a / b['img_s'] if a and b else None, lambda x: x >= least, note)
+        self.add(what, '>= %g x' % least, a / b['img_s'] if a and b else None, lambda x: x >= least, note + self.missing(part, mode))
 
     def fill(self):
         for n in (32, 64, 128):
@@ -71,8 +94,10 @@ class Table:
                  'of %.4g TFLOP/s, the better of both products of 8192^3' % max(rates) if rates else '')
         a, b = self.ours('train-64', 'memory_MB'), self.theirs('train-64', 'memory_MB')
         b_mb = b and b['memory_MB']
+        least = self.least_memory('train-64')
         self.add('memory at batch 64', '<= 0.6 x', a / b_mb if a and b_mb else None, lambda x: x <= 0.6,
-                 '%.0f MB, PyTorch %.0f MB (%s)' % (a, b_mb, b['mode']) if a and b_mb else '')
+                 '%.0f MB, PyTorch %.0f MB (%s; its thriftiest: %.0f MB, %s)' % (a, b_mb, b['mode'], least['memory_MB'], least['mode'])
+                 if a and b_mb else '')
         self.against('sampling with guidance, batch 64, folded adapter', 'sample', 1.3)
         a, b = self.ours('sample'), self.ours('sample-base')
         self.add('the same against no adapter', '>= 0.98 x', a / b if a and b else None, lambda x: x >= 0.98)
@@ -91,42 +116,56 @@ class Table:
         return self.rows
 
 
-def text(machine, parts, rows, bench):
-    out = machine + ['', 'PARTS']
-    out += ['%-10s %6.1f s  %s%s' % (p['state'], p['seconds'], p['part'], '   ' + p['note'] if p.get('note') else '') for p in parts]
-    out += ['', 'TABLE (issue: the CUDA backend)', '%-55s %-10s %-12s %s' % ('what', 'asked', 'seen', '')]
+def blocks(machine, parts, rows, bench):
+    """Head, parts, table, ops and runs, each a list of lines."""
+    part = ['PARTS']
+    part += ['%-10s %6.1f s  %s%s' % (p['state'], p['seconds'], p['part'], '   ' + p['note'] if p.get('note') else '') for p in parts]
+    seen = ['TABLE (issue: the CUDA backend)', '%-55s %-10s %-12s %s' % ('what', 'asked', 'seen', '')]
     for r in rows:
         verdict = {None: '', True: 'yes', False: 'NO'}[r['enough']]
-        out.append('%-55s %-10s %-12s %-4s %s' % (r['what'], r['asked'], r['text'], verdict, r['note']))
+        seen.append('%-55s %-10s %-12s %-4s %s' % (r['what'], r['asked'], r['text'], verdict, r['note']))
     ops = [b for b in bench if 'op' in b]
     if ops:
-        out += ['', 'A TRAINING STEP BY OP, each one waited for (%s)' % ops[0]['part']]
-        out += ['%9.3f ms %5.1f %%  %5d x  %s' % (b['ms'], 100 * b['share'], b['calls'], b['op']) for b in ops]
-    out += ['', 'RUNS']
+        head = ['A TRAINING STEP BY OP, each one waited for (%s)' % ops[0]['part']]
+        ops = head + ['%9.3f ms %5.1f %%  %5d x  %s' % (b['ms'], 100 * b['share'], b['calls'], b['op']) for b in ops]
+    run = ['RUNS']
     for b in bench:
         if 'op' in b:
             continue
         rest = {k: v for k, v in b.items() if k not in ('who', 'part', 'mode', 'device', 'torch')}
-        out.append('%-11s %-14s %-24s %s' % (b['who'], b['part'], b.get('mode', ''), rest))
-    return '\n'.join(out) + '\n'
+        run.append('%-11s %-14s %-24s %s' % (b['who'], b['part'], b.get('mode', ''), rest))
+    return machine, part, seen, ops, run
 
 
-def table(folder):
-    parts, bench = lines(os.path.join(folder, 'parts.jsonl')), lines(os.path.join(folder, 'bench.jsonl'))
+def text(*which):
+    return '\n\n'.join('\n'.join(b) for b in which if b) + '\n'
+
+
+def table(work, out, unfinished):
+    parts = lines(os.path.join(work, 'parts.jsonl'))
+    files = sorted(glob.glob(os.path.join(work, 'part.*.txt')), key=os.path.getmtime)
+    bench = [b for f in files for b in lines(f) if 'who' in b and 'part' in b]
     rows = Table(bench).fill()
-    machine = open(os.path.join(folder, 'machine.txt')).read().splitlines() if os.path.exists(os.path.join(folder, 'machine.txt')) else []
-    with open(os.path.join(folder, 'report.json'), 'w') as f:
-        json.dump(dict(machine=machine, parts=parts, table=rows, runs=bench), f, indent=1)
-    whole = text(machine, parts, rows, bench)
-    with open(os.path.join(folder, 'report.txt'), 'w') as f:
-        f.write(whole)
-    print(whole, end='')
+    path = os.path.join(work, 'machine.txt')
+    machine = open(path).read().splitlines() if os.path.exists(path) else []
+    if unfinished:
+        machine.append('UNFINISHED: written while parts were under way')
+    head, part, seen, ops, run = blocks(machine, parts, rows, bench)
+    # The table last: of what is printed the end is sure to be seen.
+    print(text(head, ops, run, [p for p in part if not p.startswith('ok ')], seen), end='')
+    whole = dict(machine=machine, finished=not unfinished, parts=parts, table=rows, runs=bench)
+    try:
+        replace(os.path.join(out, 'report.json'), json.dumps(whole, indent=1) + '\n')
+        replace(os.path.join(out, 'report.txt'), text(head, part, seen, ops, run))
+    except OSError as e:
+        print('report.py: the report could not be written: %s' % e)
+        return 1
     return 0
 
 
 if __name__ == '__main__':
     if len(sys.argv) == 5 and sys.argv[1] == 'curve':
         sys.exit(curve(sys.argv[2], sys.argv[3], float(sys.argv[4])))
-    if len(sys.argv) == 3 and sys.argv[1] == 'table':
-        sys.exit(table(sys.argv[2]))
+    if len(sys.argv) in (4, 5) and sys.argv[1] == 'table':
+        sys.exit(table(sys.argv[2], sys.argv[3], len(sys.argv) == 5))
     sys.exit(__doc__)
