@@ -485,17 +485,8 @@ static bool take_workspace(dnn_plan *p) {
     return status == CUDNN_STATUS_SUCCESS;
 }
 
-static void make_plan(dnn_plan *p, ds_lib_dnn *dnn) {
-    dnn_key usual = p->key;
-    usual.B = usual.kind == CONV ? CONV_BATCH : ATTENTION_BATCH;
-    p->graph = state(dnn, &p->key);
-    p->reference = state(dnn, &usual);
-    if (p->graph->status == CUDNN_STATUS_SUCCESS && p->reference->status == CUDNN_STATUS_SUCCESS) {
-        find_engine(p, CUDNN_HEUR_MODE_A);
-        find_engine(p, CUDNN_HEUR_MODE_FALLBACK);
-    }
-    if (p->plan && take_workspace(p))
-        return;
+/* From now on our own kernels do it. */
+static void give_up(dnn_plan *p) {
     static const char *const names[] = {"attention", "the gradient of attention", "a convolution"};
     char why[256] = "";
     cudnnGetLastErrorString(why, sizeof why);
@@ -506,6 +497,19 @@ static void make_plan(dnn_plan *p, ds_lib_dnn *dnn) {
     graph_free(p->reference);
     p->graph = p->reference = NULL;
     p->plan = NULL;
+}
+
+static void make_plan(dnn_plan *p, ds_lib_dnn *dnn) {
+    dnn_key usual = p->key;
+    usual.B = usual.kind == CONV ? CONV_BATCH : ATTENTION_BATCH;
+    p->graph = state(dnn, &p->key);
+    p->reference = state(dnn, &usual);
+    if (p->graph->status == CUDNN_STATUS_SUCCESS && p->reference->status == CUDNN_STATUS_SUCCESS) {
+        find_engine(p, CUDNN_HEUR_MODE_A);
+        find_engine(p, CUDNN_HEUR_MODE_FALLBACK);
+    }
+    if (!p->plan || !take_workspace(p))
+        give_up(p);
 }
 
 static dnn_plan *plan_of(ds_cuda *c, const dnn_key *key) {
@@ -576,7 +580,12 @@ static void bind(binding *b, int64_t name, const void *at) {
         b->aligned = false;
 }
 
-static int run(ds_cuda *c, const dnn_plan *p, const binding *b, void *room) {
+/* Did a call say no before it began?  Source: cuDNN API, cudnnStatus_t: 2000 are bad parameters,
+ * 3000 what is not supported. */
+static bool refused(cudnnStatus_t status) { return status / 1000 == 2 || status / 1000 == 3; }
+
+/* 0 = done; not 0 = cuDNN refuses its own plan. */
+static int run(ds_cuda *c, dnn_plan *p, const binding *b, void *room) {
     dnn_graph pack = {};
     desc v = make(&pack, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     put(&pack, v, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, b->count, b->name);
@@ -590,9 +599,11 @@ static int run(ds_cuda *c, const dnn_plan *p, const binding *b, void *room) {
     if (pack.status == CUDNN_STATUS_ALLOC_FAILED ||
         pack.status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)
         ds_cuda_no_room(c, "cuDNN", 0);
-    if (pack.status != CUDNN_STATUS_SUCCESS)
+    if (refused(pack.status) && !c->recording)
+        give_up(p);
+    else if (pack.status != CUDNN_STATUS_SUCCESS)
         ds_cuda_fatal("cuDNN", cudnnGetErrorString(pack.status));
-    return 0;
+    return pack.status != CUDNN_STATUS_SUCCESS;
 }
 
 /* Where cuDNN is not asked.  Versions whose attention gives wrong results: 9.10.0 and 9.10.1;
