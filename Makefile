@@ -84,10 +84,11 @@ $(BUILD)/dsctl: $(BUILD)/cli/main.o $(LIB_CLI) $(LIB_BASE)
 # CUDA=0 leaves it out; so does a machine without nvcc, and the sanitized build, which cannot run it.
 CUDA_SRC := $(wildcard kernels/cuda/*.cu)
 CUDA_HOME := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC_PATH))))
-CUDNN_DIRS := $(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu
+CUDNN_HOME ?=# where it is not beside CUDA, nor the system's
+CUDNN_DIRS := $(CUDNN_HOME:%=%/include) $(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu
 CUDNN := $(if $(wildcard $(addsuffix /cudnn.h,$(CUDNN_DIRS))),1,0)
 CUDA_LINK := -L$(CUDA_HOME)/lib64 -Xlinker -rpath -Xlinker $(CUDA_HOME)/lib64 -Xlinker -z -Xlinker defs \
-    -lcublas -lcublasLt -lcusolver $(if $(filter 1,$(CUDNN)),-lcudnn) -ldl -lpthread -lm
+    -lcublas -lcublasLt -lcusolver $(if $(filter 1,$(CUDNN)),$(if $(CUDNN_HOME),-Xlinker $(CUDNN_HOME)/lib/libcudnn.so.9 -Xlinker -rpath -Xlinker $(CUDNN_HOME)/lib,-lcudnn)) -ldl -lpthread -lm
 cuda-note:
 ifeq ($(CUDA),0)
 	@echo "  without the CUDA device: $(if $(NVCC_PATH),$(if $(filter asan,$(CONFIG)),sanitizers cannot run it,CUDA=0),there is no nvcc on the PATH)"
@@ -97,7 +98,7 @@ endif
 # Machine code for Hopper; PTX of Ampere, from which the driver makes code for all others.
 NVCC_FLAGS := -std=c++17 -O3 -lineinfo -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80 \
     -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas --expt-relaxed-constexpr -Wno-deprecated-gpu-targets \
-    $(if $(filter 1,$(CUDNN)),,-DDS_NO_CUDNN)
+    $(if $(filter 1,$(CUDNN)),$(CUDNN_HOME:%=-I%/include),-DDS_NO_CUDNN)
 $(BUILD)/cuda/%.cu.o: %.cu
 	@$(if $(V),,echo "  NVCC $<";) mkdir -p $(@D)
 	$(Q)$(NVCC) $(NVCC_FLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
@@ -106,7 +107,7 @@ $(BUILD)/cuda/kernels/cuda/norm.cu.o $(BUILD)/cuda/kernels/cuda/gate.cu.o $(BUIL
     NVCC_FLAGS += -fmad=false
 $(BUILD)/cuda/%.c.o: %.c
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=c17 $(WARN) -O2 -fPIC -fvisibility=hidden -ffp-contract=off $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) -std=c17 $(WARN) $(EXTRA) -O2 -fPIC -fvisibility=hidden -ffp-contract=off $(CPPFLAGS) -MMD -MP -c -o $@ $<
 CUDA_HOST_C := base/error.c base/mem.c
 CUDA_O := $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_SRC) $(CUDA_HOST_C))
 $(BUILD)/libdiffscaler-cuda.so: $(CUDA_O)

@@ -26,6 +26,7 @@ for what in $wanted; do
     esac
 done
 wants() { [[ $wanted == *" $1 "* ]]; }
+PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 B=${GPU_BUILD:-build/gpu}
 OUT=${OUT:-$B/out}
 JOBS=${JOBS:-$(nproc)}
@@ -122,6 +123,13 @@ if [ $emulate = 1 ]; then
 else
     library=$B/libdiffscaler-cuda.so
 fi
+# cuDNN may have come with PyTorch alone.
+cuda=$(dirname "$(dirname "$(realpath "$(command -v nvcc)" 2>/dev/null)")")
+if [ -z "${CUDNN_HOME:-}" ] && [ ! -e "$cuda/include/cudnn.h" ] && ! ls /usr/include/{,x86_64-linux-gnu/}cudnn.h >/dev/null 2>&1; then
+    CUDNN_HOME=$("$PYTHON" -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0])' 2>/dev/null)
+    [ -n "$CUDNN_HOME" ] && [ -e "$CUDNN_HOME/lib/libcudnn.so.9" ] && export CUDNN_HOME || unset CUDNN_HOME
+    echo "cudnn    ${CUDNN_HOME:-none: own kernels do attention and convolutions}" | tee -a "$work/machine.txt"
+fi
 # Another compiler may know warnings that ours does not.
 part build 300 "nice make --no-print-directory -k -j$JOBS DEPS=0 GPU_CHECK=1 EXTRA=-Wno-error BUILD=$B gpu-programs $library"
 wait $python && echo "python   $(cat "$work/python.txt")" | tee -a "$work/machine.txt" || echo "python   no torch" | tee -a "$work/machine.txt"
@@ -136,10 +144,10 @@ if ! timeout -k 5 90 "$B/bin/gpu_steps" train cuda f32 tiny 1 "$work/probe" >"$w
     cat "$work/probe.txt" | tee -a "$log"
     record "device" failed 0 "$(tail -1 "$work/probe.txt" | cut -c1-160)"
     if grep -q 'cannot open the cuda device' "$work/probe.txt"; then
-        if [ -e "$library" ]; then
+        if [ -e "$library" ] && ! timeout 20 nvidia-smi -L >/dev/null 2>&1; then
             finish 3 "the programs are built, but there is no GPU here: nothing was checked"
         fi
-        finish 1 "the device was not built: see $log"
+        finish 1 "the device was not built, or cannot be opened: see $log"
     fi
 fi
 
