@@ -256,6 +256,9 @@ static void ask(choice *at, ds_cuda *c, const ds_gemm *g, int rows) {
         else
             last[lasts++] = *algo;
     }
+    if (lasts && getenv("DIFFSCALER_CUDA_VERBOSE"))
+        fprintf(stderr, "cuBLASLt: n %d k %d%s: %d of %d algorithms would share out sums\n", g->n,
+                g->k, g->ta ? " (a weight's gradient)" : "", lasts, lasts + at->count);
     for (int i = 0; i < lasts; i++)
         at->algo[at->count++] = last[i];
 }
