@@ -34,7 +34,7 @@ PYTHON=${PYTHON:-python3}
 BUDGET=${GPU_CHECK_SECONDS:-$((emulate ? 3600 : 570))}
 mkdir -p "$B/work" "$OUT" || exit 1
 work=$B/work log=$OUT/log.txt failed=0
-rm -f "$work"/{part.*,parts.jsonl,machine.txt,python.txt} "$OUT"/{log.txt,report.txt,report.json}
+rm -f "$work"/{part.*,parts.jsonl,machine.txt,python.txt} "$OUT"/{log.txt,under_way.txt,report.txt,report.json}
 : >"$work/parts.jsonl"
 began=$SECONDS
 left() { echo $((BUDGET - (SECONDS - began))); }
@@ -44,12 +44,16 @@ at_most() { # the smaller of a limit and what is left but a reserve for the repo
 }
 
 report() { "$PYTHON" bench/gpu/report.py table "$work" "$OUT" "$@"; }
-(while sleep 6 && kill -0 $$; do report unfinished; done) >/dev/null 2>&1 &
+(while sleep 6 && kill -0 $$; do
+    report unfinished
+    tail -c 20000 "$work"/part.*.txt >"$OUT/under_way.txt"
+done) >/dev/null 2>&1 &
 refresher=$!
 trap 'kill $refresher 2>/dev/null' EXIT
 finish() { # status message: the last report, and what it comes to
     kill $refresher 2>/dev/null
     wait $refresher 2>/dev/null
+    rm -f "$OUT/under_way.txt" # all of it is in the log
     echo
     report || { [ "$1" = 0 ] && set -- 1 "all parts passed, but the report could not be written"; }
     echo "gpu-check: $2"
@@ -168,7 +172,7 @@ begin() { # a part beside others; one by one in emulation
 checks() {
     local t p
     for t in $tests; do
-        begin "$(basename "$t" | sed 's/test_kernels_/kernels: /'), f32 bf16 tf32" 90 "$t"
+        begin "$(basename "$t" | sed 's/test_kernels_/kernels: /'), f32 bf16 tf32" 120 "$t"
     done
     begin "golden model" 60 "$B/bin/test_engine_golden"
     begin "engine beside the processor" 75 "$B/bin/test_engine_cuda"
