@@ -55,7 +55,7 @@ finish() { # status message: the last report, and what it comes to
     wait $refresher 2>/dev/null
     rm -f "$OUT/under_way.txt" # all of it is in the log
     echo
-    report || { [ "$1" = 0 ] && set -- 1 "all parts passed, but the report could not be written"; }
+    report || { [ "$1" = 0 ] && set -- 1 "no part failed, but the report could not be written"; }
     echo "gpu-check: $2"
     exit "$1"
 }
@@ -247,4 +247,4 @@ fi
 
 wants pytorch && [ $torch = 1 ] && [ $emulate = 0 ] && peer "pytorch, slow modes" 400 rest
 [ $failed = 1 ] && finish 1 "parts failed: see $OUT/report.txt and $log"
-finish 0 "all parts passed; $OUT/report.txt"
+finish 0 "no part failed; $OUT/report.txt"
