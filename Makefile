@@ -170,10 +170,8 @@ include mk/race.mk
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
-# The VAE at full size beside diffusers, by hand (see the file).
-$(BUILD)/bench/bench_vae: $(BUILD)/bench/bench_vae.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
-	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
-$(BUILD)/bench/bench_fd: $(BUILD)/bench/bench_fd.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
+# By hand (see the files): the VAE at full size beside diffusers, a Frechet distance, resizing.
+$(addprefix $(BUILD)/bench/,bench_vae bench_fd bench_resize): %: %.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
 .PHONY: bench
 bench: deps ## speed of training and sampling steps beside PyTorch (where python3-torch is there)

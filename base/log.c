@@ -23,6 +23,12 @@ double ds_monotonic(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+double ds_processor_time(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 void ds_time_rfc3339(char out[32], int64_t ms) {
     time_t s = (time_t)(ms / 1000);
     struct tm tm;

@@ -1,4 +1,4 @@
-/* base/log.h - one line per event on stderr; and wall-clock helpers.
+/* base/log.h - one line per event on stderr; and clocks.
  *
  * Only daemon/, worker/ and cli/ log; engine/, registry/ and kernels/ return errors or call a
  * progress function.  Lines are logfmt: ts=... level=... comp=... msg="...".  Under journald
@@ -16,6 +16,7 @@ void ds_log(enum ds_log_level level, const char *fmt, ...) __attribute__((format
 
 int64_t ds_now_ms(void);                        /* wall clock, ms since 1970 UTC */
 double ds_monotonic(void);                      /* seconds, for durations */
+double ds_processor_time(void);                 /* seconds, of all threads of this process */
 void ds_time_rfc3339(char out[32], int64_t ms); /* "2026-01-02T03:04:05.678Z" */
 
 #endif

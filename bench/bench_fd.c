@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "bench/times.h"
 #include "engine/fd.h"
 #include "engine/linalg.h"
 
@@ -30,11 +31,6 @@ static float *features(size_t n, size_t dim, uint32_t step, float gain) {
     }
     free(z);
     return x;
-}
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static long argument(int argc, char **argv, int i, long otherwise) {
@@ -71,11 +67,11 @@ int main(int argc, char **argv) {
         }
         seconds[i] = ds_monotonic() - begin;
     }
-    qsort(seconds, (size_t)repeats, sizeof *seconds, by_size);
+    double median = ds_median(seconds, (int)repeats);
     printf("dim %ld, %ld and %ld pictures, %ld groups, %ld threads: FD %.15g, std_error %.10g; "
            "median %.2f s, least %.2f s; %zu MiB\n",
-           dim, n_real, n_fake, groups, threads, r.fd, r.std_error, seconds[repeats / 2],
-           seconds[0], ds_fd_bytes((int)dim, n_real, n_fake, (int)groups) >> 20);
+           dim, n_real, n_fake, groups, threads, r.fd, r.std_error, median, seconds[0],
+           ds_fd_bytes((int)dim, n_real, n_fake, (int)groups) >> 20);
     free((float *)(uintptr_t)a.x);
     free((float *)(uintptr_t)b.x);
     return 0;

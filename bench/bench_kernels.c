@@ -9,6 +9,7 @@
  */
 #include "base/mem.h"
 #include "base/rng.h"
+#include "bench/times.h"
 #include "kernels/device.h"
 
 #include <math.h>
@@ -126,16 +127,10 @@ static void count(const char *name, double flops, double ms) {
         count(name, flops, now() - t0_);                                                           \
     } while (0)
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(const double *v, int n) {
     double copy[MAX_REPS];
     memcpy(copy, v, (size_t)n * sizeof *v);
-    qsort(copy, (size_t)n, sizeof *copy, by_value);
-    return copy[n / 2];
+    return ds_median(copy, n);
 }
 
 static void print_table(int reps, int batch) {

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "bench/times.h"
 #include "engine/sampler.h"
 #include "engine/trainer.h"
 
@@ -21,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 static const struct {
     const char *name;
@@ -32,11 +32,6 @@ static const struct {
               {"XL/2", 28, 1152, 16, 2, 32, 4}};
 
 enum { TIMED = 7, WARM = 2, RANK = 8, CLASSES = 1000 };
-
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Matrix-product FLOP of one image, as peer_dit.py's flops(). */
 static double flop(const ds_base *base, int train, int full) {
@@ -154,12 +149,6 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
     free(pixels);
 }
 
-static double processor_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
 static void bench_kept(ds_bench *b) {
     enum { RUNS = 15, WITHOUT = 0, WITH = 1 };
     const ds_dit_config *c = &b->base->cfg;
@@ -183,21 +172,17 @@ static void bench_kept(ds_bench *b) {
         q[i] = (ds_sample_request){.index = (uint64_t)i, .label = i % CLASSES};
     for (int i = -2; i < 2 * runs; i++) { /* the first two warm up */
         int with = i & 1, at = i < 0 ? 0 : i / 2;
-        double start = ds_monotonic(), spent = processor_ms();
+        double start = ds_monotonic(), spent = ds_processor_time();
         o.table_rows = with ? 0 : -1;
         DS_ASSERT(!ds_sample(NULL, raw[with], net, NULL, &o, q, b->batch, NULL, NULL, NULL));
-        cpu[with][at] = (processor_ms() - spent) / o.steps;
+        cpu[with][at] = (ds_processor_time() - spent) * 1e3 / o.steps;
         wall[with][at] = (ds_monotonic() - start) * 1e3 / o.steps;
-    }
-    for (int i = 0; i < 2; i++) {
-        qsort(wall[i], (size_t)runs, sizeof *wall[i], compare);
-        qsort(cpu[i], (size_t)runs, sizeof *cpu[i], compare);
     }
     printf("{\"engine\": \"%s\", \"batch\": %d, \"steps\": %d, \"threads\": %d, \"ms\": %.3f, "
            "\"ms_without\": %.3f, \"cpu_ms\": %.3f, \"cpu_ms_without\": %.3f, \"same\": %s}\n",
-           b->dev->device_class, b->batch, o.steps, b->dev->threads, wall[WITH][runs / 2],
-           wall[WITHOUT][runs / 2], cpu[WITH][runs / 2], cpu[WITHOUT][runs / 2],
-           memcmp(raw[0], raw[1], bytes) ? "false" : "true");
+           b->dev->device_class, b->batch, o.steps, b->dev->threads, ds_median(wall[WITH], runs),
+           ds_median(wall[WITHOUT], runs), ds_median(cpu[WITH], runs),
+           ds_median(cpu[WITHOUT], runs), memcmp(raw[0], raw[1], bytes) ? "false" : "true");
     ds_net_free(net);
     ds_adapter_free(a);
     free(q);
@@ -206,10 +191,9 @@ static void bench_kept(ds_bench *b) {
 }
 
 static void report(const ds_bench *b, char **argv, double ms[TIMED], int train) {
-    qsort(ms, TIMED, sizeof *ms, compare);
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    double gflop = flop(b->base, train, b->full) * b->batch / 1e9, median = ms[TIMED / 2];
+    double gflop = flop(b->base, train, b->full) * b->batch / 1e9, median = ds_median(ms, TIMED);
     printf("{\"engine\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"mode\": \"%s\", \"dtype\": "
            "\"%s\", \"adapter\": \"%s\", "
            "\"threads\": %d, \"ms\": %.2f, \"ms_min\": %.2f, \"img_s\": %.2f, \"gflop\": %.2f, "
@@ -259,13 +243,13 @@ int main(int argc, char **argv) {
         fprintf(stderr, "error: %s\n", err.message);
         return 1;
     }
-    double ms[TIMED];
     if (kept)
         bench_kept(&b);
-    else
+    else {
+        double ms[TIMED];
         (train ? bench_train : bench_sample)(&b, ms);
-    if (!kept)
         report(&b, argv, ms, train);
+    }
     ds_model_free(b.model);
     ds_base_free(b.base);
     ds_device_close(b.dev);

@@ -6,6 +6,7 @@
  * Prints the largest differences to DIR/vae-io.safetensors relative to the largest number, the best
  * times, both of them, and the peak memory of the process after the encoder and after the decoder.
  */
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/vae.h"
 
@@ -14,19 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static double processor_time(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static double peak_mib(void) {
     struct rusage u;
@@ -85,17 +73,18 @@ int main(int argc, char **argv) {
           *out = ds_xmalloc(pixels * sizeof *out);
     printf("the process without a VAE: %.0f MiB\n", peak_mib());
     for (int half = 0; half < 2; half++) {
-        double begin = now(), best = 1e9, cpu, best_cpu = 1e9;
+        double begin = ds_monotonic(), best = 1e9, cpu, best_cpu = 1e9;
         ds_vae *vae;
         must(ds_vae_open(&vae, dev, path[0], NULL, half ? DS_VAE_DECODER : DS_VAE_ENCODER, &err),
              &err);
-        double loaded = now() - begin;
+        double loaded = ds_monotonic() - begin;
         for (int r = 0; r < repetitions; r++) {
-            begin = now(), cpu = processor_time();
+            begin = ds_monotonic(), cpu = ds_processor_time();
             must(half ? ds_vae_decode(vae, z, h, w, out, &err)
                       : ds_vae_encode(vae, image, H, W, m, v, &err),
                  &err);
-            best = fmin(best, now() - begin), best_cpu = fmin(best_cpu, processor_time() - cpu);
+            best = fmin(best, ds_monotonic() - begin),
+            best_cpu = fmin(best_cpu, ds_processor_time() - cpu);
         }
         printf("%s %dx%d: %.3f s (%.3f s of processor time), %.2f images/s; load %.2f s; plan %zu "
                "MiB, peak %.0f MiB\n",

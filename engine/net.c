@@ -327,10 +327,14 @@ static void find_asleep(ds_net *net, const ds_adapter *a) {
 
 /* ---------------------------------------------------------------- several tasks */
 
-/* The neutral adapter (a = 1, no b, no low rank), for samples of the base itself and for layers
- * that a set does not target: `identity` holds ones as many as the widest layer has outputs. */
-static ds_affiner neutral(const ds_net *net, const ds_layer *l) {
-    return (ds_affiner){.m = l->lin->m, .n = l->lin->n, .segs = l->lin->segs, .a = net->identity};
+/* The neutral adapter (a = 1, no b, no low rank) for every task and for samples of the base itself:
+ * `identity` holds ones as many as the widest layer has outputs. */
+static ds_affiner *neutral_sets(const ds_net *net, const ds_layer *l) {
+    ds_affiner *sets = ds_xcalloc((size_t)net->tasks + 1, sizeof *sets);
+    for (int t = 0; t <= net->tasks; t++)
+        sets[t] =
+            (ds_affiner){.m = l->lin->m, .n = l->lin->n, .segs = l->lin->segs, .a = net->identity};
+    return sets;
 }
 
 static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
@@ -345,15 +349,13 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
     net->dev->ops->fill(net->dev, net->identity, 1.0f, widest);
     for (int i = 0; i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
-        l->sets = ds_xcalloc((size_t)net->tasks + 1, sizeof *l->sets);
-        for (int t = 0; t <= net->tasks; t++)
-            l->sets[t] = neutral(net, l);
-        for (int t = 0; t < net->tasks; t++)
-            if (ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot)) {
-                l->adapted = 1;
-                l->sets[t] =
-                    ds_adapter_view(&adapters[t]->spec, l->lin, &l->slot, net->sets_data[t]);
-            }
+        for (int t = 0; t < net->tasks; t++) {
+            if (!ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot))
+                continue;
+            if (!l->sets)
+                l->sets = neutral_sets(net, l);
+            l->sets[t] = ds_adapter_view(&adapters[t]->spec, l->lin, &l->slot, net->sets_data[t]);
+        }
     }
     return 0;
 }

@@ -7,11 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How a layer's adapter is applied: folded into the weight (nothing to do), as a low-rank branch
- * after the product (phi = ReLU), or as a set per sample (stacked). */
-static int unfolded(const ds_net *net, const ds_layer *l) {
-    return l->adapted && (net->kind == DS_NET_STACKED || (l->ad.phi_relu && !l->asleep));
-}
+/* How a layer's adapter is applied: as a set per sample (l->sets), or folded into the weight, with
+ * what cannot be folded (phi = ReLU) as a low-rank branch after the product (a stretch's branch).
+ */
 
 /* Samples [first, first + count) have the same weights: all of a batch, but in a folded net the
  * neighbours of one task, or equal numbers of each task where all its weights are one. */
@@ -35,8 +33,8 @@ static int all_in_turn(const ds_net *net, const int *task, int first, int each, 
 static stretch stretch_at(const ds_net *net, const ds_layer *l, const int *task, int first, int B) {
     stretch s = {first, B - first, l->w, l->bias, NULL};
     if (!l->folded) {
-        s.bias = l->adapted && !l->sets ? l->bias_eff : l->bias;
-        s.branch = unfolded(net, l) ? &l->ad : NULL;
+        s.bias = l->adapted ? l->bias_eff : l->bias;
+        s.branch = l->adapted && l->ad.phi_relu && !l->asleep ? &l->ad : NULL;
         return s;
     }
     const ds_folded *f = first < B ? &l->folded[task[first]] : NULL;
@@ -56,8 +54,8 @@ static stretch stretch_at(const ds_net *net, const ds_layer *l, const int *task,
 }
 
 #define EACH_STRETCH(s, net, l, task, B)                                                           \
-    (stretch s = stretch_at(net, l, task, 0, B); s.count;                                          \
-     s = stretch_at(net, l, task, s.first + s.count, B))
+    for (stretch s = stretch_at(net, l, task, 0, B); s.count;                                      \
+         s = stretch_at(net, l, task, s.first + s.count, B))
 
 /* Sample `first` of an activation map of `width` numbers a row. */
 static ds_act *at_sample(const ds_net *net, const ds_act *p, int first, int rows_per_sample,
@@ -65,71 +63,74 @@ static ds_act *at_sample(const ds_net *net, const ds_act *p, int first, int rows
     return ds_act_at(net->dev, p, (size_t)first * (size_t)rows_per_sample * (size_t)width);
 }
 
+/* y = layer(x) for the rows of a stretch. */
+static void product(ds_net *net, const stretch *s, ds_act *y, const ds_act *x, int rows) {
+    const struct ds_ops *k = net->dev->ops;
+    k->linear_forward(net->dev, y, x, s->w, s->bias, rows);
+    if (s->branch)
+        k->lowrank_forward(net->dev, y, x, s->branch, rows);
+}
+
 /* y = layer(x), plain.  rows_per_sample: T for the token stream, 1 for the conditioning. */
 static void linear(ds_net *net, ds_layer *l, ds_act *y, const ds_act *x, int B,
                    int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
-    if (l->adapted && l->sets) {
+    if (l->sets) {
         k->linear_forward(net->dev, y, x, l->w, NULL, B * rows_per_sample);
         k->affiner_rows_forward(net->dev, y, NULL, x, l->bias, l->sets, net->task, B,
                                 rows_per_sample);
         return;
     }
-    for
-        EACH_STRETCH(s, net, l, net->task, B) {
-            ds_act *out = at_sample(net, y, s.first, rows_per_sample, l->lin->m);
-            const ds_act *in = at_sample(net, x, s.first, rows_per_sample, l->lin->n);
-            k->linear_forward(net->dev, out, in, s.w, s.bias, s.count * rows_per_sample);
-            if (s.branch)
-                k->lowrank_forward(net->dev, out, in, s.branch, s.count * rows_per_sample);
-        }
+    EACH_STRETCH (s, net, l, net->task, B) {
+        product(net, &s, at_sample(net, y, s.first, rows_per_sample, l->lin->m),
+                at_sample(net, x, s.first, rows_per_sample, l->lin->n), s.count * rows_per_sample);
+    }
 }
 
 /* The same with an f32 result; task: as net->task. */
 static void linear_f32(ds_net *net, ds_layer *l, float *y, const ds_act *x, const int *task, int B,
                        int rows_per_sample) {
     const struct ds_ops *k = net->dev->ops;
-    if (l->adapted && l->sets) {
+    if (l->sets) {
         k->linear_f32_forward(net->dev, y, x, l->w, NULL, B * rows_per_sample);
         k->affiner_rows_forward(net->dev, NULL, y, x, l->bias, l->sets, task, B, rows_per_sample);
         return;
     }
-    for
-        EACH_STRETCH(s, net, l, task, B) {
-            float *out = y + (size_t)(s.first * rows_per_sample) * (size_t)l->lin->m;
-            const ds_act *in = at_sample(net, x, s.first, rows_per_sample, l->lin->n);
-            k->linear_f32_forward(net->dev, out, in, s.w, s.branch ? NULL : s.bias,
-                                  s.count * rows_per_sample);
-            if (!s.branch)
-                continue;
-            ds_affiner branch = *s.branch; /* only the low-rank branch is left, which has no side */
-            branch.a = branch.b = NULL;
-            branch.side_in = 0;
-            k->affiner_rows_forward(net->dev, NULL, out, in, s.bias, &branch,
-                                    l->folded ? net->first_set : task, s.count, rows_per_sample);
-        }
+    EACH_STRETCH (s, net, l, task, B) {
+        float *out = y + (size_t)(s.first * rows_per_sample) * (size_t)l->lin->m;
+        const ds_act *in = at_sample(net, x, s.first, rows_per_sample, l->lin->n);
+        k->linear_f32_forward(net->dev, out, in, s.w, s.branch ? NULL : s.bias,
+                              s.count * rows_per_sample);
+        if (!s.branch)
+            continue;
+        ds_affiner branch = *s.branch; /* only the low-rank branch is left, which has no side */
+        branch.a = branch.b = NULL;
+        branch.side_in = 0;
+        k->affiner_rows_forward(net->dev, NULL, out, in, s.bias, &branch, net->first_set, s.count,
+                                rows_per_sample);
+    }
 }
 
 static void linear_gelu(ds_net *net, ds_layer *l, ds_act *pre, ds_act *y, const ds_act *x, int B,
                         int T) {
     const struct ds_ops *k = net->dev->ops;
-    if (unfolded(net, l)) {
+    const size_t F = (size_t)l->lin->m;
+    if (l->sets) {
         linear(net, l, pre, x, B, T);
-        k->gelu_forward(net->dev, y, pre, (size_t)B * (size_t)T * (size_t)l->lin->m);
+        k->gelu_forward(net->dev, y, pre, (size_t)B * (size_t)T * F);
         return;
     }
-    for
-        EACH_STRETCH(s, net, l, net->task, B) {
-            ds_act *out = at_sample(net, y, s.first, T, l->lin->m);
-            const ds_act *in = at_sample(net, x, s.first, T, l->lin->n);
-            if (s.branch) {
-                k->linear_forward(net->dev, out, in, s.w, s.bias, s.count * T);
-                k->lowrank_forward(net->dev, out, in, s.branch, s.count * T);
-                k->gelu_forward(net->dev, out, out, (size_t)(s.count * T) * (size_t)l->lin->m);
-            } else
-                k->linear_gelu_forward(net->dev, net->kind == DS_NET_TRAIN ? pre : NULL, out, in,
-                                       s.w, s.bias, s.count * T);
-        }
+    EACH_STRETCH (s, net, l, net->task, B) {
+        ds_act *out = at_sample(net, y, s.first, T, l->lin->m);
+        ds_act *before = at_sample(net, pre, s.first, T, l->lin->m);
+        const ds_act *in = at_sample(net, x, s.first, T, l->lin->n);
+        if (s.branch) {
+            product(net, &s, before, in, s.count * T);
+            k->gelu_forward(net->dev, out, before, (size_t)(s.count * T) * F);
+        } else
+            k->linear_gelu_forward(net->dev, net->kind == DS_NET_TRAIN ? before : NULL, out, in,
+                                   s.w, s.bias, s.count * T);
+    }
 }
 
 /* res_out = res_in + gate * layer(x); y keeps layer(x) for the backward pass. */
@@ -137,28 +138,26 @@ static void linear_residual(ds_net *net, ds_layer *l, ds_act *y, float *res_out,
                             const float *res_in, const float *gate, int stride, const ds_act *x,
                             int B, int T) {
     const struct ds_ops *k = net->dev->ops;
-    if (unfolded(net, l)) {
+    if (l->sets) {
         linear(net, l, y, x, B, T);
         k->gate_forward(net->dev, res_out, res_in, gate, stride, y, B, T, l->lin->m);
         return;
     }
     const int keep =
         net->kind == DS_NET_TRAIN || l->folded; /* folded: one sum may join the parts */
-    for
-        EACH_STRETCH(s, net, l, net->task, B) {
-            const size_t at = (size_t)(s.first * T) * (size_t)l->lin->m;
-            ds_act *part = at_sample(net, y, s.first, T, l->lin->m);
-            const ds_act *in = at_sample(net, x, s.first, T, l->lin->n);
-            const float *g = gate + (size_t)s.first * (size_t)stride;
-            if (s.branch) {
-                k->linear_forward(net->dev, part, in, s.w, s.bias, s.count * T);
-                k->lowrank_forward(net->dev, part, in, s.branch, s.count * T);
-                k->gate_forward(net->dev, res_out + at, res_in + at, g, stride, part, s.count, T,
-                                l->lin->m);
-            } else
-                k->linear_residual_forward(net->dev, keep ? part : NULL, res_out + at, res_in + at,
-                                           g, stride, in, s.w, s.bias, s.count, T);
-        }
+    EACH_STRETCH (s, net, l, net->task, B) {
+        const size_t at = (size_t)(s.first * T) * (size_t)l->lin->m;
+        ds_act *part = at_sample(net, y, s.first, T, l->lin->m);
+        const ds_act *in = at_sample(net, x, s.first, T, l->lin->n);
+        const float *g = gate + (size_t)s.first * (size_t)stride;
+        if (s.branch) {
+            product(net, &s, part, in, s.count * T);
+            k->gate_forward(net->dev, res_out + at, res_in + at, g, stride, part, s.count, T,
+                            l->lin->m);
+        } else
+            k->linear_residual_forward(net->dev, keep ? part : NULL, res_out + at, res_in + at, g,
+                                       stride, in, s.w, s.bias, s.count, T);
+    }
 }
 
 /* The sets of a batch.  A pass that was recorded with others would repeat those. */

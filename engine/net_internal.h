@@ -18,11 +18,11 @@ typedef struct {
                               the base holds it in 16 bits, see ds_net_matrix */
     ds_weight *w;          /* packed, folded */
     float *bias_eff;       /* folded bias, or NULL: use bias */
-    int adapted;           /* has an Affiner */
-    int asleep;        /* every s of its low-rank branch is 0: no branch, the base bit for bit */
-    int full;          /* trained itself */
-    ds_affiner ad;     /* single adapter */
-    ds_affiner *sets;  /* STACKED: one per task, then identity for the base */
+    int adapted;           /* has the Affiner ad */
+    int asleep;       /* every s of its low-rank branch is 0: no branch, the base bit for bit */
+    int full;         /* trained itself */
+    ds_affiner ad;    /* single adapter */
+    ds_affiner *sets; /* STACKED: one per task, then identity for the base; NULL: no task has any */
     ds_folded *folded; /* FOLDED: one per task, then none for the base */
     ds_weight *every;  /* FOLDED: the tasks' weights as one (ds_device.weights_new), or NULL */
     float *every_bias; /* (tasks,m) */

@@ -157,11 +157,6 @@ static int check_probe(checking *c, ds_error *err, int *rc) {
     return c->out->unchanged;
 }
 
-/* Passes by itself: no verdict may come of it. */
-static int is_temporary(int code) {
-    return code == DS_ENOMEM || code == DS_EBUSY || code == DS_ENOSPC;
-}
-
 /* Why level 2 cannot be done; 0: it can.  *rc: nor can anything now. */
 static int cannot_measure(checking *c, char why[DS_GATE_REASON], int *rc, ds_error *err) {
     ds_error e = {0};
@@ -177,7 +172,7 @@ static int cannot_measure(checking *c, char why[DS_GATE_REASON], int *rc, ds_err
         text = e.message;
     else if ((code = ds_tools_decoder(c->tools, &e)))
         text = "the VAE of the base cannot be used";
-    if (is_temporary(code))
+    if (ds_job_is_temporary(code))
         *rc = ds_fail(err, code, "%s", e.message);
     snprintf(why, DS_GATE_REASON, "%s", text ? text : "");
     return text != NULL;

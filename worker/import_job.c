@@ -1,5 +1,6 @@
 /* worker/import_job.c - job kind "import", and the command import-base. */
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "worker/import.h"
 #include "worker/job.h"
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ---------------------------------------------------------------- results */
@@ -93,17 +93,11 @@ typedef struct {
     double last; /* seconds; when a line was written */
 } terminal;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int on_terminal(void *user, const char *stage, uint64_t done, uint64_t total) {
     terminal *t = user;
-    if (now() - t->last < 0.2 && done < total)
+    if (ds_monotonic() - t->last < 0.2 && done < total)
         return 0;
-    t->last = now();
+    t->last = ds_monotonic();
     t->stage = stage;
     fprintf(stderr, "\r%s %llu / %llu MB%s", stage, (unsigned long long)(done / 1000000),
             (unsigned long long)(total / 1000000), done == total ? "\n" : "  ");

@@ -33,6 +33,10 @@ char *ds_job_path(const ds_job *job, const char *name);
  * nothing is left to do. */
 int ds_job_finish(const ds_job *job, json_t *doc, ds_error *err);
 
+/* Does an error of this code pass by itself?  Then the job ends with 75, to be run again, and no
+ * verdict may come of it. */
+int ds_job_is_temporary(int code);
+
 /* A number for a result; null when it is not finite. */
 json_t *ds_json_real(double x);
 

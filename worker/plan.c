@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const double MIB = 1 << 20, GIB = 1 << 30;
 
@@ -227,11 +226,7 @@ typedef struct {
     double s[CLOCKS];
 } spent;
 
-static spent clocks(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (spent){{ds_monotonic(), (double)t.tv_sec + 1e-9 * (double)t.tv_nsec}};
-}
+static spent clocks(void) { return (spent){{ds_monotonic(), ds_processor_time()}}; }
 
 static int time_steps(const calibration *k, const ds_model *model, int micro_batches, int recompute,
                       spent *out, ds_error *err) {

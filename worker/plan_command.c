@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { TRY_MAX = 1000 };
 
@@ -217,12 +216,6 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double cpu_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Train on noise. */
 static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
     const ds_dit_config *c = &r->base->cfg;
@@ -247,14 +240,14 @@ static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
         rc = ds_trainer_step(t, &report, err);
         times[i] = ds_monotonic() - start;
         if (i == 0) /* pages are touched for the first time */
-            cpu = cpu_now();
+            cpu = ds_processor_time();
         if (!r->a.json && times[i] > 1)
             fprintf(stderr, "step %d of %d: %.2f s\n", i + 1, steps, times[i]);
     }
     if (!rc) {
         qsort(times, (size_t)steps, sizeof *times, compare);
         r->step_seconds = times[steps / 2];
-        r->step_cpu = steps > 1 ? (cpu_now() - cpu) / (steps - 1) : NAN;
+        r->step_cpu = steps > 1 ? (ds_processor_time() - cpu) / (steps - 1) : NAN;
     }
     ds_trainer_free(t);
     free(pixels);
@@ -282,11 +275,11 @@ static int try_sampling(plan_run *r, const ds_model *model, ds_error *err) {
     if (!rc)
         rc = ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1,
                         n < 32 ? 2 * n : 64, err);
-    double start = ds_monotonic(), cpu = cpu_now();
+    double start = ds_monotonic(), cpu = ds_processor_time();
     if (!rc)
         rc = ds_sample(NULL, raw, net, NULL, &o, q, n, NULL, NULL, err);
     r->sample_seconds = ds_monotonic() - start;
-    r->sample_cpu = cpu_now() - cpu;
+    r->sample_cpu = ds_processor_time() - cpu;
     ds_net_free(net);
     ds_adapter_free(a);
     free(q);

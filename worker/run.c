@@ -44,6 +44,10 @@ const char *ds_job_device(const ds_job *job) {
     return job->device ? job->device : job->spec->device.kind;
 }
 
+int ds_job_is_temporary(int code) {
+    return code == DS_EBUSY || code == DS_ENOSPC || code == DS_ENOMEM;
+}
+
 json_t *ds_json_real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 int ds_job_finish(const ds_job *job, json_t *doc, ds_error *err) {
@@ -66,11 +70,8 @@ static int exit_status(int code) {
     case DS_EPERM: return 6;
     case DS_EREFUSED: return 8;
     case DS_EINTEGRITY: return 9;
-    case DS_EBUSY:
-    case DS_ENOSPC:
-    case DS_ENOMEM: return EXIT_AGAIN;
     case DS_ECANCELED: return ds_stop_status();
-    default: return 1;
+    default: return ds_job_is_temporary(code) ? EXIT_AGAIN : 1;
     }
 }
 

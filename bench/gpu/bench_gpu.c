@@ -31,6 +31,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "bench/gpu/profile.h"
+#include "bench/times.h"
 #include "engine/inception.h"
 #include "engine/resize.h"
 #include "engine/sampler.h"
@@ -119,11 +120,6 @@ static int more(bench *b, times *t, double since, int ahead) {
     return t->n < MOST && (t->n < LEAST || now - t->start < b->more);
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Steps that begin ahead may take turns in waiting: as on the other side, four at a time count. */
 static void by_fours(times *t) {
     enum { GROUP = 4 };
@@ -140,8 +136,7 @@ static void by_fours(times *t) {
 
 static void report(const bench *b, const char *part, times *t, double per_step, const char *unit,
                    int batch) {
-    qsort(t->ms, (size_t)t->n, sizeof *t->ms, compare);
-    double ms = t->ms[t->n / 2];
+    double ms = ds_median(t->ms, t->n);
     printf("{\"who\": \"diffscaler\", \"part\": \"%s\", \"device\": \"%s\", \"batch\": %d, "
            "\"ms\": %.4f, \"ms_min\": %.4f, \"timed\": %d, \"%s\": %.4f, \"memory_MB\": %.0f}\n",
            part, b->dev->device_class, batch, ms, t->ms[0], t->n, unit, per_step / ms * 1e3,

@@ -1,9 +1,9 @@
 /* bench/gpu/profile.cc - a table of ops that waits for each one (profile.h). */
 #include <algorithm>
 #include <cstdio>
-#include <ctime>
 
 extern "C" {
+#include "base/log.h"
 #include "bench/gpu/profile.h"
 }
 
@@ -25,19 +25,13 @@ enum op_number {
 entry seen[OPS];
 ds_device before; /* the device as it was */
 
-double now_ms() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
-
 template <auto Op, int Number> struct timed;
 template <class... A, void (*ds_ops::*Op)(ds_device *, A...), int Number> struct timed<Op, Number> {
     static void call(ds_device *dev, A... a) {
-        double begin = now_ms();
+        double begin = ds_monotonic();
         (before.ops->*Op)(dev, a...);
         dev->sync(dev);
-        seen[Number].ms += now_ms() - begin;
+        seen[Number].ms += 1e3 * (ds_monotonic() - begin);
         seen[Number].calls++;
     }
 };

@@ -38,6 +38,22 @@ static dnn_graph *described(const dnn_key *k) {
     return g;
 }
 
+/* "a plan (engine E, workspace of N bytes)". */
+static const char *about(dnn_plan *p) {
+    static char text[96];
+    desc config = NULL, engine = NULL;
+    int64_t got = 0, number = -1;
+    if (get_list(p->graph, p->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                 CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &config, 1) == 1 &&
+        get_list(p->graph, config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR,
+                 &engine, 1) == 1)
+        cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &got,
+                                 &number);
+    snprintf(text, sizeof text, "a plan (engine %lld, workspace of %zu bytes)", (long long)number,
+             take_workspace(p) ? p->workspace : 0);
+    return text;
+}
+
 /* 0: cuDNN has a plan for the graph, or would have if there were a driver. */
 static int look_at(const dnn_key *k, const char *name) {
     static char why[4096];
@@ -55,7 +71,7 @@ static int look_at(const dnn_key *k, const char *name) {
     int known = p.plan || strstr(why, "RUNTIME_PREREQUISITE_MISSING");
     printf("%s: %s\n", name,
            !sealed  ? cudnnGetErrorString(p.graph->status)
-           : p.plan ? "a plan"
+           : p.plan ? about(&p)
            : known  ? "known, but for the driver"
                     : why);
     graph_free(p.graph);

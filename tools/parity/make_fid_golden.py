@@ -9,7 +9,8 @@ scipy (make parity).
     make_fid_golden.py                       the committed goldens
     make_fid_golden.py --weights FILE.pth    the random weights as a checkpoint, for trials by hand
     make_fid_golden.py --folder DIR N FIRST  N pictures as PNG, for trials by hand
-    make_fid_golden.py --fid DIR DIR         FID of two folders by the three tools
+    make_fid_golden.py --fid DIR DIR         FID of two folders by the three tools, and without any
+                                             threshold, from singular values of pytorch-fid's features
 """
 import os
 import sys
@@ -157,6 +158,14 @@ def fids(tools, a, b):
     return out
 
 
+def from_singular_values(x, y):
+    """Tr sqrt(S1 S2) is the sum of the singular values of X Y^T / sqrt((n - 1)(m - 1)), X and Y centred."""
+    mean = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    x, y = x - x.mean(0), y - y.mean(0)
+    root = np.linalg.norm(x @ y.T, "nuc") / np.sqrt((len(x) - 1) * (len(y) - 1))
+    return mean + (x ** 2).sum() / (len(x) - 1) + (y ** 2).sum() / (len(y) - 1) - 2 * root
+
+
 def others(tools, a, b):
     """IS, KID, precision and recall of torch-fidelity on its own features."""
     from torch_fidelity.metric_isc import isc_features_to_metric
@@ -187,6 +196,8 @@ def main():
         if args[:1] == ["--fid"]:
             lists = [sorted(os.path.join(d, f) for f in os.listdir(d)) for d in args[1:3]]
             fids(tools, *lists)
+            x, y = (np.float64(tools.by_pytorch(files)) for files in lists)
+            print("singular values", from_singular_values(x, y))
             return
         files = save_pictures(os.path.join(folder, "a"), 0, len(SIZES))
         t = {}
