@@ -5,10 +5,8 @@
  * ds_net    packed weights plus activation buffers for at most `batch` samples.  Four kinds:
  *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
  *   DS_NET_STACKED  several tasks in one batch: frozen weights, a set per sample
- *
  *   DS_NET_FOLDED   several tasks in one batch, each folded into weights of its own: what INFER
  *                   gives, for the room of as many nets; samples of a task should be neighbours
- *
  *   DS_NET_TRAIN    as INFER, refolded after each optimiser step, activations kept for backward
  *
  * A net never allocates after ds_net_new; its need is ds_net_bytes.  One thread at a time.

@@ -10,7 +10,7 @@
  *                (act_size bytes each).  Row-major, contiguous.  The engine only moves pointers,
  *                with ds_act_at().
  *   ds_weight *  a matrix (m,n) packed in the layout and precision that this device's product
- * likes, both for y = W x and for dx = W^T dy.  Written by ops->weight_pack only.
+ *                likes, both for y = W x and for dx = W^T dy.  Written by ops->weight_pack only.
  *
  * Threads: one thread at a time per device (the device has its own team of workers inside).
  * Errors: opening and allocating can fail (ds_error, NULL).  Ops cannot: wrong arguments are a
@@ -48,11 +48,11 @@ typedef struct {
 
 /* Adapter of one linear layer y = W x + bias, W (m,n), seen by the kernels.
  * The m outputs are `segs` equal segments (3 for fused qkv, else 1); each has its own s, U, V:
- *   side out: y_i = a_i (W x)_i + bias_i + b_i + s_g  sum_r U_ir phi(V_g x)_r       g = segment of
- * i side in : y   = W (a*x + b) + bias + s_g U phi(V_g x)      (segs must be 1, or a,b shared) a, b
- * (m) for side out, (n) for side in;  s (segs);  U (m,r);  V (segs*r, n).  All f32. r = 0: no
- * low-rank branch (s, U, V NULL).  a or b may be NULL (= ones, zeros; no gradient). Source: DESIGN
- * "The Affiner"; gradients in docs/math.md. */
+ *   side out: y_i = a_i (W x)_i + bias_i + b_i + s_g sum_r U_ir phi(V_g x)_r    g: segment of i
+ *   side in:  y   = W (a*x + b) + bias + s_g U phi(V_g x)         segs must be 1, or a, b shared
+ * a, b (m) for side out, (n) for side in;  s (segs);  U (m,r);  V (segs*r, n).  All f32.
+ * r = 0: no low-rank branch (s, U, V NULL).  a or b may be NULL (= ones, zeros; no gradient).
+ * Source: DESIGN "The Affiner"; gradients in docs/math.md. */
 typedef struct {
     int m, n, r, segs;
     int side_in;  /* 0 = out (default), 1 = in */
