@@ -34,6 +34,8 @@ static int import_request(ds_cli *c, int net, json_t *r, ds_error *err) {
         json_object_set_new(r, "name", json_string(ds_opt_text(c, "name", "")));
     if (ds_opt_given(c, "license"))
         json_object_set_new(r, "license", json_string(ds_opt_text(c, "license", "")));
+    if (ds_opt_given(c, "weights"))
+        json_object_set_new(r, "weights", json_string(ds_opt_text(c, "weights", "")));
     if (!net && ds_opt_given(c, "heads"))
         json_object_set_new(r, "heads", json_integer((json_int_t)ds_opt_number(c, "heads", 0)));
     return rc;

@@ -75,12 +75,14 @@ static const ds_opt add_base_options[] = {
     TEXT("name", 0, "NAME", "name of the base (default: that of the file or folder)"),
     TEXT("license", 0, "TEXT", "its licence, kept with it and named in exports"),
     INT("heads", 0, "N", 1, 1024, "attention heads, where neither sizes nor config.json tell"),
+    TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
     FLAG("wait", 'w', "follow the import and show what was added"),
     TIME("timeout", "TIME", "with --wait: stop waiting after this time (exit 7; the job goes on)"),
     END};
 static const ds_opt add_net_options[] = {
     TEXT("name", 0, "NAME", "name of the network (default: that of the file)"),
     TEXT("license", 0, "TEXT", "its licence"),
+    TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
     FLAG("wait", 'w', "follow the import and show what was added"),
     TIME("timeout", "TIME", "with --wait: stop waiting after this time (exit 7; the job goes on)"),
     END};

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define LICENSE_MAX 200
+#define WEIGHTS_MAX 200
 
 int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err) {
     json_t *base = NULL;
@@ -146,12 +147,15 @@ int ds_api_known(const json_t *body, const char *known, ds_error *err) {
 }
 
 static int check_import(const json_t *body, int net, ds_error *err) {
-    int rc =
-        ds_api_known(body, net ? "|source|name|license|" : "|source|vae|name|license|heads|", err);
+    int rc = ds_api_known(
+        body, net ? "|source|name|license|weights|" : "|source|vae|name|license|weights|heads|",
+        err);
     if (!rc)
         rc = plain_text(body, "name", 64, err);
     if (!rc)
         rc = plain_text(body, "license", LICENSE_MAX, err);
+    if (!rc)
+        rc = plain_text(body, "weights", WEIGHTS_MAX, err);
     const json_t *heads = json_object_get(body, "heads");
     if (!rc && heads && !json_is_null(heads) &&
         (!json_is_integer(heads) || json_integer_value(heads) < 0 ||
@@ -180,9 +184,10 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
     if (!rc) /* before the work; whose a name is, its end decides by digest */
         rc = ds_model_import_free(d->registry, net, name, source, err);
     if (!rc) {
-        json_t *payload = json_pack("{ss ss ss? ss ss sI}", "what", net ? "feature_net" : "base",
+        json_t *payload = json_pack("{ss ss ss? ss ss sI ss}", "what", net ? "feature_net" : "base",
                                     "source", source, "vae", vae, "name", name, "license", license,
-                                    "heads", (json_int_t)ds_json_int(body, "heads", 0));
+                                    "heads", (json_int_t)ds_json_int(body, "heads", 0), "weights",
+                                    ds_json_string(body, "weights", ""));
         rc = payload ? ds_job_add(d->registry, DS_JOB_IMPORT, name, payload, 3, &id, err)
                      : ds_fail(err, DS_EINVAL, "the path is not UTF-8: rename the file");
         json_decref(payload);

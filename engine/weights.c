@@ -376,6 +376,7 @@ void ds_weights_close(ds_weights *w) {
     for (size_t i = 0; i < w->count; i++)
         free((char *)(uintptr_t)w->items[i].t.name);
     json_decref(w->config);
+    json_decref(w->args);
     free(w->parts);
     free(w->items);
     free(w->path);
@@ -403,6 +404,7 @@ const char *ds_weights_dir(const ds_weights *w) { return w->dir; }
 const char *ds_weights_format(const ds_weights *w) { return w->format; }
 const char *ds_weights_wrapper(const ds_weights *w) { return w->wrapper; }
 const json_t *ds_weights_config(const ds_weights *w) { return w->config; }
+const json_t *ds_weights_args(const ds_weights *w) { return w->args; }
 
 const char *ds_weights_meta(const ds_weights *w, const char *key) {
     return w->part_count == 1 && w->parts[0].st ? ds_st_meta(w->parts[0].st, key) : NULL;

@@ -54,6 +54,10 @@ const char *ds_weights_dir(const ds_weights *w);      /* folder that the weight 
 const char *ds_weights_format(const ds_weights *w);   /* "safetensors", "PyTorch zip", ... */
 const char *ds_weights_wrapper(const ds_weights *w);  /* "ema", "" = none */
 const json_t *ds_weights_config(const ds_weights *w); /* config.json of a folder, or NULL */
+/* Settings of the training program beside the weights: `args` (argparse.Namespace or dict), `cfg`,
+ * `config`, `hparams`, `hyper_parameters`, `opt` of a checkpoint, plain values only, nested dicts
+ * as objects; NULL = none. */
+const json_t *ds_weights_args(const ds_weights *w);
 const char *ds_weights_meta(const ds_weights *w,
                             const char *key);        /* of a single safetensors file */
 uint64_t ds_weights_file_bytes(const ds_weights *w); /* of all weight files */

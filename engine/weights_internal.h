@@ -29,7 +29,7 @@ struct ds_weights {
     char *path, *dir;
     const char *format;
     char wrapper[16];
-    json_t *config;
+    json_t *config, *args;
     ds_weights_part *parts;
     int part_count;
     ds_weights_item *items; /* sorted by name once open */

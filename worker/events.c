@@ -174,6 +174,18 @@ void ds_events_warning(ds_events *e, const char *fmt, ...) {
     ds_log(DS_LOG_WARN, "%s", text);
 }
 
+void ds_events_note(ds_events *e, const char *fmt, ...) {
+    char text[768];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    json_t *doc = event("note");
+    set_text(doc, "message", text);
+    put(e, doc);
+    ds_log(DS_LOG_INFO, "%s", text);
+}
+
 void ds_events_error(ds_events *e, const ds_error *err) {
     json_t *doc = event("error");
     json_object_set_new(doc, "code", json_string(ds_error_name(err->code)));

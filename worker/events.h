@@ -38,6 +38,8 @@ void ds_events_checkpoint(ds_events *e, int step);
 void ds_events_resumed(ds_events *e, int step);
 void ds_events_stopped(ds_events *e, const char *reason);
 void ds_events_warning(ds_events *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* What a person may want to know, and need not act on. */
+void ds_events_note(ds_events *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void ds_events_error(ds_events *e, const ds_error *err);
 void ds_events_done(ds_events *e);
 

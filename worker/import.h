@@ -11,6 +11,7 @@
 
 #include "base/digest.h"
 #include "base/json.h"
+#include "engine/import_report.h"
 
 #include <limits.h>
 
@@ -38,13 +39,17 @@ typedef struct {
     const char *source, *vae; /* vae NULL or "": the source folder's own, if it has one */
     const char *name, *license, *out_dir; /* name NULL or "": from the source */
     int heads;                            /* 0 = find out */
+    /* Which of several models in one file: "ema", "model" (the raw one), or its key; NULL or "":
+     * the averaged one where there is one.  Of the VAE's file always the latter. */
+    const char *weights;
+    ds_import_report *report; /* what was understood, also of a file that is refused; NULL: none */
     ds_import_progress progress;
 } ds_import_options;
 
 int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *err);
 
-/* worker/import_feature_net.c; fills name, file, sha256, source_*, config, bytes, parameters. */
-int ds_import_feature_net(const char *src, const char *out_dir, ds_import_result *out,
-                          ds_error *err);
+/* worker/import_feature_net.c; takes source, out_dir, weights and report; fills name, file, sha256,
+ * source_*, config, bytes, parameters. */
+int ds_import_feature_net(const ds_import_options *o, ds_import_result *out, ds_error *err);
 
 #endif

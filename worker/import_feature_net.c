@@ -102,8 +102,9 @@ static int canonical(import *im, char **bytes, size_t *n, ds_error *err) {
     return rc;
 }
 
-int ds_feature_net_canonical(const char *src, char **bytes, size_t *n, char *format,
+int ds_feature_net_canonical(const ds_import_options *o, char **bytes, size_t *n, char *format,
                              ds_error *err) {
+    const char *src = o->source;
 import im = {0 };
     ds_error local = {0};
     int rc = ds_weights_open(&im.src, src, NULL, &local);
@@ -135,12 +136,12 @@ static json_t *config_of(void) {
     return c;
 }
 
-int ds_import_feature_net(const char *src, const char *out_dir, ds_import_result *out,
-                          ds_error *err) {
+int ds_import_feature_net(const ds_import_options *o, ds_import_result *out, ds_error *err) {
+    const char *src = o->source, *out_dir = o->out_dir;
     char *bytes = NULL, *path = NULL;
     size_t n = 0;
     *out = (ds_import_result){0};
-    int rc = ds_feature_net_canonical(src, &bytes, &n, out->source_format, err);
+    int rc = ds_feature_net_canonical(o, &bytes, &n, out->source_format, err);
     rc = rc ? rc : ds_digest_file(src, out->source_sha256, err);
     rc = rc ? rc : ds_fs_mkdirs(out_dir, err);
     if (!rc) {
@@ -186,7 +187,8 @@ int ds_worker_import_feature_net(int argc, char **argv) {
     }
     ds_import_result r;
     ds_error err = {0};
-    int rc = ds_import_feature_net(argv[0], argv[1], &r, &err);
+    int rc = ds_import_feature_net(&(ds_import_options){.source = argv[0], .out_dir = argv[1]}, &r,
+                                   &err);
     if (rc) {
         fprintf(stderr, "error: %s\n", err.message);
         return ds_error_exit(rc);

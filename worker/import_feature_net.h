@@ -17,7 +17,8 @@
 
 #include <stddef.h>
 
-/* format: of the source, 96 bytes, or NULL. */
-int ds_feature_net_canonical(const char *src, char **bytes, size_t *n, char *format, ds_error *err);
+/* Takes source, weights and report of the options.  format: of the source, 96 bytes, or NULL. */
+int ds_feature_net_canonical(const ds_import_options *o, char **bytes, size_t *n, char *format,
+                             ds_error *err);
 
 #endif

@@ -16,15 +16,17 @@
 
 static json_t *text_or_null(const char *s) { return *s ? json_string(s) : json_null(); }
 
-static json_t *result_json(const char *what, const ds_import_result *r) {
+static json_t *result_json(const char *what, const ds_import_result *r,
+                           const ds_import_report *report) {
     json_t *vae = *r->vae_file
                       ? json_pack("{s:s, s:s}", "file", r->vae_file, "sha256", r->vae_sha256)
                       : json_null();
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:O?, s:s, s:o, s:s, s:o, s:I, s:I}", "schema",
-                     "diffscaler.import/1", "what", what, "name", r->name, "file", r->file,
-                     "sha256", r->sha256, "config", r->config, "source_format", r->source_format,
-                     "source_sha256", text_or_null(r->source_sha256), "license", r->license, "vae",
-                     vae, "bytes", (json_int_t)r->bytes, "parameters", (json_int_t)r->parameters);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:O?, s:s, s:o, s:s, s:o, s:I, s:I, s:O?}",
+                     "schema", "diffscaler.import/1", "what", what, "name", r->name, "file",
+                     r->file, "sha256", r->sha256, "config", r->config, "source_format",
+                     r->source_format, "source_sha256", text_or_null(r->source_sha256), "license",
+                     r->license, "vae", vae, "bytes", (json_int_t)r->bytes, "parameters",
+                     (json_int_t)r->parameters, "report", ds_import_report_json(report));
 }
 
 /* ---------------------------------------------------------------- the job */
@@ -44,6 +46,14 @@ static int on_job(void *user, const char *stage, uint64_t done, uint64_t total) 
     return 0;
 }
 
+static void on_line(void *user, int warning, const char *text) {
+    const job_progress *p = user;
+    if (warning)
+        ds_events_warning(p->job->events, "%s", text);
+    else
+        ds_events_note(p->job->events, "%s", text);
+}
+
 int ds_job_import(const ds_job *job, ds_error *err) {
     const ds_spec_import *s = &job->spec->import;
     job_progress progress = {.job = job};
@@ -54,17 +64,21 @@ int ds_job_import(const ds_job *job, ds_error *err) {
                            .license = s->license,
                            .out_dir = s->out_dir,
                            .heads = s->heads,
+                           .weights = s->weights,
+                           .report = ds_import_report_new(),
                            .progress = {on_job, &progress}};
     if (s->feature_net)
         ds_events_stage(job->events, "convert", "%s", s->source);
-    int rc = s->feature_net ? ds_import_feature_net(s->source, s->out_dir, &r, err)
-                            : ds_import_base(&o, &r, err);
+    int rc = s->feature_net ? ds_import_feature_net(&o, &r, err) : ds_import_base(&o, &r, err);
     if (!rc && s->feature_net && *s->name)
         snprintf(r.name, sizeof r.name, "%s", s->name);
     if (!rc && *s->license)
         snprintf(r.license, sizeof r.license, "%s", s->license);
+    ds_import_report_lines(o.report, on_line, &progress);
     if (!rc)
-        rc = ds_job_finish(job, result_json(s->feature_net ? "feature_net" : "base", &r), err);
+        rc = ds_job_finish(job, result_json(s->feature_net ? "feature_net" : "base", &r, o.report),
+                           err);
+    ds_import_report_free(o.report);
     ds_import_result_release(&r);
     return rc;
 }
@@ -73,7 +87,7 @@ int ds_job_import(const ds_job *job, ds_error *err) {
 
 static const char usage[] =
     "usage: diffscaler-worker import-base SRC [--vae SRC] [--name NAME] [--license TEXT]\n"
-    "                                     [--heads N] -o DIR\n"
+    "                                     [--heads N] [--weights WHICH] -o DIR\n"
     "\n"
     "Write a DiT that another program trained as a base of ours, DIR/<sha256>.safetensors, and "
     "its\n"
@@ -84,6 +98,7 @@ static const char usage[] =
     "  --name NAME     otherwise from the name of SRC\n"
     "  --license TEXT  is kept with the base and shown with it\n"
     "  --heads N       for a DiT that is none of S, B, L, XL and has no config.json\n"
+    "  --weights WHICH ema, model (the raw ones), or a key: of a file that holds several models\n"
     "\n"
     "example:\n"
     "  diffscaler-worker import-base ./DiT-XL-2-256x256.pt --vae ./sd-vae-ft-ema -o ./bases\n";
@@ -107,15 +122,19 @@ static int on_terminal(void *user, const char *stage, uint64_t done, uint64_t to
 static int parse(int argc, char **argv, ds_import_options *o) {
     const struct {
         const char *name, **to;
-    } texts[] = {
-        {"--vae", &o->vae}, {"--name", &o->name}, {"--license", &o->license}, {"-o", &o->out_dir}};
+    } texts[] = {{"--vae", &o->vae},
+                 {"--name", &o->name},
+                 {"--license", &o->license},
+                 {"--weights", &o->weights},
+                 {"-o", &o->out_dir}};
+    enum { TEXTS = sizeof texts / sizeof texts[0] };
     for (int i = 0; i < argc; i++) {
         size_t k = 0;
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
             return 1;
-        while (k < 4 && strcmp(argv[i], texts[k].name))
+        while (k < TEXTS && strcmp(argv[i], texts[k].name))
             k++;
-        if (k < 4 && i + 1 < argc)
+        if (k < TEXTS && i + 1 < argc)
             *texts[k].to = argv[++i];
         else if (!strcmp(argv[i], "--heads") && i + 1 < argc) {
             char *end;
@@ -135,6 +154,11 @@ static int parse(int argc, char **argv, ds_import_options *o) {
     return 0;
 }
 
+static void say_line(void *user, int warning, const char *text) {
+    (void)user;
+    fprintf(stderr, "%s: %s\n", warning ? "warning" : "note", text);
+}
+
 int ds_worker_import_base(int argc, char **argv) {
     terminal t = {0};
     ds_import_options o = {0};
@@ -145,9 +169,15 @@ int ds_worker_import_base(int argc, char **argv) {
         return rc == 1 ? (fputs(usage, stdout), 0) : rc;
     if (isatty(STDERR_FILENO))
         o.progress = (ds_import_progress){on_terminal, &t};
-    if ((rc = ds_import_base(&o, &r, &err)))
+    o.report = ds_import_report_new();
+    rc = ds_import_base(&o, &r, &err);
+    ds_import_report_lines(o.report, say_line, NULL);
+    if (rc) {
+        ds_import_report_free(o.report);
         return fprintf(stderr, "error: %s\n", err.message), ds_error_exit(rc);
-    json_t *doc = result_json("base", &r);
+    }
+    json_t *doc = result_json("base", &r, o.report);
+    ds_import_report_free(o.report);
     char *text = json_dumps(doc, JSON_INDENT(2));
     DS_ASSERT(text);
     puts(text);

@@ -427,6 +427,7 @@ static const field import_spec[] = {
     {.key = "license", EMPTY, AT(ds_spec, import.license)},
     {.key = "out_dir", PATH, AT(ds_spec, import.out_dir)},
     {.key = "heads", INT, AT(ds_spec, import.heads), 0, 128, OPTIONAL},
+    {.key = "weights", TEXT, AT(ds_spec, import.weights), .flags = OPTIONAL | NULLABLE},
     END};
 
 static const field *const spec_tables[] = {scan_spec, train_spec, sample_spec, verify_spec,

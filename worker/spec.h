@@ -108,6 +108,7 @@ typedef struct {
     const char *source, *vae, *name, *license,
         *out_dir; /* vae NULL, name and license "": not given */
     int heads;
+    const char *weights; /* NULL: the averaged ones, where there are some */
 } ds_spec_import;
 
 typedef struct {
