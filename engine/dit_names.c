@@ -15,8 +15,6 @@ struct ds_dit_names {
     ds_dit_config cfg;
     ds_params table;
     int diffusers;
-    char prefix[64];
-    size_t under_prefix; /* tensors of the source that belong to the model */
 };
 
 /* Facebook's name of a part of the network and what it is called in diffusers, '#' = block. */
@@ -44,25 +42,24 @@ typedef char source_name[192];
 
 /* ---------------------------------------------------------------- names */
 
-/* pattern with its '#' replaced, and the prefix and suffix around it. */
-static void spell(source_name out, const char *prefix, const char *pattern, int block,
-                  const char *suffix) {
+/* pattern with its '#' replaced, and the suffix behind it. */
+static void spell(source_name out, const char *pattern, int block, const char *suffix) {
     const char *hash = strchr(pattern, '#');
     if (hash)
-        snprintf(out, sizeof(source_name), "%s%.*s%d%s%s", prefix, (int)(hash - pattern), pattern,
-                 block, hash + 1, suffix);
+        snprintf(out, sizeof(source_name), "%.*s%d%s%s", (int)(hash - pattern), pattern, block,
+                 hash + 1, suffix);
     else
-        snprintf(out, sizeof(source_name), "%s%s%s", prefix, pattern, suffix);
+        snprintf(out, sizeof(source_name), "%s%s", pattern, suffix);
 }
 
 /* The source's names of a tensor of ours, to be put below each other; 0: it has none. */
 static int source_names(const ds_dit_names *d, const ds_param *p, source_name out[PIECES_MAX]) {
     if (!d->diffusers) {
-        snprintf(out[0], sizeof out[0], "%s%s", d->prefix, p->name);
+        snprintf(out[0], sizeof out[0], "%s", p->name);
         return 1;
     }
     if (p->kind == DS_PARAM_FIXED) {
-        snprintf(out[0], sizeof out[0], "%spos_embed.pos_embed", d->prefix);
+        snprintf(out[0], sizeof out[0], "pos_embed.pos_embed");
         return ds_weights_find(d->w, out[0]) ? 1 : 0;
     }
     const char *suffix = strrchr(p->name, '.');
@@ -71,43 +68,29 @@ static int source_names(const ds_dit_names *d, const ds_param *p, source_name ou
         block = (int)strtol(p->name + 7, NULL, 10);
     for (int i = 0; i < PARTS; i++) {
         source_name ours;
-        spell(ours, "", parts[i].ours, block, suffix);
+        spell(ours, parts[i].ours, block, suffix);
         int n = 0;
         if (strcmp(ours, p->name))
             continue;
         for (; n < PIECES_MAX && parts[i].theirs[n]; n++)
-            spell(out[n], d->prefix, parts[i].theirs[n], block, suffix);
+            spell(out[n], parts[i].theirs[n], block, suffix);
         return n;
     }
     return 0;
 }
 
-/* Which layout, and what stands before every name.  Of several models in one file `ema.` is meant.
- */
+/* The model that is meant, and which layout it has. */
 static int find_layout(ds_dit_names *d, ds_error *err) {
-    static const char *const marks[] = {"x_embedder.proj.weight", "pos_embed.proj.weight"};
-    int found = 0;
-    for (size_t i = 0; i < ds_weights_count(d->w); i++) {
-        const char *name = ds_weights_at(d->w, i)->name;
-        for (int k = 0; k < 2; k++) {
-            size_t n = strlen(name), m = strlen(marks[k]);
-            if (n < m || n - m >= sizeof d->prefix || strcmp(name + n - m, marks[k]) ||
-                (n > m && name[n - m - 1] != '.'))
-                continue;
-            if (found && (!strncmp(d->prefix, "ema.", 4) || strncmp(name, "ema.", 4)))
-                continue;
-            found = 1;
-            d->diffusers = k;
-            snprintf(d->prefix, sizeof d->prefix, "%.*s", (int)(n - m), name);
-        }
-    }
-    if (!found)
+    static const char *const marks[] = {"x_embedder.proj.weight", "pos_embed.proj.weight", NULL};
+    int rc = ds_weights_choose(d->w, marks, err);
+    if (rc)
+        return rc;
+    d->diffusers = !ds_weights_find(d->w, marks[0]);
+    if (d->diffusers && !ds_weights_find(d->w, marks[1]))
         return ds_fail(
             err, DS_EINVAL,
             "'%.200s' is no DiT: it has neither '%s' (facebookresearch/DiT) nor '%s' (diffusers)",
             ds_weights_path(d->w), marks[0], marks[1]);
-    for (size_t i = 0; i < ds_weights_count(d->w); i++)
-        d->under_prefix += !strncmp(ds_weights_at(d->w, i)->name, d->prefix, strlen(d->prefix));
     return 0;
 }
 
@@ -115,17 +98,15 @@ static int find_layout(ds_dit_names *d, ds_error *err) {
 
 static int need_dims(const ds_dit_names *d, const char *name, int ndim,
                      const ds_weights_tensor **out, ds_error *err) {
-    source_name full;
-    snprintf(full, sizeof full, "%s%s", d->prefix, name);
     const ds_weights_tensor *t;
-    int rc = ds_weights_need(d->w, full, -1, NULL, &t, err);
+    int rc = ds_weights_need(d->w, name, -1, NULL, &t, err);
     if (!rc && t->ndim != ndim)
         rc = ds_fail(err, DS_EINVAL, "'%.200s': tensor '%s' has %d dimensions, expected %d",
-                     ds_weights_path(d->w), full, t->ndim, ndim);
+                     ds_weights_path(d->w), name, t->ndim, ndim);
     for (int i = 0; !rc && i < ndim; i++)
         if (t->shape[i] < 1 || t->shape[i] > 100000000)
             rc = ds_fail(err, DS_EINVAL, "'%.200s': tensor '%s' has an impossible shape",
-                         ds_weights_path(d->w), full);
+                         ds_weights_path(d->w), name);
     *out = rc ? NULL : t;
     return rc;
 }
@@ -133,8 +114,8 @@ static int need_dims(const ds_dit_names *d, const char *name, int ndim,
 static int count_blocks(const ds_dit_names *d) {
     for (int n = 0;; n++) {
         source_name name;
-        spell(name, d->prefix,
-              d->diffusers ? "transformer_blocks.#.norm1.linear" : "blocks.#.attn.qkv", n, ".bias");
+        spell(name, d->diffusers ? "transformer_blocks.#.norm1.linear" : "blocks.#.attn.qkv", n,
+              ".bias");
         if (n > 1000 || !ds_weights_find(d->w, name))
             return n;
     }
@@ -365,8 +346,8 @@ static int check_copies(const ds_dit_names *d, size_t *used, ds_error *err) {
                 source_name first, copy;
                 const ds_weights_tensor *a, *b;
                 int same;
-                spell(first, d->prefix, parts[part].theirs[0], 0, suffixes[k]);
-                spell(copy, d->prefix, parts[part].theirs[0], block, suffixes[k]);
+                spell(first, parts[part].theirs[0], 0, suffixes[k]);
+                spell(copy, parts[part].theirs[0], block, suffixes[k]);
                 int rc = ds_weights_need(d->w, first, -1, NULL, &a, err);
                 rc = rc ? rc : ds_weights_need(d->w, copy, a->ndim, a->shape, &b, err);
                 rc = rc ? rc : same_numbers(d, a, b, &same, err);
@@ -387,7 +368,7 @@ static int check_copies(const ds_dit_names *d, size_t *used, ds_error *err) {
 static const char *first_unknown(const ds_dit_names *d) {
     for (size_t i = 0; i < ds_weights_count(d->w); i++) {
         const char *name = ds_weights_at(d->w, i)->name;
-        int known = strncmp(name, d->prefix, strlen(d->prefix)) != 0;
+        int known = 0;
         for (int e = 0; !known && e < d->table.count; e++) {
             source_name names[PIECES_MAX];
             for (int k = source_names(d, &d->table.items[e], names) - 1; k >= 0; k--)
@@ -406,11 +387,11 @@ static int check_tensors(const ds_dit_names *d, ds_error *err) {
         rc = check_entry(d, &d->table.items[i], &used, err);
     if (!rc && d->diffusers)
         rc = check_copies(d, &used, err);
-    if (!rc && used != d->under_prefix)
+    if (!rc && used != ds_weights_count(d->w))
         rc = ds_fail(err, DS_EINVAL,
                      "'%.160s' is no plain DiT: it has %zu tensors, a DiT of this shape %zu; '%s' "
                      "is not known",
-                     ds_weights_path(d->w), d->under_prefix, used, first_unknown(d));
+                     ds_weights_path(d->w), ds_weights_count(d->w), used, first_unknown(d));
     return rc;
 }
 

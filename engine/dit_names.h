@@ -1,7 +1,7 @@
 /* engine/dit_names.h - a DiT in other programs' files: its configuration, and its tensors under our
  * names (those of facebookresearch/DiT).
  *
- * Two layouts: facebook (also with "module.", "model.", "ema." before all names) and diffusers
+ * Two layouts: facebook and diffusers
  * (DiTTransformer2DModel: q, k, v apart; timestep and class embedders copied into every block,
  * which must agree; positions not stored).  What differs between the two in behaviour becomes
  * properties of the base: time_shift, norm2_eps_e6, guidance_channels (reference section 2.3).

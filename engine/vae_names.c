@@ -8,6 +8,8 @@
 enum spelling { CURRENT, OLD, LDM };
 enum { NAME_SIZE = 192 };
 
+static const char mark[] = "encoder.conv_in.weight";
+
 static const char *const spelling_names[] = {"diffusers", "diffusers before 0.18", "LDM"};
 
 /* Pieces of canonical names and what stands there instead. */
@@ -46,18 +48,17 @@ static void replace(char name[NAME_SIZE], const char *ours, const char *theirs) 
 
 /* LDM counts the decoder's levels from the picture, diffusers from the latents. */
 static void turn_levels(char name[NAME_SIZE], int blocks) {
-    static const char mark[] = ".up_blocks.";
-    char *at = strstr(name, mark), *end, rest[NAME_SIZE];
+    static const char up[] = ".up_blocks.";
+    char *at = strstr(name, up), *end, rest[NAME_SIZE];
     if (!at)
         return;
-    long level = strtol(at + sizeof mark - 1, &end, 10);
+    long level = strtol(at + sizeof up - 1, &end, 10);
     snprintf(rest, sizeof rest, "%s", end);
     snprintf(at, NAME_SIZE - (size_t)(at - name), ".up.%ld%s", blocks - 1 - level, rest);
 }
 
-static void spell(char out[NAME_SIZE], const char *prefix, const char *name, enum spelling s,
-                  int blocks) {
-    snprintf(out, NAME_SIZE, "%s%s", prefix, name);
+static void spell(char out[NAME_SIZE], const char *name, enum spelling s, int blocks) {
+    snprintf(out, NAME_SIZE, "%s", name);
     for (const piece *p = s == CURRENT ? NULL
                           : s == OLD   ? old_pieces
                                        : ldm_pieces;
@@ -67,28 +68,15 @@ static void spell(char out[NAME_SIZE], const char *prefix, const char *name, enu
         turn_levels(out, blocks);
 }
 
-/* What stands before every name ("first_stage_model." in checkpoints of whole models), and which
- * spelling it is. */
-static int find_spelling(const ds_weights *w, char prefix[64], enum spelling *s, ds_error *err) {
-    static const char mark[] = "encoder.conv_in.weight";
+/* Which spelling the chosen model has. */
+static int find_spelling(const ds_weights *w, enum spelling *s, ds_error *err) {
     char name[NAME_SIZE];
-    int found = 0;
-    for (size_t i = 0; i < ds_weights_count(w); i++) {
-        const char *is = ds_weights_at(w, i)->name;
-        size_t n = strlen(is), m = sizeof mark - 1;
-        if (n < m || n - m >= 64 || strcmp(is + n - m, mark) || (n > m && is[n - m - 1] != '.'))
-            continue;
-        if (found++)
-            return ds_fail(err, DS_EINVAL, "'%.200s' has several VAEs: '%s' and '%sencoder...'",
-                           ds_weights_path(w), is, prefix);
-        snprintf(prefix, 64, "%.*s", (int)(n - m), is);
-    }
-    if (!found)
+    if (!ds_weights_find(w, mark))
         return ds_fail(err, DS_EINVAL, "'%.200s' is no VAE (AutoencoderKL): it has no tensor '%s'",
                        ds_weights_path(w), mark);
     for (int k = LDM; k >= 0; k--) {
         *s = (enum spelling)k;
-        spell(name, prefix, "encoder.mid_block.attentions.0.to_q.weight", *s, 1);
+        spell(name, "encoder.mid_block.attentions.0.to_q.weight", *s, 1);
         if (ds_weights_find(w, name))
             return 0;
     }
@@ -128,41 +116,38 @@ static int check_kind(const ds_weights *w, const json_t *doc, ds_error *err) {
     return 0;
 }
 
-static int64_t size_of(const ds_weights *w, const char *prefix, enum spelling s, const char *name,
-                       int dim) {
+static int64_t size_of(const ds_weights *w, enum spelling s, const char *name, int dim) {
     char full[NAME_SIZE];
-    spell(full, prefix, name, s, 1);
+    spell(full, name, s, 1);
     const ds_weights_tensor *t = ds_weights_find(w, full);
     return t && dim < t->ndim ? t->shape[dim] : 0;
 }
 
 /* The shapes as a config.json. */
-static json_t *config_of_shapes(const ds_weights *w, const char *prefix, enum spelling s) {
+static json_t *config_of_shapes(const ds_weights *w, enum spelling s) {
     json_t *channels = json_array();
     char name[NAME_SIZE];
     int layers = 0;
     for (int i = 0; i < DS_VAE_BLOCKS_MAX; i++) {
         snprintf(name, sizeof name, "encoder.down_blocks.%d.resnets.0.conv1.weight", i);
-        int64_t n = size_of(w, prefix, s, name, 0);
+        int64_t n = size_of(w, s, name, 0);
         if (!n)
             break;
         json_array_append_new(channels, json_integer(n));
     }
     for (; layers < 16; layers++) {
         snprintf(name, sizeof name, "encoder.down_blocks.0.resnets.%d.conv1.weight", layers);
-        if (!size_of(w, prefix, s, name, 0))
+        if (!size_of(w, s, name, 0))
             break;
     }
-    return json_pack(
-        "{s:I, s:I, s:I, s:o, s:i, s:i}", "in_channels",
-        (json_int_t)size_of(w, prefix, s, "encoder.conv_in.weight", 1), "out_channels",
-        (json_int_t)size_of(w, prefix, s, "decoder.conv_out.weight", 0), "latent_channels",
-        (json_int_t)size_of(w, prefix, s, "post_quant_conv.weight", 0), "block_out_channels",
-        channels, "layers_per_block", layers, "norm_num_groups", 32);
+    return json_pack("{s:I, s:I, s:I, s:o, s:i, s:i}", "in_channels",
+                     (json_int_t)size_of(w, s, "encoder.conv_in.weight", 1), "out_channels",
+                     (json_int_t)size_of(w, s, "decoder.conv_out.weight", 0), "latent_channels",
+                     (json_int_t)size_of(w, s, "post_quant_conv.weight", 0), "block_out_channels",
+                     channels, "layers_per_block", layers, "norm_num_groups", 32);
 }
 
-static int read_config(const ds_weights *w, const char *prefix, enum spelling s, ds_vae_config *c,
-                       ds_error *err) {
+static int read_config(const ds_weights *w, enum spelling s, ds_vae_config *c, ds_error *err) {
     const char *own = ds_weights_meta(w, "diffscaler.vae");
     if (own && s == CURRENT)
         return ds_vae_config_parse(c, ds_weights_path(w), own, err);
@@ -170,7 +155,7 @@ static int read_config(const ds_weights *w, const char *prefix, enum spelling s,
     int rc = doc ? check_kind(w, doc, err) : 0;
     if (rc)
         return rc;
-    json_t *made = doc ? NULL : config_of_shapes(w, prefix, s);
+    json_t *made = doc ? NULL : config_of_shapes(w, s);
     char *text = ds_json_canonical(doc ? doc : made);
     rc = ds_vae_config_parse(c, ds_weights_path(w), text, err);
     free(text);
@@ -180,11 +165,10 @@ static int read_config(const ds_weights *w, const char *prefix, enum spelling s,
 
 /* ---------------------------------------------------------------- tensors */
 
-static int find_tensor(const ds_weights *w, const char *prefix, enum spelling s, int blocks,
-                       const char *name, int ndim, const int64_t *shape,
-                       const ds_weights_tensor **out, ds_error *err) {
+static int find_tensor(const ds_weights *w, enum spelling s, int blocks, const char *name, int ndim,
+                       const int64_t *shape, const ds_weights_tensor **out, ds_error *err) {
     char full[NAME_SIZE];
-    spell(full, prefix, name, s, blocks);
+    spell(full, name, s, blocks);
     const ds_weights_tensor *t;
     int rc = ds_weights_need(w, full, -1, NULL, &t, err);
     if (rc)
@@ -197,15 +181,13 @@ static int find_tensor(const ds_weights *w, const char *prefix, enum spelling s,
 
 int ds_vae_names_find(const ds_weights *w, const ds_vae_config *c, const char *name, int ndim,
                       const int64_t *shape, const ds_weights_tensor **out, ds_error *err) {
-    char prefix[64];
     enum spelling s;
-    int rc = find_spelling(w, prefix, &s, err);
-    return rc ? rc : find_tensor(w, prefix, s, c->blocks, name, ndim, shape, out, err);
+    int rc = find_spelling(w, &s, err);
+    return rc ? rc : find_tensor(w, s, c->blocks, name, ndim, shape, out, err);
 }
 
 typedef struct {
     const ds_weights *w;
-    const char *prefix;
     enum spelling s;
     int blocks, rc;
     size_t count;
@@ -216,24 +198,23 @@ static void check_one(void *user, const char *name, int ndim, const int64_t *sha
     check_state *k = user;
     const ds_weights_tensor *t;
     if (!k->rc)
-        k->rc = find_tensor(k->w, k->prefix, k->s, k->blocks, name, ndim, shape, &t, k->err);
+        k->rc = find_tensor(k->w, k->s, k->blocks, name, ndim, shape, &t, k->err);
     k->count++;
 }
 
-int ds_vae_names_open(const ds_weights *w, ds_vae_config *c, const char **spelling, ds_error *err) {
-    char prefix[64], side[2][80];
+int ds_vae_names_open(ds_weights *w, ds_vae_config *c, const char **spelling, ds_error *err) {
+    static const char *const marks[] = {mark, NULL}, *const side[] = {"encoder.", "decoder."};
     enum spelling s;
-    int rc = find_spelling(w, prefix, &s, err);
-    rc = rc ? rc : read_config(w, prefix, s, c, err);
+    int rc = ds_weights_choose(w, marks, err);
+    rc = rc ? rc : find_spelling(w, &s, err);
+    rc = rc ? rc : read_config(w, s, c, err);
     if (rc)
         return rc;
-    check_state k = {.w = w, .prefix = prefix, .s = s, .blocks = c->blocks, .err = err};
+    check_state k = {.w = w, .s = s, .blocks = c->blocks, .err = err};
     ds_vae_tensors(c, check_one, &k);
     if (k.rc)
         return k.rc;
     size_t has = 0; /* losses and the like may stand beside, but nothing else in the two networks */
-    snprintf(side[0], sizeof side[0], "%sencoder.", prefix);
-    snprintf(side[1], sizeof side[1], "%sdecoder.", prefix);
     for (size_t i = 0; i < ds_weights_count(w); i++)
         for (int d = 0; d < 2; d++)
             has += !strncmp(ds_weights_at(w, i)->name, side[d], strlen(side[d]));

@@ -17,7 +17,7 @@
  * scaling_factor 0.18215); and every canonical tensor is there with the right number of values.
  * *spelling, for people: "diffusers", "diffusers before 0.18" or "LDM".  DS_EINVAL names what is
  * missing, wrong, or not known. */
-int ds_vae_names_open(const ds_weights *w, ds_vae_config *c, const char **spelling, ds_error *err);
+int ds_vae_names_open(ds_weights *w, ds_vae_config *c, const char **spelling, ds_error *err);
 
 /* The source's tensor for a canonical one; DS_EINVAL when there is none of that size. */
 int ds_vae_names_find(const ds_weights *w, const ds_vae_config *c, const char *name, int ndim,

@@ -26,13 +26,17 @@ static int name_ok(const char *name, size_t n) {
     return 1;
 }
 
+static char *too_large(void) {
+    return ds_xasprintf("larger than %llu GiB", (unsigned long long)(DS_WEIGHTS_TENSOR_MAX >> 30));
+}
+
 int ds_weights_add(ds_weights *w, const char *name, size_t n, const ds_weights_item *item,
                    const int64_t *stride, ds_error *err) {
     const char *path = w->parts[item->part].path;
-    if (!name_ok(name, n))
-        return ds_fail(err, DS_EINTEGRITY,
-                       "'%.200s' has a tensor whose name is not 1 to %d bytes of plain ASCII", path,
-                       NAME_MAX_BYTES);
+    if (!name_ok(name, n)) {
+        w->odd_names++;
+        return 0;
+    }
     if (w->count == DS_ST_TENSORS_MAX)
         return ds_fail(err, DS_ELIMIT, "'%.200s' has more than %d tensors", path,
                        DS_ST_TENSORS_MAX);
@@ -40,23 +44,21 @@ int ds_weights_add(ds_weights *w, const char *name, size_t n, const ds_weights_i
     for (int i = 0; i < item->t.ndim; i++)
         if (__builtin_mul_overflow(count, (uint64_t)item->t.shape[i], &count))
             count = UINT64_MAX;
-    if (__builtin_mul_overflow(count, (uint64_t)ds_st_dtype_size(item->t.dtype), &bytes) ||
-        bytes > DS_WEIGHTS_TENSOR_MAX || (w->total += bytes) > DS_WEIGHTS_TOTAL_MAX)
-        return ds_fail(err, DS_ELIMIT,
-                       "'%.200s': tensor '%.*s' is too large: limit %llu GiB, %llu GiB in all",
-                       path, (int)n, name, (unsigned long long)(DS_WEIGHTS_TENSOR_MAX >> 30),
-                       (unsigned long long)(DS_WEIGHTS_TOTAL_MAX >> 30));
+    int large = __builtin_mul_overflow(count, (uint64_t)ds_st_dtype_size(item->t.dtype), &bytes) ||
+                bytes > DS_WEIGHTS_TENSOR_MAX;
     if (w->count == w->cap) {
         w->cap = w->cap ? 2 * w->cap : 512;
         w->items = ds_xrealloc(w->items, w->cap * sizeof *w->items);
     }
-    ds_weights_item *it = &w->items[w->count++];
+    ds_weights_item *it = &w->items[w->count];
     *it = *item;
+    it->order = (uint32_t)w->count++;
     it->t.name = ds_xasprintf("%.*s", (int)n, name);
-    it->t.count = (size_t)count;
-    it->t.bytes = (size_t)bytes;
+    it->what = item->what ? ds_xstrdup(item->what) : large ? too_large() : NULL;
+    it->t.count = it->what ? 0 : (size_t)count;
+    it->t.bytes = it->what ? 0 : (size_t)bytes;
     int64_t expected = 1;
-    for (int i = it->t.ndim - 1; stride && count && i >= 0; i--) {
+    for (int i = it->t.ndim - 1; stride && count && !it->what && i >= 0; i--) {
         it->stride[i] = stride[i];
         if (it->t.shape[i] > 1 && stride[i] != expected)
             it->strided = 1;
@@ -69,14 +71,12 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const ds_weights_item *)a)->t.name, ((const ds_weights_item *)b)->t.name);
 }
 
-static int sort_items(ds_weights *w, ds_error *err) {
-    if (!w->count)
-        return ds_fail(err, DS_EINVAL, "'%.200s' has no tensors", w->path);
+int ds_weights_sort(ds_weights *w, ds_error *err) {
     qsort(w->items, w->count, sizeof *w->items, by_name);
     for (size_t i = 1; i < w->count; i++)
         if (!by_name(&w->items[i - 1], &w->items[i]))
-            return ds_fail(err, DS_EINTEGRITY, "'%.200s' has the tensor '%s' twice", w->path,
-                           w->items[i].t.name);
+            return ds_fail(err, DS_EINVAL, "'%.200s' has two tensors that are both called '%s'",
+                           w->path, w->items[i].t.name);
     return 0;
 }
 
@@ -139,7 +139,10 @@ static int add_safetensors(ds_weights *w, int index, const json_t *only, const c
                                 .at = (uint64_t)((const char *)t->data - (const char *)map),
                                 .t = {.dtype = t->dtype, .ndim = t->ndim}};
         memcpy(item.t.shape, t->shape, sizeof item.t.shape);
+        if (t->dtype == DS_ST_OTHER)
+            item.what = ds_xasprintf("of type %.40s", t->type);
         rc = ds_weights_add(w, t->name, strlen(t->name), &item, NULL, err);
+        free(item.what);
     }
     munmap(map, size); /* the header is parsed; data come by pread */
     return rc;
@@ -336,6 +339,18 @@ static int open_folder(ds_weights *w, const char *sub, ds_error *err) {
     return rc;
 }
 
+/* Objects that are no tensors go to a list of their own. */
+static void split_values(ds_weights *w) {
+    size_t kept = 0;
+    w->values = ds_xcalloc(w->count + 1, sizeof *w->values);
+    for (size_t i = 0; i < w->count; i++)
+        if (w->items[i].object)
+            w->values[w->value_count++] = w->items[i];
+        else
+            w->items[kept++] = w->items[i];
+    w->count = kept;
+}
+
 int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_error *err) {
     struct stat sb;
     if (stat(path, &sb))
@@ -353,8 +368,12 @@ int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_erro
         rc = ds_fs_ends_with(path, ".index.json") ? open_index(w, path, err)
                                                   : add_file(w, path, NULL, NULL, err);
     }
-    if (!rc)
-        rc = sort_items(w, err);
+    if (!rc) {
+        split_values(w);
+        if (!w->count)
+            rc = ds_fail(err, DS_EINVAL, "'%.200s' has no tensors", w->path);
+    }
+    rc = rc ? rc : ds_weights_sort(w, err);
     if (rc)
         ds_weights_close(w);
     else
@@ -373,8 +392,13 @@ void ds_weights_close(ds_weights *w) {
             close(w->parts[i].fd);
         free(w->parts[i].path);
     }
-    for (size_t i = 0; i < w->count; i++)
-        free((char *)(uintptr_t)w->items[i].t.name);
+    for (size_t i = 0; i < w->count + w->value_count; i++) {
+        ds_weights_item *it = i < w->count ? &w->items[i] : &w->values[i - w->count];
+        free((char *)(uintptr_t)it->t.name);
+        free(it->what);
+    }
+    free(w->values);
+    free(w->which);
     json_decref(w->config);
     json_decref(w->args);
     free(w->parts);
@@ -425,11 +449,26 @@ static void shape_text(char out[96], int ndim, const int64_t *shape) {
         snprintf(out + n, 96 - n, "]");
 }
 
+/* The file may be whole; this reader does not read that. */
+static int unreadable(const ds_weights *w, const ds_weights_item *it, ds_error *err) {
+    return ds_fail(
+        err, DS_EINVAL,
+        "'%.160s': tensor '%.100s' is %s%.150s, which is not supported: expected a plain "
+        "tensor of type F32, F16, BF16 or F64",
+        w->path, it->t.name, it->what ? "" : "of type ",
+        it->what ? it->what : ds_st_dtype_name(it->t.dtype));
+}
+
 int ds_weights_need(const ds_weights *w, const char *name, int ndim, const int64_t *shape,
                     const ds_weights_tensor **out, ds_error *err) {
     const ds_weights_tensor *t = ds_weights_find(w, name);
+    for (size_t i = 0; !t && i < w->value_count; i++)
+        if (!strcmp(w->values[i].t.name, name))
+            return unreadable(w, &w->values[i], err);
     if (!t)
         return ds_fail(err, DS_EINVAL, "'%.200s' has no tensor '%.120s'", w->path, name);
+    if (((const ds_weights_item *)t)->what)
+        return unreadable(w, (const ds_weights_item *)t, err);
     int same = ndim < 0 || ndim == t->ndim;
     for (int i = 0; same && i < ndim; i++)
         same = shape[i] == t->shape[i];
@@ -555,9 +594,21 @@ static int read_strided(const ds_weights *w, const ds_weights_item *it, char *ds
     return rc;
 }
 
+/* The sign is the highest bit of the last byte of each number, whatever its width. */
+static void turn_signs(char *data, const ds_weights_tensor *t) {
+    size_t size = ds_st_dtype_size(t->dtype);
+    for (size_t i = 0; i < t->count; i++)
+        data[i * size + size - 1] ^= (char)0x80;
+}
+
 int ds_weights_read(ds_weights *w, const ds_weights_tensor *t, void *dst, ds_error *err) {
     const ds_weights_item *it = (const ds_weights_item *)t; /* its first member */
-    return it->strided ? read_strided(w, it, dst, err) : read_span(w, it, dst, t->bytes, err);
+    if (it->what)
+        return unreadable(w, it, err);
+    int rc = it->strided ? read_strided(w, it, dst, err) : read_span(w, it, dst, t->bytes, err);
+    if (!rc && it->negative)
+        turn_signs(dst, t);
+    return rc;
 }
 
 /* The tensor's bytes and how to widen them; chunks are not worth it, tensors are what memory is
@@ -566,9 +617,7 @@ int ds_weights_read_f32(ds_weights *w, const ds_weights_tensor *t, float *dst, d
     if (t->dtype == DS_ST_F32)
         return ds_weights_read(w, t, dst, err);
     if (t->dtype != DS_ST_F16 && t->dtype != DS_ST_BF16 && t->dtype != DS_ST_F64)
-        return ds_fail(err, DS_EINVAL,
-                       "'%.200s': tensor '%.120s' has type %s, expected F32, F16, BF16 or F64",
-                       w->path, t->name, ds_st_dtype_name(t->dtype));
+        return unreadable(w, (const ds_weights_item *)t, err);
     void *raw = ds_xmalloc(t->bytes);
     const uint16_t *half = raw;
     const double *wide = raw;

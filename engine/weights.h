@@ -8,10 +8,11 @@
  *
  * Opening reads headers only; tensors are read one by one with pread or from the zip's entry, so
  * memory stays at one tensor, and a file that shrinks meanwhile is an error, not a signal.  Pickles
- * are read by engine/pickle.h, which executes nothing.  Of a checkpoint with several models the
- * first of `ema`, `state_dict`, `model`, `module` is taken (ds_weights_wrapper).
+ * are read by engine/pickle.h, which executes nothing.  A file may hold several models, and more:
+ * all tensors are listed, those in dicts with the keys before their names ("ema.x"), until
+ * ds_weights_choose keeps one model.
  *
- * Limits: DS_WEIGHTS_* below; tensors lie inside their storage; shapes multiply without overflow;
+ * Limits: DS_WEIGHTS_* below, for what is needed; tensors lie inside their storage;
  * a zip whose entries overlap, or unpack to more than 100 times the file, is refused.
  *
  * Ownership: open/close; pointers handed out live until close.  Thread: one at a time.
@@ -22,6 +23,7 @@
 #define DS_ENGINE_WEIGHTS_H
 
 #include "base/json.h"
+#include "engine/import_report.h"
 #include "engine/safetensors.h"
 
 #define DS_WEIGHTS_PICKLE_MAX ((size_t)64 << 20)   /* bytes of a pickle */
@@ -45,6 +47,18 @@ typedef struct ds_weights ds_weights;
 int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_error *err);
 void ds_weights_close(ds_weights *w); /* NULL is fine */
 
+/* Before a model is chosen: which of several is wanted ("ema", "model", its key; NULL or "": the
+ * averaged one where there is one), and where to say what was taken, under which name of the
+ * report.  report and part live as long as w. */
+void ds_weights_want(ds_weights *w, const char *which, const char *part, ds_import_report *report);
+
+/* Keep one model: its tensors of floating-point numbers, under their names without what stands
+ * before the whole model and without the wrappers of PyTorch inside (module, _orig_mod, ...).
+ * marks: names, ended by NULL, one of which every model of the kind that is looked for has; a file
+ * without any stays as it is.  Later calls do nothing.  DS_EINVAL names the models when it is open
+ * which one is meant. */
+int ds_weights_choose(ds_weights *w, const char *const *marks, ds_error *err);
+
 size_t ds_weights_count(const ds_weights *w);
 const ds_weights_tensor *ds_weights_at(const ds_weights *w, size_t i); /* sorted by name */
 const ds_weights_tensor *ds_weights_find(const ds_weights *w, const char *name); /* NULL = absent */
@@ -52,7 +66,7 @@ const ds_weights_tensor *ds_weights_find(const ds_weights *w, const char *name);
 const char *ds_weights_path(const ds_weights *w);     /* as given, for messages */
 const char *ds_weights_dir(const ds_weights *w);      /* folder that the weight files lie in */
 const char *ds_weights_format(const ds_weights *w);   /* "safetensors", "PyTorch zip", ... */
-const char *ds_weights_wrapper(const ds_weights *w);  /* "ema", "" = none */
+const char *ds_weights_wrapper(const ds_weights *w);  /* keys of the dicts around the model */
 const json_t *ds_weights_config(const ds_weights *w); /* config.json of a folder, or NULL */
 /* Settings of the training program beside the weights: `args` (argparse.Namespace or dict), `cfg`,
  * `config`, `hparams`, `hyper_parameters`, `opt` of a checkpoint, plain values only, nested dicts

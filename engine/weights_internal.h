@@ -2,6 +2,7 @@
 #ifndef DS_ENGINE_WEIGHTS_INTERNAL_H
 #define DS_ENGINE_WEIGHTS_INTERNAL_H
 
+#include "engine/pickle.h"
 #include "engine/weights.h"
 
 #include <sys/stat.h>
@@ -23,24 +24,42 @@ typedef struct {
     uint64_t at;                    /* bytes from the start of entry or file */
     int strided;                    /* elements do not follow each other */
     int64_t stride[DS_ST_DIMS_MAX]; /* elements */
+    int negative;                   /* the numbers are the stored ones with the other sign */
+    uint32_t nest;                  /* bytes of the name that are keys of dicts and lists around */
+    int object;                     /* no tensor */
+    int listed;                     /* a member of a list: the rest of its name is its place */
+    uint32_t order;                 /* of the file */
+    char *what; /* owned: "a Python object of ...": it cannot be read; or NULL */
 } ds_weights_item;
 
 struct ds_weights {
     char *path, *dir;
     const char *format;
-    char wrapper[16];
+    char wrapper[256];
     json_t *config, *args;
     ds_weights_part *parts;
     int part_count;
     ds_weights_item *items; /* sorted by name once open */
     size_t count, cap;
-    uint64_t total; /* bytes of all tensors */
+    /* weights_choose.c */
+    char *which;              /* owned; what was asked for */
+    const char *part;         /* of the report */
+    ds_import_report *report; /* borrowed */
+    int chosen;
+    ds_weights_item *values; /* of the chosen model: what is no tensor of floating-point numbers */
+    size_t value_count;
+    size_t odd_names, skipped; /* tensors that could have no name here; those of optimizers */
 };
 
-/* Append a tensor: checks name, limits and product of the shape.  n: bytes of name.  stride NULL =
- * contiguous. */
+/* Append a tensor (nest, listed, negative and what as in item, what is copied); a name that cannot
+ * be one here is counted.  n: bytes of name.  stride NULL = contiguous. */
 int ds_weights_add(ds_weights *w, const char *name, size_t n, const ds_weights_item *item,
                    const int64_t *stride, ds_error *err);
+
+int ds_weights_sort(ds_weights *w, ds_error *err);
+
+/* weights_args.c: as ds_weights_args; a new reference, or NULL. */
+json_t *ds_weights_read_args(const ds_pickle *p);
 
 /* weights_torch.c: fill w from a part that begins like a zip or like a pickle. */
 int ds_weights_open_zip(ds_weights *w, int part, ds_error *err);

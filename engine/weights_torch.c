@@ -13,19 +13,183 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { ENTRIES_MAX = 200000, RATIO_MAX = 100, KEYS_SHOWN = 6 };
+enum {
+    ENTRIES_MAX = 200000,
+    RATIO_MAX = 100,
+    KEYS_SHOWN = 6,
+    PATH_SIZE = 1024,
+    DEPTH_MAX = 64,
+    STEPS_MAX = 4 * DS_PICKLE_NODES_MAX
+};
 #define SLACK ((uint64_t)16 << 20) /* small archives may compress better than RATIO_MAX */
 
 static const char way_out[] =
     "python3 -c \"import torch; torch.save(torch.load('IN', weights_only=True), 'OUT.pt')\"";
 
-/* ---------------------------------------------------------------- which dict holds the model */
+/* ---------------------------------------------------------------- walking over the object */
 
-static size_t tensors_in(const ds_pickle *p, const ds_pickle_node *dict) {
-    size_t n = 0;
-    for (uint32_t i = 0; dict && dict->kind == DS_PICKLE_DICT && i < dict->count; i += 2)
-        n += ds_pickle_at(p, dict->items[i + 1])->kind == DS_PICKLE_TENSOR;
-    return n;
+/* Where a storage lies: of a zip's entry (at 0) or of the file. */
+typedef struct {
+    int64_t entry;
+    uint64_t at;
+} place;
+
+typedef int (*locate_fn)(void *user, const ds_pickle *p, const ds_pickle_storage *s, place *out,
+                         ds_error *err);
+
+typedef struct {
+    ds_weights *w;
+    int part;
+    const ds_pickle *p;
+    locate_fn locate;
+    void *user;
+    uint8_t *open; /* by node: we are inside it (a pickle may contain itself) */
+    uint32_t steps;
+    int depth, in_module; /* in_module: names of a module that was pickled whole */
+    int unnamed;          /* below a key that is no text: only counted */
+    char path[PATH_SIZE];
+    size_t nest;
+    char odd[160]; /* an object that is no tensor, for the message when there is none */
+    ds_error *err;
+} walker;
+
+static int walk(walker *k, uint32_t node, size_t len);
+
+/* Why a tensor or an object cannot be read, or NULL; malloc'ed. */
+static char *why_not(const walker *k, const ds_pickle_node *v) {
+    char name[170];
+    if (v->kind == DS_PICKLE_OPAQUE) {
+        ds_pickle_class(k->p, v, name, sizeof name);
+        return ds_xasprintf("what the Python function or class '%s' makes, and nothing in a file "
+                            "is run here",
+                            name);
+    }
+    const ds_pickle_tensor *t = v->tensor;
+    if (t->dtype == DS_ST_OTHER) {
+        ds_pickle_class(k->p, ds_pickle_at(k->p, t->type), name, sizeof name);
+        return ds_xasprintf(
+            "%s%s", ds_pickle_at(k->p, t->type)->kind == DS_PICKLE_TEXT ? "" : "of type ", name);
+    }
+    int is_float = t->dtype == DS_ST_F32 || t->dtype == DS_ST_F16 || t->dtype == DS_ST_BF16 ||
+                   t->dtype == DS_ST_F64;
+    return t->negative && !is_float ? ds_xstrdup("negative integers") : NULL;
+}
+
+static int add_value(walker *k, const ds_pickle_node *v, size_t len, int listed) {
+    char *what = why_not(k, v);
+    ds_weights_item item = {.part = k->part, .nest = (uint32_t)k->nest, .listed = listed};
+    const int64_t *stride = NULL;
+    int rc = 0;
+    if (k->unnamed) {
+        k->w->skipped++;
+        free(what);
+        return 0;
+    }
+    item.what = what;
+    if (v->kind == DS_PICKLE_TENSOR) {
+        const ds_pickle_tensor *t = v->tensor;
+        const ds_pickle_storage *s = ds_pickle_at(k->p, t->storage)->storage;
+        place where = {0};
+        if (!what && !(rc = k->locate(k->user, k->p, s, &where, k->err))) {
+            item.entry = where.entry;
+            item.at = where.at + t->offset * ds_st_dtype_size(t->dtype);
+            stride = t->stride;
+        }
+        item.negative = t->negative;
+        item.t.dtype = t->dtype;
+        item.t.ndim = t->ndim;
+        memcpy(item.t.shape, t->shape, sizeof item.t.shape);
+    } else {
+        item.object = 1;
+        item.t.dtype = DS_ST_OTHER;
+    }
+    rc = rc ? rc : ds_weights_add(k->w, k->path, len, &item, stride, k->err);
+    free(what);
+    return rc;
+}
+
+/* A member of a dict or list whose name ends the path, of `len` bytes. */
+static int member(walker *k, uint32_t node, size_t len, int listed) {
+    const ds_pickle_node *v = ds_pickle_at(k->p, node);
+    if (v->kind == DS_PICKLE_TENSOR)
+        return add_value(k, v, len, listed);
+    if (v->kind != DS_PICKLE_DICT && v->kind != DS_PICKLE_LIST && v->kind != DS_PICKLE_TUPLE &&
+        v->kind != DS_PICKLE_OPAQUE)
+        return 0;
+    size_t nest = k->nest, before = k->w->count;
+    if (v->kind == DS_PICKLE_OPAQUE && !k->odd[0])
+        ds_pickle_class(k->p, v, k->odd, sizeof k->odd);
+    if (len + 2 > PATH_SIZE)
+        return 0;
+    k->path[len] = '.';
+    k->nest = k->in_module ? nest : len + 1;
+    int rc = walk(k, node, len + 1);
+    k->nest = nest;
+    if (!rc && v->kind == DS_PICKLE_OPAQUE && k->w->count == before && !listed && !k->unnamed)
+        rc = add_value(k, v, len, 0);
+    return rc;
+}
+
+static int walk_dict(walker *k, const ds_pickle_node *dict, size_t len) {
+    int rc = 0, unnamed = k->unnamed;
+    for (uint32_t i = 0; !rc && i + 1 < dict->count; i += 2) {
+        const ds_pickle_node *key = ds_pickle_at(k->p, dict->items[i]);
+        int text = key->kind == DS_PICKLE_TEXT && key->count && len + key->count + 2 < PATH_SIZE &&
+                   !memchr(key->text, 0, key->count);
+        if (text)
+            memcpy(k->path + len, key->text, key->count);
+        k->unnamed = unnamed || !text;
+        rc = member(k, dict->items[i + 1], len + (text ? key->count : 0), 0);
+        k->unnamed = unnamed;
+    }
+    return rc;
+}
+
+static int walk_list(walker *k, const ds_pickle_node *list, size_t len) {
+    int rc = 0;
+    for (uint32_t i = 0; !rc && i < list->count; i++) {
+        if (len + 12 > PATH_SIZE)
+            return 0;
+        int n = snprintf(k->path + len, 12, "%u", i);
+        rc = member(k, list->items[i], len + (size_t)n, 1);
+    }
+    return rc;
+}
+
+/* An object's attributes are the dicts it is filled with: its state, alone or as (state, slots). */
+static int walk_object(walker *k, const ds_pickle_node *v, size_t len) {
+    int rc = 0, in_module = k->in_module;
+    for (uint32_t i = 1; !rc && i < v->count; i++) {
+        const ds_pickle_node *state = ds_pickle_at(k->p, v->items[i]);
+        if (state->kind == DS_PICKLE_DICT && ds_pickle_get(k->p, state, "_modules"))
+            k->in_module = 1;
+        if (state->kind == DS_PICKLE_DICT)
+            rc = walk_dict(k, state, len);
+        for (uint32_t j = 0; state->kind == DS_PICKLE_TUPLE && i > 1 && !rc && j < state->count;
+             j++)
+            if (ds_pickle_at(k->p, state->items[j])->kind == DS_PICKLE_DICT)
+                rc = walk_dict(k, ds_pickle_at(k->p, state->items[j]), len);
+    }
+    k->in_module = in_module;
+    return rc;
+}
+
+/* Everything inside a node whose own path has len bytes, with the '.'. */
+static int walk(walker *k, uint32_t node, size_t len) {
+    const ds_pickle_node *v = ds_pickle_at(k->p, node);
+    if (k->open[node] || k->depth == DEPTH_MAX)
+        return 0;
+    if (++k->steps > STEPS_MAX)
+        return ds_fail(k->err, DS_ELIMIT, "'%.200s' has too many values inside each other",
+                       k->w->path);
+    k->open[node] = 1;
+    k->depth++;
+    int rc = v->kind == DS_PICKLE_DICT     ? walk_dict(k, v, len)
+             : v->kind == DS_PICKLE_OPAQUE ? walk_object(k, v, len)
+                                           : walk_list(k, v, len);
+    k->depth--;
+    k->open[node] = 0;
+    return rc;
 }
 
 static void list_keys(const ds_pickle *p, const ds_pickle_node *dict, char *out, size_t size) {
@@ -45,66 +209,40 @@ static void list_keys(const ds_pickle *p, const ds_pickle_node *dict, char *out,
     }
 }
 
-static const ds_pickle_node *model_of(ds_weights *w, const ds_pickle *p, const char *path,
-                                      ds_error *err) {
-    static const char *const wrappers[] = {"ema", "state_dict", "model", "module"};
-    const ds_pickle_node *root = ds_pickle_at(p, ds_pickle_root(p)), *hit;
-    for (size_t i = 0; i < sizeof wrappers / sizeof wrappers[0]; i++)
-        if (tensors_in(p, hit = ds_pickle_get(p, root, wrappers[i]))) {
-            snprintf(w->wrapper, sizeof w->wrapper, "%s", wrappers[i]);
-            return hit;
-        }
-    if (tensors_in(p, root))
-        return root;
+static int no_tensor(const walker *k) {
     char keys[160];
-    list_keys(p, root, keys, sizeof keys);
-    ds_fail(err, DS_EINVAL,
-            "'%.160s' holds no model that can be found: expected a state_dict, or a dict with "
-            "'ema', 'state_dict' or "
-            "'model'%s%s",
-            path, *keys ? "; it has " : "", keys);
-    return NULL;
-}
-
-/* ---------------------------------------------------------------- tensors of a pickle */
-
-/* Where a storage lies: of a zip's entry (at 0) or of the file. */
-typedef struct {
-    int64_t entry;
-    uint64_t at;
-} place;
-
-typedef int (*locate_fn)(void *user, const ds_pickle *p, const ds_pickle_storage *s, place *out,
-                         ds_error *err);
-
-static int add_tensor(ds_weights *w, int part, const ds_pickle *p, const ds_pickle_node *key,
-                      const ds_pickle_node *value, const place *where, ds_error *err) {
-    const ds_pickle_tensor *t = value->tensor;
-    const ds_pickle_storage *s = ds_pickle_at(p, t->storage)->storage;
-    ds_weights_item item = {.part = part,
-                            .entry = where->entry,
-                            .at = where->at + t->offset * ds_st_dtype_size(s->dtype),
-                            .t = {.dtype = s->dtype, .ndim = t->ndim}};
-    memcpy(item.t.shape, t->shape, sizeof item.t.shape);
-    return ds_weights_add(w, key->text, key->count, &item, t->stride, err);
+    if (k->odd[0])
+        return ds_fail(k->err, DS_EINVAL,
+                       "'%.120s' holds no tensors, but what the Python function or class '%s' "
+                       "makes, and nothing in a file is run here: save only the tensors (the "
+                       "state_dict, best as safetensors) and give that file",
+                       k->w->path, k->odd);
+    list_keys(k->p, ds_pickle_at(k->p, ds_pickle_root(k->p)), keys, sizeof keys);
+    return ds_fail(k->err, DS_EINVAL,
+                   "'%.160s' holds no model that can be found: expected a state_dict, or a dict "
+                   "with 'ema', 'state_dict' or 'model'%s%s",
+                   k->w->path, *keys ? "; it has " : "", keys);
 }
 
 static int add_model(ds_weights *w, int part, const ds_pickle *p, locate_fn locate, void *user,
                      ds_error *err) {
-    const ds_pickle_node *dict = model_of(w, p, w->parts[part].path, err);
-    int rc = dict ? 0 : DS_EINVAL;
-    for (uint32_t i = 0; !rc && i < dict->count; i += 2) {
-        const ds_pickle_node *key = ds_pickle_at(p, dict->items[i]),
-                             *value = ds_pickle_at(p, dict->items[i + 1]);
-        place where;
-        if (value->kind != DS_PICKLE_TENSOR)
-            continue;
-        if (key->kind != DS_PICKLE_TEXT)
-            return ds_fail(err, DS_EINTEGRITY, "'%.200s' has a tensor whose name is no text",
-                           w->parts[part].path);
-        rc = locate(user, p, ds_pickle_at(p, value->tensor->storage)->storage, &where, err);
-        rc = rc ? rc : add_tensor(w, part, p, key, value, &where, err);
-    }
+    walker k = {.w = w, .part = part, .p = p, .locate = locate, .user = user, .err = err};
+    uint32_t root = ds_pickle_root(p);
+    const ds_pickle_node *top = ds_pickle_at(p, root);
+    k.open = ds_xcalloc(ds_pickle_count(p), 1);
+    if (top->kind == DS_PICKLE_OPAQUE)
+        ds_pickle_class(p, top, k.odd, sizeof k.odd);
+    int rc = 0;
+    if (top->kind == DS_PICKLE_DICT || top->kind == DS_PICKLE_OPAQUE ||
+        top->kind == DS_PICKLE_LIST || top->kind == DS_PICKLE_TUPLE)
+        rc = walk(&k, root, 0);
+    free(k.open);
+    size_t tensors = 0;
+    for (size_t i = 0; i < w->count; i++)
+        tensors += !w->items[i].object;
+    rc = rc ? rc : tensors ? 0 : no_tensor(&k);
+    if (!rc && !w->args)
+        w->args = ds_weights_read_args(p);
     return rc;
 }
 
@@ -266,7 +404,7 @@ static int locate_entry(void *user, const ds_pickle *p, const ds_pickle_storage 
                  ? ds_fail(err, DS_EINTEGRITY, "'%.160s' lacks the data of a tensor: entry '%.80s'",
                            z->part->path, name)
                  : stat_entry(z->part, (zip_uint64_t)entry, &st, err);
-    if (!rc && st.size != s->count * ds_st_dtype_size(s->dtype))
+    if (!rc && s->dtype != DS_ST_OTHER && st.size != s->count * ds_st_dtype_size(s->dtype))
         rc = ds_fail(err, DS_EINTEGRITY,
                      "'%.160s': entry '%.60s' has %llu bytes, its tensors need %llu", z->part->path,
                      name, (unsigned long long)st.size,
@@ -384,6 +522,11 @@ static int place_storages(legacy *l, const ds_pickle *keys, const uint8_t *data,
         if (!s || s->at)
             return ds_fail(err, DS_EINTEGRITY,
                            "'%.200s' lists a storage that no tensor has, or twice", l->path);
+        if (s->s->dtype == DS_ST_OTHER)
+            return ds_fail(err, DS_EINVAL,
+                           "'%.160s' has a storage of a type that is not supported, whose size is "
+                           "not known: save it again: %s",
+                           l->path, way_out);
         if (size - at >= 8)
             memcpy(&count, data + at, 8);
         bytes = s->s->count * ds_st_dtype_size(s->s->dtype);

@@ -179,6 +179,8 @@ static char *changed_file(const char *source, enum change c) {
     ds_error err;
     ds_weights *w;
     must(ds_weights_open(&w, source, "transformer", &err), &err);
+    static const char *const marks[] = {"x_embedder.proj.weight", "pos_embed.proj.weight", NULL};
+    must(ds_weights_choose(w, marks, &err), &err);
     ds_st_writer *out = ds_st_writer_new();
     float *borrowed = NULL; /* by the writer */
     int facebook = ds_weights_find(w, "pos_embed") != NULL;

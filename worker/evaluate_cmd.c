@@ -301,7 +301,8 @@ static int bundled_net(char out[PATH_MAX], ds_error *err) {
 static int open_whole_net(evaluation *e, ds_error *err) {
     char *bytes;
     size_t n;
-    int rc = ds_feature_net_canonical(&(ds_import_options){.source = e->o.net}, &bytes, &n, NULL, err);
+    int rc =
+        ds_feature_net_canonical(&(ds_import_options){.source = e->o.net}, &bytes, &n, NULL, err);
     if (rc)
         return ds_error_prefix(err, "cannot use the feature network");
     rc = ds_fid_net_open_bytes(e->dev, e->o.mode, e->o.net, bytes, n, e->batch, &e->net, err);

@@ -217,8 +217,10 @@ static int import_vae(const ds_import_options *o, int channels, double *scale, d
     ds_weights *w = NULL;
     ds_vae_config c;
     int rc = path ? ds_weights_open(&w, path, "vae", err) : 0;
-    if (!rc && path)
+    if (!rc && path) {
+        ds_weights_want(w, NULL, "vae_weights", o->report);
         rc = ds_vae_names_open(w, &c, &spelling, err);
+    }
     if (!rc && path && c.latent_channels != channels)
         rc = ds_fail(
             err, DS_EINVAL,
@@ -344,6 +346,7 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     int rc = ds_weights_open(&w, o->source, "transformer", err);
     if (rc)
         return rc;
+    ds_weights_want(w, o->weights, "weights", o->report);
     rc = ds_dit_names_open(&d, w, o->heads, err);
     rc = rc ? rc : convert(w, d, o, out, err);
     ds_dit_names_free(d);

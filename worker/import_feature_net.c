@@ -107,10 +107,13 @@ int ds_feature_net_canonical(const ds_import_options *o, char **bytes, size_t *n
     const char *src = o->source;
 import im = {0 };
     ds_error local = {0};
+    static const char *const marks[] = {"Conv2d_1a_3x3.conv.weight", NULL};
     int rc = ds_weights_open(&im.src, src, NULL, &local);
     if (!rc) {
+        ds_weights_want(im.src, o->weights, "weights", o->report);
+        rc = ds_weights_choose(im.src, marks, &local);
         im.writer = ds_st_writer_new();
-        rc = canonical(&im, bytes, n, &local);
+        rc = rc ? rc : canonical(&im, bytes, n, &local);
         if (!rc && format)
             snprintf(format, 96, "%s", ds_weights_format(im.src));
         ds_st_writer_free(im.writer);
