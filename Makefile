@@ -243,7 +243,7 @@ FUZZ_SRC_safetensors := engine/safetensors.c
 FUZZ_SRC_pickle := engine/pickle.c engine/pickle_calls.c engine/safetensors.c
 FUZZ_SRC_npz := engine/npz.c
 FUZZ_SRC_weights := $(addprefix engine/,pickle.c pickle_calls.c weights.c weights_torch.c weights_args.c weights_choose.c import_report.c \
-    safetensors.c dit_names.c dit.c params.c \
+    foreign_config.c safetensors.c dit_names.c dit.c params.c \
     base_model.c vae_names.c vae.c vae_run.c)
 .PHONY: fuzz
 fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights|npz FUZZ_SECONDS=60 (needs clang)

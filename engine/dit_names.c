@@ -3,18 +3,20 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "engine/base_model.h"
+#include "engine/foreign_config.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PIECES_MAX = 3, SCHEDULER_MAX = 1 << 20 };
+enum { PIECES_MAX = 3, PIPELINE_MAX = 16 << 20 };
 
 struct ds_dit_names {
     ds_weights *w;
     ds_dit_config cfg;
     ds_params table;
     int diffusers;
+    int rows_known; /* something says how many classes there are */
 };
 
 /* Facebook's name of a part of the network and what it is called in diffusers, '#' = block. */
@@ -187,6 +189,21 @@ static int from_shapes(ds_dit_names *d, ds_error *err) {
 
 /* ---------------------------------------------------------------- config.json */
 
+/* Which table is for the config.json beside the weights; -1: it is not about this model, and that
+ * is said. */
+static int config_kind(const ds_dit_names *d, const json_t *doc) {
+    const char *class = ds_json_string(doc, "_class_name", "");
+    int other = ds_weights_is_file(d->w) && !strncmp(class, "Autoencoder", 11);
+    int diffusers = d->diffusers || strstr(class, "Transformer2DModel");
+    if (!other && diffusers && (!ds_weights_is_file(d->w) || ds_foreign_is(DS_FOREIGN_DIT, doc)))
+        return DS_FOREIGN_DIT;
+    if (!other && !diffusers && ds_foreign_is(DS_FOREIGN_FACEBOOK, doc))
+        return DS_FOREIGN_FACEBOOK;
+    ds_import_report_ignored(ds_weights_report(d->w), "config.json",
+                             "it is not of a DiT of this layout");
+    return -1;
+}
+
 static int field_agrees(const ds_dit_names *d, const json_t *doc, const char *key, int64_t is,
                         ds_error *err) {
     const json_t *v = json_object_get(doc, key);
@@ -197,39 +214,73 @@ static int field_agrees(const ds_dit_names *d, const json_t *doc, const char *ke
                    ds_weights_path(d->w), key, (long long)is);
 }
 
-static int word_agrees(const ds_dit_names *d, const json_t *doc, const char *key, const char *word,
-                       ds_error *err) {
-    const char *is = ds_json_string(doc, key, word);
-    return strcmp(is, word)
-               ? ds_fail(err, DS_EINVAL, "'%.200s': config.json has %s '%.60s'; only '%s' is known",
-                         ds_weights_path(d->w), key, is, word)
-               : 0;
+/* The table of classes has one row more than there are classes, for "no class"; trained with a
+ * class dropout of 0 it has not, and its last row is a class as any other. */
+static int class_rows(ds_dit_names *d, const json_t *doc, const char *key, const char *where,
+                      ds_error *err) {
+    int64_t n = ds_json_int(doc, key, -1), rows = (int64_t)d->cfg.classes + 1;
+    double dropout =
+        ds_json_number(doc, "class_dropout_prob", ds_json_number(doc, "class_dropout", 1));
+    if (n == rows || (n < 0 && dropout <= 0))
+        return ds_fail(err, DS_EINVAL,
+                       "'%.160s': its table of %lld classes has no row for 'no class' (%s: %s): "
+                       "it was trained without class dropout, and guidance needs one; such models "
+                       "are not supported",
+                       ds_weights_path(d->w), (long long)rows, where,
+                       n == rows ? key : "class dropout 0");
+    if (n >= 0 && n + 1 != rows)
+        return ds_fail(err, DS_EINVAL,
+                       "'%.200s': %s has another %s than the tensors, which say %lld",
+                       ds_weights_path(d->w), where, key, (long long)(rows - 1));
+    d->rows_known |= n >= 0;
+    return 0;
 }
 
+/* Nothing says how many classes there are.  A thousand rows are ImageNet's classes without one for
+ * none: of the published models none has 999. */
+static int assume_rows(ds_dit_names *d, ds_error *err) {
+    int rows = d->cfg.classes + 1;
+    if (d->rows_known)
+        return 0;
+    if (rows == 1000)
+        return ds_fail(err, DS_EINVAL,
+                       "'%.160s': its table has 1000 rows, as for the classes of ImageNet and none "
+                       "for 'no class'; if they are 999 classes and that row, say so in a "
+                       "config.json beside it: {\"num_classes\": 999}",
+                       ds_weights_path(d->w));
+    ds_import_report_assumed(ds_weights_report(d->w), "classes", json_integer(rows - 1),
+                             "the last row of its table is taken for 'no class'");
+    return 0;
+}
+
+static void assume(const ds_dit_names *d, const char *what, json_t *value, const char *why) {
+    ds_import_report_assumed(ds_weights_report(d->w), what, value, why);
+}
+
+/* config.json of diffusers. */
 static int from_config(ds_dit_names *d, const json_t *doc, ds_error *err) {
     ds_dit_config *c = &d->cfg;
     int64_t heads = ds_json_int(doc, "num_attention_heads", 0);
     c->heads = heads > 0 && heads <= 1024 ? (int)heads : 0;
-    if (!d->diffusers) /* whatever else it says is about another layout */
-        return 0;
     int64_t side = ds_json_int(doc, "sample_size", 0);
     if (!c->side)
         c->side = side > 0 && side <= 100000 ? (int)side : 0;
-    c->norm2_eps_e6 = (int)lround(fmin(fmax(ds_json_number(doc, "norm_eps", 1e-5), 0), 1) * 1e6);
-    if (c->norm2_eps_e6 < 1)
-        return ds_fail(err, DS_EINVAL, "'%.200s': config.json has a norm_eps below 1e-6",
-                       ds_weights_path(d->w));
-    int rc = word_agrees(d, doc, "_class_name", "DiTTransformer2DModel", err);
-    if (rc && !strcmp(ds_json_string(doc, "_class_name", ""), "Transformer2DModel"))
-        rc = 0; /* the class's name before diffusers 0.28 */
-    rc = rc ? rc : word_agrees(d, doc, "activation_fn", "gelu-approximate", err);
-    rc = rc ? rc : word_agrees(d, doc, "norm_type", "ada_norm_zero", err);
-    rc = rc ? rc : field_agrees(d, doc, "sample_size", c->side, err);
+    if (d->diffusers) {
+        double eps = ds_json_number(doc, "norm_eps", 1e-5);
+        if (!json_is_number(json_object_get(doc, "norm_eps")))
+            assume(d, "norm_eps", json_real(eps), "config.json does not say it");
+        c->norm2_eps_e6 = (int)lround(fmin(fmax(eps, 0), 1) * 1e6);
+        if (c->norm2_eps_e6 < 1 || fabs(c->norm2_eps_e6 * 1e-6 - eps) > 1e-9)
+            return ds_fail(err, DS_EINVAL,
+                           "'%.200s': config.json has norm_eps %g; supported are whole millionths",
+                           ds_weights_path(d->w), eps);
+    }
+    int rc = field_agrees(d, doc, "sample_size", c->side, err);
     rc = rc ? rc : field_agrees(d, doc, "patch_size", c->patch, err);
     rc = rc ? rc : field_agrees(d, doc, "in_channels", c->channels, err);
     rc = rc ? rc : field_agrees(d, doc, "out_channels", ds_dit_out_channels(c), err);
     rc = rc ? rc : field_agrees(d, doc, "num_layers", c->depth, err);
-    rc = rc ? rc : field_agrees(d, doc, "num_embeds_ada_norm", c->classes, err);
+    rc = rc ? rc : class_rows(d, doc, "num_embeds_ada_norm", "config.json", err);
     int64_t head = ds_json_int(doc, "attention_head_dim", 0);
     if (!rc && c->heads && head && (head > 100000 || head * c->heads != c->width))
         rc = ds_fail(err, DS_EINVAL,
@@ -238,30 +289,90 @@ static int from_config(ds_dit_names *d, const json_t *doc, ds_error *err) {
     return rc;
 }
 
-/* The noise schedule of a diffusers folder, beside the model's. */
+/* config.json beside a facebook layout: arguments of the model's constructor. */
+static int from_arguments(ds_dit_names *d, const json_t *doc, ds_error *err) {
+    ds_dit_config *c = &d->cfg;
+    int64_t heads = ds_json_int(doc, "num_heads", ds_json_int(doc, "num_attention_heads", 0));
+    c->heads = heads > 0 && heads <= 1024 ? (int)heads : 0;
+    int rc = field_agrees(d, doc, "hidden_size", c->width, err);
+    rc = rc ? rc : field_agrees(d, doc, "depth", c->depth, err);
+    rc = rc ? rc : field_agrees(d, doc, "patch_size", c->patch, err);
+    rc = rc ? rc : field_agrees(d, doc, "in_channels", c->channels, err);
+    rc = rc ? rc : field_agrees(d, doc, "input_size", c->side, err);
+    if (!rc && !ds_foreign_agrees(doc, "mlp_ratio", c->mlp_ratio))
+        rc = field_agrees(d, doc, "mlp_ratio", c->mlp_ratio, err);
+    return rc ? rc : class_rows(d, doc, "num_classes", "config.json", err);
+}
+
+/* What the checkpoint keeps of its training program's settings. */
+static int from_args(ds_dit_names *d, ds_error *err) {
+    const json_t *args = ds_weights_args(d->w);
+    int rc = args ? ds_foreign_check(DS_FOREIGN_ARGS, "args in the checkpoint", args,
+                                     ds_weights_report(d->w), err)
+                  : 0;
+    int64_t heads = ds_json_int(args, "num_heads", 0);
+    if (!rc && !d->cfg.heads && heads > 0 && heads <= 1024)
+        d->cfg.heads = (int)heads;
+    return rc || !args ? rc : class_rows(d, args, "num_classes", "args in the checkpoint", err);
+}
+
+/* A document of a diffusers pipeline, beside the model's folder; *doc NULL: there is none. */
+static int pipeline_file(const ds_dit_names *d, enum ds_foreign what, const char *name,
+                         json_t **doc, ds_error *err) {
+    char *path = ds_xasprintf("%s/../%s", ds_weights_dir(d->w), name);
+    *doc = NULL;
+    int rc = ds_fs_exists(path) ? ds_json_read_file(path, PIPELINE_MAX, doc, err) : 0;
+    if (!rc && *doc)
+        rc = ds_foreign_check(what, name, *doc, ds_weights_report(d->w), err);
+    if (rc && *doc) {
+        json_decref(*doc);
+        *doc = NULL;
+        ds_error_prefix(err, "'%.160s'", ds_weights_path(d->w));
+    }
+    free(path);
+    return rc;
+}
+
+/* The noise schedule of a diffusers folder. */
 static int from_scheduler(ds_dit_names *d, ds_error *err) {
-    char *path = ds_xasprintf("%s/../scheduler/scheduler_config.json", ds_weights_dir(d->w));
-    json_t *doc = NULL;
-    int rc = ds_fs_exists(path) ? ds_json_read_file(path, SCHEDULER_MAX, &doc, err) : 0;
-    if (doc) {
-        const char *schedule = ds_json_string(doc, "beta_schedule", "linear"),
-                   *prediction = ds_json_string(doc, "prediction_type", "epsilon");
-        int64_t steps = ds_json_int(doc, "num_train_timesteps", 1000);
-        d->cfg.train_steps = steps < 0 || steps > 1000000 ? 0 : (int)steps;
-        d->cfg.beta_start = ds_json_number(doc, "beta_start", 1e-4);
-        d->cfg.beta_end = ds_json_number(doc, "beta_end", 2e-2);
-        if (strcmp(schedule, "linear") || strcmp(prediction, "epsilon"))
-            rc = ds_fail(
-                err, DS_EINVAL,
-                "'%.200s' has beta_schedule '%.40s' and prediction_type '%.40s'; only 'linear' and "
-                "'epsilon' are known",
-                path, schedule, prediction);
-        else if (!(d->cfg.beta_start > 0 && d->cfg.beta_start < d->cfg.beta_end &&
-                   d->cfg.beta_end < 1))
-            rc = ds_fail(err, DS_EINVAL, "'%.200s' has unusable betas", path);
+    json_t *doc;
+    int rc = d->diffusers ? pipeline_file(d, DS_FOREIGN_SCHEDULER,
+                                          "scheduler/scheduler_config.json", &doc, err)
+                          : (doc = NULL, 0);
+    if (rc)
+        return rc;
+    int64_t steps = ds_json_int(doc, "num_train_timesteps", 1000);
+    d->cfg.train_steps = steps < 0 || steps > 1000000 ? 0 : (int)steps;
+    d->cfg.beta_start = ds_json_number(doc, "beta_start", 1e-4);
+    d->cfg.beta_end = ds_json_number(doc, "beta_end", 2e-2);
+    static const char *const fields[] = {"num_train_timesteps", "beta_start", "beta_end"};
+    int missing = 0;
+    for (int i = 0; i < 3; i++)
+        missing |= !json_is_number(json_object_get(doc, fields[i]));
+    if (missing) {
+        char text[100];
+        snprintf(text, sizeof text, "linear, betas %g to %g in %d steps", d->cfg.beta_start,
+                 d->cfg.beta_end, d->cfg.train_steps);
+        assume(d, "noise schedule", json_string(text),
+               doc ? "scheduler_config.json does not say all of it" : "the file does not say it");
+    }
+    if (!(d->cfg.beta_start > 0 && d->cfg.beta_start < d->cfg.beta_end && d->cfg.beta_end < 1))
+        rc = ds_fail(err, DS_EINVAL, "'%.200s': scheduler_config.json has unusable betas",
+                     ds_weights_path(d->w));
+    json_decref(doc);
+    return rc;
+}
+
+static int from_pipeline(ds_dit_names *d, ds_error *err) {
+    json_t *doc;
+    int rc = pipeline_file(d, DS_FOREIGN_PIPELINE, "model_index.json", &doc, err);
+    size_t labels = json_object_size(json_object_get(doc, "id2label"));
+    if (!rc && labels == (size_t)d->cfg.classes + 1) {
+        json_t *count = json_pack("{s:I}", "id2label", (json_int_t)labels);
+        rc = class_rows(d, count, "id2label", "model_index.json", err);
+        json_decref(count);
     }
     json_decref(doc);
-    free(path);
     return rc;
 }
 
@@ -272,8 +383,11 @@ static int find_heads(ds_dit_names *d, int given, ds_error *err) {
     } published[] = {{12, 384, 6}, {12, 768, 12}, {24, 1024, 16}, {28, 1152, 16}};
     ds_dit_config *c = &d->cfg;
     for (size_t i = 0; !c->heads && i < sizeof published / sizeof published[0]; i++)
-        if (published[i].depth == c->depth && published[i].width == c->width)
+        if (published[i].depth == c->depth && published[i].width == c->width) {
             c->heads = published[i].heads;
+            assume(d, "heads", json_integer(c->heads),
+                   "those of the published model of this depth and width");
+        }
     if (given && c->heads && given != c->heads)
         return ds_fail(err, DS_EINVAL, "'%.200s' has %d heads, not %d", ds_weights_path(d->w),
                        c->heads, given);
@@ -294,10 +408,16 @@ static int make_config(ds_dit_names *d, int heads, ds_error *err) {
         return ds_dit_config_from_json(&d->cfg, ds_weights_path(d->w), own, err);
     int rc = from_shapes(d, err);
     const json_t *doc = ds_weights_config(d->w);
-    if (!rc && doc)
-        rc = from_config(d, doc, err);
-    if (!rc && d->diffusers)
-        rc = from_scheduler(d, err);
+    int kind = !rc && doc ? config_kind(d, doc) : -1;
+    if (kind >= 0 && (rc = ds_foreign_check((enum ds_foreign)kind, "config.json", doc,
+                                            ds_weights_report(d->w), err)))
+        ds_error_prefix(err, "'%.160s'", ds_weights_path(d->w));
+    if (!rc && kind >= 0)
+        rc = kind == DS_FOREIGN_DIT ? from_config(d, doc, err) : from_arguments(d, doc, err);
+    rc = rc ? rc : from_args(d, err);
+    rc = rc ? rc : from_pipeline(d, err);
+    rc = rc ? rc : assume_rows(d, err);
+    rc = rc ? rc : from_scheduler(d, err);
     if (!rc && !d->cfg.side)
         rc = ds_fail(err, DS_EINVAL,
                      "'%.200s': diffusers keeps the side of the pictures in config.json only: give "

@@ -179,7 +179,7 @@ static int op_int(machine *m, size_t bytes, int is_signed) {
                                is_signed ? (int64_t)(int32_t)(uint32_t)v : (int64_t)v);
 }
 
-/* LONG1, LONG4: a length, then that many bytes of two's complement.  Larger than 64 bits: opaque. */
+/* LONG1, LONG4: a length, then that many bytes of two's complement.  Beyond 64 bits: opaque. */
 static int op_long(machine *m, size_t length_bytes) {
     uint64_t n, v;
     int rc = take_number(m, length_bytes, &n);

@@ -1,6 +1,7 @@
 /* engine/vae_names.c - from other programs' VAE files to the names of current diffusers. */
 #include "engine/vae_names.h"
 #include "base/mem.h"
+#include "engine/foreign_config.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,24 +99,6 @@ json_t *ds_vae_config_to_json(const ds_vae_config *c) {
                      "norm_num_groups", c->groups, "scaling_factor", c->scaling_factor);
 }
 
-/* What a config.json may say that this decoder does not do. */
-static int check_kind(const ds_weights *w, const json_t *doc, ds_error *err) {
-    const char *kind = ds_json_string(doc, "_class_name", "AutoencoderKL"),
-               *act = ds_json_string(doc, "act_fn", "silu");
-    const json_t *shift = json_object_get(doc, "shift_factor"),
-                 *mean = json_object_get(doc, "latents_mean");
-    if (strcmp(kind, "AutoencoderKL") || strcmp(act, "silu") ||
-        !ds_json_bool(doc, "use_quant_conv", 1) || !ds_json_bool(doc, "use_post_quant_conv", 1) ||
-        !ds_json_bool(doc, "mid_block_add_attention", 1) || (shift && !json_is_null(shift)) ||
-        (mean && !json_is_null(mean)))
-        return ds_fail(err, DS_EINVAL,
-                       "'%.200s': this kind of VAE is not known (%.40s, %.20s): expected an "
-                       "AutoencoderKL as that of Stable "
-                       "Diffusion 1",
-                       ds_weights_path(w), kind, act);
-    return 0;
-}
-
 static int64_t size_of(const ds_weights *w, enum spelling s, const char *name, int dim) {
     char full[NAME_SIZE];
     spell(full, name, s, 1);
@@ -152,9 +135,21 @@ static int read_config(const ds_weights *w, enum spelling s, ds_vae_config *c, d
     if (own && s == CURRENT)
         return ds_vae_config_parse(c, ds_weights_path(w), own, err);
     const json_t *doc = ds_weights_config(w);
-    int rc = doc ? check_kind(w, doc, err) : 0;
+    ds_import_report *report = ds_weights_report(w);
+    if (doc && ds_weights_is_file(w) &&
+        (strncmp(ds_json_string(doc, "_class_name", "Autoencoder"), "Autoencoder", 11) != 0 ||
+         !ds_foreign_is(DS_FOREIGN_VAE, doc))) {
+        ds_import_report_ignored(report, "config.json", "it is not of a VAE");
+        doc = NULL;
+    }
+    int rc = doc ? ds_foreign_check(DS_FOREIGN_VAE, "config.json of the VAE", doc, report, err) : 0;
     if (rc)
-        return rc;
+        return ds_error_prefix(err, "'%.160s'", ds_weights_path(w));
+    const char *why = doc ? "config.json does not say it" : "no config.json beside the file";
+    if (!json_is_number(json_object_get(doc, "scaling_factor")))
+        ds_import_report_assumed(report, "scaling_factor", json_real(0.18215), why);
+    if (!doc)
+        ds_import_report_assumed(report, "norm_num_groups", json_integer(32), why);
     json_t *made = doc ? NULL : config_of_shapes(w, s);
     char *text = ds_json_canonical(doc ? doc : made);
     rc = ds_vae_config_parse(c, ds_weights_path(w), text, err);

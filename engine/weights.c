@@ -259,6 +259,24 @@ static int open_index(ds_weights *w, const char *path, ds_error *err) {
 
 /* ---------------------------------------------------------------- folders */
 
+static int is_index(const char *name) {
+    return strstr(name, ".index.") && ds_fs_ends_with(name, ".json");
+}
+
+/* Is name `known` with one part more, a variant: "model.fp16.safetensors", and of an index
+ * "model.safetensors.index.fp16.json" as well as the older "model.fp16.safetensors.index.json" and
+ * "model.safetensors.fp16.index.json"?  Shards are none. */
+static int is_variant(const char *name, const char *known) {
+    size_t n = strlen(name), m = strlen(known);
+    if (n < m + 2 || strstr(name, "-of-"))
+        return 0;
+    for (size_t at = 0; at < m; at++) /* the part goes in front of a '.' */
+        if (known[at] == '.' && !strncmp(name, known, at) && name[at] == '.' &&
+            !strcmp(name + at + (n - m), known + at) && !memchr(name + at + 1, '.', n - m - 1))
+            return 1;
+    return 0;
+}
+
 /* Rank of a file name as the weights of a folder; 0 = none. */
 static int rank_of(const char *name) {
     static const char *const known[] = {"diffusion_pytorch_model.safetensors.index.json",
@@ -272,13 +290,15 @@ static int rank_of(const char *name) {
     enum { KNOWN = sizeof known / sizeof known[0] };
     for (int i = 0; i < KNOWN; i++)
         if (!strcmp(name, known[i]))
+            return 2 + 2 * KNOWN - i;
+    for (int i = 0; i < KNOWN; i++)
+        if (is_variant(name, known[i]))
             return 2 + KNOWN - i;
-    static const char *const endings[] = {".safetensors", ".pt",   ".pth",
-                                          ".bin",         ".ckpt", ".index.json"};
+    static const char *const endings[] = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"};
     for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++)
         if (name[0] != '.' && ds_fs_ends_with(name, endings[i]))
             return 1;
-    return 0;
+    return name[0] != '.' && is_index(name);
 }
 
 /* The weight file of a folder: the best known name, else the only candidate.  *out malloc'ed; NULL
@@ -311,6 +331,13 @@ static int find_in(const char *dir, char **out, ds_error *err) {
     return 0;
 }
 
+static int read_config(ds_weights *w, ds_error *err) {
+    char *config = ds_xasprintf("%s/config.json", w->dir);
+    int rc = ds_fs_exists(config) ? ds_json_read_file(config, CONFIG_MAX, &w->config, err) : 0;
+    free(config);
+    return rc;
+}
+
 static int open_folder(ds_weights *w, const char *sub, ds_error *err) {
     struct stat sb;
     char *in = ds_xasprintf("%s/%s", w->path, sub ? sub : "."), *file = NULL;
@@ -328,13 +355,9 @@ static int open_folder(ds_weights *w, const char *sub, ds_error *err) {
             err, DS_ENOTFOUND,
             "'%.200s' has no weight file: expected diffusion_pytorch_model.safetensors or .bin",
             w->dir);
-    char *config = ds_xasprintf("%s/config.json", w->dir);
-    if (!rc && ds_fs_exists(config))
-        rc = ds_json_read_file(config, CONFIG_MAX, &w->config, err);
+    rc = rc ? rc : read_config(w, err);
     if (!rc)
-        rc = ds_fs_ends_with(file, ".index.json") ? open_index(w, file, err)
-                                                  : add_file(w, file, NULL, NULL, err);
-    free(config);
+        rc = is_index(file) ? open_index(w, file, err) : add_file(w, file, NULL, NULL, err);
     free(file);
     return rc;
 }
@@ -365,8 +388,9 @@ int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_erro
         const char *slash = strrchr(path, '/');
         w->dir = slash ? ds_xasprintf("%.*s", slash == path ? 1 : (int)(slash - path), path)
                        : ds_xstrdup(".");
-        rc = ds_fs_ends_with(path, ".index.json") ? open_index(w, path, err)
-                                                  : add_file(w, path, NULL, NULL, err);
+        w->is_file = 1;
+        rc = is_index(path) ? open_index(w, path, err) : add_file(w, path, NULL, NULL, err);
+        rc = rc ? rc : read_config(w, err);
     }
     if (!rc) {
         split_values(w);
@@ -428,6 +452,8 @@ const char *ds_weights_dir(const ds_weights *w) { return w->dir; }
 const char *ds_weights_format(const ds_weights *w) { return w->format; }
 const char *ds_weights_wrapper(const ds_weights *w) { return w->wrapper; }
 const json_t *ds_weights_config(const ds_weights *w) { return w->config; }
+int ds_weights_is_file(const ds_weights *w) { return w->is_file; }
+ds_import_report *ds_weights_report(const ds_weights *w) { return w->report; }
 const json_t *ds_weights_args(const ds_weights *w) { return w->args; }
 
 const char *ds_weights_meta(const ds_weights *w, const char *key) {

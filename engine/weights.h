@@ -47,6 +47,10 @@ typedef struct ds_weights ds_weights;
 int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_error *err);
 void ds_weights_close(ds_weights *w); /* NULL is fine */
 
+/* The source is a file, not a folder: what lies beside it need not belong to it. */
+int ds_weights_is_file(const ds_weights *w);
+ds_import_report *ds_weights_report(const ds_weights *w); /* of ds_weights_want, or NULL */
+
 /* Before a model is chosen: which of several is wanted ("ema", "model", its key; NULL or "": the
  * averaged one where there is one), and where to say what was taken, under which name of the
  * report.  report and part live as long as w. */
@@ -67,7 +71,7 @@ const char *ds_weights_path(const ds_weights *w);     /* as given, for messages 
 const char *ds_weights_dir(const ds_weights *w);      /* folder that the weight files lie in */
 const char *ds_weights_format(const ds_weights *w);   /* "safetensors", "PyTorch zip", ... */
 const char *ds_weights_wrapper(const ds_weights *w);  /* keys of the dicts around the model */
-const json_t *ds_weights_config(const ds_weights *w); /* config.json of a folder, or NULL */
+const json_t *ds_weights_config(const ds_weights *w); /* config.json beside the weights, or NULL */
 /* Settings of the training program beside the weights: `args` (argparse.Namespace or dict), `cfg`,
  * `config`, `hparams`, `hyper_parameters`, `opt` of a checkpoint, plain values only, nested dicts
  * as objects; NULL = none. */

@@ -2,9 +2,9 @@
  * names.
  *
  * A model is found by a tensor that every model of its kind has (a mark); what stands before that
- * name is the model's key.  Averaged weights (EMA, SWA) are recognised by their key, by `n_averaged`
- * beside them, or by their form: names without dots as LitEma writes them (CompVis, k-diffusion), or
- * a list in the order of another model's parameters (diffusers EMAModel, torch_ema).
+ * name is the model's key.  Averaged weights (EMA, SWA) are recognised by their key, by
+ * `n_averaged` beside them, or by their form: names without dots as LitEma writes them (CompVis),
+ * or a list in the order of another model's parameters (diffusers EMAModel, torch_ema).
  */
 #include "base/mem.h"
 #include "engine/weights_internal.h"
