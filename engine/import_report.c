@@ -79,6 +79,16 @@ void ds_import_report_weights(ds_import_report *r, const char *part, const char 
             strcmp(part, "weights") ? "weights of the VAE" : "weights", taken, how);
 }
 
+void ds_import_report_file(ds_import_report *r, const char *part, const char *file, size_t count) {
+    json_t *of = r ? json_object_get(r->doc, part) : NULL;
+    if (!of)
+        return;
+    json_object_set_new(of, "file", text_of(file));
+    json_object_set_new(of, "files", json_integer((json_int_t)count));
+    say(r, 0, "%s: from '%.200s'%s", strcmp(part, "weights") ? "weights of the VAE" : "weights",
+        file, count > 1 ? " and the other shards" : "");
+}
+
 void ds_import_report_other(ds_import_report *r, const char *part, const char *key,
                             size_t tensors) {
     if (!r)

@@ -23,6 +23,8 @@ void ds_import_report_free(ds_import_report *r); /* NULL is fine */
  * the file, "" = the file's only one; how: "only one", "averaged preferred", "asked for". */
 void ds_import_report_weights(ds_import_report *r, const char *part, const char *taken,
                               const char *how);
+/* The file of a folder that they lie in; count: how many in all, the first one is named. */
+void ds_import_report_file(ds_import_report *r, const char *part, const char *file, size_t count);
 /* Another model that the same file holds. */
 void ds_import_report_other(ds_import_report *r, const char *part, const char *key, size_t tensors);
 

@@ -374,6 +374,19 @@ static void split_values(ds_weights *w) {
     w->count = kept;
 }
 
+/* One shard of several has not all tensors; the index knows the others. */
+static int shard_alone(const ds_weights *w, ds_error *err) {
+    const char *slash = strrchr(w->path, '/'), *name = slash ? slash + 1 : w->path;
+    char *file = NULL;
+    int rc = 0;
+    if (strstr(name, "-of-") && !find_in(w->dir, &file, NULL) && file && is_index(file))
+        rc = ds_fail(err, DS_EINVAL,
+                     "'%.160s' is one of several shards: give the folder, or '%.160s'", w->path,
+                     file);
+    free(file);
+    return rc;
+}
+
 int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_error *err) {
     struct stat sb;
     if (stat(path, &sb))
@@ -389,7 +402,9 @@ int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_erro
         w->dir = slash ? ds_xasprintf("%.*s", slash == path ? 1 : (int)(slash - path), path)
                        : ds_xstrdup(".");
         w->is_file = 1;
-        rc = is_index(path) ? open_index(w, path, err) : add_file(w, path, NULL, NULL, err);
+        rc = shard_alone(w, err);
+        if (!rc)
+            rc = is_index(path) ? open_index(w, path, err) : add_file(w, path, NULL, NULL, err);
         rc = rc ? rc : read_config(w, err);
     }
     if (!rc) {
@@ -423,6 +438,7 @@ void ds_weights_close(ds_weights *w) {
     }
     free(w->values);
     free(w->which);
+    free(w->own_config);
     json_decref(w->config);
     json_decref(w->args);
     free(w->parts);
@@ -457,6 +473,8 @@ ds_import_report *ds_weights_report(const ds_weights *w) { return w->report; }
 const json_t *ds_weights_args(const ds_weights *w) { return w->args; }
 
 const char *ds_weights_meta(const ds_weights *w, const char *key) {
+    if (w->own_config && !strcmp(key, "diffscaler.config"))
+        return w->own_config;
     return w->part_count == 1 && w->parts[0].st ? ds_st_meta(w->parts[0].st, key) : NULL;
 }
 

@@ -77,7 +77,8 @@ const json_t *ds_weights_config(const ds_weights *w); /* config.json beside the 
  * as objects; NULL = none. */
 const json_t *ds_weights_args(const ds_weights *w);
 const char *ds_weights_meta(const ds_weights *w,
-                            const char *key);        /* of a single safetensors file */
+                            const char *key);        /* of a single safetensors file; of a zip
+                                                        "diffscaler.config" */
 uint64_t ds_weights_file_bytes(const ds_weights *w); /* of all weight files */
 
 /* Digest of the weight file; of several: of the lines "<sha256>  <name>\n", sorted by name.  step

@@ -37,7 +37,8 @@ struct ds_weights {
     const char *format;
     char wrapper[256];
     json_t *config, *args;
-    int is_file; /* the source, not a folder */
+    char *own_config; /* of a checkpoint that we wrote */
+    int is_file;      /* the source, not a folder */
     ds_weights_part *parts;
     int part_count;
     ds_weights_item *items; /* sorted by name once open */

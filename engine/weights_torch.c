@@ -19,6 +19,7 @@ enum {
     KEYS_SHOWN = 6,
     PATH_SIZE = 1024,
     DEPTH_MAX = 64,
+    CONFIG_MAX = 1 << 16,
     STEPS_MAX = 4 * DS_PICKLE_NODES_MAX
 };
 #define SLACK ((uint64_t)16 << 20) /* small archives may compress better than RATIO_MAX */
@@ -431,6 +432,26 @@ static int check_byteorder(const ds_weights_part *part, const char *prefix, ds_e
     return rc;
 }
 
+/* What our export put beside the pickle (worker/export_pt.c). */
+static int read_own_config(ds_weights *w, const ds_weights_part *part, const char *prefix,
+                           ds_error *err) {
+    char *name = ds_xasprintf("%sextra/diffscaler.config", prefix);
+    zip_int64_t entry = zip_name_locate(part->zip, name, ZIP_FL_ENC_RAW);
+    free(name);
+    zip_stat_t st;
+    if (entry < 0)
+        return 0;
+    int rc = stat_entry(part, (zip_uint64_t)entry, &st, err);
+    if (rc || st.size > CONFIG_MAX)
+        return rc;
+    char *text = ds_xcalloc(1, (size_t)st.size + 1);
+    if ((rc = ds_weights_read_entry(part, entry, 0, text, (size_t)st.size, err)))
+        free(text);
+    else
+        w->own_config = text;
+    return rc;
+}
+
 int ds_weights_open_zip(ds_weights *w, int part, ds_error *err) {
     ds_weights_part *f = &w->parts[part];
     zip_uint64_t index = 0;
@@ -453,6 +474,7 @@ int ds_weights_open_zip(ds_weights *w, int part, ds_error *err) {
     rc = rc ? rc : ds_weights_read_entry(f, (int64_t)index, 0, bytes, (size_t)st.size, err);
     rc = rc ? rc : ds_pickle_read(&p, f->path, bytes, (size_t)st.size, NULL, err);
     rc = rc ? rc : add_model(w, part, p, locate_entry, &user, err);
+    rc = rc ? rc : read_own_config(w, f, user.prefix, err);
     ds_pickle_free(p);
     free(bytes);
     free(user.prefix);

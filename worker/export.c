@@ -301,6 +301,18 @@ static int write_base(ds_exporter *x, const ds_export_list *list, ds_error *err)
     return rc;
 }
 
+/* The configuration goes along in places that other programs pass over, so that the files come back
+ * in without questions (the number of heads is in no tensor). */
+static int write_dit(ds_exporter *x, const ds_export_list *list, ds_error *err) {
+    char *config = merged_config(x);
+    const char *meta[] = {"format", "pt", "diffscaler.config", config, NULL};
+    int rc = ds_export_write(x, list, "model.safetensors", meta, err);
+    if (!rc && !x->o->no_pt)
+        rc = ds_export_pt(x, "model.safetensors", "model.pt", err);
+    free(config);
+    return rc;
+}
+
 static int write_model(ds_exporter *x, ds_error *err) {
     static const char *const pt[] = {"format", "pt", NULL};
     ds_export_list list = {0};
@@ -316,10 +328,7 @@ static int write_model(ds_exporter *x, ds_error *err) {
             rc = ds_export_configs(x, err);
     } else {
         ds_export_list_dit(x, &list);
-        rc = x->o->format == DS_EXPORT_DIT ? ds_export_write(x, &list, "model.safetensors", pt, err)
-                                           : write_base(x, &list, err);
-        if (!rc && x->o->format == DS_EXPORT_DIT && !x->o->no_pt)
-            rc = ds_export_pt(x, "model.safetensors", "model.pt", err);
+        rc = x->o->format == DS_EXPORT_DIT ? write_dit(x, &list, err) : write_base(x, &list, err);
     }
     free(list.items);
     return rc;

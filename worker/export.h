@@ -1,7 +1,8 @@
 /* worker/export.h - the way back: an adapter, or the model that it makes of its base, in the
  * layouts of other programs.
  *
- *   dit          facebookresearch/DiT names: model.safetensors and model.pt (torch.load)
+ *   dit          facebookresearch/DiT names: model.safetensors and model.pt (torch.load), with the
+ *                configuration in the metadata and in an extra file, for add-base
  *   diffusers    a folder for DiTTransformer2DModel / DiTPipeline.from_pretrained
  *   safetensors  the adapter file unpacked, byte for byte; with merge a base for add-base
  *   peft-like    the adapter as LoRA factors and scale and shift vectors (not readable by PEFT)

@@ -98,6 +98,9 @@ static int add_all(zip_t *z, const ds_st *st, const char *from, const ds_buf *pi
         rc = add_bytes(z, "model/data.pkl", pickle->data, pickle->len, err);
     if (!rc)
         rc = add_bytes(z, "model/byteorder", "little", 6, err);
+    const char *config = ds_st_meta(st, "diffscaler.config");
+    if (!rc && config) /* an extra file, as torch.jit.save has them */
+        rc = add_bytes(z, "model/extra/diffscaler.config", config, strlen(config), err);
     for (size_t i = 0; !rc && i < ds_st_count(st); i++) {
         const ds_st_tensor *t = ds_st_at(st, i);
         snprintf(name, sizeof name, "model/data/%zu", i);
