@@ -52,6 +52,9 @@ static const row dit[] = {
     {"norm_num_groups", ANY, 0},       /* of inputs that are no patches */
     {"use_linear_projection", ANY, 0}, /* the same */
     {"upcast_attention", ANY, 0},      /* precision */
+    /* of EMAModel.save_pretrained */
+    {"decay", ANY, 0}, {"min_decay", ANY, 0}, {"optimization_step", ANY, 0}, {"power", ANY, 0},
+    {"update_after_step", ANY, 0}, {"use_ema_warmup", ANY, 0}, {"inv_gamma", ANY, 0},
     {0}};
 
 static const row facebook[] = {

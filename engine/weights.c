@@ -307,10 +307,12 @@ static int find_in(const char *dir, char **out, ds_error *err) {
     DIR *d = opendir(dir);
     if (!d)
         return ds_fail_errno(err, "cannot open '%s'", dir);
-    char best[NAME_MAX + 1] = "", other[NAME_MAX + 1] = "";
+    char best[NAME_MAX + 1] = "", other[NAME_MAX + 1] = "", averaged[NAME_MAX + 1] = "";
     int top = 0, same = 0;
     for (struct dirent *e; (e = readdir(d));) {
         int r = rank_of(e->d_name);
+        if (r && !strstr(e->d_name, "-of-") && ds_weights_is_averaged(e->d_name, strlen(e->d_name)))
+            snprintf(averaged, sizeof averaged, "%s", e->d_name);
         if (r && r == top) {
             same++;
             snprintf(other, sizeof other, "%s", e->d_name);
@@ -322,6 +324,11 @@ static int find_in(const char *dir, char **out, ds_error *err) {
         }
     }
     closedir(d);
+    if (top > 1 && *averaged && strcmp(averaged, best) != 0)
+        return ds_fail(err, DS_EINVAL,
+                       "'%.160s' has '%.60s' and averaged weights, '%.60s': give the file that is "
+                       "meant",
+                       dir, best, averaged);
     if (same)
         return ds_fail(
             err, DS_EINVAL,

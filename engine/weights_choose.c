@@ -22,6 +22,7 @@ typedef struct {
     size_t len;
     uint32_t nest;
     enum form form;
+    char joint;         /* DOTLESS: what stands for the dots, 0 = nothing */
     int averaged, like; /* like: the NAMED model that has the names of a DOTLESS or LISTED one */
     size_t tensors;
     const ds_weights_item *first; /* the tensor of its mark; LISTED: the first */
@@ -123,9 +124,11 @@ static int any_word(const char *part, size_t n, const char *const *words) {
     return 0;
 }
 
-/* The part nearest to the names decides: "ema.online_model" is the raw model of ema-pytorch. */
-static int is_averaged(const char *key, size_t n) {
-    static const char *const raw[] = {"online", "raw", "student", "live", NULL};
+/* The part nearest to the names decides: "ema.online_model" is the raw model of ema-pytorch, and
+ * the averages of Adam are no model. */
+int ds_weights_is_averaged(const char *key, size_t n) {
+    static const char *const raw[] = {"online",  "raw",    "student", "live",
+                                      "non_ema", "nonema", "no_ema",  NULL};
     static const char *const averaged[] = {"ema",     "ewma", "shadow", "swa", "averaged",
                                            "average", "avg",  "polyak", NULL};
     while (n) {
@@ -134,7 +137,7 @@ static int is_averaged(const char *key, size_t n) {
         size_t at = n;
         while (at && key[at - 1] != '.')
             at--;
-        if (any_word(key + at, n - at, raw))
+        if (any_word(key + at, n - at, raw) || has_word(key + at, n - at, "exp_avg"))
             return 0;
         if (any_word(key + at, n - at, averaged))
             return 1;
@@ -169,7 +172,7 @@ static void add_model(models *k, const char *prefix, size_t n, enum form form, i
                                   .nest = first->nest,
                                   .form = form,
                                   .like = like,
-                                  .averaged = is_averaged(prefix, n),
+                                  .averaged = ds_weights_is_averaged(prefix, n),
                                   .first = first};
 }
 
@@ -235,18 +238,21 @@ static int owner_of(const models *k, const ds_weights_item *it) {
     }
     for (int i = 0; best >= 0 && i < k->count; i++) {
         const model *m = &k->list[i];
-        if (m->form == DOTLESS && container(m) > k->list[best].len &&
-            !strncmp(m->prefix, it->t.name, container(m)))
+        size_t n = container(m) > k->list[best].len ? container(m) : m->len;
+        if (m->form == DOTLESS && n > k->list[best].len && !strncmp(m->prefix, it->t.name, n))
             return -1;
     }
     return best;
 }
 
-static void without_dots(const char *name, char out[NAME_SIZE]) {
+/* A buffer's name may have no dots: they are left out (LitEma) or replaced. */
+static const char joints[] = {0, '_', '-', '/', ':'};
+
+static void without_dots(const char *name, char joint, char out[NAME_SIZE]) {
     size_t n = 0;
     for (; *name && n + 1 < NAME_SIZE; name++)
-        if (*name != '.')
-            out[n++] = *name;
+        if (*name != '.' || joint)
+            out[n++] = *name == '.' ? joint : *name;
     out[n] = 0;
 }
 
@@ -254,7 +260,7 @@ static void without_dots(const char *name, char out[NAME_SIZE]) {
 static const ds_weights_item *dotless_twin(const models *k, const model *m,
                                            const ds_weights_item *it) {
     char flat[NAME_SIZE], name[2 * NAME_SIZE];
-    without_dots(it->t.name + k->list[m->like].len, flat);
+    without_dots(it->t.name + k->list[m->like].len, m->joint, flat);
     snprintf(name, sizeof name, "%s%s", m->prefix, flat);
     const ds_weights_tensor *t = ds_weights_find(k->w, name);
     return (const ds_weights_item *)t;
@@ -262,14 +268,18 @@ static const ds_weights_item *dotless_twin(const models *k, const model *m,
 
 static void find_dotless(models *k) {
     int named = k->count;
-    for (int r = 0; r < named; r++) {
-        char flat[NAME_SIZE];
-        without_dots(k->list[r].first->t.name + k->list[r].len, flat);
+    for (size_t c = 0; c < (size_t)named * sizeof joints; c++) {
+        int r = (int)(c / sizeof joints);
+        char flat[NAME_SIZE], joint = joints[c % sizeof joints];
+        without_dots(k->list[r].first->t.name + k->list[r].len, joint, flat);
         for (size_t i = 0; i < k->w->count; i++) {
             const char *name = k->w->items[i].t.name;
             size_t n = strlen(name), m = strlen(flat);
-            if (n > m && !strcmp(name + n - m, flat) && is_averaged(name, n - m))
-                add_model(k, name, n - m, DOTLESS, r, &k->w->items[i]);
+            if (n <= m || strcmp(name + n - m, flat) || !ds_weights_is_averaged(name, n - m) ||
+                k->count == MODELS_MAX)
+                continue;
+            add_model(k, name, n - m, DOTLESS, r, &k->w->items[i]);
+            k->list[k->count - 1].joint = joint;
         }
     }
 }
@@ -335,8 +345,7 @@ static void find_listed(models *k) {
     for (size_t i = 0; i < k->w->count; i++) {
         const ds_weights_item *it = &k->w->items[i];
         size_t n = it->nest;
-        if (!it->listed || strcmp(it->t.name + n, "0") || !is_averaged(it->t.name, n) ||
-            is_optimizer(it->t.name, n))
+        if (!it->listed || strcmp(it->t.name + n, "0") || !ds_weights_is_averaged(it->t.name, n))
             continue;
         if (k->count == MODELS_MAX)
             return;
@@ -412,6 +421,42 @@ static int find_key(const models *k, const char *which) {
     return -1;
 }
 
+/* Averaged weights in a form that is not known, about as many numbers as a model that is: nobody
+ * would want the other one in their place without knowing. */
+static int unmatched(const models *k, int raw, ds_error *err) {
+    double own = 0, other = (double)k->w->averaged_skipped;
+    const char *name = other > 0 ? k->w->averaged_name : "";
+    for (size_t i = 0; i < k->w->count; i++) {
+        const ds_weights_item *it = &k->w->items[i];
+        const char *dot = strrchr(it->t.name, '.');
+        int owner = owner_of(k, it);
+        if (owner == raw)
+            own += (double)it->t.count;
+        else if (owner < 0 &&
+                 (ds_weights_is_averaged(it->t.name, dot ? (size_t)(dot - it->t.name) : 0) ||
+                  ds_weights_is_averaged(it->t.name, strlen(it->t.name)))) {
+            other += (double)it->t.count;
+            name = it->t.name;
+        }
+    }
+    size_t objects = 0, tensors = 0; /* of NumPy, say */
+    for (size_t i = 0; i < k->w->value_count; i++)
+        if (ds_weights_is_averaged(k->w->values[i].t.name, k->w->values[i].nest)) {
+            objects++;
+            name = k->w->values[i].t.name;
+        }
+    for (size_t i = 0; i < k->w->count; i++)
+        tensors += owner_of(k, &k->w->items[i]) == raw;
+    if ((other < 0.5 * own || other > 2 * own) && objects < tensors / 2)
+        return 0;
+    char key[NAME_SIZE];
+    key_of(&k->list[raw], key);
+    return ds_fail(err, DS_EINVAL,
+                   "'%.120s' holds '%.60s' and averaged weights in a form that is not known, as "
+                   "'%.80s'; --weights model takes the former",
+                   k->w->path, key, name);
+}
+
 static int pick(const models *k, const char *which, int *chosen, const char **how, ds_error *err) {
     int averaged[MODELS_MAX], raw[MODELS_MAX];
     int na = of_kind(k, 1, averaged), nr = of_kind(k, 0, raw);
@@ -438,6 +483,8 @@ static int pick(const models *k, const char *which, int *chosen, const char **ho
         *chosen = want_raw ? raw[0] : averaged[0];
     }
     const model *m = &k->list[*chosen];
+    if (!asked && !na)
+        return unmatched(k, *chosen, err);
     if (m->form == LISTED && m->like < 0) {
         char key[NAME_SIZE];
         key_of(m, key);
@@ -526,6 +573,11 @@ static void free_items(ds_weights_item *items, size_t count) {
     free(items);
 }
 
+static void what_of(const ds_weights_item *it, char out[200]) {
+    snprintf(out, 200, "%s%.150s", it->what ? "" : "of type ",
+             it->what ? it->what : ds_st_dtype_name(it->t.dtype));
+}
+
 static void say_rest(const models *k, const narrowed *to) {
     ds_import_report *r = k->w->report;
     size_t beside = k->w->skipped;
@@ -544,11 +596,20 @@ static void say_rest(const models *k, const narrowed *to) {
                  one ? one : "optimizer state");
         ds_import_report_ignored(r, text, "no part of the model");
     }
-    for (size_t i = 0; i < to->value_count; i++) {
-        const ds_weights_item *it = &to->values[i];
-        snprintf(text, sizeof text, "%s%.100s", it->what ? it->what : "of type ",
-                 it->what ? "" : ds_st_dtype_name(it->t.dtype));
-        ds_import_report_ignored(r, it->t.name, text);
+    for (size_t i = 0; i < to->value_count;) { /* those of one kind together */
+        size_t n = 1;
+        char why[200], more[40] = "";
+        what_of(&to->values[i], why);
+        for (char next[200]; i + n < to->value_count; n++) {
+            what_of(&to->values[i + n], next);
+            if (strcmp(next, why) != 0)
+                break;
+        }
+        if (n > 1)
+            snprintf(more, sizeof more, " and %zu more", n - 1);
+        snprintf(text, sizeof text, "%.100s%s", to->values[i].t.name, more);
+        ds_import_report_ignored(r, text, why);
+        i += n;
     }
     if (k->w->odd_names) {
         snprintf(text, sizeof text, "%zu tensors", k->w->odd_names);

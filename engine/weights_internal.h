@@ -50,6 +50,8 @@ struct ds_weights {
     int chosen;
     ds_weights_item *values; /* of the chosen model: what is no tensor of floating-point numbers */
     size_t value_count;
+    uint64_t averaged_skipped; /* numbers below a key of averaged weights without names */
+    char averaged_name[64];    /* that key */
     size_t odd_names, skipped; /* tensors that could have no name here; those of optimizers */
 };
 
@@ -57,6 +59,9 @@ struct ds_weights {
  * be one here is counted.  n: bytes of name.  stride NULL = contiguous. */
 int ds_weights_add(ds_weights *w, const char *name, size_t n, const ds_weights_item *item,
                    const int64_t *stride, ds_error *err);
+
+/* Is a key, of n bytes, that of averaged weights? */
+int ds_weights_is_averaged(const char *key, size_t n);
 
 int ds_weights_sort(ds_weights *w, ds_error *err);
 

@@ -83,6 +83,13 @@ static int add_value(walker *k, const ds_pickle_node *v, size_t len, int listed)
     int rc = 0;
     if (k->unnamed) {
         k->w->skipped++;
+        if (v->kind == DS_PICKLE_TENSOR && ds_weights_is_averaged(k->path, len)) {
+            uint64_t count = 1;
+            for (int i = 0; i < v->tensor->ndim; i++)
+                count *= (uint64_t)v->tensor->shape[i];
+            k->w->averaged_skipped += count;
+            snprintf(k->w->averaged_name, sizeof k->w->averaged_name, "%.*s", (int)len, k->path);
+        }
         free(what);
         return 0;
     }

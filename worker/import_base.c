@@ -343,7 +343,11 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     ds_weights *w;
     ds_dit_names *d = NULL;
     *out = (ds_import_result){0};
-    int rc = ds_weights_open(&w, o->source, "transformer", err);
+    /* EMAModel.save_pretrained puts the averaged ones into a folder beside the others */
+    char *averaged = ds_xasprintf("%s/transformer_ema", o->source);
+    int ema = ds_fs_exists(averaged) && strcmp(o->weights ? o->weights : "", "model") != 0;
+    free(averaged);
+    int rc = ds_weights_open(&w, o->source, ema ? "transformer_ema" : "transformer", err);
     if (rc)
         return rc;
     ds_weights_want(w, o->weights, "weights", o->report);
