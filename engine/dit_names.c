@@ -321,7 +321,7 @@ static int pipeline_file(const ds_dit_names *d, enum ds_foreign what, const char
                          json_t **doc, ds_error *err) {
     char *path = ds_xasprintf("%s/../%s", ds_weights_dir(d->w), name);
     *doc = NULL;
-    int rc = ds_fs_exists(path) ? ds_json_read_file(path, PIPELINE_MAX, doc, err) : 0;
+    int rc = ds_fs_exists(path) ? ds_foreign_read(path, PIPELINE_MAX, doc, err) : 0;
     if (!rc && *doc)
         rc = ds_foreign_check(what, name, *doc, ds_weights_report(d->w), err);
     if (rc && *doc) {

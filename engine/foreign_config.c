@@ -1,5 +1,7 @@
 /* engine/foreign_config.c - the tables of fields, and the one check. */
 #include "engine/foreign_config.h"
+#include "base/fs.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,12 +26,7 @@ typedef struct {
 } row;
 
 /* clang-format off */
-#define NAMES_OF_DIFFUSERS                                        \
-    {"_diffusers_version", ANY, 0}, {"_name_or_path", ANY, 0},            \
-    {"_commit_hash", ANY, 0}, {"_use_default_values", ANY, 0}
-
 static const row dit[] = {
-    NAMES_OF_DIFFUSERS,
     /* Transformer2DModel: the class's name before diffusers 0.28 */
     {"_class_name", ONLY, "[\"DiTTransformer2DModel\", \"Transformer2DModel\"]"},
     {"num_attention_heads", INT, 0}, {"attention_head_dim", INT, 0}, {"in_channels", INT, 0},
@@ -58,7 +55,6 @@ static const row dit[] = {
     {0}};
 
 static const row facebook[] = {
-    NAMES_OF_DIFFUSERS, {"_class_name", ANY, 0},
     {"num_attention_heads", INT, 0}, {"num_heads", INT, 0}, {"hidden_size", INT, 0},
     {"depth", INT, 0}, {"patch_size", INT, 0},
     {"in_channels", INT, 0}, {"input_size", INT, 0}, {"mlp_ratio", NUMBER, 0},
@@ -70,7 +66,6 @@ static const row facebook[] = {
 
 /* What training was, is used; how its samplers step is a choice of theirs, and we have our own. */
 static const row scheduler[] = {
-    NAMES_OF_DIFFUSERS,
     {"_class_name", ONLY,
      "[\"DDPMScheduler\", \"DDPMParallelScheduler\", \"DDIMScheduler\", "
      "\"DDIMParallelScheduler\", \"DDIMInverseScheduler\", \"PNDMScheduler\", "
@@ -110,7 +105,6 @@ static const row scheduler[] = {
     {0}};
 
 static const row pipeline[] = {
-    NAMES_OF_DIFFUSERS,
     {"_class_name", ONLY, "[\"DiTPipeline\"]"},
     {"id2label", OBJECT, 0},
     {"transformer", ANY, 0}, {"vae", ANY, 0},
@@ -118,7 +112,6 @@ static const row pipeline[] = {
     {0}};
 
 static const row vae[] = {
-    NAMES_OF_DIFFUSERS,
     {"_class_name", ONLY, "[\"AutoencoderKL\"]"},
     {"in_channels", INT, 0}, {"out_channels", INT, 0}, {"latent_channels", INT, 0},
     {"layers_per_block", INT, 0},
@@ -167,6 +160,42 @@ static const row *const tables[] = {[DS_FOREIGN_DIT] = dit,
                                     [DS_FOREIGN_PIPELINE] = pipeline,
                                     [DS_FOREIGN_VAE] = vae,
                                     [DS_FOREIGN_ARGS] = args};
+
+/* text without the words that are no JSON. */
+static void replace_words(const char *text, size_t n, ds_buf *out) {
+    static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
+    int in_text = 0;
+    for (size_t i = 0; i < n;) {
+        size_t k = 0, m = 0;
+        while (!in_text && k < 3 &&
+               (m = strlen(words[k]), n - i < m || memcmp(text + i, words[k], m)))
+            k++;
+        if (!in_text && k < 3) {
+            ds_buf_add(out, "null", 4);
+            i += m;
+            continue;
+        }
+        if (text[i] == '"')
+            in_text = !in_text;
+        if (in_text && text[i] == '\\' && i + 1 < n)
+            ds_buf_add(out, text + i++, 1);
+        ds_buf_add(out, text + i++, 1);
+    }
+}
+
+int ds_foreign_read(const char *path, size_t max, json_t **out, ds_error *err) {
+    char *text;
+    size_t n;
+    int rc = ds_fs_read(path, max, &text, &n, err);
+    if (rc)
+        return rc;
+    ds_buf clean = {0};
+    replace_words(text, n, &clean);
+    rc = ds_json_parse(path, clean.data ? clean.data : "", clean.len, out, err);
+    ds_buf_release(&clean);
+    free(text);
+    return rc;
+}
 
 static const row *find(enum ds_foreign what, const char *field) {
     const row *r = tables[what];
@@ -223,7 +252,7 @@ static int wrong_value(const row *r, const char *file, const json_t *v, ds_error
                                         [TEXT] = "a text",
                                         [INTS] = "a list of whole numbers",
                                         [OBJECT] = "an object"};
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
     int values = r->use == ONLY || r->use == EACH;
     int rc = ds_fail(err, DS_EINVAL, "'%.160s': %s is %.60s; %s%.150s", file, r->field,
                      text ? text : "?", values ? "supported is only " : "expected is ",
@@ -263,6 +292,9 @@ int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
         const row *r = find(what, field);
         if (!r && what == DS_FOREIGN_ARGS)
             continue;
+        static const row hidden = {"_", ANY, 0}; /* diffusers passes over names with '_' in front */
+        if (!r && field[0] == '_')
+            r = &hidden;
         if (!r)
             return ds_fail(err, DS_EINVAL,
                            "'%.160s': the field '%.80s' is not known here: what it changes could "

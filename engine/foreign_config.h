@@ -25,6 +25,10 @@ enum ds_foreign {
                              line, and not refused: every training program has its own */
 };
 
+/* A file of Python's json module: as JSON, but Infinity and NaN are numbers there (schedulers of
+ * diffusers write them); they are read as null.  As ds_json_read_file. */
+int ds_foreign_read(const char *path, size_t max, json_t **out, ds_error *err);
+
 /* file: for messages and the report. */
 int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
                      ds_import_report *report, ds_error *err);

@@ -101,7 +101,7 @@ void ds_import_report_other(ds_import_report *r, const char *part, const char *k
 }
 
 static void value_text(const json_t *value, char out[VALUE_SHOWN]) {
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
     snprintf(out, VALUE_SHOWN, "%s", text ? text : "?");
     if (text && strlen(text) >= VALUE_SHOWN)
         memcpy(out + VALUE_SHOWN - 4, "...", 4);

@@ -197,6 +197,24 @@ static void check_one(void *user, const char *name, int ndim, const int64_t *sha
     k->count++;
 }
 
+/* Losses and the like, beside the two networks. */
+static void say_rest(const ds_weights *w, size_t used) {
+    static const char *const own[] = {"encoder.", "decoder.", "quant_conv.", "post_quant_conv."};
+    char text[200];
+    for (size_t i = 0; ds_weights_count(w) > used && i < ds_weights_count(w); i++) {
+        const char *name = ds_weights_at(w, i)->name;
+        int known = 0;
+        for (int k = 0; k < 4; k++)
+            known |= !strncmp(name, own[k], strlen(own[k]));
+        if (known)
+            continue;
+        snprintf(text, sizeof text, "%zu tensors beside the VAE, as '%.100s'",
+                 ds_weights_count(w) - used, name);
+        ds_import_report_ignored(ds_weights_report(w), text, "no part of an AutoencoderKL");
+        return;
+    }
+}
+
 int ds_vae_names_open(ds_weights *w, ds_vae_config *c, const char **spelling, ds_error *err) {
     static const char *const marks[] = {mark, NULL}, *const side[] = {"encoder.", "decoder."};
     enum spelling s;
@@ -218,6 +236,7 @@ int ds_vae_names_open(ds_weights *w, ds_vae_config *c, const char **spelling, ds
                        "'%.200s': its encoder and decoder have %zu tensors, an AutoencoderKL of "
                        "this shape %zu",
                        ds_weights_path(w), has, k.count - 4);
+    say_rest(w, k.count);
     *spelling = spelling_names[s];
     return 0;
 }

@@ -2,6 +2,7 @@
  */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "engine/foreign_config.h"
 #include "engine/weights_internal.h"
 
 #include <dirent.h>
@@ -340,7 +341,7 @@ static int find_in(const char *dir, char **out, ds_error *err) {
 
 static int read_config(ds_weights *w, ds_error *err) {
     char *config = ds_xasprintf("%s/config.json", w->dir);
-    int rc = ds_fs_exists(config) ? ds_json_read_file(config, CONFIG_MAX, &w->config, err) : 0;
+    int rc = ds_fs_exists(config) ? ds_foreign_read(config, CONFIG_MAX, &w->config, err) : 0;
     free(config);
     return rc;
 }

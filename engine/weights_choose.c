@@ -634,9 +634,13 @@ static void say(models *k, int chosen, const char *how) {
     }
     key_of(m, key);
     ds_import_report_weights(w->report, w->part, m->len ? key : "", how);
-    const char *path = w->parts[0].path, *slash = strrchr(path, '/');
-    if (!w->is_file)
-        ds_import_report_file(w->report, w->part, slash ? slash + 1 : path, (size_t)w->part_count);
+    const char *path = w->parts[0].path;
+    size_t n = strlen(w->path);
+    if (!w->is_file && !strncmp(path, w->path, n)) {
+        while (path[n] == '/')
+            n++;
+        ds_import_report_file(w->report, w->part, path + n, (size_t)w->part_count);
+    }
     for (int i = 0; i < k->count; i++)
         if (i != chosen) {
             key_of(&k->list[i], key);

@@ -350,7 +350,10 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     int rc = ds_weights_open(&w, o->source, ema ? "transformer_ema" : "transformer", err);
     if (rc)
         return rc;
-    ds_weights_want(w, o->weights, "weights", o->report);
+    if (ema)
+        ds_import_report_ignored(o->report, "transformer/",
+                                 "transformer_ema/ beside it has the averaged weights");
+    ds_weights_want(w, ema ? NULL : o->weights, "weights", o->report);
     rc = ds_dit_names_open(&d, w, o->heads, err);
     rc = rc ? rc : convert(w, d, o, out, err);
     ds_dit_names_free(d);

@@ -40,6 +40,23 @@ static int want(import *im, const char *name, int ndim, const int64_t *shape, ds
     return 0;
 }
 
+/* Tensors that the network does not need, AuxLogits for one. */
+static void say_rest(const import *im) {
+    size_t rest = ds_weights_count(im->src) - (size_t)im->count;
+    for (size_t i = 0; rest && i < ds_weights_count(im->src); i++) {
+        const ds_weights_tensor *t = ds_weights_at(im->src, i);
+        int used = 0;
+        for (int k = 0; k < im->count; k++)
+            used |= im->list[k].from == t;
+        if (used)
+            continue;
+        char text[200];
+        snprintf(text, sizeof text, "%zu tensors, as '%.100s'", rest, t->name);
+        ds_import_report_ignored(ds_weights_report(im->src), text, "no part of the network of FID");
+        return;
+    }
+}
+
 /* Every tensor of the network, in file order. */
 static int want_all(import *im, ds_error *err) {
     static const char *const bn[] = {"weight", "bias", "running_mean", "running_var"};
@@ -62,7 +79,10 @@ static int want_all(import *im, ds_error *err) {
         }
     }
     rc = rc ? rc : want(im, "fc.weight", 2, fc, err);
-    return rc ? rc : want(im, "fc.bias", 1, fc, err);
+    rc = rc ? rc : want(im, "fc.bias", 1, fc, err);
+    if (!rc)
+        say_rest(im);
+    return rc;
 }
 
 static int copy_numbers(import *im, float *to, ds_error *err) {
@@ -176,22 +196,36 @@ int ds_import_feature_net(const ds_import_options *o, ds_import_result *out, ds_
     return rc;
 }
 
+static const char usage[] =
+    "usage: diffscaler-worker import-feature-net FILE OUT_DIR [--weights WHICH]\n\n"
+    "Convert pt_inception-2015-12-05-6726825d.pth (or the same tensors as\n"
+    "safetensors) to OUT_DIR/<sha256>.safetensors and print that path.\n\n"
+    "  --weights WHICH  ema, model (the raw ones), or a key: of a file that holds several "
+    "models\n\n"
+    "example:\n"
+    "  diffscaler-worker import-feature-net pt_inception-2015-12-05-6726825d.pth nets\n";
+
+static void say_line(void *user, int warning, const char *text) {
+    (void)user;
+    fprintf(stderr, "%s: %s\n", warning ? "warning" : "note", text);
+}
+
 int ds_worker_import_feature_net(int argc, char **argv) {
     int asked = argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"));
-    if (argc != 2 || argv[0][0] == '-') {
-        fprintf(
-            asked ? stdout : stderr,
-            "usage: diffscaler-worker import-feature-net FILE OUT_DIR\n\n"
-            "Convert pt_inception-2015-12-05-6726825d.pth (or the same tensors as\n"
-            "safetensors) to OUT_DIR/<sha256>.safetensors and print that path.\n\n"
-            "example:\n"
-            "  diffscaler-worker import-feature-net pt_inception-2015-12-05-6726825d.pth nets\n");
+    int which = argc == 4 && !strcmp(argv[2], "--weights");
+    if ((argc != 2 && !which) || argv[0][0] == '-') {
+        fputs(usage, asked ? stdout : stderr);
         return asked ? 0 : 2;
     }
     ds_import_result r;
     ds_error err = {0};
-    int rc = ds_import_feature_net(&(ds_import_options){.source = argv[0], .out_dir = argv[1]}, &r,
-                                   &err);
+    ds_import_options o = {.source = argv[0],
+                           .out_dir = argv[1],
+                           .weights = which ? argv[3] : NULL,
+                           .report = ds_import_report_new()};
+    int rc = ds_import_feature_net(&o, &r, &err);
+    ds_import_report_lines(o.report, say_line, NULL);
+    ds_import_report_free(o.report);
     if (rc) {
         fprintf(stderr, "error: %s\n", err.message);
         return ds_error_exit(rc);
