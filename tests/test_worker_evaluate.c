@@ -251,13 +251,15 @@ START_TEST(import_is_canonical) {
     char *file = write_net("net.safetensors", NULL, DS_INCEPTION_LOGITS), *nets = in_tmp("nets");
     ds_import_result r, again;
     ds_error err = {0};
-    ck_assert_msg(!ds_import_feature_net(
-        &(ds_import_options){.source = file, .out_dir = nets}, &r, &err), "%s", err.message);
+    ck_assert_msg(
+        !ds_import_feature_net(&(ds_import_options){.source = file, .out_dir = nets}, &r, &err),
+        "%s", err.message);
     ck_assert_str_eq(r.name, "net");
     ck_assert_int_eq(r.parameters, 23885392);
     ck_assert_str_eq(ds_json_string(r.config, "kind", ""), DS_FID_NET_KIND);
-    ck_assert_msg(!ds_import_feature_net(
-        &(ds_import_options){.source = r.file, .out_dir = nets}, &again, &err), "%s", err.message);
+    ck_assert_msg(!ds_import_feature_net(&(ds_import_options){.source = r.file, .out_dir = nets},
+                                         &again, &err),
+                  "%s", err.message);
     ck_assert_str_eq(again.sha256, r.sha256); /* importing an imported file changes nothing */
     ck_assert_str_eq(again.file, r.file);
     json_decref(again.config);
@@ -265,13 +267,17 @@ START_TEST(import_is_canonical) {
     char *torchvision = write_net("tv.safetensors", NULL, 1000),
          *short_of = write_net("short.safetensors", "Mixed_7c.branch_pool.bn.bias", 1008);
     ck_assert_int_eq(ds_import_feature_net(
-        &(ds_import_options){.source = torchvision, .out_dir = nets}, &r, &err), DS_EINVAL);
+                         &(ds_import_options){.source = torchvision, .out_dir = nets}, &r, &err),
+                     DS_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.message, "1008"));
-    ck_assert_int_eq(ds_import_feature_net(
-        &(ds_import_options){.source = short_of, .out_dir = nets}, &r, &err), DS_EINVAL);
+    ck_assert_int_eq(
+        ds_import_feature_net(&(ds_import_options){.source = short_of, .out_dir = nets}, &r, &err),
+        DS_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.message, "Mixed_7c.branch_pool.bn.bias"));
-    ck_assert_int_eq(ds_import_feature_net(
-        &(ds_import_options){.source = "/nonexistent.pth", .out_dir = nets}, &r, &err), DS_ENOTFOUND);
+    ck_assert_int_eq(
+        ds_import_feature_net(&(ds_import_options){.source = "/nonexistent.pth", .out_dir = nets},
+                              &r, &err),
+        DS_ENOTFOUND);
     free(torchvision), free(short_of), free(file), free(nets);
 }
 END_TEST
