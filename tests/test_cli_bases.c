@@ -114,13 +114,13 @@ START_TEST(adding_a_base) {
     snprintf(file, sizeof file, "%s/w.pt", ds_test_tmpdir());
     ck_assert_int_eq(ds_fs_write(file, "x", 1, NULL), 0);
     fake_start(&s, routes);
-    ck_run(r, &s, 0, "add-base %s --vae %s --name xl --license MIT --heads 4", file,
+    ck_run(r, &s, 0, "add-base %s --vae %s --name xl --license MIT --heads 4 --weights ema", file,
            ds_test_tmpdir());
     ck_has(r.err, "note: NC");
     ck_has(r.err, "as xl: job 5");
     char *full = realpath(file, NULL), *dir = realpath(ds_test_tmpdir(), NULL);
     snprintf(want, sizeof want,
-             "\"source\":\"%s\",\"vae\":\"%s\",\"name\":\"xl\",\"license\":\"MIT\",\"heads\":4}",
+             "\"source\":\"%s\",\"vae\":\"%s\",\"name\":\"xl\",\"license\":\"MIT\",\"weights\":\"ema\",\"heads\":4}",
              full, dir);
     ck_has(s.log.data, want);
     free(full);

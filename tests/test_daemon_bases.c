@@ -127,6 +127,9 @@ START_TEST(bad_imports) {
     rig_says(&r, 400, "POST", "/v1/bases", body, "control character");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"heads\":-1}", source);
     rig_says(&r, 400, "POST", "/v1/bases", body, "'heads'");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"weights\":7}", source);
+    rig_says(&r, 400, "POST", "/v1/bases", body, "'weights'");
+    rig_says(&r, 400, "POST", "/v1/feature_nets", body, "'weights'");
     /* a file that is not what its name says, and a result about another file */
     rig_fake(&r, "import", "flip");
     snprintf(body, sizeof body, "{\"source\":\"%s\"}", source);
