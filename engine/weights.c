@@ -250,10 +250,13 @@ static int open_index(ds_weights *w, const char *path, ds_error *err) {
         free(full);
     }
     free(files);
-    if (!rc && w->count != json_object_size(map))
+    size_t tensors = 0;
+    for (size_t i = 0; i < w->count; i++)
+        tensors += !w->items[i].object;
+    if (!rc && tensors != json_object_size(map))
         rc = ds_fail(err, DS_EINTEGRITY,
                      "'%.200s' promises %zu tensors, its files have %zu of them: some are missing",
-                     path, json_object_size(map), w->count);
+                     path, json_object_size(map), tensors);
     json_decref(doc);
     return rc;
 }

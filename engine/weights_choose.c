@@ -256,14 +256,21 @@ static void without_dots(const char *name, char joint, char out[NAME_SIZE]) {
     out[n] = 0;
 }
 
+static int same_shape(const ds_weights_item *a, const ds_weights_item *b) {
+    int same = a->t.ndim == b->t.ndim;
+    for (int i = 0; same && i < a->t.ndim; i++)
+        same = a->t.shape[i] == b->t.shape[i];
+    return same;
+}
+
 /* Its counterpart in a DOTLESS model, or NULL. */
 static const ds_weights_item *dotless_twin(const models *k, const model *m,
                                            const ds_weights_item *it) {
     char flat[NAME_SIZE], name[2 * NAME_SIZE];
     without_dots(it->t.name + k->list[m->like].len, m->joint, flat);
     snprintf(name, sizeof name, "%s%s", m->prefix, flat);
-    const ds_weights_tensor *t = ds_weights_find(k->w, name);
-    return (const ds_weights_item *)t;
+    const ds_weights_item *twin = (const ds_weights_item *)ds_weights_find(k->w, name);
+    return twin && same_shape(twin, it) ? twin : NULL;
 }
 
 static void find_dotless(models *k) {
@@ -316,13 +323,6 @@ static const ds_weights_item **members(const models *k, int index, const model *
     }
     qsort(out, *count, sizeof *out, by_order);
     return out;
-}
-
-static int same_shape(const ds_weights_item *a, const ds_weights_item *b) {
-    int same = a->t.ndim == b->t.ndim;
-    for (int i = 0; same && i < a->t.ndim; i++)
-        same = a->t.shape[i] == b->t.shape[i];
-    return same;
 }
 
 /* Do the tensors of a list have the shapes of the model's, one after the other?  constants: with
@@ -386,8 +386,11 @@ static int ambiguous(const models *k, const int *in, int count, const char *why,
         key_of(&k->list[in[i]], key);
         len += (size_t)snprintf(keys + len, sizeof keys - len, "%s'%.60s'", i ? ", " : "", key);
     }
-    return ds_fail(err, DS_EINVAL, "'%.120s' holds %d models%s: %s%s; say which with --weights KEY",
-                   k->w->path, count, why, keys, count > SHOWN ? ", ..." : "");
+    return ds_fail(err, DS_EINVAL, "'%.120s' holds %d models%s: %s%s; %s", k->w->path, count, why,
+                   keys, count > SHOWN ? ", ..." : "",
+                   strcmp(k->w->part ? k->w->part : "", "vae_weights")
+                       ? "say which with --weights KEY"
+                       : "give a file that has one");
 }
 
 /* Is one the other under a second name: its mark lies at the same place? */
@@ -530,37 +533,71 @@ static void take(narrowed *to, const ds_weights_item *it, const char *raw_name) 
         to->values[to->value_count++] = copy;
 }
 
+/* What is not trained is not averaged either: it is the raw model's. */
+static void take_constant(const models *k, const model *m, const ds_weights_item *it,
+                          narrowed *to) {
+    const char *name = it->t.name + k->list[m->like].len;
+    char key[NAME_SIZE];
+    key_of(&k->list[m->like], key);
+    take(to, it, name);
+    ds_import_report_assumed(k->w->report, name, json_string(key),
+                             "the averaged weights have none, as it is not trained");
+}
+
+/* A model under its own names, and constants of the one raw model where it has none. */
+static void take_named(const models *k, int index, narrowed *to) {
+    model m = k->list[index];
+    int raw[MODELS_MAX];
+    size_t n;
+    const ds_weights_item **own = members(k, index, NULL, 1, &n);
+    for (size_t i = 0; i < n; i++)
+        take(to, own[i], own[i]->t.name + m.len);
+    free(own);
+    if (!m.averaged || of_kind(k, 0, raw) != 1)
+        return;
+    m.like = raw[0];
+    own = members(k, m.like, NULL, 1, &n);
+    for (size_t i = 0; i < n; i++) {
+        char name[NAME_SIZE];
+        int has = 0;
+        strip(own[i]->t.name + k->list[m.like].len, name);
+        if (!is_constant(name) || !is_float(own[i]))
+            continue;
+        for (size_t t = 0; t < to->count; t++)
+            has |= !strcmp(to->items[t].t.name, name);
+        if (!has)
+            take_constant(k, &m, own[i], to);
+    }
+    free(own);
+}
+
 static int take_model(const models *k, int index, narrowed *to, ds_error *err) {
     const model *m = &k->list[index];
-    int named = m->form == NAMED ? index : m->like;
-    int all = m->form == LISTED && list_fits(k, m, 1);
-    size_t n, listed = 0;
-    const ds_weights_item **own = members(k, named, NULL, 1, &n), **list = NULL;
+    if (m->form == NAMED) {
+        take_named(k, index, to);
+        return 0;
+    }
+    int all = m->form == LISTED && list_fits(k, m, 1), rc = 0;
+    size_t n, listed = 0, at = 0;
+    const ds_weights_item **raw = members(k, m->like, NULL, 1, &n), **list = NULL;
     if (m->form == LISTED)
         list = members(k, 0, m, 1, &listed);
-    size_t at = 0;
-    int rc = 0;
     for (size_t i = 0; !rc && i < n; i++) {
-        const ds_weights_item *it = own[i];
-        const char *name = it->t.name + k->list[named].len;
-        if (m->form == LISTED && (all || !is_constant(name)))
-            it = list[at++];
-        else if (m->form == DOTLESS) {
-            it = dotless_twin(k, m, own[i]);
-            if (it && !same_shape(it, own[i]))
-                it = NULL;
-            if (!it && (is_constant(name) || !is_float(own[i])))
-                it = own[i];
-        }
+        const char *name = raw[i]->t.name + k->list[m->like].len;
+        const ds_weights_item *it = m->form == DOTLESS          ? dotless_twin(k, m, raw[i])
+                                    : all || !is_constant(name) ? list[at++]
+                                                                : NULL;
         if (it)
             take(to, it, name);
-        else
+        else if (is_constant(name))
+            take_constant(k, m, raw[i], to);
+        else if (is_float(raw[i]))
             rc = ds_fail(err, DS_EINVAL,
                          "'%.120s': the averaged weights '%.60s' have none for '%.80s'; --weights "
                          "model takes the raw ones",
                          k->w->path, m->prefix, name);
     }
-    free(own);
+    free(raw);
     free(list);
     return rc;
 }

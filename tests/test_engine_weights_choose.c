@@ -150,19 +150,20 @@ static void model_list(ds_buf *p, int model, int constant) {
 static void key(ds_buf *p, const char *text) { pk_text(p, text); }
 
 enum shape_of_file {
-    PLAIN,        /* {model, ema} */
-    SHADOW,       /* {model, ema: {decay, shadow}} */
-    MODULE,       /* {model, ema: {module}} */
-    TIMM,         /* {state_dict, state_dict_ema} */
-    COUNTED,      /* {model, smooth: {n_averaged, module.x}} */
-    LIST,         /* {model, ema: {shadow_params: [...]}} */
-    LIST_TRAINED, /* the same without what is not trained */
-    LIST_SHORT,   /* one is missing */
-    OBJECT,       /* {model, ema: <object with shadow>} */
-    NUMBERED,     /* {model, ema: {0: tensor, ...}} */
-    TWO,          /* {model, ema: {emas: [dict, dict]}} */
-    ALIAS,        /* {model, state_dict}: one object twice */
-    WHOLE,        /* a module that was pickled whole */
+    PLAIN,          /* {model, ema} */
+    SHADOW,         /* {model, ema: {decay, shadow}} */
+    SHADOW_TRAINED, /* the same without what is not trained */
+    MODULE,         /* {model, ema: {module}} */
+    TIMM,           /* {state_dict, state_dict_ema} */
+    COUNTED,        /* {model, smooth: {n_averaged, module.x}} */
+    LIST,           /* {model, ema: {shadow_params: [...]}} */
+    LIST_TRAINED,   /* the same without what is not trained */
+    LIST_SHORT,     /* one is missing */
+    OBJECT,         /* {model, ema: <object with shadow>} */
+    NUMBERED,       /* {model, ema: {0: tensor, ...}} */
+    TWO,            /* {model, ema: {emas: [dict, dict]}} */
+    ALIAS,          /* {model, state_dict}: one object twice */
+    WHOLE,          /* a module that was pickled whole */
     FILES
 };
 
@@ -173,6 +174,7 @@ static const struct {
 } dicts[FILES] = {
     [PLAIN] = {"ema", NULL, AVERAGED, "ema", ""},
     [SHADOW] = {"ema.shadow", NULL, AVERAGED, "ema.shadow", ""},
+    [SHADOW_TRAINED] = {"ema.shadow of what is trained", NULL, AVERAGED, "ema.shadow", ""},
     [MODULE] = {"ema.module", NULL, AVERAGED, "ema.module", ""},
     [TIMM] = {"state_dict_ema", NULL, AVERAGED, "state_dict_ema", ""},
     [COUNTED] = {"AveragedModel", NULL, AVERAGED, "smooth", ""},
@@ -232,11 +234,12 @@ static void averaged_part(ds_buf *p, enum shape_of_file f) {
     static const pk_tensor_spec counter = {"LongStorage", "1", 1, 0, 0, {0}, {0}};
     switch (f) {
     case SHADOW:
+    case SHADOW_TRAINED:
         ds_buf_add(p, "}(", 2);
         key(p, "decay");
         ds_buf_add(p, "G\x3f\xef\xf7\xce\xd9\x16\x87\x2b", 9);
         key(p, "shadow");
-        model_dict(p, AVERAGED, "", 1);
+        model_dict(p, AVERAGED, "", f == SHADOW);
         ds_buf_add(p, "u", 1);
         break;
     case MODULE:
@@ -343,6 +346,10 @@ START_TEST(dicts_of_models) {
         ck_assert_str_eq(ds_json_string(other, "key", ""), _i == TIMM ? "state_dict" : "model");
         ck_assert_int_eq(ds_json_int(other, "tensors", 0), 3);
     }
+    const json_t *from =
+        json_array_get(json_object_get(ds_import_report_json(report), "assumed"), 0);
+    int constant = _i == SHADOW_TRAINED || _i == LIST_TRAINED;
+    ck_assert_str_eq(ds_json_string(from, "what", ""), constant ? "pos_embed" : "");
     if (_i < WHOLE && _i != ALIAS) { /* the raw one is always to be had */
         memset(&err, 0, sizeof err);
         ck_assert_msg(taken(path, "model", NULL, &err) == RAW, "%s: %s", dicts[_i].what,
