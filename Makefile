@@ -173,6 +173,8 @@ $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNE
 # By hand (see the files): the VAE at full size beside diffusers, a Frechet distance, resizing.
 $(addprefix $(BUILD)/bench/,bench_vae bench_fd bench_resize): %: %.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_ENGINE) $(L_BASE)
+$(BUILD)/bench/bench_gate: $(BUILD)/bench/bench_gate.o $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
+	$(CC) $(CFLAGS) -o $@ $^ $(L_WORKER) $(L_ENGINE) $(L_BASE)
 .PHONY: bench
 bench: deps ## speed of training and sampling steps beside PyTorch (where python3-torch is there)
 	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/bench/bench_step $(BUILD)/bench/bench_kernels

@@ -523,8 +523,10 @@ static void fill_result(ds_fd_result *r, const distance *d) {
         add_interval(d + 1, r);
 }
 
-int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
-                  ds_fd_progress *progress, void *user, ds_fd_result *out, ds_error *err) {
+/* distance[0] of all, then without each group. */
+static int distances(const ds_feature_set *real, const ds_feature_set *fake, int groups,
+                     uint64_t seed, ds_fd_progress *progress, void *user,
+                     distance out[DS_FD_GROUPS_MAX + 1], ds_error *err) {
     int rc = check_sets(real, fake, groups, err);
     if (rc)
         return rc;
@@ -542,15 +544,53 @@ int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int gr
     rc = rc ? rc : decompose_all(&d, err);
     fake_free(&b);
     real_free(&a);
+    if (!rc)
+        memcpy(out, d.distance, sizeof d.distance);
+    return rc;
+}
+
+int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
+                  ds_fd_progress *progress, void *user, ds_fd_result *out, ds_error *err) {
+    distance d[DS_FD_GROUPS_MAX + 1];
+    int rc = distances(real, fake, groups, seed, progress, user, d, err);
     if (rc)
         return rc;
     ds_fd_result r = {.groups = groups, .seed = seed, .n_real = real->n, .n_fake = fake->n};
     r.dim = real->dim;
     snprintf(r.net, sizeof r.net, "%s", real->net);
     snprintf(r.resize, sizeof r.resize, "%s", real->resize);
-    fill_result(&r, d.distance);
+    fill_result(&r, d);
     *out = r;
     return 0;
+}
+
+int ds_fd_parts_of(const ds_feature_set *real, const ds_feature_set *fake, int groups,
+                   uint64_t seed, ds_fd_progress *progress, void *user, ds_fd_parts *out,
+                   ds_error *err) {
+    distance d[DS_FD_GROUPS_MAX + 1];
+    DS_ASSERT(groups >= 2);
+    int rc = distances(real, fake, groups, seed, progress, user, d, err);
+    if (rc)
+        return rc;
+    *out = (ds_fd_parts){.groups = groups, .n = fake->n, .seed = seed};
+    for (int i = 0; i <= groups; i++)
+        out->fd[i] = fmax(d[i].mean_term + d[i].trace_term, 0);
+    return 0;
+}
+
+ds_fd_pair ds_fd_pair_of(const ds_fd_parts *now, const ds_fd_parts *bar) {
+    int g = now->groups;
+    DS_ASSERT(g >= 2 && g == bar->groups && now->n == bar->n && now->seed == bar->seed);
+    ds_fd_pair p = {.difference = now->fd[0] - bar->fd[0]};
+    double mean = 0, squares = 0;
+    for (int i = 1; i <= g; i++)
+        mean += (now->fd[i] - bar->fd[i]) / g;
+    for (int i = 1; i <= g; i++)
+        squares += square(now->fd[i] - bar->fd[i] - mean);
+    p.std_error = sqrt(squares * (g - 1) / g);
+    /* the same pictures differ by 0 and have no error */
+    p.z = p.difference == 0 ? 0 : p.difference / p.std_error;
+    return p;
 }
 
 size_t ds_fd_bytes(int dim, int64_t n_real, int64_t n_fake, int groups) {

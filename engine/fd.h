@@ -72,6 +72,27 @@ typedef int ds_fd_progress(void *user, double done, double total);
 int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
                   ds_fd_progress *progress, void *user, ds_fd_result *out, ds_error *err);
 
+/* FD of a set and, without each of its groups, of what is left of it: what a paired comparison is
+ * made of.  Sets of equal n, groups and seed are split alike, so that when picture i of two sets
+ * was made from the same noise and label the same ones are left out of both. */
+typedef struct {
+    double fd[DS_FD_GROUPS_MAX + 1]; /* of all; without group 0, 1, .. */
+    int groups;                      /* at least 2 */
+    int64_t n;
+    uint64_t seed;
+} ds_fd_parts;
+int ds_fd_parts_of(const ds_feature_set *real, const ds_feature_set *fake, int groups,
+                   uint64_t seed, ds_fd_progress *progress, void *user, ds_fd_parts *out,
+                   ds_error *err);
+
+/* now - bar, its standard error by the jackknife over the differences of the parts,
+ *     std_error^2 = (g-1)/g sum_i (D_i - mean D_i)^2,   D_i = FD_now(-i) - FD_bar(-i),
+ * and z = difference / std_error.  Noise that both share cancels (docs/math.md). */
+typedef struct {
+    double difference, std_error, z;
+} ds_fd_pair;
+ds_fd_pair ds_fd_pair_of(const ds_fd_parts *now, const ds_fd_parts *bar);
+
 /* Memory of ds_fd_compare at its peak, beside the features; as many threads as ds_linalg_threads()
  * now. */
 size_t ds_fd_bytes(int dim, int64_t n_real, int64_t n_fake, int groups);

@@ -8,6 +8,7 @@
 #include "worker/grid.h"
 #include "worker/measure.h"
 #include "worker/stop.h"
+#include "worker/task_features.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -157,11 +158,10 @@ static const char *vae_of(const evaluation *e) {
     return e->tools->base->cfg.pixel ? "" : e->spec->vae.sha256;
 }
 
-/* FD and KID of the base itself on this dataset. */
-static int measure_base(evaluation *e, ds_error *err) {
+/* Features of the base's own samples, which depend on no dataset; c->x is the caller's then. */
+static int base_features(evaluation *e, ds_cached_features *out, ds_error *err) {
     const ds_spec *s = e->spec;
     int n = s->evaluate.n, rc = 0;
-    ds_feature_set set;
     ds_cached_features c = {.n = n,
                             .dim = ds_feature_net_dim(e->tools->features),
                             .pixel_bytes = base_shown(e) * e->one};
@@ -183,14 +183,38 @@ static int measure_base(evaluation *e, ds_error *err) {
         if (!rc)
             rc = ds_feature_cache_save(s->base_cache, key, &c, err);
     }
-    ds_feature_net_describe(e->tools->features, c.x, n, &set);
+    free(key);
+    *out = c;
+    return rc;
+}
+
+/* FD and KID of the base itself on this dataset. */
+static int measure_base(evaluation *e, ds_error *err) {
+    ds_cached_features c;
+    ds_feature_set set;
+    int rc = base_features(e, &c, err);
+    ds_feature_net_describe(e->tools->features, c.x, c.n, &set);
     if (!rc)
-        rc = ds_measure_features(&e->base, &e->reference, &set, &s->evaluate, 0, on_distance,
+        rc = ds_measure_features(&e->base, &e->reference, &set, &e->spec->evaluate, 0, on_distance,
                                  &e->progress, err);
     memcpy(e->base.sample_digest, c.sample_digest, sizeof c.sample_digest);
     free(c.x);
-    free(key);
     return rc;
+}
+
+/* ---------------------------------------------------------------- the new version */
+
+/* The samples that it is published with; labels has room for them. */
+static ds_task_samples new_samples(const evaluation *e, int *labels) {
+    const ds_spec *s = e->spec;
+    ds_class_labels(labels, s->evaluate.n, e->reference.counts, e->reference.classes);
+    return (ds_task_samples){.tools = e->tools,
+                             .model = e->tools->model,
+                             .adapter = e->adapter,
+                             .sample = &s->sample,
+                             .labels = labels,
+                             .n = s->evaluate.n,
+                             .seed = s->evaluate.seed};
 }
 
 /* ---------------------------------------------------------------- sheets */
@@ -428,6 +452,23 @@ static int write_files(evaluation *e, ds_evaluation *out, ds_error *err) {
     return 0;
 }
 
+/* Its features are kept for the comparison with its bars, and for when it is one itself. */
+static int measure_new(evaluation *e, ds_error *err) {
+    const ds_spec *s = e->spec;
+    size_t n = (size_t)s->evaluate.n;
+    int *labels = ds_xmalloc(n * sizeof *labels);
+    float *x = ds_xmalloc(n * feature_dim(e) * sizeof *x);
+    ds_task_samples samples = new_samples(e, labels);
+    int rc = ds_measure_task(&e->task, e->tools->model, e->adapter, e->tools->features,
+                             &e->reference, &s->sample, &s->evaluate, 0, x, keep_task, e,
+                             on_sample, on_distance, &e->progress, err);
+    if (!rc)
+        rc = ds_task_features_save(&samples, x, e->task.sample_digest, err);
+    free(labels);
+    free(x);
+    return rc;
+}
+
 static int run_stage(evaluation *e, ds_evaluation *out, ds_error *err) {
     const ds_spec *s = e->spec;
     uint32_t *chosen = ds_xmalloc(DS_REFERENCE_IMAGES_MAX * sizeof *chosen);
@@ -443,9 +484,7 @@ static int run_stage(evaluation *e, ds_evaluation *out, ds_error *err) {
     next_part(&e->progress, 2.0 * n);
     plan_sheets(e);
     if (!rc)
-        rc = ds_measure_task(&e->task, e->tools->model, e->adapter, e->tools->features,
-                             &e->reference, &s->sample, &s->evaluate, 0, keep_task, e, on_sample,
-                             on_distance, &e->progress, err);
+        rc = measure_new(e, err);
     if (!rc)
         rc = write_files(e, out, err);
     free(chosen);
@@ -475,6 +514,58 @@ int ds_evaluate(ds_tools *tools, const ds_images *images, const ds_adapter *adap
     if (rc)
         ds_evaluation_release(out);
     return rc;
+}
+
+/* ---------------------------------------------------------------- what was measured */
+
+static int load_sets(evaluation *e, ds_evaluated *out, ds_error *err) {
+    const ds_spec *s = e->spec;
+    uint32_t *chosen = ds_xmalloc(DS_REFERENCE_IMAGES_MAX * sizeof *chosen);
+    int real = ds_reference_choose(chosen, e->images->n, s->evaluate.seed);
+    ds_cached_features base = {0};
+    e->progress = (progress_state){.job = e->tools->job, .part = real, .total = real + 4.0 * out->n};
+    int rc = make_reference(e, chosen, real, err);
+    out->real_labels = ds_xmalloc((size_t)real * sizeof *out->real_labels);
+    for (int i = 0; i < real; i++)
+        out->real_labels[i] = e->images->labels[chosen[i]];
+    free(chosen);
+    if (rc)
+        return rc;
+    rc = base_features(e, &base, err);
+    out->base = base.x;
+    out->labels = ds_xmalloc((size_t)out->n * sizeof *out->labels);
+    out->task = ds_xmalloc((size_t)out->n * feature_dim(e) * sizeof *out->task);
+    ds_task_samples samples = new_samples(e, out->labels);
+    samples.progress = on_sample;
+    samples.user = &e->progress;
+    next_part(&e->progress, 2.0 * out->n);
+    return rc ? rc : ds_task_features(&samples, out->task, err);
+}
+
+int ds_evaluate_sets(ds_tools *tools, const ds_images *images, const ds_adapter *adapter,
+                     ds_evaluated *out, ds_error *err) {
+    evaluation e = {.tools = tools, .spec = tools->job->spec, .images = images, .adapter = adapter};
+    e.one = (size_t)images->side * (size_t)images->side * (size_t)images->channels;
+    *out = (ds_evaluated){.n = e.spec->evaluate.n};
+    int rc = ds_tools_features(tools, err);
+    if (!rc)
+        rc = ds_tools_decoder(tools, err);
+    if (!rc)
+        rc = load_sets(&e, out, err);
+    out->real = e.reference;
+    free(e.base_pixels);
+    if (rc)
+        ds_evaluated_release(out);
+    return rc;
+}
+
+void ds_evaluated_release(ds_evaluated *e) {
+    ds_reference_release(&e->real);
+    free(e->real_labels);
+    free(e->base);
+    free(e->task);
+    free(e->labels);
+    *e = (ds_evaluated){0};
 }
 
 void ds_evaluation_release(ds_evaluation *e) {

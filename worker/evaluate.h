@@ -26,6 +26,20 @@ int ds_evaluate(ds_tools *tools, const ds_images *images, const ds_adapter *adap
                 ds_evaluation *out, ds_error *err);
 void ds_evaluation_release(ds_evaluation *e);
 
+/* The features that ds_evaluate measured, from the caches; what is not there any more is computed
+ * again.  Picture i of base and task was made from the same noise. */
+typedef struct {
+    ds_reference real; /* of the dataset's pictures */
+    int *real_labels;  /* (real.n) */
+    float *base;       /* (n, real.dim) of the base's own samples, without labels */
+    float *task;       /* (n, real.dim) of the new version's */
+    int *labels;       /* (n) of those */
+    int n;
+} ds_evaluated;
+int ds_evaluate_sets(ds_tools *tools, const ds_images *images, const ds_adapter *adapter,
+                     ds_evaluated *out, ds_error *err);
+void ds_evaluated_release(ds_evaluated *e);
+
 /* One row of "evaluations"; n_real, n_fake < 0 and digest NULL become null. */
 json_t *ds_evaluation_row(const char *subject, const char *metric, double value, double lo,
                           double hi, int64_t n_real, int64_t n_fake, uint64_t seed,

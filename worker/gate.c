@@ -184,7 +184,7 @@ static int measure(checking *c, double *fd_error, double *kid_error, ds_error *e
     ds_measure m = {0};
     int changed = c->tools->features_finding[0] && c->net == c->tools->features;
     int rc = ds_measure_task(&m, c->tools->model, c->adapter, c->net, &c->reference, &t->sample,
-                             &t->evaluate, changed, NULL, NULL, NULL, NULL, NULL, err);
+                             &t->evaluate, changed, NULL, NULL, NULL, NULL, NULL, NULL, err);
     if (rc)
         return rc;
     o->level = 2;

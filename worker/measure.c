@@ -37,14 +37,13 @@ static int made(void *user, double done, double total) {
     return p->s->progress ? p->s->progress(p->s->user, 2 * p->before + done, 2 * p->n) : 0;
 }
 
+/* Pictures first .. first + B of n; x: where their features go. */
 static int measure_portion(const ds_measure_source *s, const int *labels, int first, int B, int n,
                            float *x, uint8_t *px, ds_error *err) {
     portion p = {s, first, n};
     int rc = ds_serve_range(s->serve, s->seed, first, labels + first, B, px, NULL, made, &p, err);
     if (!rc)
-        rc = ds_feature_net_compute(s->features, px, B, s->side,
-                                    x + (size_t)first * (size_t)ds_feature_net_dim(s->features),
-                                    err);
+        rc = ds_feature_net_compute(s->features, px, B, s->side, x, err);
     if (!rc && s->progress && s->progress(s->user, 2.0 * (first + B), 2.0 * n))
         rc = ds_fail(err, DS_ECANCELED, "measuring was stopped");
     for (int i = 0; !rc && s->keep && i < B; i++)
@@ -57,11 +56,15 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
     int most = n < PORTION ? n : PORTION, rc = 0;
     uint8_t *px = ds_xmalloc((size_t)most * s->one);
     ds_sha256 *h = ds_sha256_new();
-    for (int first = 0; !rc && first < n; first += most) {
-        int B = n - first < most ? n - first : most;
+    for (int first = 0, B; !rc && first < n; first += B ? B : 1) {
+        for (B = 0; B < most && first + B < n && labels[first + B] != DS_LABEL_SKIPPED;)
+            B++;
+        if (!B)
+            continue;
         rc = measure_portion(s, labels, first, B, n, x, px, err);
         if (!rc)
             ds_sha256_add(h, px, (size_t)B * s->one);
+        x += (size_t)B * (size_t)ds_feature_net_dim(s->features);
     }
     ds_sha256_hex(h, digest);
     ds_sha256_free(h);
@@ -71,8 +74,9 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
 
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
-                    const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
-                    ds_progress *progress, ds_fd_progress *distance, void *user, ds_error *err) {
+                    const ds_spec_evaluate *e, int any_net, float *room, ds_measure_keep *keep,
+                    void *keep_user, ds_progress *progress, ds_fd_progress *distance, void *user,
+                    ds_error *err) {
     ds_measure_source source = {.features = features,
                                 .side = ds_picture_side(model),
                                 .one = ds_picture_bytes(model),
@@ -82,13 +86,16 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
                                 .progress = progress,
                                 .user = user};
     size_t n = (size_t)e->n;
-    int classes = adapter->spec.classes;
-    if (ref->classes != classes)
-        return ds_fail(err, DS_EINTEGRITY, "the reference has %d classes, the adapter %d",
-                       ref->classes, classes);
+    int classes = adapter ? adapter->spec.classes : model->base->cfg.classes;
+    if (ref->classes != (classes ? classes : 1))
+        return ds_fail(err, DS_EINTEGRITY, "the reference has %d classes, the %s %d", ref->classes,
+                       adapter ? "adapter" : "base", classes);
     int *labels = ds_xcalloc(n, sizeof *labels);
-    float *x = ds_xmalloc(n * (size_t)ds_feature_net_dim(features) * sizeof *x);
-    ds_class_labels(labels, e->n, ref->counts, classes);
+    float *own = room ? NULL : ds_xmalloc(n * (size_t)ds_feature_net_dim(features) * sizeof *own),
+          *x = room ? room : own;
+    ds_class_labels(labels, e->n, ref->counts, ref->classes);
+    for (size_t i = 0; !classes && i < n; i++)
+        labels[i] = -1;
     int rc = ds_serve_new(&source.serve, model, adapter, sample, err);
     if (!rc)
         rc = ds_measure_pictures(&source, labels, e->n, x, out->sample_digest, err);
@@ -101,6 +108,6 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
         rc = ds_measure_features(out, ref, &fake, e, 1, distance, user, err);
     }
     free(labels);
-    free(x);
+    free(own);
     return rc;
 }

@@ -30,6 +30,10 @@ int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_featu
 /* Is shown every picture in turn: number i of them, 8-bit RGB. */
 typedef void ds_measure_keep(void *user, int i, const uint8_t *rgb);
 
+/* The label of a picture that is not made: the others keep their places in the row, so their
+ * noise, and their features follow each other in x. */
+#define DS_LABEL_SKIPPED (-2)
+
 /* Make n pictures with these labels and compute their features x (n, dim of the network), in
  * portions, so that memory does not grow with n.  digest: of all the pictures.  keep may be NULL.
  * progress counts pictures: made and looked at, 2 n in all. */
@@ -47,12 +51,14 @@ typedef struct {
 int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, float *x,
                         char digest[DS_HEX_SIZE], ds_error *err);
 
-/* Sample the task (labels in the reference's proportions) and measure it.  keep may be NULL.  The
- * features' network is taken to be the reference's when `any_net`.  progress is of the pictures,
- * distance of what follows; both may be NULL. */
+/* Sample the task (labels in the reference's proportions) and measure it; adapter NULL: the base's
+ * own classes, without a label where it has none.  keep may be NULL.  The features' network is
+ * taken to be the reference's when `any_net`.  x: room for the features (n, dim), or NULL.
+ * progress is of the pictures, distance of what follows; both may be NULL. */
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
-                    const ds_spec_evaluate *e, int any_net, ds_measure_keep *keep, void *keep_user,
-                    ds_progress *progress, ds_fd_progress *distance, void *user, ds_error *err);
+                    const ds_spec_evaluate *e, int any_net, float *x, ds_measure_keep *keep,
+                    void *keep_user, ds_progress *progress, ds_fd_progress *distance, void *user,
+                    ds_error *err);
 
 #endif

@@ -46,13 +46,25 @@ ds_feature_set ds_reference_set(const ds_reference *r) {
 
 int ds_reference_make(ds_reference *r, const ds_images *images, const char *tree_digest,
                       const ds_feature_set *set, const char *metric, ds_error *err) {
-    json_t *counts = json_array();
-    r->classes = images->class_count;
-    r->counts = ds_xcalloc((size_t)r->classes, sizeof *r->counts);
+    int64_t *counts = ds_xcalloc((size_t)images->class_count, sizeof *counts);
     for (int i = 0; i < images->n; i++)
-        r->counts[images->labels[i]]++;
-    for (int c = 0; c < r->classes; c++)
+        counts[images->labels[i]]++;
+    int rc = ds_reference_make_of(r, counts, images->class_count, images->n, DS_PREPARE_ID,
+                                  tree_digest, set, metric, err);
+    free(counts);
+    return rc;
+}
+
+int ds_reference_make_of(ds_reference *r, const int64_t *class_counts, int classes, int images,
+                         const char *prepare, const char *tree_digest, const ds_feature_set *set,
+                         const char *metric, ds_error *err) {
+    json_t *counts = json_array();
+    r->classes = classes;
+    r->counts = ds_xcalloc((size_t)r->classes, sizeof *r->counts);
+    for (int c = 0; c < r->classes; c++) {
+        r->counts[c] = class_counts[c];
         json_array_append_new(counts, json_integer(r->counts[c]));
+    }
     size_t floats = (size_t)set->n * (size_t)set->dim;
     r->x = ds_xmalloc(floats * sizeof *r->x);
     memcpy(r->x, set->x, floats * sizeof *r->x);
@@ -63,8 +75,8 @@ int ds_reference_make(ds_reference *r, const ds_images *images, const char *tree
     snprintf(r->tree_digest, sizeof r->tree_digest, "%s", tree_digest);
     json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o}", "schema",
                             DS_REFERENCE_SCHEMA, "feature_net", set->net, "metric", metric,
-                            "resize", set->resize, "prepare", DS_PREPARE_ID, "tree_digest",
-                            tree_digest, "images", images->n, "class_images", counts);
+                            "resize", set->resize, "prepare", prepare, "tree_digest", tree_digest,
+                            "images", images, "class_images", counts);
     char *text = ds_json_canonical(doc);
     json_decref(doc);
     ds_st_writer *w = ds_st_writer_new();

@@ -39,6 +39,12 @@ int ds_reference_choose(uint32_t *out, int n, uint64_t seed);
 int ds_reference_make(ds_reference *r, const ds_images *images, const char *tree_digest,
                       const ds_feature_set *set, const char *metric, ds_error *err);
 
+/* The same for features that are not of a dataset's pictures: counts (classes), how many in all and
+ * how they were prepared are given. */
+int ds_reference_make_of(ds_reference *r, const int64_t *counts, int classes, int images,
+                         const char *prepare, const char *tree_digest, const ds_feature_set *set,
+                         const char *metric, ds_error *err);
+
 /* From the zstd file; want = SHA-256 of the uncompressed bytes, or NULL. */
 int ds_reference_read(ds_reference *r, const char *path, const char *want, ds_error *err);
 

@@ -143,7 +143,7 @@ int ds_probe(const ds_model *model, const ds_adapter *adapter, const ds_spec_sam
     const ds_dit_config *c = &model->base->cfg;
     size_t count = (size_t)n * (size_t)c->channels * (size_t)c->side * (size_t)c->side;
     int *labels = ds_xcalloc((size_t)n, sizeof *labels),
-        classes = adapter ? adapter->spec.classes : 0;
+        classes = adapter ? adapter->spec.classes : c->classes;
     float *raw = ds_xmalloc(count * sizeof *raw);
     for (int i = 0; i < n; i++)
         labels[i] = classes ? i % classes : -1;
