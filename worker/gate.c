@@ -75,6 +75,11 @@ typedef struct {
     ds_feature_net *net;    /* that of the reference, when it could be loaded */
 } checking;
 
+/* Of the base itself: there is no adapter. */
+static int of_base(const checking *c) { return !c->task->adapter.path; }
+
+static int usable(const checking *c) { return of_base(c) ? c->tools->model != NULL : c->adapter != NULL; }
+
 static void found(checking *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void found(checking *c, const char *fmt, ...) {
     if (c->finding[0])
@@ -124,7 +129,8 @@ static void check_integrity(checking *c, int decode) {
         found(c, "%s", t->base_finding);
     if (t->vae_finding[0])
         found(c, "%s", t->vae_finding);
-    check_adapter(c, decode);
+    if (!of_base(c))
+        check_adapter(c, decode);
     check_reference(c);
     if (t->features_finding[0] && ds_tools_same_features(t, c->task, &c->reference))
         found(c, "%s", t->features_finding);
@@ -142,7 +148,7 @@ static const ds_spec_probe *probe_of(const ds_spec_task *t, const char *class) {
  * of it is made too: when the measurement then passes, the next time has something to compare. */
 static int check_probe(checking *c, ds_error *err, int *rc) {
     const ds_spec_probe *p = probe_of(c->task, c->tools->dev->device_class);
-    if (!p->sha256 || !c->adapter)
+    if (!p->sha256 || !usable(c))
         return 0;
     c->out->probe = p;
     c->out->probe_class = c->tools->dev->device_class;
@@ -162,8 +168,8 @@ static int cannot_measure(checking *c, char why[DS_GATE_REASON], int *rc, ds_err
     ds_error e = {0};
     const char *text = NULL;
     int code = 0;
-    if (!c->adapter)
-        text = "its adapter cannot be used";
+    if (!usable(c))
+        text = of_base(c) ? "the base cannot be used" : "its adapter cannot be used";
     else if (!c->reference.x)
         text = "it has no usable reference features";
     else if (strcmp(c->task->feature_net_sha256, c->reference.net))
@@ -205,6 +211,8 @@ static void conclude(checking *c, int proven, const char *why_not, double fd_err
     const ds_spec_task *t = c->task;
     char judged[DS_GATE_REASON] = "";
     int measured = o->level == 2, worse = 0;
+    /* a probe alone, of another class of devices: the base is the registered one */
+    int trusted = of_base(c) && !t->reference.path && o->level == 0 && usable(c);
     if (measured) {
         ds_gate_figures f = {.fd = t->fd,
                              .fd_now = o->fd_now,
@@ -215,9 +223,11 @@ static void conclude(checking *c, int proven, const char *why_not, double fd_err
         worse = ds_gate_judge(&f, &c->tools->job->spec->gate, judged);
         if (!worse)
             add_fd(judged, t->fd, o->fd_now);
-    } else if (*why_not)
+    } else if (*why_not && isfinite(t->fd))
         add(judged, "FD %.2f -> not measurable: %s", t->fd, why_not);
-    o->refused = c->finding[0] || worse || (!proven && !measured);
+    else if (*why_not)
+        add(judged, "%s%s", o->level == 1 && !proven ? "its probe has changed; " : "", why_not);
+    o->refused = c->finding[0] || worse || (!proven && !measured && !trusted);
     if (o->refused)
         /* the amount first: findings are long, and messages are cut */
         add(o->reason, "task '%s': %s%s%s", t->name, judged, c->finding[0] ? "; " : "", c->finding);
@@ -248,6 +258,11 @@ static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o
 
 /* ---------------------------------------------------------------- all tasks */
 
+/* The base's own classes come first. */
+static const ds_spec_task *task_at(const ds_spec *s, int i) {
+    return s->base_task_known && i == 0 ? &s->base_task : &s->tasks[i - s->base_task_known];
+}
+
 int ds_gate_preflight(const ds_tools *tools) {
     const ds_spec *s = tools->job->spec;
     int findings = 0;
@@ -257,11 +272,12 @@ int ds_gate_preflight(const ds_tools *tools) {
             findings++;
             ds_events_warning(tools->job->events, "%s", shared[i]);
         }
-    for (int i = 0; i < s->task_count; i++) {
-        checking c = {.task = &s->tasks[i]};
+    for (int i = 0; i < s->task_count + s->base_task_known; i++) {
+        checking c = {.task = task_at(s, i)};
         if (strcmp(c.task->base_sha256, s->base.sha256))
             found(&c, "it belongs to base %s, not to %s", c.task->base_sha256, s->base.sha256);
-        check_adapter(&c, 0);
+        if (!of_base(&c))
+            check_adapter(&c, 0);
         check_reference(&c);
         ds_reference_release(&c.reference);
         if (c.finding[0]) {
@@ -290,13 +306,14 @@ static void pick_worst(ds_gate *g) {
 
 int ds_gate_run(ds_tools *tools, ds_gate *g, ds_error *err) {
     const ds_spec *s = tools->job->spec;
-    *g = (ds_gate){.count = s->task_count, .worst = -1};
+    *g = (ds_gate){.count = s->task_count + s->base_task_known, .worst = -1};
     g->tasks = ds_xcalloc((size_t)g->count + 1, sizeof *g->tasks);
-    ds_events_stage(tools->job->events, "verify", "%d old task%s, %s", g->count,
-                    g->count == 1 ? "" : "s",
+    ds_events_stage(tools->job->events, "verify", "%s%d old task%s, %s",
+                    s->base_task_known ? "the base's own classes and " : "", s->task_count,
+                    s->task_count == 1 ? "" : "s",
                     s->gate.verify == DS_VERIFY_FULL ? "all measured" : "probes first");
     for (int i = 0; i < g->count; i++) {
-        int rc = check_task(tools, &s->tasks[i], &g->tasks[i], err);
+        int rc = check_task(tools, task_at(s, i), &g->tasks[i], err);
         if (rc) {
             ds_gate_release(g);
             return rc;
@@ -307,7 +324,18 @@ int ds_gate_run(ds_tools *tools, ds_gate *g, ds_error *err) {
     return 0;
 }
 
+int ds_gate_new_version(ds_tools *tools, const ds_images *images, const ds_adapter *adapter,
+                        ds_gate *g, ds_error *err) {
+    int rc = ds_bars_run(tools, images, adapter, &g->self, err);
+    if (!rc && ds_bars_refuse(&g->self))
+        add(g->reason, "%s%s", g->reason[0] ? "; " : "", g->self.reason);
+    return rc;
+}
+
+int ds_gate_refuses(const ds_gate *g) { return g->refused || ds_bars_refuse(&g->self); }
+
 void ds_gate_release(ds_gate *g) {
+    ds_bars_release(&g->self);
     free(g->tasks);
     *g = (ds_gate){.worst = -1};
 }
@@ -344,8 +372,11 @@ json_t *ds_gate_json(const ds_gate *g) {
     for (int i = 0; i < g->count; i++)
         if (g->tasks[i].delta > delta)
             delta = g->tasks[i].delta;
-    return json_pack("{s:s, s:s, s:o, s:o, s:o}", "verdict", g->refused ? "refused" : "passed",
-                     "reason", g->reason, "worst_task",
-                     w ? json_string(w->task->name) : json_null(), "delta",
-                     ds_json_real(w ? w->delta : delta), "tasks", tasks);
+    json_t *o = json_pack("{s:s, s:s, s:o, s:o, s:o}", "verdict",
+                          ds_gate_refuses(g) ? "refused" : "passed", "reason", g->reason,
+                          "worst_task", w ? json_string(w->task->name) : json_null(), "delta",
+                          ds_json_real(w ? w->delta : delta), "tasks", tasks);
+    if (g->self.done)
+        json_object_set_new(o, "self", ds_bars_json(&g->self));
+    return o;
 }

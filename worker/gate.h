@@ -17,12 +17,19 @@
  * One-sided: a task that became better is not refused.  The same bits on the same device class give
  * the same FD and KID, so A/A never refuses; two standard errors cover the rounding of another one.
  *
+ * The base's own classes are task 0 (worker/base_task.h): verified like any other where they are
+ * recorded, without an adapter.  A record without a reference (a large base) is the probe alone: on
+ * a class of devices that it says nothing of, the base's digest is all the proof there is.
+ *
+ * A new version is compared with what stands in its name as well (worker/bars.h).
+ *
  * Ownership: ds_gate_run fills a ds_gate, ds_gate_release frees it.  Thread: the main one.
  * Errors: only what keeps the gate from coming to a verdict (memory, a full disk).
  */
 #ifndef DS_WORKER_GATE_H
 #define DS_WORKER_GATE_H
 
+#include "worker/bars.h"
 #include "worker/tools.h"
 
 #define DS_GATE_REASON 1024
@@ -44,6 +51,7 @@ typedef struct {
     int count, refused; /* tasks refused */
     int worst;          /* index of the refused task with the largest delta; -1 = none refused */
     char reason[DS_GATE_REASON];
+    ds_bars self; /* of a new version */
 } ds_gate;
 
 /* Only the integrity checks, before any work: how many things are not as
@@ -51,6 +59,11 @@ typedef struct {
 int ds_gate_preflight(const ds_tools *tools);
 
 int ds_gate_run(ds_tools *tools, ds_gate *out, ds_error *err);
+/* And the new version, after ds_evaluate. */
+int ds_gate_new_version(ds_tools *tools, const ds_images *images, const ds_adapter *adapter,
+                        ds_gate *g, ds_error *err);
+/* Is the verdict "refused", by an old task or by a bar? */
+int ds_gate_refuses(const ds_gate *g);
 void ds_gate_release(ds_gate *g);
 json_t *ds_gate_json(const ds_gate *g); /* the object "gate" of result.json */
 

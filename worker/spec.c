@@ -173,6 +173,7 @@ WORD_READER(read_guidance, enum ds_guidance, "none", "cfg", "domain")
 WORD_READER(read_method, enum ds_method, "affiner", "embedding", "full")
 WORD_READER(read_side, int, "out", "in")
 WORD_READER(read_phi, int, "identity", "relu")
+WORD_READER(read_role, enum ds_bar_role, "latest", "best")
 WORD_READER(read_verify, enum ds_verify, "auto", "full")
 WORD_READER(read_what, int, "base", "feature_net")
 WORD_READER(read_mode, enum ds_fid_mode, "pytorch-fid", "torch-fidelity", "clean", "bundled")
@@ -322,40 +323,80 @@ static const field task_net_fields[] = {
     {.key = "name", TEXT, AT(ds_spec_file, name)},
     {.key = "path", PATH, AT(ds_spec_file, path), .flags = NULLABLE},
     {.key = "sha256", HEX, AT(ds_spec_file, sha256)},
+    {.key = "mode", KNOWN, 0, .flags = OPTIONAL}, /* the reference says how it was made */
     END};
 
+/* Of an old task and of the base's own classes. */
+#define TASK                                                                                       \
+    {.key = "name", TEXT, AT(ds_spec_task, name)}, {.key = "ref", TEXT, AT(ds_spec_task, ref)},    \
+        {.key = "probe",                                                                           \
+         OBJECT,                                                                                   \
+         AT(ds_spec_task, probe),                                                                  \
+         .sub = recorded_probe_fields,                                                             \
+         .flags = OPTIONAL | NULLABLE},                                                            \
+        {.key = "probes", KNOWN, 0, .flags = OPTIONAL}, /* read_probes */                          \
+        {.key = "reference",                                                                       \
+         OBJECT,                                                                                   \
+         AT(ds_spec_task, reference),                                                              \
+         .sub = blob_fields,                                                                       \
+         .flags = OPTIONAL | NULLABLE},                                                            \
+        {.key = "sample", OBJECT, AT(ds_spec_task, sample), .sub = sample_fields},                 \
+        {.key = "evaluate", OBJECT, AT(ds_spec_task, evaluate), .sub = evaluate_fields},           \
+        {.key = "fd", NUMBER, AT(ds_spec_task, fd), 0, 1e12, OPTIONAL | NULLABLE},                 \
+        {.key = "kid", NUMBER, AT(ds_spec_task, kid), -1e12, 1e12, OPTIONAL | NULLABLE},           \
+        {.key = "base_sha256", HEX, AT(ds_spec_task, base_sha256)}, {                              \
+        "feature_net", OBJECT, AT(ds_spec_task, feature_net), .sub = task_net_fields,              \
+            .flags = OPTIONAL | NULLABLE                                                           \
+    }
+
 static const field task_fields[] = {
-    {.key = "name", TEXT, AT(ds_spec_task, name)},
-    {.key = "ref", TEXT, AT(ds_spec_task, ref)},
+    TASK,
     {.key = "adapter", OBJECT, AT(ds_spec_task, adapter), .sub = blob_fields},
-    {.key = "probe",
-     OBJECT,
-     AT(ds_spec_task, probe),
-     .sub = recorded_probe_fields,
-     .flags = OPTIONAL | NULLABLE},
-    {.key = "probes", KNOWN, 0, .flags = OPTIONAL}, /* read_probes */
-    {.key = "reference",
-     OBJECT,
-     AT(ds_spec_task, reference),
-     .sub = blob_fields,
-     .flags = OPTIONAL | NULLABLE},
-    {.key = "sample", OBJECT, AT(ds_spec_task, sample), .sub = sample_fields},
-    {.key = "evaluate", OBJECT, AT(ds_spec_task, evaluate), .sub = evaluate_fields},
-    {.key = "fd", NUMBER, AT(ds_spec_task, fd), 0, 1e12, OPTIONAL | NULLABLE},
-    {.key = "kid", NUMBER, AT(ds_spec_task, kid), -1e12, 1e12, OPTIONAL | NULLABLE},
-    {.key = "base_sha256", HEX, AT(ds_spec_task, base_sha256)},
     {.key = "feature_net_sha256", HEX, AT(ds_spec_task, feature_net_sha256)},
-    {.key = "feature_net",
-     OBJECT,
-     AT(ds_spec_task, feature_net),
-     .sub = task_net_fields,
+    END};
+
+static const field base_task_fields[] = {
+    TASK,
+    {.key = "feature_net_sha256",
+     HEX,
+     AT(ds_spec_task, feature_net_sha256),
      .flags = OPTIONAL | NULLABLE},
+    END};
+
+static const field bar_vae_fields[] = {
+    {.key = "path", PATH, AT(ds_spec_bar, vae.path), .flags = OPTIONAL | NULLABLE},
+    {.key = "sha256", HEX, AT(ds_spec_bar, vae.sha256)},
+    END};
+
+/* At the whole bar, so that the VAE can stand beside the base. */
+static const field bar_base_fields[] = {
+    {.key = "name", TEXT, AT(ds_spec_bar, base.name)},
+    {.key = "path", PATH, AT(ds_spec_bar, base.path), .flags = NULLABLE},
+    {.key = "sha256", HEX, AT(ds_spec_bar, base.sha256)},
+    {.key = "vae", OBJECT, 0, .sub = bar_vae_fields, .flags = OPTIONAL | NULLABLE},
+    END};
+
+static const field bar_fields[] = {
+    {.key = "role", CUSTOM, AT(ds_spec_bar, role), .read = read_role},
+    {.key = "ref", TEXT, AT(ds_spec_bar, ref)},
+    {.key = "adapter", OBJECT, AT(ds_spec_bar, adapter), .sub = blob_fields},
+    {.key = "base", OBJECT, 0, .sub = bar_base_fields},
+    {.key = "sample", OBJECT, AT(ds_spec_bar, sample), .sub = sample_fields},
+    {.key = "fd", NUMBER, AT(ds_spec_bar, fd), 0, 1e12, OPTIONAL | NULLABLE},
+    {.key = "kid", NUMBER, AT(ds_spec_bar, kid), -1e12, 1e12, OPTIONAL | NULLABLE},
+    {.key = "feature_net_sha256",
+     HEX,
+     AT(ds_spec_bar, feature_net_sha256),
+     .flags = OPTIONAL | NULLABLE},
+    {.key = "tree_digest", HEX, AT(ds_spec_bar, tree_digest), .flags = OPTIONAL | NULLABLE},
     END};
 
 static const field gate_fields[] = {
     {.key = "verify", CUSTOM, AT(ds_spec_gate, verify), .read = read_verify},
     {.key = "fd_tolerance", NUMBER, AT(ds_spec_gate, fd_tolerance), 0, 100},
     {.key = "kid_tolerance_sigmas", NUMBER, AT(ds_spec_gate, kid_tolerance_sigmas), 0, 1000},
+    {.key = "worse_margin", NUMBER, AT(ds_spec_gate, worse_margin), 0, 100, OPTIONAL},
+    {.key = "worse_sigmas", NUMBER, AT(ds_spec_gate, worse_sigmas), 0, 1000, OPTIONAL},
     END};
 
 static const field cache_fields[] = {{.key = "cache", PATH, 0}, END};
@@ -392,6 +433,9 @@ static const field train_spec[] = {
     {.key = "probe", OBJECT, AT(ds_spec, probe), .sub = probe_fields},
     {.key = "base_reference", OBJECT, AT(ds_spec, base_cache), .sub = cache_fields},
     {.key = "old_tasks", KNOWN, 0},
+    {.key = "base_task", KNOWN, 0, .flags = OPTIONAL}, /* read_base_task */
+    {.key = "bars", KNOWN, 0, .flags = OPTIONAL},      /* read_bars */
+    {.key = "publish_worse", BOOL, AT(ds_spec, publish_worse), .flags = OPTIONAL},
     {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
     END};
 
@@ -415,6 +459,7 @@ static const field verify_spec[] = {COMMON,
                                      .flags = OPTIONAL | NULLABLE},
                                     {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
                                     {.key = "old_tasks", KNOWN, 0},
+                                    {.key = "base_task", KNOWN, 0, .flags = OPTIONAL},
                                     {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
                                     END};
 
@@ -456,6 +501,48 @@ static int read_probes(ds_spec_task *t, const char *where, const json_t *task, d
     return 0;
 }
 
+static int read_task(ds_spec_task *t, const field *fields, const char *where, const json_t *v,
+                     ds_error *err) {
+    *t = (ds_spec_task){.fd = NAN, .kid = NAN};
+    int rc = read_object(where, v, fields, t, err);
+    if (!rc && t->feature_net.sha256 && t->feature_net_sha256 &&
+        strcmp(t->feature_net.sha256, t->feature_net_sha256))
+        rc = complain(err, where, "names two feature networks");
+    return rc ? rc : read_probes(t, where, v, err);
+}
+
+static int read_base_task(ds_spec *s, ds_error *err) {
+    const json_t *v = json_object_get(s->doc, "base_task");
+    s->base_task_asked = v != NULL;
+    if (!v || json_is_null(v))
+        return 0;
+    s->base_task_known = 1;
+    int rc = read_task(&s->base_task, base_task_fields, "spec.json: base_task", v, err);
+    if (!rc && s->base_task.reference.path && !s->base_task.feature_net_sha256)
+        rc = complain(err, "spec.json: base_task", "has a reference and names no feature network");
+    if (!s->base_task.feature_net_sha256)
+        s->base_task.feature_net_sha256 = "";
+    return rc;
+}
+
+static int read_bars(ds_spec *s, ds_error *err) {
+    const json_t *list = json_object_get(s->doc, "bars"), *v;
+    size_t i;
+    if (list && (!json_is_array(list) || json_array_size(list) > DS_SPEC_BARS_MAX))
+        return ds_fail(err, DS_EINVAL, "spec.json: bars must be a list of at most %d",
+                       DS_SPEC_BARS_MAX);
+    json_array_foreach(list, i, v) {
+        char where[64];
+        ds_spec_bar *b = &s->bars[s->bar_count++];
+        *b = (ds_spec_bar){.fd = NAN, .kid = NAN};
+        snprintf(where, sizeof where, "spec.json: bars[%zu]", i);
+        int rc = read_object(where, v, bar_fields, b, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
 static int read_tasks(ds_spec *s, ds_error *err) {
     const json_t *list = json_object_get(s->doc, "old_tasks"), *v;
     if (s->kind != DS_JOB_TRAIN && s->kind != DS_JOB_VERIFY)
@@ -467,19 +554,12 @@ static int read_tasks(ds_spec *s, ds_error *err) {
     size_t i;
     json_array_foreach(list, i, v) {
         char where[64];
-        ds_spec_task *t = &s->tasks[i];
-        *t = (ds_spec_task){.fd = NAN, .kid = NAN};
         snprintf(where, sizeof where, "spec.json: old_tasks[%zu]", i);
-        s->task_count++;
-        int rc = read_object(where, v, task_fields, t, err);
-        if (!rc && t->feature_net.sha256 && strcmp(t->feature_net.sha256, t->feature_net_sha256))
-            rc = complain(err, where, "names two feature networks");
-        if (!rc)
-            rc = read_probes(t, where, v, err);
+        int rc = read_task(&s->tasks[s->task_count++], task_fields, where, v, err);
         if (rc)
             return rc;
     }
-    return 0;
+    return read_base_task(s, err);
 }
 
 static void make_digest(ds_spec *s) {
@@ -501,6 +581,8 @@ static int read_document(ds_spec *s, ds_error *err) {
         rc = read_object("spec.json:", s->doc, spec_tables[s->kind], s, err);
     if (!rc)
         rc = read_tasks(s, err);
+    if (!rc && s->kind == DS_JOB_TRAIN)
+        rc = read_bars(s, err);
     if (rc)
         return rc;
     s->train.dropout_given =
@@ -514,6 +596,8 @@ int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, d
     ds_spec *s = ds_xcalloc(1, sizeof *s);
     s->device = (ds_spec_device){.kind = "auto", .precision = DS_PRECISION_BF16};
     s->feature_net.mode = DS_FID_BUNDLED;
+    s->gate.worse_margin = DS_SPEC_WORSE_MARGIN;
+    s->gate.worse_sigmas = DS_SPEC_WORSE_SIGMAS;
     int rc = ds_json_parse(name, text, n, &s->doc, err);
     if (!rc)
         rc = read_document(s, err);
@@ -541,6 +625,7 @@ void ds_spec_free(ds_spec *s) {
     for (int i = 0; i < s->task_count; i++)
         free(s->tasks[i].probes);
     free(s->tasks);
+    free(s->base_task.probes);
     json_decref(s->doc);
     free(s);
 }

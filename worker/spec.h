@@ -21,6 +21,12 @@
 #define DS_SPEC_TASKS_MAX 100000
 #define DS_SPEC_PROBES_MAX 1000   /* of one task */
 #define DS_SPEC_IMAGES_MAX 100000 /* evaluate.n, sample n */
+#define DS_SPEC_BARS_MAX 8
+
+/* A new version is refused when its FD is this much above its bar's, and by that many standard
+ * errors of their paired difference; measured (docs/math.md). */
+#define DS_SPEC_WORSE_MARGIN 0.10
+#define DS_SPEC_WORSE_SIGMAS 3.5
 
 enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY, DS_JOB_IMPORT };
 enum ds_verify { DS_VERIFY_AUTO, DS_VERIFY_FULL };
@@ -69,7 +75,7 @@ typedef struct {
     uint64_t seed;
 } ds_spec_probe;
 
-/* A task whose adapter must go on as it was. */
+/* A task whose adapter must go on as it was; the base's own classes are one without an adapter. */
 typedef struct {
     const char *name, *ref;
     ds_spec_file adapter, reference; /* digests of the uncompressed bytes */
@@ -84,10 +90,25 @@ typedef struct {
                                  sha256 NULL: not said, only that of the job can be */
 } ds_spec_task;
 
+/* A published version that the new one is compared with. */
+enum ds_bar_role { DS_BAR_LATEST, DS_BAR_BEST, DS_BAR_BASE };
+typedef struct {
+    enum ds_bar_role role; /* "latest" or "best" */
+    const char *ref;
+    ds_spec_file adapter; /* digest of the uncompressed bytes */
+    ds_spec_file base;    /* that it was made on; path NULL: not here any more */
+    ds_spec_file vae;     /* of that base; sha256 NULL: it has none */
+    ds_spec_sample sample;
+    double fd, kid;                              /* as published; NaN: not known */
+    const char *feature_net_sha256, *tree_digest; /* of those; NULL: not said */
+} ds_spec_bar;
+
 typedef struct {
     enum ds_verify verify;
     double fd_tolerance;         /* relative */
     double kid_tolerance_sigmas; /* standard errors */
+    double worse_margin;         /* relative; of a new version against its bars */
+    double worse_sigmas;         /* standard errors of the paired difference */
 } ds_spec_gate;
 
 typedef struct {
@@ -132,6 +153,12 @@ typedef struct {
     ds_spec_probe probe;       /* train: n and seed only */
     ds_spec_task *tasks;       /* train, verify */
     int task_count;
+    ds_spec_task base_task; /* train, verify: the base's own classes, if .. */
+    int base_task_known;    /* .. they are recorded */
+    int base_task_asked;    /* the spec has "base_task": null asks for recording it */
+    ds_spec_bar bars[DS_SPEC_BARS_MAX]; /* train */
+    int bar_count;
+    int publish_worse; /* train: a refusal by a bar is overruled, for this version */
     ds_spec_gate gate;
     ds_spec_file adapter;     /* sample; path NULL: the base itself */
     int n, columns;           /* sample */

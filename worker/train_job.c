@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
+#include "worker/base_task.h"
 #include "worker/checkpoint.h"
 #include "worker/evaluate.h"
 #include "worker/gate.h"
@@ -44,6 +45,7 @@ typedef struct {
     ds_adapter *adapter; /* decoded from the bytes it will be published with */
     ds_evaluation evaluation;
     ds_gate gate;
+    json_t *base_task; /* recorded by this job; NULL: nothing to record */
 } train_job;
 
 /* ---------------------------------------------------------------- memory */
@@ -397,7 +399,7 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     int trained = adapter != NULL;
     json_t *doc =
         json_pack("{s:s, s:s, s:s}", "schema", "diffscaler.train/1", "status",
-                  t->gate.refused ? "rejected" : "ok", "device_class", t->tools.dev->device_class);
+                  ds_gate_refuses(&t->gate) ? "rejected" : "ok", "device_class", t->tools.dev->device_class);
     json_object_set_new(doc, "adapter", trained ? adapter : json_null());
     json_object_set_new(doc, "probe", trained ? probe : json_null());
     json_object_set(doc, "reference", trained ? t->evaluation.reference : json_null());
@@ -406,6 +408,8 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
         add_heldout(t, rows);
     json_object_set_new(doc, "evaluations", rows);
     json_object_set_new(doc, "gate", ds_gate_json(&t->gate));
+    if (t->base_task)
+        json_object_set(doc, "base_task", t->base_task);
     json_object_set_new(doc, "images", json_integer(t->images ? t->images->n : 0));
     json_object_set_new(doc, "classes", json_integer(t->images ? t->images->class_count : 0));
     json_object_set_new(doc, "steps", json_integer(trained ? t->options.steps : 0));
@@ -445,7 +449,7 @@ static int refuse_early(train_job *t, ds_error *err) {
 
 static int finish(train_job *t, json_t *adapter, json_t *probe, ds_error *err) {
     int rc = ds_job_finish(t->job, result_json(t, adapter, probe), err);
-    if (!rc && t->gate.refused)
+    if (!rc && ds_gate_refuses(&t->gate))
         rc = ds_fail(err, DS_EREFUSED, "refused by the gate: %.450s", t->gate.reason);
     return rc;
 }
@@ -467,6 +471,10 @@ static int run(train_job *t, ds_error *err) {
     rc = ds_evaluate(&t->tools, t->images, t->adapter, &t->evaluation, err);
     if (!rc)
         rc = ds_gate_run(&t->tools, &t->gate, err);
+    if (!rc)
+        rc = ds_gate_new_version(&t->tools, t->images, t->adapter, &t->gate, err);
+    if (!rc && ds_base_task_wanted(&t->tools))
+        rc = ds_base_task_record(&t->tools, &t->base_task, err);
     if (!rc)
         rc = package(t, &entry, &probe, err);
     return rc ? rc : finish(t, entry, probe, err);
@@ -498,7 +506,7 @@ static int train_once(const ds_job *job, int *too_large, ds_error *err) {
     t.method.classes = 1; /* not known before prepare */
     if (t.options.micro_batch == 0)
         t.options.micro_batch = t.options.batch;
-    int rc = ds_tools_open(&t.tools, job, s->task_count > 0, err);
+    int rc = ds_tools_open(&t.tools, job, s->task_count + s->base_task_known > 0, err);
     if (rc)
         return rc;
     rc = same_device(&t, err);
@@ -510,6 +518,7 @@ static int train_once(const ds_job *job, int *too_large, ds_error *err) {
         ds_error e = *err;
         rc = ds_fail(err, DS_ENOMEM, "%s", e.message);
     }
+    json_decref(t.base_task);
     ds_gate_release(&t.gate);
     ds_evaluation_release(&t.evaluation);
     ds_adapter_free(t.adapter);
