@@ -16,8 +16,10 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
+#include "engine/linalg.h"
 #include "engine/safetensors.h"
 #include "engine/vae.h"
+#include "worker/bars.h"
 #include "worker/device.h"
 #include "worker/measure.h"
 
@@ -157,7 +159,178 @@ static int features(int argc, char **argv) {
     return 0;
 }
 
+/* ---------------------------------------------------------------- judge */
+
+enum { SETS_MAX = 200, ROW = 20 };
+
+typedef struct {
+    const char *file;
+    ds_feature_set set;
+    float *x;
+    ds_fd_parts parts;
+} version;
+
+static const ds_spec_gate rule = {.worse_margin = DS_SPEC_WORSE_MARGIN,
+                                  .worse_sigmas = DS_SPEC_WORSE_SIGMAS};
+
+static void measure(version *v, const ds_feature_set *real) {
+    ds_error err;
+    must(ds_fd_parts_of(real, &v->set, ds_bar_groups(v->set.n), 7, NULL, NULL, &v->parts, &err),
+         &err);
+}
+
+static void load(version *v, const char *file, const ds_feature_set *real) {
+    ds_error err;
+    ds_st *st;
+    const ds_st_tensor *t;
+    must(ds_st_open_zst(file, (size_t)1 << 30, NULL, NULL, &st, &err), &err);
+    must(ds_st_need(st, "features", -1, NULL, &t, &err), &err);
+    *v = (version){.file = file, .set = *real, .x = ds_xmalloc(t->count * sizeof *v->x)};
+    must(ds_st_read_f32(st, t, v->x, &err), &err);
+    v->set.x = v->x;
+    v->set.n = t->shape[0];
+    ds_st_free(st);
+    measure(v, real);
+}
+
+static enum ds_bar_verdict judged(const version *bar, const version *now, ds_fd_pair *p) {
+    *p = ds_fd_pair_of(&now->parts, &bar->parts);
+    return ds_bar_judge(bar->parts.fd[0], now->parts.fd[0], p->std_error, &rule);
+}
+
+static double worse_by(const version *bar, const version *now) {
+    return now->parts.fd[0] / bar->parts.fd[0] - 1;
+}
+
+static void same_settings(const version *v, int count) {
+    int pairs = 0, refused = 0, margin = 0, sigmas = 0;
+    double most = 0, least = INFINITY, largest = 0;
+    for (int i = 0; i < count; i++) {
+        least = fmin(least, v[i].parts.fd[0]);
+        largest = fmax(largest, v[i].parts.fd[0]);
+        for (int j = 0; j < count; j++) {
+            ds_fd_pair p;
+            if (i == j)
+                continue;
+            pairs++;
+            refused += judged(&v[i], &v[j], &p) == DS_BAR_REFUSED;
+            margin += worse_by(&v[i], &v[j]) > rule.worse_margin;
+            sigmas += p.z >= rule.worse_sigmas;
+            most = fmax(most, worse_by(&v[i], &v[j]));
+        }
+    }
+    printf("same settings, other seeds: %d adapters, FD %.2f to %.2f; %d pairs, the worst %+.1f %%, "
+           "%d beyond the margin, %d beyond %g sigmas, %d refused\n",
+           count, least, largest, pairs, 100 * most, margin, sigmas, rule.worse_sigmas, refused);
+}
+
+/* Pairs of a good bar and a worse version in a band. */
+static void worse_ones(const version *good, int count, const version *worse, int more, double from,
+                       double to) {
+    int pairs = 0, refused = 0, versions = 0;
+    double z = INFINITY;
+    for (int j = 0; j < more; j++) {
+        int any = 0;
+        for (int i = 0; i < count; i++) {
+            ds_fd_pair p;
+            double by = worse_by(&good[i], &worse[j]);
+            if (by < from || by >= to)
+                continue;
+            any = 1;
+            pairs++;
+            refused += judged(&good[i], &worse[j], &p) == DS_BAR_REFUSED;
+            z = fmin(z, p.z);
+        }
+        versions += any;
+    }
+    printf("worse by %2.0f to %2.0f %%: %d versions, %d pairs, the least z %.1f, %d refused (%.1f %%)\n",
+           100 * from, 100 * to, versions, pairs, z, refused, pairs ? 100.0 * refused / pairs : 0);
+}
+
+/* The first `k` pictures of a fixed random order are those of the worse one. */
+static void blend(version *out, const version *good, const version *worse, uint32_t k,
+                  const uint32_t *order, const ds_feature_set *real) {
+    size_t d = (size_t)good->set.dim;
+    memcpy(out->x, good->x, (size_t)good->set.n * d * sizeof *out->x);
+    for (uint32_t i = 0; i < k; i++)
+        memcpy(out->x + order[i] * d, worse->x + order[i] * d, d * sizeof *out->x);
+    measure(out, real);
+}
+
+/* Versions, each 3 % worse than the one before; returns where it is stopped. */
+static int row_of_versions(const version *good, const version *worse, const ds_feature_set *real,
+                           double *sum) {
+    uint32_t n = (uint32_t)good->set.n, *order = ds_xmalloc(n * sizeof *order), k = 0;
+    size_t floats = (size_t)n * (size_t)good->set.dim;
+    version latest = *good, best = *good, now = *good;
+    latest.x = NULL;
+    now.x = ds_xmalloc(floats * sizeof *now.x);
+    now.set.x = now.x;
+    ds_rng_permutation(order, n, 3, DS_STREAM_TEST, 0);
+    int version_number = 1, stopped = 0;
+    *sum = 0;
+    for (; version_number <= ROW && !stopped; version_number++) {
+        do
+            blend(&now, good, worse, ++k, order, real);
+        while (k < n && worse_by(&latest, &now) < 0.03);
+        ds_fd_pair p;
+        int by_latest = judged(&latest, &now, &p) == DS_BAR_REFUSED,
+            by_best = judged(&best, &now, &p) == DS_BAR_REFUSED;
+        stopped = by_latest || by_best || k >= n;
+        if (k >= n)
+            version_number = -1;
+        if (stopped)
+            break;
+        *sum = worse_by(good, &now);
+        latest.parts = now.parts;
+    }
+    free(now.x);
+    free(order);
+    return stopped ? version_number : 0;
+}
+
+static int judge(int argc, char **argv) {
+    static version good[SETS_MAX], worse[SETS_MAX];
+    int count = 0, more = 0, bars = 1;
+    ds_reference ref;
+    ds_error err;
+    if (argc < 4)
+        return usage();
+    ds_device dev = {.threads = 1};
+    ds_linalg_use(&dev);
+    must(ds_reference_read(&ref, argv[2], NULL, &err), &err);
+    ds_feature_set real = ds_reference_set(&ref);
+    for (int i = 3; i < argc && count < SETS_MAX && more < SETS_MAX; i++)
+        if (!strcmp(argv[i], "--"))
+            bars = 0;
+        else
+            load(bars ? &good[count++] : &worse[more++], argv[i], &real);
+    printf("margin %g, sigmas %g, %d real, %lld samples, %d groups\n", rule.worse_margin,
+           rule.worse_sigmas, (int)real.n, (long long)(count ? good[0].set.n : 0),
+           count ? good[0].parts.groups : 0);
+    if (getenv("BENCH_GATE_ALL"))
+        for (int i = 0; i < count + more; i++) {
+            const version *v = i < count ? &good[i] : &worse[i - count];
+            printf("  %s: FD %.3f\n", v->file, v->parts.fd[0]);
+        }
+    same_settings(good, count);
+    static const double bands[] = {0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.5, 10};
+    for (size_t i = 0; i + 1 < sizeof bands / sizeof *bands; i++)
+        worse_ones(good, count, worse, more, bands[i], bands[i + 1]);
+    worse_ones(good, count, worse, more, 0.25, 10);
+    for (int i = 0; i < count && more; i++) {
+        double sum;
+        int at = row_of_versions(&good[i], &worse[more - 1], &real, &sum);
+        printf("a row of versions, each 3 %% worse, from %s: %s %d, published up to %+.1f %%\n",
+               good[i].file, at > 0 ? "stopped at" : "NOT stopped:", at, 100 * sum);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "judge"))
+        return judge(argc, argv);
+
     if (argc > 1 && !strcmp(argv[1], "features"))
         return features(argc, argv);
     return usage();
