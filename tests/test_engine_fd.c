@@ -499,6 +499,39 @@ START_TEST(groups_are_left_out) {
 }
 END_TEST
 
+/* A pair leaves the same pictures out of both: its error is that of the differences, each taken by
+ * hand, and far below that of either set when the two share their noise. */
+START_TEST(pairs_share_their_groups) {
+    enum { GROUPS = 4, SEED = 5 };
+    int n = ways[_i].n_fake;
+    float *x = some_features(ways[_i].n_real, 1, 0), *y = some_features(n, 2, 0),
+          *z = some_features(n, 3, 0);
+    for (int i = 0; i < n * WAYS_DIM; i++) /* the same pictures, but for a little */
+        z[i] = y[i] + 0.02f * (z[i] - y[i]);
+    ds_feature_set a = set_of(x, ways[_i].n_real, WAYS_DIM), b = set_of(y, n, WAYS_DIM),
+                   c = set_of(z, n, WAYS_DIM);
+    ds_fd_parts bar, now;
+    ds_fd_result alone, whole;
+    ck_assert(!ds_fd_parts_of(&a, &b, GROUPS, SEED, NULL, NULL, &bar, NULL));
+    ck_assert(!ds_fd_parts_of(&a, &c, GROUPS, SEED, NULL, NULL, &now, NULL));
+    ck_assert(!ds_fd_compare(&a, &b, GROUPS, SEED, NULL, NULL, &alone, NULL));
+    ck_assert(!ds_fd_compare(&a, &c, GROUPS, SEED, NULL, NULL, &whole, NULL));
+    ck_assert(bar.fd[0] == alone.fd && now.fd[0] == whole.fd && bar.n == n && bar.groups == GROUPS);
+    double mean = 0, squares = 0;
+    for (int g = 1; g <= GROUPS; g++)
+        mean += (now.fd[g] - bar.fd[g]) / GROUPS;
+    for (int g = 1; g <= GROUPS; g++)
+        squares += pow(now.fd[g] - bar.fd[g] - mean, 2);
+    ds_fd_pair p = ds_fd_pair_of(&now, &bar), same = ds_fd_pair_of(&bar, &bar);
+    ck_assert(p.difference == now.fd[0] - bar.fd[0]);
+    close_to(p.std_error, sqrt(squares * (GROUPS - 1) / GROUPS), 1e-12);
+    ck_assert(p.z == p.difference / p.std_error);
+    ck_assert_msg(p.std_error < 0.3 * alone.std_error, "%g of %g", p.std_error, alone.std_error);
+    ck_assert(same.difference == 0 && same.std_error == 0 && same.z == 0);
+    free(x), free(y), free(z);
+}
+END_TEST
+
 /* f^T f = a: well conditioned, of low rank, and zero. */
 START_TEST(factors) {
     enum { N = 30 };
@@ -635,6 +668,7 @@ END_TEST
 static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, rows_and_covariances_agree, 0, WAYS);
     tcase_add_loop_test(tc, groups_are_left_out, 0, WAYS);
+    tcase_add_loop_test(tc, pairs_share_their_groups, 0, WAYS);
     tcase_add_loop_test(tc, factors, 0, 3);
     tcase_add_test(tc, a_distance_says_how_far_it_is_and_stops);
     tcase_add_loop_test(tc, own_threads_do_not_matter, 0, 2);

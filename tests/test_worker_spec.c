@@ -52,6 +52,19 @@ static json_t *full_spec(void) {
                         json_pack("{s:s, s:s, s:i, s:i}", "device_class", "cpu-f32", "sha256",
                                   digest, "n", 4, "seed", 11));
     json_object_set_new(s, "old_tasks", json_pack("[o]", t));
+    json_t *own = json_copy(t);
+    json_object_del(own, "adapter");
+    json_object_set_new(own, "probes", json_pack("[O]", json_object_get(own, "probe")));
+    json_object_set_new(s, "base_task", own);
+    json_object_set_new(
+        s, "bars",
+        json_pack("[{s:s, s:s, s:O, s:{s:s, s:n, s:s, s:{s:s, s:s}}, s:o, s:f, s:f, s:s, s:s}]",
+                  "role", "best", "ref", "digits@v1", "adapter", blob, "base", "name", "old", "path",
+                  "sha256", digest, "vae", "path", "/v", "sha256", digest, "sample", sample_json(),
+                  "fd", 5.5, "kid", 0.1, "feature_net_sha256", digest, "tree_digest", digest));
+    json_object_set_new(s, "publish_worse", json_true());
+    json_object_update_new(json_object_get(s, "gate"),
+                           json_pack("{s:f, s:f}", "worse_margin", 0.2, "worse_sigmas", 4.0));
     json_decref(file);
     json_decref(blob);
     json_t *copy = json_deep_copy(s);
@@ -99,6 +112,40 @@ START_TEST(good_spec_is_read) {
 }
 END_TEST
 
+/* What a spec of before has not is as it was; null asks for a record of the base. */
+START_TEST(bars_and_the_base_are_optional) {
+    json_t *doc = full_spec();
+    ds_spec *s;
+    ds_error err;
+    ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
+    ck_assert(s->bar_count == 1 && s->bars[0].role == DS_BAR_BEST && s->bars[0].fd == 5.5);
+    ck_assert_str_eq(s->bars[0].base.name, "old");
+    ck_assert(!s->bars[0].base.path && !strcmp(s->bars[0].vae.sha256, digest));
+    ck_assert(s->publish_worse && s->base_task_known && s->base_task_asked);
+    ck_assert(!s->base_task.adapter.path && s->base_task.probe_count == 1);
+    ck_assert(s->gate.worse_margin == 0.2 && s->gate.worse_sigmas == 4);
+    ds_spec_free(s);
+    json_object_set_new(doc, "base_task", json_null());
+    ck_assert(!parse(doc, &s, &err));
+    ck_assert(s->base_task_asked && !s->base_task_known);
+    ds_spec_free(s);
+    static const char *const later[] = {"base_task", "bars", "publish_worse"};
+    for (int i = 0; i < 3; i++)
+        json_object_del(doc, later[i]);
+    json_object_del(json_object_get(doc, "gate"), "worse_margin");
+    json_object_del(json_object_get(doc, "gate"), "worse_sigmas");
+    ck_assert(!parse(doc, &s, &err));
+    ck_assert(!s->base_task_asked && !s->bar_count && !s->publish_worse);
+    ck_assert(s->gate.worse_margin == DS_SPEC_WORSE_MARGIN &&
+              s->gate.worse_sigmas == DS_SPEC_WORSE_SIGMAS);
+    ds_spec_free(s);
+    json_object_set_new(doc, "bars", json_integer(1));
+    ck_assert_int_eq(parse(doc, &s, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "bars must be a list") != NULL, "%s", err.message);
+    json_decref(doc);
+}
+END_TEST
+
 START_TEST(null_is_allowed_where_nothing_is_recorded) {
     json_t *doc = full_spec(), *t = json_array_get(json_object_get(doc, "old_tasks"), 0);
     ds_spec *s;
@@ -116,14 +163,21 @@ START_TEST(null_is_allowed_where_nothing_is_recorded) {
 }
 END_TEST
 
+enum part { OF_SPEC, OF_TASK, OF_BAR, OF_OWN };
+
 /* An object somewhere in the spec: its members are removed and added one by one. */
-static void each_key(const char *object, int task) {
+static void each_key(const char *object, enum part part) {
     json_t *doc = full_spec(),
-           *o = task ? json_array_get(json_object_get(doc, "old_tasks"), 0) : doc,
+           *o = part == OF_TASK  ? json_array_get(json_object_get(doc, "old_tasks"), 0)
+                : part == OF_BAR ? json_array_get(json_object_get(doc, "bars"), 0)
+                : part == OF_OWN ? json_object_get(doc, "base_task")
+                                 : doc,
            *at = object ? json_object_get(o, object) : o, *keys = json_object();
     static const char *const optional[] = {"device",        "kind",  "precision",  "threads",
                                            "label_dropout", "focus", "focus_mean", "probe",
-                                           "reference",     "fd",    "kid"};
+                                           "reference",     "fd",    "kid",
+                                           "worse_margin",  "worse_sigmas", "vae",
+                                           "tree_digest",   "probes"};
     json_object_update(keys, at);
     const char *key;
     json_t *v;
@@ -133,8 +187,13 @@ static void each_key(const char *object, int task) {
         int free_to_go = 0;
         for (size_t i = 0; i < sizeof optional / sizeof optional[0]; i++)
             free_to_go |= !strcmp(key, optional[i]);
+        free_to_go |= part >= OF_BAR && !strcmp(key, "feature_net_sha256");
         json_object_del(at, key);
-        if (!free_to_go || (at == doc && strcmp(key, "device"))) {
+        static const char *const of_spec[] = {"device", "bars", "base_task", "publish_worse"};
+        int required = at == doc;
+        for (size_t i = 0; i < sizeof of_spec / sizeof of_spec[0]; i++)
+            required &= strcmp(key, of_spec[i]) != 0;
+        if (required || (at != doc && !free_to_go)) {
             ck_assert_msg(parse(doc, &s, &err) == DS_EINVAL, "%s may be missing", key);
             ck_assert_msg(strstr(err.message, key) != NULL, "'%s' not in '%s'", key, err.message);
         }
@@ -157,9 +216,15 @@ START_TEST(every_key_is_checked) {
     static const char *const of_task[] = {NULL,        "adapter", "probe",
                                           "reference", "sample",  "evaluate"};
     for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++)
-        each_key(objects[i], 0);
+        each_key(objects[i], OF_SPEC);
     for (size_t i = 0; i < sizeof of_task / sizeof of_task[0]; i++)
-        each_key(of_task[i], 1);
+        each_key(of_task[i], OF_TASK);
+    static const char *const of_bar[] = {NULL, "adapter", "base", "sample"},
+                            *const of_own[] = {NULL, "probe", "reference", "sample", "evaluate"};
+    for (size_t i = 0; i < sizeof of_bar / sizeof of_bar[0]; i++)
+        each_key(of_bar[i], OF_BAR);
+    for (size_t i = 0; i < sizeof of_own / sizeof of_own[0]; i++)
+        each_key(of_own[i], OF_OWN);
 }
 END_TEST
 
@@ -264,6 +329,7 @@ END_TEST
 
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, good_spec_is_read);
+    tcase_add_test(tc, bars_and_the_base_are_optional);
     tcase_add_test(tc, null_is_allowed_where_nothing_is_recorded);
     tcase_add_test(tc, every_key_is_checked);
     tcase_add_test(tc, ranges_and_words);
