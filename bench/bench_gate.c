@@ -4,7 +4,7 @@
  *
  * Features of N paired samples (the same noise and labels for each) of every adapter, one file each
  * in OUT, named by the folder that the adapter lies in, with "-A" behind it when noise of A times
- * the root mean square of its numbers was added to them.  tools/gate_bench.sh trains the adapters.
+ * the root mean square of its numbers was added to them.  tools/gate_bench.sh does it all.
  *
  *     bench_gate judge REFERENCE GOOD... -- WORSE...
  *
