@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "daemon/api.h"
 #include "daemon/gc.h"
+#include "registry/base_tasks.h"
 #include "registry/bases.h"
 #include "registry/jobs.h"
 #include "registry/names.h"
@@ -51,6 +52,8 @@ static int reply_base(ds_request *rq, ds_daemon *d, const char *ref, ds_error *e
         rc = ds_base_get(d->registry, id, &doc, err);
     if (!rc)
         rc = ds_base_usage(d->registry, doc, err);
+    if (!rc)
+        rc = ds_base_task_show(d->registry, doc, err);
     if (rc) {
         json_decref(doc);
         return rc;

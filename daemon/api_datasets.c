@@ -26,9 +26,12 @@ static int check_types(const json_t *body, ds_error *err) {
         if (v && !json_is_string(v) && !json_is_null(v))
             return ds_fail(err, DS_EINVAL, "'%s' must be a text", strings[i]);
     }
-    const json_t *watch = json_object_get(body, "watch");
-    if (watch && !json_is_boolean(watch) && !json_is_null(watch))
-        return ds_fail(err, DS_EINVAL, "'watch' must be true or false");
+    static const char *const flags[] = {"watch", "publish_worse"};
+    for (int i = 0; i < 2; i++) {
+        const json_t *v = json_object_get(body, flags[i]);
+        if (v && !json_is_boolean(v) && !json_is_null(v))
+            return ds_fail(err, DS_EINVAL, "'%s' must be true or false", flags[i]);
+    }
     return 0;
 }
 
@@ -89,7 +92,8 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
                           .options = json_is_object(options) ? options : NULL,
                           .watch = json_is_boolean(watch) ? json_is_true(watch) : -1,
                           .base_id = base_id,
-                          .net = net ? &choice : NULL};
+                          .net = net ? &choice : NULL,
+                          .publish_worse = ds_json_bool(body, "publish_worse", 0)};
     int64_t id, seq = 0;
     int created = 0;
     rc = ds_dataset_add(d->registry, &new, &id, &created, &seq, err);

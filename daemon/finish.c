@@ -30,13 +30,13 @@ static int need_schema(const json_t *result, const char *schema, ds_error *err) 
     return rc;
 }
 
-/* The file of result[key]: {"file","sha256"[,"stored_bytes","stored_sha256"]} into the store. */
-static int put_file(ds_finish *f, const char *key, ds_blob *out, ds_error *err) {
+/* The file of doc[key]: {"file","sha256"[,"stored_bytes","stored_sha256"]} into the store. */
+static int put_file(ds_finish *f, const json_t *doc, const char *key, ds_blob *out, ds_error *err) {
     json_t *o;
     const char *file, *sha;
     char path[PATH_MAX], stored[DS_HEX_SIZE];
     struct stat st;
-    int rc = ds_json_need_object(f->result, key, &o, err);
+    int rc = ds_json_need_object(doc, key, &o, err);
     if (!rc)
         rc = ds_json_need_string(o, "file", &file, err);
     if (!rc)
@@ -89,6 +89,15 @@ static int collect_scan(ds_finish *f, ds_error *err) {
     return ds_store_put_file(f->store, path, DS_STORE_RAW, digest, &f->blob, err);
 }
 
+/* Task 0 of the base, when this job recorded it. */
+static int collect_base_task(ds_finish *f, ds_error *err) {
+    json_t *task = json_object_get(f->result, "base_task");
+    if (!json_is_object(json_object_get(task, "reference")))
+        return 0;
+    f->has_base_reference = 1;
+    return put_file(f, task, "reference", &f->base_reference, err);
+}
+
 static int collect_train(ds_finish *f, ds_error *err) {
     const char *status;
     int rc = need_schema(f->result, "diffscaler.train/1", err);
@@ -100,13 +109,18 @@ static int collect_train(ds_finish *f, ds_error *err) {
         return ds_fail(err, DS_EINTEGRITY,
                        "worker exited with %d but result.json has status '%.20s'",
                        f->refused ? 8 : 0, status);
-    rc = put_file(f, "adapter", &f->blob, err);
+    rc = put_file(f, f->result, "adapter", &f->blob, err);
     json_t *reference = json_object_get(f->result, "reference");
     if (!rc && reference && !json_is_null(reference)) {
         f->has_reference = 1;
-        rc = put_file(f, "reference", &f->reference, err);
+        rc = put_file(f, f->result, "reference", &f->reference, err);
     }
-    return rc;
+    return rc ? rc : collect_base_task(f, err);
+}
+
+static int collect_verify(ds_finish *f, ds_error *err) {
+    int rc = need_schema(f->result, "diffscaler.verify/1", err);
+    return rc ? rc : collect_base_task(f, err);
 }
 
 /* An imported model lies in out_dir under the name of its digest; nothing else is looked at, and
@@ -169,7 +183,7 @@ int ds_finish_collect(ds_finish *f, ds_error *err) {
     case DS_JOB_SCAN: return collect_scan(f, err);
     case DS_JOB_TRAIN: return collect_train(f, err);
     case DS_JOB_SAMPLE: return need_schema(f->result, "diffscaler.sample/1", err);
-    case DS_JOB_VERIFY: return need_schema(f->result, "diffscaler.verify/1", err);
+    case DS_JOB_VERIFY: return collect_verify(f, err);
     case DS_JOB_IMPORT: return collect_import(f, err);
     case DS_JOB_KIND_COUNT: break;
     }
@@ -178,6 +192,7 @@ int ds_finish_collect(ds_finish *f, ds_error *err) {
 
 int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
     int rc = DS_EINVAL, changed = 0;
+    const ds_blob *base_reference = f->has_base_reference ? &f->base_reference : NULL;
     switch (f->kind) {
     case DS_JOB_SCAN:
         rc = ds_scan_finish(r, f->job, f->result, &f->blob, &changed, err);
@@ -188,12 +203,18 @@ int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
                             .spec = f->spec,
                             .result = f->result,
                             .adapter = &f->blob,
-                            .reference = f->has_reference ? &f->reference : NULL};
+                            .reference = f->has_reference ? &f->reference : NULL,
+                            .base_reference = base_reference};
         rc = ds_publish(r, &p, f->ref, err);
         break;
     }
     case DS_JOB_SAMPLE: rc = ds_job_done(r, f->job, f->result, err); break;
-    case DS_JOB_VERIFY: rc = ds_verify_finish(r, f->job, f->result, err); break;
+    case DS_JOB_VERIFY: {
+        ds_verification v = {
+            .job = f->job, .spec = f->spec, .result = f->result, .base_reference = base_reference};
+        rc = ds_verify_finish(r, &v, err);
+        break;
+    }
     case DS_JOB_IMPORT: {
         ds_import i = {.job = f->job,
                        .spec = f->spec,
@@ -209,11 +230,15 @@ int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
 }
 
 void ds_finish_clean(const ds_finish *f) {
-    static const char *const train[] = {
-        "checkpoints",     "stage", "adapter.safetensors.zst", "reference.safetensors.zst",
-        "manifest.ndjson", NULL};
+    static const char *const train[] = {"checkpoints",
+                                        "stage",
+                                        "adapter.safetensors.zst",
+                                        "reference.safetensors.zst",
+                                        "base_reference.safetensors.zst",
+                                        "manifest.ndjson",
+                                        NULL};
     static const char *const scan[] = {"manifest.ndjson", "stage", NULL};
-    static const char *const none[] = {NULL};
+    static const char *const other[] = {"base_reference.safetensors.zst", NULL};
     ds_error err;
     int rc = 0;
     if (f->kind == DS_JOB_SCAN && f->unchanged) { /* periodic rescans must not fill the disk */
@@ -221,7 +246,7 @@ void ds_finish_clean(const ds_finish *f) {
     } else {
         const char *const *names = f->kind == DS_JOB_TRAIN  ? train
                                    : f->kind == DS_JOB_SCAN ? scan
-                                                            : none;
+                                                            : other;
         for (; !rc && *names; names++) {
             char path[PATH_MAX];
             ds_fs_join(path, sizeof path, f->dir, *names);

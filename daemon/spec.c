@@ -5,6 +5,8 @@
 #include "base/json.h"
 #include "daemon/defaults.h"
 #include "registry/adapters.h"
+#include "registry/bars.h"
+#include "registry/base_tasks.h"
 #include "registry/bases.h"
 #include "registry/datasets.h"
 #include "registry/feature_nets.h"
@@ -56,6 +58,15 @@ static int add_net(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err)
     return rc;
 }
 
+/* Task 0: null while nothing is recorded, which asks the worker to do so. */
+static int add_base_task(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *err) {
+    json_t *task = NULL;
+    int rc = ds_base_task_get(d->registry, base_id, &task, err);
+    if (!rc)
+        json_object_set_new(spec, "base_task", task);
+    return rc;
+}
+
 static int scan_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
     json_t *ds = NULL;
     char dir[PATH_MAX], name[64];
@@ -93,6 +104,8 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec 
         rc = add_net(d, job, spec, err);
     if (!rc)
         rc = ds_old_tasks(d->registry, job->base_id, name, NULL, &tasks, err);
+    if (!rc)
+        rc = add_base_task(d, job->base_id, spec, err);
     if (!rc) {
         snprintf(out->manifest_sha256, sizeof out->manifest_sha256, "%s", sha);
         json_object_set_new(spec, "name", json_string(name));
@@ -104,6 +117,7 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec 
         set_path(ds, "manifest", dir, "manifest.ndjson");
         json_object_set_new(spec, "dataset", ds);
         json_object_set_new(spec, "old_tasks", tasks);
+        json_object_set(spec, "publish_worse", json_object_get(v, "publish_worse"));
         set_path(spec, "cache_dir", d->o.state, "cache");
         char base_cache[PATH_MAX];
         ds_fs_join(base_cache, sizeof base_cache, d->o.state, "cache/base");
@@ -196,8 +210,12 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     rc = base_of(d, payload, &base_id, err);
     if (!rc)
         rc = add_base(d, base_id, spec, err);
-    if (!rc)
+    if (!rc && ds_json_bool(payload, "base_task", 0)) /* to be recorded, nothing else */
+        tasks = json_array();
+    else if (!rc)
         rc = ds_old_tasks(d->registry, base_id, NULL, ref, &tasks, err);
+    if (!rc)
+        rc = add_base_task(d, base_id, spec, err);
     /* every task names its own network; that of the base is looked at besides */
     if (!rc)
         rc = ds_feature_net_of_base(d->registry, base_id, &net, err);
@@ -237,7 +255,9 @@ static int import_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     return ds_fs_mkdirs(dir, err);
 }
 
-/* An interrupted training goes on with the choices it began with. */
+/* An interrupted training goes on with the choices it began with.  What it is compared with, like
+ * the old tasks, and whether it is published even if it is worse, are asked anew: neither changes
+ * what is trained. */
 static void keep_choices(json_t *spec, const json_t *earlier) {
     static const char *const keys[] = {"version",  "method", "train", "sample",
                                        "evaluate", "probe",  "gate",  "device"};
@@ -246,6 +266,15 @@ static void keep_choices(json_t *spec, const json_t *earlier) {
         if (v)
             json_object_set(spec, keys[i], v);
     }
+}
+
+/* Last: which version is the best depends on what this one is measured with. */
+static int add_bars(ds_daemon *d, json_t *spec, ds_error *err) {
+    json_t *bars = NULL;
+    int rc = ds_bars(d->registry, ds_json_string(spec, "name", ""), spec, &bars, err);
+    if (!rc)
+        json_object_set_new(spec, "bars", bars);
+    return rc;
 }
 
 int ds_spec_build(ds_daemon *d, const ds_job *job, const char *dir, const json_t *earlier,
@@ -258,6 +287,8 @@ int ds_spec_build(ds_daemon *d, const ds_job *job, const char *dir, const json_t
         rc = train_spec(d, job, dir, out, err);
         if (!rc && earlier)
             keep_choices(out->spec, earlier);
+        if (!rc)
+            rc = add_bars(d, out->spec, err);
         break;
     case DS_JOB_SAMPLE: rc = sample_spec(d, job, out->spec, err); break;
     case DS_JOB_VERIFY: rc = verify_spec(d, job, out->spec, err); break;

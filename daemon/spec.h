@@ -13,7 +13,7 @@ typedef struct {
 } ds_spec;
 
 /* `earlier` (may be NULL) is the spec of an interrupted attempt: what it trains stays as it was,
- * while places of files and the list of old tasks are brought up to date. */
+ * while places of files, the list of old tasks and the bars are brought up to date. */
 int ds_spec_build(ds_daemon *d, const ds_job *job, const char *dir, const json_t *earlier,
                   ds_spec *out, ds_error *err);
 

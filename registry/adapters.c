@@ -2,8 +2,9 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "registry/db.h"
+#include "registry/bars_internal.h"
 #include "registry/evaluations.h"
+#include "registry/tasks_internal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -154,14 +155,20 @@ int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, 
     " av.created_at, av.job_id, av.fd, av.fd_base, av.kid, av.n, av.class_count, av.images,"       \
     " av.train_seconds, av.images_per_second, av.device_class,"                                    \
     " (SELECT group_concat(l.alias, ',') FROM aliases l WHERE l.version_id = av.id),"              \
-    " av.config, av.reference_digest, e.feature_net, e.resize, fn.name"                            \
-    " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                            \
-    " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"                      \
-    " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                              \
-    " LEFT JOIN datasets d ON d.id = dv.dataset_id"                                                \
-    " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"                     \
-    "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' LIMIT 1)"        \
-    " LEFT JOIN feature_nets fn ON fn.sha256 = e.feature_net"
+    " av.config, av.reference_digest, e.feature_net, e.resize, fn.name, gs.verdict,"               \
+    " " BARS_COLUMNS(                                                                              \
+        "gb") " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                  \
+              " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"            \
+              " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                    \
+              " LEFT JOIN datasets d ON d.id = dv.dataset_id"                                      \
+              " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"           \
+              "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' "      \
+              "LIMIT 1)"                                                                           \
+              " LEFT JOIN feature_nets fn ON fn.sha256 = e.feature_net"                            \
+              " LEFT JOIN gates g ON g.job_id = av.job_id LEFT JOIN gate_self gs ON gs.gate_id = " \
+              "g.id"                                                                               \
+              " LEFT JOIN gate_bars gb ON gb.gate_id = g.id AND gb.position = " BARS_DECIDING(     \
+                  "g.id")
 
 static json_t *alias_array(const char *list) {
     json_t *o = json_array();
@@ -215,6 +222,8 @@ static json_t *adapter_row(sqlite3_stmt *q, void *ctx) {
         js_text(net, "preprocess", q, 31);
     }
     json_object_set_new(o, "feature_net", net);
+    js_text(o, "self", q, 33);
+    json_object_set_new(o, "bar", bars_deciding_row(q, 34));
     return o;
 }
 
@@ -303,8 +312,7 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
 
 /* Old tasks ----------------------------------------------------------------------------------- */
 
-static int blob_place(ds_registry *r, json_t *o, const char *key, const char *sha256,
-                      ds_error *err) {
+int task_blob(ds_registry *r, json_t *o, const char *key, const char *sha256, ds_error *err) {
     char path[PATH_MAX];
     if (!sha256) {
         json_object_set_new(o, key, json_null());
@@ -317,8 +325,7 @@ static int blob_place(ds_registry *r, json_t *o, const char *key, const char *sh
     return rc;
 }
 
-/* Where the network lies that a task was measured with; path null when it is not here any more. */
-static int place_nets(ds_registry *r, json_t *tasks, ds_error *err) {
+int task_nets(ds_registry *r, json_t *tasks, ds_error *err) {
     json_t *known = json_object(), *task, *row;
     size_t i;
     int rc;
@@ -358,9 +365,9 @@ static int old_task(ds_registry *r, sqlite3_stmt *q, json_t **out, ds_error *err
     json_object_set_new(o, "ref",
                         json_sprintf("%s@v%lld", (const char *)sqlite3_column_text(q, 0),
                                      (long long)sqlite3_column_int64(q, 1)));
-    int rc = blob_place(r, o, "adapter", (const char *)sqlite3_column_text(q, 2), err);
+    int rc = task_blob(r, o, "adapter", (const char *)sqlite3_column_text(q, 2), err);
     if (!rc)
-        rc = blob_place(r, o, "reference", (const char *)sqlite3_column_text(q, 3), err);
+        rc = task_blob(r, o, "reference", (const char *)sqlite3_column_text(q, 3), err);
     js_num(o, "fd", q, 4);
     js_num(o, "kid", q, 5);
     if (sqlite3_column_type(q, 8) != SQLITE_NULL) {
@@ -425,7 +432,7 @@ int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const
     if (!rc)
         rc = add_probes(r, items, err);
     if (!rc)
-        rc = place_nets(r, items, err);
+        rc = task_nets(r, items, err);
     if (rc) {
         json_decref(items);
         return rc;

@@ -79,6 +79,7 @@ int ds_blob_lease(ds_registry *r, const char *sha256, int64_t job, int64_t until
     "  AND (av.deleted_at IS NULL OR av.deleted_at > ?2))"                                         \
     " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE av.reference_digest = " digest       \
     "  AND (av.deleted_at IS NULL OR av.deleted_at > ?2))"                                         \
+    " AND NOT EXISTS (SELECT 1 FROM base_tasks bt WHERE bt.reference_digest = " digest ")"         \
     " AND NOT EXISTS (SELECT 1 FROM dataset_versions dv WHERE dv.manifest_digest = " digest ")"    \
     " AND NOT EXISTS (SELECT 1 FROM blob_leases bl WHERE bl.digest = " digest                      \
     "  AND bl.expires_at > ?1)"

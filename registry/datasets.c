@@ -56,10 +56,8 @@ static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
         "  AND j.kind = 'train' AND j.generation >= datasets.generation"
         "  AND j.state IN ('failed', 'cancelled') AND j.base_id = " BASE_OF(
             "datasets") ")"
-                        " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE"
-                        "  av.dataset_version_id = datasets.version_id"
-                        "  AND av.generation >= datasets.generation AND av.base_id = " BASE_OF(
-                            "datasets") ")",
+                        " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE " JOBS_ANSWERS(
+                            "av", "datasets", BASE_OF("datasets")) ")",
         "i", id);
 }
 
@@ -75,11 +73,11 @@ static int add_new(ds_registry *r, const ds_dataset_new *d, const char *options,
                    ds_error *err) {
     int rc = db_run(r, err,
                     "INSERT INTO datasets(name, source_path, method, options, watch, base_id,"
-                    " feature_net_id, feature_mode)"
-                    " VALUES (?1, ?2, coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6, ?7, ?8)",
-                    "ssssiIIs", d->name, d->path, d->method, options,
+                    " feature_net_id, feature_mode, publish_worse) VALUES (?1, ?2,"
+                    " coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6, ?7, ?8, ?9)",
+                    "ssssiIIsi", d->name, d->path, d->method, options,
                     (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0,
-                    net_id(d), net_mode(d));
+                    net_id(d), net_mode(d), (int64_t)d->publish_worse);
     *id = db_rowid(r);
     return rc; /* its event comes from the trigger, as for rows of other programs */
 }
@@ -90,11 +88,11 @@ static int revive(ds_registry *r, const ds_dataset_new *d, const char *options, 
                     "UPDATE datasets SET source_path = ?2, method = coalesce(?3, 'affiner'),"
                     " options = coalesce(?4, '{}'), watch = ?5, state = 'scanning',"
                     " deleted_at = NULL, error_code = NULL, error_message = NULL, base_id = ?6,"
-                    " feature_net_id = ?7, feature_mode = ?8,"
+                    " feature_net_id = ?7, feature_mode = ?8, publish_worse = ?9,"
                     " scan_wanted = scan_wanted + 1 WHERE id = ?1",
-                    "isssiIIs", id, d->path, d->method, options,
+                    "isssiIIsi", id, d->path, d->method, options,
                     (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0,
-                    net_id(d), net_mode(d));
+                    net_id(d), net_mode(d), (int64_t)d->publish_worse);
     if (!rc)
         rc = another_chance(r, id, err);
     return rc ? rc
@@ -108,12 +106,13 @@ static int update_known(ds_registry *r, const ds_dataset_new *d, const char *opt
                     "UPDATE datasets SET method = coalesce(?2, method),"
                     " options = coalesce(?3, options), watch = coalesce(?4, watch),"
                     " base_id = CASE ?5 WHEN 0 THEN base_id WHEN -1 THEN NULL ELSE ?5 END,"
-                    " scan_wanted = scan_wanted + 1 WHERE id = ?1",
-                    "isssi", id, d->method, options,
+                    " publish_worse = max(publish_worse, ?6), scan_wanted = scan_wanted + 1"
+                    " WHERE id = ?1",
+                    "isssii", id, d->method, options,
                     d->watch < 0   ? (const char *)NULL
                     : d->watch > 0 ? "1"
                                    : "0",
-                    d->base_id);
+                    d->base_id, (int64_t)d->publish_worse);
     if (!rc && d->base_id)
         rc = jobs_supersede_base(r, err);
     if (!rc && d->net)
@@ -156,6 +155,9 @@ int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *cr
     char *options = d->options ? ds_json_canonical(d->options) : NULL;
     rc = add(r, d, options, id, created, err);
     free(options);
+    if (!rc && d->publish_worse)
+        rc = subject_event(r, "dataset.publish_worse", d->name,
+                           json_pack("{s:I,s:s}", "id", (json_int_t)*id, "state", "asked"), err);
     if (!rc)
         rc = db_int(r, seq, err, "SELECT scan_wanted FROM datasets WHERE id = ?1", "i", *id);
     r->settled_seq = -1;
@@ -196,7 +198,9 @@ int ds_dataset_remove(ds_registry *r, const char *name, ds_error *err) {
     int rc = live_id(r, name, &id, err);
     if (rc || (rc = db_begin(r, err)))
         return rc;
-    rc = db_run(r, err, "UPDATE datasets SET state = 'removed', deleted_at = ?2 WHERE id = ?1",
+    rc = db_run(r, err,
+                "UPDATE datasets SET state = 'removed', deleted_at = ?2, publish_worse = 0"
+                " WHERE id = ?1",
                 "ii", id, ds_now_ms());
     if (!rc)
         rc = jobs_cancel_of_dataset(r, id, err);
@@ -235,8 +239,8 @@ int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE]
     " (SELECT j.state FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"                            \
     "  AND j.state IN ('queued', 'running')), d.scan_wanted, d.scan_done, d.scan_unchanged,"       \
     " d.generation, v.classes, (SELECT b.name FROM bases b WHERE b.id = d.base_id),"               \
-    " (SELECT f.name FROM feature_nets f WHERE f.id = d.feature_net_id), d.feature_mode FROM"      \
-    " datasets d"                                                                                  \
+    " (SELECT f.name FROM feature_nets f WHERE f.id = d.feature_net_id), d.feature_mode,"          \
+    " d.publish_worse FROM datasets d"                                                             \
     " LEFT JOIN dataset_versions v ON v.id = d.version_id"
 
 static json_t *scan_object(sqlite3_stmt *q) {
@@ -296,6 +300,7 @@ static json_t *dataset_object(sqlite3_stmt *q, int with_classes) {
     js_int(o, "generation", q, 24);
     js_text(o, "base", q, 26);
     json_object_set_new(o, "feature_net", net_words(q));
+    json_object_set_new(o, "publish_worse", json_boolean(sqlite3_column_int(q, 29)));
     return o;
 }
 
@@ -422,7 +427,7 @@ int ds_dataset_version_get(ds_registry *r, int64_t dataset_version_id, json_t **
     sqlite3_stmt *q = db_query(
         r, err,
         "SELECT d.name, v.version, d.source_path, v.tree_digest, v.manifest_digest, v.images,"
-        " v.classes, d.method, d.options, d.generation FROM dataset_versions v"
+        " v.classes, d.method, d.options, d.generation, d.publish_worse FROM dataset_versions v"
         " JOIN datasets d ON d.id = v.dataset_id WHERE v.id = ?1",
         "i", dataset_version_id);
     int rc = db_step(r, q, err);
@@ -444,6 +449,7 @@ int ds_dataset_version_get(ds_registry *r, int64_t dataset_version_id, json_t **
     js_text(o, "method", q, 7);
     js_doc(o, "options", q, 8);
     js_int(o, "generation", q, 9);
+    json_object_set_new(o, "publish_worse", json_boolean(sqlite3_column_int(q, 10)));
     db_reset(q);
     if (!rc && !json_is_object(json_object_get(o, "options")))
         rc = ds_fail(err, DS_EINVAL, "dataset '%s': options are not a JSON object",

@@ -25,11 +25,13 @@ typedef struct {
     int watch;             /* 1, 0, or -1: 1 (new) or as it was (known) */
     int64_t base_id;       /* trained on this base; 0: as it was (new: the default); -1: default */
     const ds_feature_choice *net; /* measured with it; NULL: as it was (new: the default) */
+    int publish_worse; /* 1: its next version is published even if its bars refuse it, once */
 } ds_dataset_new;
 
 /* New (*created = 1), known with the same path (*created = 0: a scan is asked for, a failed or
  * cancelled training gets another chance, given options and base replace the old), or removed
- * (revived, *created = 1).  DS_ECONFLICT when the name belongs to another path.  *seq = scan number
+ * (revived, *created = 1).  With publish_worse content whose newest version only its bars refused
+ * is trained again.  DS_ECONFLICT when the name belongs to another path.  *seq = scan number
  * to wait for. */
 int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *created, int64_t *seq,
                    ds_error *err);
@@ -63,7 +65,7 @@ int ds_dataset_manifest(ds_registry *r, const char *name, int64_t version, char 
                         ds_error *err);
 
 /* What a train spec needs of one version row: {name,version,root,tree_digest,manifest_sha256,
- * manifest_path (compressed blob),images,classes:[...],method,options,generation}. */
+ * manifest_path (compressed blob),images,classes:[...],method,options,generation,publish_worse}. */
 int ds_dataset_version_get(ds_registry *r, int64_t dataset_version_id, json_t **out, ds_error *err);
 
 #endif

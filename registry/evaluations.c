@@ -1,7 +1,7 @@
 #include "registry/evaluations.h"
 #include "base/mem.h"
 #include "registry/adapters.h"
-#include "registry/db.h"
+#include "registry/bars_internal.h"
 
 #include <math.h>
 
@@ -112,7 +112,10 @@ int ds_gate_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *err) {
     js_time(o, "at", q, 6);
     json_object_set_new(o, "tasks", tasks);
     db_reset(q);
+    json_t *self = NULL;
     rc = gate_tasks(r, id, tasks, err);
+    if (!rc && !(rc = bars_object(r, id, &self, err)))
+        json_object_set_new(o, "self", self);
     if (rc) {
         json_decref(o);
         return rc;

@@ -4,12 +4,13 @@
 
 #include "registry/registry.h"
 
-/* DS_EINVAL naming the member at fault. */
-int gate_check(const json_t *gate, int *passed, ds_error *err);
+/* DS_EINVAL naming the member at fault.  spec: that of the training; NULL for a verification. */
+int gate_check(const json_t *gate, const json_t *spec, int *passed, ds_error *err);
 
-/* gates, gate_tasks and the event gate.passed or gate.refused about `subject`, in the caller's
- * transaction.  rule: the tolerances (spec's "gate"), may be NULL. */
+/* gates, gate_tasks, gate_self, gate_bars and the event gate.passed or gate.refused about
+ * `subject`, in the caller's transaction.  rule: the tolerances (spec's "gate"), may be NULL;
+ * base_id: that of the job, 0 = not known; *id = of the row. */
 int gate_insert(ds_registry *r, int64_t job, const json_t *gate, const json_t *rule,
-                const char *subject, ds_error *err);
+                const char *subject, int64_t base_id, int64_t *id, ds_error *err);
 
 #endif

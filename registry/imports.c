@@ -1,6 +1,7 @@
 #include "registry/imports.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/base_tasks.h"
 #include "registry/bases.h"
 #include "registry/db.h"
 #include "registry/jobs_internal.h"
@@ -75,7 +76,9 @@ static int register_base(ds_registry *r, ds_model_facts *f, ds_error *err) {
     if (rc && rc != DS_ENOTFOUND)
         return rc;
     rc = ds_base_register(r, f, &id, err);
-    return rc || !first ? rc : ds_base_activate(r, id, err);
+    if (!rc && first)
+        rc = ds_base_activate(r, id, err);
+    return rc ? rc : base_task_queue(r, id, err); /* its own samples: task 0 */
 }
 
 int ds_import_finish(ds_registry *r, const ds_import *i, ds_error *err) {

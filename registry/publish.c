@@ -2,9 +2,10 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "registry/aliases.h"
+#include "registry/bars_internal.h"
+#include "registry/base_tasks.h"
 #include "registry/blobs.h"
 #include "registry/datasets.h"
-#include "registry/db.h"
 #include "registry/gate_rows.h"
 #include "registry/jobs_internal.h"
 #include "registry/results.h"
@@ -22,7 +23,7 @@ struct facts {
     const char *name, *method;
     int64_t version, steps, seed, parameters;
     json_t *gate, *evaluations, *probe;
-    int passed;
+    int passed, forced, recorded; /* recorded: task 0 of the base */
 };
 
 static int need_digest(const json_t *doc, const char *member, const char *what, const ds_blob *blob,
@@ -72,7 +73,9 @@ static int read_facts(const ds_publication *p, struct facts *f, ds_error *err) {
     f->gate = json_object_get(p->result, "gate");
     f->evaluations = json_object_get(p->result, "evaluations");
     f->probe = json_object_get(p->result, "probe");
-    if ((rc = gate_check(f->gate, &f->passed, err)) ||
+    f->forced = !strcmp(ds_json_string(json_object_get(f->gate, "self"), "verdict", ""), "forced");
+    if ((rc = gate_check(f->gate, p->spec, &f->passed, err)) ||
+        (rc = base_task_check(p->result, p->base_reference, &f->recorded, err)) ||
         (rc = check_evaluations(f->evaluations, err)))
         return rc;
     if (strcmp(status, f->passed ? "ok" : "rejected") != 0)
@@ -141,8 +144,11 @@ static int take_version(ds_registry *r, const struct facts *f, int64_t dataset, 
 static int insert_version(ds_registry *r, const ds_publication *p, const struct facts *f,
                           const ds_job *j, int64_t adapter, int64_t *id, ds_error *err) {
     int64_t n = 0;
+    /* what it was compared with is in the gate's rows */
+    static const char *const left_out[] = {"old_tasks", "bars", "base_task", "publish_worse"};
     json_t *config = json_deep_copy(p->spec);
-    json_object_del(config, "old_tasks");
+    for (size_t i = 0; i < sizeof left_out / sizeof *left_out; i++)
+        json_object_del(config, left_out[i]);
     char *text = ds_json_canonical(config);
     json_decref(config);
     double fd = measured(f->evaluations, "adapter", "fd", &n);
@@ -205,18 +211,27 @@ static int insert_probe(ds_registry *r, const struct facts *f, int64_t version_i
 }
 
 static int publish_events(ds_registry *r, const ds_publication *p, const struct facts *f,
-                          const char *ref, ds_error *err) {
+                          const ds_job *j, const char *ref, ds_error *err) {
     char subject[DS_HEX_SIZE + 32];
     double fd = measured(f->evaluations, "adapter", "fd", NULL);
     double fd_base = measured(f->evaluations, "base", "fd", NULL);
     snprintf(subject, sizeof subject, "adapter:%s", ref);
-    int rc = gate_insert(r, p->job, f->gate, json_object_get(p->spec, "gate"), subject, err);
+    json_t *bar = NULL, *self = json_object_get(json_object_get(f->gate, "self"), "verdict");
+    int64_t gate = 0;
+    int rc = gate_insert(r, p->job, f->gate, json_object_get(p->spec, "gate"), subject, j->base_id,
+                         &gate, err);
+    if (!rc)
+        rc = bars_deciding(r, gate, &bar, err);
     if (rc)
         return rc;
     json_t *payload = json_pack("{s:s,s:s,s:I}", "ref", ref, "digest", p->adapter->sha256, "job",
                                 (json_int_t)p->job);
     json_object_set_new(payload, "fd", isfinite(fd) ? json_real(fd) : json_null());
     json_object_set_new(payload, "fd_base", isfinite(fd_base) ? json_real(fd_base) : json_null());
+    json_object_set(payload, "self", self ? self : json_null());
+    json_object_set_new(payload, "bar", bar);
+    if (f->forced && f->passed)
+        json_object_set_new(payload, "forced", json_true());
     return ds_event_put(r, f->passed ? "adapter.published" : "adapter.rejected", subject, payload,
                         err);
 }
@@ -224,6 +239,7 @@ static int publish_events(ds_registry *r, const ds_publication *p, const struct 
 static int publish_rows(ds_registry *r, const ds_publication *p, const struct facts *f,
                         const ds_job *j, const char *ref, ds_error *err) {
     int64_t adapter = 0, id = 0;
+    json_t *kept = NULL;
     int rc = ds_blob_add(r, p->adapter, "application/vnd.safetensors", err);
     if (!rc && p->reference)
         rc = ds_blob_add(r, p->reference, "application/vnd.safetensors", err);
@@ -236,18 +252,28 @@ static int publish_rows(ds_registry *r, const ds_publication *p, const struct fa
     if (!rc)
         rc = insert_probe(r, f, id, err);
     if (!rc)
-        rc = publish_events(r, p, f, ref, err);
+        rc = publish_events(r, p, f, j, ref, err);
+    if (!rc && f->recorded)
+        rc = base_task_record(r, j, j->base_id, p->spec, p->result, p->base_reference, &kept, err);
     if (!rc && f->passed)
-        rc = ds_alias_set(r, f->name, "latest", f->version, -1, "passed the gate", NULL, err);
+        rc = ds_alias_set(r, f->name, "latest", f->version, -1,
+                          f->forced ? "published although it is worse" : "passed the gate", NULL,
+                          err);
+    if (!rc && ds_json_bool(p->spec, "publish_worse", 0)) /* the wish counts once */
+        rc = db_run(r, err, "UPDATE datasets SET publish_worse = 0 WHERE id = ?1", "i",
+                    j->dataset_id);
     job_end end = {.state = f->passed ? DS_JOB_DONE : DS_JOB_REJECTED,
                    .exit_code = f->passed ? 0 : ds_error_exit(DS_EREFUSED),
                    .exit_signal = -1,
                    .code = f->passed ? NULL : "DS_EREFUSED",
                    .message =
                        f->passed ? NULL : ds_json_string(f->gate, "reason", "refused by the gate"),
-                   .result = p->result,
+                   .result = kept ? kept : p->result,
                    .adapter_version_id = id};
-    return rc ? rc : job_finish(r, j, &end, err);
+    if (!rc)
+        rc = job_finish(r, j, &end, err);
+    json_decref(kept);
+    return rc;
 }
 
 int ds_publish(ds_registry *r, const ds_publication *p, char ref[DS_HEX_SIZE + 16], ds_error *err) {

@@ -2,7 +2,7 @@
 #include "base/log.h"
 #include "registry/db.h"
 #include "registry/events.h"
-#include "registry/jobs.h"
+#include "registry/jobs_internal.h"
 
 #include <stdio.h>
 
@@ -26,13 +26,24 @@ static const char trainings[] =
     "SELECT d.id, d.version_id, d.generation, d.name, b.id FROM datasets d"
     " JOIN bases b ON b.id = coalesce(d.base_id, ?1) AND b.removed_at IS NULL"
     " WHERE d.state = 'ready' AND d.version_id IS NOT NULL AND d.scan_done >= d.scan_wanted"
-    " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE av.dataset_version_id = d.version_id"
-    "  AND av.base_id = b.id AND av.generation >= d.generation)"
-    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
-    "  AND j.base_id = b.id AND j.kind = 'train' AND j.generation >= d.generation"
-    "  AND j.state IN ('failed', 'cancelled'))"
-    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
-    "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
+    " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE " JOBS_ANSWERS(
+        "av", "d",
+        "b.id") ")"
+                " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
+                "  AND j.base_id = b.id AND j.kind = 'train' AND j.generation >= d.generation"
+                "  AND j.state IN ('failed', 'cancelled'))"
+                " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
+                "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
+
+static const char idle_wishes[] =
+    "SELECT d.id, NULL, d.generation, d.name, b.id FROM datasets d"
+    " JOIN bases b ON b.id = coalesce(d.base_id, ?1)"
+    " WHERE d.publish_worse AND d.state = 'ready' AND d.scan_done >= d.scan_wanted"
+    " AND EXISTS (SELECT 1 FROM adapter_versions av WHERE " JOBS_ANSWERS(
+        "av", "d",
+        "b.id") ")"
+                " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
+                "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
 
 static int collect(ds_registry *r, const char *sql, int64_t base, struct wish *out, int *n,
                    ds_error *err) {
@@ -79,6 +90,25 @@ static int make(ds_registry *r, enum ds_job_kind kind, int64_t base, int *made, 
     return rc;
 }
 
+/* A wish to publish a worse version that has nothing left to act on: the content is answered and no
+ * training is under way.  It must not wait for one that comes by itself one day. */
+static int drop_wishes(ds_registry *r, int64_t base, ds_error *err) {
+    struct wish list[AT_ONCE];
+    int n, rc = collect(r, idle_wishes, base, list, &n, err);
+    for (int i = 0; !rc && i < n; i++) {
+        char subject[DS_NAME_SIZE + 16];
+        snprintf(subject, sizeof subject, "dataset:%s", list[i].name);
+        rc = db_run(r, err, "UPDATE datasets SET publish_worse = 0 WHERE id = ?1", "i",
+                    list[i].dataset_id);
+        if (!rc)
+            rc = ds_event_put(r, "dataset.publish_worse", subject,
+                              json_pack("{s:I, s:s}", "id", (json_int_t)list[i].dataset_id, "state",
+                                        "nothing to force"),
+                              err);
+    }
+    return rc;
+}
+
 int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
     int64_t data = 0, base = 0;
     int count = 0;
@@ -96,6 +126,8 @@ int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
     db_int(r, &base, NULL, "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", "");
     if (!rc)
         rc = make(r, DS_JOB_TRAIN, base, &count, err);
+    if (!rc)
+        rc = drop_wishes(r, base, err);
     rc = db_end(r, rc, err);
     if (!rc && count == 0) {
         r->settled_seq = ds_event_last_seq(r);

@@ -305,6 +305,15 @@ static const struct {
     {"an adapter that is not deleted refers to a blob that is not present",
      "SELECT av.digest FROM adapter_versions av JOIN blobs b ON b.digest = av.digest"
      " WHERE av.deleted_at IS NULL AND b.state <> 'present'"},
+    {"a version was published although its own bars refused it",
+     "SELECT 'job ' || g.job_id FROM gates g JOIN gate_self s ON s.gate_id = g.id WHERE"
+     " s.verdict = 'refused' AND g.verdict = 'passed'"},
+    {"the record of a base refers to a blob that is not present",
+     "SELECT t.base_id FROM base_tasks t JOIN blobs b ON b.digest = t.reference_digest"
+     " WHERE b.state <> 'present'"},
+    {"a base has a record without a probe",
+     "SELECT t.base_id FROM base_tasks t WHERE NOT EXISTS (SELECT 1 FROM base_probes p WHERE"
+     " p.base_id = t.base_id)"},
     {"a base in use has been removed",
      "SELECT d.name FROM datasets d JOIN bases b ON b.id = d.base_id WHERE d.state <> 'removed'"
      " AND b.removed_at IS NOT NULL"},

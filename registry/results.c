@@ -2,6 +2,7 @@
 #include "registry/results.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/base_tasks.h"
 #include "registry/blobs.h"
 #include "registry/datasets.h"
 #include "registry/db.h"
@@ -177,27 +178,55 @@ int ds_scan_finish(ds_registry *r, int64_t job, const json_t *result, const ds_b
     return db_end(r, rc, err);
 }
 
-int ds_verify_finish(ds_registry *r, int64_t job, const json_t *result, ds_error *err) {
-    ds_job j;
+/* The base that a verification is about: jobs have it only once they ended. */
+static int verified_base(ds_registry *r, const ds_verification *v, int64_t *id, ds_error *err) {
+    const char *sha = ds_json_string(json_object_get(v->spec, "base"), "sha256", "");
+    int rc = db_int(r, id, err, "SELECT id FROM bases WHERE sha256 = ?1", "s", sha);
+    if (rc == DS_ENOTFOUND)
+        return ds_fail(err, DS_ECONFLICT, "job %lld: its spec is about a base that is not known",
+                       (long long)v->job);
+    if (!rc)
+        rc = db_run(r, err, "UPDATE jobs SET base_id = ?2 WHERE id = ?1", "ii", v->job, *id);
+    return rc;
+}
+
+static int verify_rows(ds_registry *r, const ds_verification *v, const ds_job *j, int passed,
+                       int recorded, ds_error *err) {
+    const json_t *gate = json_object_get(v->result, "gate");
+    json_t *kept = NULL;
     char subject[32];
-    json_t *gate = json_object_get(result, "gate");
-    int passed = 0, rc = gate_check(gate, &passed, err);
-    if (rc || (rc = job_read_running(r, job, &j, err)))
-        return rc;
-    if (j.kind != DS_JOB_VERIFY)
-        return ds_fail(err, DS_EINVAL, "job %lld does not verify", (long long)job);
-    if ((rc = db_begin(r, err)))
-        return rc;
-    snprintf(subject, sizeof subject, "job:%lld", (long long)job);
-    rc = gate_insert(r, job, gate, NULL, subject, err);
+    int64_t base = 0, id = 0;
+    snprintf(subject, sizeof subject, "job:%lld", (long long)v->job);
+    int rc = verified_base(r, v, &base, err);
+    if (!rc)
+        rc = gate_insert(r, v->job, gate, NULL, subject, base, &id, err);
+    if (!rc && recorded)
+        rc = base_task_record(r, j, base, v->spec, v->result, v->base_reference, &kept, err);
     job_end end = {.state = passed ? DS_JOB_DONE : DS_JOB_REJECTED,
                    .exit_code = passed ? 0 : ds_error_exit(DS_EREFUSED),
                    .exit_signal = -1,
                    .code = passed ? NULL : "DS_EREFUSED",
                    .message = passed ? NULL : ds_json_string(gate, "reason", "refused by the gate"),
-                   .result = result};
+                   .result = kept ? kept : v->result};
     if (!rc)
-        rc = job_finish(r, &j, &end, err);
+        rc = job_finish(r, j, &end, err);
+    json_decref(kept);
+    return rc;
+}
+
+int ds_verify_finish(ds_registry *r, const ds_verification *v, ds_error *err) {
+    ds_job j;
+    int passed = 0, recorded = 0,
+        rc = gate_check(json_object_get(v->result, "gate"), NULL, &passed, err);
+    if (!rc)
+        rc = base_task_check(v->result, v->base_reference, &recorded, err);
+    if (rc || (rc = job_read_running(r, v->job, &j, err)))
+        return rc;
+    if (j.kind != DS_JOB_VERIFY)
+        return ds_fail(err, DS_EINVAL, "job %lld does not verify", (long long)v->job);
+    if ((rc = db_begin(r, err)))
+        return rc;
+    rc = verify_rows(r, v, &j, passed, recorded, err);
     return db_end(r, rc, err);
 }
 

@@ -213,6 +213,15 @@ FX int fx_publish(ds_registry *r, const ds_job *j, int passed, const char *conte
     return rc;
 }
 
+/* The end of a running verification on the fixture's base. */
+FX int fx_verify_finish(ds_registry *r, int64_t job, const json_t *result, ds_error *err) {
+    json_t *spec = fx_json("{\"base\":{\"name\":\"emoji-dit\",\"sha256\":\"" BASE_SHA "\"}}");
+    ds_verification v = {.job = job, .spec = spec, .result = result};
+    int rc = ds_verify_finish(r, &v, err);
+    json_decref(spec);
+    return rc;
+}
+
 /* Claim the next training and publish it. */
 FX ds_job fx_train(ds_registry *r, int passed, const char *content, char *ref) {
     ds_job j = fx_claim(r, DS_JOB_TRAIN);

@@ -558,7 +558,7 @@ START_TEST(verify_jobs) {
         json_t *g = NULL;
         MUST(ds_job_add(r, DS_JOB_VERIFY, "", NULL, 1, &id, err));
         MUST(ds_job_claim(r, id, err));
-        MUST(ds_verify_finish(r, id, o, err));
+        MUST(fx_verify_finish(r, id, o, err));
         MUST(ds_job_read(r, id, &j, err));
         ck_assert_int_eq(j.state, passed ? DS_JOB_DONE : DS_JOB_REJECTED);
         MUST(ds_gate_of_job(r, id, &g, err));
