@@ -1,6 +1,7 @@
 /* cli/cmd_adapter.c - list and show adapters and measurements, and move aliases. */
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
@@ -19,10 +20,10 @@ static void join_aliases(const json_t *a, ds_buf *out) {
     }
 }
 
-static void add_row(ds_table *t, const json_t *a, int with_net) {
+static void add_row(ds_table *t, const json_t *a, int with_net, int with_bar) {
     const char *status = ds_json_string(a, "status", "");
     char text[DS_TEXT];
-    ds_buf aliases = {0};
+    ds_buf aliases = {0}, bar = {0};
     join_aliases(a, &aliases);
     ds_cell(t, ds_json_string(a, "ref", NULL));
     ds_cell_styled(t, ds_style_of_state(status), status);
@@ -37,18 +38,23 @@ static void add_row(ds_table *t, const json_t *a, int with_net) {
     if (with_net) {
         ds_cell(t, ds_fmt_net(text, a));
     }
+    if (with_bar)
+        ds_cell(t, ds_bar_words(&bar, a));
     ds_cell(t, aliases.data);
     ds_buf_release(&aliases);
+    ds_buf_release(&bar);
 }
 
 static void print_adapters(ds_cli *c, const json_t *items) {
     size_t i;
     const json_t *a;
-    int nets = ds_several_nets(items);
-    ds_table *t = ds_table_new(
-        nets ? "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|NETWORK~|ALIASES~"
-             : "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE|ALIASES~");
-    json_array_foreach((json_t *)(uintptr_t)items, i, a) { add_row(t, a, nets); }
+    int nets = ds_several_nets(items), bars = ds_any_bar(items);
+    char spec[160];
+    snprintf(spec, sizeof spec,
+             "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE%s%s|ALIASES~",
+             nets ? "|NETWORK~" : "", bars ? "|BAR~" : "");
+    ds_table *t = ds_table_new(spec);
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) { add_row(t, a, nets, bars); }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);
 }
@@ -125,10 +131,13 @@ static void show_evaluations(ds_cli *c, const json_t *list) {
 static void show(ds_cli *c, const json_t *a) {
     char x[DS_TEXT], y[DS_TEXT], z[DS_TEXT];
     const json_t *base = json_object_get(a, "base"), *gate = json_object_get(a, "gate");
-    ds_buf aliases = {0};
+    ds_buf aliases = {0}, forced = {0};
     join_aliases(a, &aliases);
+    ds_forced_words(&forced, "it", gate);
     ds_field(c, "adapter", "%s", ds_json_string(a, "ref", "-"));
-    ds_field(c, "status", "%s", ds_json_string(a, "status", "-"));
+    ds_field(c, "status", "%s%s%s", ds_json_string(a, "status", "-"), forced.len ? "; " : "",
+             forced.len ? forced.data : "");
+    ds_buf_release(&forced);
     ds_field(c, "aliases", "%s", aliases.data ? aliases.data : "-");
     ds_field(c, "dataset", "%s v%lld, %s images, %s classes", ds_json_string(a, "dataset", "-"),
              (long long)ds_json_int(a, "dataset_version", 0),

@@ -6,6 +6,7 @@
  */
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
@@ -97,6 +98,8 @@ static int make_request(ds_cli *c, json_t **request, ds_error *err) {
     json_decref(options);
     if (ds_opt_given(c, "no-watch"))
         json_object_set_new(r, "watch", json_false());
+    if (ds_opt_given(c, "publish-worse"))
+        json_object_set_new(r, "publish_worse", json_true());
     *request = r;
     return 0;
 }
@@ -142,8 +145,13 @@ static int64_t version_of(const json_t *d) {
     return ds_json_int(json_object_get(d, "version"), "version", 0);
 }
 
-/* The newest training of the dataset's version; 0: none (yet).  *state needs 16 bytes. */
-static int64_t training_job(ds_cli *c, const json_t *d, char *state) {
+static int is_over(const char *state) {
+    return strcmp(state, "queued") != 0 && strcmp(state, "running") != 0;
+}
+
+/* The newest training of the dataset's version (0: of any); 0: none (yet).  Those up to `old` count
+ * only while they run.  *state needs 16 bytes. */
+static int64_t training_job(ds_cli *c, const json_t *d, int64_t version, int64_t old, char *state) {
     ds_buf path = {0};
     json_t *answer = NULL, *job;
     int64_t id = 0;
@@ -153,26 +161,64 @@ static int64_t training_job(ds_cli *c, const json_t *d, char *state) {
     ds_client_call(c->http, "GET", path.data, NULL, &answer, NULL);
     ds_buf_release(&path);
     json_array_foreach(json_object_get(answer, "items"), i, job) {
-        if (ds_json_int(job, "dataset_version", 0) == version_of(d)) {
+        const char *s = ds_json_string(job, "state", "");
+        if (version && ds_json_int(job, "dataset_version", 0) != version)
+            continue;
+        if (ds_json_int(job, "id", 0) > old || !is_over(s)) {
             id = ds_json_int(job, "id", 0);
-            snprintf(state, 16, "%s", ds_json_string(job, "state", ""));
-            break;
+            snprintf(state, 16, "%s", s);
         }
+        break;
     }
     json_decref(answer);
     return id;
 }
 
+/* Is there still a training to come that is published whatever it is?  *d is brought up to date. */
+static int wish_waits(ds_cli *c, json_t **d) {
+    json_t *now = NULL;
+    if (!get_dataset(c, ds_json_string(*d, "name", ""), &now, NULL)) {
+        json_decref(*d);
+        *d = now;
+    }
+    return ds_json_bool(*d, "publish_worse", 0);
+}
+
 /* A training of this version that is under way or over.  A failed or cancelled one is about to get
- * a successor (adding again asks for it), so it counts only when none comes. */
-static int64_t await_job(ds_cli *c, const json_t *d, double patience, char *state) {
+ * a successor (adding again asks for it), so it counts only when none comes; and so is one that was
+ * over before a worse version was asked for (old, else 0), unless there was nothing to force. */
+static int64_t await_job(ds_cli *c, json_t **d, double patience, int64_t old, char *state) {
     double end = ds_monotonic() + patience;
+    int asked = ds_opt_given(c, "publish-worse");
     for (;;) {
-        int64_t id = training_job(c, d, state);
+        int64_t id = training_job(c, *d, version_of(*d), old, state);
         int settled = id && strcmp(state, "failed") && strcmp(state, "cancelled");
         if (settled || ds_monotonic() > end || ds_cli_sleep(SCAN_POLL, NULL))
             return id;
+        if (asked && !id && !wish_waits(c, d))
+            return training_job(c, *d, version_of(*d), old, state); /* it may be over already */
     }
+}
+
+/* What became of --publish-worse. */
+static void tell_wish(ds_cli *c, json_t **d, int64_t job) {
+    const char *name = ds_json_string(*d, "name", "");
+    if (!ds_opt_given(c, "publish-worse") || c->quiet || c->json)
+        return;
+    if (job)
+        ds_say(c, "--publish-worse: job %lld is published even if it is worse; this counts once",
+               (long long)job);
+    else if (!scan_over(*d) || wish_waits(c, d))
+        ds_say(c,
+               "--publish-worse: the next version of %s is published even if it is worse; this "
+               "counts once",
+               name);
+    else
+        ds_say(
+            c,
+            "--publish-worse: nothing to force: %s needs no training, and its newest version was "
+            "not refused for being worse",
+            name);
 }
 
 static int unchanged(const json_t *d) {
@@ -224,7 +270,7 @@ static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
     ds_buf_release(&b);
 }
 
-static int add_no_wait(ds_cli *c, json_t **d, ds_error *err) {
+static int add_no_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
     /* Unreachable or slow from here on: the dataset is registered all the same. */
     int rc = wait_scan(c, d, c->started + SCAN_PATIENCE, NULL);
     char state[16] = "";
@@ -232,13 +278,14 @@ static int add_no_wait(ds_cli *c, json_t **d, ds_error *err) {
     if (!rc && scan_over(*d) && strcmp(scan_state(*d), "done"))
         return scan_error(*d, err);
     if (!rc && scan_over(*d))
-        job = await_job(c, *d, JOB_PATIENCE, state);
+        job = await_job(c, d, JOB_PATIENCE, old, state);
     if (c->json)
         ds_print_json(c, "dataset", *d, 0);
     else if (c->quiet)
         fprintf(c->out, "%s\n", ds_json_string(*d, "name", ""));
     else
         tell(c, *d, job, state);
+    tell_wish(c, d, job);
     return 0;
 }
 
@@ -277,13 +324,20 @@ static int outcome(ds_cli *c, const json_t *job, ds_error *err) {
         if (ref)
             fprintf(c->out, "%s\n", ref);
     } else if (ref) {
+        const json_t *gate = json_object_get(json_object_get(job, "result"), "gate");
         const char *word = rc == DS_EREFUSED ? "rejected" : "published";
         ds_style style = ds_style_of_state(word);
+        ds_buf forced = {0};
         fprintf(c->out, "%s%s%s ", ds_style_on(c, style), word, ds_style_off(c, style));
         ds_put_clean(c, c->out, ref);
         fputc('\n', c->out);
         outcome_adapter(c, ref);
-        ds_print_gate(c, json_object_get(json_object_get(job, "result"), "gate"));
+        ds_print_gate(c, gate);
+        if (!rc)
+            ds_forced_words(&forced, ref, gate);
+        if (forced.len)
+            ds_say(c, "%s; the next version is measured against the best one again", forced.data);
+        ds_buf_release(&forced);
     }
     return rc;
 }
@@ -304,7 +358,20 @@ static int no_job(ds_cli *c, const json_t *d, ds_error *err) {
     return 0;
 }
 
-static int add_and_wait(ds_cli *c, json_t **d, ds_error *err) {
+/* Follows a training to its end and tells it; *again: it was refused, and began before a worse
+ * version was asked for, so that another one comes. */
+static int follow_one(ds_cli *c, json_t **d, int64_t id, double deadline, int *again,
+                      ds_error *err) {
+    json_t *job = NULL;
+    int rc = ds_follow_job(c, id, deadline, &job, err);
+    if (!rc)
+        rc = outcome(c, job, err);
+    json_decref(job);
+    *again = rc == DS_EREFUSED && ds_opt_given(c, "publish-worse") && wish_waits(c, d);
+    return rc;
+}
+
+static int add_and_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
     double timeout = ds_opt_number(c, "timeout", 0),
            deadline = timeout > 0 ? c->started + timeout : 0;
     char state[16] = "";
@@ -318,17 +385,23 @@ static int add_and_wait(ds_cli *c, json_t **d, ds_error *err) {
                        "timed out; the dataset is registered and will be trained");
     if (strcmp(scan_state(*d), "done"))
         return scan_error(*d, err);
-    int64_t id =
-        await_job(c, *d, ds_json_string(*d, "adapter", NULL) && unchanged(*d) ? 0.5 : 5, state);
+    int patient = !ds_json_string(*d, "adapter", NULL) || !unchanged(*d) ||
+                  ds_json_bool(*d, "publish_worse", 0);
+    int64_t id = await_job(c, d, patient ? 5 : 0.5, old, state);
     if (!c->json && !c->quiet)
         tell(c, *d, id, state);
+    tell_wish(c, d, id);
     if (!id)
         return no_job(c, *d, err);
-    json_t *job = NULL;
-    rc = ds_follow_job(c, id, deadline, &job, err);
-    if (!rc)
-        rc = outcome(c, job, err);
-    json_decref(job);
+    int again = 0;
+    rc = follow_one(c, d, id, deadline, &again, err);
+    if (again) {
+        ds_say(c, "job %lld began before --publish-worse was given; the next one has it",
+               (long long)id);
+        int64_t next = await_job(c, d, 5, id, state);
+        if (next)
+            rc = follow_one(c, d, next, deadline, &again, err);
+    }
     return rc;
 }
 
@@ -343,8 +416,12 @@ int ds_cmd_add_dataset(ds_cli *c, ds_error *err) {
         c->started = ds_monotonic(); /* the second of patience is for the scan, not for --start */
         rc = ds_client_call(c->http, "POST", "/v1/datasets", request, &d, err);
     }
+    char state[16];
+    int64_t old = 0; /* trainings from before the request say nothing about it */
+    if (!rc && ds_opt_given(c, "publish-worse"))
+        old = training_job(c, d, 0, 0, state);
     if (!rc)
-        rc = ds_opt_given(c, "wait") ? add_and_wait(c, &d, err) : add_no_wait(c, &d, err);
+        rc = ds_opt_given(c, "wait") ? add_and_wait(c, &d, old, err) : add_no_wait(c, &d, old, err);
     json_decref(request);
     json_decref(d);
     return rc;

@@ -2,10 +2,13 @@
  *
  * {"datasets":[{name, images, classes, steps, train_seconds, images_per_second, fd_base,
  * fd_adapter, kid_adapter, n, feature_net, status, adapter, digest, stored_bytes, raw_bytes,
- * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}]}, datasets in the order in which they
- * were added. */
+ * self, bar:{role, ref, verdict, fd_bar, fd_now, delta}|null,
+ * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}],
+ * bases:[{name, sha256, default, adapters, task}]}, datasets in the order in which they were added;
+ * "bar" is what the version was measured against, "task" what the base's own samples are. */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/format.h"
 
@@ -45,6 +48,8 @@ static json_t *report_row(const json_t *dataset, const json_t *adapter) {
                                           {"adapter", "ref"},
                                           {"digest", "digest"},
                                           {"feature_net", "feature_net"},
+                                          {"self", "self"},
+                                          {"bar", "bar"},
                                           {"stored_bytes", "stored_bytes"},
                                           {"raw_bytes", "raw_bytes"}};
     const json_t *version = json_object_get(dataset, "version");
@@ -76,12 +81,13 @@ static int append_dataset(ds_cli *c, const json_t *dataset, json_t *rows, ds_err
 }
 
 static void print_table(ds_cli *c, const json_t *rows) {
-    int nets = ds_several_nets(rows);
-    ds_table *t = ds_table_new(
-        nets ? "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|"
-               "OLD TASKS|NETWORK"
-             : "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|"
-               "OLD TASKS");
+    int nets = ds_several_nets(rows), bars = ds_any_bar(rows);
+    char spec[160];
+    snprintf(spec, sizeof spec,
+             "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|"
+             "OLD TASKS%s%s",
+             bars ? "|BAR" : "", nets ? "|NETWORK" : "");
+    ds_table *t = ds_table_new(spec);
     size_t i;
     json_t *r;
     json_array_foreach((json_t *)(uintptr_t)rows, i, r) {
@@ -106,11 +112,48 @@ static void print_table(ds_cli *c, const json_t *rows) {
         ds_cell(t, ds_fmt_bytes(a, ds_json_number(r, "stored_bytes", -1)));
         ds_cell(t, ds_fmt_duration(a, ds_json_number(r, "train_seconds", 0)));
         ds_cell(t, tasks);
+        ds_buf bar = {0};
+        if (bars)
+            ds_cell(t, ds_bar_words(&bar, r));
+        ds_buf_release(&bar);
         if (nets)
             ds_cell(t, ds_fmt_net(a, r));
     }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);
+}
+
+/* The bases with a record of their own samples: the default, and those that adapters are made on. */
+static json_t *base_rows(ds_cli *c) {
+    static const char *const keys[] = {"name", "sha256", "default", "adapters", "task"};
+    json_t *page = NULL, *rows = json_array(), *base;
+    size_t i;
+    if (ds_client_call(c->http, "GET", "/v1/bases?limit=1000", NULL, &page, NULL))
+        page = NULL; /* the table is worth having without them */
+    json_array_foreach(json_object_get(page, "items"), i, base) {
+        if (!json_is_object(json_object_get(base, "task")) ||
+            (!ds_json_bool(base, "default", 0) && !ds_json_int(base, "adapters", 0)))
+            continue;
+        json_t *row = json_object();
+        for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
+            copy(row, keys[k], base, keys[k]);
+        json_array_append_new(rows, row);
+    }
+    json_decref(page);
+    return rows;
+}
+
+static void print_bases(ds_cli *c, const json_t *rows) {
+    size_t i;
+    const json_t *base;
+    json_array_foreach((json_t *)(uintptr_t)rows, i, base) {
+        ds_buf words = {0};
+        ds_buf_addf(&words, "base %s: ", ds_json_string(base, "name", "?"));
+        ds_base_task_words(&words, json_object_get(base, "task"));
+        ds_put_clean(c, c->out, words.data);
+        fputc('\n', c->out);
+        ds_buf_release(&words);
+    }
 }
 
 /* All datasets, oldest first. */
@@ -156,6 +199,8 @@ int ds_cmd_report(ds_cli *c, ds_error *err) {
     json_object_set_new(doc, "schema", json_string("dsctl.v1/report"));
     json_object_set_new(doc, "datasets", rows);
     int rc = collect(c, rows, err);
+    json_t *bases = rc ? json_array() : base_rows(c);
+    json_object_set_new(doc, "bases", bases);
     const char *out = ds_opt_text(c, "output", NULL);
     if (!rc && out)
         rc = ds_json_write_file(out, doc, err);
@@ -163,8 +208,10 @@ int ds_cmd_report(ds_cli *c, ds_error *err) {
         ds_print_json(c, "report", doc, 0);
     else if (!rc && c->quiet)
         fprintf(c->out, "%zu\n", json_array_size(rows));
-    else if (!rc)
+    else if (!rc) {
         print_table(c, rows);
+        print_bases(c, bases);
+    }
     json_decref(doc);
     return rc;
 }

@@ -28,12 +28,31 @@ static int post_and_follow(ds_cli *c, const char *path, const json_t *body, json
     return ds_follow_job(c, id, timeout > 0 ? c->started + timeout : 0, job, err);
 }
 
-static void verify_summary(ds_cli *c, const json_t *gate) {
+/* "base:emoji-dit recorded: FD 12.3 of 512 samples, 6 classes" */
+static void recorded(ds_cli *c, const json_t *task) {
+    char fd[DS_TEXT], n[DS_TEXT];
+    const char *note = ds_json_string(task, "note", "");
+    if (!json_is_object(task))
+        return;
+    ds_buf b = {0};
+    ds_buf_addf(
+        &b, "%s %s: FD %s of %s samples, %lld classes%s%s", ds_json_string(task, "ref", "base"),
+        ds_json_bool(task, "recorded", 1) ? "recorded" : "was recorded meanwhile",
+        ds_fmt_number(fd, ds_json_real(task, "fd")), ds_fmt_count(n, ds_json_int(task, "n", -1)),
+        (long long)ds_json_int(task, "classes", 0), *note ? "; " : "", note);
+    ds_put_clean(c, c->out, b.data);
+    fputc('\n', c->out);
+    ds_buf_release(&b);
+}
+
+static void verify_summary(ds_cli *c, const json_t *result) {
+    const json_t *gate = json_object_get(result, "gate");
     const char *reason = ds_json_string(gate, "reason", "");
     const char *verdict = ds_json_string(gate, "verdict", "-");
     ds_style style = ds_style_of_state(verdict);
     size_t n = json_array_size(json_object_get(gate, "tasks"));
     ds_print_gate(c, gate);
+    recorded(c, json_object_get(result, "base_task"));
     fprintf(c->out, "%s%s%s: %zu task%s checked", ds_style_on(c, style), verdict,
             ds_style_off(c, style), n, n == 1 ? "" : "s");
     fprintf(c->out, "%s", *reason ? "; " : "");
@@ -60,7 +79,7 @@ int ds_cmd_verify(ds_cli *c, ds_error *err) {
     else if (c->quiet)
         fprintf(c->out, "%s\n", ds_json_string(gate, "verdict", ""));
     else if (json_is_object(gate))
-        verify_summary(c, gate);
+        verify_summary(c, json_object_get(job, "result"));
     json_decref(job);
     return rc;
 }

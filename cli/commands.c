@@ -50,6 +50,8 @@ static const ds_opt add_options[] = {
          "measure with this network (list-feature-nets); 'bundled'; 'default' follows the default"),
     FLAG("start", 0, "start diffscalerd in the background when it does not run"),
     FLAG("no-watch", 0, "do not train again when the folder changes"),
+    FLAG("publish-worse", 0,
+         "publish the next version even if it is worse than what there is; counts once"),
     ONE_OF("method", "METHOD", "affiner|embedding|full", "what is trained (default affiner)"),
     INT("rank", 0, "R", 1, 512, "rank of the low-rank part"),
     INT("steps", 0, "N", 1, 10000000, "training steps"),
@@ -176,7 +178,9 @@ const ds_command ds_commands[] = {
      "Registers DIR and returns; diffscalerd scans it, trains an adapter, measures it, proves that "
      "the older tasks are unchanged and publishes it. One sub-folder per class, or flat for one "
      "class, or metadata.csv (file_name,label). Adding a folder again is never an error: it is "
-     "scanned again and a new version is made only if its images changed.",
+     "scanned again and a new version is made only if its images changed. A version that is worse "
+     "than the latest one, the best one or the base is kept as rejected (exit 8 with --wait), and "
+     "the latest stays; --publish-worse publishes such a version once.",
      add_options,
      "dsctl add-dataset ./celeba # register and return\n"
      "dsctl add-dataset ./digits --wait --steps 800 # follow the training\n"
@@ -260,13 +264,17 @@ const ds_command ds_commands[] = {
     {"list-adapters", ds_cmd_list_adapters, "", 0, 0, DS_ARG_OTHER, "list the adapters",
      "Newest first. FD is the Frechet distance to the dataset, BASE that of the base alone; both "
      "are smaller when better. Distances of different networks or preprocessings cannot be "
-     "compared: where there are several, NETWORK says which.",
+     "compared: where there are several, NETWORK says which. BAR is the version it was measured "
+     "against, where there was one.",
      list_adapters_options,
      "dsctl list-adapters # newest first\n"
      "dsctl list-adapters --max-fd 40 --since 7d # good ones of this week\n"
      "dsctl list-adapters -d digits --status rejected # what the gate refused\n"},
     {"show-adapter", ds_cmd_show_adapter, "REF", 1, 1, DS_ARG_REF, "show one adapter",
-     "Identity, method, measurements and the verdict of the gate on each old task.", NULL,
+     "Identity, method, measurements, what it was measured against before it was published, and "
+     "the "
+     "verdict of the gate on each old task.",
+     NULL,
      "dsctl show-adapter digits # the latest\n"
      "dsctl show-adapter digits@v2 --json # one version, for a program\n"},
     {"pull-adapter", ds_cmd_pull_adapter, "REF", 1, 1, DS_ARG_REF, "save an adapter as a file",
@@ -300,7 +308,9 @@ const ds_command ds_commands[] = {
     {"verify", ds_cmd_verify, "[REF]", 0, 1, DS_ARG_REF, "prove that adapters are unchanged",
      "Draws the probe samples of each adapter again and compares their digests with those "
      "recorded at publication; where they cannot agree, or with --full, compares Frechet "
-     "distances. Exit 8 when an adapter is worse, 9 when stored data is damaged.",
+     "distances. The base's own samples are a task too (base:NAME): recorded by the first job of "
+     "that base, checked by all others. Exit 8 when a task is worse, 9 when stored data is "
+     "damaged.",
      verify_options,
      "dsctl verify --all # every published adapter\n"
      "dsctl verify digits --full # measure it again\n"},
@@ -342,13 +352,17 @@ const ds_command ds_commands[] = {
      "dsctl events --since 2h # recent\n"
      "dsctl events --follow --json --since 120 # for a program, from a cursor\n"},
     {"set-alias", ds_cmd_set_alias, "NAME ALIAS VERSION", 3, 3, DS_ARG_DATASET,
-     "point an alias at a version", "Afterwards NAME@ALIAS is that version; history is kept.",
+     "point an alias at a version",
+     "Afterwards NAME@ALIAS is that version; history is kept. The alias 'latest' goes back to an "
+     "older version that was published: the next training is then measured against that one.",
      alias_options,
      "dsctl set-alias digits prod 2 # digits@prod is digits@v2\n"
+     "dsctl set-alias digits latest v1 # back to an older version\n"
      "dsctl set-alias digits prod v3 --if-generation 1 # only if nobody moved it\n"},
     {"report", ds_cmd_report, "", 0, 0, DS_ARG_OTHER, "show what each dataset became",
-     "Per dataset: FD of the base and of the adapter, KID, size, and what the gate found for every "
-     "old task.",
+     "Per dataset: FD of the base and of the adapter, KID, size, what the gate found for every old "
+     "task, and the version it was measured against where there was one. Then, for each base, "
+     "whether its own classes are what they were.",
      report_options,
      "dsctl report # a table\n"
      "dsctl report -o report.json # for a program\n"},

@@ -1,6 +1,7 @@
 #include "cli/follow.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/format.h"
 
@@ -33,6 +34,10 @@ int ds_error_from_name(const char *name) {
     return DS_EFAILED;
 }
 
+static const char worse_hint[] =
+    "; what is published stays, so nothing needs to be done to keep it; add-dataset DIR "
+    "--publish-worse publishes a worse version all the same, once";
+
 int ds_job_verdict(const json_t *job, ds_error *err) {
     const char *state = ds_json_string(job, "state", "");
     const json_t *error = json_object_get(job, "error"), *result = json_object_get(job, "result");
@@ -41,9 +46,13 @@ int ds_job_verdict(const json_t *job, ds_error *err) {
     long long id = ds_json_int(job, "id", 0);
     if (!strcmp(state, "done"))
         return 0;
-    if (!strcmp(state, "rejected"))
-        return ds_fail(err, DS_EREFUSED, "job %lld was refused by the gate: %s", id,
-                       ds_json_string(gate, "reason", message ? message : "no reason recorded"));
+    if (!strcmp(state, "rejected")) {
+        const json_t *self = json_object_get(gate, "self");
+        int worse = !strcmp(ds_json_string(self, "verdict", ""), "refused");
+        return ds_fail(err, DS_EREFUSED, "job %lld was refused by the gate: %s%s", id,
+                       ds_json_string(gate, "reason", message ? message : "no reason recorded"),
+                       worse ? worse_hint : "");
+    }
     if (!strcmp(state, "cancelled"))
         return ds_fail(err, DS_ECANCELED, "job %lld was cancelled", id);
     int code = ds_error_from_name(ds_json_string(error, "code", ""));
@@ -176,6 +185,7 @@ int ds_follow_job(ds_cli *c, int64_t id, double deadline, json_t **job, ds_error
 void ds_print_gate(ds_cli *c, const json_t *gate) {
     json_t *tasks = json_object_get(gate, "tasks"), *task;
     size_t i;
+    ds_print_bars(c, gate);
     if (!json_array_size(tasks))
         return;
     ds_table *t = ds_table_new("OLD TASK|VERDICT|LEVEL>|FD RECORDED>|FD NOW>|WHY~");

@@ -42,7 +42,7 @@ int ds_job_verdict(const json_t *job, ds_error *err);
 int ds_error_from_name(const char *name);
 int ds_job_finished(const json_t *job);
 
-/* The old-task table of a gate object (docs/jobs.md), indented. */
+/* The tables of a gate object (docs/jobs.md), indented: its bars, the old tasks. */
 void ds_print_gate(ds_cli *c, const json_t *gate);
 /* The pages of a list: `path` may already have a query.  limit <= 0: all.  *next (malloc'ed or
  * NULL) is the cursor when more is there. */

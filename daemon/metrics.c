@@ -69,6 +69,42 @@ static void fd_metrics(ds_daemon *d, ds_buf *b) {
     json_decref(doc);
 }
 
+/* What each task's newest version, published or not, was measured against: the bar that decided. */
+static void bar_metrics(ds_daemon *d, ds_buf *b) {
+    static const char *const figures[][3] = {
+        {"adapter_bar_fd", "fd_bar",
+         "Frechet distance of what the newest version was measured "
+         "against, on the same reference."},
+        {"adapter_bar_change", "delta",
+         "Share by which the newest version is worse (above 0) or "
+         "better than that."}};
+    json_t *doc = NULL, *a;
+    size_t i;
+    ds_adapter_filter f = {.max_fd = NAN};
+    if (ds_adapter_list(d->registry, (ds_page){.limit = 200}, &f, &doc, NULL))
+        return;
+    for (size_t k = 0; k < 2; k++) {
+        json_t *seen = json_object();
+        head(b, figures[k][0], "gauge", figures[k][2]);
+        json_array_foreach(json_object_get(doc, "items"), i, a) {
+            const char *name = ds_json_string(a, "name", "");
+            const json_t *bar = json_object_get(a, "bar");
+            if (json_object_get(seen, name))
+                continue;
+            json_object_set_new(seen, name, json_true());
+            if (json_is_number(json_object_get(bar, figures[k][1])))
+                ds_buf_addf(b,
+                            "diffscaler_%s{task=\"%s\",role=\"%s\",bar=\"%s\",verdict=\"%s\"} "
+                            "%.17g\n",
+                            figures[k][0], name, ds_json_string(bar, "role", ""),
+                            ds_json_string(bar, "ref", ""), ds_json_string(a, "self", ""),
+                            ds_json_number(bar, figures[k][1], NAN));
+        }
+        json_decref(seen);
+    }
+    json_decref(doc);
+}
+
 static void job_metrics(const ds_counters *n, ds_buf *b) {
     head(b, "job_duration_seconds", "summary", "Time of finished attempts by kind.");
     for (int k = 0; k < DS_JOB_KIND_COUNT; k++) {
@@ -127,6 +163,7 @@ void ds_metrics_write(ds_daemon *d, ds_buf *b) {
     registry_metrics(d, b);
     job_metrics(n, b);
     fd_metrics(d, b);
+    bar_metrics(d, b);
     one(b, "http_requests_total", "counter", "Requests answered.",
         (double)(ds_http_requests(d->http) + ds_http_requests(d->tcp)));
     one(b, "http_connections", "gauge", "Open connections.",

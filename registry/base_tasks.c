@@ -285,3 +285,16 @@ int base_task_queue(ds_registry *r, int64_t base_id, ds_error *err) {
     json_decref(base);
     return rc;
 }
+
+int base_task_unqueue(ds_registry *r, int64_t base_id, ds_error *err) {
+    int64_t job = 0;
+    int running = 0,
+        rc =
+            db_int(r, &job, err,
+                   "SELECT id FROM jobs WHERE kind = 'verify' AND state = 'queued' AND base_id = ?1"
+                   " AND json_extract(payload, '$.base_task')",
+                   "i", base_id);
+    if (rc == DS_ENOTFOUND)
+        return 0;
+    return rc ? rc : ds_job_cancel(r, job, &running, err);
+}

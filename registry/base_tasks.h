@@ -40,4 +40,8 @@ int base_task_probe(ds_registry *r, int64_t base_id, const char *class, const ch
  * can be used. */
 int base_task_queue(ds_registry *r, int64_t base_id, ds_error *err);
 
+/* Cancel that job while it waits: nobody asked for it, so it must not keep a base from being
+ * removed. */
+int base_task_unqueue(ds_registry *r, int64_t base_id, ds_error *err);
+
 #endif

@@ -2,6 +2,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/base_tasks.h"
 #include "registry/jobs_internal.h"
 #include "registry/models_internal.h"
 #include "registry/names.h"
@@ -354,7 +355,7 @@ int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
     size_t i;
     rc = page_collect(r, q, limit, base_row, NULL, &list, err);
     json_array_foreach(json_object_get(list, "items"), i, base) {
-        if ((rc = ds_base_usage(r, base, err)))
+        if ((rc = ds_base_usage(r, base, err)) || (rc = ds_base_task_show(r, base, err)))
             break;
     }
     if (rc)
@@ -425,7 +426,9 @@ int ds_base_remove(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
         return rc;
     }
     const char *name = ds_json_string(base, "name", "");
-    rc = model_needed_by(r, id, base_uses, sizeof base_uses / sizeof *base_uses, why, err);
+    rc = base_task_unqueue(r, id, err);
+    if (!rc)
+        rc = model_needed_by(r, id, base_uses, sizeof base_uses / sizeof *base_uses, why, err);
     if (!rc && *why)
         rc = ds_fail(err, DS_ECONFLICT, "base '%s' is in use: %s", name, why);
     if (!rc)

@@ -59,7 +59,8 @@ int ds_base_chosen(ds_registry *r);
  * missing:["vae"],source,source_format,source_sha256,license,parameters,bytes,default,removed,
  * created_at}; id 0 = the default.  DS_ENOTFOUND when there is none. */
 int ds_base_get(ds_registry *r, int64_t id, json_t **out, ds_error *err);
-/* Adds "datasets" and "adapters" to such an object: how many use it.  The list has them. */
+/* Adds "datasets" and "adapters" to such an object: how many use it.  The list has them, and "task"
+ * (registry/base_tasks.h). */
 int ds_base_usage(ds_registry *r, json_t *base, ds_error *err);
 int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err);
 

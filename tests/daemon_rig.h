@@ -9,7 +9,7 @@
  *   hang           until SIGTERM, then exit 143      stubborn       ignores SIGTERM
  *   torn           proper result after a torn line   liar           exit 0 without a result
  *   flip           adapter with a flipped bit        refuse         exit 8 with a verdict
- *   slow MS        proper result after MS
+ *   slow MS        proper result after MS            worse          (train) FD 20 instead of 5
  *   latent, elsewhere (import)  a base that needs a VAE; a result that names another file
  */
 #ifndef DS_TESTS_DAEMON_RIG_H
@@ -151,9 +151,60 @@ static void rig_blob(const char *dir, const char *file, const char *text, int fl
     json_object_set_new(into, "stored_sha256", json_string(stored));
 }
 
+static json_t *rig_probe(const char *of) {
+    char sha[DS_HEX_SIZE];
+    ds_digest(of, strlen(of), sha);
+    return json_pack("{ss ss si si}", "device_class", "cpu-test-f32", "sha256", sha, "n", 4, "seed",
+                     11);
+}
+
+/* Task 0, when the spec says that it is not recorded yet. */
+static void rig_base_task(const char *dir, const json_t *spec, json_t *result) {
+    const json_t *net = json_object_get(spec, "feature_net");
+    if (!json_is_null(json_object_get(spec, "base_task")))
+        return;
+    json_t *reference = json_pack("{si}", "n", 256);
+    rig_blob(dir, "base_reference.safetensors.zst", "statistics of the base", 0, reference);
+    json_object_set_new(result, "base_task",
+                        json_pack("{so so sf sf si s{si} s{si si} sO si ss}", "probe",
+                                  rig_probe("base"), "reference", reference, "fd", 7.5, "kid", 0.01,
+                                  "n", 256, "sample", "steps", 20, "evaluate", "n", 256, "seed", 7,
+                                  "feature_net", json_is_object(net) ? net : json_null(), "classes",
+                                  6, "note", ""));
+}
+
+/* The bars of the spec, for a version with this FD; *bad = how many refused it. */
+static json_t *rig_self(const json_t *spec, double fd, int *bad) {
+    json_t *list = json_array(), *bar;
+    size_t i;
+    *bad = 0;
+    json_array_foreach(json_object_get(spec, "bars"), i, bar) {
+        double its = ds_json_number(bar, "fd", 1e9);
+        int refused = fd > 1.1 * its;
+        *bad += refused;
+        json_array_append_new(
+            list, json_pack("{ss ss ss sf sf sf si ss}", "role", ds_json_string(bar, "role", "?"),
+                            "ref", ds_json_string(bar, "ref", "?"), "verdict",
+                            refused ? "refused" : "passed", "fd_bar", its, "fd_now", fd, "delta",
+                            fd / its - 1, "n", 512, "reason", "as the test says"));
+    }
+    int forced = *bad && ds_json_bool(spec, "publish_worse", 0);
+    return json_pack("{ss sf si so}", "verdict",
+                     forced ? "forced"
+                     : *bad ? "refused"
+                            : "passed",
+                     "fd", fd, "n", 512, "bars", list);
+}
+
 static json_t *rig_gate(const json_t *spec, int refused) {
     json_t *tasks = json_array(), *t;
     size_t i;
+    if (json_is_object(json_object_get(spec, "base_task")))
+        json_array_append_new(
+            tasks,
+            json_pack("{ss ss si sb ss sf sf}", "name", "base", "ref",
+                      ds_json_string(json_object_get(spec, "base_task"), "ref", "?"), "level", 1,
+                      "unchanged", 1, "verdict", "passed", "fd_recorded", 7.5, "fd_now", 7.5));
     json_array_foreach(json_object_get(spec, "old_tasks"), i, t) json_array_append_new(
         tasks, json_pack("{ss ss si sb ss ss sf sf}", "name", ds_json_string(t, "name", "?"), "ref",
                          ds_json_string(t, "ref", "?"), "level", 1, "unchanged", !refused,
@@ -168,8 +219,18 @@ static json_t *rig_gate(const json_t *spec, int refused) {
 
 static int rig_train(const char *dir, const json_t *spec, const char *how) {
     char text[200], path[PATH_MAX];
-    int refused = strcmp(how, "refuse") == 0;
+    double fd = strcmp(how, "worse") == 0 ? 20 : 5;
+    int refused = strcmp(how, "refuse") == 0, bad = 0;
     const json_t *ds = json_object_get(spec, "dataset");
+    json_t *self = rig_self(spec, fd, &bad), *gate;
+    bad = bad && !ds_json_bool(spec, "publish_worse", 0);
+    gate = rig_gate(spec, refused);
+    json_object_set_new(gate, "self", self);
+    if (bad) {
+        json_object_set_new(gate, "verdict", json_string("refused"));
+        json_object_set_new(gate, "reason", json_string("worse: FD 5.00 -> 20.00"));
+        refused = 1;
+    }
     snprintf(text, sizeof text, "adapter of %s %s seed %lld", ds_json_string(spec, "name", "?"),
              ds_json_string(ds, "tree_digest", "?"),
              (long long)ds_json_int(json_object_get(spec, "train"), "seed", 0));
@@ -183,7 +244,7 @@ static int rig_train(const char *dir, const json_t *spec, const char *how) {
         "{ss ss so so s{ss ss si si} so so sI si si sf sf ss si s{sf sf} ss ss}", "schema",
         "diffscaler.train/1", "status", refused ? "rejected" : "ok", "adapter", adapter,
         "reference", reference, "probe", "device_class", "cpu-test-f32", "sha256", zero, "n", 4,
-        "seed", 11, "evaluations", json_array(), "gate", rig_gate(spec, refused), "images",
+        "seed", 11, "evaluations", json_array(), "gate", gate, "images",
         (json_int_t)ds_json_int(ds, "images", 3), "classes", 1, "steps", 100, "train_seconds", 0.1,
         "images_per_second", 100.0, "device_class", "cpu-test-f32", "resumed_from_step", 0, "loss",
         "first", 1.0, "last", 0.5, "grid", "grid.png", "samples", "samples.png");
@@ -193,10 +254,11 @@ static int rig_train(const char *dir, const json_t *spec, const char *how) {
     static const char *const subjects[] = {"base", "adapter"};
     for (int i = 0; i < 2; i++)
         json_array_append_new(evals, json_pack("{ss ss sf sn sn si si si ss ss ss}", "subject",
-                                               subjects[i], "metric", "fd", "value", i ? 5.0 : 50.0,
+                                               subjects[i], "metric", "fd", "value", i ? fd : 50.0,
                                                "ci_low", "ci_high", "n_real", 3, "n_fake", 512,
                                                "seed", 7, "feature_net", net, "resize",
                                                "pil-bicubic-1", "sample_digest", zero));
+    rig_base_task(dir, spec, r);
     ds_fs_join(path, sizeof path, dir, "grid.png");
     ds_fs_write(path, "\x89PNG fake", 9, NULL);
     ds_fs_join(path, sizeof path, dir, "result.json");
@@ -214,6 +276,8 @@ static int rig_other(const char *dir, const json_t *spec, const char *kind, cons
                         "seconds", 0.1, "digest", zero)
             : json_pack("{ss so}", "schema", "diffscaler.verify/1", "gate",
                         rig_gate(spec, refused));
+    if (strcmp(kind, "verify") == 0)
+        rig_base_task(dir, spec, r);
     ds_fs_join(path, sizeof path, dir, "grid.png");
     ds_fs_write(path, "\x89PNG fake", 9, NULL);
     ds_fs_join(path, sizeof path, dir, "result.json");

@@ -43,9 +43,58 @@ static json_t *import(const char *path, const char *more, const char *state) {
     return NULL;
 }
 
+/* How many jobs are to record a base's own samples, or do so. */
+static int recording(void) {
+    static const char *const states[] = {"queued", "running"};
+    char url[64];
+    int n = 0;
+    for (int i = 0; i < 2; i++) {
+        snprintf(url, sizeof url, "/v1/jobs?kind=verify&state=%s", states[i]);
+        json_t *list = rig_want(&r, 200, "GET", url, NULL);
+        n += (int)json_array_size(json_object_get(list, "items"));
+        json_decref(list);
+    }
+    return n;
+}
+
+/* Imported, and recorded if that is wanted of it. */
 static void imported(const char *path, const char *more) {
     json_decref(import(path, more, "done"));
+    for (int i = 0; i < 500 && recording(); i++)
+        usleep(10000);
+    ck_assert_int_eq(recording(), 0);
 }
+
+/* A new base is recorded by a job of its own, once; one that lacks its VAE when that has come. */
+START_TEST(recorded_after_import) {
+    char more[600], path[64];
+    rig_start(&r, NULL);
+    rig_fake(&r, "import", "latent");
+    imported("/v1/bases", "");
+    json_t *b = rig_want(&r, 200, "GET", "/v1/bases/DiT-XL-2-256x256", NULL), *spec;
+    ck_assert(json_is_null(json_object_get(b, "task")));
+    json_decref(b);
+    snprintf(more, sizeof more, ",\"vae\":\"%s\"", source);
+    for (int k = 0; k < 2; k++)
+        imported("/v1/bases", more);
+    b = rig_want(&r, 200, "GET", "/v1/bases/DiT-XL-2-256x256", NULL);
+    ck_assert_int_eq(ds_json_int(json_object_get(b, "task"), "classes", 0), 6);
+    json_t *list = rig_want(&r, 200, "GET", "/v1/jobs?kind=verify", NULL);
+    ck_assert_int_eq((int)json_array_size(json_object_get(list, "items")), 1);
+    const json_t *job = json_array_get(json_object_get(list, "items"), 0);
+    ck_assert_str_eq(ds_json_string(job, "base", ""), "DiT-XL-2-256x256");
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/spec.json",
+             (long long)ds_json_int(job, "id", 0));
+    spec = rig_want(&r, 200, "GET", path, NULL);
+    ck_assert(json_is_null(json_object_get(spec, "base_task")));
+    ck_assert_int_eq((int)json_array_size(json_object_get(spec, "old_tasks")), 0);
+    ck_assert_str_eq(ds_json_string(json_object_get(spec, "base"), "sha256", ""),
+                     ds_json_string(b, "sha256", "?"));
+    json_decref(spec);
+    json_decref(list);
+    json_decref(b);
+}
+END_TEST
 
 START_TEST(from_file_to_base) {
     rig_start(&r, NULL);
@@ -455,6 +504,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, killed_while_importing);
     tcase_add_test(tc, choice_and_refusal);
     tcase_add_test(tc, latent_bases_need_a_vae);
+    tcase_add_test(tc, recorded_after_import);
     tcase_add_test(tc, removal_deletes_only_what_was_imported);
     tcase_add_test(tc, gc_takes_only_what_nothing_needs);
     tcase_add_test(tc, jobs_that_only_wait);

@@ -79,7 +79,6 @@ START_TEST(basics) {
     expect("GET", "/v1/jobs?state=nice", NULL, 400, "DS_EINVAL", "nice");
     expect("GET", "/v1/blobs/..", NULL, 400, "DS_EINVAL", "digest");
     expect("GET", "/v1/blobs/%2e%2e%2fregistry.db", NULL, 404, "DS_ENOTFOUND", NULL);
-    expect("POST", "/v1/verify", "{}", 404, "DS_ENOTFOUND", "no published adapter");
     expect("POST", "/v1/samples", "{\"n\":0}", 400, "DS_EINVAL", "'n'");
     expect("POST", "/v1/samples", "{\"nn\":1}", 400, "DS_EINVAL", "'nn'");
     expect("POST", "/v1/samples", "{\"ref\":\"none\"}", 404, "DS_ENOTFOUND", NULL);

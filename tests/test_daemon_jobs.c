@@ -190,6 +190,187 @@ START_TEST(refused_by_the_gate) {
 }
 END_TEST
 
+static json_t *spec_of(int64_t job) {
+    char path[100];
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/spec.json", (long long)job);
+    return rig_want(&r, 200, "GET", path, NULL);
+}
+
+/* Another seed for the photos, and what POST answers. */
+static json_t *again(int seed, const char *more) {
+    char body[700];
+    if (seed)
+        snprintf(body, sizeof body,
+                 "{\"path\":\"%s\",\"name\":\"digits\",\"options\":{\"seed\":%d}%s}", photos, seed,
+                 more);
+    else
+        snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\"%s}", photos, more);
+    return rig_want(&r, 200, "POST", "/v1/datasets", body);
+}
+
+/* Training number `version` of digits is over in this state; its job. */
+static int64_t wait_version(int version, const char *status) {
+    char path[64];
+    snprintf(path, sizeof path, "/v1/adapters/digits@v%d", version);
+    for (int i = 0; i < 500; i++, usleep(20000)) {
+        int http;
+        json_t *a = rig_call(&r, "GET", path, NULL, &http);
+        int64_t job = ds_json_int(a, "job", 0);
+        int is = http == 200 && !strcmp(ds_json_string(a, "status", ""), status);
+        json_decref(a);
+        if (is)
+            return job;
+    }
+    rig_dump_log(&r);
+    ck_abort_msg("%s is not %s", path, status);
+    return 0;
+}
+
+static void expect_latest(const char *ref) {
+    json_t *a = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
+    ck_assert_str_eq(ds_json_string(a, "ref", ""), ref);
+    json_decref(a);
+}
+
+static int wish(void) {
+    json_t *d = rig_want(&r, 200, "GET", "/v1/datasets/digits", NULL);
+    int yes = ds_json_bool(d, "publish_worse", 0);
+    json_decref(d);
+    return yes;
+}
+
+/* A worse version stays rejected, a force counts once and outlives a restart, the next is judged. */
+START_TEST(worse_than_latest) {
+    int status;
+    rig_start(&r, NULL);
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = wait_version(1, "published");
+    json_t *spec = spec_of(id), *a, *bar, *d;
+    ck_assert_int_eq((int)json_array_size(json_object_get(spec, "bars")), 0);
+    ck_assert(json_is_false(json_object_get(spec, "publish_worse")));
+    json_decref(spec);
+    rig_fake(&r, "train", "worse");
+    json_decref(again(2, ""));
+    id = wait_version(2, "rejected");
+    spec = spec_of(id);
+    bar = json_array_get(json_object_get(spec, "bars"), 0);
+    ck_assert_str_eq(ds_json_string(bar, "ref", ""), "digits@v1");
+    ck_assert_str_eq(ds_json_string(bar, "role", ""), "latest");
+    ck_assert(ds_fs_exists(ds_json_string(json_object_get(bar, "base"), "path", "")));
+    ck_assert(ds_fs_exists(ds_json_string(json_object_get(bar, "adapter"), "path", "")));
+    json_decref(spec);
+    expect_latest("digits@v1");
+    a = rig_want(&r, 200, "GET", "/v1/adapters/digits@v2", NULL);
+    ck_assert_str_eq(
+        ds_json_string(json_object_get(json_object_get(a, "gate"), "self"), "verdict", ""),
+        "refused");
+    ck_assert_str_eq(ds_json_string(json_object_get(a, "bar"), "ref", ""), "digits@v1");
+    json_decref(a);
+    char *text = rig_text(&r, "GET", "/metrics", NULL, NULL, &status);
+    ck_assert_msg(strstr(text, "# TYPE diffscaler_adapter_bar_fd gauge\n"
+                               "diffscaler_adapter_bar_fd{task=\"digits\",role=\"latest\",bar="
+                               "\"digits@v1\",verdict=\"refused\"} 5\n") != NULL,
+                  "%s", text);
+    ck_assert(strstr(text, "diffscaler_adapter_bar_change{task=\"digits\"") != NULL);
+    free(text);
+    usleep(500000); /* a verdict is an answer: no other training comes */
+    ck_assert_int_eq(ds_json_int((d = get_job(id)), "id", 0), id);
+    json_decref(d);
+    /* the wish waits in the registry while nothing can run, and through a restart */
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    const char *const paused[] = {"--workers", "0", NULL};
+    rig_start(&r, paused);
+    d = again(0, ",\"publish_worse\":true");
+    ck_assert(json_is_true(json_object_get(d, "publish_worse")));
+    ck_assert(json_object_get(json_object_get(d, "options"), "publish_worse") == NULL);
+    json_decref(d);
+    rig_wait_job(&r, "train", "digits", "|queued|", 5000);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_start(&r, NULL);
+    id = wait_version(3, "published");
+    expect_latest("digits@v3");
+    ck_assert_int_eq(wish(), 0);
+    spec = spec_of(id);
+    ck_assert(json_is_true(json_object_get(spec, "publish_worse")));
+    json_decref(spec);
+    a = rig_want(&r, 200, "GET", "/v1/adapters/digits@v3", NULL);
+    ck_assert_str_eq(ds_json_string(a, "self", ""), "forced");
+    ck_assert(json_object_get(json_object_get(a, "metadata"), "bars") == NULL);
+    json_decref(a);
+    json_decref(again(3, ""));
+    id = wait_version(4, "rejected");
+    spec = spec_of(id);
+    ck_assert_int_eq((int)json_array_size(json_object_get(spec, "bars")), 2);
+    ck_assert_str_eq(ds_json_string(json_array_get(json_object_get(spec, "bars"), 1), "ref", ""),
+                     "digits@v1");
+    ck_assert(json_is_false(json_object_get(spec, "publish_worse")));
+    json_decref(spec);
+    /* back to the good one, by hand */
+    json_decref(rig_want(&r, 200, "PUT", "/v1/adapters/digits/aliases/latest", "{\"version\":1}"));
+    expect_latest("digits@v1");
+    rig_says(&r, 422, "PUT", "/v1/adapters/digits/aliases/latest", "{\"version\":4}",
+             "was rejected by the gate");
+    rig_fake(&r, "train", "ok");
+    json_decref(again(4, ",\"publish_worse\":false"));
+    spec = spec_of(wait_version(5, "published"));
+    ck_assert_int_eq((int)json_array_size(json_object_get(spec, "bars")), 1);
+    json_decref(spec);
+    /* nothing to force: the wish is gone again */
+    json_decref(again(0, ",\"publish_worse\":true"));
+    for (int i = 0; i < 250 && wish(); i++)
+        usleep(20000);
+    ck_assert_int_eq(wish(), 0);
+    rig_says(&r, 400, "POST", "/v1/datasets", "{\"path\":\"/tmp\",\"publish_worse\":1}",
+             "'publish_worse' must be true or false");
+}
+END_TEST
+
+/* The first training of a base records what it can do itself; whatever follows verifies that. */
+START_TEST(the_base_is_a_task) {
+    char flags[400];
+    rig_start(&r, NULL);
+    json_t *d = rig_want(&r, 200, "GET", "/v1/bases/emoji", NULL), *task, *spec;
+    ck_assert(json_is_null(json_object_get(d, "task")));
+    json_decref(d);
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = wait_version(1, "published");
+    ck_assert(!job_file_exists(id, "base_reference.safetensors.zst"));
+    spec = spec_of(id);
+    ck_assert(json_is_null(json_object_get(spec, "base_task")));
+    json_decref(spec);
+    d = rig_want(&r, 200, "GET", "/v1/bases/emoji", NULL);
+    task = json_object_get(d, "task");
+    ck_assert_double_eq(ds_json_number(task, "fd", 0), 7.5);
+    ck_assert_int_eq(ds_json_int(task, "classes", 0), 6);
+    ck_assert(json_is_null(json_object_get(task, "last")));
+    json_decref(d);
+    rig_images(&r, "flags", 4, flags);
+    rig_add(&r, "flags", flags, 201);
+    id = rig_wait_job(&r, "train", "flags", "|done|", 10000);
+    spec = spec_of(id);
+    task = json_object_get(spec, "base_task");
+    ck_assert_str_eq(ds_json_string(task, "ref", ""), "base:emoji");
+    ck_assert(ds_fs_exists(ds_json_string(json_object_get(task, "reference"), "path", "")));
+    ck_assert(ds_fs_exists(ds_json_string(json_object_get(task, "feature_net"), "path", "")));
+    ck_assert_int_eq((int)json_array_size(json_object_get(task, "probes")), 1);
+    json_decref(spec);
+    d = rig_want(&r, 200, "GET", "/v1/bases", NULL);
+    task = json_object_get(json_array_get(json_object_get(d, "items"), 0), "task");
+    ck_assert_str_eq(ds_json_string(json_object_get(task, "last"), "adapter", ""), "flags@v1");
+    ck_assert_str_eq(ds_json_string(json_object_get(task, "last"), "verdict", ""), "passed");
+    json_decref(d);
+    json_decref(rig_want(&r, 202, "POST", "/v1/verify", "{}"));
+    id = rig_wait_job(&r, "verify", NULL, "|done|", 5000);
+    d = get_job(id);
+    const json_t *tasks =
+        json_object_get(json_object_get(json_object_get(d, "result"), "gate"), "tasks");
+    ck_assert_int_eq((int)json_array_size(tasks), 3);
+    ck_assert_str_eq(ds_json_string(json_array_get(tasks, 0), "ref", ""), "base:emoji");
+    ck_assert_str_eq(ds_json_string(d, "base", ""), "emoji");
+    json_decref(d);
+}
+END_TEST
+
 START_TEST(ways_to_fail) {
     static const struct {
         const char *how, *state, *code, *words;
@@ -615,6 +796,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, from_folder_to_adapter);
     tcase_add_test(tc, samples_and_verification);
     tcase_add_test(tc, refused_by_the_gate);
+    tcase_add_test(tc, worse_than_latest);
+    tcase_add_test(tc, the_base_is_a_task);
     tcase_add_test(tc, ways_to_fail);
     tcase_add_loop_test(tc, attempts_are_limited, 0, 2);
     tcase_add_test(tc, cancel);

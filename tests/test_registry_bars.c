@@ -744,6 +744,11 @@ START_TEST(a_new_base_is_recorded_by_itself) {
     ck_assert_int_eq(import(r, XL_SHA, 1, 0), 0); /* cannot be used yet */
     ck_assert_int_eq(import(r, XL_SHA, 1, 1), 1);
     ck_assert_int_eq(import(r, XL_SHA, 1, 1), 1); /* one is queued */
+    int64_t xl;
+    MUST(ds_base_resolve(r, "xl", &xl, err)); /* it keeps nobody from removing the base */
+    MUST(ds_base_remove(r, xl, NULL, err));
+    ck_assert_int_eq(fx_count(r, "job.cancelled"), 1);
+    ck_assert_int_eq(import(r, XL_SHA, 1, 1), 1);
     MUST(ds_job_next(r, DS_KIND_BIT(DS_JOB_VERIFY), INT64_MAX, &j, NULL, err));
     MUST(ds_job_claim(r, j.id, err));
     json_t *spec = fx_json("{\"base\":{\"sha256\":\"" XL_SHA "\"}}"),

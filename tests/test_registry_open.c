@@ -278,12 +278,13 @@ START_TEST(views) {
     } promised[] = {
         {"datasets_v1",
          "id,name,path,state,error,method,options,watch,created_at,version,tree_digest,"
-         "images,classes,bytes,rejected,versions,adapter,base,feature_net,feature_mode"},
+         "images,classes,bytes,rejected,versions,adapter,base,feature_net,feature_mode,"
+         "publish_worse"},
         {"adapters_v1",
          "id,ref,name,version,dataset,dataset_version,status,digest,stored_bytes,"
          "raw_bytes,parameters,method,rank,steps,seed,base,base_sha256,fd,fd_base,kid,n,"
          "images,classes,train_seconds,images_per_second,device_class,created_at,job,"
-         "aliases,feature_net,preprocess"},
+         "aliases,feature_net,preprocess,self"},
         {"evaluations_v1",
          "id,at,adapter,dataset,subject,metric,value,ci_low,ci_high,n_real,n_fake,"
          "seed,feature_net,resize,sample_digest,job"},

@@ -1,0 +1,24 @@
+/* cli/bars.h - what a version was measured against, and what a base's own samples are, in words. */
+#ifndef DS_CLI_BARS_H
+#define DS_CLI_BARS_H
+
+#include "base/mem.h"
+#include "cli/cli.h"
+
+/* Lists get a column for it only when there is something to show: a bar that is an earlier version,
+ * or that refused.  "digits@v1", "worse than digits@v1", "forced over digits@v1"; NULL = nothing.
+ * a: an adapter, or a row of the report, with "self" and "bar". */
+int ds_any_bar(const json_t *items);
+const char *ds_bar_words(ds_buf *out, const json_t *a);
+
+/* The table of gate.self.bars, indented; nothing when the base alone was a bar, and it passed. */
+void ds_print_bars(ds_cli *c, const json_t *gate);
+
+/* "digits@v2 was published by force; FD 144 is worse than 5.12 of digits@v1"; "" when it was not. */
+void ds_forced_words(ds_buf *out, const char *ref, const json_t *gate);
+
+/* "the 6 old classes do not degrade: same samples as recorded (FD 12.3), last with flags@v1".
+ * task: that of a base (docs/api.md); NULL or null: "" */
+void ds_base_task_words(ds_buf *out, const json_t *task);
+
+#endif
