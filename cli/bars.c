@@ -36,12 +36,13 @@ const char *ds_bar_words(ds_buf *out, const json_t *a) {
     return out->data;
 }
 
-static void change(char out[DS_TEXT], double delta) {
+const char *ds_fmt_change(char out[DS_TEXT], double delta) {
     double percent = 100 * delta;
     if (isfinite(percent))
         snprintf(out, DS_TEXT, "%+.*f %%", fabs(percent) < 10 ? 1 : 0, percent);
     else
         snprintf(out, DS_TEXT, "-");
+    return out;
 }
 
 void ds_print_bars(ds_cli *c, const json_t *gate) {
@@ -60,8 +61,7 @@ void ds_print_bars(ds_cli *c, const json_t *gate) {
                        !strcmp(verdict, "none") ? "no bar" : verdict);
         ds_cell(t, ds_fmt_number(text, ds_json_real(b, "fd_bar")));
         ds_cell(t, ds_fmt_number(text, ds_json_real(b, "fd_now")));
-        change(text, ds_json_real(b, "delta"));
-        ds_cell(t, text);
+        ds_cell(t, ds_fmt_change(text, ds_json_real(b, "delta")));
         ds_cell(t, ds_json_string(b, "reason", NULL));
     }
     ds_table_print(t, c, c->out, 2);

@@ -3,13 +3,15 @@
 #define DS_CLI_BARS_H
 
 #include "base/mem.h"
-#include "cli/cli.h"
+#include "cli/format.h"
 
 /* Lists get a column for it only when there is something to show: a bar that is an earlier version,
  * or that refused.  "digits@v1", "worse than digits@v1", "forced over digits@v1"; NULL = nothing.
  * a: an adapter, or a row of the report, with "self" and "bar". */
 int ds_any_bar(const json_t *items);
 const char *ds_bar_words(ds_buf *out, const json_t *a);
+
+const char *ds_fmt_change(char out[DS_TEXT], double delta); /* "+2713 %"; "-": NaN */
 
 /* The table of gate.self.bars, indented; nothing when the base alone was a bar, and it passed. */
 void ds_print_bars(ds_cli *c, const json_t *gate);

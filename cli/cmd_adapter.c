@@ -161,7 +161,12 @@ static void show(ds_cli *c, const json_t *a) {
              ds_fmt_number(y, ds_json_real(a, "fd_base")),
              ds_fmt_count(z, ds_json_int(a, "n", -1)));
     ds_field(c, "KID", "%s", ds_fmt_number(x, ds_json_real(a, "kid")));
-    const json_t *net = json_object_get(a, "feature_net");
+    const json_t *bar = json_object_get(a, "bar"), *net = json_object_get(a, "feature_net");
+    if (json_is_object(bar))
+        ds_field(c, "bar", "%s, FD %s against %s (%s)", ds_json_string(bar, "ref", "-"),
+                 ds_fmt_number(x, ds_json_real(bar, "fd_bar")),
+                 ds_fmt_number(y, ds_json_real(bar, "fd_now")),
+                 ds_fmt_change(z, ds_json_real(bar, "delta")));
     if (json_is_object(net))
         ds_field(c, "measured with", "%s sha256:%s, %s", ds_json_string(net, "name", "-"),
                  ds_json_string(net, "sha256", "-"), ds_json_string(net, "preprocess", "-"));

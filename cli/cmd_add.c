@@ -202,13 +202,14 @@ static int64_t await_job(ds_cli *c, json_t **d, double patience, int64_t old, ch
 
 /* What became of --publish-worse. */
 static void tell_wish(ds_cli *c, json_t **d, int64_t job) {
-    const char *name = ds_json_string(*d, "name", "");
     if (!ds_opt_given(c, "publish-worse") || c->quiet || c->json)
         return;
+    int waits = !job && (!scan_over(*d) || wish_waits(c, d));
+    const char *name = ds_json_string(*d, "name", "");
     if (job)
         ds_say(c, "--publish-worse: job %lld is published even if it is worse; this counts once",
                (long long)job);
-    else if (!scan_over(*d) || wish_waits(c, d))
+    else if (waits)
         ds_say(c,
                "--publish-worse: the next version of %s is published even if it is worse; this "
                "counts once",

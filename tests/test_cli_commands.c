@@ -246,6 +246,84 @@ START_TEST(changing_commands) {
 }
 END_TEST
 
+#define FORCED(ref, rest)                                                                          \
+    "{\"ref\":\"" ref "\",\"name\":\"digits\",\"status\":\"published\",\"fd\":144,\"aliases\":[]"  \
+    ",\"self\":\"forced\",\"bar\":{\"role\":\"latest\",\"ref\":\"digits@v1\",\"verdict\":"         \
+    "\"refused\",\"fd_bar\":5.12,\"fd_now\":144,\"delta\":27.1}" rest "}"
+#define FIRST                                                                                      \
+    "{\"ref\":\"flags@v1\",\"status\":\"published\",\"self\":\"passed\",\"bar\":{\"role\":"        \
+    "\"base\","                                                                                    \
+    "\"ref\":\"base:emoji-dit\",\"verdict\":\"passed\"}}"
+#define BASE_OF(classes, fd, last)                                                                 \
+    "{\"name\":\"emoji-dit\",\"default\":true,\"adapters\":2,\"task\":{\"classes\":" classes       \
+    ",\"fd\":" fd ",\"last\":" last "}}"
+#define LAST(level, verdict, now)                                                                  \
+    "{\"job\":7,\"adapter\":\"flags@v1\",\"level\":" level ",\"verdict\":\"" verdict               \
+    "\",\"fd_now\":" now "}"
+
+/* Which version was the bar, where there was one, and what became of the base's own classes. */
+START_TEST(bars_are_shown) {
+    static const struct {
+        const char *base, *says;
+    } bases[] = {
+        {BASE_OF("6", "12.3", "null"),
+         "base emoji-dit: the 6 old classes are recorded (FD 12.3)\n"},
+        {BASE_OF("6", "12.3", LAST("1", "passed", "12.3")),
+         "base emoji-dit: the 6 old classes do not degrade: same samples as recorded (FD 12.3), "
+         "last with flags@v1\n"},
+        {BASE_OF("6", "12.3", LAST("2", "passed", "12.4")),
+         "the 6 old classes do not degrade (FD 12.3 -> 12.4), last with flags@v1\n"},
+        {BASE_OF("6", "12.3", LAST("2", "refused", "99")),
+         "the 6 old classes have changed (FD 12.3 -> 99.0), last with flags@v1\n"},
+        {BASE_OF("0", "null", LAST("0", "passed", "null")),
+         "the old samples could not be compared on this device, last with flags@v1\n"},
+        {"{\"name\":\"emoji-dit\",\"default\":true,\"task\":null}", "digits@v3"}};
+    for (size_t i = 0; i < sizeof bases / sizeof *bases; i++) {
+        char *list = ds_xasprintf("{\"items\":[%s],\"next\":null}", bases[i].base);
+        fake_route routes[] = {
+            {.request = "GET /v1/datasets?limit=1000",
+             .body = LIST("{\"id\":1,\"name\":\"digits\",\"adapter\":\"digits@v3\"}")},
+            {.request = "GET /v1/adapters/digits@v3",
+             .body = FORCED("digits@v3",
+                            ",\"gate\":{\"verdict\":\"passed\",\"tasks\":[],\"self\":{\"verdict\":"
+                            "\"forced\",\"bars\":[{\"role\":\"best\",\"ref\":\"digits@v1\","
+                            "\"verdict\":\"refused\",\"fd_bar\":5.12,\"fd_now\":144}]}}")},
+            {.request = "GET /v1/bases?limit=1000", .body = list},
+            {.request = "GET /v1/adapters?limit=100",
+             .body = LIST(FORCED("digits@v3", "") "," FIRST)},
+            {.request = NULL}};
+        fake_server s;
+        cli_result r;
+        fake_start(&s, routes);
+        ck_run(r, &s, 0, "report");
+        ck_has(r.out, "forced over digits@v1");
+        ck_has(r.out, bases[i].says);
+        cli_free(&r);
+        ck_run(r, &s, 0, "report --json");
+        json_t *doc = cli_json(&r, "dsctl.v1/report");
+        json_t *row = json_array_get(json_object_get(doc, "datasets"), 0);
+        ck_assert_str_eq(ds_json_string(row, "self", ""), "forced");
+        ck_assert_str_eq(ds_json_string(json_object_get(row, "bar"), "ref", ""), "digits@v1");
+        ck_assert_int_eq((int)json_array_size(json_object_get(doc, "bases")),
+                         strstr(bases[i].base, "\"task\":null") ? 0 : 1);
+        json_decref(doc);
+        cli_free(&r);
+        ck_run(r, &s, 0, "show-adapter digits@v3");
+        ck_has(r.out,
+               "published; it was published by force; FD 144 is worse than 5.12 of digits@v1");
+        ck_has(r.out, "best  digits@v1  refused");
+        ck_has(r.out, "digits@v1, FD 5.12 against 144 (+2710 %)");
+        cli_free(&r);
+        ck_run(r, &s, 0, "list-adapters");
+        ck_has(r.out, "forced over digits@v1");
+        ck_has_not(r.out, "base:emoji-dit"); /* the base alone is no news */
+        cli_free(&r);
+        fake_stop(&s);
+        free(list);
+    }
+}
+END_TEST
+
 START_TEST(color_and_control_characters) {
     static const fake_route routes[] = {
         {.request = "GET /v1/datasets?limit=100",
@@ -441,6 +519,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, filters_and_raw_output);
     tcase_add_test(tc, pages_are_joined);
     tcase_add_test(tc, changing_commands);
+    tcase_add_test(tc, bars_are_shown);
     tcase_add_test(tc, color_and_control_characters);
     tcase_add_test(tc, pull_writes_verified_files);
     tcase_add_test(tc, pull_refuses_damage);

@@ -190,6 +190,116 @@ START_TEST(wait_exit_codes) {
 }
 END_TEST
 
+#define SELF(verdict, of_bar)                                                                      \
+    "\"self\":{\"verdict\":\"" verdict "\",\"fd\":144,\"n\":512,\"bars\":[{\"role\":\"latest\","   \
+    "\"ref\":\"digits@v1\",\"verdict\":\"" of_bar "\",\"fd_bar\":5.12,\"fd_now\":144,\"delta\":"   \
+    "27.13,\"reason\":\"FD 5.12 -> 144.00 (+2713 %), margin 10 %, z 61\"},{\"role\":\"base\","     \
+    "\"ref\":\"base:emoji-dit\",\"verdict\":\"none\",\"fd_bar\":null,\"fd_now\":null,"             \
+    "\"reason\":\"too few pictures\"}]}"
+#define WORSE(verdict, of_self)                                                                    \
+    ",\"adapter\":\"digits@v2\",\"result\":{\"gate\":{\"verdict\":\"" verdict                      \
+    "\",\"reason\":\"digits@v2 is worse than digits@v1: FD 5.12 -> 144.00\",\"tasks\":[]," SELF(   \
+        of_self, "refused") "}}"
+
+/* Both numbers, the bar and the ways out. */
+START_TEST(wait_of_a_worse_version) {
+    fake_server s;
+    cli_result r;
+    waiting_server(&s, JOB("rejected", WORSE("refused", "refused")));
+    ck_run(r, &s, 8, "add-dataset %s --wait", ds_test_tmpdir());
+    ck_has(r.err, "digits@v2 is worse than digits@v1: FD 5.12 -> 144.00");
+    ck_has(r.err, "what is published stays");
+    ck_has(r.err, "--publish-worse");
+    ck_has(r.out, "rejected digits@v2");
+    ck_has(r.out, "latest  digits@v1       refused    5.12     144  +2713 %  FD 5.12 -> 144.00");
+    ck_has(r.out, "base    base:emoji-dit  no bar        -       -        -  too few pictures");
+    cli_free(&r);
+    fake_stop(&s);
+    waiting_server(&s, JOB("done", WORSE("passed", "forced")));
+    ck_run(r, &s, 0, "add-dataset %s --wait --publish-worse", ds_test_tmpdir());
+    ck_has(s.log.data, "\"publish_worse\":true");
+    ck_has(r.err, "--publish-worse: job 4 is published even if it is worse; this counts once");
+    ck_has(r.out, "published digits@v2");
+    ck_has(r.err, "digits@v2 was published by force; FD 144 is worse than 5.12 of digits@v1");
+    cli_free(&r);
+    fake_stop(&s);
+    /* a refusal by an old task has no such way out */
+    waiting_server(&s, JOB("rejected", GATE("refused", "flags fell by 3.1")));
+    ck_run(r, &s, 8, "add-dataset %s --wait", ds_test_tmpdir());
+    ck_has_not(r.err, "--publish-worse");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
+#define DS_WISH(scan, wish)                                                                        \
+    "{\"name\":\"digits\",\"state\":\"ready\",\"version\":" V1 ",\"adapter\":\"digits@v1\","       \
+    "\"publish_worse\":" wish ",\"scan\":{\"state\":\"" scan "\",\"unchanged\":true,\"seq\":2}}"
+#define JOBS_OF(id, state)                                                                         \
+    "{\"items\":[{\"id\":" id ",\"state\":\"" state "\",\"dataset_version\":1},{\"id\":3,"         \
+    "\"state\":\"rejected\",\"dataset_version\":1}],\"next\":null}"
+#define OLD_JOBS                                                                                   \
+    "{\"items\":[{\"id\":3,\"state\":\"rejected\",\"dataset_version\":1}],\"next\":null}"
+
+/* The old refusal is not the answer to a new wish: the training that it makes is, if there is one.
+ */
+START_TEST(wish_waits_for_its_training) {
+    fake_route comes[] = {
+        {.request = "POST /v1/datasets", .body = DS_WISH("queued", "true")},
+        {.request = "GET /v1/datasets/digits", .body = DS_WISH("done", "true")},
+        {.request = GET_JOBS, .body = OLD_JOBS, .times = 3},
+        {.request = GET_JOBS, .body = JOBS_OF("4", "queued")},
+        {.request = "GET /v1/jobs/4", .body = JOB("running", ""), .times = 1},
+        {.request = "GET /v1/jobs/4", .body = JOB("done", WORSE("passed", "forced"))},
+        {.request = "GET /v1/jobs/4/events?since=*", .body = ""},
+        {.request = NULL}};
+    fake_route nothing[] = {
+        {.request = "POST /v1/datasets", .body = DS_WISH("queued", "true")},
+        {.request = "GET /v1/datasets/digits", .body = DS_WISH("done", "true"), .times = 2},
+        {.request = "GET /v1/datasets/digits", .body = DS_WISH("done", "false")},
+        {.request = GET_JOBS, .body = OLD_JOBS},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, comes);
+    ck_run(r, &s, 0, "add-dataset %s --wait --publish-worse", ds_test_tmpdir());
+    ck_has(r.err, "--publish-worse: job 4 is");
+    ck_has(r.out, "published digits@v2");
+    ck_has_not(s.log.data, "GET /v1/jobs/3");
+    cli_free(&r);
+    fake_stop(&s);
+    for (int wait = 0; wait < 2; wait++) {
+        fake_start(&s, nothing);
+        ck_run(r, &s, 0, "add-dataset %s --publish-worse%s", ds_test_tmpdir(),
+               wait ? " --wait" : "");
+        ck_has(r.err, "--publish-worse: nothing to force: digits needs no training");
+        cli_free(&r);
+        fake_stop(&s);
+    }
+}
+END_TEST
+
+/* One that was under way without the wish is refused; the next one has it. */
+START_TEST(wish_comes_too_late_for_one) {
+    fake_route routes[] = {
+        {.request = "POST /v1/datasets", .body = DS_WISH("queued", "true")},
+        {.request = "GET /v1/datasets/digits", .body = DS_WISH("done", "true")},
+        {.request = GET_JOBS, .body = JOBS_OF("4", "running"), .times = 2},
+        {.request = GET_JOBS, .body = JOBS_OF("5", "queued")},
+        {.request = "GET /v1/jobs/4", .body = JOB("rejected", WORSE("refused", "refused"))},
+        {.request = "GET /v1/jobs/5", .body = JOB("done", WORSE("passed", "forced"))},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 0, "add-dataset %s --wait --publish-worse", ds_test_tmpdir());
+    ck_has(r.err, "job 4 began before --publish-worse was given");
+    ck_has(r.out, "published digits@v2");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 START_TEST(wait_ends_early) {
     fake_server s;
     cli_result r;
@@ -250,6 +360,26 @@ START_TEST(verify_outcomes) {
         cli_free(&r);
         fake_stop(&s);
     }
+}
+END_TEST
+
+START_TEST(verify_records_the_base) {
+    fake_route routes[] = {
+        {.request = "POST /v1/verify", .body = JOB("queued", "")},
+        {.request = "GET /v1/jobs/4",
+         .body =
+             JOB("done", ",\"result\":{\"gate\":{\"verdict\":\"passed\",\"tasks\":[]},"
+                         "\"base_task\":{\"ref\":\"base:emoji-dit\",\"recorded\":true,\"fd\":12.3,"
+                         "\"n\":512,\"classes\":6,\"note\":\"\"}}")},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 0, "verify --all");
+    ck_has(r.out, "base:emoji-dit recorded: FD 12.3 of 512 samples, 6 classes\n");
+    ck_has(r.out, "passed: 0 tasks checked");
+    cli_free(&r);
+    fake_stop(&s);
 }
 END_TEST
 
@@ -529,6 +659,10 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, add_sends_options);
     tcase_add_test(tc, wait_shows_progress_and_outcome);
     tcase_add_loop_test(tc, wait_exit_codes, 0, sizeof ends / sizeof *ends);
+    tcase_add_test(tc, wait_of_a_worse_version);
+    tcase_add_test(tc, wish_waits_for_its_training);
+    tcase_add_test(tc, wish_comes_too_late_for_one);
+    tcase_add_test(tc, verify_records_the_base);
     tcase_add_test(tc, wait_ends_early);
     tcase_add_test(tc, wait_survives_a_restart);
     tcase_add_test(tc, verify_outcomes);
