@@ -1,6 +1,7 @@
 /* cli/cmd_base.c - bases and feature networks: bring them in, list, show, choose, remove; gc. */
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
@@ -270,6 +271,10 @@ static void show_base(ds_cli *c, const json_t *b) {
         ds_field(c, "source was", "sha256:%s", ds_json_string(b, "source_sha256", "-"));
     ds_field(c, "licence", "%s", ds_json_string(b, "license", "not stated"));
     ds_field(c, "feature net", "%s", ds_json_string(net, "name", "none"));
+    ds_buf task = {0}; /* what it can do itself */
+    ds_base_task_words(&task, json_object_get(b, "task"));
+    ds_field(c, "own samples", "%s", task.len ? task.data : "not recorded yet");
+    ds_buf_release(&task);
     ds_field(c, "used by", "%s datasets, %s adapters",
              ds_fmt_count(x, ds_json_int(b, "datasets", 0)),
              ds_fmt_count(y, ds_json_int(b, "adapters", 0)));

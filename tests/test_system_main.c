@@ -136,7 +136,10 @@ static void check_report(void) {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         ck_assert_msg(json_is_number(json_object_get(row, numbers[i])), "report: no number '%s'",
                       numbers[i]);
-    task = json_array_get(json_object_get(row, "old_tasks"), 0);
+    task = json_array_get(json_object_get(row, "old_tasks"), 0); /* the base's own samples */
+    ck_assert_str_eq(ds_json_string(task, "name", ""), "base");
+    ck_assert_int_eq(ds_json_int(task, "level", 0), 1);
+    task = json_array_get(json_object_get(row, "old_tasks"), 1);
     ck_assert_str_eq(ds_json_string(task, "name", ""), "tiles");
     ck_assert_int_eq(ds_json_int(task, "level", 0), 1);
     ck_assert(json_is_true(json_object_get(task, "unchanged")));
