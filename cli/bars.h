@@ -11,12 +11,13 @@
 int ds_any_bar(const json_t *items);
 const char *ds_bar_words(ds_buf *out, const json_t *a);
 
-const char *ds_fmt_change(char out[DS_TEXT], double delta); /* "+2713 %"; "-": NaN */
+/* 27.13 is "+2713 %", NaN "-" */
+const char *ds_fmt_change(char out[DS_TEXT], double delta);
 
 /* The table of gate.self.bars, indented; nothing when the base alone was a bar, and it passed. */
 void ds_print_bars(ds_cli *c, const json_t *gate);
 
-/* "digits@v2 was published by force; FD 144 is worse than 5.12 of digits@v1"; "" when it was not. */
+/* "digits@v2 was published by force; FD 144 is worse than 5.12 of digits@v1"; "" when not. */
 void ds_forced_words(ds_buf *out, const char *ref, const json_t *gate);
 
 /* "the 6 old classes do not degrade: same samples as recorded (FD 12.3), last with flags@v1".

@@ -123,7 +123,7 @@ static void print_table(ds_cli *c, const json_t *rows) {
     ds_table_free(t);
 }
 
-/* The bases with a record of their own samples: the default, and those that adapters are made on. */
+/* Bases with a record of their own samples: the default, and those that adapters are made on. */
 static json_t *base_rows(ds_cli *c) {
     static const char *const keys[] = {"name", "sha256", "default", "adapters", "task"};
     json_t *page = NULL, *rows = json_array(), *base;

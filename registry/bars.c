@@ -114,7 +114,7 @@ static int find_latest(ds_registry *r, const char *name, json_t **bar, struct re
 static int find_best(ds_registry *r, const char *name, const struct reference *want, json_t **bar,
                      ds_error *err) {
     sqlite3_stmt *q = db_query(r, err, BAR_SELECT, "si", name, (int64_t)0);
-    int rc;
+    int rc = 0;
     while (!*bar && (rc = db_step(r, q, err)) > 0) {
         json_t *config = NULL;
         struct reference have;
