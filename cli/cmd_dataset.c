@@ -110,6 +110,8 @@ static void show(ds_cli *c, const json_t *d) {
         ds_field(c, "options", "%s", options);
     free(options);
     ds_field(c, "adapter", "%s", ds_json_string(d, "adapter", "none yet"));
+    if (ds_json_bool(d, "publish_worse", 0))
+        ds_field(c, "wish", "the next version is published even if it is worse, once");
     const json_t *job = json_object_get(d, "job");
     int64_t id = json_is_integer(job) ? json_integer_value(job) : ds_json_int(job, "id", 0);
     if (id)

@@ -11,6 +11,7 @@
     "\"tree_digest\":\"abc\",\"images\":5000,\"classes\":10,\"bytes\":1234567,\"rejected\":2,"     \
     "\"created_at\":\"2001-02-03T04:05:06Z\"},\"versions\":1,\"job\":4,"                           \
     "\"adapter\":\"digits@v1\",\"scan\":{\"state\":\"done\",\"unchanged\":false,\"seq\":1},"       \
+    "\"publish_worse\":true,"                                                                      \
     "\"field_of_the_future\":[1]}"
 #define GATE                                                                                       \
     "{\"verdict\":\"passed\",\"reason\":\"\",\"worst_task\":null,\"delta\":0.0,\"tasks\":["        \
@@ -83,7 +84,7 @@ static const struct {
      "dsctl.v1/datasets"},
     {"show-dataset digits",
      {"/data/digits", "v1, made 2001-02-03", "5,000 in 10 classes, 1.2 MB", "sha256:abc",
-      "{\"steps\":800}", "yes"},
+      "{\"steps\":800}", "even if it is worse, once"},
      "digits\n",
      "dsctl.v1/dataset"},
     {"show-dataset digits --rejected", {"x.png", "truncated"}, NULL, "dsctl.v1/rejected-files"},
