@@ -33,6 +33,7 @@ typedef struct {
     const char *const *marks;
     model list[MODELS_MAX];
     int count;
+    int *owner; /* of each of w's items, once all NAMED and DOTLESS ones are found */
 } models;
 
 /* ---------------------------------------------------------------- names */
@@ -230,6 +231,8 @@ static size_t container(const model *m) {
 /* The NAMED model that an item belongs to: the longest prefix at the same depth of dicts. */
 static int owner_of(const models *k, const ds_weights_item *it) {
     int best = -1;
+    if (k->owner && it >= k->w->items && it < k->w->items + k->w->count)
+        return k->owner[it - k->w->items];
     for (int i = 0; i < k->count; i++) {
         const model *m = &k->list[i];
         if (m->form == NAMED && m->nest == it->nest && !strncmp(m->prefix, it->t.name, m->len) &&
@@ -544,6 +547,10 @@ static void take_constant(const models *k, const model *m, const ds_weights_item
                              "the averaged weights have none, as it is not trained");
 }
 
+static int by_item_name(const void *a, const void *b) {
+    return strcmp(((const ds_weights_item *)a)->t.name, ((const ds_weights_item *)b)->t.name);
+}
+
 /* A model under its own names, and constants of the one raw model where it has none. */
 static void take_named(const models *k, int index, narrowed *to) {
     model m = k->list[index];
@@ -556,16 +563,16 @@ static void take_named(const models *k, int index, narrowed *to) {
     if (!m.averaged || of_kind(k, 0, raw) != 1)
         return;
     m.like = raw[0];
+    size_t taken = to->count;
+    qsort(to->items, taken, sizeof *to->items, by_item_name);
     own = members(k, m.like, NULL, 1, &n);
     for (size_t i = 0; i < n; i++) {
         char name[NAME_SIZE];
-        int has = 0;
+        ds_weights_item key = {.t.name = name};
         strip(own[i]->t.name + k->list[m.like].len, name);
         if (!is_constant(name) || !is_float(own[i]))
             continue;
-        for (size_t t = 0; t < to->count; t++)
-            has |= !strcmp(to->items[t].t.name, name);
-        if (!has)
+        if (!bsearch(&key, to->items, taken, sizeof key, by_item_name))
             take_constant(k, &m, own[i], to);
     }
     free(own);
@@ -742,11 +749,16 @@ int ds_weights_choose(ds_weights *w, const char *const *marks, ds_error *err) {
     find_named(&k);
     if (k.count) {
         find_dotless(&k);
+        int *owner = ds_xcalloc(w->count + 1, sizeof *owner);
+        for (size_t i = 0; i < w->count; i++)
+            owner[i] = owner_of(&k, &w->items[i]);
+        k.owner = owner;
         find_listed(&k);
         rc = pick(&k, w->which, &chosen, &how, err);
         rc = rc ? rc : narrow(&k, chosen, how, err);
     }
     for (int i = 0; i < k.count; i++)
         free(k.list[i].prefix);
+    free(k.owner);
     return rc;
 }

@@ -120,7 +120,8 @@ START_TEST(adding_a_base) {
     ck_has(r.err, "as xl: job 5");
     char *full = realpath(file, NULL), *dir = realpath(ds_test_tmpdir(), NULL);
     snprintf(want, sizeof want,
-             "\"source\":\"%s\",\"vae\":\"%s\",\"name\":\"xl\",\"license\":\"MIT\",\"weights\":\"ema\",\"heads\":4}",
+             "\"source\":\"%s\",\"vae\":\"%s\",\"name\":\"xl\",\"license\":\"MIT\",\"weights\":"
+             "\"ema\",\"heads\":4}",
              full, dir);
     ck_has(s.log.data, want);
     free(full);

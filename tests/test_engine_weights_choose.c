@@ -159,6 +159,7 @@ enum shape_of_file {
     LIST,           /* {model, ema: {shadow_params: [...]}} */
     LIST_TRAINED,   /* the same without what is not trained */
     LIST_SHORT,     /* one is missing */
+    LIST_TURNED,    /* of as many, but other shapes */
     OBJECT,         /* {model, ema: <object with shadow>} */
     NUMBERED,       /* {model, ema: {0: tensor, ...}} */
     TWO,            /* {model, ema: {emas: [dict, dict]}} */
@@ -182,6 +183,8 @@ static const struct {
     [LIST_TRAINED] = {"torch_ema", NULL, AVERAGED, "ema.shadow_params", ""},
     [LIST_SHORT] = {"a list that does not fit", NULL, DS_EINVAL, NULL,
                     "'ema.shadow_params' are a list of 1"},
+    [LIST_TURNED] = {"a list of other shapes", NULL, DS_EINVAL, NULL,
+                     "'ema.shadow_params' are a list of 3"},
     [OBJECT] = {"an object's attributes", NULL, AVERAGED, "ema.shadow", ""},
     [NUMBERED] = {"numbered", NULL, DS_EINVAL, NULL, "holds 'model' and averaged weights"},
     [TWO] = {"two averages", NULL, DS_EINVAL, NULL, "'ema.emas.0', 'ema.emas.1'"},
@@ -257,12 +260,18 @@ static void averaged_part(ds_buf *p, enum shape_of_file f) {
     case LIST:
     case LIST_TRAINED:
     case LIST_SHORT:
+    case LIST_TURNED:
         ds_buf_add(p, "}", 1);
         key(p, "shadow_params");
         if (f == LIST_SHORT) {
             ds_buf_add(p, "]", 1);
             tensor(p, 0, AVERAGED);
             ds_buf_add(p, "a", 1);
+        } else if (f == LIST_TURNED) {
+            ds_buf_add(p, "](", 2);
+            for (int i = 2; i >= 0; i--)
+                tensor(p, i, AVERAGED);
+            ds_buf_add(p, "e", 1);
         } else
             model_list(p, AVERAGED, f == LIST);
         ds_buf_add(p, "s", 1);
