@@ -31,16 +31,14 @@
 #define DS_ST_TENSORS_MAX 100000
 #define DS_ST_DIMS_MAX 8
 
-/*    name  bytes */
+/* name, bytes.  From U16 on: carried, never read; files may hold them beside what is wanted.  OTHER:
+ * named by the file and not known here, so that its size is not known either. */
+/* clang-format off */
 #define DS_ST_DTYPE_MAP(X)                                                                         \
-    X(F64, 8)                                                                                      \
-    X(F32, 4)                                                                                      \
-    X(F16, 2)                                                                                      \
-    X(BF16, 2)                                                                                     \
-    X(I64, 8) X(I32, 4) X(I16, 2) X(I8, 1) X(U8, 1)                                                \
-        X(BOOL, 1) /* carried, never read: types that a file may hold beside what is wanted */     \
-        X(U16, 2) X(U32, 4) X(U64, 8) X(C64, 8) X(C128, 16) X(F8_E4M3, 1) X(F8_E5M2, 1)            \
-            X(OTHER, 0) /* named by the file, not known here; its size is not known either */
+    X(F64, 8) X(F32, 4) X(F16, 2) X(BF16, 2)                                                       \
+    X(I64, 8) X(I32, 4) X(I16, 2) X(I8, 1) X(U8, 1) X(BOOL, 1)                                     \
+    X(U16, 2) X(U32, 4) X(U64, 8) X(C64, 8) X(C128, 16) X(F8_E4M3, 1) X(F8_E5M2, 1) X(OTHER, 0)
+/* clang-format on */
 
 enum ds_st_dtype {
 #define X(name, bytes) DS_ST_##name,
