@@ -161,7 +161,8 @@ static int features(int argc, char **argv) {
 
 /* ---------------------------------------------------------------- judge */
 
-enum { SETS_MAX = 200, ROW = 20 };
+enum { SETS_MAX = 200, ROW = 20, ROWS = 3, SPLITS = 5 };
+#define STEP 0.03 /* of each version of the row */
 
 typedef struct {
     const char *file;
@@ -224,6 +225,42 @@ static void same_settings(const version *v, int count) {
            count, least, largest, pairs, 100 * most, margin, sigmas, rule.worse_sigmas, refused);
 }
 
+/* The same adapter against itself on other noise: two random halves of its samples.  They share no
+ * picture, so this is harder than what the gate does. */
+static void same_adapters(const version *v, int count, const ds_feature_set *real) {
+    int pairs = 0, refused = 0, margin = 0;
+    double most = 0;
+    for (int i = 0; i < count; i++)
+        for (uint32_t s = 0; s < SPLITS; s++) {
+            uint32_t n = (uint32_t)v[i].set.n, *order = ds_xmalloc(n * sizeof *order);
+            size_t d = (size_t)v[i].set.dim;
+            version half[2];
+            ds_rng_permutation(order, n, 4, DS_STREAM_TEST, s);
+            for (uint32_t h = 0; h < 2; h++) {
+                half[h] = v[i];
+                half[h].x = ds_xmalloc((size_t)n * d * sizeof *half[h].x);
+                half[h].set.x = half[h].x;
+                half[h].set.n = n / 2;
+                for (uint32_t k = 0; k < n / 2; k++)
+                    memcpy(half[h].x + k * d, v[i].x + order[2 * k + h] * d,
+                           d * sizeof *half[h].x);
+                measure(&half[h], real);
+            }
+            for (int h = 0; h < 2; h++) {
+                ds_fd_pair p;
+                pairs++;
+                refused += judged(&half[h], &half[!h], &p) == DS_BAR_REFUSED;
+                margin += worse_by(&half[h], &half[!h]) > rule.worse_margin;
+                most = fmax(most, worse_by(&half[h], &half[!h]));
+            }
+            free(half[0].x), free(half[1].x), free(order);
+        }
+    printf("the same adapter, other noise: %d pairs of %lld samples, the worst %+.1f %%, %d beyond "
+           "the margin, %d refused\n",
+           pairs, (long long)(count ? v[0].set.n / 2 : 0), 100 * most, margin, refused);
+    fflush(stdout);
+}
+
 /* Pairs of a good bar and a worse version in a band. */
 static void worse_ones(const version *good, int count, const version *worse, int more, double from,
                        double to) {
@@ -257,36 +294,48 @@ static void blend(version *out, const version *good, const version *worse, uint3
     measure(out, real);
 }
 
-/* Versions, each 3 % worse than the one before; returns where it is stopped. */
+/* The least k above `least` whose blend is 3 % worse than `latest`; n when there is none. */
+static uint32_t next_worse(version *now, const version *latest, const version *good,
+                           const version *worse, uint32_t least, const uint32_t *order,
+                           const ds_feature_set *real) {
+    uint32_t low = least + 1, high = (uint32_t)good->set.n;
+    while (low < high) {
+        uint32_t k = (low + high) / 2;
+        blend(now, good, worse, k, order, real);
+        if (worse_by(latest, now) < STEP)
+            low = k + 1;
+        else
+            high = k;
+    }
+    blend(now, good, worse, low, order, real);
+    return low;
+}
+
+/* Versions, each 3 % worse than the one before, which is @latest while the first one is the best:
+ * which is stopped (0: none) and by how much the last that was published is worse than the best. */
 static int row_of_versions(const version *good, const version *worse, const ds_feature_set *real,
-                           double *sum) {
+                           double *published, double *stopped_at) {
     uint32_t n = (uint32_t)good->set.n, *order = ds_xmalloc(n * sizeof *order), k = 0;
-    size_t floats = (size_t)n * (size_t)good->set.dim;
-    version latest = *good, best = *good, now = *good;
-    latest.x = NULL;
-    now.x = ds_xmalloc(floats * sizeof *now.x);
+    version latest = *good, now = *good;
+    int stopped = 0;
+    now.x = ds_xmalloc((size_t)n * (size_t)good->set.dim * sizeof *now.x);
     now.set.x = now.x;
     ds_rng_permutation(order, n, 3, DS_STREAM_TEST, 0);
-    int version_number = 1, stopped = 0;
-    *sum = 0;
-    for (; version_number <= ROW && !stopped; version_number++) {
-        do
-            blend(&now, good, worse, ++k, order, real);
-        while (k < n && worse_by(&latest, &now) < 0.03);
+    *published = *stopped_at = 0;
+    for (int number = 1; number <= ROW && !stopped && k < n; number++) {
         ds_fd_pair p;
-        int by_latest = judged(&latest, &now, &p) == DS_BAR_REFUSED,
-            by_best = judged(&best, &now, &p) == DS_BAR_REFUSED;
-        stopped = by_latest || by_best || k >= n;
-        if (k >= n)
-            version_number = -1;
-        if (stopped)
-            break;
-        *sum = worse_by(good, &now);
+        k = next_worse(&now, &latest, good, worse, k, order, real);
+        *stopped_at = worse_by(good, &now);
+        if (judged(&latest, &now, &p) == DS_BAR_REFUSED ||
+            judged(good, &now, &p) == DS_BAR_REFUSED)
+            stopped = number;
+        else
+            *published = *stopped_at;
         latest.parts = now.parts;
     }
     free(now.x);
     free(order);
-    return stopped ? version_number : 0;
+    return stopped;
 }
 
 static int judge(int argc, char **argv) {
@@ -313,16 +362,19 @@ static int judge(int argc, char **argv) {
             const version *v = i < count ? &good[i] : &worse[i - count];
             printf("  %s: FD %.3f\n", v->file, v->parts.fd[0]);
         }
+    same_adapters(good, count, &real);
     same_settings(good, count);
     static const double bands[] = {0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.5, 10};
     for (size_t i = 0; i + 1 < sizeof bands / sizeof *bands; i++)
         worse_ones(good, count, worse, more, bands[i], bands[i + 1]);
     worse_ones(good, count, worse, more, 0.25, 10);
-    for (int i = 0; i < count && more; i++) {
-        double sum;
-        int at = row_of_versions(&good[i], &worse[more - 1], &real, &sum);
-        printf("a row of versions, each 3 %% worse, from %s: %s %d, published up to %+.1f %%\n",
-               good[i].file, at > 0 ? "stopped at" : "NOT stopped:", at, 100 * sum);
+    for (int i = 0; i < count && i < ROWS && i < more; i++) {
+        double published, at;
+        int number = row_of_versions(&good[i], &worse[more - 1 - i], &real, &published, &at);
+        printf("a row of versions, each 3 %% worse, from %s towards %s: number %d is stopped at "
+               "%+.1f %%, published up to %+.1f %%\n",
+               good[i].file, worse[more - 1 - i].file, number, 100 * at, 100 * published);
+        fflush(stdout);
     }
     return 0;
 }

@@ -172,8 +172,8 @@ END_TEST
 
 /* Trained with far too large steps. */
 static json_t *worse_spec(const char *role) {
-    json_t *s = version_spec(3, 2, 30);
-    json_object_set_new(json_object_get(s, "train"), "lr", json_real(1));
+    json_t *s = version_spec(3, 2, 20);
+    json_object_set_new(json_object_get(s, "train"), "lr", json_real(0.9));
     return with_bar(s, bar_of(first, role, "blobs@v1"));
 }
 

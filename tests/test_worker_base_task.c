@@ -247,9 +247,13 @@ static void register_cases(TCase *tc) {
         show_log(recorded);
         exit(1);
     }
-    json_t *r = read_json(recorded, "result.json");
+    char *path = ds_xasprintf("%s/result.json", recorded);
+    json_t *r;
+    ds_error err;
+    must(ds_json_read_file(path, 1 << 24, &r, &err), &err);
     record = json_incref(json_object_get(r, "base_task"));
     json_decref(r);
+    free(path);
     tcase_add_test(tc, the_record_is_whole);
     tcase_add_test(tc, it_is_verified_like_a_task);
     tcase_add_test(tc, a_damaged_reference_is_refused);

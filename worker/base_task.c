@@ -17,7 +17,7 @@ static const ds_spec_sample how = {.sampler = DS_SAMPLER_DPMPP2M,
                                    .mode = DS_GUIDANCE_NONE};
 static const ds_spec_evaluate measured = {.n = DS_BASE_TASK_N,
                                           .kid_subsets = 100,
-                                          .kid_subset_size = 100,
+                                          .kid_subset_size = 50,
                                           .seed = DS_BASE_TASK_SEED};
 
 int ds_base_task_wanted(const ds_tools *t) {

@@ -21,7 +21,7 @@
 #include "worker/tools.h"
 
 enum {
-    DS_BASE_TASK_N = 256,
+    DS_BASE_TASK_N = 128,
     DS_BASE_TASK_STEPS = 20, /* dpmpp2m without guidance */
     DS_BASE_TASK_PROBE_N = 4,
     DS_BASE_TASK_PROBE_SEED = 11,
