@@ -19,9 +19,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define META_MAX (256u << 20)     /* of an image cache: classes and rejected files */
+#define TASK_FEATURES_DAYS 30     /* samples of a version, until they are drawn again */
 #define FEATURES_MAX (512u << 20) /* of a feature cache, unpacked */
 
 typedef struct {
@@ -157,13 +159,22 @@ static char *features_key(const char *path) {
     return key ? key : ds_xstrdup("");
 }
 
+/* The features of a version's samples name its numbers, which no row knows: they are kept for the
+ * versions to come, and go by age.  They are drawn again where they are needed. */
+static int task_features_old(const char *key, const char *path) {
+    struct stat st;
+    return !strncmp(key, "task/", 5) && !stat(path, &st) &&
+           time(NULL) - st.st_mtime > (time_t)TASK_FEATURES_DAYS * 86400;
+}
+
 static int features_used(gc *g, const char *path, const char *name) {
     (void)name;
     char images[65], base[65], *key = features_key(path);
     key_value(key, "images=", images);
     key_value(key, "base=", base);
+    int old = task_features_old(key, path);
     free(key);
-    return (!*images || in_set(g->images, images)) &&
+    return !old && (!*images || in_set(g->images, images)) &&
            (!*base || in_set(json_object_get(g->facts, "bases"), base));
 }
 

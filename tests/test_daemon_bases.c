@@ -392,7 +392,7 @@ static int64_t part(const json_t *doc, const char *name, const char *what) {
 START_TEST(gc_takes_only_what_nothing_needs) {
     char used[400], unused[400], base_used[400], base_unused[400], f_used[400], f_unused[400];
     char key[200], strange[400], orphan[400], young[400], hashes[400], tree[DS_HEX_SIZE];
-    char l_used[400], l_unused[400], more[500];
+    char l_used[400], l_unused[400], more[500], t_old[400], t_new[400], sha[DS_HEX_SIZE];
     rig_start(&r, NULL);
     snprintf(more, sizeof more, ",\"name\":\"big\",\"vae\":\"%s\"", source);
     imported("/v1/bases", more);
@@ -410,11 +410,17 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     memset(strstr(key, "aaa"), 'b', 64);
     feature_cache("cache", "unused", key, f_unused);
     b = rig_want(&r, 200, "GET", "/v1/default-base", NULL);
-    snprintf(key, sizeof key, "base/1 base=%s x=1", ds_json_string(b, "sha256", ""));
+    snprintf(sha, sizeof sha, "%s", ds_json_string(b, "sha256", ""));
+    snprintf(key, sizeof key, "base/1 base=%.64s x=1", sha);
     feature_cache("cache/base", "used", key, base_used);
     json_decref(b);
     snprintf(key, sizeof key, "base/1 base=%064d x=1", 7);
     feature_cache("cache/base", "unused", key, base_unused);
+    snprintf(key, sizeof key, "task/1 base=%.64s x=1", sha); /* of a version's samples */
+    feature_cache("cache", "old", key, t_old);
+    feature_cache("cache", "new", key, t_new);
+    struct timeval hours[2] = {{.tv_sec = time(NULL) - 7200}, {.tv_sec = time(NULL) - 7200}};
+    ck_assert_int_eq(utimes(t_new, hours), 0); /* beyond the grace, and of use */
     b = rig_want(&r, 200, "GET", "/v1/bases/big", NULL);
     latents("used", ds_json_string(json_object_get(b, "vae"), "sha256", ""), l_used);
     json_decref(b);
@@ -433,18 +439,19 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     rig_says(&r, 400, "POST", "/v1/gc", "{\"dry\":true}", "'dry' is not known");
     rig_says(&r, 400, "POST", "/v1/gc", "{\"grace_seconds\":1}", "from 60");
     doc = rig_want(&r, 200, "POST", "/v1/gc", "{\"dry_run\":true}");
-    ck_assert_int_eq(part(doc, "caches", "removed"), 5);
+    ck_assert_int_eq(part(doc, "caches", "removed"), 6);
     ck_assert_int_eq(part(doc, "models", "removed"), 1);
     ck_assert_int_eq(part(doc, "models", "young"), 1);
     ck_assert(ds_fs_exists(unused) && ds_fs_exists(orphan));
     json_decref(doc);
     doc = rig_want(&r, 200, "POST", "/v1/gc", NULL);
-    ck_assert_int_eq(part(doc, "caches", "removed"), 5);
+    ck_assert_int_eq(part(doc, "caches", "removed"), 6);
     ck_assert_int_eq(part(doc, "models", "removed"), 1);
     ck_assert_int_gt(part(doc, "caches", "bytes"), 0);
     json_decref(doc);
     ck_assert(ds_fs_exists(used) && ds_fs_exists(f_used) && ds_fs_exists(base_used));
     ck_assert(ds_fs_exists(l_used) && !ds_fs_exists(l_unused));
+    ck_assert(ds_fs_exists(t_new) && !ds_fs_exists(t_old));
     ck_assert(ds_fs_exists(strange) && ds_fs_exists(young));
     ck_assert(!ds_fs_exists(unused) && !ds_fs_exists(f_unused) && !ds_fs_exists(base_unused));
     ck_assert(!ds_fs_exists(orphan) && !ds_fs_exists(hashes));
