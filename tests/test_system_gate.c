@@ -252,37 +252,37 @@ END_TEST
 /* The gate protects a task from itself: a worse version is kept as rejected, with both numbers, a
  * force counts once, and the next version is judged by the best one again. */
 #define GOOD "--steps", "60", "--lr", "0.005", MEASURED
-#define BAD "--steps", "3", "--lr", "0.2", MEASURED
+#define BAD "--steps", "20", "--lr", "0.5", MEASURED
 #define MEASURED "--batch", "8", "--n", "64", "--rank", "4", "--threads", "1"
 
 START_TEST(worse_than_itself) {
     rig r;
     rig_open(&r, "itself");
     rig_start(&r);
-    char *tiles = folder("tiles");
+    char *tiles = make_tiles("crowd", 2, 20); /* enough pictures for an interval */
     EXPECT(&r, 0, "add-dataset", tiles, "--wait", GOOD);
-    EXPECT_SAID("published tiles@v1");
+    EXPECT_SAID("published crowd@v1");
     EXPECT(&r, 0, "show-base");
     EXPECT_SAID("are recorded");
     EXPECT(&r, 8, "add-dataset", tiles, "--wait", BAD);
-    EXPECT_SAID("tiles@v2 is worse than tiles@v1");
+    EXPECT_SAID("crowd@v2 is worse than crowd@v1");
     EXPECT_SAID("--publish-worse");
     expect_amount();
-    expect_latest(&r, "tiles", "tiles@v1");
+    expect_latest(&r, "crowd", "crowd@v1");
     EXPECT(&r, 8, "add-dataset", tiles, "--wait"); /* the same again: the same answer */
-    EXPECT_SAID("tiles@v2 is worse than tiles@v1");
+    EXPECT_SAID("crowd@v2 is worse than crowd@v1");
     EXPECT(&r, 0, "add-dataset", tiles, "--wait", "--publish-worse");
-    EXPECT_SAID("tiles@v3 was published by force");
-    expect_latest(&r, "tiles", "tiles@v3");
+    EXPECT_SAID("crowd@v3 was published by force");
+    expect_latest(&r, "crowd", "crowd@v3");
     EXPECT(&r, 0, "events", "--json", "--type", "adapter.published");
     EXPECT_SAID("\"forced\":true");
     EXPECT(&r, 0, "add-dataset", tiles, "--wait", "--publish-worse");
     EXPECT_SAID("nothing to force");
     EXPECT(&r, 8, "add-dataset", tiles, "--wait", "--seed", "2", BAD);
-    EXPECT_SAID("tiles@v4 is worse than tiles@v1"); /* the best, not the forced one alone */
-    EXPECT(&r, 0, "set-alias", "tiles", "latest", "v1");
-    expect_latest(&r, "tiles", "tiles@v1");
-    EXPECT(&r, 8, "set-alias", "tiles", "latest", "v2");
+    EXPECT_SAID("crowd@v4 is worse than crowd@v1"); /* the best, not the forced one alone */
+    EXPECT(&r, 0, "set-alias", "crowd", "latest", "v1");
+    expect_latest(&r, "crowd", "crowd@v1");
+    EXPECT(&r, 8, "set-alias", "crowd", "latest", "v2");
     EXPECT(&r, 0, "verify", "--all");
     EXPECT_SAID("base:");
     EXPECT(&r, 0, "report");
