@@ -17,12 +17,11 @@ int bars_insert(ds_registry *r, int64_t gate, const json_t *self, ds_error *err)
 /* The rows of a gate: {verdict,fd,n,bars:[...]}, or null. */
 int bars_object(ds_registry *r, int64_t gate, json_t **out, ds_error *err);
 
-/* SQL: position of the bar that decided a gate: of those that refused the one that it is worse than
- * by most, else the first that could be compared. */
+/* SQL: position of the bar that decided a gate: the first that refused (of @latest, the best, the
+ * base), else the first that could be compared. */
 #define BARS_DECIDING(gate)                                                                        \
     "(SELECT x.position FROM gate_bars x WHERE x.gate_id = " gate " AND x.verdict <> 'none'"       \
-    " ORDER BY x.verdict <> 'refused', CASE x.verdict WHEN 'refused' THEN -coalesce(x.delta, 0)"   \
-    " END, x.position LIMIT 1)"
+    " ORDER BY x.verdict <> 'refused', x.position LIMIT 1)"
 /* {role,ref,verdict,fd_bar,fd_now,delta} of it, or null; from a row, its columns from `col` on. */
 #define BARS_COLUMNS(b) b ".role, " b ".ref, " b ".verdict, " b ".fd_bar, " b ".fd_now, " b ".delta"
 int bars_deciding(ds_registry *r, int64_t gate, json_t **out, ds_error *err);

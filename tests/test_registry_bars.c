@@ -41,11 +41,12 @@ typedef struct {
     double fd;
     int64_t n;       /* samples; 0 = 64 */
     const char *net; /* NULL = the usual one */
+    double base;     /* FD of the base; 0 = 90.5 */
     int task_refused, no_self;
 } outcome;
 
 /* The margin is 10 %; a bar without a distance is none. */
-static json_t *judge(const json_t *spec, double fd, int *bad) {
+static json_t *judge(const json_t *spec, double fd, double base, int *bad) {
     json_t *list = json_array(), *b;
     size_t i;
     *bad = 0;
@@ -63,9 +64,11 @@ static json_t *judge(const json_t *spec, double fd, int *bad) {
                             "std_error", 0.25, "z", 9.5, "margin", 0.1, "n", 64, "classes", 1,
                             "classes_new", 1, "classes_bar", 2, "reason", "as told"));
     }
+    int worse = fd > 1.1 * base;
+    *bad += worse;
     json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:f,s:f,s:f}", "role", "base", "ref",
-                                          "base:emoji-dit", "verdict", "passed", "fd_bar", 90.5,
-                                          "fd_now", fd, "delta", fd / 90.5 - 1));
+                                          "base:emoji-dit", "verdict", worse ? "refused" : "passed",
+                                          "fd_bar", base, "fd_now", fd, "delta", fd / base - 1));
     return list;
 }
 
@@ -86,7 +89,8 @@ static void spec_and_result(ds_registry *r, const ds_job *j, const outcome *o, c
     json_object_set_new(*spec, "bars", bars);
     json_object_set_new(json_array_get(json_object_get(*result, "evaluations"), 1), "value",
                         json_real(o->fd));
-    json_t *judged = judge(*spec, o->fd, &bad), *gate = json_object_get(*result, "gate");
+    json_t *judged = judge(*spec, o->fd, o->base > 0 ? o->base : 90.5, &bad),
+           *gate = json_object_get(*result, "gate");
     int forced = bad && ds_json_bool(*spec, "publish_worse", 0), refused = bad && !forced;
     json_t *self = json_pack("{s:s,s:f,s:i,s:o}", "verdict",
                              refused  ? "refused"
@@ -300,7 +304,7 @@ START_TEST(a_worse_version_is_kept_and_not_latest) {
     train(r, (outcome){.fd = 12}, "d@v1");
     again(r, 2, 0);
     fx_scan(r, "one");
-    train(r, (outcome){.fd = 20}, "d@v2");
+    train(r, (outcome){.fd = 20, .base = 5}, "d@v2"); /* than the base too, and by more */
     expect_latest(r, "d@v1");
     expect_status(r, "d@v2", 0);
     ck_assert_int_eq(made(r), 0); /* a verdict is an answer */

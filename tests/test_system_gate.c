@@ -275,7 +275,8 @@ START_TEST(worse_than_itself) {
     EXPECT_SAID("crowd@v3 was published by force");
     expect_latest(&r, "crowd", "crowd@v3");
     EXPECT(&r, 0, "events", "--json", "--type", "adapter.published");
-    EXPECT_SAID("\"forced\":true");
+    EXPECT_SAID("\"forced\": true");
+    EXPECT_SAID("\"ref\": \"crowd@v1\"");
     EXPECT(&r, 0, "add-dataset", tiles, "--wait", "--publish-worse");
     EXPECT_SAID("nothing to force");
     EXPECT(&r, 8, "add-dataset", tiles, "--wait", "--seed", "2", BAD);
