@@ -23,6 +23,24 @@ void ds_over_white(uint8_t *p, size_t n) {
     }
 }
 
+const char *ds_decode_id(enum ds_decode_use use) {
+    return use == DS_DECODE_PILLOW ? "pillow-13" : "train-2";
+}
+
+const char *ds_decode_note_text(enum ds_decode_use use, unsigned note) {
+    static const char *const texts[DS_NOTE_COUNT][2] = {
+        {"have transparency: laid over white", "have transparency: dropped"},
+        {"are turned by EXIF: turned", "are turned by EXIF: left as stored"},
+        {"have more than 8 bits a sample: scaled",
+         "have more than 8 bits a sample: grey cut off at 255, colour keeps its high byte"},
+        {"are CMYK: converted without a profile", "are CMYK: converted without a profile"},
+        {"are animated: the default picture", "are animated: the first frame"},
+        {"are damaged: passed over", "are damaged: passed over"},
+    };
+    DS_ASSERT(note && !(note & (note - 1)) && note < 1u << DS_NOTE_COUNT);
+    return texts[__builtin_ctz(note)][use == DS_DECODE_PILLOW];
+}
+
 typedef struct {
     enum ds_image_format format;
     int (*header)(const uint8_t *, size_t, ds_image_info *, char *);
@@ -90,10 +108,12 @@ static int header_of(const format_entry *f, const uint8_t *data, size_t size, ds
 
 int ds_decode_header(const uint8_t *data, size_t size, ds_image_info *info,
                      char reason[DS_REASON_SIZE]) {
-    *info = (ds_image_info){.orientation = 1};
+    *info = (ds_image_info){.orientation = 1, .verdict = DS_DECODE_BROKEN};
     const format_entry *f = find_format(data, size, reason);
-    if (!f || header_of(f, data, size, info, reason))
+    if (!f || header_of(f, data, size, info, reason)) {
+        info->verdict = DS_DECODE_BROKEN;
         return -1;
+    }
     if (info->orientation >= 5) {
         int w = info->width;
         info->width = info->height;
@@ -123,10 +143,10 @@ static uint8_t *orient(uint8_t *in, int w, int h, int o) {
     return out;
 }
 
-int ds_decode_rgb(const uint8_t *data, size_t size, int64_t max_pixels, ds_image_info *info,
+static int decode_rgb(const uint8_t *data, size_t size, int64_t max_pixels, ds_image_info *info,
                   uint8_t **rgb, char reason[DS_REASON_SIZE]) {
     *rgb = NULL;
-    *info = (ds_image_info){.orientation = 1};
+    *info = (ds_image_info){.orientation = 1, .verdict = DS_DECODE_BROKEN};
     const format_entry *f = find_format(data, size, reason);
     if (!f || header_of(f, data, size, info, reason))
         return -1;
@@ -134,7 +154,8 @@ int ds_decode_rgb(const uint8_t *data, size_t size, int64_t max_pixels, ds_image
     if (max_pixels > DS_DECODE_MAX_PIXELS)
         max_pixels = DS_DECODE_MAX_PIXELS;
     if ((int64_t)w * h > max_pixels)
-        return ds_decode_fail(reason, "too large: %d x %d pixels, the limit is %lld pixels", w, h,
+        return info->verdict = DS_DECODE_TOO_LARGE,
+               ds_decode_fail(reason, "too large: %d x %d pixels, the limit is %lld pixels", w, h,
                               (long long)max_pixels);
     if (f->pixels(data, size, w, h, rgb, reason))
         return -1;
@@ -151,5 +172,16 @@ int ds_decode_rgb(const uint8_t *data, size_t size, int64_t max_pixels, ds_image
         info->width = h;
         info->height = w;
     }
+    return 0;
+}
+
+int ds_decode_rgb(enum ds_decode_use use, const uint8_t *data, size_t size, int64_t max_pixels,
+                  ds_image_info *info, uint8_t **rgb, char reason[DS_REASON_SIZE]) {
+    (void)use;
+    if (decode_rgb(data, size, max_pixels, info, rgb, reason)) {
+        info->verdict = info->verdict == DS_DECODED ? DS_DECODE_BROKEN : info->verdict;
+        return -1;
+    }
+    info->verdict = DS_DECODED;
     return 0;
 }

@@ -200,8 +200,10 @@ int ds_hash_cache_find(ds_hash_cache *c, const struct stat *st, ds_file_facts *f
     e->unused = 0;
     hex_of(facts->sha256, e->sha256);
     facts->ok = e->ok;
-    facts->info = (ds_image_info){(enum ds_image_format)e->format, (int)e->width, (int)e->height,
-                                  e->orientation};
+    facts->info = (ds_image_info){.format = (enum ds_image_format)e->format,
+                                  .width = (int)e->width,
+                                  .height = (int)e->height,
+                                  .orientation = e->orientation};
     facts->reason[0] = 0;
     if (e->reason)
         snprintf(facts->reason, sizeof facts->reason, "%s", e->reason);

@@ -22,8 +22,14 @@ enum state { WAITING, READY, REJECTED };
 typedef struct {
     enum state state;
     float *image;
+    unsigned notes; /* READY: ds_image_info.notes */
     char sha256[DS_HEX_SIZE];
 } slot;
+
+typedef struct {
+    int64_t count;
+    const char *first; /* points into the list of files */
+} noted;
 
 struct ds_picture_stream {
     ds_picture_options o;
@@ -40,7 +46,8 @@ struct ds_picture_stream {
     int64_t base, next, given; /* under lock; given: up to where the last call went */
     int stop;
     ds_error error; /* the first */
-    ds_rejected_list rejected;
+    ds_rejected_list rejected, broken; /* under lock */
+    noted notes[DS_NOTE_COUNT];
     ds_sha256 *hash;
 };
 
@@ -50,13 +57,28 @@ static const ds_candidate *file_at(const ds_picture_stream *s, int64_t i) {
 
 /* ---------------------------------------------------------------- decoding */
 
-/* The file decoded and preprocessed into the slot; 0, or 1 with a reason. Negative: cannot go on.
- */
+/* As any program would: through links, wherever they lead. */
+static int open_anywhere(int root_fd, const char *path, struct stat *st,
+                         char reason[DS_REASON_SIZE]) {
+    int fd = openat(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd >= 0 && !fstat(fd, st) && S_ISREG(st->st_mode))
+        return fd;
+    snprintf(reason, DS_REASON_SIZE, fd < 0 ? "cannot be read: %s" : "not a regular file",
+             strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* The file decoded and preprocessed into the slot; 0, or 1 with a reason and a verdict.  Negative:
+ * cannot go on. */
 static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *file, slot *to,
-                  char reason[DS_REASON_SIZE], ds_error *err) {
+                  enum ds_decode_verdict *verdict, char reason[DS_REASON_SIZE], ds_error *err) {
     struct stat st;
     ds_sandbox_reply reply;
-    int fd = ds_open_beneath(s->root_fd, file->path, &st, reason);
+    int fd = s->o.follow_links ? open_anywhere(s->root_fd, file->path, &st, reason)
+                               : ds_open_beneath(s->root_fd, file->path, &st, reason);
+    *verdict = DS_DECODE_BROKEN; /* also a file that no program can read */
     if (fd < 0)
         return 1;
     int bad = 1;
@@ -66,17 +88,21 @@ static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *fil
         bad =
             ds_read_hashed(fd, ds_sandbox_input(box), (size_t)st.st_size, to->sha256, reason) != 0;
     close(fd);
-    if (bad)
+    if (bad) {
+        *verdict = st.st_size > (off_t)DS_FILE_MAX ? DS_DECODE_TOO_LARGE : DS_DECODE_BROKEN;
         return 1;
-    int rc = ds_sandbox_run(box, DS_SANDBOX_FULL, (size_t)st.st_size, 0, DS_DECODE_MAX_PIXELS,
+    }
+    int rc = ds_sandbox_run(box, DS_SANDBOX_FULL, s->o.use, (size_t)st.st_size, 0, DS_DECODE_MAX_PIXELS,
                             &reply, err);
     if (rc)
         return rc;
     if (!reply.ok || reply.info.width > DS_FID_PICTURE_SIDE_MAX ||
         reply.info.height > DS_FID_PICTURE_SIDE_MAX) {
         snprintf(reason, DS_REASON_SIZE, "%s", reply.ok ? "too long a side" : reply.reason);
+        *verdict = reply.ok ? DS_DECODE_TOO_LARGE : reply.info.verdict;
         return 1;
     }
+    to->notes = reply.info.notes;
     ds_fid_preprocess(s->o.mode, to->image, ds_sandbox_output(box), reply.info.width,
                       reply.info.height);
     return 0;
@@ -118,13 +144,16 @@ static void *decoder(void *arg) {
         slot *to = &s->slots[i % s->slot_count];
         const ds_candidate *file = file_at(s, i);
         char reason[DS_REASON_SIZE] = "";
-        rc = decode(s, box, file, to, reason, &err);
+        enum ds_decode_verdict verdict;
+        rc = decode(s, box, file, to, &verdict, reason, &err);
         if (rc < 0)
             break;
         pthread_mutex_lock(&s->lock);
         to->state = rc ? REJECTED : READY;
         if (rc)
             ds_rejected_add(&s->rejected, file->path, "%s", reason);
+        if (rc && verdict == DS_DECODE_BROKEN)
+            ds_rejected_add(&s->broken, file->path, "%s", reason);
         pthread_cond_broadcast(&s->ready);
         pthread_mutex_unlock(&s->lock);
     }
@@ -146,17 +175,29 @@ static void choose(ds_picture_stream *s) {
     s->total = s->files.count;
     if (!s->o.n || s->o.n >= s->total)
         return;
+    s->total = s->o.n;
+    if (s->o.first_n)
+        return;
     s->chosen = ds_xmalloc(all * sizeof *s->chosen);
     ds_rng_permutation(s->chosen, all, s->o.seed, DS_STREAM_SPLIT, 2);
-    s->total = s->o.n;
     qsort(s->chosen, (size_t)s->total, sizeof *s->chosen, ascending);
+}
+
+static void take_files(ds_picture_stream *s) {
+    s->files.items = ds_xcalloc((size_t)s->o.file_count + 1, sizeof *s->files.items);
+    for (; s->files.count < s->o.file_count; s->files.count++)
+        s->files.items[s->files.count].path = ds_xstrdup(s->o.files[s->files.count]);
 }
 
 static int list_files(ds_picture_stream *s, ds_error *err) {
     s->root_fd = open(s->o.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (s->root_fd < 0)
         return ds_fail_errno(err, "cannot open folder '%.300s'", s->o.folder);
-    int rc = ds_walk(s->root_fd, FILES_MAX, &s->files, &s->rejected, NULL, NULL, err);
+    int rc = 0;
+    if (s->o.files)
+        take_files(s);
+    else
+        rc = ds_walk(s->root_fd, FILES_MAX, &s->files, &s->rejected, NULL, NULL, err);
     if (!rc && !s->files.count)
         rc = ds_fail(err, DS_EINVAL, "'%.300s' has no picture file", s->o.folder);
     if (!rc)
@@ -211,6 +252,7 @@ void ds_picture_stream_close(ds_picture_stream *s) {
     free(s->chosen);
     ds_candidates_release(&s->files);
     ds_rejected_release(&s->rejected);
+    ds_rejected_release(&s->broken);
     ds_sha256_free(s->hash);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->ready);
@@ -223,6 +265,14 @@ int64_t ds_picture_stream_done(const ds_picture_stream *s) { return s->given; }
 const ds_rejected_list *ds_picture_stream_rejected(const ds_picture_stream *s) {
     return &s->rejected;
 }
+const ds_rejected_list *ds_picture_stream_broken(const ds_picture_stream *s) { return &s->broken; }
+
+int64_t ds_picture_stream_noted(const ds_picture_stream *s, unsigned note, const char **first) {
+    DS_ASSERT(note && !(note & (note - 1)) && note < 1u << DS_NOTE_COUNT);
+    const noted *n = &s->notes[__builtin_ctz(note)];
+    *first = n->first;
+    return n->count;
+}
 
 /* ---------------------------------------------------------------- giving out */
 
@@ -231,6 +281,16 @@ static void give_back(ds_picture_stream *s) {
     for (; s->base < s->given; s->base++)
         s->slots[s->base % s->slot_count].state = WAITING;
     pthread_cond_broadcast(&s->room);
+}
+
+static void add_notes(ds_picture_stream *s, int64_t i) {
+    unsigned notes = s->slots[i % s->slot_count].notes;
+    for (int k = 0; k < DS_NOTE_COUNT; k++) {
+        if (!(notes & 1u << k))
+            continue;
+        if (!s->notes[k].count++)
+            s->notes[k].first = file_at(s, i)->path;
+    }
 }
 
 static void add_to_digest(ds_picture_stream *s, int64_t i) {
@@ -256,6 +316,7 @@ int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *
             images[*count] = at->image;
             indices[(*count)++] = s->given;
             add_to_digest(s, s->given);
+            add_notes(s, s->given);
         }
         s->given++;
         if (!*count) /* a long run of rejected files must not fill the ring */

@@ -2,10 +2,10 @@
  * network while the network works on those before.
  *
  * Purpose: `diffscaler-worker evaluate`.  All picture files below a folder in the order of their
- * path's bytes, or n of them chosen by the seed (DS_STREAM_SPLIT, step 2).  Decoding threads, each
- * with its own restricted child (worker/sandbox.h), run ahead by at most a ring of slots, so memory
- * does not depend on the number of pictures.  Results come in the order of the list, whatever the
- * threads do.  A file that cannot be decoded costs only itself (`rejected`).
+ * path's bytes (or a list that the caller made), or n of them: chosen by the seed (DS_STREAM_SPLIT,
+ * step 2), or the first ones.  Decoding threads, each with its own restricted child
+ * (worker/sandbox.h), run ahead by at most a ring of slots, so memory does not depend on the number
+ * of pictures.  Results come in the order of the list, whatever the threads do.  A file that cannot be decoded costs only itself (`rejected`).
  *
  * Ownership: open/close.  Thread: next and close from one thread.  Errors: DS_ENOTFOUND, DS_EPERM,
  * DS_EINVAL (no picture), DS_EFAILED (no child can be started).
@@ -14,7 +14,7 @@
 #define DS_WORKER_PICTURE_STREAM_H
 
 #include "engine/fid_net.h"
-#include "worker/files.h"
+#include "worker/decode.h"
 
 #define DS_PICTURE_DECODERS_MAX 64
 
@@ -22,7 +22,14 @@ typedef struct {
     const char *folder;
     const char *program; /* as in ds_sandbox_options */
     enum ds_fid_mode mode;
-    int64_t n; /* 0 = all */
+    enum ds_decode_use use;
+    /* The files, relative to folder, in this order; NULL: all picture files below it, by path.
+     * Borrowed until close. */
+    const char *const *files;
+    int64_t file_count;
+    int follow_links; /* open as any program would; 0: nothing outside the folder is opened */
+    int64_t n;        /* 0 = all */
+    int first_n;      /* n are the first ones, not drawn */
     uint64_t seed;
     int batch;    /* most pictures of one call of next */
     int decoders; /* threads, each with a child; at most DS_PICTURE_DECODERS_MAX */
@@ -42,6 +49,12 @@ int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *
                            ds_error *err);
 
 const ds_rejected_list *ds_picture_stream_rejected(const ds_picture_stream *s);
+/* Those of them on which the tool itself fails (DS_DECODE_BROKEN), with the reason. */
+const ds_rejected_list *ds_picture_stream_broken(const ds_picture_stream *s);
+
+/* How many of the pictures given out have a note of worker/decode.h (one bit), and the path of the
+ * first (NULL when count is 0), valid until close. */
+int64_t ds_picture_stream_noted(const ds_picture_stream *s, unsigned note, const char **first);
 
 /* Identity of the pictures given out: SHA-256 of the lines "<sha256 of the file>  <path>\n". */
 void ds_picture_stream_digest(ds_picture_stream *s, char out[DS_HEX_SIZE]);

@@ -160,7 +160,7 @@ static int decode_one(prepare *p, int64_t i, ds_sandbox *s, ds_error *err) {
     ds_sandbox_reply reply;
     int rc = load(p, it, s, err);
     if (!rc)
-        rc = ds_sandbox_run(s, DS_SANDBOX_SQUARE, (size_t)it->size, p->o->side,
+        rc = ds_sandbox_run(s, DS_SANDBOX_SQUARE, DS_DECODE_TRAIN, (size_t)it->size, p->o->side,
                             DS_DECODE_MAX_PIXELS, &reply, err);
     if (rc)
         return rc;

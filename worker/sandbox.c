@@ -226,7 +226,7 @@ static int ask(ds_sandbox *s, const ds_sandbox_message *m, ds_sandbox_reply *rep
 }
 
 static void describe_death(ds_sandbox_reply *reply, int status) {
-    *reply = (ds_sandbox_reply){0};
+    *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
     if (WIFSIGNALED(status))
         snprintf(reply->reason, sizeof reply->reason,
                  "the decoder crashed or ran out of memory on it (signal %d)", WTERMSIG(status));
@@ -236,17 +236,20 @@ static void describe_death(ds_sandbox_reply *reply, int status) {
 }
 
 /* A child that was taken over could say anything; nothing we do with its answer may go wrong. */
-static int plausible(enum ds_sandbox_op op, const ds_image_info *info) {
-    if (info->width < 1 || info->height < 1)
+static int plausible(enum ds_sandbox_op op, const ds_sandbox_reply *reply) {
+    const ds_image_info *info = &reply->info;
+    if (!reply->ok)
+        return info->verdict > DS_DECODED && info->verdict <= DS_DECODE_GAVE_UP;
+    if (info->verdict != DS_DECODED || info->width < 1 || info->height < 1)
         return 0;
     return op != DS_SANDBOX_FULL ||
            (int64_t)info->width * info->height <= (int64_t)(DS_CHILD_OUTPUT_SIZE / 3);
 }
 
-int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, size_t size, int side, int64_t max_pixels,
-                   ds_sandbox_reply *reply, ds_error *err) {
+int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use, size_t size,
+                   int side, int64_t max_pixels, ds_sandbox_reply *reply, ds_error *err) {
     DS_ASSERT(size <= DS_FILE_MAX && side >= 0 && side <= DS_SANDBOX_MAX_SIDE);
-    ds_sandbox_message m = {op, side, size, max_pixels};
+    ds_sandbox_message m = {op, side, use, 0, size, max_pixels};
     if (s->pid > 0 && s->busy_ms > DS_CHILD_BUSY_MS)
         stop_child(s, 0);
     /* A death may be none of the picture's fault (a kernel short of memory): one second try. */
@@ -258,14 +261,14 @@ int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, size_t size, int side, 
         }
         int status = 0, got = ask(s, &m, reply, &status);
         if (got < 0) {
-            *reply = (ds_sandbox_reply){0};
+            *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
             snprintf(reply->reason, sizeof reply->reason, "decoding took longer than %d ms",
                      s->timeout_ms);
             return 0;
         }
         if (got == 1) {
-            if (reply->ok && op <= DS_SANDBOX_FULL && !plausible(op, &reply->info)) {
-                *reply = (ds_sandbox_reply){0};
+            if (op <= DS_SANDBOX_FULL && !plausible(op, reply)) {
+                *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
                 snprintf(reply->reason, sizeof reply->reason,
                          "the decoder gave an impossible answer");
             }

@@ -54,9 +54,10 @@ void ds_sandbox_close(ds_sandbox *s); /* NULL is fine */
 uint8_t *ds_sandbox_input(ds_sandbox *s);        /* DS_FILE_MAX bytes to fill before a run */
 const uint8_t *ds_sandbox_output(ds_sandbox *s); /* valid until the next run */
 
-/* size bytes are in the input; side only for DS_SANDBOX_SQUARE. */
-int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, size_t size, int side, int64_t max_pixels,
-                   ds_sandbox_reply *reply, ds_error *err);
+/* size bytes are in the input; side only for DS_SANDBOX_SQUARE; DS_SANDBOX_HEADER is for training
+ * whatever use is. */
+int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use, size_t size,
+                   int side, int64_t max_pixels, ds_sandbox_reply *reply, ds_error *err);
 
 int ds_sandbox_restarts(const ds_sandbox *s); /* children lost to crashes and time limits */
 

@@ -16,7 +16,7 @@ enum { DS_CHILD_SOCKET = 3, DS_CHILD_INPUT = 4, DS_CHILD_OUTPUT = 5 };
             */
 
 typedef struct {
-    int32_t op, side;
+    int32_t op, side, use, pad;
     uint64_t size;
     int64_t max_pixels;
 } ds_sandbox_message;

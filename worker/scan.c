@@ -60,7 +60,7 @@ static int examine(scan *s, int fd, const struct stat *st, ds_file_facts *facts)
         return 0;
     ds_sandbox_reply reply;
     int rc =
-        ds_sandbox_run(s->sandbox, DS_SANDBOX_HEADER, (size_t)st->st_size, 0, 0, &reply, s->err);
+        ds_sandbox_run(s->sandbox, DS_SANDBOX_HEADER, DS_DECODE_TRAIN, (size_t)st->st_size, 0, 0, &reply, s->err);
     if (rc)
         return rc;
     facts->ok = reply.ok;

@@ -29,7 +29,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     }
     int header = ds_decode_header(data, n, &info, reason);
     uint8_t *rgb, square[32 * 32 * 3];
-    if (ds_decode_rgb(data, n, 1 << 20, &again, &rgb, reason))
+    if (ds_decode_rgb(DS_DECODE_PILLOW, data, n, 1 << 20, &again, &rgb, reason))
+        DS_ASSERT(again.verdict != DS_DECODED && *reason);
+    else
+        free(rgb);
+    if (ds_decode_rgb(DS_DECODE_TRAIN, data, n, 1 << 20, &again, &rgb, reason))
         return 0;
     DS_ASSERT(!header); /* what can be decoded has a header, and the same one */
     DS_ASSERT(info.width == again.width && info.height == again.height);
