@@ -45,13 +45,14 @@ typedef struct {
     enum ds_image_format format;
     int (*header)(const uint8_t *, size_t, ds_image_info *, char *);
     int (*pixels)(const uint8_t *, size_t, int, int, uint8_t **, char *);
+    int (*pillow)(ds_pillow *);
 } format_entry;
 
 static const format_entry formats[] = {
-    {DS_IMAGE_JPEG, ds_jpeg_header, ds_jpeg_pixels},
-    {DS_IMAGE_PNG, ds_png_header, ds_png_pixels},
-    {DS_IMAGE_WEBP, ds_webp_header, ds_webp_pixels},
-    {DS_IMAGE_PNM, ds_pnm_header, ds_pnm_pixels},
+    {DS_IMAGE_JPEG, ds_jpeg_header, ds_jpeg_pixels, ds_jpeg_pillow},
+    {DS_IMAGE_PNG, ds_png_header, ds_png_pixels, ds_png_pillow},
+    {DS_IMAGE_WEBP, ds_webp_header, ds_webp_pixels, ds_webp_pillow},
+    {DS_IMAGE_PNM, ds_pnm_header, ds_pnm_pixels, ds_pnm_pillow},
 };
 
 static enum ds_image_format sniff(const uint8_t *p, size_t n) {
@@ -66,54 +67,95 @@ static enum ds_image_format sniff(const uint8_t *p, size_t n) {
     return DS_IMAGE_UNKNOWN;
 }
 
-/* Pictures that people will try get their name in the reason. */
-static const char *foreign_name(const uint8_t *p, size_t n) {
-    if (n >= 6 && (!memcmp(p, "GIF87a", 6) || !memcmp(p, "GIF89a", 6)))
-        return "GIF";
-    if (n >= 4 && (!memcmp(p, "II*\0", 4) || !memcmp(p, "MM\0*", 4)))
-        return "TIFF";
-    if (n >= 10 && !memcmp(p, "BM", 2) && !memcmp(p + 6, "\0\0\0\0", 4))
-        return "BMP";
-    if (n >= 12 && !memcmp(p + 4, "ftyp", 4))
-        return "HEIF or AVIF";
-    if (n >= 12 && !memcmp(p, "\0\0\0\x0cJXL ", 8))
-        return "JPEG XL";
-    return NULL;
-}
+/* Files that people will try get their name in the reason.  pillow: Pillow 13 reads it, with what it
+ * brings along. */
+static const struct {
+    int at, n; /* where the bytes are */
+    const char *bytes, *name;
+    int pillow;
+} foreign[] = {
+    {0, 6, "GIF87a", "GIF", 1},
+    {0, 6, "GIF89a", "GIF", 1},
+    {0, 4, "II*\0", "TIFF", 1},
+    {0, 4, "MM\0*", "TIFF", 1},
+    {0, 4, "II+\0", "TIFF", 1},
+    {0, 4, "MM\0+", "TIFF", 1},
+    {0, 2, "BM", "BMP", 1},
+    {4, 8, "ftypavif", "AVIF", 1},
+    {4, 8, "ftypavis", "AVIF", 1},
+    {4, 8, "ftypheic", "HEIF", 0},
+    {4, 8, "ftypheix", "HEIF", 0},
+    {4, 8, "ftypheim", "HEIF", 0},
+    {4, 8, "ftypheis", "HEIF", 0},
+    {4, 8, "ftyphevc", "HEIF", 0},
+    {4, 8, "ftyphevx", "HEIF", 0},
+    {4, 8, "ftypmif1", "HEIF or AVIF", 1},
+    {4, 8, "ftypmif2", "HEIF", 0},
+    {4, 8, "ftypmsf1", "HEIF or AVIF", 1},
+    {4, 8, "ftypqt  ", "QuickTime video", 0},
+    {4, 8, "ftypcrx ", "Canon raw", 0},
+    {4, 4, "ftyp", "MP4 video", 0},
+    {0, 12, "\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", 0},
+    {0, 12, "\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", 1},
+    {0, 4, "\xff\x4f\xff\x51", "JPEG 2000", 1},
+    {0, 4, "qoif", "QOI", 1},
+    {0, 4, "8BPS", "Photoshop", 1},
+    {0, 4, "DDS ", "DDS", 1},
+    {0, 4, "\0\0\1\0", "ICO", 1},
+    {0, 4, "icns", "ICNS", 1},
+    {0, 2, "\x01\xda", "SGI", 1},
+    {0, 4, "%!PS", "EPS", 1},
+    {0, 2, "P7", "PAM", 0},
+    {0, 2, "Pf", "PFM", 1},
+    {0, 4, "RIFF", "a RIFF file that is no WebP", 0},
+    {0, 4, "\x1a\x45\xdf\xa3", "WebM or Matroska video", 0},
+    {0, 6, "\x93NUMPY", "NumPy array", 0},
+};
 
-static const format_entry *find_format(const uint8_t *p, size_t n, char *reason) {
+static const format_entry *find_format(const uint8_t *p, size_t n, ds_image_info *info,
+                                       char *reason) {
     enum ds_image_format format = sniff(p, n);
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (formats[i].format == format)
             return &formats[i];
-    const char *name = foreign_name(p, n);
-    if (n == 0)
+    info->verdict = DS_DECODE_BROKEN;
+    if (n == 0) {
         ds_decode_fail(reason, "empty file");
-    else if (name)
-        ds_decode_fail(reason, "unknown file type (%s is not supported)", name);
-    else
-        ds_decode_fail(reason, "unknown file type");
+        return NULL;
+    }
+    ds_decode_fail(reason, "unknown file type");
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+        if (n < (size_t)(foreign[i].at + foreign[i].n) ||
+            memcmp(p + foreign[i].at, foreign[i].bytes, (size_t)foreign[i].n))
+            continue;
+        info->verdict = foreign[i].pillow ? DS_DECODE_UNSUPPORTED : DS_DECODE_BROKEN;
+        ds_decode_fail(reason, "unknown file type (%s is not supported)", foreign[i].name);
+        break;
+    }
     return NULL;
 }
 
-static int header_of(const format_entry *f, const uint8_t *data, size_t size, ds_image_info *info,
-                     char *reason) {
-    *info = (ds_image_info){.format = f->format, .orientation = 1};
+static int header_of(const uint8_t *data, size_t size, const format_entry **format,
+                     ds_image_info *info, char *reason) {
+    *info = (ds_image_info){.orientation = 1, .verdict = DS_DECODE_BROKEN};
+    const format_entry *f = *format = find_format(data, size, info, reason);
+    if (!f)
+        return -1;
+    info->format = f->format;
     if (f->header(data, size, info, reason))
         return -1;
     if (info->width < 1 || info->height < 1)
         return ds_decode_fail(reason, "damaged: a side of zero pixels");
+    info->notes |= info->orientation > 1 ? DS_NOTE_ORIENTATION : 0;
+    info->verdict = DS_DECODED;
     return 0;
 }
 
 int ds_decode_header(const uint8_t *data, size_t size, ds_image_info *info,
                      char reason[DS_REASON_SIZE]) {
-    *info = (ds_image_info){.orientation = 1, .verdict = DS_DECODE_BROKEN};
-    const format_entry *f = find_format(data, size, reason);
-    if (!f || header_of(f, data, size, info, reason)) {
-        info->verdict = DS_DECODE_BROKEN;
+    const format_entry *f;
+    if (header_of(data, size, &f, info, reason))
         return -1;
-    }
     if (info->orientation >= 5) {
         int w = info->width;
         info->width = info->height;
@@ -143,27 +185,27 @@ static uint8_t *orient(uint8_t *in, int w, int h, int o) {
     return out;
 }
 
-static int decode_rgb(const uint8_t *data, size_t size, int64_t max_pixels, ds_image_info *info,
-                  uint8_t **rgb, char reason[DS_REASON_SIZE]) {
-    *rgb = NULL;
-    *info = (ds_image_info){.orientation = 1, .verdict = DS_DECODE_BROKEN};
-    const format_entry *f = find_format(data, size, reason);
-    if (!f || header_of(f, data, size, info, reason))
+static int too_large(ds_image_info *info, int64_t w, int64_t h, int64_t limit, char *reason) {
+    info->verdict = DS_DECODE_TOO_LARGE;
+    return ds_decode_fail(reason, "too large: %lld x %lld pixels, the limit is %lld pixels",
+                          (long long)w, (long long)h, (long long)limit);
+}
+
+static int decode_for_training(const uint8_t *data, size_t size, int64_t max_pixels,
+                               ds_image_info *info, uint8_t **rgb, char *reason) {
+    const format_entry *f;
+    if (header_of(data, size, &f, info, reason))
         return -1;
     int w = info->width, h = info->height;
-    if (max_pixels > DS_DECODE_MAX_PIXELS)
-        max_pixels = DS_DECODE_MAX_PIXELS;
     if ((int64_t)w * h > max_pixels)
-        return info->verdict = DS_DECODE_TOO_LARGE,
-               ds_decode_fail(reason, "too large: %d x %d pixels, the limit is %lld pixels", w, h,
-                              (long long)max_pixels);
+        return too_large(info, w, h, max_pixels, reason);
+    info->verdict = DS_DECODE_BROKEN;
     if (f->pixels(data, size, w, h, rgb, reason))
         return -1;
     if (info->orientation > 1) {
         uint8_t *turned = orient(*rgb, w, h, info->orientation);
         if (!turned) {
-            free(*rgb);
-            *rgb = NULL;
+            info->verdict = DS_DECODE_GAVE_UP;
             return ds_decode_fail(reason, "not enough memory to decode");
         }
         *rgb = turned;
@@ -172,16 +214,55 @@ static int decode_rgb(const uint8_t *data, size_t size, int64_t max_pixels, ds_i
         info->width = h;
         info->height = w;
     }
+    info->verdict = DS_DECODED;
     return 0;
+}
+
+int ds_pillow_fail(ds_pillow *d, enum ds_decode_verdict verdict, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(d->reason, DS_REASON_SIZE, fmt, ap);
+    va_end(ap);
+    d->info->verdict = verdict;
+    return -1;
+}
+
+int ds_pillow_room(ds_pillow *d, int64_t width, int64_t height) {
+    if (width < 1 || height < 1)
+        return ds_pillow_fail(d, DS_DECODE_BROKEN, "damaged: a side of zero pixels");
+    if (width > d->max_pixels / height)
+        return too_large(d->info, width, height, d->max_pixels, d->reason);
+    d->info->width = (int)width;
+    d->info->height = (int)height;
+    d->rgb = calloc((size_t)width * (size_t)height, 3);
+    return d->rgb ? 0 : ds_pillow_fail(d, DS_DECODE_GAVE_UP, "not enough memory to decode");
+}
+
+static int decode_as_pillow(const uint8_t *data, size_t size, int64_t max_pixels,
+                            ds_image_info *info, uint8_t **rgb, char *reason) {
+    *info = (ds_image_info){.orientation = 1, .verdict = DS_DECODE_BROKEN};
+    const format_entry *f = find_format(data, size, info, reason);
+    if (!f)
+        return -1;
+    info->format = f->format;
+    ds_pillow d = {data, size, max_pixels, info, reason, NULL};
+    int rc = f->pillow(&d);
+    *rgb = d.rgb;
+    if (!rc)
+        info->verdict = DS_DECODED;
+    return rc;
 }
 
 int ds_decode_rgb(enum ds_decode_use use, const uint8_t *data, size_t size, int64_t max_pixels,
                   ds_image_info *info, uint8_t **rgb, char reason[DS_REASON_SIZE]) {
-    (void)use;
-    if (decode_rgb(data, size, max_pixels, info, rgb, reason)) {
-        info->verdict = info->verdict == DS_DECODED ? DS_DECODE_BROKEN : info->verdict;
-        return -1;
+    *rgb = NULL;
+    max_pixels = max_pixels > DS_DECODE_MAX_PIXELS ? DS_DECODE_MAX_PIXELS : max_pixels;
+    int rc = use == DS_DECODE_PILLOW
+                 ? decode_as_pillow(data, size, max_pixels, info, rgb, reason)
+                 : decode_for_training(data, size, max_pixels, info, rgb, reason);
+    if (rc) {
+        free(*rgb);
+        *rgb = NULL;
     }
-    info->verdict = DS_DECODED;
-    return 0;
+    return rc;
 }

@@ -9,38 +9,6 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
-static unsigned get16(const uint8_t *p, int big) {
-    return big ? (unsigned)p[0] << 8 | p[1] : (unsigned)p[1] << 8 | p[0];
-}
-
-static uint32_t get32(const uint8_t *p, int big) {
-    return big ? (uint32_t)get16(p, 1) << 16 | get16(p + 2, 1)
-               : (uint32_t)get16(p + 2, 0) << 16 | get16(p, 0);
-}
-
-/* Tag 0x0112 of the first directory of an "Exif\0\0" segment; 1 when there is none. */
-static int exif_orientation(const uint8_t *p, size_t n) {
-    if (n < 14 || memcmp(p, "Exif\0\0", 6))
-        return 1;
-    p += 6;
-    n -= 6;
-    if (memcmp(p, "II*\0", 4) && memcmp(p, "MM\0*", 4))
-        return 1;
-    int big = p[0] == 'M';
-    size_t at = get32(p + 4, big);
-    if (at > n - 2)
-        return 1;
-    unsigned count = get16(p + at, big);
-    at += 2;
-    for (unsigned i = 0; i < count && at + 12 <= n; i++, at += 12) {
-        if (get16(p + at, big) != 0x0112 || get16(p + at + 2, big) != 3)
-            continue;
-        unsigned o = get16(p + at + 8, big);
-        return o >= 1 && o <= 8 ? (int)o : 1;
-    }
-    return 1;
-}
-
 /* From the byte after a scan's header: the offset of the next marker's 0xff, n if there is none. */
 static size_t skip_scan(const uint8_t *p, size_t n, size_t at) {
     while (at + 1 < n) {
@@ -63,33 +31,46 @@ static int is_frame(uint8_t m) {
     return m >= 0xc0 && m <= 0xcf && m != 0xc4 && m != 0xc8 && m != 0xcc;
 }
 
+/* From the byte after a segment: the offset of the next marker's 0xff, n if there is none.  Stray
+ * bytes before it are passed over: libjpeg and all programs on it do the same and get the same
+ * picture. */
+static size_t next_marker(const uint8_t *p, size_t n, size_t at, ds_image_info *info) {
+    for (; at + 1 < n; at++) {
+        if (p[at] == 0xff && p[at + 1] != 0 && p[at + 1] != 0xff)
+            return at;
+        if (p[at] != 0xff || !p[at + 1])
+            info->notes |= DS_NOTE_DAMAGED;
+    }
+    return n;
+}
+
 int ds_jpeg_header(const uint8_t *p, size_t n, ds_image_info *info, char *reason) {
     size_t at = 2;
     int scans = 0;
     for (;;) {
-        while (at + 1 < n && p[at] == 0xff && p[at + 1] == 0xff)
-            at++;
+        at = next_marker(p, n, at, info);
         if (at + 1 >= n)
             return ds_decode_fail(reason, "truncated: the JPEG data ends before its end marker");
-        if (p[at] != 0xff)
-            return ds_decode_fail(reason, "damaged JPEG: no marker where one must be");
         uint8_t m = p[at + 1];
         at += 2;
         if (m == 0xd9)
             break;
         if (m == 0x01 || (m >= 0xd0 && m <= 0xd8))
             continue;
-        if (at + 2 > n || at + get16(p + at, 1) > n)
+        if (at + 2 > n || at + ds_be16(p + at) > n)
             return ds_decode_fail(reason, "truncated: a JPEG segment is cut off");
-        size_t length = get16(p + at, 1);
+        size_t length = ds_be16(p + at);
         if (length < 2 || (is_frame(m) && length < 8))
             return ds_decode_fail(reason, "damaged JPEG: bad segment length");
         if (is_frame(m) && !info->width) {
-            info->height = (int)get16(p + at + 3, 1);
-            info->width = (int)get16(p + at + 5, 1);
+            info->height = (int)ds_be16(p + at + 3);
+            info->width = (int)ds_be16(p + at + 5);
+            info->notes |= length > 7 && p[at + 7] == 4 ? DS_NOTE_CMYK : 0;
         }
-        if (m == 0xe1 && info->orientation == 1)
-            info->orientation = exif_orientation(p + at + 2, length - 2);
+        if (m == 0xe1 && info->orientation == 1 && length >= 8 && !memcmp(p + at + 2, "Exif\0\0", 6)) {
+            int turned = ds_exif_orientation(p + at + 2, length - 2);
+            info->orientation = turned ? turned : 1;
+        }
         at += length;
         if (m == 0xda) {
             scans++;
@@ -134,26 +115,6 @@ static void on_message(j_common_ptr c, int level) {
 
 static void discard_message(j_common_ptr c) { (void)c; }
 
-/* a * b / 255, rounded. */
-static unsigned mul255(unsigned a, unsigned b) {
-    unsigned t = a * b + 128;
-    return ((t >> 8) + t) >> 8;
-}
-
-static void cmyk_row(uint8_t *out, const uint8_t *in, int w, int inverted) {
-    for (int x = 0; x < w; x++, in += 4, out += 3) {
-        unsigned flip = inverted ? 255 : 0;
-        unsigned k = 255 - (in[3] ^ flip); /* what the black ink leaves */
-        for (int c = 0; c < 3; c++)
-            out[c] = (uint8_t)(k - mul255(in[c] ^ flip, k));
-    }
-}
-
-static void grey_row(uint8_t *out, const uint8_t *in, int w) {
-    for (int x = 0; x < w; x++, out += 3)
-        out[0] = out[1] = out[2] = in[x];
-}
-
 static void read_rows(struct jpeg_decompress_struct *c, uint8_t *rgb) {
     JSAMPARRAY line = NULL;
     if (c->output_components != 3)
@@ -163,9 +124,9 @@ static void read_rows(struct jpeg_decompress_struct *c, uint8_t *rgb) {
         uint8_t *out = rgb + (size_t)c->output_scanline * c->output_width * 3;
         jpeg_read_scanlines(c, line ? line : &out, 1);
         if (c->output_components == 4)
-            cmyk_row(out, line[0], (int)c->output_width, c->saw_Adobe_marker);
+            ds_cmyk_row(out, line[0], (int)c->output_width);
         else if (c->output_components == 1)
-            grey_row(out, line[0], (int)c->output_width);
+            ds_grey_row(out, line[0], (int)c->output_width);
     }
 }
 

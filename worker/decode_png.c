@@ -5,32 +5,74 @@
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
-static uint32_t get32(const uint8_t *p) {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+/* ---------------------------------------------------------------- orientation */
+
+#define RAW_PROFILE "Raw profile type exif"
+enum { TEXT_MAX = 1 << 20 };
+
+/* The text of a zTXt chunk behind its method byte. */
+static int packed_profile(const uint8_t *p, size_t n) {
+    z_stream z = {.next_in = (Bytef *)(uintptr_t)p, .avail_in = (uInt)n};
+    char *text = malloc(TEXT_MAX);
+    int turned = 0;
+    if (text && inflateInit(&z) == Z_OK) {
+        z.next_out = (Bytef *)text;
+        z.avail_out = TEXT_MAX;
+        if (inflate(&z, Z_FINISH) == Z_STREAM_END)
+            turned = ds_exif_raw_profile(text, TEXT_MAX - z.avail_out);
+        inflateEnd(&z);
+    }
+    free(text);
+    return turned;
+}
+
+/* What ImageMagick wrote before there was a chunk for EXIF: text under a name; 0 when it is not. */
+static int raw_profile(const uint8_t *type, const uint8_t *data, size_t n) {
+    static const char key[] = RAW_PROFILE;
+    size_t start = sizeof key; /* with its zero */
+    if (n <= start || memcmp(data, key, sizeof key))
+        return 0;
+    if (!memcmp(type, "tEXt", 4))
+        return ds_exif_raw_profile((const char *)data + start, n - start);
+    if (!memcmp(type, "zTXt", 4) && !data[start])
+        return packed_profile(data + start + 1, n - start - 1);
+    return 0;
+}
+
+/* The chunk made for it goes before the text, wherever the two are. */
+static void note_orientation(const uint8_t *type, size_t n, int *from_chunk, int *from_text) {
+    if (!memcmp(type, "eXIf", 4))
+        *from_chunk = ds_exif_orientation(type + 4, n);
+    else if (!*from_text)
+        *from_text = raw_profile(type, type + 4, n);
 }
 
 int ds_png_header(const uint8_t *p, size_t n, ds_image_info *info, char *reason) {
-    int has_data = 0;
+    int has_data = 0, from_chunk = -1, from_text = 0;
     for (size_t at = 8;;) {
-        if (n - at < 12 || get32(p + at) > n - at - 12)
+        if (n - at < 12 || ds_be32(p + at) > n - at - 12)
             return ds_decode_fail(reason, "truncated: the PNG data ends before its IEND chunk");
-        size_t length = get32(p + at);
+        size_t length = ds_be32(p + at);
         const uint8_t *type = p + at + 4;
         if (at == 8) {
             if (memcmp(type, "IHDR", 4) || length != 13)
                 return ds_decode_fail(reason, "damaged PNG: does not start with IHDR");
-            uint32_t w = get32(type + 4), h = get32(type + 8);
+            uint32_t w = ds_be32(type + 4), h = ds_be32(type + 8);
             if (w > INT32_MAX || h > INT32_MAX)
                 return ds_decode_fail(reason, "damaged PNG: bad dimensions");
             info->width = (int)w;
             info->height = (int)h;
         }
         has_data |= !memcmp(type, "IDAT", 4);
+        note_orientation(type, length, &from_chunk, &from_text);
         if (!memcmp(type, "IEND", 4))
             break;
         at += length + 12;
     }
+    int turned = from_chunk >= 0 ? from_chunk : from_text;
+    info->orientation = turned ? turned : 1;
     return has_data ? 0 : ds_decode_fail(reason, "damaged PNG: no picture in it");
 }
 

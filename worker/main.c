@@ -30,6 +30,7 @@ static const struct {
     {"plan", ds_worker_plan, "say what a training would take: bytes by part, seconds per step"},
     {"import-feature-net", ds_worker_import_feature_net, "convert FID's network"},
     {"evaluate", ds_worker_evaluate, "FID and its relatives between folders of pictures"},
+    {"decode", ds_worker_decode, "which pixels a picture file becomes, or why it has none"},
     {"devices", devices, "say which GPUs can be used, or why none"},
     {"--version", version, NULL},
     {"--help", help, NULL},

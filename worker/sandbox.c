@@ -26,7 +26,8 @@ struct ds_sandbox {
     pid_t pid;
     int socket, input_fd, output_fd;
     uint8_t *input, *output;
-    int64_t busy_ms; /* of this child */
+    int64_t busy_ms;  /* of this child */
+    size_t last_size; /* of the newest result */
     int restarts;
 };
 
@@ -249,6 +250,10 @@ static int plausible(enum ds_sandbox_op op, const ds_sandbox_reply *reply) {
 int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use, size_t size,
                    int side, int64_t max_pixels, ds_sandbox_reply *reply, ds_error *err) {
     DS_ASSERT(size <= DS_FILE_MAX && side >= 0 && side <= DS_SANDBOX_MAX_SIDE);
+    enum { KEEP = 16 << 20 };
+    if (s->last_size > KEEP) /* one large picture must not hold its memory for the whole folder */
+        madvise(s->output, DS_CHILD_OUTPUT_SIZE, MADV_REMOVE);
+    s->last_size = 0;
     ds_sandbox_message m = {op, side, use, 0, size, max_pixels};
     if (s->pid > 0 && s->busy_ms > DS_CHILD_BUSY_MS)
         stop_child(s, 0);
@@ -272,6 +277,8 @@ int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use,
                 snprintf(reply->reason, sizeof reply->reason,
                          "the decoder gave an impossible answer");
             }
+            if (reply->ok && op == DS_SANDBOX_FULL)
+                s->last_size = (size_t)reply->info.width * (size_t)reply->info.height * 3;
             return 0;
         }
         describe_death(reply, status);

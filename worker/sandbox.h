@@ -30,7 +30,7 @@ typedef struct {
 enum ds_sandbox_op {
     DS_SANDBOX_HEADER = 1, /* ds_decode_header */
     DS_SANDBOX_SQUARE = 2, /* decode, centre crop, resize to side x side x 3 */
-    DS_SANDBOX_FULL = 3,   /* decode; at most DS_SANDBOX_MAX_SIDE^2 pixels */
+    DS_SANDBOX_FULL = 3,   /* decode; at most DS_DECODE_MAX_PIXELS */
     /* for tests: what the child must survive or must not be able to do */
     DS_SANDBOX_TRY_OPEN = 100, /* each TRY fills reason with strerror, or "allowed" */
     DS_SANDBOX_TRY_SOCKET,

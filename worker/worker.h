@@ -13,5 +13,6 @@ int ds_worker_export(int argc, char **argv);   /* an adapter in the layouts of o
 int ds_worker_import_base(int argc, char **argv); /* a DiT of another program becomes a base */
 int ds_worker_import_feature_net(int argc, char **argv); /* FID's network, canonical */
 int ds_worker_evaluate(int argc, char **argv);           /* FID of a folder */
+int ds_worker_decode(int argc, char **argv);             /* pixels of picture files */
 
 #endif
