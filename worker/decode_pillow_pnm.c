@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKEN_MAX = 10 };
+enum { TOKEN_MAX = 10, BLOCK = 1 << 20 }; /* BLOCK: ImageFile.SAFEBLOCK */
 
 typedef struct {
     ds_pillow *d;
@@ -148,10 +148,20 @@ static int bits_of_text(pnm *m, const uint8_t *text, size_t n) {
     return got < want ? broken(m->d, "truncated: missing samples") : 0;
 }
 
+/* Pillow looks at the last token of a block before it knows whether it needs it. */
+static int last_is_too_long(const uint8_t *text, size_t n) {
+    size_t start = n;
+    while (start && n - start <= TOKEN_MAX && !is_space(text[start - 1]))
+        start--;
+    return n <= BLOCK && n - start > TOKEN_MAX;
+}
+
 static int numbers_of_text(pnm *m, const uint8_t *text, size_t n) {
     int colour = m->type == 3;
     size_t want = (size_t)m->width * (size_t)m->height * (colour ? 3 : 1), got = 0;
     uint8_t *out = m->d->rgb;
+    if (last_is_too_long(text, n))
+        return broken(m->d, "a sample that is no number or too large");
     for (size_t i = 0; i < n && got < want;) {
         if (is_space(text[i])) {
             i++;
