@@ -16,7 +16,8 @@ static ds_image_info info;
 static uint8_t *decode(const ds_buf *b) {
     uint8_t *rgb = NULL;
     ds_image_info header;
-    int rc = ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)b->data, b->len, DS_DECODE_MAX_PIXELS, &info, &rgb, reason);
+    int rc = ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)b->data, b->len, DS_DECODE_MAX_PIXELS, &info,
+                           &rgb, reason);
     if (rc)
         return NULL;
     ck_assert_int_eq(ds_decode_header((uint8_t *)b->data, b->len, &header, reason), 0);
@@ -73,7 +74,8 @@ START_TEST(jpeg_orientation_is_applied) {
 }
 END_TEST
 
-/* CMYK with and without Adobe's inversion, YCCK, arithmetic coding: against the formula. */
+/* CMYK and YCCK, arithmetic coding: against the formula.  Inks are stored inverted, with Adobe's
+ * marker and without, as Pillow and browsers take them. */
 START_TEST(jpeg_four_components) {
     enum { W = 16, H = 16 };
     uint8_t ink[W * H * 4], stored[W * H * 4], want[W * H * 3];
@@ -88,7 +90,7 @@ START_TEST(jpeg_four_components) {
     }
     int adobe = _i & 1, ycck = _i & 2;
     for (int i = 0; i < W * H * 4; i++)
-        stored[i] = adobe ? 255 - ink[i] : ink[i];
+        stored[i] = 255 - ink[i];
     jpeg_spec s = {W, H, 4, JCS_CMYK, ycck ? JCS_YCCK : JCS_CMYK, adobe, _i & 4, _i & 8, stored};
     if (ycck && !adobe) /* without the marker nothing says that it is YCCK */
         return;
@@ -110,7 +112,8 @@ START_TEST(jpeg_cut_anywhere_is_an_error) {
         uint8_t *copy = ds_xmalloc(cut + 1), *rgb = NULL; /* exact size: ASan sees over-reads */
         memcpy(copy, jpg, cut);
         uint8_t *exact = ds_xrealloc(copy, cut ? cut : 1);
-        int rc = ds_decode_rgb(DS_DECODE_TRAIN, exact, cut, DS_DECODE_MAX_PIXELS, &info, &rgb, reason);
+        int rc =
+            ds_decode_rgb(DS_DECODE_TRAIN, exact, cut, DS_DECODE_MAX_PIXELS, &info, &rgb, reason);
         if (!rc)
             ck_abort_msg("decoded after a cut at %zu", cut);
         free(exact);
@@ -231,14 +234,16 @@ START_TEST(png_damage_is_an_error) {
     for (size_t cut = 0; cut < n; cut++) {
         uint8_t *rgb, *exact = ds_xmalloc(cut ? cut : 1);
         memcpy(exact, b.data, cut);
-        accepted += !ds_decode_rgb(DS_DECODE_TRAIN, exact, cut, DS_DECODE_MAX_PIXELS, &info, &rgb, reason);
+        accepted +=
+            !ds_decode_rgb(DS_DECODE_TRAIN, exact, cut, DS_DECODE_MAX_PIXELS, &info, &rgb, reason);
         free(exact);
     }
     ck_assert_int_eq(accepted, 0);
     for (size_t i = 33; i < n - 12; i++) { /* every flipped bit after the header breaks a CRC */
         uint8_t *rgb = NULL;
         b.data[i] ^= 1;
-        accepted += !ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)b.data, n, DS_DECODE_MAX_PIXELS, &info, &rgb, reason);
+        accepted += !ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)b.data, n, DS_DECODE_MAX_PIXELS,
+                                   &info, &rgb, reason);
         free(rgb);
         b.data[i] ^= 1;
     }
@@ -349,7 +354,9 @@ START_TEST(giants_are_refused_before_allocation) {
     memcpy(b.data + 20, big, 4);
     ck_assert_int_eq(ds_decode_header((uint8_t *)b.data, b.len, &info, reason), 0);
     ck_assert_int_eq(info.width, 30000);
-    ck_assert_int_lt(ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)b.data, b.len, INT64_MAX, &info, &rgb, reason), 0);
+    ck_assert_int_lt(
+        ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)b.data, b.len, INT64_MAX, &info, &rgb, reason),
+        0);
     ck_assert_str_eq(reason, "too large: 30000 x 30000 pixels, the limit is 67108864 pixels");
     ds_buf_release(&b);
 }
@@ -370,7 +377,8 @@ static ds_sandbox_reply ask(ds_sandbox *s, enum ds_sandbox_op op, const ds_buf *
     ds_error err = {0};
     if (b)
         memcpy(ds_sandbox_input(s), b->data, b->len);
-    ck_assert_msg(!ds_sandbox_run(s, op, DS_DECODE_TRAIN, b ? b->len : 0, side, DS_DECODE_MAX_PIXELS, &reply, &err),
+    ck_assert_msg(!ds_sandbox_run(s, op, DS_DECODE_TRAIN, b ? b->len : 0, side,
+                                  DS_DECODE_MAX_PIXELS, &reply, &err),
                   "%s", err.message);
     return reply;
 }

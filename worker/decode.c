@@ -62,13 +62,13 @@ static enum ds_image_format sniff(const uint8_t *p, size_t n) {
         return DS_IMAGE_PNG;
     if (n >= 12 && !memcmp(p, "RIFF", 4) && !memcmp(p + 8, "WEBP", 4))
         return DS_IMAGE_WEBP;
-    if (n >= 3 && p[0] == 'P' && p[1] >= '1' && p[1] <= '6' && strchr(" \t\r\n#", p[2]) && p[2])
+    if (n >= 3 && p[0] == 'P' && p[1] >= '1' && p[1] <= '6' && strchr(" \t\r\n\v\f#", p[2]) && p[2])
         return DS_IMAGE_PNM;
     return DS_IMAGE_UNKNOWN;
 }
 
-/* Files that people will try get their name in the reason.  pillow: Pillow 13 reads it, with what it
- * brings along. */
+/* Files that people will try get their name in the reason.  pillow: Pillow 13 reads it, with the
+ * libraries that it brings along. */
 static const struct {
     int at, n; /* where the bytes are */
     const char *bytes, *name;

@@ -1,7 +1,8 @@
 /* worker/decode_exif.c - the one tag of EXIF that pixels depend on.
  *
- * Taken as ImageOps.exif_transpose of Pillow 13 takes it: tag 0x0112 of the first directory, one
- * whole number of any width, 1 to 8.  Whatever else is there is no orientation.
+ * Taken as ImageOps.exif_transpose of Pillow 13 takes it: tag 0x0112 of the first directory, a
+ * whole number of 16 or 32 bits, 1 to 8 (of several the first).  Whatever else is there is no
+ * orientation; XMP, where Pillow also looks, is not read.
  */
 #include "worker/decode_internal.h"
 
@@ -18,17 +19,20 @@ static uint32_t get32(const uint8_t *p, int big) {
     return big ? ds_be32(p) : (uint32_t)get16(p + 2, 0) << 16 | get16(p, 0);
 }
 
-/* Value of a directory entry: SHORT, LONG and their signed kin. */
-static int value_of(const uint8_t *entry, int big) {
+/* First value of the directory entry at p + at: SHORT, LONG and their signed kin. */
+static int value_of(const uint8_t *p, size_t n, size_t at, int big) {
     enum { SHORT = 3, LONG = 4, SSHORT = 8, SLONG = 9 };
-    unsigned type = get16(entry + 2, big);
-    uint32_t v = 0;
-    if (get32(entry + 4, big) != 1)
+    unsigned type = get16(p + at + 2, big);
+    uint64_t count = get32(p + at + 4, big);
+    uint64_t width = type == SHORT || type == SSHORT ? 2 : type == LONG || type == SLONG ? 4 : 0;
+    if (!width || !count)
         return 0;
-    if (type == SHORT || type == SSHORT)
-        v = get16(entry + 8, big);
-    else if (type == LONG || type == SLONG)
-        v = get32(entry + 8, big);
+    at += 8;
+    if (width * count > 4) /* then the entry says where the values are */
+        at = get32(p + at, big);
+    if (at > n || width * count > n - at)
+        return 0;
+    uint32_t v = width == 2 ? get16(p + at, big) : get32(p + at, big);
     return v >= 1 && v <= 8 ? (int)v : 0;
 }
 
@@ -45,7 +49,7 @@ int ds_exif_orientation(const uint8_t *p, size_t n) {
     at += 2;
     for (unsigned i = 0; i < count && at + 12 <= n; i++, at += 12)
         if (get16(p + at, big) == TAG_ORIENTATION)
-            return value_of(p + at, big);
+            return value_of(p, n, at, big);
     return 0;
 }
 

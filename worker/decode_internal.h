@@ -49,7 +49,7 @@ int ds_png_pillow(ds_pillow *d);
 int ds_webp_pillow(ds_pillow *d);
 int ds_pnm_pillow(ds_pillow *d);
 
-/* Takes the size over and makes d->rgb, all black, like a picture that Pillow has not filled yet. */
+/* Takes the size over and makes d->rgb, all black, as Pillow has it before it is filled. */
 int ds_pillow_room(ds_pillow *d, int64_t width, int64_t height);
 /* Verdict and reason; returns -1. */
 int ds_pillow_fail(ds_pillow *d, enum ds_decode_verdict verdict, const char *fmt, ...)

@@ -67,7 +67,8 @@ int ds_jpeg_header(const uint8_t *p, size_t n, ds_image_info *info, char *reason
             info->width = (int)ds_be16(p + at + 5);
             info->notes |= length > 7 && p[at + 7] == 4 ? DS_NOTE_CMYK : 0;
         }
-        if (m == 0xe1 && info->orientation == 1 && length >= 8 && !memcmp(p + at + 2, "Exif\0\0", 6)) {
+        if (m == 0xe1 && info->orientation == 1 && length >= 8 &&
+            !memcmp(p + at + 2, "Exif\0\0", 6)) {
             int turned = ds_exif_orientation(p + at + 2, length - 2);
             info->orientation = turned ? turned : 1;
         }

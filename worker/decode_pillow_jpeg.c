@@ -3,7 +3,9 @@
  * Sources: JpegImagePlugin.py (markers up to the first scan), JpegDecode.c (the rest).  Pillow
  * walks the markers itself, passing over what is no marker, and then hands the whole file to
  * libjpeg in pieces of 64 kB through a source that can suspend: a file that ends too early is only
- * noticed when libjpeg asks for bytes that the picture still needs.  libjpeg's warnings are ignored.
+ * noticed when libjpeg asks for bytes that the picture still needs.  Warnings are ignored.  A
+ * progressive picture whose last scans are lost may differ by one level: libjpeg smooths what is
+ * missing, and version 3 (Pillow's) does it a little otherwise than 2.1.
  */
 #include "worker/decode_internal.h"
 

@@ -3,8 +3,8 @@
  * Sources: PngImagePlugin.py (chunks), ZipDecode.c (rows), Unpack.c and Convert.c (pixels).  Pillow
  * has its own reader.  Chunks before the picture are checked in full, those after it are read but
  * their checksums are not, and the picture's own checksums never: rows are taken as they come, and
- * rows that are missing when the compressed data ends after a whole row stay black.  Palette entries
- * that are missing are black.  An animated PNG gives its first frame, which is the default picture.
+ * rows that are missing when the compressed data ends after a whole row stay black, and so do
+ * palette entries that are missing.  An animated PNG gives its default picture.
  */
 #include "worker/decode_internal.h"
 
@@ -254,8 +254,7 @@ static int read_head(png *g) {
         if (on_chunk(g, &c))
             return -1;
         g->at += c.size;
-        if (g->d->n - g->at < 4 ||
-            ds_be32(g->d->p + g->at) != crc32(0, c.type, (uInt)(c.size + 4)))
+        if (g->d->n - g->at < 4 || ds_be32(g->d->p + g->at) != crc32(0, c.type, (uInt)(c.size + 4)))
             return broken(g, "bad checksum of a chunk before the picture");
         g->at += 4;
     }
@@ -470,9 +469,9 @@ static int read_picture(png *g) {
     r.row_bytes = bytes_of(&r, g->interlaced ? pass_width(&r, 0) : r.w);
     r.line = calloc(1, bytes_of(&r, r.w) + 1);
     r.above = calloc(1, bytes_of(&r, r.w) + 1);
-    int rc = r.line && r.above ? read_rows(g, &r)
-                               : ds_pillow_fail(g->d, DS_DECODE_GAVE_UP,
-                                                "not enough memory to decode");
+    int rc = r.line && r.above
+                 ? read_rows(g, &r)
+                 : ds_pillow_fail(g->d, DS_DECODE_GAVE_UP, "not enough memory to decode");
     free(r.line);
     free(r.above);
     return rc;

@@ -14,7 +14,7 @@ enum { TOKEN_MAX = 10, BLOCK = 1 << 20 }; /* BLOCK: ImageFile.SAFEBLOCK */
 typedef struct {
     ds_pillow *d;
     size_t at;
-    int type;      /* 1 to 6 */
+    int type; /* 1 to 6 */
     long maxval;
     int width, height;
 } pnm;

@@ -24,7 +24,8 @@ static int load(const char *path, picture *p, ds_error *err) {
     int rc = ds_fs_read(path, MAX_BYTES, &bytes, &n, err);
     if (rc)
         return rc;
-    if (ds_decode_rgb(DS_DECODE_TRAIN, (const uint8_t *)bytes, n, DS_DECODE_MAX_PIXELS, &info, &p->rgb, reason))
+    if (ds_decode_rgb(DS_DECODE_TRAIN, (const uint8_t *)bytes, n, DS_DECODE_MAX_PIXELS, &info,
+                      &p->rgb, reason))
         rc = ds_fail(err, DS_EINVAL, "cannot read picture '%s': %s", path, reason);
     free(bytes);
     p->width = info.width;

@@ -45,7 +45,7 @@ struct ds_picture_stream {
     pthread_cond_t ready, room;
     int64_t base, next, given; /* under lock; given: up to where the last call went */
     int stop;
-    ds_error error; /* the first */
+    ds_error error;                    /* the first */
     ds_rejected_list rejected, broken; /* under lock */
     noted notes[DS_NOTE_COUNT];
     ds_sha256 *hash;
@@ -92,8 +92,8 @@ static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *fil
         *verdict = st.st_size > (off_t)DS_FILE_MAX ? DS_DECODE_TOO_LARGE : DS_DECODE_BROKEN;
         return 1;
     }
-    int rc = ds_sandbox_run(box, DS_SANDBOX_FULL, s->o.use, (size_t)st.st_size, 0, DS_DECODE_MAX_PIXELS,
-                            &reply, err);
+    int rc = ds_sandbox_run(box, DS_SANDBOX_FULL, s->o.use, (size_t)st.st_size, 0,
+                            DS_DECODE_MAX_PIXELS, &reply, err);
     if (rc)
         return rc;
     if (!reply.ok || reply.info.width > DS_FID_PICTURE_SIDE_MAX ||

@@ -5,7 +5,8 @@
  * path's bytes (or a list that the caller made), or n of them: chosen by the seed (DS_STREAM_SPLIT,
  * step 2), or the first ones.  Decoding threads, each with its own restricted child
  * (worker/sandbox.h), run ahead by at most a ring of slots, so memory does not depend on the number
- * of pictures.  Results come in the order of the list, whatever the threads do.  A file that cannot be decoded costs only itself (`rejected`).
+ * of pictures.  Results come in the order of the list, whatever the threads do.  A file that cannot
+ * be decoded costs only itself (`rejected`).
  *
  * Ownership: open/close.  Thread: next and close from one thread.  Errors: DS_ENOTFOUND, DS_EPERM,
  * DS_EINVAL (no picture), DS_EFAILED (no child can be started).

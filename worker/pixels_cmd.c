@@ -1,7 +1,8 @@
-/* worker/pixels_cmd.c - `diffscaler-worker decode`: which pixels a picture file becomes, and why not. */
+/* worker/pixels_cmd.c - `diffscaler-worker decode`: the pixels of a picture file, or why none. */
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "engine/fid_net.h"
 #include "worker/sandbox.h"
 #include "worker/worker.h"
 
@@ -18,21 +19,26 @@ static const char *const notes[DS_NOTE_COUNT] = {"alpha", "orientation", "deep",
 
 typedef struct {
     enum ds_decode_use use;
-    const char *out;
+    const char *out, *input;
+    enum ds_fid_mode mode; /* when input is given */
     const char **files;
     int count;
 } options;
 
 static void usage(FILE *to) {
-    fputs("usage: diffscaler-worker decode [--as train|pillow] [-o FILE.ppm] FILE...\n\n"
-          "Print a line of JSON for each picture file: size, SHA-256 of its pixels (8-bit RGB), what\n"
-          "was special about it, or why it has none.\n"
-          "  --as train    as training and its references see it (the default)\n"
-          "  --as pillow   as the modes of evaluate that are named after a tool see it: the pixels\n"
-          "                of Image.open(FILE).convert(\"RGB\") of Pillow 13\n"
-          "  -o FILE.ppm   also write the pixels of the one picture\n\n"
-          "Exits with 0 when all files have pixels, else 1.\n",
-          to);
+    fputs(
+        "usage: diffscaler-worker decode [--as train|pillow] [-o FILE [--input MODE]] FILE...\n\n"
+        "Print a line of JSON for each picture file: size, SHA-256 of its pixels (8-bit RGB), "
+        "what\n"
+        "was special about it, or why it has none.\n"
+        "  --as train    as training and its references see it (the default)\n"
+        "  --as pillow   as the modes of evaluate that are named after a tool see it: the pixels\n"
+        "                of Image.open(FILE).convert(\"RGB\") of Pillow 13\n"
+        "  -o FILE       also write the pixels of the one picture, as PPM\n"
+        "  --input MODE  write what the network of that mode of evaluate reads instead: 299 x 299\n"
+        "                x 3 numbers of 32 bits, little-endian\n\n"
+        "Exits with 0 when all files have pixels, else 1.\n",
+        to);
 }
 
 /* 0 go on, 1 help was printed, negative a mistake. */
@@ -50,6 +56,9 @@ static int parse(options *o, int argc, char **argv) {
         } else if (!strcmp(a, "-o") && value) {
             o->out = value;
             i++;
+        } else if (!strcmp(a, "--input") && value && !ds_fid_mode_find(value, &o->mode, NULL)) {
+            o->input = value;
+            i++;
         } else if (a[0] == '-') {
             fprintf(stderr, "error: bad option or value '%s'\n", a);
             return -1;
@@ -57,9 +66,11 @@ static int parse(options *o, int argc, char **argv) {
             o->files[o->count++] = a;
         }
     }
-    if (!o->count || (o->out && o->count > 1)) {
+    if (!o->count || (o->out && o->count > 1) || (o->input && !o->out)) {
         fprintf(stderr, "error: %s; see diffscaler-worker decode --help\n",
-                o->count ? "-o takes one picture" : "which files?");
+                !o->count                ? "which files?"
+                : o->out && o->count > 1 ? "-o takes one picture"
+                                         : "--input needs -o");
         return -1;
     }
     return 0;
@@ -119,6 +130,18 @@ static int write_ppm(const char *path, const ds_image_info *info, const uint8_t 
     return rc;
 }
 
+static int write_input(const options *o, const ds_image_info *info, const uint8_t *rgb,
+                       ds_error *err) {
+    if (info->width > DS_FID_PICTURE_SIDE_MAX || info->height > DS_FID_PICTURE_SIDE_MAX)
+        return ds_fail(err, DS_EINVAL, "a side of the picture is longer than %d pixels",
+                       DS_FID_PICTURE_SIDE_MAX);
+    float *x = ds_xaligned(DS_INCEPTION_PIXELS * sizeof *x);
+    ds_fid_preprocess(o->mode, x, rgb, info->width, info->height);
+    int rc = ds_fs_write(o->out, x, DS_INCEPTION_PIXELS * sizeof *x, err);
+    free(x);
+    return rc;
+}
+
 static int decode_one(const options *o, ds_sandbox *s, const char *path, int *failed,
                       ds_error *err) {
     ds_sandbox_reply r = {.info.verdict = DS_DECODE_BROKEN};
@@ -130,7 +153,10 @@ static int decode_one(const options *o, ds_sandbox *s, const char *path, int *fa
         return rc;
     *failed |= !r.ok;
     print_line(o, path, &r, ds_sandbox_output(s));
-    return r.ok && o->out ? write_ppm(o->out, &r.info, ds_sandbox_output(s), err) : 0;
+    if (!r.ok || !o->out)
+        return 0;
+    return o->input ? write_input(o, &r.info, ds_sandbox_output(s), err)
+                    : write_ppm(o->out, &r.info, ds_sandbox_output(s), err);
 }
 
 int ds_worker_decode(int argc, char **argv) {

@@ -47,7 +47,8 @@ static void decode(const ds_sandbox_message *m, ds_sandbox_reply *reply) {
     int64_t limit = m->max_pixels;
     if (m->op == DS_SANDBOX_FULL && limit > (int64_t)(DS_CHILD_OUTPUT_SIZE / 3))
         limit = (int64_t)(DS_CHILD_OUTPUT_SIZE / 3);
-    if (ds_decode_rgb((enum ds_decode_use)m->use, input, m->size, limit, &reply->info, &rgb, reply->reason))
+    if (ds_decode_rgb((enum ds_decode_use)m->use, input, m->size, limit, &reply->info, &rgb,
+                      reply->reason))
         return;
     size_t n = (size_t)reply->info.width * (size_t)reply->info.height * 3;
     if (m->op == DS_SANDBOX_SQUARE)
@@ -161,7 +162,8 @@ int ds_decode_child_main(void) {
         ds_sandbox_message m;
         ssize_t n = read(DS_CHILD_SOCKET, &m, sizeof m);
         if (n != (ssize_t)sizeof m || m.size > DS_FILE_MAX || m.side < 0 ||
-            m.side > DS_SANDBOX_MAX_SIDE || m.use < 0 || m.use > DS_DECODE_PILLOW || (m.op == DS_SANDBOX_SQUARE && m.side == 0))
+            m.side > DS_SANDBOX_MAX_SIDE || m.use < 0 || m.use > DS_DECODE_PILLOW ||
+            (m.op == DS_SANDBOX_SQUARE && m.side == 0))
             _exit(n == 0 ? 0 : 1); /* 0: the parent closed */
         memset(&reply, 0, sizeof reply);
         serve(&m, &reply);

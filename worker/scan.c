@@ -59,8 +59,8 @@ static int examine(scan *s, int fd, const struct stat *st, ds_file_facts *facts)
                        facts->reason))
         return 0;
     ds_sandbox_reply reply;
-    int rc =
-        ds_sandbox_run(s->sandbox, DS_SANDBOX_HEADER, DS_DECODE_TRAIN, (size_t)st->st_size, 0, 0, &reply, s->err);
+    int rc = ds_sandbox_run(s->sandbox, DS_SANDBOX_HEADER, DS_DECODE_TRAIN, (size_t)st->st_size, 0,
+                            0, &reply, s->err);
     if (rc)
         return rc;
     facts->ok = reply.ok;
