@@ -135,9 +135,11 @@ static int show_rejected(ds_cli *c, ds_error *err) {
     } else if (!json_array_size(items)) {
         ds_say(c, "no file was rejected");
     } else {
-        ds_table *t = ds_table_new("FILE~|WHY");
+        ds_table *t = ds_table_new("FILE~|FOUND|WHY");
         json_array_foreach(items, i, r) {
             ds_cell(t, ds_json_string(r, "path", NULL));
+            ds_cell(t, strcmp(ds_json_string(r, "stage", "scan"), "decode") ? "at the scan"
+                                                                            : "decoding");
             ds_cell(t, ds_json_string(r, "reason", NULL));
         }
         ds_table_print(t, c, c->out, 0);

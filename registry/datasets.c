@@ -385,6 +385,12 @@ int ds_dataset_rejected(ds_registry *r, const char *name, json_t **out, ds_error
         js_doc(o, "items", q, 0);
         js_int(o, "count", q, 1);
         db_reset(q);
+        size_t i;
+        json_t *e;
+        json_array_foreach(json_object_get(o, "items"), i, e) {
+            if (!json_object_get(e, "stage"))
+                json_object_set_new(e, "stage", json_string("scan"));
+        }
     } else if (rc == 0) { /* not scanned yet */
         json_object_set_new(o, "items", json_array());
         json_object_set_new(o, "count", json_integer(0));

@@ -8,6 +8,7 @@
 #include "registry/datasets.h"
 #include "registry/gate_rows.h"
 #include "registry/jobs_internal.h"
+#include "registry/rejected.h"
 #include "registry/results.h"
 
 #include <math.h>
@@ -236,10 +237,27 @@ static int publish_events(ds_registry *r, const ds_publication *p, const struct 
                         err);
 }
 
+/* Pictures that could not be decoded are with the dataset version, not with the job; results of
+ * older workers do not tell them. */
+static int keep_rejected(ds_registry *r, const ds_publication *p, const ds_job *j, json_t **result,
+                         ds_error *err) {
+    json_t *list = json_object_get(p->result, "rejected");
+    *result = json_copy((json_t *)(uintptr_t)p->result);
+    json_object_del(*result, "rejected");
+    if (!list)
+        return 0;
+    int rc = rejected_check(list, err);
+    int64_t listed = (int64_t)json_array_size(list);
+    int64_t count = ds_json_int(p->result, "rejected_count", listed);
+    if (!rc && count < listed)
+        rc = ds_fail(err, DS_EINVAL, "result: 'rejected_count' is too small");
+    return rc ? rc : rejected_put(r, j->dataset_version_id, REJECTED_DECODE, list, count, err);
+}
+
 static int publish_rows(ds_registry *r, const ds_publication *p, const struct facts *f,
                         const ds_job *j, const char *ref, ds_error *err) {
     int64_t adapter = 0, id = 0;
-    json_t *kept = NULL;
+    json_t *kept = NULL, *result = NULL;
     int rc = ds_blob_add(r, p->adapter, "application/vnd.safetensors", err);
     if (!rc && p->reference)
         rc = ds_blob_add(r, p->reference, "application/vnd.safetensors", err);
@@ -253,8 +271,10 @@ static int publish_rows(ds_registry *r, const ds_publication *p, const struct fa
         rc = insert_probe(r, f, id, err);
     if (!rc)
         rc = publish_events(r, p, f, j, ref, err);
+    if (!rc)
+        rc = keep_rejected(r, p, j, &result, err);
     if (!rc && f->recorded)
-        rc = base_task_record(r, j, j->base_id, p->spec, p->result, p->base_reference, &kept, err);
+        rc = base_task_record(r, j, j->base_id, p->spec, result, p->base_reference, &kept, err);
     if (!rc && f->passed)
         rc = ds_alias_set(r, f->name, "latest", f->version, -1,
                           f->forced ? "published although it is worse" : "passed the gate", NULL,
@@ -268,11 +288,12 @@ static int publish_rows(ds_registry *r, const ds_publication *p, const struct fa
                    .code = f->passed ? NULL : "DS_EREFUSED",
                    .message =
                        f->passed ? NULL : ds_json_string(f->gate, "reason", "refused by the gate"),
-                   .result = kept ? kept : p->result,
+                   .result = kept ? kept : result,
                    .adapter_version_id = id};
     if (!rc)
         rc = job_finish(r, j, &end, err);
     json_decref(kept);
+    json_decref(result);
     return rc;
 }
 

@@ -8,29 +8,27 @@
 #include "registry/db.h"
 #include "registry/gate_rows.h"
 #include "registry/jobs_internal.h"
+#include "registry/rejected.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_CLASSES 10000 /* as in a scan's spec */
-#define MAX_REJECTED 10000
 
-static int check_list(const json_t *list, const char *what, const char *text_key,
-                      const char *other_key, int other_is_int, size_t max, ds_error *err) {
+static int check_classes(const json_t *list, ds_error *err) {
     if (!json_is_array(list))
-        return ds_fail(err, DS_EINVAL, "scan result: '%s' is missing or not a list", what);
-    if (json_array_size(list) > max)
-        return ds_fail(err, DS_ELIMIT, "scan result: %zu %s, limit %zu", json_array_size(list),
-                       what, max);
+        return ds_fail(err, DS_EINVAL, "scan result: 'classes' is missing or not a list");
+    if (json_array_size(list) > MAX_CLASSES)
+        return ds_fail(err, DS_ELIMIT, "scan result: %zu classes, limit %d", json_array_size(list),
+                       MAX_CLASSES);
     size_t i;
     json_t *e;
     json_array_foreach(list, i, e) {
-        const json_t *other = json_object_get(e, other_key);
-        if (!json_is_string(json_object_get(e, text_key)) ||
-            (other_is_int ? !json_is_integer(other) || json_integer_value(other) < 0
-                          : !json_is_string(other)))
-            return ds_fail(err, DS_EINVAL, "scan result: entry %zu of '%s' is malformed", i, what);
+        const json_t *images = json_object_get(e, "images");
+        if (!json_is_string(json_object_get(e, "name")) || !json_is_integer(images) ||
+            json_integer_value(images) < 0)
+            return ds_fail(err, DS_EINVAL, "scan result: entry %zu of 'classes' is malformed", i);
     }
     return 0;
 }
@@ -48,8 +46,7 @@ static int read_scan(const json_t *result, struct scan *s, ds_error *err) {
         return rc;
     s->classes = json_object_get(result, "classes");
     s->rejected = json_object_get(result, "rejected");
-    if ((rc = check_list(s->classes, "classes", "name", "images", 1, MAX_CLASSES, err)) ||
-        (rc = check_list(s->rejected, "rejected", "path", "reason", 0, MAX_REJECTED, err)))
+    if ((rc = check_classes(s->classes, err)) || (rc = rejected_check(s->rejected, err)))
         return rc;
     s->rejected_count =
         ds_json_int(result, "rejected_count", (int64_t)json_array_size(s->rejected));
@@ -99,12 +96,7 @@ static int version_of_scan(ds_registry *r, int64_t dataset, const json_t *result
     if (rc)
         return rc;
     *changed = *id != before;
-    char *rejected = ds_json_canonical(s->rejected);
-    rc = db_run(r, err,
-                "UPDATE dataset_versions SET rejected = ?2, rejected_count = ?3 WHERE id = ?1",
-                "isi", *id, rejected, s->rejected_count);
-    free(rejected);
-    return rc;
+    return rejected_put(r, *id, REJECTED_SCAN, s->rejected, s->rejected_count, err);
 }
 
 static int scan_event(ds_registry *r, const ds_job *j, int64_t version_id, const struct scan *s,

@@ -18,8 +18,9 @@ int ds_scan_finish(ds_registry *r, int64_t job, const json_t *result, const ds_b
 
 /* train: adapter version (published, or rejected when the gate refused), blobs, evaluations, gate
  * with its tasks and bars, probe, task 0 of the base if it was recorded, @latest (only when
- * passed), job (done or rejected), events.  A wish to publish a worse version that the spec has is
- * used up, whatever the verdict. */
+ * passed), job (done or rejected), events; pictures that could not be decoded join the rejected
+ * files of the dataset version.  A wish to publish a worse version that the spec has is used up,
+ * whatever the verdict. */
 typedef struct {
     int64_t job;
     const json_t *spec;            /* spec.json as it was run */

@@ -167,6 +167,74 @@ START_TEST(versions_of_a_dataset) {
 }
 END_TEST
 
+static json_t *train_with(ds_registry *r, const char *content, const char *rejected, ds_error *e) {
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    json_t *spec, *result, *o = NULL;
+    char ref[DS_HEX_SIZE + 16], text[64];
+    ds_blob a, f;
+    snprintf(text, sizeof text, "adapter of %s", content);
+    MUST(ds_store_put_bytes(ds_registry_store(r), text, strlen(text), &a, err));
+    MUST(ds_store_put_bytes(ds_registry_store(r), "reference", 9, &f, err));
+    fx_training(r, &j, 1, &a, &f, &spec, &result);
+    if (rejected)
+        json_object_update_new(result, fx_json("%s", rejected));
+    ds_publication p = {
+        .job = j.id, .spec = spec, .result = result, .adapter = &a, .reference = &f};
+    int rc = ds_publish(r, &p, ref, e);
+    if (!rc) {
+        MUST(ds_job_get(r, j.id, &o, err));
+        ck_assert_ptr_null(json_object_get(json_object_get(o, "result"), "rejected"));
+        json_decref(o);
+        MUST(ds_dataset_rejected(r, "d", &o, err));
+    }
+    json_decref(spec);
+    json_decref(result);
+    return o;
+}
+
+static const char *stage_of(const json_t *list, size_t i) {
+    return fx_string(json_array_get(json_object_get(list, "items"), i), "stage");
+}
+
+/* What a scan and what a training left out is with the version; each replaces its own part. */
+START_TEST(rejected_at_decoding) {
+    ds_registry *r = start("decoding");
+    json_t *o;
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one"); /* leaves one file out */
+    MUST(ds_reconcile(r, NULL, err));
+    ds_error e;
+    ck_assert_ptr_null(train_with(r, "one", "{\"rejected\":[{\"path\":\"x\"}]}", &e));
+    ck_assert_int_eq(e.code, DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(e.message, "malformed"));
+    finish(r);
+
+    r = start("decoding2");
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    MUST(ds_reconcile(r, NULL, err));
+    o = train_with(r, "one",
+                   "{\"rejected\":[{\"path\":\"a/x.png\",\"reason\":\"damaged PNG: CRC\"},"
+                   "{\"path\":\"a/y.png\",\"reason\":\"damaged\"}],\"rejected_count\":2}",
+                   &e);
+    ck_assert_int_eq(fx_int(o, "count"), 3);
+    ck_assert_str_eq(stage_of(o, 0), "scan");
+    ck_assert_str_eq(stage_of(o, 1), "decode");
+    json_decref(o);
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    fx_scan(r, "one");
+    MUST(ds_dataset_rejected(r, "d", &o, err));
+    ck_assert_int_eq(fx_int(o, "count"), 3);
+    ck_assert_uint_eq(json_array_size(json_object_get(o, "items")), 3);
+    ck_assert_str_eq(stage_of(o, 2), "decode");
+    json_decref(o);
+    int made;
+    MUST(ds_reconcile(r, &made, err));
+    ck_assert_int_eq(made, 0);
+    finish(r);
+}
+END_TEST
+
 START_TEST(a_newer_version_replaces_a_queued_training) {
     ds_registry *r = start("newer");
     ds_job j;
@@ -588,6 +656,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, versions_of_a_dataset);
     tcase_add_test(tc, a_newer_version_replaces_a_queued_training);
     tcase_add_test(tc, rejected_stays_addressable);
+    tcase_add_test(tc, rejected_at_decoding);
     tcase_add_test(tc, references);
     tcase_add_test(tc, transitions);
     tcase_add_test(tc, trigger_refuses_other_transitions);

@@ -325,7 +325,8 @@ static int build(const ds_prepare_options *o, prepare *p, const char *path, cons
 }
 
 static void make_key(char key[DS_HEX_SIZE], const char *digest, const ds_prepare_options *o) {
-    char *text = ds_xasprintf("%s %d %d %s", digest, o->side, o->channels, DS_PREPARE_ID);
+    char *text = ds_xasprintf("%s %d %d %s %s", digest, o->side, o->channels, DS_PREPARE_ID,
+                              ds_decode_id(DS_DECODE_TRAIN));
     ds_digest(text, strlen(text), key);
     free(text);
 }

@@ -1,8 +1,9 @@
 /* worker/prepare.h - manifest -> all pictures of a dataset at the model's side, ready to train on.
  *
  * Purpose: decode in sandboxed children, centre crop, resize (engine/resize.h), keep the result in
- * one file of cache_dir whose name is a digest of (manifest, side, DS_PREPARE_ID).  A second
- * opening maps that file.  A damaged or cut-off cache file is noticed by its SHA-256 and rebuilt.
+ * one file of cache_dir whose name is a digest of (manifest, side, DS_PREPARE_ID, decode id).  A
+ * second opening maps that file.  A damaged or cut-off cache file is noticed by its SHA-256 and
+ * rebuilt.
  *
  * Every source file is checked against size and SHA-256 of the manifest when it is read; one that
  * changed fails the whole call with DS_ECONFLICT, because the result would not be what the

@@ -393,6 +393,18 @@ static void add_heldout(const train_job *t, json_t *rows) {
                                                   NULL, &t->tools));
 }
 
+/* Pictures that the scan took and that could not be decoded. */
+static void add_rejected(const train_job *t, json_t *doc) {
+    json_t *list = json_array();
+    for (int64_t i = 0; t->images && i < t->images->rejected.listed; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s}", "path",
+                                              t->images->rejected.items[i].path, "reason",
+                                              t->images->rejected.items[i].reason));
+    json_object_set_new(doc, "rejected", list);
+    json_object_set_new(doc, "rejected_count",
+                        json_integer(t->images ? t->images->rejected.count : 0));
+}
+
 /* Takes adapter and probe, which are NULL when nothing was trained. */
 static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     const ds_train_record *r = &t->record;
@@ -412,6 +424,7 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
         json_object_set(doc, "base_task", t->base_task);
     json_object_set_new(doc, "images", json_integer(t->images ? t->images->n : 0));
     json_object_set_new(doc, "classes", json_integer(t->images ? t->images->class_count : 0));
+    add_rejected(t, doc);
     json_object_set_new(doc, "steps", json_integer(trained ? t->options.steps : 0));
     json_object_set_new(doc, "resumed_from_step", json_integer(t->resumed_from));
     json_object_set_new(doc, "train_seconds", json_real(r->seconds));
