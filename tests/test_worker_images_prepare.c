@@ -4,7 +4,7 @@
 #include "engine/resize.h"
 #include "tests/harness.h"
 #include "tests/picture_files.h"
-#include "worker/prepare.h"
+#include "worker/prepare_internal.h"
 #include "worker/sandbox.h"
 #include "worker/scan.h"
 
@@ -188,6 +188,40 @@ START_TEST(changed_files_are_a_conflict) {
 }
 END_TEST
 
+/* A file that a version with another decoding left: whole, of this manifest, with other pixels. */
+START_TEST(pixels_of_an_older_decoding_are_not_used) {
+    fresh("older");
+    picture("a.png", 20, 20, 4);
+    scan();
+    char *text, path[700], digest[DS_HEX_SIZE], key[DS_HEX_SIZE];
+    size_t n;
+    ck_assert_int_eq(ds_fs_read(manifest, 1 << 20, &text, &n, NULL), 0);
+    ds_digest(text, n, digest);
+    free(text);
+    text = ds_xasprintf("%s %d %d %s", digest, 16, 3, DS_PREPARE_ID);
+    ds_digest(text, strlen(text), key);
+    free(text);
+    ck_assert_int_eq(ds_fs_mkdirs(cache_dir, NULL), 0);
+    snprintf(path, sizeof path, "%s/images-%.32s.bin", cache_dir, key);
+    ds_images_file f;
+    json_t *meta = json_pack("{s:[s], s:[], s:i, s:s, s:s}", "classes", "set", "rejected",
+                             "rejected_count", 0, "manifest", digest, "prepare", DS_PREPARE_ID);
+    ck_assert_int_eq(ds_images_create(&f, path, 1, 16 * 16 * 3, &err), 0);
+    memset(ds_images_slot(&f, 0), 7, 16 * 16 * 3);
+    ck_assert_int_eq(
+        ds_images_finish(&f, key, 1, 16, 3, (int32_t[]){0}, (uint32_t[]){0}, meta, &err), 0);
+    ds_images_abandon(&f);
+    json_decref(meta);
+    ds_images *im;
+    ck_assert_int_eq(ds_images_open(&im, path, key, &err), 0); /* it could be used */
+    ds_images_close(im);
+    im = prepare_ok(16);
+    ck_assert(!im->from_cache);
+    check_image(im, 0, 20, 20, 4);
+    ds_images_close(im);
+}
+END_TEST
+
 START_TEST(damaged_cache_is_rebuilt) {
     fresh("damaged");
     for (int i = 0; i < 3; i++) {
@@ -299,6 +333,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, undecodable_images_cost_themselves);
     tcase_add_test(tc, nothing_decodable_is_an_error);
     tcase_add_loop_test(tc, changed_files_are_a_conflict, 0, 3);
+    tcase_add_test(tc, pixels_of_an_older_decoding_are_not_used);
     tcase_add_test(tc, damaged_cache_is_rebuilt);
     tcase_add_loop_test(tc, bad_manifests_are_refused, 0,
                         (int)(sizeof bad_manifests / sizeof *bad_manifests));
