@@ -235,12 +235,12 @@ parity: deps-test ## compare with PyTorch, diffusers and three FID tools (downlo
 # FUZZ names tests/fuzz/fuzz_FUZZ.c; findings stay in build/fuzz.
 FUZZ ?= decode
 FUZZ_SECONDS ?= 60
-FUZZ_SEEDS_decode := tests/golden/images
+FUZZ_SEEDS_decode := tests/golden/images tests/golden/pixels
 FUZZ_SEEDS_pickle := tests/fuzz/seeds/pickle
 FUZZ_SEEDS_weights := tests/fuzz/seeds/weights
 FUZZ_SEEDS_npz := tests/fuzz/seeds/npz
 FUZZ_SEEDS_safetensors := tests/fuzz/seeds/safetensors
-FUZZ_SRC_decode := engine/resize.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
+FUZZ_SRC_decode := engine/resize.c engine/resize_taps.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
 FUZZ_SRC_safetensors := engine/safetensors.c
 FUZZ_SRC_pickle := engine/pickle.c engine/pickle_calls.c engine/safetensors.c
 FUZZ_SRC_npz := engine/npz.c

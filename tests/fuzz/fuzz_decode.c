@@ -2,9 +2,9 @@
  *
  *     make fuzz FUZZ=decode FUZZ_SECONDS=60
  *
- * Seeds are the pictures of tests/golden/images.  A first byte of 'C' in an input that is no
- * picture sends the rest to the CSV reader.  Pictures above a megapixel are not decoded, so that a
- * run is not spent on slow ones; the header alone is looked at.
+ * Seeds are the pictures of tests/golden/images and tests/golden/pixels.  A first byte of 'C' in an
+ * input that is no picture sends the rest to the CSV reader.  Pictures above a megapixel are not
+ * decoded, so that a run is not spent on slow ones; the header alone is looked at.
  */
 #include "base/error.h"
 #include "engine/resize.h"
