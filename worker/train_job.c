@@ -397,9 +397,9 @@ static void add_heldout(const train_job *t, json_t *rows) {
 static void add_rejected(const train_job *t, json_t *doc) {
     json_t *list = json_array();
     for (int64_t i = 0; t->images && i < t->images->rejected.listed; i++)
-        json_array_append_new(list, json_pack("{s:s, s:s}", "path",
-                                              t->images->rejected.items[i].path, "reason",
-                                              t->images->rejected.items[i].reason));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s}", "path", t->images->rejected.items[i].path,
+                                        "reason", t->images->rejected.items[i].reason));
     json_object_set_new(doc, "rejected", list);
     json_object_set_new(doc, "rejected_count",
                         json_integer(t->images ? t->images->rejected.count : 0));
