@@ -9,6 +9,7 @@
 #include "worker/decode.h"
 #include "worker/picture_stream.h"
 #include "worker/sandbox.h"
+#include "worker/worker.h"
 
 #include <dirent.h>
 #include <string.h>
@@ -257,6 +258,32 @@ START_TEST(stream_tells_notes_and_broken_files) {
 }
 END_TEST
 
+/* `diffscaler-worker decode`: exit codes, and the pixels that it writes. */
+START_TEST(command_writes_pixels) {
+    char out[400], *text;
+    size_t n;
+    snprintf(out, sizeof out, "%s/out.ppm", ds_test_tmpdir());
+    char *good[] = {"--as", "pillow", "-o", out, FOLDER "/png-8bit-type2.png"};
+    ck_assert_int_eq(ds_worker_decode(5, good), 0);
+    ck_assert_int_eq(ds_fs_read(out, 1 << 20, &text, &n, NULL), 0);
+    ck_assert_uint_eq(n, 13 + 21 * 13 * 3);
+    uint8_t *rgb, *png = load("png-8bit-type2.png", &n);
+    ck_assert(!ds_decode_rgb(DS_DECODE_PILLOW, png, n, 1 << 20, &info, &rgb, reason));
+    ck_assert_mem_eq(text + 13, rgb, 21 * 13 * 3);
+    free(png), free(rgb), free(text);
+    char *input[] = {"--as", "pillow", "--input", "clean", "-o", out, FOLDER "/png-8bit-type2.png"};
+    ck_assert_int_eq(ds_worker_decode(7, input), 0);
+    ck_assert_int_eq(ds_fs_read(out, 1 << 21, &text, &n, NULL), 0);
+    ck_assert_uint_eq(n, 299 * 299 * 3 * sizeof(float));
+    free(text);
+    char *bad[] = {FOLDER "/pnm-p6-short.ppm", FOLDER "/png-8bit-type2.png", FOLDER "/missing"};
+    ck_assert_int_eq(ds_worker_decode(3, bad), 1);
+    char *wrong[] = {"--as", "nothing", FOLDER "/png-8bit-type2.png"};
+    ck_assert_int_eq(ds_worker_decode(3, wrong), 2);
+    ck_assert_int_eq(ds_worker_decode(0, NULL), 2);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, pixels_are_those_of_pillow);
@@ -265,6 +292,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, notes_say_what_was_special, 0, (int)(sizeof noted / sizeof *noted));
     tcase_add_loop_test(tc, other_files_are_named, 0, (int)(sizeof others / sizeof *others));
     tcase_add_test(tc, large_pictures_pass);
+    tcase_add_test(tc, command_writes_pixels);
     tcase_add_test(tc, stream_tells_notes_and_broken_files);
 }
 

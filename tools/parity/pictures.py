@@ -495,7 +495,41 @@ def pnm_kinds():
     yield "pnm-p6-no-space.ppm", b"P6#c\n13 7\n255\n" + c.tobytes()
 
 
+# ---------------------------------------------------------------- large
+def large_kinds():
+    """Files of more than the 64 kB that Pillow reads at once; not among the goldens."""
+    a = np.asarray(Image.fromarray(np.random.default_rng(1).integers(0, 256, (250, 350, 3), dtype=np.uint8)).resize(
+        (701, 437), Image.BICUBIC))
+    picture = Image.fromarray(a)
+    for quality in (75, 95):
+        for sampling in ("4:4:4", "4:2:0"):
+            for progressive in (False, True):
+                yield f"large-{quality}-{sampling.replace(':', '')}-{progressive}.jpg", save(
+                    picture, "JPEG", quality=quality, subsampling=sampling, progressive=progressive)
+    b = save(picture, "JPEG", quality=90, restart_marker_rows=1)
+    yield "large-restart.jpg", b
+    yield "large-cut.jpg", b[:-5000]
+    yield "large-no-eoi.jpg", b[:-2]
+    yield "large-segments.jpg", before(b, 0xdb, segment(0xe5, bytes(65000)) * 5 + segment(0xfe, bytes(30000)) * 4)
+    yield "large-cmyk.jpg", save(picture.convert("CMYK"), "JPEG", quality=90)
+    for mode in ("RGB", "RGBA", "L", "P", "1"):
+        yield f"large-{mode}.png", save(picture.convert(mode), "PNG", compress_level=1)
+    yield "large-cut.png", save(picture, "PNG")[:-40000]
+    yield "large-16bit.png", png(701, 437, 16, 0, a=a[..., :1].astype(np.int64) * 200, which=0)
+    yield "large-lossy.webp", save(picture, "WEBP", quality=90)
+    yield "large-lossless.webp", save(picture, "WEBP", lossless=True, method=0)
+    yield "large.ppm", save(picture, "PPM")
+    yield "large.pgm", save(picture.convert("L"), "PPM")
+
+
 # ---------------------------------------------------------------- all
+def make_large(folder):
+    os.makedirs(folder, exist_ok=True)
+    for name, data in large_kinds():
+        with open(os.path.join(folder, name), "wb") as f:
+            f.write(data)
+
+
 def make(folder, jpeg_kinds):
     os.makedirs(folder, exist_ok=True)
     count = 0

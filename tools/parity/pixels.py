@@ -240,6 +240,14 @@ def main():
                     print("%s, as %s: %s" % (name, use, what))
         print("%d kinds of files, %d with pixels in Pillow; training: %d decided here, %d with pixels" % (
             len(names), sum(p is not None for p in theirs), sum(d for _, d in seen), sum(p is not None for p, _ in seen)))
+        pictures.make_large(os.path.join(folder, "large"))
+        large = sorted(os.path.join(folder, "large", n) for n in os.listdir(os.path.join(folder, "large")))
+        for path, line in zip(large, ours(worker, "pillow", large)):
+            what = differs(line, by_pillow(path))
+            bad += bool(what)
+            if what:
+                print("%s: %s" % (os.path.basename(path), what))
+        print("%d large files" % len(large))
         lists = {"pillow.txt": lines_of(theirs, names),
                  "train.txt": lines_of(*zip(*[(p, n) for (p, d), n in zip(seen, names) if d]))}
         if write:

@@ -1,8 +1,8 @@
 #!/bin/sh
 # tools/parity/run.sh PYTHON BUILD - the public implementations beside ours: makes every golden again and compares it
 # with the committed one, opens our exports with the programs that they are for, decodes picture files of every kind with
-# Pillow and the FID tools and with ours, and measures two folders with each FID tool and with ours: of PARITY_PICTURES pictures each (50; 1000 takes half an hour).  (The engine is compared with the
-# goldens by `make test`.)
+# Pillow and the FID tools and with ours, and measures two folders with each FID tool and with ours: of PARITY_PICTURES
+# pictures each (50; 1000 takes half an hour).  (The engine is compared with the goldens by `make test`.)
 set -u
 python=$1 build=$2
 here=$(cd "$(dirname "$0")" && pwd)
