@@ -48,8 +48,28 @@ int ds_fs_sync_dir(const char *path, ds_error *err) {
     return rc;
 }
 
+/* What is neither file nor folder nor link, or NULL. */
+static const char *special(mode_t mode) {
+    return S_ISCHR(mode) || S_ISBLK(mode) ? "a device"
+           : S_ISFIFO(mode)               ? "a pipe"
+           : S_ISSOCK(mode)               ? "a socket"
+                                          : NULL;
+}
+
+/* As root a rename over /dev/null would succeed; /dev/stdout is a link to something like it. */
+static int refuse_special(const char *path, ds_error *err) {
+    struct stat st;
+    const char *what = stat(path, &st) ? NULL : special(st.st_mode);
+    return what ? ds_fail(err, DS_EINVAL, "cannot write '%s': it is %s, give the name of a file",
+                          path, what)
+                : 0;
+}
+
 int ds_fs_rename(const char *from, const char *to, ds_error *err) {
     char dir[PATH_MAX];
+    int rc = refuse_special(to, err);
+    if (rc)
+        return rc;
     if (rename(from, to))
         return ds_fail_errno(err, "cannot rename '%s' to '%s'", from, to);
     parent_of(dir, to);
@@ -75,7 +95,8 @@ int ds_fs_ends_with(const char *path, const char *end) {
     return n >= m && !strcmp(path + n - m, end);
 }
 
-int ds_fs_write(const char *path, const void *data, size_t n, ds_error *err) {
+/* A synced file beside `path` with the bytes; its name is malloc'ed. */
+static int write_beside(const char *path, const void *data, size_t n, char **out, ds_error *err) {
     char *tmp = ds_xasprintf("%s.XXXXXX.tmp", path);
     int fd = mkostemps(tmp, 4, O_CLOEXEC), rc = 0;
     if (fd < 0) {
@@ -86,12 +107,113 @@ int ds_fs_write(const char *path, const void *data, size_t n, ds_error *err) {
     if (ds_fs_test_full() || ds_fs_write_all(fd, data, n) || fchmod(fd, 0640) || fsync(fd))
         rc = ds_fail_errno(err, "cannot write '%s'", path);
     close(fd);
-    if (!rc)
-        rc = ds_fs_rename(tmp, path, err);
+    if (!rc) {
+        *out = tmp;
+        return 0;
+    }
+    unlink(tmp);
+    free(tmp);
+    return rc;
+}
+
+int ds_fs_write(const char *path, const void *data, size_t n, ds_error *err) {
+    char *tmp;
+    int rc = write_beside(path, data, n, &tmp, err);
+    if (rc)
+        return rc;
+    rc = ds_fs_rename(tmp, path, err);
     if (rc)
         unlink(tmp);
     free(tmp);
     return rc;
+}
+
+/* ---------------------------------------------------------------- results of a person */
+
+/* What is at `path` may be replaced: nothing, or with force a regular file. */
+static int may_replace(const char *path, int force, ds_error *err) {
+    struct stat st;
+    char to[PATH_MAX];
+    size_t length = strlen(path);
+    if (!length || length >= PATH_MAX)
+        return ds_fail(err, DS_EINVAL, "cannot write '%.80s': the name is %s", path,
+                       length ? "too long" : "empty");
+    if (lstat(path, &st))
+        return errno == ENOENT ? 0 : ds_fail_errno(err, "cannot write '%s'", path);
+    if (S_ISDIR(st.st_mode))
+        return ds_fail(err, DS_EINVAL, "cannot write '%s': it is a folder, give the name of a file",
+                       path);
+    if (S_ISLNK(st.st_mode)) {
+        ssize_t n = readlink(path, to, sizeof to);
+        return ds_fail(err, DS_EINVAL,
+                       "cannot write '%s': it is a link to '%.*s', give the name of the file", path,
+                       n > 0 ? (int)n : 0, to);
+    }
+    int rc = refuse_special(path, err);
+    if (!rc && !force)
+        rc = ds_fail(err, DS_ECONFLICT, "'%s' exists: give another name, or --force to replace it",
+                     path);
+    return rc;
+}
+
+int ds_fs_output_check(const char *path, int force, ds_error *err) {
+    char dir[PATH_MAX];
+    struct stat st;
+    int rc = may_replace(path, force, err);
+    if (rc)
+        return rc;
+    parent_of(dir, path);
+    if (stat(dir, &st)) /* else the message would be about the temporary file */
+        return ds_fail_errno(err, "cannot write '%s': folder '%s'", path, dir);
+    char *tmp = ds_xasprintf("%s.XXXXXX.tmp", path);
+    int fd = mkostemps(tmp, 4, O_CLOEXEC);
+    if (fd < 0)
+        rc = ds_fail_errno(err, "cannot write '%s'", path);
+    else {
+        close(fd);
+        unlink(tmp);
+    }
+    free(tmp);
+    return rc;
+}
+
+int ds_fs_output_rename(const char *from, const char *to, int force, ds_error *err) {
+    char dir[PATH_MAX];
+    int rc = may_replace(to, force, err);
+    if (rc)
+        return rc;
+    if (force)
+        return ds_fs_rename(from, to, err);
+    int failed = renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
+    if (failed && (errno == EINVAL || errno == ENOSYS))
+        failed = link(from, to) || unlink(from); /* file systems that know no such rename */
+    if (failed)
+        return ds_fail_errno(err, "cannot write '%s'", to);
+    parent_of(dir, to);
+    return ds_fs_sync_dir(dir, err);
+}
+
+int ds_fs_output_write(const char *path, const void *data, size_t n, int force, ds_error *err) {
+    char *tmp;
+    int rc = may_replace(path, force, err); /* before the bytes, on a device that has no room */
+    rc = rc ? rc : write_beside(path, data, n, &tmp, err);
+    if (rc)
+        return rc;
+    rc = ds_fs_output_rename(tmp, path, force, err);
+    if (rc)
+        unlink(tmp);
+    free(tmp);
+    return rc;
+}
+
+int ds_fs_flush(FILE *f, const char *name, ds_error *err) {
+    int failed = ferror(f);
+    errno = 0;
+    if (!fflush(f) && !failed)
+        return 0;
+    if (!errno)
+        errno = EIO; /* it failed earlier, and nobody kept why */
+    return ds_fail_errno(err, "cannot write to %s", name);
 }
 
 int ds_fs_read(const char *path, size_t max, char **data, size_t *n, ds_error *err) {
