@@ -243,7 +243,7 @@ FUZZ_SEEDS_safetensors := tests/fuzz/seeds/safetensors
 FUZZ_SRC_decode := engine/resize.c engine/resize_taps.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
 FUZZ_SRC_safetensors := engine/safetensors.c
 FUZZ_SRC_pickle := engine/pickle.c engine/pickle_calls.c engine/safetensors.c
-FUZZ_SRC_npz := engine/npz.c
+FUZZ_SRC_npz := $(wildcard engine/npz*.c) engine/safetensors.c
 FUZZ_SRC_weights := $(addprefix engine/,pickle.c pickle_calls.c weights.c weights_torch.c weights_args.c weights_choose.c import_report.c \
     foreign_config.c safetensors.c dit_names.c dit.c params.c \
     base_model.c vae_names.c vae.c vae_run.c)

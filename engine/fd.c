@@ -140,10 +140,13 @@ int ds_frechet(const double *mean1, const double *cov1, const double *mean2, con
         free(middle);
     }
     free(factor);
-    if (!rc)
-        *fd =
-            fmax(mean_term(mean1, mean2, dim) + trace(cov1, dim) + trace(cov2, dim) - 2 * cross, 0);
-    return rc;
+    if (rc)
+        return rc;
+    double sum = mean_term(mean1, mean2, dim) + trace(cov1, dim) + trace(cov2, dim) - 2 * cross;
+    if (!isfinite(sum)) /* fmax would make a NaN 0 */
+        return ds_fail(err, DS_EFAILED, "the distance is not finite: numbers are too large");
+    *fd = fmax(sum, 0);
+    return 0;
 }
 
 /* ---------------------------------------------------------------- the real set */

@@ -48,7 +48,7 @@ int64_t ds_stats_count(const ds_stats *s);
 /* mean (dim), cov (dim,dim) with divisor n-1; either may be NULL.  DS_EINVAL when n < 2. */
 int ds_stats_finish(ds_stats *s, double *mean, double *cov, ds_error *err);
 
-/* The distance of two Gaussians. */
+/* The distance of two Gaussians.  DS_EFAILED: it is not finite. */
 int ds_frechet(const double *mean1, const double *cov1, const double *mean2, const double *cov2,
                int dim, double *fd, ds_error *err);
 

@@ -1,9 +1,11 @@
-/* engine/npz.c - a strict .npy reader on libzip, and the writer (contract in npz.h). */
+/* engine/npz.c - statistics in .npz files: a strict reader and the writer (contract in npz.h). */
 #include "engine/npz.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/features.h"
+#include "engine/npz_internal.h"
+#include "engine/safetensors.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,9 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <zip.h>
 
-enum { HEADER_MAX = 4096, MEMBERS_MAX = 64, TEXT_MAX = 65536 };
+enum { TEXT_MAX = 65536 };
 
 void ds_npz_stats_release(ds_npz_stats *s) {
     free(s->mu);
@@ -24,180 +25,42 @@ void ds_npz_stats_release(ds_npz_stats *s) {
     *s = (ds_npz_stats){0};
 }
 
-/* ---------------------------------------------------------------- one member */
+/* ---------------------------------------------------------------- reading */
 
-typedef struct {
-    char type[8]; /* "<f8" */
-    int fortran, ndim;
-    int64_t shape[2];
-} npy_header;
-
-typedef struct {
-    const char *path, *member; /* for messages */
-    zip_t *zip;
-    zip_file_t *file;
-    ds_error *err;
-} reader;
-
-static int bad(const reader *r, const char *what) {
-    return ds_fail(r->err, DS_EINTEGRITY, "'%.200s': member '%s' %s", r->path, r->member, what);
-}
-
-/* Exactly n bytes. */
-static int take(const reader *r, void *to, size_t n) {
-    for (size_t got = 0; got < n;) {
-        zip_int64_t k = zip_fread(r->file, (char *)to + got, n - got);
-        if (k < 0)
-            return bad(r, "is damaged");
-        if (k == 0)
-            return bad(r, "is shorter than its header says");
-        got += (size_t)k;
+/* Item i of an array of any of the types that are taken. */
+static double number_at(const npy_header *h, const char *raw, size_t i) {
+    unsigned char b[8];
+    uint16_t half;
+    float single;
+    double x;
+    size_t width = (size_t)h->width;
+    for (size_t k = 0; k < width; k++)
+        b[h->big ? width - 1 - k : k] = (unsigned char)raw[i * width + k];
+    switch (width) {
+    case 2: memcpy(&half, b, 2); return (double)ds_f16_to_f32(half);
+    case 4: memcpy(&single, b, 4); return (double)single;
+    default: memcpy(&x, b, 8); return x;
     }
-    return 0;
-}
-
-static const char *skip_spaces(const char *p) {
-    while (*p == ' ')
-        p++;
-    return p;
-}
-
-/* p behind `word`, or NULL. */
-static const char *expect(const char *p, const char *word) {
-    p = skip_spaces(p);
-    size_t n = strlen(word);
-    return strncmp(p, word, n) ? NULL : p + n;
-}
-
-/* "(5,)", "(5, 5)", "()"; digits of at most 9 places. */
-static const char *parse_shape(const char *p, npy_header *h) {
-    h->ndim = 0;
-    if (!(p = expect(p, "(")))
-        return NULL;
-    for (;;) {
-        p = skip_spaces(p);
-        if (*p == ')')
-            return p + 1;
-        int digits = 0;
-        int64_t v = 0;
-        for (; *p >= '0' && *p <= '9'; p++, digits++)
-            v = digits < 9 ? v * 10 + (*p - '0') : v;
-        if (!digits || digits > 9 || h->ndim == 2)
-            return NULL;
-        h->shape[h->ndim++] = v;
-        p = skip_spaces(p);
-        if (*p == ',')
-            p++;
-        else if (*p != ')')
-            return NULL;
-    }
-}
-
-/* The three members in any order, each once: {'descr': '<f8', 'fortran_order': False, 'shape': ..}
- */
-static int parse_header(const char *p, npy_header *h) {
-    int seen = 0;
-    if (!(p = expect(p, "{")))
-        return -1;
-    for (;;) {
-        const char *q;
-        p = skip_spaces(p);
-        if (*p == '}')
-            break;
-        if ((q = expect(p, "'descr':"))) {
-            q = skip_spaces(q);
-            const char *end = *q == '\'' ? strchr(q + 1, '\'') : NULL;
-            if (!end || (size_t)(end - q - 1) >= sizeof h->type || seen & 1)
-                return -1;
-            snprintf(h->type, sizeof h->type, "%.*s", (int)(end - q - 1), q + 1);
-            p = end + 1;
-            seen |= 1;
-        } else if ((q = expect(p, "'fortran_order':"))) {
-            const char *no = expect(q, "False"), *yes = expect(q, "True");
-            if ((!no && !yes) || seen & 2)
-                return -1;
-            h->fortran = yes != NULL;
-            p = yes ? yes : no;
-            seen |= 2;
-        } else if ((q = expect(p, "'shape':"))) {
-            if (seen & 4 || !(p = parse_shape(q, h)))
-                return -1;
-            seen |= 4;
-        } else
-            return -1;
-        p = skip_spaces(p);
-        if (*p == ',')
-            p++;
-        else if (*p != '}')
-            return -1;
-    }
-    p = skip_spaces(p + 1);
-    if (*p == '\n')
-        p++;
-    return seen == 7 && !*p ? 0 : -1;
-}
-
-static int read_header(const reader *r, npy_header *h) {
-    unsigned char head[12];
-    char text[HEADER_MAX + 1];
-    *h = (npy_header){0};
-    int rc = take(r, head, 10);
-    if (rc)
-        return rc;
-    if (memcmp(head, "\x93NUMPY", 6) || head[6] < 1 || head[6] > 3 || head[7] != 0)
-        return bad(r, "is not an .npy array of version 1 to 3");
-    size_t n = head[8] | (size_t)head[9] << 8;
-    if (head[6] >= 2) {
-        if ((rc = take(r, head + 10, 2)))
-            return rc;
-        n |= (size_t)head[10] << 16 | (size_t)head[11] << 24;
-    }
-    if (n > HEADER_MAX)
-        return bad(r, "has too long a header");
-    if ((rc = take(r, text, n)))
-        return rc;
-    text[n] = 0;
-    if (strlen(text) != n || parse_header(text, h))
-        return bad(r, "has a header that cannot be read");
-    return 0;
-}
-
-/* Opens the member; 1 = there is none. */
-static int open_member(reader *r, const char *name) {
-    r->member = name;
-    zip_int64_t at = zip_name_locate(r->zip, name, 0);
-    if (at < 0)
-        return 1;
-    r->file = zip_fopen_index(r->zip, (zip_uint64_t)at, 0);
-    return r->file ? 0 : bad(r, "cannot be opened (encrypted, or packed in an unknown way)");
-}
-
-static int at_end(const reader *r) {
-    char more;
-    zip_int64_t k = zip_fread(r->file, &more, 1);
-    return k == 0 ? 0 : k < 0 ? bad(r, "is damaged") : bad(r, "is longer than its header says");
 }
 
 /* The numbers behind a header, as double, C order. */
-static int read_numbers(const reader *r, const npy_header *h, double **out) {
+static int read_numbers(const npz_reader *r, const npy_header *h, double **out) {
     size_t rows = (size_t)h->shape[0], cols = h->ndim == 2 ? (size_t)h->shape[1] : 1;
-    size_t n = rows * cols, width = !strcmp(h->type, "<f4") ? 4 : 8;
+    size_t n = rows * cols, width = (size_t)h->width;
     char *raw = ds_xmalloc(n * width);
     double *x = ds_xmalloc(n * sizeof *x);
-    int rc = take(r, raw, n * width), finite = 1;
-    rc = rc ? rc : at_end(r);
+    int rc = ds_npz_take(r, raw, n * width), finite = 1, small = 1;
+    rc = rc ? rc : ds_npz_at_end(r);
     for (size_t i = 0; !rc && i < n; i++) {
         size_t to = h->fortran && h->ndim == 2 ? i % rows * cols + i / rows : i;
-        float narrow;
-        if (width == 4) {
-            memcpy(&narrow, raw + i * 4, 4);
-            x[to] = narrow;
-        } else
-            memcpy(&x[to], raw + i * 8, 8);
+        x[to] = number_at(h, raw, i);
         finite &= isfinite(x[to]) != 0;
+        small &= fabs(x[to]) <= DS_NPZ_LARGEST;
     }
     if (!rc && !finite)
-        rc = bad(r, "has numbers that are not finite");
+        rc = ds_npz_bad(r, "has numbers that are not finite");
+    if (!rc && !small)
+        rc = ds_npz_bad(r, "has numbers above 1e100, no distance can be computed from them");
     free(raw);
     if (rc)
         free(x);
@@ -207,50 +70,51 @@ static int read_numbers(const reader *r, const npy_header *h, double **out) {
 }
 
 /* 1 = absent.  dim: 0 = take it from here, else it must agree. */
-static int read_array(reader *r, const char *name, int ndim, int *dim, double **out) {
+static int read_array(npz_reader *r, const char *name, int ndim, int *dim, double **out) {
     npy_header h;
-    int rc = open_member(r, name);
+    int rc = ds_npz_open_member(r, name);
     if (rc)
         return rc;
-    rc = read_header(r, &h);
-    if (!rc && strcmp(h.type, "<f8") && strcmp(h.type, "<f4"))
-        rc = ds_fail(r->err, DS_EINTEGRITY,
-                     "'%.200s': member '%s' has numbers of type '%s', want '<f8' or '<f4'", r->path,
-                     name, h.type);
+    rc = ds_npz_read_header(r, &h);
+    if (!rc && (h.kind != 'f' || (h.width != 2 && h.width != 4 && h.width != 8)))
+        rc = ds_fail(r->err, DS_EINVAL,
+                     "'%.200s': member '%s' has numbers of type '%s', which is not supported: want "
+                     "f8, f4 or f2",
+                     r->path, name, h.type);
     if (!rc && (h.ndim != ndim || h.shape[0] < 1 || (ndim == 2 && h.shape[1] != h.shape[0]) ||
                 h.shape[0] > DS_FEATURE_DIM_MAX || (*dim && h.shape[0] != *dim)))
         rc =
-            ds_fail(r->err, DS_EINTEGRITY,
+            ds_fail(r->err, DS_EINVAL,
                     "'%.200s': member '%s' has a wrong shape, want %s of at most %d numbers a side",
                     r->path, name, ndim == 2 ? "a square matrix" : "a vector", DS_FEATURE_DIM_MAX);
     if (!rc) {
         *dim = (int)h.shape[0];
         rc = read_numbers(r, &h, out);
     }
-    zip_fclose(r->file);
+    ds_npz_close_member(r);
     return rc;
 }
 
-static int check_covariance(const reader *r, const char *member, const double *a, int n) {
+static int check_covariance(const npz_reader *r, const char *member, const double *a, int n) {
     double top = 0;
-    reader named = *r;
+    npz_reader named = *r;
     named.member = member;
     for (int i = 0; i < n; i++) {
         double v = a[(size_t)i * (size_t)n + (size_t)i];
         if (v < 0)
-            return bad(&named, "is no covariance: a variance is negative");
+            return ds_npz_bad(&named, "is no covariance: a variance is negative");
         top = v > top ? v : top;
     }
     for (int i = 0; i < n; i++)
         for (int j = 0; j < i; j++) /* 1e-5: room for float32 products */
             if (fabs(a[(size_t)i * (size_t)n + (size_t)j] - a[(size_t)j * (size_t)n + (size_t)i]) >
                 1e-5 * top)
-                return bad(&named, "is no covariance: not symmetric");
+                return ds_npz_bad(&named, "is no covariance: not symmetric");
     return 0;
 }
 
 /* A vector and its matrix; 1 = neither is there. */
-static int read_pair(reader *r, const char *mean, const char *cov, int *dim, double **mu,
+static int read_pair(npz_reader *r, const char *mean, const char *cov, int *dim, double **mu,
                      double **sigma) {
     *dim = 0;
     int rc = read_array(r, mean, 1, dim, mu);
@@ -259,38 +123,38 @@ static int read_pair(reader *r, const char *mean, const char *cov, int *dim, dou
     rc = read_array(r, cov, 2, dim, sigma);
     if (rc == 1) {
         r->member = cov;
-        return bad(r, "is missing");
+        return ds_npz_bad(r, "is missing");
     }
     return rc ? rc : check_covariance(r, cov, *sigma, *dim);
 }
 
 /* ---------------------------------------------------------------- provenance */
 
-static int read_text(reader *r, char **text, size_t *n) {
+static int read_text(npz_reader *r, char **text, size_t *n) {
     npy_header h;
-    int rc = open_member(r, "diffscaler.npy");
+    int rc = ds_npz_open_member(r, "diffscaler.npy");
     if (rc)
         return rc;
-    rc = read_header(r, &h);
+    rc = ds_npz_read_header(r, &h);
     long size = 0;
     if (!rc) {
         char *end = NULL;
         if (!strncmp(h.type, "|S", 2))
             size = strtol(h.type + 2, &end, 10);
         if (!end || *end || size < 1 || size > TEXT_MAX || h.ndim)
-            rc = bad(r, "is not a byte string");
+            rc = ds_npz_bad(r, "is not a byte string");
     }
     if (!rc) {
         *text = ds_xcalloc(1, (size_t)size + 1);
-        rc = take(r, *text, (size_t)size);
-        rc = rc ? rc : at_end(r);
+        rc = ds_npz_take(r, *text, (size_t)size);
+        rc = rc ? rc : ds_npz_at_end(r);
         *n = strlen(*text);
     }
-    zip_fclose(r->file);
+    ds_npz_close_member(r);
     return rc;
 }
 
-static int read_provenance(reader *r, ds_npz_stats *s) {
+static int read_provenance(npz_reader *r, ds_npz_stats *s) {
     char *text = NULL;
     size_t n = 0;
     json_t *doc = NULL;
@@ -306,20 +170,17 @@ static int read_provenance(reader *r, ds_npz_stats *s) {
         s->seed = (uint64_t)ds_json_int(doc, "seed", 0);
         s->known = 1;
         if (!ds_digest_valid(s->net) || !*s->preprocess || s->n < 2)
-            rc = bad(r, "does not say which network and preprocessing made it");
+            rc = ds_npz_bad(r, "does not say which network and preprocessing made it");
     }
     json_decref(doc);
     free(text);
     return rc == 1 ? 0 : rc;
 }
 
-static int read_all(reader *r, ds_npz_stats *s) {
-    if (zip_get_num_entries(r->zip, 0) > MEMBERS_MAX)
-        return ds_fail(r->err, DS_ELIMIT, "'%.200s' has more than %d members", r->path,
-                       MEMBERS_MAX);
+static int read_all(npz_reader *r, ds_npz_stats *s) {
     int rc = read_pair(r, "mu.npy", "sigma.npy", &s->dim, &s->mu, &s->sigma);
     if (rc == 1)
-        return ds_fail(r->err, DS_EINTEGRITY,
+        return ds_fail(r->err, DS_EINVAL,
                        "'%.200s' has no member 'mu.npy': not a file of feature statistics",
                        r->path);
     rc = rc ? rc : read_pair(r, "mu_s.npy", "sigma_s.npy", &s->dim_s, &s->mu_s, &s->sigma_s);
@@ -329,23 +190,11 @@ static int read_all(reader *r, ds_npz_stats *s) {
 }
 
 int ds_npz_read_stats(const char *path, ds_npz_stats *out, ds_error *err) {
+    npz_reader r;
     *out = (ds_npz_stats){0};
-    int why = 0, fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return ds_fail_errno(err, "cannot open '%s'", path);
-    close(fd);
-    reader r = {.path = path, .member = "", .err = err};
-    r.zip = zip_open(path, ZIP_RDONLY | ZIP_CHECKCONS, &why);
-    if (!r.zip) {
-        zip_error_t e;
-        zip_error_init_with_code(&e, why);
-        ds_fail(err, DS_EINTEGRITY, "'%.200s' is not a whole .npz file: %s", path,
-                zip_error_strerror(&e));
-        zip_error_fini(&e);
-        return DS_EINTEGRITY;
-    }
-    int rc = read_all(&r, out);
-    zip_discard(r.zip);
+    int rc = ds_npz_open(&r, path, err);
+    rc = rc ? rc : read_all(&r, out);
+    ds_npz_close(&r);
     if (rc)
         ds_npz_stats_release(out);
     return rc;
@@ -418,7 +267,7 @@ static int add_provenance(zip_t *zip, const ds_npz_stats *s) {
     return add_member(zip, "diffscaler.npy", &b);
 }
 
-int ds_npz_write_stats(const char *path, const ds_npz_stats *s, ds_error *err) {
+int ds_npz_write_stats(const char *path, const ds_npz_stats *s, int force, ds_error *err) {
     DS_ASSERT(s->known && s->mu && s->sigma);
     if (ds_fs_test_full())
         return ds_fail(err, DS_ENOSPC, "cannot write '%s': no space left on device", path);
@@ -447,7 +296,7 @@ int ds_npz_write_stats(const char *path, const ds_npz_stats *s, ds_error *err) {
         rc = ds_fail_errno(err, "cannot write '%s'", path);
     if (fd >= 0)
         close(fd);
-    rc = rc ? rc : ds_fs_rename(temporary, path, err);
+    rc = rc ? rc : ds_fs_output_rename(temporary, path, force, err);
     if (rc)
         unlink(temporary);
     free(temporary);

@@ -326,6 +326,59 @@ START_TEST(order_of_arrival) {
 }
 END_TEST
 
+/* Sets that say little: numbers or an error, never a NaN; and copies are equal. */
+START_TEST(poor_sets) {
+    enum { D = 40, N = 30 };
+    ds_error err = {0};
+    ds_pr_result pr;
+    ds_kid_result kid;
+    ds_npz_stats a, b;
+    double fd;
+    ds_fid_options o = {.want = DS_FID_WANT_FID | DS_FID_WANT_KID | DS_FID_WANT_IS | DS_FID_WANT_PR,
+                        .dim = D,
+                        .total = N};
+    for (int n = 1; n <= N; n += n < 5 ? 1 : N - 5) { /* n copies of one picture on each side */
+        ds_fid_suite *s[2];
+        float x[D], logits[DS_INCEPTION_LOGITS];
+        normals(x, D, 5, 1, 0.3f);
+        normals(logits, DS_INCEPTION_LOGITS, 6, 3, 0);
+        for (int k = 0; k < 2; k++) {
+            s[k] = ds_fid_suite_new(&o);
+            for (int i = 0; i < n; i++)
+                ck_assert(!ds_fid_suite_add(s[k], i, x, NULL, logits, &err));
+        }
+        int rc = ds_fid_suite_kid(s[0], s[1], 100, 1000, 1, &kid, &err);
+        ck_assert_int_eq(rc, n < 4 ? DS_EINVAL : 0);
+        ck_assert(rc || (fabs(kid.kid) < 1e-6 && isfinite(kid.std_error)));
+        rc = ds_fid_suite_pr(s[0], s[1], &pr, &err);
+        ck_assert_int_eq(rc, n < 4 ? DS_EINVAL : 0);
+        ck_assert_msg(rc || (pr.precision == 1 && pr.recall == 1), "%d copies: %g, %g", n,
+                      pr.precision, pr.recall);
+        ds_is_result is;
+        rc = ds_fid_suite_is(s[0], &is, &err);
+        ck_assert_int_eq(rc, n < N ? DS_EINVAL : 0);
+        ck_assert(rc || (fabs(is.mean - 1) < 1e-9 && is.std < 1e-9));
+        rc = ds_fid_suite_stats(s[0], &a, &err);
+        ck_assert_int_eq(rc, n < 2 ? DS_EINVAL : 0);
+        if (!rc) {
+            ck_assert(!ds_fid_suite_stats(s[1], &b, &err));
+            ck_assert(!ds_frechet(a.mu, a.sigma, b.mu, b.sigma, D, &fd, &err));
+            ck_assert_double_lt(fd, 1e-9);
+            for (int i = 0; i < D; i++) /* far away is a distance, too far is an error */
+                b.mu[i] = 1e100;
+            ck_assert(!ds_frechet(a.mu, a.sigma, b.mu, b.sigma, D, &fd, &err) && isfinite(fd));
+            b.mu[3] = 1e160;
+            ck_assert_int_eq(ds_frechet(a.mu, a.sigma, b.mu, b.sigma, D, &fd, &err), DS_EFAILED);
+            ck_assert_ptr_nonnull(strstr(err.message, "not finite"));
+            ds_npz_stats_release(&a);
+            ds_npz_stats_release(&b);
+        }
+        ds_fid_suite_free(s[0]);
+        ds_fid_suite_free(s[1]);
+    }
+}
+END_TEST
+
 /* A network of the wrong kind, or without a part, says so. */
 START_TEST(wrong_networks) {
     ds_fid_net *net = NULL;
@@ -357,6 +410,7 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, fid_of_two_sets, DS_FID_TORCH_FIDELITY, DS_FID_TORCH_FIDELITY + 1);
     tcase_add_test(tc, precision_and_recall);
     tcase_add_test(tc, order_of_arrival);
+    tcase_add_test(tc, poor_sets);
     tcase_add_test(tc, wrong_networks);
 }
 

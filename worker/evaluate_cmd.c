@@ -746,7 +746,7 @@ static int evaluate(evaluation *e, ds_error *err) {
     if (!rc)
         ds_stop_defer(0); /* what is left may leave at any moment */
     if (!rc && e->o.save)
-        rc = ds_npz_write_stats(e->o.save, &e->fake.stats, err);
+        rc = ds_npz_write_stats(e->o.save, &e->fake.stats, 1, err);
     return rc ? rc : add_all(e, err);
 }
 

@@ -39,8 +39,23 @@ def main():
     np.savez_compressed(path("packed"), mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     np.savez(path("narrow"), mu=mu.astype("<f4"), sigma=sigma.astype("<f4"))
     np.savez(path("fortran"), mu=mu, sigma=np.asfortranarray(sigma))
+    np.savez(path("big-endian"), mu=mu.astype(">f4"), sigma=sigma.astype(">f8"))
+    np.savez(path("half"), mu=mu.astype("<f2"), sigma=sigma.astype(">f2"))
     np.savez(path("adm"), arr_0=np.zeros((2, 4, 4, 3), np.uint8), mu=mu, sigma=sigma, mu_s=mu_s,
              sigma_s=sigma_s)
+    pictures = np.arange(4 * 2 * 5 * 3, dtype=np.uint8).reshape(4, 2, 5, 3)
+    np.savez(path("samples"), arr_0=pictures)
+    np.savez_compressed(path("samples-packed"), pictures, np.arange(4))  # arr_1: labels, as ADM's
+    for name, a in (("float", pictures.astype("<f4")), ("nchw", pictures.transpose(0, 3, 1, 2).copy()),
+                    ("rgba", np.zeros((4, 2, 5, 4), np.uint8)), ("flat", pictures.reshape(-1)),
+                    ("fortran", np.asfortranarray(pictures)), ("empty", pictures[:0])):
+        pack("samples-" + name, [("arr_0.npy", npy(a))])
+    pack("samples-five", [("arr_0.npy", npy(pictures[None]))])
+    pack("samples-short", [("arr_0.npy", npy(pictures)[:-1])])
+    pack("samples-long", [("arr_0.npy", npy(pictures) + b"x")])
+    whole = bytearray(open(path("samples"), "rb").read())
+    whole[whole.index(b"\x93NUMPY") + 128 + 100] ^= 4
+    open(path("samples-flip"), "wb").write(whole)
     good = [("mu.npy", npy(mu)), ("sigma.npy", npy(sigma))]
     bad = np.array(sigma)
     bad[1, 2] = np.nan
@@ -54,7 +69,9 @@ def main():
     pack("bad-shape", [good[0], ("sigma.npy", npy(sigma[:, :5]))])
     pack("bad-sizes", [good[0], ("sigma.npy", npy(sigma[:5, :5]))])
     pack("bad-type", [good[0], ("sigma.npy", npy(sigma.astype(np.int64)))])
-    pack("bad-big-endian", [good[0], ("sigma.npy", npy(sigma.astype(">f8")))])
+    large = np.array(mu)
+    large[2] = 1e160
+    pack("bad-large", [("mu.npy", npy(large)), good[1]])
     pack("bad-missing", good[:1])
     pack("bad-no-mu", good[1:])
     pack("bad-short", [good[0], ("sigma.npy", npy(sigma)[:-8])])
