@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double SAME = 1e-12; /* above the rounding of a product of 2048 numbers, 4.5e-13 */
-
 enum { PR_ROWS = 10000, SPLITS_MAX = 1000, PR_BLOCK = 512 };
 
 /* Rows chosen beforehand: place[index] is where a row goes, or -1. */
@@ -296,9 +294,7 @@ static void widen_rows(double *to, const point_set *p, int64_t at, int64_t rows)
         to[i] = from[i];
 }
 
-/* Squared distances (rows, cols) of a's rows at `ai` and b's at `bi`; not below 0.  What the
- * difference of norms and product leaves of equal rows is 0: else a picture would lie outside a
- * ball of radius 0 around its own copy. */
+/* Squared distances (rows, cols) of a's rows at `ai` and b's at `bi`; not below 0. */
 static void distances(double *d, const point_set *a, int64_t ai, int64_t rows, const point_set *b,
                       int64_t bi, int64_t cols, double *xa, double *xb) {
     widen_rows(xa, a, ai, rows);
@@ -306,8 +302,8 @@ static void distances(double *d, const point_set *a, int64_t ai, int64_t rows, c
     ds_matmul(d, (int)rows, (int)cols, a->dim, -2, xa, 0, xb, 1);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j++) {
-            double both = a->norm[ai + i] + b->norm[bi + j], v = d[i * cols + j] + both;
-            d[i * cols + j] = (a == b && ai + i == bi + j) || v <= SAME * both ? 0 : v;
+            double v = d[i * cols + j] + a->norm[ai + i] + b->norm[bi + j];
+            d[i * cols + j] = a == b && ai + i == bi + j ? 0 : v > 0 ? v : 0;
         }
 }
 
