@@ -188,21 +188,26 @@ int ds_fid_suite_add(ds_fid_suite *s, int64_t index, const float *features, cons
 
 int64_t ds_fid_suite_count(const ds_fid_suite *s) { return s->count; }
 
+/* Mean and covariance of one stream of rows; NULL: nothing. */
+static int finish(ds_stats *from, int dim, int *dim_out, double **mu, double **sigma,
+                  ds_error *err) {
+    size_t d = (size_t)dim;
+    if (!from)
+        return 0;
+    *dim_out = dim;
+    *mu = ds_xmalloc(d * sizeof **mu);
+    *sigma = ds_xmalloc(d * d * sizeof **sigma);
+    return ds_stats_finish(from, *mu, *sigma, err);
+}
+
 int ds_fid_suite_stats(ds_fid_suite *s, ds_npz_stats *out, ds_error *err) {
-    DS_ASSERT(s->fid);
-    size_t d = (size_t)s->o.dim, ds = DS_INCEPTION_SPATIAL;
-    *out = (ds_npz_stats){.dim = s->o.dim, .known = 1, .n = s->count, .seed = s->o.seed};
+    DS_ASSERT(s->fid || s->sfid);
+    *out = (ds_npz_stats){.known = 1, .n = s->count, .seed = s->o.seed};
     snprintf(out->net, sizeof out->net, "%s", s->o.net);
     snprintf(out->preprocess, sizeof out->preprocess, "%s", s->o.preprocess);
-    out->mu = ds_xmalloc(d * sizeof *out->mu);
-    out->sigma = ds_xmalloc(d * d * sizeof *out->sigma);
-    int rc = ds_stats_finish(s->fid, out->mu, out->sigma, err);
-    if (!rc && s->sfid) {
-        out->dim_s = DS_INCEPTION_SPATIAL;
-        out->mu_s = ds_xmalloc(ds * sizeof *out->mu_s);
-        out->sigma_s = ds_xmalloc(ds * ds * sizeof *out->sigma_s);
-        rc = ds_stats_finish(s->sfid, out->mu_s, out->sigma_s, err);
-    }
+    int rc = finish(s->fid, s->o.dim, &out->dim, &out->mu, &out->sigma, err);
+    rc = rc ? rc
+            : finish(s->sfid, DS_INCEPTION_SPATIAL, &out->dim_s, &out->mu_s, &out->sigma_s, err);
     ds_stats_free(s->fid);
     ds_stats_free(s->sfid);
     s->fid = s->sfid = NULL;

@@ -66,8 +66,8 @@ int ds_fid_suite_add(ds_fid_suite *s, int64_t index, const float *features, cons
                      const float *logits, ds_error *err);
 int64_t ds_fid_suite_count(const ds_fid_suite *s);
 
-/* Statistics of what was added, for ds_npz_write_stats or comparison.  Needs FID (and gives sFID's
- * when that is wanted).  Frees the sums: once, and no rows are added afterwards. */
+/* Statistics of what was added, for ds_npz_write_stats (needs FID) or comparison: those of FID, of
+ * sFID, or both, as wanted.  Frees the sums: once, and no rows are added afterwards. */
 int ds_fid_suite_stats(ds_fid_suite *s, ds_npz_stats *out, ds_error *err);
 
 /* Inception Score of one set. */

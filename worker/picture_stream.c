@@ -23,6 +23,7 @@ typedef struct {
     enum state state;
     float *image;
     unsigned notes; /* READY: ds_image_info.notes */
+    int width, height;
     char sha256[DS_HEX_SIZE];
 } slot;
 
@@ -47,8 +48,10 @@ struct ds_picture_stream {
     int stop;
     ds_error error;                    /* the first */
     ds_rejected_list rejected, broken; /* under lock */
-    noted notes[DS_NOTE_COUNT];
-    ds_sha256 *hash;
+    noted notes[DS_NOTE_COUNT], other_size;
+    int width, height;        /* of the first picture given out */
+    ds_sha256 *hash;          /* of an .npz: under npz_lock */
+    pthread_mutex_t npz_lock; /* taken before `lock` */
 };
 
 static const ds_candidate *file_at(const ds_picture_stream *s, int64_t i) {
@@ -103,6 +106,8 @@ static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *fil
         return 1;
     }
     to->notes = reply.info.notes;
+    to->width = reply.info.width;
+    to->height = reply.info.height;
     ds_fid_preprocess(s->o.mode, to->image, ds_sandbox_output(box), reply.info.width,
                       reply.info.height);
     return 0;
@@ -163,6 +168,41 @@ static void *decoder(void *arg) {
     return NULL;
 }
 
+/* The next picture of the .npz into rgb; -1 = nothing more, or an error.  The order of reading is
+ * that of the items. */
+static int64_t take_from_npz(ds_picture_stream *s, uint8_t *rgb, size_t size, ds_error *err) {
+    pthread_mutex_lock(&s->npz_lock);
+    int64_t i = take_item(s);
+    int rc = i < 0 ? 0 : ds_npz_pictures_next(s->o.npz, rgb, err);
+    if (i >= 0 && !rc)
+        ds_sha256_add(s->hash, rgb, size);
+    pthread_mutex_unlock(&s->npz_lock);
+    if (rc)
+        fail_all(s, err);
+    return rc ? -1 : i;
+}
+
+static void *npz_reader(void *arg) {
+    ds_picture_stream *s = arg;
+    ds_error err = {0};
+    int w = ds_npz_pictures_width(s->o.npz), h = ds_npz_pictures_height(s->o.npz);
+    size_t size = (size_t)w * (size_t)h * 3;
+    uint8_t *rgb = ds_xmalloc(size);
+    int64_t i;
+    while ((i = take_from_npz(s, rgb, size, &err)) >= 0) {
+        slot *to = &s->slots[i % s->slot_count];
+        ds_fid_preprocess(s->o.mode, to->image, rgb, w, h);
+        pthread_mutex_lock(&s->lock);
+        to->state = READY;
+        to->width = w;
+        to->height = h;
+        pthread_cond_broadcast(&s->ready);
+        pthread_mutex_unlock(&s->lock);
+    }
+    free(rgb);
+    return NULL;
+}
+
 /* ---------------------------------------------------------------- the list */
 
 static int ascending(const void *a, const void *b) {
@@ -189,7 +229,21 @@ static void take_files(ds_picture_stream *s) {
         s->files.items[s->files.count].path = ds_xstrdup(s->o.files[s->files.count]);
 }
 
+static int list_npz(ds_picture_stream *s, ds_error *err) {
+    int64_t side = ds_npz_pictures_width(s->o.npz);
+    s->total = ds_npz_pictures_count(s->o.npz);
+    if (s->o.n && s->o.n < s->total)
+        s->total = s->o.n;
+    if (side * ds_npz_pictures_height(s->o.npz) > DS_DECODE_MAX_PIXELS)
+        return ds_fail(err, DS_ELIMIT, "pictures of %lld x %d: more than %lld pixels",
+                       (long long)side, ds_npz_pictures_height(s->o.npz),
+                       (long long)DS_DECODE_MAX_PIXELS);
+    return 0;
+}
+
 static int list_files(ds_picture_stream *s, ds_error *err) {
+    if (s->o.npz)
+        return list_npz(s, err);
     s->root_fd = open(s->o.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (s->root_fd < 0)
         return ds_fail_errno(err, "cannot open folder '%.300s'", s->o.folder);
@@ -213,6 +267,7 @@ int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o,
     s->root_fd = -1;
     s->hash = ds_sha256_new();
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->npz_lock, NULL);
     pthread_cond_init(&s->ready, NULL);
     pthread_cond_init(&s->room, NULL);
     int rc = list_files(s, err);
@@ -225,7 +280,7 @@ int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o,
     for (int i = 0; i < s->slot_count; i++)
         s->slots[i].image = ds_xaligned(DS_INCEPTION_PIXELS * sizeof(float));
     for (int i = 0; i < o->decoders && i < s->total; i++) {
-        if (pthread_create(&s->threads[i], NULL, decoder, s)) {
+        if (pthread_create(&s->threads[i], NULL, o->npz ? npz_reader : decoder, s)) {
             ds_picture_stream_close(s);
             return ds_fail(err, DS_EFAILED, "cannot start a decoding thread");
         }
@@ -255,6 +310,7 @@ void ds_picture_stream_close(ds_picture_stream *s) {
     ds_rejected_release(&s->broken);
     ds_sha256_free(s->hash);
     pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->npz_lock);
     pthread_cond_destroy(&s->ready);
     pthread_cond_destroy(&s->room);
     free(s);
@@ -262,6 +318,12 @@ void ds_picture_stream_close(ds_picture_stream *s) {
 
 int64_t ds_picture_stream_total(const ds_picture_stream *s) { return s->total; }
 int64_t ds_picture_stream_done(const ds_picture_stream *s) { return s->given; }
+int64_t ds_picture_stream_left_out(ds_picture_stream *s) {
+    pthread_mutex_lock(&s->lock);
+    int64_t n = s->rejected.count;
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
 const ds_rejected_list *ds_picture_stream_rejected(const ds_picture_stream *s) {
     return &s->rejected;
 }
@@ -274,6 +336,11 @@ int64_t ds_picture_stream_noted(const ds_picture_stream *s, unsigned note, const
     return n->count;
 }
 
+int64_t ds_picture_stream_other_sizes(const ds_picture_stream *s, const char **path) {
+    *path = s->other_size.first;
+    return s->other_size.count;
+}
+
 /* ---------------------------------------------------------------- giving out */
 
 /* Slots of the last call become free.  Under lock. */
@@ -284,7 +351,13 @@ static void give_back(ds_picture_stream *s) {
 }
 
 static void add_notes(ds_picture_stream *s, int64_t i) {
-    unsigned notes = s->slots[i % s->slot_count].notes;
+    const slot *at = &s->slots[i % s->slot_count];
+    unsigned notes = at->notes;
+    if (!s->width) {
+        s->width = at->width;
+        s->height = at->height;
+    } else if ((at->width != s->width || at->height != s->height) && !s->other_size.count++)
+        s->other_size.first = file_at(s, i)->path;
     for (int k = 0; k < DS_NOTE_COUNT; k++) {
         if (!(notes & 1u << k))
             continue;
@@ -315,7 +388,8 @@ int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *
         if (at->state == READY) {
             images[*count] = at->image;
             indices[(*count)++] = s->given;
-            add_to_digest(s, s->given);
+            if (!s->o.npz)
+                add_to_digest(s, s->given);
             add_notes(s, s->given);
         }
         s->given++;

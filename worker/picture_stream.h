@@ -6,7 +6,8 @@
  * step 2), or the first ones.  Decoding threads, each with its own restricted child
  * (worker/sandbox.h), run ahead by at most a ring of slots, so memory does not depend on the number
  * of pictures.  Results come in the order of the list, whatever the threads do.  A file that cannot
- * be decoded costs only itself (`rejected`).
+ * be decoded costs only itself (`rejected`).  The first n pictures of an .npz file come the same
+ * way, without a child: there is nothing to decode.
  *
  * Ownership: open/close.  Thread: next and close from one thread.  Errors: DS_ENOTFOUND, DS_EPERM,
  * DS_EINVAL (no picture), DS_EFAILED (no child can be started).
@@ -15,6 +16,7 @@
 #define DS_WORKER_PICTURE_STREAM_H
 
 #include "engine/fid_net.h"
+#include "engine/npz.h"
 #include "worker/decode.h"
 
 #define DS_PICTURE_DECODERS_MAX 64
@@ -28,9 +30,10 @@ typedef struct {
      * Borrowed until close. */
     const char *const *files;
     int64_t file_count;
-    int follow_links; /* open as any program would; 0: nothing outside the folder is opened */
-    int64_t n;        /* 0 = all */
-    int first_n;      /* n are the first ones, not drawn */
+    ds_npz_pictures *npz; /* instead of files, from its start; the caller's, until close */
+    int follow_links;     /* open as any program would; 0: nothing outside the folder is opened */
+    int64_t n;            /* 0 = all */
+    int first_n;          /* n are the first ones, not drawn */
     uint64_t seed;
     int batch;    /* most pictures of one call of next */
     int decoders; /* threads, each with a child; at most DS_PICTURE_DECODERS_MAX */
@@ -49,6 +52,9 @@ int64_t ds_picture_stream_done(const ds_picture_stream *s);  /* of them, given o
 int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *indices, int *count,
                            ds_error *err);
 
+/* Files that gave no picture: how many so far, at any time; and which, after the last call of next.
+ */
+int64_t ds_picture_stream_left_out(ds_picture_stream *s);
 const ds_rejected_list *ds_picture_stream_rejected(const ds_picture_stream *s);
 /* Those of them on which the tool itself fails (DS_DECODE_BROKEN), with the reason. */
 const ds_rejected_list *ds_picture_stream_broken(const ds_picture_stream *s);
@@ -57,7 +63,12 @@ const ds_rejected_list *ds_picture_stream_broken(const ds_picture_stream *s);
  * first (NULL when count is 0), valid until close. */
 int64_t ds_picture_stream_noted(const ds_picture_stream *s, unsigned note, const char **first);
 
-/* Identity of the pictures given out: SHA-256 of the lines "<sha256 of the file>  <path>\n". */
+/* How many of the pictures given out have another size than the first, and the path of one (NULL
+ * when there is none, or without files), valid until close. */
+int64_t ds_picture_stream_other_sizes(const ds_picture_stream *s, const char **path);
+
+/* Identity of the pictures given out: SHA-256 of the lines "<sha256 of the file>  <path>\n", of an
+ * .npz file SHA-256 of the pixels. */
 void ds_picture_stream_digest(ds_picture_stream *s, char out[DS_HEX_SIZE]);
 
 #endif
