@@ -139,13 +139,14 @@ static int become(ds_cli *c, char *argv[], ds_error *err) {
 int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
     static const char *const passed[] = {"mode",       "metrics", "n",         "seed",
                                          "save-stats", "device",  "precision", "threads"};
-    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], mode[32], options[8][32],
+    static const char *const flags[] = {"recursive", "skip-broken", "force"};
+    char program[PATH_MAX], against[PATH_MAX] = "", net[PATH_MAX], mode[32], options[16][32],
                             *argv[32];
     const char *given = ds_opt_text(c, "against", NULL);
     int n = 0, rc = 0;
     if (!given && !ds_opt_given(c, "save-stats"))
         return ds_fail(err, DS_EINVAL,
-                       "against what? give --against DATASET, FOLDER or STATS.npz, or "
+                       "against what? give --against DATASET, FOLDER or FILE.npz, or "
                        "--save-stats FILE.npz");
     if (given)
         rc = find_against(c, given, against, err);
@@ -165,6 +166,11 @@ int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
         if (ds_opt_given(c, passed[i])) {
             snprintf(options[i], sizeof options[i], "--%s", passed[i]);
             ARG(options[i]), ARG(ds_opt_text(c, passed[i], ""));
+        }
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (ds_opt_given(c, flags[i])) {
+            snprintf(options[8 + i], sizeof options[8 + i], "--%s", flags[i]);
+            ARG(options[8 + i]);
         }
     if (c->json)
         ARG("--json");

@@ -113,15 +113,18 @@ static const ds_opt pull_options[] = {
     PATH("output", 'o', "FILE", "file to write (default NAME-vN.safetensors.zst)"),
     FLAG("raw", 0, "write the unpacked safetensors file"), END};
 static const ds_opt evaluate_options[] = {
-    PATH("against", 0, "WHAT", "a dataset's name, a folder, statistics (.npz), or a reference"),
+    PATH("against", 0, "WHAT", "a dataset's name, a folder, an .npz file, or a reference"),
     PATH("feature-net", 0, "FILE",
          "a file, NAME[:MODE] or 'bundled' (default: the default, else the newest)"),
     ONE_OF("mode", "MODE", "pytorch-fid|torch-fidelity|clean|bundled",
-           "whose preprocessing (default pytorch-fid)"),
+           "whose pixels, files and numbers (default pytorch-fid)"),
     TEXT("metrics", 0, "LIST", "of fid,kid,is,pr,sfid (default fid,kid; fid for statistics)"),
-    INT("n", 'n', "N", 2, 10000000, "take N pictures of FOLDER, chosen by the seed (default all)"),
+    INT("n", 'n', "N", 2, 10000000, "take the first N (mode bundled: N drawn by the seed)"),
+    FLAG("recursive", 0, "look below folders in modes pytorch-fid and torch-fidelity"),
+    FLAG("skip-broken", 0, "leave out files that cannot be read, also those that end the tool"),
     INT("seed", 0, "N", 0, 9e15, "of every random choice (default 0)"),
-    PATH("save-stats", 0, "FILE", "also write FOLDER's statistics as .npz"),
+    PATH("save-stats", 0, "FILE", "also write the statistics as .npz"),
+    FLAG("force", 0, "replace that file when it exists"),
     TEXT("device", 0, "KIND", "auto (a GPU where there is one), cpu, cuda or cuda:N"),
     ONE_OF("precision", "TYPE", "f32|tf32",
            "of the network on a GPU (default f32; tf32 is faster)"),
@@ -283,18 +286,23 @@ const ds_command ds_commands[] = {
      pull_options,
      "dsctl pull-adapter digits -o digits.safetensors.zst # open it with: zstd -d\n"
      "dsctl pull-adapter digits@v1 --raw -o digits.safetensors # for any safetensors reader\n"},
-    {"evaluate", ds_cmd_evaluate, "FOLDER", 1, 1, DS_ARG_DIR,
-     "measure a folder of images: FID, KID, IS, ...",
-     "Compares the images below FOLDER with a dataset, another folder, or statistics of "
-     "pytorch-fid or ADM (.npz). With FID's network (dsctl add-feature-net) the numbers are those "
-     "of pytorch-fid, torch-fidelity (what ADM and DiT publish) or clean-fid, by --mode; without "
-     "it the bundled network's distance is given, which is not FID. Each number is printed with "
-     "the network's digest, the preprocessing, N and the seed. Needs no daemon when given paths.",
+    {"evaluate", ds_cmd_evaluate, "FOLDER|SAMPLES.npz", 1, 1, DS_ARG_FILE,
+     "measure images: FID, KID, IS, ...",
+     "Compares the images of a folder, or of an .npz file as ADM and DiT write it (arr_0, uint8), "
+     "with a dataset, another folder or file, or statistics of pytorch-fid or ADM (.npz). With "
+     "FID's network (dsctl add-feature-net) the numbers are those of pytorch-fid, torch-fidelity "
+     "(what ADM and DiT publish) or clean-fid, by --mode: it counts the files that the tool counts "
+     "and decodes them as the tool does, says what was special about them, and ends where the tool "
+     "ends (exit 1, with the names) unless --skip-broken is given. Without that network the "
+     "bundled one's distance is given, which is not FID. Each number is printed with the network's "
+     "digest, the preprocessing, N and the seed. A metric that cannot be had, for lack of images, "
+     "loses only itself: the others are printed and the exit is 1. Needs no daemon when given "
+     "paths.",
      evaluate_options,
      "dsctl evaluate ./samples --against ./photos # two folders\n"
      "dsctl evaluate ./samples --against digits --metrics fid,kid,pr # a dataset by name\n"
-     "dsctl evaluate ./samples --against VIRTUAL_imagenet256_labeled.npz --mode torch-fidelity "
-     "--metrics fid,sfid,is # as ADM and DiT publish\n"
+     "dsctl evaluate ./samples.npz --against VIRTUAL_imagenet256_labeled.npz --mode torch-fidelity "
+     "--metrics fid,sfid,is,pr # as ADM and DiT publish\n"
      "dsctl evaluate ./photos --save-stats photos.npz # statistics for later\n"},
     {"export", ds_cmd_export, "REF|base", 1, 1, DS_ARG_REF, "write an adapter for other programs",
      "Writes a folder with a model card: the adapter merged into its base as facebookresearch/DiT "

@@ -56,6 +56,9 @@ START_TEST(names_become_paths) {
            "--threads 2 --quiet\n");
     expect(&s, 0, "evaluate pics --against birds --device cuda:1 --precision tf32",
            "--device cuda:1 --precision tf32\n");
+    expect(&s, 0, "evaluate pics.npz --against birds --recursive --skip-broken --force --json",
+           "evaluate pics.npz --against /data/birds --feature-net /s/new.safetensors --recursive "
+           "--skip-broken --force --json\n");
     expect(&s, 3, "evaluate pics --against cats", "no dataset has that name");
     expect(&s, 3, "evaluate pics --against ./cats", "cannot find './cats'");
     expect(&s, 3, "evaluate pics --against cats.npz", "cannot find 'cats.npz'");

@@ -1,105 +1,24 @@
 /* tests/test_worker_evaluate.c - the command as people run it: folders of files in, numbers out;
  * the import of FID's network; and what it says when something is wrong. */
 #include "engine/npz.h"
-#include "tests/fid_fixture.h"
-#include "tests/worker_fixture.h"
+#include "tests/evaluate_fixture.h"
 #include "worker/import_feature_net.h"
 #include "worker/picture_stream.h"
 
 #include <math.h>
-#include <stdarg.h>
 
 #define GOLDEN_FILE "tests/golden/fid_net.safetensors"
 enum { SMALL = SANITIZED ? 5 : 24 };
 
-typedef struct {
-    int exit;
-    char *out, *err;
-} said;
-
-static void said_free(said *s) {
-    free(s->out);
-    free(s->err);
-}
-
-static char *slurp(const char *path) {
-    char *text;
-    size_t n;
-    ds_error err;
-    must(ds_fs_read(path, 1 << 20, &text, &n, &err), &err);
-    return text;
-}
-
-/* The command in a process of its own; arguments end with NULL. */
-static said run(const char *first, ...) {
-    char *argv[32];
-    int n = 0;
-    va_list ap;
-    va_start(ap, first);
-    for (const char *a = first; a; a = va_arg(ap, const char *))
-        argv[n++] = (char *)(uintptr_t)a;
-    va_end(ap);
-    argv[n] = NULL;
-    char *out = in_tmp("out.txt"), *err = in_tmp("err.txt");
-    fflush(NULL);
-    pid_t pid = fork();
-    if (!pid) {
-        if (!freopen(out, "w", stdout) || !freopen(err, "w", stderr))
-            _exit(99);
-        int rc = ds_worker_evaluate(n, argv);
-        fflush(NULL);
-        _exit(rc);
-    }
-    int status;
-    ck_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
-    said s = {WEXITSTATUS(status), slurp(out), slurp(err)};
-    free(out);
-    free(err);
-    return s;
-}
-
-/* Pictures first.. of the fixture as PNG files. */
-static char *make_folder(const char *name, int first, int count, int w, int h) {
-    char *dir = in_tmp(name);
-    ds_error err;
-    must(ds_fs_mkdirs(dir, &err), &err);
-    uint8_t *rgb = ds_xmalloc((size_t)(w * h * 3));
-    for (int i = 0; i < count; i++) {
-        char *path = ds_xasprintf("%s/%06d.png", dir, first + i);
-        fid_picture(rgb, first + i, w, h);
-        must(ds_png_write(path, rgb, w, h, &err), &err);
-        free(path);
-    }
-    free(rgb);
-    return dir;
-}
-
-static const json_t *metric(const json_t *doc, const char *name) {
-    size_t i;
-    json_t *m, *found = NULL;
-    json_array_foreach(json_object_get(doc, "metrics"), i,
-                       m) if (!strcmp(ds_json_string(m, "metric", ""), name)) found = m;
-    ck_assert_msg(found != NULL, "no metric %s", name);
-    return found;
-}
-
-static json_t *document(const said *s) {
-    json_t *doc;
-    ds_error err = {0};
-    ck_assert_msg(s->exit == 0, "exit %d: %s", s->exit, s->err);
-    ck_assert_msg(!ds_json_parse("out", s->out, strlen(s->out), &doc, &err), "%s", err.message);
-    return doc;
-}
-
 /* What every number must carry. */
-static void check_rows(const json_t *doc, const char *preprocess, int seed) {
+static void check_rows(const json_t *doc, const char *preprocess, const char *decode, int seed) {
     size_t i;
     json_t *m;
     ck_assert_uint_gt(json_array_size(json_object_get(doc, "metrics")), 0);
     json_array_foreach(json_object_get(doc, "metrics"), i, m) {
         ck_assert(ds_digest_valid(ds_json_string(m, "feature_net", "")));
         ck_assert_str_eq(ds_json_string(m, "preprocess", ""), preprocess);
-        ck_assert_str_eq(ds_json_string(m, "decode", ""), DS_DECODE_ID);
+        ck_assert_str_eq(ds_json_string(m, "decode", ""), decode);
         ck_assert_str_eq(ds_json_string(m, "device_class", ""),
                          ds_json_string(doc, "device_class", "-"));
         ck_assert_int_eq(ds_json_int(m, "seed", -1), seed);
@@ -115,7 +34,7 @@ START_TEST(bundled_folders) {
     said s = run(a, "--against", b, "--feature-net", FEATURE_NET, "--json", "--seed", "5",
                  "--metrics", "fid,kid,pr", "--threads", "2", NULL);
     json_t *doc = document(&s);
-    check_rows(doc, "pil-bicubic-1", 5);
+    check_rows(doc, "pil-bicubic-1", "train-2", 5);
     double fd = ds_json_number(metric(doc, "fd768"), "value", 0);
     ck_assert_double_gt(fd, 0.1);
     ck_assert(strstr(ds_json_string(metric(doc, "fd768"), "name", ""), "FD-768"));
@@ -219,34 +138,6 @@ END_TEST
 
 /* ---------------------------------------------------------------- FID's network */
 
-static char *write_net(const char *name, const char *skip, int classes) {
-    ds_st_writer *w = ds_st_writer_new();
-    size_t n;
-    char *bytes = fid_weights_file(NULL, &n), *path = in_tmp(name), *out;
-    ds_st *st;
-    ds_error err;
-    must(ds_st_open_memory("net", bytes, n, &st, &err), &err);
-    for (size_t i = 0; i < ds_st_count(st); i++) {
-        const ds_st_tensor *t = ds_st_at(st, i);
-        int64_t shape[4] = {t->shape[0], t->shape[1], t->shape[2], t->shape[3]};
-        if (skip && !strcmp(t->name, skip))
-            continue;
-        if (!strncmp(t->name, "fc.", 3))
-            shape[0] = classes;
-        ds_st_writer_add(w, t->name, t->dtype, t->ndim, shape, t->data);
-    }
-    int64_t one[1] = {1}; /* the published file has these; they must not matter */
-    static const int64_t batches = 5;
-    ds_st_writer_add(w, "Conv2d_1a_3x3.bn.num_batches_tracked", DS_ST_I64, 1, one, &batches);
-    must(ds_st_writer_finish(w, &out, &n, &err), &err);
-    must(ds_fs_write(path, out, n, &err), &err);
-    free(out);
-    free(bytes);
-    ds_st_free(st);
-    ds_st_writer_free(w);
-    return path;
-}
-
 START_TEST(import_is_canonical) {
     char *file = write_net("net.safetensors", NULL, DS_INCEPTION_LOGITS), *nets = in_tmp("nets");
     ds_import_result r, again;
@@ -303,7 +194,7 @@ START_TEST(fid_end_to_end) {
         said s = run(a, "--against", b, "--feature-net", file, "--mode", modes[k][0], "--json",
                      "--quiet", "--metrics", k ? "fid" : "fid,is", NULL);
         json_t *doc = document(&s);
-        check_rows(doc, modes[k][1], 0);
+        check_rows(doc, modes[k][1], "pillow-13", 0);
         double fid = ds_json_number(metric(doc, "fid"), "value", 0);
         printf("%s: %.5f, the tool's %.5f\n", modes[k][0], fid, want);
         ck_assert_double_lt(fabs(fid - want), 0.01);
@@ -319,7 +210,7 @@ END_TEST
 
 START_TEST(wrong_calls) {
     char *a = make_folder("w", 0, 2, 16, 16), *empty = in_tmp("empty"),
-         *one = make_folder("one", 0, 1, 16, 16);
+         *one = make_folder("one", 0, 1, 16, 16), *stats = make_npz("w.npz", 0, 0, 0, 0, 768, 0);
     ds_error err;
     must(ds_fs_mkdirs(empty, &err), &err);
     const struct {
@@ -333,11 +224,15 @@ START_TEST(wrong_calls) {
         {{"--against", a}, 2, "which folder?"},
         {{a, a, "--against", a}, 2, "one folder at a time"},
         {{empty, "--against", a}, 2, "has no picture file"},
-        {{one, "--against", a}, 2, "1 usable pictures"},
+        {{one, "--against", a}, 2, "too few pictures for FID: 1, need 2"},
         {{a, "--against", a, "--mode", "clean"}, 2, "pt_inception-2015-12-05-6726825d.pth"},
         {{a, "--against", a, "--metrics", "fid,cmmd"}, 2, "no metric 'cmmd'"},
         {{a, "--against", a, "--metrics", "is"}, 2, "Inception Score"},
-        {{a, "--against", "x.npz", "--metrics", "kid"}, 2, "needs the pictures of both sides"},
+        {{a, "--against", stats, "--metrics", "kid"}, 2, "needs the pictures of both sides"},
+        {{a, "--against", stats, "--metrics", "pr"}, 2, "needs the pictures of both sides"},
+        {{stats, "--against", a, "--metrics", "kid"}, 2, "needs the pictures of both sides"},
+        {{stats, "--save-stats", "y.npz"}, 2, "no pictures whose statistics"},
+        {{a, "--save-stats", "y.npz", "--metrics", "kid"}, 2, "needs two sides"},
         {{a, "--against", "x.npz"}, 3, "x.npz"},
         {{a, "--against", a, "--n", "-3"}, 2, "--n"},
         {{a, "--against", a, "--seed", "1.5"}, 2, "whole number"},
@@ -357,7 +252,7 @@ START_TEST(wrong_calls) {
         ck_assert_str_eq(s.out, "");
         said_free(&s);
     }
-    free(a), free(empty), free(one);
+    free(a), free(empty), free(one), free(stats);
 }
 END_TEST
 

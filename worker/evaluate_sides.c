@@ -42,13 +42,15 @@ static int find_kind(ds_ev_side *s, ds_error *err) {
         s->kind = DS_EV_FOLDER;
         return 0;
     }
-    int fd = S_ISREG(st.st_mode) ? open(s->path, O_RDONLY | O_CLOEXEC) : -1;
-    if (S_ISREG(st.st_mode) && fd < 0)
-        return ds_fail_errno(err, "cannot open '%.300s'", s->path);
-    ssize_t n = fd < 0 ? 0 : read(fd, b, sizeof b);
-    if (fd >= 0)
+    ssize_t n = -1;
+    if (S_ISREG(st.st_mode)) { /* opening a pipe would wait */
+        int fd = open(s->path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            return ds_fail_errno(err, "cannot open '%.300s'", s->path);
+        n = read(fd, b, sizeof b);
         close(fd);
-    if (n == 4 && (!memcmp(b, "PK\3\4", 4) || ds_fs_ends_with(s->path, ".npz")))
+    }
+    if ((n == 4 && !memcmp(b, "PK\3\4", 4)) || (n == 0 && ds_fs_ends_with(s->path, ".npz")))
         s->kind = DS_EV_NPZ;
     else if (n == 4 && !memcmp(b, "\x28\xb5\x2f\xfd", 4))
         s->kind = DS_EV_REFERENCE;
@@ -104,13 +106,13 @@ static void say_others(ds_evaluation *e, const ds_ev_side *s, const char *shown)
     const ds_picture_list *l = &s->list;
     char n[32];
     if (l->others.count)
-        ds_ev_note(e, "%s file%s of '%.200s' not counted, as %s does: '%.200s' (%s)%s",
-                   ds_ev_count(n, l->others.count), l->others.count == 1 ? " is" : "s are", shown,
+        ds_ev_note(e, "%s file%s of '%.200s' not counted, as in %s: '%.200s' (%s)%s",
+                   ds_ev_count(n, l->others.count), l->others.count == 1 ? "" : "s", shown,
                    ds_ev_tool(e->o.mode), l->others.items[0].path, l->others.items[0].reason,
                    l->others.count > 1 ? ", ..." : "");
     if (l->folders)
-        ds_ev_note(e, "%s folder%s below '%.200s' not looked into, as %s does (--recursive)",
-                   ds_ev_count(n, l->folders), l->folders == 1 ? " is" : "s are", shown,
+        ds_ev_note(e, "%s folder%s below '%.200s' not looked into, as in %s; --recursive does",
+                   ds_ev_count(n, l->folders), l->folders == 1 ? "" : "s", shown,
                    ds_ev_tool(e->o.mode));
 }
 

@@ -142,7 +142,8 @@ static int visit(walk *w, int fd, const char *name, size_t length, int depth) {
     if (counts(w->rule, name) && (!folder || w->rule->folders))
         rc = add(w, is_link);
     else if (!folder && is_word(usual, ending(name, 0), 1))
-        ds_rejected_add(&w->list->others, w->path, "%s", name[0] == '.' ? "hidden" : "ending");
+        ds_rejected_add(&w->list->others, w->path, "%s",
+                        name[0] == '.' && !w->rule->hidden ? "hidden" : "its ending");
     if (rc || !folder)
         return rc;
     int hidden = name[0] == '.' && !w->rule->hidden;
