@@ -3,7 +3,7 @@
  *
  * Pictures are decoded in sandboxes while the network works (worker/picture_stream.h); the metrics
  * keep sums, not features (engine/fid_suite.h).  Every number is printed with the digest of the
- * network, the preprocessing, how many pictures, and the seed.  The parts: worker/evaluate_cmd.h. */
+ * network, the preprocessing, how many pictures, and the seed.  The parts: evaluate_cmd.h. */
 #include "worker/evaluate_cmd.h"
 #include "base/fs.h"
 #include "worker/device.h"

@@ -58,7 +58,7 @@ static int is_word(const char *words, const char *end, int any_case) {
     return 0;
 }
 
-/* What follows the last dot.  own: a name that is only dots before it has none (os.path.splitext). */
+/* What follows the last dot.  own: not where only dots are before it (os.path.splitext). */
 static const char *ending(const char *name, int own) {
     const char *dot = strrchr(name, '.');
     return !dot || (own && strspn(name, ".") > (size_t)(dot - name)) ? "" : dot + 1;

@@ -4,7 +4,7 @@
  *   mode            looks at                     endings                         order
  *   pytorch-fid     the folder itself            bmp jpg jpeg pgm png ppm tif    path
  *                                                tiff webp, small letters only
- *   torch-fidelity  the folder itself            png jpg jpeg, in any case       path, links resolved
+ *   torch-fidelity  the folder itself            png jpg jpeg, in any case       path behind links
  *   clean           all below it, also behind    those of pytorch-fid, npy, and  path
  *                   links; nothing hidden        JPEG JPG PNG
  *   bundled         all below it (ds_walk)       any                             path
