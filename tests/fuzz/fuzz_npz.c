@@ -53,6 +53,24 @@ static void check(const double *mean, const double *cov, int dim) {
     }
 }
 
+/* A few pictures, when they are small. */
+static void check_pictures(void) {
+    ds_npz_pictures *p;
+    ds_error err;
+    if (ds_npz_pictures_open(path, &p, &err)) {
+        DS_ASSERT(*err.message);
+        return;
+    }
+    int64_t count = ds_npz_pictures_count(p);
+    size_t size = (size_t)ds_npz_pictures_width(p) * (size_t)ds_npz_pictures_height(p) * 3;
+    DS_ASSERT(count >= 1 && count <= DS_FEATURE_ROWS_MAX && size >= 3);
+    uint8_t *rgb = size < 1 << 20 ? malloc(size) : NULL;
+    for (int i = 0; rgb && i < count && i < 4 && !ds_npz_pictures_next(p, rgb, &err); i++)
+        ;
+    free(rgb);
+    ds_npz_pictures_close(p);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     static const char *const members[] = {"sigma.npy", "mu.npy", "diffscaler.npy", "mu_s.npy"};
     ds_npz_stats s;
@@ -62,7 +80,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (data[0] & 4)
         write_file(data + 1, n - 1);
     else
-        write_member(members[data[0] & 3], data + 1, n - 1);
+        write_member(data[0] & 8 ? "arr_0.npy" : members[data[0] & 3], data + 1, n - 1);
+    check_pictures();
     if (!ds_npz_read_stats(path, &s, &err)) {
         check(s.mu, s.sigma, s.dim);
         if (s.mu_s)

@@ -32,5 +32,11 @@ echo "== fid_folders.py"
     tail -5 "$work/fid-folders.txt"
     bad=1
 }
+echo "== fid_pairs.py"
+(cd "$root" && "$python" -W ignore "$here/fid_pairs.py" "$build/diffscaler-worker" "${PARITY_PAIRS:-40}" pytorch-fid \
+    2>"$work/fid-pairs.txt") || {
+    tail -5 "$work/fid-pairs.txt"
+    bad=1
+}
 [ $bad = 0 ] && echo "parity: all agree" || echo "parity: there are differences"
 exit $bad
