@@ -52,7 +52,10 @@ static void jobs_with_both(const rig *r, const char *blobs, const char *stripes)
     EXPECT(r, 0, "set-default-feature-net", "bundled");
     EXPECT(r, 4, "remove-feature-net", "fid");
     EXPECT_SAID("stripes@v1");
-    EXPECT(r, 0, "evaluate", stripes, "--against", "blobs", "--json", "--metrics", "fid");
+    EXPECT(r, 2, "evaluate", stripes, "--against", "blobs", "--metrics", "fid");
+    EXPECT_SAID("--recursive looks into the folders below"); /* as pytorch-fid: no picture */
+    EXPECT(r, 0, "evaluate", stripes, "--against", "blobs", "--json", "--metrics", "fid",
+           "--recursive");
     json_t *row = first_row();
     ck_assert_str_eq(ds_json_string(row, "preprocess", ""), "torch-bilinear/2x-1/1");
     json_decref(row);
