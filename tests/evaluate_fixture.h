@@ -159,9 +159,8 @@ static UNUSED char *make_npz(const char *name, int first, int count, int w, int 
             x[i] = mean;
         snprintf(shape, sizeof shape, "(%d,)", dim);
         npy(&mu, "<f8", shape, x, (size_t)dim * sizeof *x);
-        memset(x, 0, (size_t)dim * sizeof *x);
-        for (int i = 0; i < dim; i++)
-            x[(size_t)i * (size_t)dim + (size_t)i] = 1;
+        for (size_t i = 0; i < (size_t)dim * (size_t)dim; i++)
+            x[i] = i % ((size_t)dim + 1) == 0;
         snprintf(shape, sizeof shape, "(%d, %d)", dim, dim);
         npy(&sigma, "<f8", shape, x, (size_t)dim * (size_t)dim * sizeof *x);
         free(x);
