@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/suggest.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -118,9 +119,8 @@ void ds_complete_bash(FILE *f);
 void ds_complete_zsh(FILE *f);
 void ds_complete_fish(FILE *f);
 
-/* suggest.c: nearest of `count` words, or NULL when none is near; never the word itself. */
-const char *ds_suggest(const char *word, const char *const *words, size_t count);
-/* Appends "; did you mean 'x'?" to a DS_ENOTFOUND about a dataset or an adapter reference. */
+/* suggest.c: appends "; did you mean 'x'?" to a DS_ENOTFOUND about a dataset or an adapter
+ * reference. */
 void ds_suggest_name(ds_cli *c, const char *given, int adapters, ds_error *err);
 
 /* output.c: what commands print.  All text that came from the daemon passes through ds_put_clean

@@ -25,6 +25,8 @@ DS_HANDLERS(X)
 
 /* api_util.c */
 int ds_api_page(ds_request *rq, ds_page *page, ds_error *err);
+/* 0 for NULL and for the name of a dataset, also of a removed one; else DS_ENOTFOUND. */
+int ds_api_dataset_known(ds_daemon *d, const char *name, ds_error *err);
 /* "2026-01-02T03:04:05Z", "2026-01-02", or ms since 1970; 0 for NULL. */
 int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err);
 int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err);
@@ -33,8 +35,6 @@ int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const cha
                      ds_error *err);
 /* The job as it is now. */
 int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err);
-/* Refuses members that are not named in `known`, "|a|b|". */
-int ds_api_known(const json_t *body, const char *known, ds_error *err);
 /* Resolves a base and refuses one that is not complete; *out (may be NULL) as ds_base_get. */
 int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err);
 /* Stage, progress and pid of a running job, newer than its row. */

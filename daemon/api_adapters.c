@@ -4,6 +4,7 @@
 #include "registry/adapters.h"
 #include "registry/aliases.h"
 #include "registry/blobs.h"
+#include "registry/datasets.h"
 #include "registry/evaluations.h"
 
 #include <errno.h>
@@ -25,12 +26,19 @@ int ds_api_adapter_list(ds_request *rq, void *ctx, ds_error *err) {
         char *end;
         errno = 0;
         f.max_fd = strtod(max_fd, &end);
-        if (errno || *end || isnan(f.max_fd))
-            return ds_fail(err, DS_EINVAL, "query parameter 'max_fd' must be a number");
+        if (errno || end == max_fd || *end || !isfinite(f.max_fd) || f.max_fd < 0)
+            return ds_fail(err, DS_EINVAL,
+                           "query parameter 'max_fd' is '%.40s', must be a number that is not "
+                           "negative",
+                           max_fd);
     }
     if (f.status && strcmp(f.status, "published") != 0 && strcmp(f.status, "rejected") != 0)
-        return ds_fail(err, DS_EINVAL, "query parameter 'status' must be published or rejected");
+        return ds_fail(err, DS_EINVAL,
+                       "query parameter 'status' is '%.40s', must be published or rejected",
+                       f.status);
     int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_api_dataset_known(d, f.dataset, err);
     if (!rc)
         rc = ds_api_time("since", ds_request_query(rq, "since"), &f.since_ms, err);
     if (!rc)
@@ -91,8 +99,11 @@ int ds_api_alias_set(ds_request *rq, void *ctx, ds_error *err) {
     json_t *body = NULL, *doc = NULL;
     int64_t version, generation;
     int rc = ds_request_json(rq, &body, err);
+    const json_t *reason = json_object_get(body, "reason");
     if (!rc)
         rc = ds_json_need_int(body, "version", &version, err);
+    if (!rc && reason && !json_is_string(reason) && !json_is_null(reason))
+        rc = ds_fail(err, DS_EINVAL, "'reason' must be a text");
     if (!rc)
         rc = if_generation(rq, &generation, err);
     if (!rc)
@@ -112,6 +123,10 @@ int ds_api_evaluation_list(ds_request *rq, void *ctx, ds_error *err) {
                               .dataset = or_null(ds_request_query(rq, "dataset")),
                               .metric = or_null(ds_request_query(rq, "metric"))};
     int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_api_dataset_known(d, f.dataset, err);
+    if (!rc && f.metric)
+        rc = ds_evaluation_metric_check(d->registry, f.metric, err);
     if (!rc)
         rc = ds_evaluation_list(d->registry, page, &f, &doc, err);
     return rc ? rc : ds_reply_json(rq, 200, doc);

@@ -137,24 +137,8 @@ static const char note_guessed[] =
     "it looks like the DiT-XL/2 weights of facebookresearch/DiT, whose licence is CC-BY-NC 4.0: "
     "non-commercial use only (record it with --license 'CC-BY-NC 4.0')";
 
-int ds_api_known(const json_t *body, const char *known, ds_error *err) {
-    const char *key;
-    json_t *value;
-    char word[80];
-    json_object_foreach((json_t *)(uintptr_t)body, key, value) {
-        snprintf(word, sizeof word, "|%.60s|", key);
-        if (!strstr(known, word))
-            return ds_fail(err, DS_EINVAL, "'%.60s' is not known here (see docs/api.md)", key);
-    }
-    return 0;
-}
-
-static int check_import(const json_t *body, int net, ds_error *err) {
-    int rc = ds_api_known(
-        body, net ? "|source|name|license|weights|" : "|source|vae|name|license|weights|heads|",
-        err);
-    if (!rc)
-        rc = plain_text(body, "name", 64, err);
+static int check_import(const json_t *body, ds_error *err) {
+    int rc = plain_text(body, "name", 64, err);
     if (!rc)
         rc = plain_text(body, "license", LICENSE_MAX, err);
     if (!rc)
@@ -173,7 +157,7 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
     int64_t id = 0;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
-        rc = check_import(body, net, err);
+        rc = check_import(body, err);
     if (!rc)
         rc = source_path(body, "source", 1, &source, err);
     if (!rc)

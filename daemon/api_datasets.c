@@ -117,10 +117,29 @@ int ds_api_dataset_get(ds_request *rq, void *ctx, ds_error *err) {
     return reply_dataset(rq, ctx, 200, ds_request_param(rq, 0), 0, err);
 }
 
+/* Of a list that is there as a whole: the cursor is how many came before. */
+static void keep_page(json_t *doc, size_t from, size_t limit) {
+    json_t *all = json_object_get(doc, "items"), *part = json_array();
+    size_t n = json_array_size(all), end = limit < n && from < n - limit ? from + limit : n;
+    for (size_t i = from; i < end; i++)
+        json_array_append(part, json_array_get(all, i));
+    json_object_set_new(doc, "items", part);
+    if (end < n)
+        json_object_set_new(doc, "next", json_sprintf("%zu", end));
+}
+
 int ds_api_dataset_rejected(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     json_t *doc = NULL;
-    int rc = ds_dataset_rejected(d->registry, ds_request_param(rq, 0), &doc, err);
+    int64_t from = 0, limit;
+    const char *cursor = ds_request_query(rq, "cursor");
+    int rc = ds_request_int(rq, "limit", 1, DS_LIST_MAX, INT32_MAX, &limit, err); /* or all */
+    if (!rc && cursor)
+        rc = ds_request_int(rq, "cursor", 0, INT32_MAX, 0, &from, err);
+    if (!rc)
+        rc = ds_dataset_rejected(d->registry, ds_request_param(rq, 0), &doc, err);
+    if (!rc)
+        keep_page(doc, (size_t)from, (size_t)limit);
     return rc ? rc : ds_reply_json(rq, 200, doc);
 }
 

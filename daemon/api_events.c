@@ -99,7 +99,7 @@ static int cursor(ds_request *rq, ds_daemon *d, int follow, int64_t *since, ds_e
         char *end;
         errno = 0;
         *since = strtoll(last, &end, 10);
-        if (errno || *end || *since < 0)
+        if (errno || end == last || *end || *since < 0)
             return ds_fail(err, DS_EINVAL, "Last-Event-ID must be the number of an event");
         return 0;
     }
@@ -115,6 +115,8 @@ int ds_api_events(ds_request *rq, void *ctx, ds_error *err) {
     int rc = cursor(rq, d, follow, &since, err);
     if (!rc && type && strlen(type) >= sizeof((event_stream *)0)->type)
         rc = ds_fail(err, DS_EINVAL, "event type is too long");
+    if (!rc && type)
+        rc = ds_event_type_check(d->registry, type, err);
     if (rc)
         return rc;
     event_stream *s = ds_xcalloc(1, sizeof *s);

@@ -38,8 +38,6 @@ int ds_api_default_net_set(ds_request *rq, void *ctx, ds_error *err) {
     ds_feature_choice c;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
-        rc = ds_api_known(body, "|feature_net|", err);
-    if (!rc)
         rc = ds_json_need_string(body, "feature_net", &words, err);
     if (!rc)
         rc = ds_feature_choice_resolve(d->registry, words, &c, err);

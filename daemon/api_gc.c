@@ -97,8 +97,6 @@ int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
-    if (!rc)
-        rc = ds_api_known(body, "|dry_run|grace_seconds|", err);
     const json_t *dry = json_object_get(body, "dry_run"),
                  *grace = json_object_get(body, "grace_seconds");
     if (!rc && dry && !json_is_boolean(dry))

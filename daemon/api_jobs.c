@@ -30,10 +30,18 @@ int ds_api_job_list(ds_request *rq, void *ctx, ds_error *err) {
                        .kind = or_null(ds_request_query(rq, "kind")),
                        .dataset = or_null(ds_request_query(rq, "dataset"))};
     if (f.state && ds_job_state_parse(f.state) < 0)
-        return ds_fail(err, DS_EINVAL, "there is no job state '%.40s'", f.state);
+        return ds_fail(err, DS_EINVAL,
+                       "there is no job state '%.40s': there are queued, running, done, rejected, "
+                       "failed and cancelled",
+                       f.state);
     if (f.kind && ds_job_kind_parse(f.kind) < 0)
-        return ds_fail(err, DS_EINVAL, "there is no job kind '%.40s'", f.kind);
+        return ds_fail(err, DS_EINVAL,
+                       "there is no job kind '%.40s': there are scan, train, sample, verify and "
+                       "import",
+                       f.kind);
     int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_api_dataset_known(d, f.dataset, err);
     if (!rc)
         rc = ds_job_list(d->registry, page, &f, &doc, err);
     if (rc)
@@ -79,8 +87,14 @@ int ds_api_job_metrics(ds_request *rq, void *ctx, ds_error *err) {
     int rc = ds_api_id(rq, 0, &id, err);
     if (!rc)
         rc = ds_job_read(d->registry, id, &job, err);
+    const char *key = ds_request_query(rq, "key");
     if (!rc)
-        rc = ds_job_metrics(d->registry, id, or_null(ds_request_query(rq, "key")), &list, err);
+        rc = ds_job_metrics(d->registry, id, key, &list, err);
+    if (!rc && key && !json_array_size(list) && job.state != DS_JOB_QUEUED &&
+        job.state != DS_JOB_RUNNING) { /* one under way may have it later */
+        json_decref(list);
+        rc = ds_fail(err, DS_ENOTFOUND, "job %lld has no metric '%.60s'", (long long)id, key);
+    }
     return rc ? rc : ds_reply_json(rq, 200, json_pack("{so sn}", "items", list, "next"));
 }
 
@@ -231,9 +245,16 @@ int ds_api_job_events(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_job_read(((ds_daemon *)ctx)->registry, id, &job, err);
     if (rc)
         return rc;
-    job_stream *s = new_stream(ctx, id, "events.ndjson");
     const char *last = ds_request_header(rq, "Last-Event-ID");
-    s->since = last ? strtoll(last, NULL, 10) : since;
+    if (last && *last) {
+        char *end;
+        errno = 0;
+        since = strtoll(last, &end, 10);
+        if (errno || end == last || *end || since < 0)
+            return ds_fail(err, DS_EINVAL, "Last-Event-ID must be the number of a line");
+    }
+    job_stream *s = new_stream(ctx, id, "events.ndjson");
+    s->since = since;
     s->follow = ds_request_flag(rq, "follow");
     s->sse = ds_request_accepts(rq, "text/event-stream");
     ds_stream_source src = {events_fill, job_stream_release, s, s->sse ? ": heartbeat\n\n" : NULL};

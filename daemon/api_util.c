@@ -1,6 +1,7 @@
 /* daemon/api_util.c - what several handlers need. */
 #include "base/json.h"
 #include "daemon/api.h"
+#include "registry/datasets.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +20,11 @@ int ds_api_page(ds_request *rq, ds_page *page, ds_error *err) {
     return rc;
 }
 
+int ds_api_dataset_known(ds_daemon *d, const char *name, ds_error *err) {
+    int64_t id;
+    return name ? ds_dataset_id(d->registry, name, &id, err) : 0;
+}
+
 int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err) {
     *ms = 0;
     if (!text || !*text)
@@ -26,7 +32,7 @@ int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err) 
     char *end;
     errno = 0;
     long long number = strtoll(text, &end, 10);
-    if (!errno && !*end && number >= 0) {
+    if (!errno && !*end && number >= 0 && strspn(text, "0123456789") == strlen(text)) {
         *ms = number;
         return 0;
     }
@@ -51,7 +57,7 @@ int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err) {
     char *end;
     errno = 0;
     *id = strtoll(text, &end, 10);
-    if (errno || *end || *id <= 0)
+    if (errno || *end || *id <= 0 || strspn(text, "0123456789") != strlen(text))
         return ds_fail(err, DS_EINVAL, "job '%.60s': a job is named by its number", text);
     return 0;
 }
@@ -66,7 +72,7 @@ int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const cha
     ds_reply_header(rq, "ETag", "\"%s\"", sha256);
     ds_reply_header(rq, "X-Diffscaler-Digest", "sha256:%s", sha256);
     const char *known = ds_request_header(rq, "If-None-Match");
-    if (known && strstr(known, sha256))
+    if (known && (strcmp(known, "*") == 0 || strstr(known, sha256)))
         return ds_reply_bytes(rq, 304, type, "", 0);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "daemon/query.h"
 #include "daemon/tcp.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -27,6 +29,7 @@ typedef struct conn {
     double since;  /* when the request that is being read could have begun */
     int answering; /* its request is complete: libmicrohttpd's own time-out guards the rest */
     int cut;
+    const char *bad_url; /* what is wrong with the URL that is being read; NULL: nothing */
 } conn;
 
 typedef struct stream {
@@ -115,35 +118,21 @@ int ds_request_int(ds_request *rq, const char *key, int64_t least, int64_t most,
                    int64_t *out, ds_error *err) {
     const char *text = ds_request_query(rq, key);
     *out = otherwise;
-    if (!text || !*text)
+    if (!text)
         return 0;
     char *end;
     errno = 0;
     long long v = strtoll(text, &end, 10);
-    if (errno || *end || v < least || v > most)
-        return ds_fail(err, DS_EINVAL, "query parameter '%s' must be a number from %lld to %lld",
-                       key, (long long)least, (long long)most);
+    if (errno || end == text || *end || strspn(text, "-0123456789") != strlen(text) || v < least ||
+        v > most)
+        return ds_fail(err, DS_EINVAL,
+                       "query parameter '%s' is '%.40s', must be a number from %lld to %lld", key,
+                       text, (long long)least, (long long)most);
     *out = v;
     return 0;
 }
 
-static enum MHD_Result key_present(void *cls, enum MHD_ValueKind kind, const char *key,
-                                   const char *value) {
-    (void)kind, (void)value;
-    const char **want = cls;
-    if (strcmp(key, want[0]) == 0)
-        want[1] = key;
-    return MHD_YES;
-}
-
-int ds_request_flag(ds_request *rq, const char *key) {
-    const char *want[2] = {key, NULL};
-    MHD_get_connection_values(rq->connection, MHD_GET_ARGUMENT_KIND, key_present, want);
-    const char *v = ds_request_query(rq, key);
-    if (!v)
-        return want[1] != NULL;
-    return !*v || strcmp(v, "1") == 0 || strcmp(v, "true") == 0 || strcmp(v, "yes") == 0;
-}
+int ds_request_flag(ds_request *rq, const char *key) { return ds_query_flag(rq->connection, key); }
 
 int ds_request_accepts(ds_request *rq, const char *mime) {
     const char *accept = ds_request_header(rq, "Accept");
@@ -362,6 +351,18 @@ static int match(const char *pattern, const char *url, char params[][DS_HTTP_PAR
     return *url == 0;
 }
 
+/* Everything that the request says is known to its route. */
+static int check_request(ds_request *rq, const ds_route *r, ds_error *err) {
+    json_t *body = NULL;
+    int rc = ds_query_check(rq->connection, r->query, err);
+    if (rc || !rq->body.len)
+        return rc;
+    if (!r->body && strcmp(r->method, "GET") == 0)
+        return ds_fail(err, DS_EINVAL, "%s %s takes no body", r->method, rq->url);
+    rc = ds_request_json(rq, &body, err);
+    return rc ? rc : ds_body_check(body, r->body, err);
+}
+
 static int dispatch(ds_request *rq) {
     ds_http *h = rq->http;
     const char *method = strcmp(rq->method, "HEAD") == 0 ? "GET" : rq->method;
@@ -372,7 +373,9 @@ static int dispatch(ds_request *rq) {
             continue;
         if (strcmp(r->method, method) == 0) {
             ds_error err = {0};
-            int rc = r->fn(rq, h->o.ctx, &err);
+            int rc = check_request(rq, r, &err);
+            if (!rc)
+                rc = r->fn(rq, h->o.ctx, &err);
             DS_ASSERT(rc ? !rq->replied && err.code : rq->replied);
             return rc ? reply_problem(rq, &err) : 0;
         }
@@ -389,6 +392,14 @@ static int dispatch(ds_request *rq) {
     return reply_problem(rq, &err);
 }
 
+/* Two lengths of one body: who else reads it may believe the other one (RFC 9112, 6.3). */
+static enum MHD_Result count_lengths(void *cls, enum MHD_ValueKind kind, const char *key,
+                                     const char *value) {
+    (void)kind, (void)value;
+    *(int *)cls += key && strcasecmp(key, "Content-Length") == 0;
+    return MHD_YES;
+}
+
 /* The first call for a request: refuse by its header alone what can be refused. */
 static int refuse_early(ds_request *rq) {
     if (rq->http->o.token &&
@@ -398,16 +409,40 @@ static int refuse_early(ds_request *rq) {
                                     "send the header 'Authorization: Bearer TOKEN', with the "
                                     "token of diffscalerd --token-file");
     }
+    if (rq->owner && rq->owner->bad_url) {
+        const char *why = rq->owner->bad_url;
+        rq->owner->bad_url = NULL;
+        return reply_problem_status(rq, 400, DS_EINVAL, ds_error_title(DS_EINVAL), why);
+    }
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     if (info && info->header_size > DS_HTTP_HEADER_MAX)
         return reply_problem_status(rq, 431, DS_ELIMIT, "request header too large",
                                     "request header is larger than 16 KiB");
+    int lengths = 0;
+    MHD_get_connection_values(rq->connection, MHD_HEADER_KIND, count_lengths, &lengths);
+    if (lengths > 1)
+        return reply_problem_status(rq, 400, DS_EINVAL, ds_error_title(DS_EINVAL),
+                                    "the request has more than one Content-Length");
     const char *length = ds_request_header(rq, "Content-Length");
     if (length && strtoll(length, NULL, 10) > DS_HTTP_BODY_MAX)
         return reply_problem_status(rq, 413, DS_ELIMIT, "limit exceeded",
                                     "request body is larger than 1 MiB");
     return 0;
+}
+
+/* Path, names and values of the query, each on its own.  libmicrohttpd's decoder ends a text at
+ * %00, so that another path or name than the one that was sent would be looked for, and leaves a
+ * stray '%' as it is. */
+static size_t on_unescape(void *cls, struct MHD_Connection *connection, char *s) {
+    (void)cls;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    conn *c = info ? info->socket_context : NULL;
+    const char *wrong = ds_query_bad_escape(s);
+    if (c && wrong)
+        c->bad_url = wrong;
+    return MHD_http_unescape(s);
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
@@ -597,7 +632,8 @@ int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_er
         MHD_OPTION_CONNECTION_LIMIT, o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         o->idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(40 << 10),
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-        h, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+        h, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, h, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         h->mhd ? MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info || info->epoll_fd < 0) {

@@ -31,10 +31,14 @@ typedef struct ds_request ds_request;
 /* 0 after exactly one ds_reply_*; a negative code (err filled) and no reply otherwise. */
 typedef int (*ds_handler)(ds_request *rq, void *ctx, ds_error *err);
 
-/* pattern: "/v1/datasets/{}/rejected"; each {} is one non-empty path segment. */
+/* pattern: "/v1/datasets/{}/rejected"; each {} is one non-empty path segment.
+ * query: the parameters that it knows, "limit|follow?": one with a '?' is a flag.  body: the
+ * members that it knows, "path|name"; NULL: it takes none.  What is not named there, is there twice
+ * or is empty is answered with 400, so that a misspelt filter does not mean "all". */
 typedef struct {
     const char *method, *pattern;
     ds_handler fn;
+    const char *query, *body;
 } ds_route;
 
 typedef struct {
@@ -65,7 +69,7 @@ const char *ds_request_query(ds_request *rq, const char *key); /* NULL when abse
 const char *ds_request_header(ds_request *rq, const char *key);
 int ds_request_int(ds_request *rq, const char *key, int64_t least, int64_t most, int64_t otherwise,
                    int64_t *out, ds_error *err);
-int ds_request_flag(ds_request *rq, const char *key); /* "1", "true", "yes", or present and empty */
+int ds_request_flag(ds_request *rq, const char *key); /* "1", "true", "yes", or without a value */
 int ds_request_accepts(ds_request *rq, const char *mime); /* named in Accept */
 /* The body as one JSON object (borrowed); an empty body gives an empty object. */
 int ds_request_json(ds_request *rq, json_t **out, ds_error *err);

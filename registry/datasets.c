@@ -2,6 +2,8 @@
 #include "registry/datasets.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/mem.h"
+#include "base/suggest.h"
 #include "registry/db.h"
 #include "registry/jobs.h"
 #include "registry/jobs_internal.h"
@@ -164,19 +166,34 @@ int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *cr
     return db_end(r, rc, err);
 }
 
+/* "dataset 'digit' does not exist; did you mean 'digits'?" */
+static int no_dataset(ds_registry *r, const char *name, const char *words, ds_error *err) {
+    enum { MOST = 2000 };
+    char **names = ds_xcalloc(MOST, sizeof *names);
+    size_t n = 0;
+    sqlite3_stmt *q = db_query(
+        r, NULL, "SELECT name FROM datasets WHERE state <> 'removed' ORDER BY id DESC LIMIT ?1",
+        "i", (int64_t)MOST);
+    while (db_step(r, q, NULL) > 0)
+        names[n++] = ds_xstrdup((const char *)sqlite3_column_text(q, 0));
+    const char *near = ds_suggest(name, (const char *const *)names, n);
+    int rc = ds_fail(err, DS_ENOTFOUND, "dataset '%.80s' does not exist%s%s%s%s", name, words,
+                     near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    while (n)
+        free(names[--n]);
+    free(names);
+    return rc;
+}
+
 int ds_dataset_id(ds_registry *r, const char *name, int64_t *id, ds_error *err) {
     int rc = db_int(r, id, err, "SELECT id FROM datasets WHERE name = ?1", "s", name);
-    if (rc == DS_ENOTFOUND)
-        return ds_fail(err, DS_ENOTFOUND, "dataset '%.80s' does not exist", name);
-    return rc;
+    return rc == DS_ENOTFOUND ? no_dataset(r, name, "", err) : rc;
 }
 
 static int live_id(ds_registry *r, const char *name, int64_t *id, ds_error *err) {
     int rc = db_int(r, id, err, "SELECT id FROM datasets WHERE name = ?1 AND state <> 'removed'",
                     "s", name);
-    if (rc == DS_ENOTFOUND)
-        return ds_fail(err, DS_ENOTFOUND, "dataset '%.80s' does not exist or was removed", name);
-    return rc;
+    return rc == DS_ENOTFOUND ? no_dataset(r, name, " or was removed", err) : rc;
 }
 
 int ds_dataset_rescan(ds_registry *r, const char *name, int64_t *seq, ds_error *err) {

@@ -4,6 +4,7 @@
 #include "registry/bars_internal.h"
 
 #include <math.h>
+#include <string.h>
 
 #define EVALUATION_SELECT                                                                          \
     "SELECT e.id, e.at, a.name || '@v' || av.version, d.name, e.subject, e.metric, e.value,"       \
@@ -34,6 +35,22 @@ static json_t *evaluation_row(sqlite3_stmt *q, void *ctx) {
     js_text(o, "sample_digest", q, 14);
     js_int(o, "job", q, 15);
     return o;
+}
+
+int ds_evaluation_metric_check(ds_registry *r, const char *metric, ds_error *err) {
+    static const char *const known[] = {"fd", "kid", "heldout_loss", "heldout_loss_start"};
+    int64_t id;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(metric, known[i]))
+            return 0;
+    int rc =
+        db_int(r, &id, err, "SELECT id FROM evaluations WHERE metric = ?1 LIMIT 1", "s", metric);
+    return rc != DS_ENOTFOUND
+               ? rc
+               : ds_fail(err, DS_EINVAL,
+                         "there is no metric '%.60s': there are fd, kid, heldout_loss and "
+                         "heldout_loss_start",
+                         metric);
 }
 
 int ds_evaluation_list(ds_registry *r, ds_page page, const ds_evaluation_filter *f, json_t **out,

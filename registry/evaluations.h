@@ -13,6 +13,9 @@ typedef struct {
 int ds_evaluation_list(ds_registry *r, ds_page page, const ds_evaluation_filter *f, json_t **out,
                        ds_error *err);
 
+/* 0 for a metric that this program measures or some row has; else DS_EINVAL with those that are. */
+int ds_evaluation_metric_check(ds_registry *r, const char *metric, ds_error *err);
+
 /* The gate of a job as in docs/jobs.md, or json null when it had none. */
 int ds_gate_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *err);
 

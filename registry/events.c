@@ -1,10 +1,41 @@
 #include "registry/events.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/suggest.h"
 #include "registry/db.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+/* clang-format off */
+const char *const ds_event_types[] = {
+    "adapter.deleted", "adapter.published", "adapter.rejected", "alias.set",
+    "base.added", "base.default", "base.recorded", "base.removed",
+    "daemon.started", "daemon.stopped",
+    "dataset.added", "dataset.changed", "dataset.failed", "dataset.publish_worse",
+    "dataset.removed", "dataset.scanned", "dataset.unchanged",
+    "feature_net.added", "feature_net.default", "feature_net.removed",
+    "gate.passed", "gate.refused",
+    "job.cancelled", "job.done", "job.failed", "job.progress", "job.queued", "job.rejected",
+    "job.retrying", "job.started", "job.waiting",
+    NULL};
+/* clang-format on */
+
+int ds_event_type_check(ds_registry *r, const char *type, ds_error *err) {
+    size_t n = strlen(type), count = 0;
+    int64_t seq;
+    for (; ds_event_types[count]; count++)
+        if (!strcmp(type, ds_event_types[count]) ||
+            (n && type[n - 1] == '.' && !strncmp(type, ds_event_types[count], n)))
+            return 0;
+    int rc = db_int(r, &seq, err, "SELECT seq FROM events WHERE type = ?1 LIMIT 1", "s", type);
+    if (rc != DS_ENOTFOUND)
+        return rc;
+    const char *near = ds_suggest(type, ds_event_types, count);
+    return ds_fail(err, DS_EINVAL, "there are no events of type '%.60s'%s%s%s", type,
+                   near ? ": did you mean '" : " (docs/api.md lists them)", near ? near : "",
+                   near ? "'?" : "");
+}
 
 int ds_event_put(ds_registry *r, const char *type, const char *subject, json_t *payload,
                  ds_error *err) {

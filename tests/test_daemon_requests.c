@@ -1,0 +1,219 @@
+/* tests/test_daemon_requests.c - what a request says is known, or it is refused by name: parameters,
+ * members, names, and filters that would otherwise mean "nothing" or "all". */
+#include "tests/daemon_rig.h"
+
+#include "daemon/api.h"
+#include "daemon/query.h"
+#include "registry/events.h"
+
+extern const ds_route ds_routes[];
+extern const size_t ds_route_count;
+
+static rig r;
+
+static void setup(void) {
+    static int n;
+    char name[32];
+    snprintf(name, sizeof name, "req%d-%d", (int)getpid(), n++);
+    rig_open(&r, name);
+    rig_start(&r, NULL);
+}
+
+static void teardown(void) {
+    if (r.pid)
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+
+static void refused(int want, const char *method, const char *path, const char *body,
+                    const char *words) {
+    rig_says(&r, want, method, path, body, words);
+}
+
+/* "/v1/jobs/{}/log" -> "/v1/jobs/1/log" */
+static void path_of(const ds_route *route, char out[200]) {
+    size_t n = 0;
+    for (const char *p = route->pattern; *p && n < 190; p++)
+        if (p[0] == '{')
+            out[n++] = '1', p++;
+        else
+            out[n++] = *p;
+    out[n] = 0;
+}
+
+START_TEST(every_route_knows_its_words) {
+    char path[200], url[300], word[40], words[120];
+    for (size_t i = 0; i < ds_route_count; i++) {
+        const ds_route *t = &ds_routes[i];
+        path_of(t, path);
+        snprintf(url, sizeof url, "%s?nonsense=1", path);
+        refused(400, t->method, url, NULL, "query parameter 'nonsense' is not known here");
+        for (const char *p = t->query; p && *p;) {
+            size_t m = strcspn(p, "|"), flag = p[m - 1] == '?';
+            snprintf(word, sizeof word, "%.*s", (int)(m - flag), p);
+            snprintf(url, sizeof url, "%s?nonsense=1", path);
+            refused(400, t->method, url, NULL, word); /* the message lists it */
+            snprintf(url, sizeof url, "%s?%s=1&%s=1", path, word, word);
+            snprintf(words, sizeof words, "'%s' is given twice", word);
+            refused(400, t->method, url, NULL, words);
+            snprintf(url, sizeof url, "%s?%s=%s", path, word, flag ? "maybe" : "");
+            snprintf(words, sizeof words, "query parameter '%s' %s", word,
+                     flag ? "is 'maybe', must be 1 or 0" : "has no value");
+            refused(400, t->method, url, NULL, words);
+            p += m + (p[m] == '|');
+        }
+        if (!strcmp(t->method, "GET")) {
+            refused(400, t->method, path, "{\"a\":1}", "takes no body");
+            continue;
+        }
+        refused(400, t->method, path, "{\"nonsense\":1}", "member 'nonsense' is not known here");
+        refused(400, t->method, path, "[]", "must be a JSON object");
+        for (const char *p = t->body; p && *p; p += strcspn(p, "|") + (p[strcspn(p, "|")] == '|')) {
+            snprintf(word, sizeof word, "%.*s", (int)strcspn(p, "|"), p);
+            refused(400, t->method, path, "{\"nonsense\":1}", word);
+            snprintf(url, sizeof url, "{\"%s\":1,\"%s\":1}", word, word);
+            refused(400, t->method, path, url, "duplicate");
+        }
+    }
+    refused(400, "GET", "/v1/adapters?datset=x", NULL, "did you mean 'dataset'?");
+    refused(400, "POST", "/v1/samples", "{\"sed\":1}", "did you mean 'seed'?");
+}
+END_TEST
+
+START_TEST(urls_that_cannot_be_read) {
+    char dir[400];
+    rig_images(&r, "digits", 3, dir);
+    rig_add(&r, "digits", dir, 201);
+    refused(400, "GET", "/v1/datasets/digits%00junk", NULL, "zero byte");
+    refused(400, "DELETE", "/v1/datasets/digits%00junk", NULL, "zero byte");
+    refused(400, "GET", "/v1/jobs?dataset=digits%00junk", NULL, "zero byte");
+    refused(400, "GET", "/v1/jobs?data%00set=digits", NULL, "zero byte");
+    refused(400, "GET", "/v1/datasets/digits%zz", NULL, "two hex digits");
+    refused(400, "GET", "/v1/datasets/digits%2", NULL, "two hex digits");
+    json_decref(rig_want(&r, 200, "GET", "/v1/datasets/d%69gits", NULL));
+    static const char lengths[] =
+        "POST /v1/gc HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\nContent-Length: 20\r\n"
+        "Connection: close\r\n\r\n{}";
+    char *text = rig_exchange(rig_connect(&r), lengths, sizeof lengths - 1, 0);
+    ck_assert_msg(!strncmp(text, "HTTP/1.1 400", 12), "%s", text);
+    free(text);
+}
+END_TEST
+
+START_TEST(numbers) {
+    static const char *const bad[] = {"limit=abc",  "limit=0",   "limit=-1", "limit=1001",
+                                      "limit=1e2",  "limit=%201", "limit=+1", "limit=1x",
+                                      "limit=99999999999999999999"};
+    char path[100];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(path, sizeof path, "/v1/jobs?%s", bad[i]);
+        refused(400, "GET", path, NULL, "must be a number from 1 to 1000");
+    }
+    refused(400, "GET", "/v1/events?since=yesterday", NULL, "'since'");
+    refused(400, "GET", "/v1/events?since=-1", NULL, "'since'");
+    refused(400, "GET", "/v1/adapters?since=yesterday", NULL, "give a time");
+    refused(400, "GET", "/v1/adapters?since=2026-13-01", NULL, "give a time");
+    static const char *const fd[] = {"nan", "inf", "-1", "x", "1x", "1e999"};
+    for (size_t i = 0; i < sizeof fd / sizeof *fd; i++) {
+        snprintf(path, sizeof path, "/v1/adapters?max_fd=%s", fd[i]);
+        refused(400, "GET", path, NULL, "'max_fd'");
+    }
+    refused(400, "GET", "/v1/jobs?cursor=x", NULL, "cursor");
+    refused(400, "GET", "/v1/jobs/+1", NULL, "named by its number");
+    int status;
+    free(rig_text(&r, "GET", "/v1/events", "Last-Event-ID: x\r\n", NULL, &status));
+    ck_assert_int_eq(status, 400);
+}
+END_TEST
+
+START_TEST(filters_name_what_exists) {
+    char dir[400];
+    rig_images(&r, "digits", 3, dir);
+    rig_add(&r, "digits", dir, 201);
+    rig_wait_adapter(&r, "digits", 1, 20000);
+    static const char *const lists[] = {"/v1/adapters", "/v1/jobs", "/v1/evaluations"};
+    char path[200];
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s?dataset=digit", lists[i]);
+        refused(404, "GET", path, NULL, "did you mean 'digits'?");
+        snprintf(path, sizeof path, "%s?dataset=digits", lists[i]);
+        json_decref(rig_want(&r, 200, "GET", path, NULL));
+    }
+    refused(404, "GET", "/v1/datasets/digit", NULL, "did you mean 'digits'?");
+    refused(404, "GET", "/v1/evaluations?adapter=digit", NULL, "digit");
+    refused(400, "GET", "/v1/evaluations?metric=fid", NULL, "there are fd, kid");
+    json_decref(rig_want(&r, 200, "GET", "/v1/evaluations?metric=kid", NULL));
+    refused(400, "GET", "/v1/adapters?status=good", NULL, "published or rejected");
+    refused(400, "GET", "/v1/jobs?state=runing", NULL, "queued, running");
+    refused(400, "GET", "/v1/jobs?kind=training", NULL, "scan, train");
+    refused(400, "GET", "/v1/events?type=typo", NULL, "'typo'");
+    refused(400, "GET", "/v1/events?type=adapter.publishd", NULL, "'adapter.published'?");
+    refused(400, "GET", "/v1/events?type=jobs.", NULL, "'jobs.'");
+    int64_t id = rig_wait_job(&r, "train", "digits", "|done|", 5000);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/metrics?key=nothing", (long long)id);
+    refused(404, "GET", path, NULL, "no metric 'nothing'");
+    /* a removed dataset still has a history; what another program wrote is found */
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/datasets/digits", NULL));
+    json_decref(rig_want(&r, 200, "GET", "/v1/jobs?dataset=digits", NULL));
+    rig_sql(&r, "INSERT INTO events(at, type, subject, payload) VALUES (1, 'my.own', 'x', '{}')");
+    int status;
+    free(rig_text(&r, "GET", "/v1/events?type=my.own", NULL, NULL, &status));
+    ck_assert_int_eq(status, 200);
+}
+END_TEST
+
+/* Every type that some source file names is in the list, so that no filter refuses it. */
+START_TEST(every_event_type_is_listed) {
+    FILE *f = popen("grep -ohE \"[\\\"'](dataset|job|adapter|gate|alias|base|feature_net|daemon)"
+                    "\\.[a-z_]+[\\\"']\" registry/*.c daemon/*.c migrations/*.sql | tr -d \"\\\"'\" "
+                    "| grep -vxE 'gate.(tasks|verdict)' | sort -u", /* places in a result */
+                    "r");
+    char line[100];
+    int n = 0;
+    ck_assert_ptr_nonnull(f);
+    for (; fgets(line, sizeof line, f); n++) {
+        int known = 0;
+        line[strcspn(line, "\n")] = 0;
+        for (size_t i = 0; ds_event_types[i]; i++)
+            known |= !strcmp(ds_event_types[i], line);
+        ck_assert_msg(known, "'%s' is not in ds_event_types", line);
+    }
+    pclose(f);
+    ck_assert_msg(n > 20, "only %d types found: run this in the project's folder", n);
+}
+END_TEST
+
+START_TEST(rejected_files_in_pages) {
+    char dir[400];
+    rig_images(&r, "digits", 3, dir);
+    rig_add(&r, "digits", dir, 201);
+    rig_wait_job(&r, "scan", "digits", "|done|", 20000);
+    rig_sql(&r, "UPDATE dataset_versions SET rejected_count = 3, rejected = '[{\"path\":\"a\","
+                "\"reason\":\"x\"},{\"path\":\"b\",\"reason\":\"x\"},"
+                "{\"path\":\"c\",\"reason\":\"x\"}]'");
+    json_t *all = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected", NULL),
+           *a = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=2", NULL),
+           *b = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=2&cursor=2", NULL);
+    ck_assert_uint_eq(json_array_size(json_object_get(all, "items")), 3);
+    ck_assert_uint_eq(json_array_size(json_object_get(a, "items")), 2);
+    ck_assert_str_eq(ds_json_string(a, "next", ""), "2");
+    ck_assert_uint_eq(json_array_size(json_object_get(b, "items")), 1);
+    ck_assert(json_is_null(json_object_get(b, "next")));
+    json_decref(all), json_decref(a), json_decref(b);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, every_route_knows_its_words);
+    tcase_add_test(tc, urls_that_cannot_be_read);
+    tcase_add_test(tc, numbers);
+    tcase_add_test(tc, filters_name_what_exists);
+    tcase_add_test(tc, every_event_type_is_listed);
+    tcase_add_test(tc, rejected_files_in_pages);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_requests", cases);
+}
