@@ -27,8 +27,9 @@ typedef enum {
     DS_OPT_FILE,     /* a path, completed as a file */
     DS_OPT_INT,      /* min <= value <= max */
     DS_OPT_NUMBER,   /* min <= value <= max */
-    DS_OPT_DURATION, /* "90", "90s", "10m", "2h", "3d": seconds */
+    DS_OPT_DURATION, /* "90", "90s", "10m", "2h", "3d": seconds, min <= value <= max */
     DS_OPT_WHEN,     /* a duration ago, "2026-01-31" or RFC 3339: ms since 1970 */
+    DS_OPT_DEVICE,   /* a word of base/limits.h: auto, cpu, cuda, cuda:N, ref */
     DS_OPT_CHOICE    /* one of `choices`, separated by | */
 } ds_opt_type;
 

@@ -51,6 +51,13 @@ static void add_row(ds_table *t, const json_t *d) {
     ds_cell(t, ds_json_string(d, "path", NULL));
 }
 
+static void say_notes(ds_cli *c, const json_t *d) {
+    size_t i;
+    const json_t *n;
+    json_array_foreach(json_object_get(d, "notes"), i, n) if (json_is_string(n))
+        ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
+}
+
 int ds_cmd_list_datasets(ds_cli *c, ds_error *err) {
     json_t *items, *d;
     char *next;
@@ -70,6 +77,7 @@ int ds_cmd_list_datasets(ds_cli *c, ds_error *err) {
         json_array_foreach(items, i, d) { add_row(t, d); }
         ds_table_print(t, c, c->out, 0);
         ds_table_free(t);
+        json_array_foreach(items, i, d) say_notes(c, d);
     }
     json_decref(items);
     free(next);
@@ -78,13 +86,14 @@ int ds_cmd_list_datasets(ds_cli *c, ds_error *err) {
 
 static void show_version(ds_cli *c, const json_t *v) {
     char a[DS_TEXT], b[DS_TEXT], when[DS_TEXT];
+    int64_t images = ds_json_int(v, "images", -1), classes = ds_json_int(v, "classes", -1);
     if (!json_is_object(v))
         return;
     ds_field(c, "version", "v%lld, made %s", (long long)ds_json_int(v, "version", 0),
              ds_fmt_time(when, ds_json_string(v, "created_at", NULL)));
-    ds_field(c, "images", "%s in %s classes, %s", ds_fmt_count(a, ds_json_int(v, "images", -1)),
-             ds_fmt_count(b, ds_json_int(v, "classes", -1)),
-             ds_fmt_bytes(when, ds_json_number(v, "bytes", -1)));
+    ds_field(c, "images", "%s in %s class%s, %s", ds_fmt_count(a, images), ds_fmt_count(b, classes),
+             classes == 1 ? "" : "es", ds_fmt_bytes(when, ds_json_number(v, "bytes", -1)));
+    ds_show_classes(c, json_object_get(v, "class_map"));
     int64_t rejected = ds_json_int(v, "rejected", 0);
     ds_field(c, "rejected", "%s%s", ds_fmt_count(a, rejected),
              rejected ? " (dsctl show-dataset NAME --rejected)" : "");
@@ -116,6 +125,10 @@ static void show(ds_cli *c, const json_t *d) {
     int64_t id = json_is_integer(job) ? json_integer_value(job) : ds_json_int(job, "id", 0);
     if (id)
         ds_field(c, "latest job", "%lld", (long long)id);
+    size_t i;
+    const json_t *note;
+    json_array_foreach(json_object_get(d, "notes"), i, note) if (json_is_string(note))
+        ds_field(c, "note", "%s", json_string_value(note));
 }
 
 static int show_rejected(ds_cli *c, ds_error *err) {
@@ -165,6 +178,10 @@ static int show_manifest(ds_cli *c, ds_error *err) {
 
 int ds_cmd_show_dataset(ds_cli *c, ds_error *err) {
     json_t *d = NULL;
+    if (ds_opt_given(c, "rejected") && ds_opt_given(c, "manifest"))
+        return ds_fail(err, DS_EINVAL, "options --rejected and --manifest exclude each other");
+    if (ds_opt_given(c, "dataset-version") && !ds_opt_given(c, "manifest"))
+        return ds_fail(err, DS_EINVAL, "option --dataset-version needs --manifest");
     if (ds_opt_given(c, "rejected"))
         return show_rejected(c, err);
     if (ds_opt_given(c, "manifest"))

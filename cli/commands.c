@@ -1,5 +1,6 @@
 /* cli/commands.c - THE table of commands.  Parsing, --help, the man page and the completions are
  * all made from it, so they cannot disagree. */
+#include "base/limits.h"
 #include "cli/cli.h"
 
 #include <string.h>
@@ -14,12 +15,21 @@
     { name, letter, DS_OPT_INT, metavar, help, NULL, lo, hi }
 #define NUM(name, letter, metavar, lo, hi, help)                                                   \
     { name, letter, DS_OPT_NUMBER, metavar, help, NULL, lo, hi }
-#define TIME(name, metavar, help)                                                                  \
-    { name, 0, DS_OPT_DURATION, metavar, help, NULL, 0, 0 }
+/* range: one of base/limits.h */
+#define INT_OF(name, letter, metavar, range, help)                                                 \
+    { name, letter, DS_OPT_INT, metavar, help, NULL, range }
+#define NUM_OF(name, letter, metavar, range, help)                                                 \
+    { name, letter, DS_OPT_NUMBER, metavar, help, NULL, range }
+/* least seconds */
+#define TIME(name, metavar, least, help)                                                           \
+    { name, 0, DS_OPT_DURATION, metavar, help, NULL, least, 1e9 }
+#define DEVICE(help)                                                                               \
+    { "device", 0, DS_OPT_DEVICE, "KIND", help, NULL, 0, 0 }
 #define WHEN(name, metavar, help)                                                                  \
     { name, 0, DS_OPT_WHEN, metavar, help, NULL, 0, 0 }
 #define ONE_OF(name, metavar, choices, help)                                                       \
     { name, 0, DS_OPT_CHOICE, metavar, help, choices, 0, 0 }
+#define FORCE FLAG("force", 'f', "replace an existing file")
 #define END                                                                                        \
     { NULL, 0, DS_OPT_FLAG, NULL, NULL, NULL, 0, 0 }
 #define PAGE                                                                                       \
@@ -43,7 +53,7 @@ const ds_opt ds_global_options[] = {
 static const ds_opt add_options[] = {
     TEXT("name", 0, "NAME", "name of the dataset (default: that of the folder)"),
     FLAG("wait", 'w', "follow the training and show its outcome; exit 8 when it is refused"),
-    TIME("timeout", "TIME",
+    TIME("timeout", "TIME", 0.1,
          "with --wait: stop waiting after 90, 10m, 2h (exit 7; the job goes on)"),
     TEXT("base", 'b', "NAME", "train on this base; 'default' follows the default base"),
     TEXT("feature-net", 0, "NAME[:MODE]",
@@ -53,44 +63,56 @@ static const ds_opt add_options[] = {
     FLAG("publish-worse", 0,
          "publish the next version even if it is worse than what there is; counts once"),
     ONE_OF("method", "METHOD", "affiner|embedding|full", "what is trained (default affiner)"),
-    INT("rank", 0, "R", 1, 512, "rank of the low-rank part"),
-    INT("steps", 0, "N", 1, 10000000, "training steps"),
-    INT("seed", 0, "N", 0, 9e15, "seed of every random number"),
-    NUM("lr", 0, "RATE", 1e-9, 10, "learning rate"),
-    INT("batch", 0, "N", 1, 65536, "images per step"),
+    INT_OF("rank", 0, "R", DS_RANGE_RANK, "rank of the low-rank part (default 8)"),
+    INT_OF("steps", 0, "N", DS_RANGE_STEPS, "training steps (default: 900 to 3000, by images)"),
+    INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed of every random number (default 1)"),
+    NUM_OF("lr", 0, "RATE", DS_RANGE_LR, "learning rate (default 0.006)"),
+    INT_OF("batch", 0, "N", DS_RANGE_BATCH, "images per step (default 64)"),
     FLAG("flip", 0, "mirror images at random; not for letters or digits"),
-    ONE_OF("side", "SIDE", "out|in", "scale outputs or inputs of layers"),
-    ONE_OF("phi", "PHI", "identity|relu", "function inside the low-rank part"),
-    TEXT("targets", 0, "LIST", "layers, separated by commas: q,k,v,proj,fc1,fc2,adaln,final"),
+    ONE_OF("side", "SIDE", "out|in", "scale outputs or inputs of layers (default out)"),
+    ONE_OF("phi", "PHI", "identity|relu", "function inside the low-rank part (default identity)"),
+    TEXT("targets", 0, "LIST",
+         "layers, separated by commas, of q,k,v,proj,fc1,fc2,adaln,final (default all)"),
     FLAG("freeze-v", 0, "train U only"),
-    NUM("guidance", 0, "W", 0, 100, "guidance of the samples that are measured"),
-    ONE_OF("guidance-mode", "MODE", MODES, "classifier-free, or away from the frozen base"),
-    ONE_OF("sampler", "SAMPLER", SAMPLERS, "sampler of the samples that are measured"),
-    INT("n", 0, "N", 2, 1000000, "samples that are measured"),
-    ONE_OF("verify", "LEVEL", "auto|full", "full: measure every old task even if its probe agrees"),
-    TEXT("device", 0, "KIND", "auto (a GPU where there is one), cpu, cuda or cuda:N"),
-    ONE_OF("precision", "TYPE", "bf16|f32|tf32", "precision of the frozen layers' products"),
-    INT("threads", 0, "N", 0, 1024, "threads of the worker; 0: as many as it may use"),
+    NUM_OF("guidance", 0, "W", DS_RANGE_GUIDANCE,
+           "guidance of the samples that are measured (default 1.5)"),
+    ONE_OF("guidance-mode", "MODE", MODES,
+           "classifier-free, or away from the frozen base (default domain)"),
+    ONE_OF("sampler", "SAMPLER", SAMPLERS,
+           "sampler of the samples that are measured (default dpmpp2m)"),
+    INT_OF("n", 0, "N", DS_RANGE_N, "samples that are measured (default 512)"),
+    ONE_OF("verify", "LEVEL", "auto|full",
+           "full: measure every old task even if its probe agrees (default auto)"),
+    DEVICE("auto (a GPU where there is one; the default), cpu, cuda, cuda:N or ref"),
+    ONE_OF("precision", "TYPE", "bf16|f32|tf32",
+           "precision of the frozen layers' products (default bf16)"),
+    INT_OF("threads", 0, "N", DS_RANGE_THREADS,
+           "threads of the worker; 0: as many as it may use (the default)"),
     END};
 static const ds_opt add_base_options[] = {
     PATH("vae", 0, "SRC", "its VAE: a file, or a diffusers folder such as sd-vae-ft-ema"),
     TEXT("name", 0, "NAME", "name of the base (default: that of the file or folder)"),
     TEXT("license", 0, "TEXT", "its licence, kept with it and named in exports"),
-    INT("heads", 0, "N", 1, 1024, "attention heads, where neither sizes nor config.json tell"),
+    INT_OF("heads", 0, "N", DS_RANGE_HEADS,
+           "attention heads, where neither sizes nor config.json tell"),
     TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
     FLAG("wait", 'w', "follow the import and show what was added"),
-    TIME("timeout", "TIME", "with --wait: stop waiting after this time (exit 7; the job goes on)"),
+    TIME("timeout", "TIME", 0.1,
+         "with --wait: stop waiting after this time (exit 7; the job goes on)"),
     END};
 static const ds_opt add_net_options[] = {
     TEXT("name", 0, "NAME", "name of the network (default: that of the file)"),
     TEXT("license", 0, "TEXT", "its licence"),
     TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
     FLAG("wait", 'w', "follow the import and show what was added"),
-    TIME("timeout", "TIME", "with --wait: stop waiting after this time (exit 7; the job goes on)"),
+    TIME("timeout", "TIME", 0.1,
+         "with --wait: stop waiting after this time (exit 7; the job goes on)"),
     END};
 static const ds_opt gc_options[] = {
     FLAG("dry-run", 'n', "only say what would go"),
-    TIME("older-than", "TIME", "only what is older than 90 s, 10m, 2h (default 1h)"), END};
+    TIME("older-than", "TIME", 60,
+         "only what is older than 90s, 10m, 2h (default 1h, 1m at least)"),
+    END};
 static const ds_opt show_dataset_options[] = {
     FLAG("rejected", 0, "list the files that are left out, each with its reason"),
     FLAG("manifest", 0, "print the manifest: path, size, sha256, class, one JSON object a line"),
@@ -107,11 +129,12 @@ static const ds_opt list_adapters_options[] = {
     PAGE,
     END};
 static const ds_opt report_options[] = {
-    PATH("output", 'o', "FILE", "also write the report as JSON to FILE"), END};
+    PATH("output", 'o', "FILE", "also write the report as JSON to FILE"), FORCE, END};
 
 static const ds_opt pull_options[] = {
-    PATH("output", 'o', "FILE", "file to write (default NAME-vN.safetensors.zst)"),
-    FLAG("raw", 0, "write the unpacked safetensors file"), END};
+    PATH("output", 'o', "FILE",
+         "file to write; '-': standard output (default NAME-vN.safetensors.zst)"),
+    FORCE, FLAG("raw", 0, "write the unpacked safetensors file"), END};
 static const ds_opt evaluate_options[] = {
     PATH("against", 0, "WHAT", "a dataset's name, a folder, an .npz file, or a reference"),
     PATH("feature-net", 0, "FILE",
@@ -124,8 +147,8 @@ static const ds_opt evaluate_options[] = {
     FLAG("skip-broken", 0, "leave out files that cannot be read, also those that end the tool"),
     INT("seed", 0, "N", 0, 9e15, "of every random choice (default 0)"),
     PATH("save-stats", 0, "FILE", "also write the statistics as .npz"),
-    FLAG("force", 0, "replace that file when it exists"),
-    TEXT("device", 0, "KIND", "auto (a GPU where there is one), cpu, cuda or cuda:N"),
+    FORCE,
+    DEVICE("auto (a GPU where there is one), cpu, cuda or cuda:N"),
     ONE_OF("precision", "TYPE", "f32|tf32",
            "of the network on a GPU (default f32; tf32 is faster)"),
     INT("threads", 0, "N", 0, 256, "threads; 0: as many as it may use"),
@@ -134,6 +157,7 @@ static const ds_opt export_options[] = {
     ONE_OF("format", "FORMAT", "safetensors|dit|diffusers|peft-like",
            "adapter file, facebookresearch/DiT, diffusers folder, or LoRA factors"),
     PATH("output", 'o', "DIR", "folder to write (default NAME-vN-FORMAT)"),
+    FLAG("force", 'f', "replace a folder that an export wrote"),
     ONE_OF("dtype", "TYPE", "f32|bf16", "numbers of the matrices (default f32)"),
     FLAG("merge", 0, "with safetensors: a base with the adapter folded in, for add-base"),
     FLAG("no-pt", 0, "with dit: model.safetensors without model.pt"),
@@ -142,18 +166,22 @@ static const ds_opt verify_options[] = {
     FLAG("all", 'a', "check every published adapter (default without REF)"),
     FLAG("full", 0, "measure Frechet distances even where probe digests agree"),
     TEXT("base", 'b', "NAME", "the adapters of this base (default: the default base, or REF's)"),
-    TIME("timeout", "TIME", "stop waiting after this time (exit 7; the job goes on)"), END};
+    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7; the job goes on)"), END};
 static const ds_opt sample_options[] = {
-    INT("n", 'n', "N", 1, 4096, "number of images (default 16)"),
-    PATH("output", 'o', "FILE", "PNG file to write (default NAME-vN.png, base.png)"),
+    INT_OF("n", 'n', "N", DS_RANGE_SAMPLES, "number of images (default 16)"),
+    PATH("output", 'o', "FILE",
+         "PNG file to write; '-': standard output (default REF.png, as digits-v1.png)"),
+    FORCE,
     TEXT("class", 'c', "CLASS", "one class (default: all in turn)"),
     TEXT("base", 'b', "NAME", "draw from this base; an adapter made for another one is refused"),
-    INT("steps", 0, "N", 1, 1000, "steps of the sampler"),
-    NUM("guidance", 0, "W", 0, 100, "strength of the guidance; 1 is none"),
+    INT_OF("steps", 0, "N", DS_RANGE_SAMPLE_STEPS,
+           "steps of the sampler (default: as it was evaluated)"),
+    NUM_OF("guidance", 0, "W", DS_RANGE_GUIDANCE,
+           "strength of the guidance; 1 is none (default: as it was evaluated)"),
     ONE_OF("guidance-mode", "MODE", MODES, "classifier-free, or away from the frozen base"),
     ONE_OF("sampler", "SAMPLER", SAMPLERS, "how noise becomes an image"),
-    INT("seed", 0, "N", 0, 9e15, "seed (default 1)"),
-    TIME("timeout", "TIME", "stop waiting after this time (exit 7)"),
+    INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),
+    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7)"),
     END};
 static const ds_opt list_jobs_options[] = {
     ONE_OF("status", "STATE", STATES, "only those in this state"),

@@ -244,6 +244,8 @@ int ds_fetch_list(ds_cli *c, const char *path, int64_t limit, json_t **items, ch
 }
 
 int ds_fetch_page(ds_cli *c, const char *path, json_t **items, char **next, ds_error *err) {
+    if (ds_opt_given(c, "all") && ds_opt_given(c, "limit"))
+        return ds_fail(err, DS_EINVAL, "options --all and --limit exclude each other");
     int64_t limit = ds_opt_given(c, "all") ? 0 : (int64_t)ds_opt_number(c, "limit", 100);
     int rc = ds_fetch_list(c, path, limit, items, next, err);
     if (!rc && *next)

@@ -55,4 +55,8 @@ void ds_bar(const ds_cli *c, ds_buf *out, double fraction, int columns);
 const char *ds_fmt_net(char out[DS_TEXT], const json_t *a);
 int ds_several_nets(const json_t *items);
 
+/* The field "class names": the first of a list of {name, images}, with their images, and how many
+ * more there are.  Nothing for an empty or absent list. */
+void ds_show_classes(ds_cli *c, const json_t *classes);
+
 #endif

@@ -1,5 +1,6 @@
 /* cli/options.c - reads argv by the tables of options: the same tables that --help prints. */
 #include "cli/cli.h"
+#include "base/limits.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -63,13 +64,16 @@ static int choice_has(const char *choices, const char *s) {
 }
 
 static int parse_number(const ds_opt *o, const char *s, double *v, ds_error *err) {
-    char *end;
+    char *end = (char *)(uintptr_t)s;
     errno = 0;
-    if (o->type == DS_OPT_INT)
+    /* strtod takes "0x1p3", " 8" and "infinity" as well */
+    if (strspn(s, o->type == DS_OPT_INT ? "+-0123456789" : "+-.0123456789eE") != strlen(s))
+        end = NULL;
+    else if (o->type == DS_OPT_INT)
         *v = (double)strtoll(s, &end, 10);
     else
         *v = strtod(s, &end);
-    if (end == s || *end || errno || !isfinite(*v))
+    if (!end || end == s || *end || errno || !isfinite(*v))
         return ds_fail(err, DS_EINVAL, "'%s' is not %s", s,
                        o->type == DS_OPT_INT ? "a whole number" : "a number");
     if (*v < o->min || *v > o->max)
@@ -79,11 +83,22 @@ static int parse_number(const ds_opt *o, const char *s, double *v, ds_error *err
 
 static int set_value(const ds_opt *o, ds_value *v, const char *s, ds_error *err) {
     int rc = 0;
+    if (v->given && strcmp(v->text, s))
+        return ds_fail(err, DS_EINVAL, "option --%s is given twice, as '%s' and as '%s'", o->name,
+                       v->text, s);
     v->text = s;
     switch (o->type) {
     case DS_OPT_INT:
     case DS_OPT_NUMBER: rc = parse_number(o, s, &v->number, err); break;
-    case DS_OPT_DURATION: rc = ds_parse_duration(s, &v->number, err); break;
+    case DS_OPT_DURATION:
+        rc = ds_parse_duration(s, &v->number, err);
+        if (!rc && !(v->number >= o->min && v->number <= o->max))
+            rc = ds_fail(err, DS_EINVAL, "'%s' is not between %g s and %g s", s, o->min, o->max);
+        break;
+    case DS_OPT_DEVICE:
+        if (!ds_device_word(s))
+            rc = ds_fail(err, DS_EINVAL, "'%s' is not one of %s", s, DS_DEVICE_WORDS);
+        break;
     case DS_OPT_WHEN: rc = ds_parse_when(s, &v->number, err); break;
     case DS_OPT_CHOICE:
         if (!choice_has(o->choices, s))
@@ -133,6 +148,24 @@ static int unknown_option(const ds_cli *c, const char *arg, size_t n, ds_error *
                    cmd, c->command ? " " : "", c->command ? c->command->name : "");
 }
 
+/* "list-jobs --state running": after a command that lists things of a status, what is meant is that
+ * status, and not the daemon's state folder, as before the command.  A folder is written with a
+ * '/' there; what can be neither is refused.  NULL: the global option. */
+static int meant_as_status(const ds_cli *c, const ds_opt *o, const char *value,
+                           const ds_opt **status, ds_error *err) {
+    const ds_opt *own = c->command ? find_long(c->command->options, "status", 6) : NULL;
+    *status = NULL;
+    if (!own || strcmp(o->name, "state") || strchr(value, '/'))
+        return 0;
+    if (!choice_has(own->choices, value))
+        return ds_fail(err, DS_EINVAL,
+                       "option --state: '%s' is not one of %s; the state folder is given before "
+                       "the command, or with a '/'",
+                       value, own->choices);
+    *status = own;
+    return 0;
+}
+
 /* Takes the option at argv[*i] and its value; *i moves past both. */
 static int take_option(ds_cli *c, int argc, char **argv, int *i, ds_error *err) {
     const char *arg = argv[*i], *value = NULL;
@@ -163,7 +196,11 @@ static int take_option(ds_cli *c, int argc, char **argv, int *i, ds_error *err) 
         value = argv[(*i)++];
     else
         return ds_fail(err, DS_EINVAL, "option --%s needs a value %s", o->name, o->metavar);
-    return set_value(o, v, value, err);
+    const ds_opt *status = NULL;
+    if (table == ds_global_options && meant_as_status(c, o, value, &status, err))
+        return err->code;
+    return status ? set_value(status, &c->own[status - own], value, err)
+                  : set_value(o, v, value, err);
 }
 
 static int find_command(ds_cli *c, const char *name, ds_error *err) {
@@ -178,6 +215,20 @@ static int find_command(ds_cli *c, const char *name, ds_error *err) {
     if (near)
         return ds_fail(err, DS_EINVAL, "'%s' is not a command; did you mean '%s'?", name, near);
     return ds_fail(err, DS_EINVAL, "'%s' is not a command; 'dsctl help' lists them", name);
+}
+
+/* A name is part of a URL: an empty one, or one with a '/', would ask for something else. */
+static int check_argument(const ds_cli *c, const char *arg, ds_error *err) {
+    ds_arg_kind kind = c->command->kind;
+    int name =
+        kind == DS_ARG_DATASET || kind == DS_ARG_BASE || kind == DS_ARG_NET || kind == DS_ARG_REF;
+    if (!*arg)
+        return ds_fail(err, DS_EINVAL, "an argument is empty; usage: dsctl %s %s", c->command->name,
+                       c->command->args);
+    if (name && strchr(arg, '/'))
+        return ds_fail(err, DS_EINVAL, "'%s' is a path; a name is needed here, usage: dsctl %s %s",
+                       arg, c->command->name, c->command->args);
+    return 0;
 }
 
 int ds_cli_parse(ds_cli *c, int argc, char **argv, ds_error *err) {
@@ -197,6 +248,8 @@ int ds_cli_parse(ds_cli *c, int argc, char **argv, ds_error *err) {
             return ds_fail(err, DS_EINVAL, "unexpected argument '%s'; usage: dsctl %s %s", arg,
                            c->command->name, c->command->args);
         } else {
+            if ((rc = check_argument(c, arg, err)))
+                return rc;
             c->args[c->arg_count++] = argv[i++];
         }
     }

@@ -164,3 +164,22 @@ void ds_bar(const ds_cli *c, ds_buf *out, double fraction, int columns) {
         ds_buf_addf(out, "%s", c->utf8 ? " " : "-");
     ds_buf_addf(out, "%s", c->utf8 ? "▏" : "]");
 }
+
+void ds_show_classes(ds_cli *c, const json_t *classes) {
+    enum { SHOWN = 12 };
+    ds_buf b = {0};
+    size_t i, n = json_array_size(classes);
+    const json_t *k;
+    json_array_foreach((json_t *)(uintptr_t)classes, i, k) {
+        char text[DS_TEXT];
+        if (i == SHOWN)
+            break;
+        ds_buf_addf(&b, "%s%s (%s)", i ? ", " : "", ds_json_string(k, "name", "?"),
+                    ds_fmt_count(text, ds_json_int(k, "images", -1)));
+    }
+    if (n > SHOWN)
+        ds_buf_addf(&b, " and %zu more (--json has all)", n - SHOWN);
+    if (n)
+        ds_field(c, "class names", "%s", b.data);
+    ds_buf_release(&b);
+}

@@ -26,6 +26,17 @@ int ds_options_check(const char *method, const json_t *options, ds_error *err);
 int ds_options_apply(json_t *spec, const char *method, const json_t *options,
                      const ds_dataset_facts *facts, ds_error *err);
 
+/* What differs between two sets of options, as a training sees them: [{option, from, to,
+ * from_default, to_default}], where a default is the value that is taken when nobody says one.  An
+ * option that is given now and was not, or the other way round, is listed also where its value
+ * stays. */
+json_t *ds_options_changes(const char *method_was, const json_t *was, const char *method_is,
+                           const json_t *is, const ds_dataset_facts *facts);
+
+/* Texts about options that are given and change nothing ("rank has no effect with method
+ * embedding"); options may be NULL.  A list of strings. */
+json_t *ds_options_without_effect(const char *method, const json_t *options);
+
 /* The same members with nothing known of a dataset: for sample and verify jobs. */
 int ds_options_plain(json_t *spec, const char *const *members, ds_error *err);
 

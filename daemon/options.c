@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char usage[] =
@@ -49,11 +50,24 @@ static int number(const char *what, const char *text, double least, double most,
     char *end;
     errno = 0;
     double v = strtod(text, &end);
-    if (errno || end == text || *end || !(v >= least && v <= most))
+    /* strtod takes "0x10" and " 8" as well */
+    if (errno || end == text || *end || !(v >= least && v <= most) ||
+        strspn(text, "+-.0123456789eE") != strlen(text))
         return ds_fail(err, DS_EINVAL, "%s '%s': a number from %g to %g is needed", what, text,
                        least, most);
     *out = v;
     return 0;
+}
+
+static int whole(const char *what, const char *text, double least, double most, int *out,
+                 ds_error *err) {
+    double v;
+    int rc = number(what, text, least, most, &v, err);
+    if (!rc && v != (int)v)
+        return ds_fail(err, DS_EINVAL, "%s '%s': a whole number is needed", what, text);
+    if (!rc)
+        *out = (int)v;
+    return rc;
 }
 
 static int level_of(const char *text, enum ds_log_level *out, ds_error *err) {
@@ -123,28 +137,30 @@ static void set_defaults(ds_options *o) {
     o->self[n > 0 ? n : 0] = 0;
 }
 
-enum {
-    STATE = 256,
-    SOCKET,
-    WORKERS,
-    BASE,
-    NET,
-    LISTEN,
-    TOKEN,
-    WORKER,
-    NICE,
-    SETTLE,
-    RESCAN,
-    IDLE,
-    LEVEL,
-    CHECK,
-    VERSION,
-    HELP
+enum { /* in the order of the table of options */
+       STATE = 256,
+       SOCKET,
+       WORKERS,
+       BASE,
+       NET,
+       WORKER,
+       LISTEN,
+       TOKEN,
+       NICE,
+       SETTLE,
+       RESCAN,
+       IDLE,
+       LEVEL,
+       CHECK,
+       VERSION,
+       HELP
 };
 
 static int apply(ds_options *o, int what, const char *v, ds_error *err) {
     double d = 0;
-    int rc = 0;
+    int rc = 0, seconds = 1;
+    if (!*v)
+        return ds_fail(err, DS_EINVAL, "the value is empty");
     switch (what) {
     case STATE: return absolute(o->state, v, err);
     case SOCKET: return absolute(o->socket, v, err);
@@ -157,25 +173,16 @@ static int apply(ds_options *o, int what, const char *v, ds_error *err) {
         snprintf(o->listen, sizeof o->listen, "%s", v);
         return 0;
     case TOKEN: return absolute(o->token_file, v, err);
-    case WORKERS:
-        rc = number("--workers", v, 0, 64, &d, err);
-        o->workers = (int)d;
-        return rc;
-    case NICE:
-        rc = number("--nice", v, 0, 19, &d, err);
-        o->nice = (int)d;
-        return rc;
+    case WORKERS: return whole("--workers", v, 0, 64, &o->workers, err);
+    case NICE: return whole("--nice", v, 0, 19, &o->nice, err);
     case SETTLE:
         rc = number("--settle", v, 0, 3600, &d, err);
         o->settle_ms = (int)(d * 1000);
         return rc;
-    case RESCAN:
-        rc = number("--rescan", v, 0, 1e6, &d, err);
-        o->rescan_seconds = (int)d;
-        return rc;
+    case RESCAN: return whole("--rescan", v, 0, 1e6, &o->rescan_seconds, err);
     case IDLE:
-        rc = number("--idle", v, 1, 3600, &d, err);
-        o->idle_seconds = (unsigned)d;
+        rc = whole("--idle", v, 1, 3600, &seconds, err);
+        o->idle_seconds = (unsigned)seconds;
         return rc;
     case LEVEL: return level_of(v, &o->log_level, err);
     default: return 0;
@@ -196,6 +203,13 @@ static int from_environment(ds_options *o, ds_error *err) {
             return ds_error_prefix(err, "environment variable %s", vars[i].name);
     }
     return 0;
+}
+
+static int is_file(const char *option, const char *path, ds_error *err) {
+    struct stat st;
+    return !stat(path, &st) && S_ISREG(st.st_mode)
+               ? 0
+               : ds_fail(err, DS_EINVAL, "%s is '%.300s', which is no file", option, path);
 }
 
 static int finish(ds_options *o, ds_error *err) {
@@ -226,7 +240,10 @@ static int finish(ds_options *o, ds_error *err) {
         return ds_fail_errno(err, "cannot read feature network '%s'", o->feature_net);
     if (access(o->worker, X_OK))
         return ds_fail_errno(err, "cannot run worker '%s' (see --worker-path)", o->worker);
-    return 0;
+    rc = o->base_given ? is_file("--base", o->base, err) : 0;
+    if (!rc && o->feature_net_given)
+        rc = is_file("--feature-net", o->feature_net, err);
+    return rc ? rc : is_file("--worker-path", o->worker, err);
 }
 
 int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
@@ -247,6 +264,7 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
                                           {"version", no_argument, NULL, VERSION},
                                           {"help", no_argument, NULL, HELP},
                                           {NULL, 0, NULL, 0}};
+    const char *given[HELP - STATE + 1] = {NULL};
     set_defaults(o);
     int rc = from_environment(o, err);
     opterr = 0;
@@ -263,10 +281,19 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
             return ds_fail(err, DS_EINVAL,
                            "option '%s' is not known or lacks its value: see --help",
                            argv[optind - 1]);
-        if (c == CHECK)
+        if (c == CHECK) {
             o->check_config = 1;
-        else
-            rc = apply(o, c, optarg, err);
+            continue;
+        }
+        int k = c - STATE;
+        if (given[k] && strcmp(given[k], optarg))
+            return ds_fail(err, DS_EINVAL,
+                           "option --%s is given twice, as '%.100s' and as '%.100s'", known[k].name,
+                           given[k], optarg);
+        given[k] = optarg;
+        rc = apply(o, c, optarg, err);
+        if (rc && !*optarg)
+            ds_error_prefix(err, "option --%s", known[k].name);
     }
     if (!rc && optind < argc)
         return ds_fail(err, DS_EINVAL, "'%s' is one argument too many: see --help", argv[optind]);

@@ -60,8 +60,9 @@ static int check(const ds_model *model, const ds_method_spec *spec, ds_train_opt
         return ds_fail(err, DS_EINVAL,
                        "batch %d must be 1 to 65536 and a multiple of micro_batch %d", o->batch,
                        o->micro_batch);
-    if (!(o->lr > 0 && o->lr < 1) || o->warmup < 0 || o->clip < 0 || !(o->ema >= 0 && o->ema < 1) ||
-        o->weight_decay < 0 || !(o->label_dropout >= 0 && o->label_dropout <= 1))
+    if (!(o->lr > 0 && o->lr <= 1) || o->warmup < 0 || o->clip < 0 ||
+        !(o->ema >= 0 && o->ema < 1) || o->weight_decay < 0 ||
+        !(o->label_dropout >= 0 && o->label_dropout <= 1))
         return ds_fail(
             err, DS_EINVAL,
             "a training option is out of range: lr %g warmup %g clip %g ema %g weight_decay %g "
@@ -423,7 +424,7 @@ static int take_outcome(ds_trainer *t, ds_train_report *r, ds_error *err) {
     r->grad_norm = sqrt(t->seen[0]);
     r->lr = learning_rate(&t->opt, t->step);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm))
-        return ds_fail(err, DS_EFAILED,
+        return ds_fail(err, DS_EINVAL, /* the same numbers again would end the same */
                        "the %s is not finite at step %d: use a smaller learning rate than %g",
                        isfinite(r->loss) ? "gradient" : "loss", t->step + 1, t->opt.lr);
     return 0;

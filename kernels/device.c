@@ -1,30 +1,25 @@
 /* kernels/device.c - the words for devices, and the choice of one: "auto" takes a GPU where there
  * is one. */
 #include "kernels/device.h"
+#include "base/limits.h"
 #include "kernels/cuda/entry.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ORDINALS = 1024 };
-
 /* Is kind a word for a device?  *ordinal: N of "cuda:N", else -1. */
 static int known(const char *kind, int *ordinal) {
-    static const char *const words[] = {"auto", "cpu", "cuda", "ref"};
     *ordinal = -1;
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (!strcmp(kind, words[i]))
-            return 1;
-    size_t digits = strncmp(kind, "cuda:", 5) ? 0 : strspn(kind + 5, "0123456789");
-    if (digits && digits < 5 && !kind[5 + digits])
+    if (!ds_device_word(kind))
+        return 0;
+    if (!strncmp(kind, "cuda:", 5))
         *ordinal = (int)strtol(kind + 5, NULL, 10);
-    return *ordinal >= 0 && *ordinal < ORDINALS;
+    return 1;
 }
 
 static int unknown(const char *kind, ds_error *err) {
-    return ds_fail(err, DS_EINVAL,
-                   "device '%.20s' is not known: use auto, cpu, cuda, cuda:N or ref", kind);
+    return ds_fail(err, DS_EINVAL, "device '%.20s' is not known: use " DS_DEVICE_WORDS, kind);
 }
 
 int ds_device_kind_check(const char *kind, ds_error *err) {

@@ -1,5 +1,6 @@
 /* tests/test_worker_spec.c - spec.json is checked in full: every key, every range. */
 #include "tests/worker_fixture.h"
+#include "tests/limits_walk.h"
 
 #include "worker/events.h"
 #include "worker/serve.h"
@@ -238,7 +239,7 @@ START_TEST(ranges_and_words) {
         {"train", "seed", "-1", "train.seed"},
         {"train", "ema", "1", "train.ema"},
         {"train", "flip", "1", "must be true or false"},
-        {"method", "rank", "65", "must be 0 to 64"},
+        {"method", "rank", "65", "must be 1 to 64"},
         {"method", "side", "\"left\"", "must be one of: out, in"},
         {"method", "targets", "[\"q\", \"r\"]", "targets[1] is not a target"},
         {"base", "sha256", "\"ABC\"", "must be a SHA-256"},
@@ -276,6 +277,42 @@ START_TEST(ranges_and_words) {
     for (size_t i = 0; i < sizeof not_specs / sizeof not_specs[0]; i++)
         ck_assert_int_eq(ds_spec_parse("x", not_specs[i], strlen(not_specs[i]), &s, &err),
                          DS_EINVAL);
+}
+END_TEST
+
+/* The worker's part of the walk of limits_walk.h: the same ends as dsctl and the daemon. */
+static int parse_with(const char *section, const char *key, const char *value, ds_error *err) {
+    json_t *doc = full_spec(), *in = json_object_get(doc, section);
+    ds_spec *s = NULL;
+    json_object_set_new(in, key, json_loads(value, JSON_DECODE_ANY, NULL));
+    int rc = parse(doc, &s, err);
+    if (!rc)
+        ds_spec_free(s);
+    json_decref(doc);
+    return rc;
+}
+
+START_TEST(limits) {
+    for (int i = 0; i < LIMIT_CASES; i++)
+        for (int k = 0; k < 6; k++) {
+            const limit_case *c = &limit_cases[i];
+            char text[64];
+            ds_error err = {0};
+            int good = limit_value(c, k, text), rc = parse_with(c->section, c->key, text, &err);
+            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, c->key)),
+                          "%s.%s = %s: %d %s", c->section, c->key, text, rc, err.message);
+        }
+    for (int i = 0; i < WORD_CASES; i++) {
+        const word_case *c = &word_cases[i];
+        char text[64];
+        ds_error err = {0};
+        for (const char *p = c->good; *p; p += strcspn(p, "|") + (p[strcspn(p, "|")] == '|')) {
+            snprintf(text, sizeof text, "\"%.*s\"", (int)strcspn(p, "|"), p);
+            ck_assert_msg(!parse_with(c->section, c->key, text, &err), "%s", err.message);
+        }
+        snprintf(text, sizeof text, "\"%s\"", c->bad);
+        ck_assert_int_eq(parse_with(c->section, c->key, text, &err), DS_EINVAL);
+    }
 }
 END_TEST
 
@@ -333,6 +370,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, null_is_allowed_where_nothing_is_recorded);
     tcase_add_test(tc, every_key_is_checked);
     tcase_add_test(tc, ranges_and_words);
+    tcase_add_test(tc, limits);
     tcase_add_test(tc, labels_in_proportion);
     tcase_add_test(tc, torn_event_line_is_ended);
 }

@@ -24,7 +24,8 @@ void ds_worker_device_close(ds_device *dev) {
 }
 
 void ds_worker_device_report(void) {
-    if (!ds_cuda_driver_present()) {
+    const char *named = getenv("DIFFSCALER_CUDA_LIBRARY"); /* which needs no driver */
+    if (!ds_cuda_driver_present() && (!named || !*named)) {
         puts("cuda: this machine has no NVIDIA driver");
         return;
     }

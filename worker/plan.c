@@ -240,6 +240,7 @@ static int time_steps(const calibration *k, const ds_model *model, int micro_bat
     o.heldout = 0;
     o.steps = TRIES + 1;
     o.warmup = 0;
+    o.lr = 1e-6; /* it takes as long, and noise must not drive it out of range */
     uint8_t *pixels = ds_xmalloc((size_t)n * one);
     int *labels = ds_xmalloc((size_t)n * sizeof *labels);
     fill(pixels, labels, n, one, classes);

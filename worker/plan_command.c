@@ -1,4 +1,5 @@
 /* worker/plan_command.c - diffscaler-worker plan: what would training on this base take? */
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/sampler.h"
@@ -21,7 +22,7 @@ typedef struct {
     const char *method, *precision, *device, *feature_net;
     double evaluate, batch, micro_batch, rank, steps, classes, images, threads, memory_limit,
         try_steps, try_sample;
-    int json;
+    int json, rank_given;
 } plan_args;
 
 static const char usage[] =
@@ -70,17 +71,18 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
                    {"--device", &a->device, NULL, 0, 0},
                    {"--feature-net", &a->feature_net, NULL, 0, 0},
                    {"--evaluate", NULL, &a->evaluate, 0, 100000},
-                   {"--batch", NULL, &a->batch, 1, 65536},
+                   {"--batch", NULL, &a->batch, DS_RANGE_BATCH},
                    {"--micro-batch", NULL, &a->micro_batch, 0, 65536},
-                   {"--rank", NULL, &a->rank, 0, 64},
-                   {"--steps", NULL, &a->steps, 1, 100000000},
+                   {"--rank", NULL, &a->rank, DS_RANGE_RANK},
+                   {"--steps", NULL, &a->steps, DS_RANGE_STEPS},
                    {"--classes", NULL, &a->classes, 1, 100000},
                    {"--images", NULL, &a->images, 1, 1e9},
-                   {"--threads", NULL, &a->threads, 0, 1024},
+                   {"--threads", NULL, &a->threads, DS_RANGE_THREADS},
                    {"--memory-limit", NULL, &a->memory_limit, 0, 1e9},
                    {"--try", NULL, &a->try_steps, 2, TRY_MAX},
                    {"--try-sample", NULL, &a->try_sample, 0, 1024}};
     enum { OPTIONS = sizeof options / sizeof options[0] };
+    const char *seen[OPTIONS] = {NULL};
     for (int i = 0; i < argc; i++) {
         int o = 0, rc = 0;
         if (!strcmp(argv[i], "--json")) {
@@ -93,6 +95,11 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
             return ds_fail(err, DS_EINVAL, "unknown argument '%.60s'; see --help", argv[i]);
         if (i + 1 == argc)
             return ds_fail(err, DS_EINVAL, "%s needs a value", argv[i]);
+        if (seen[o] && strcmp(seen[o], argv[i + 1]))
+            return ds_fail(err, DS_EINVAL, "%s is given twice, as '%.60s' and as '%.60s'", argv[i],
+                           seen[o], argv[i + 1]);
+        seen[o] = argv[i + 1];
+        a->rank_given |= options[o].value == &a->rank;
         if (options[o].text)
             *options[o].text = argv[++i];
         else
@@ -104,6 +111,8 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
     }
     if (!a->base == !a->shape)
         return ds_fail(err, DS_EINVAL, "give --base FILE or --shape NAME; see --help");
+    if (a->rank_given && strcmp(a->method, "affiner"))
+        return ds_fail(err, DS_EINVAL, "--rank has no effect with --method %.20s", a->method);
     return 0;
 }
 

@@ -3,6 +3,7 @@
  * The bundled base is made with this command (models/README.md).  Interrupting it (SIGINT, SIGTERM)
  * saves a checkpoint; the same command goes on from there. */
 #include "base/fs.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/sampler.h"
@@ -18,6 +19,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +29,7 @@ typedef struct {
     ds_dit_config cfg;
     ds_train_options train;
     ds_device_options device;
+    int force;   /* an existing --out is replaced */
     int every;   /* steps between checkpoints and sample grids */
     int stop_at; /* end at this step of the schedule; 0: train.steps */
 } ds_pretrain;
@@ -43,6 +46,7 @@ static const char usage[] =
     "  --side N --patch N --width N --depth N --heads N       shape (32 4 192 6 3)\n"
     "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X "
     "--flip --seed N --focus X --focus-mean X\n"
+    "  --force          replace FILE if it is there\n"
     "  --every N        steps between checkpoints and grids (default: 1000)\n"
     "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
     "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
@@ -52,13 +56,15 @@ static const char usage[] =
     "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors --name emoji-dit "
     "--steps 20000\n";
 
-static int number(const char *option, const char *text, double low, double high, double *out) {
+static int number(const char *option, const char *text, int whole, double low, double high,
+                  double *out) {
     char *end;
     errno = 0;
     *out = strtod(text, &end);
-    if (errno || end == text || *end || !(*out >= low && *out <= high)) {
-        fprintf(stderr, "error: option '--%s' takes a number from %g to %g, not '%s'\n", option,
-                low, high, text);
+    if (errno || end == text || *end || !(*out >= low && *out <= high) ||
+        (whole && *out != floor(*out))) {
+        fprintf(stderr, "error: option '--%s' takes a %snumber from %.12g to %.12g, not '%s'\n",
+                option, whole ? "whole " : "", low, high, text);
         return 2;
     }
     return 0;
@@ -75,29 +81,29 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
                 {"patch", &o->cfg.patch, NULL, 1, 64},
                 {"width", &o->cfg.width, NULL, 8, 4096},
                 {"depth", &o->cfg.depth, NULL, 1, 64},
-                {"heads", &o->cfg.heads, NULL, 1, 64},
-                {"steps", &o->train.steps, NULL, 1, 1e8},
-                {"batch", &o->train.batch, NULL, 1, 65536},
-                {"micro-batch", &o->train.micro_batch, NULL, 1, 65536},
-                {"lr", NULL, &o->train.lr, 1e-9, 1},
-                {"warmup", NULL, &o->train.warmup, 0, 1e6},
-                {"ema", NULL, &o->train.ema, 0, 0.999999},
-                {"dropout", NULL, &o->train.label_dropout, 0, 1},
-                {"focus", NULL, &o->train.focus, 0, 10},
-                {"focus-mean", NULL, &o->train.focus_mean, -10, 10},
-                {"weight-decay", NULL, &o->train.weight_decay, 0, 1},
-                {"every", &o->every, NULL, 1, 1e8},
+                {"heads", &o->cfg.heads, NULL, DS_RANGE_HEADS},
+                {"steps", &o->train.steps, NULL, DS_RANGE_STEPS},
+                {"batch", &o->train.batch, NULL, DS_RANGE_BATCH},
+                {"micro-batch", &o->train.micro_batch, NULL, DS_RANGE_BATCH},
+                {"lr", NULL, &o->train.lr, DS_RANGE_LR},
+                {"warmup", NULL, &o->train.warmup, DS_RANGE_WARMUP},
+                {"ema", NULL, &o->train.ema, DS_RANGE_EMA},
+                {"dropout", NULL, &o->train.label_dropout, DS_RANGE_LABEL_DROPOUT},
+                {"focus", NULL, &o->train.focus, DS_RANGE_FOCUS},
+                {"focus-mean", NULL, &o->train.focus_mean, DS_RANGE_FOCUS_MEAN},
+                {"weight-decay", NULL, &o->train.weight_decay, DS_RANGE_WEIGHT_DECAY},
+                {"every", &o->every, NULL, DS_RANGE_STEPS},
                 {"stop-at", &o->stop_at, NULL, 0, 1e8},
-                {"threads", &o->device.threads, NULL, 0, 256}};
+                {"threads", &o->device.threads, NULL, DS_RANGE_THREADS}};
     double v = 0;
     if (!strcmp(name, "seed")) {
-        int rc = number(name, text, 0, 9e15, &v);
+        int rc = number(name, text, 1, DS_RANGE_SEED, &v);
         o->train.seed = (uint64_t)v;
         return rc;
     }
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
         if (!strcmp(list[i].name, name)) {
-            int rc = number(name, text, list[i].low, list[i].high, &v);
+            int rc = number(name, text, list[i].i != NULL, list[i].low, list[i].high, &v);
             if (list[i].i)
                 *list[i].i = (int)v;
             else
@@ -130,43 +136,39 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         FLIP,
         HELP,
         REPLAN,
+        FORCE,
         NUMBER,
         DEVICE
     };
-    static const struct option options[] = {{"data", 1, 0, DATA},
-                                            {"out", 1, 0, OUT},
-                                            {"work", 1, 0, WORK},
-                                            {"init", 1, 0, INIT},
-                                            {"name", 1, 0, NAME},
-                                            {"license", 1, 0, LICENSE},
-                                            {"device", 1, 0, DEVICE},
-                                            {"precision", 1, 0, PRECISION},
-                                            {"flip", 0, 0, FLIP},
-                                            {"replan", 0, 0, REPLAN},
-                                            {"help", 0, 0, HELP},
-                                            {"side", 1, 0, NUMBER},
-                                            {"patch", 1, 0, NUMBER},
-                                            {"width", 1, 0, NUMBER},
-                                            {"depth", 1, 0, NUMBER},
-                                            {"heads", 1, 0, NUMBER},
-                                            {"steps", 1, 0, NUMBER},
-                                            {"batch", 1, 0, NUMBER},
-                                            {"micro-batch", 1, 0, NUMBER},
-                                            {"lr", 1, 0, NUMBER},
-                                            {"warmup", 1, 0, NUMBER},
-                                            {"ema", 1, 0, NUMBER},
-                                            {"dropout", 1, 0, NUMBER},
-                                            {"weight-decay", 1, 0, NUMBER},
-                                            {"focus", 1, 0, NUMBER},
-                                            {"focus-mean", 1, 0, NUMBER},
-                                            {"every", 1, 0, NUMBER},
-                                            {"stop-at", 1, 0, NUMBER},
-                                            {"threads", 1, 0, NUMBER},
-                                            {"seed", 1, 0, NUMBER},
-                                            {0, 0, 0, 0}};
+    static const struct option options[] = {
+        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
+        {"work", 1, 0, WORK},           {"init", 1, 0, INIT},
+        {"name", 1, 0, NAME},           {"license", 1, 0, LICENSE},
+        {"device", 1, 0, DEVICE},       {"precision", 1, 0, PRECISION},
+        {"flip", 0, 0, FLIP},           {"replan", 0, 0, REPLAN},
+        {"force", 0, 0, FORCE},         {"help", 0, 0, HELP},
+        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
+        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
+        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
+        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
+        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
+        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
+        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
+        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
+        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
+        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
+    const char *seen[sizeof options / sizeof options[0]] = {NULL};
     int c, index;
     optind = 1;
-    while ((c = getopt_long(argc, argv, "h", options, &index)) != -1)
+    while ((c = getopt_long(argc, argv, "h", options, &index)) != -1) {
+        if (c != 'h' && c != '?' && optarg) {
+            if (seen[index] && strcmp(seen[index], optarg)) {
+                fprintf(stderr, "error: --%s is given twice, as '%s' and as '%s'\n",
+                        options[index].name, seen[index], optarg);
+                return 2;
+            }
+            seen[index] = optarg;
+        }
         switch (c) {
         case DATA: o->data = optarg; break;
         case OUT: o->out = optarg; break;
@@ -176,6 +178,7 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case LICENSE: o->license = optarg; break;
         case FLIP: o->train.flip = 1; break;
         case REPLAN: o->train.replan = 1; break;
+        case FORCE: o->force = 1; break;
         case PRECISION:
         case DEVICE:
             if (set_device(o, c == DEVICE, optarg))
@@ -189,6 +192,7 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         case HELP: fputs(usage, stdout); return -1;
         default: fputs(usage, stderr); return 2;
         }
+    }
     if (optind < argc || !o->data || !o->out) {
         fprintf(stderr, "error: --data and --out are needed, and nothing else but options\n%s",
                 usage);
@@ -412,7 +416,9 @@ int ds_worker_pretrain(int argc, char **argv) {
     if (!o.work)
         o.work = work;
     ds_error err = {0};
-    rc = ds_stop_install(NULL, 0, &err);
+    rc = ds_fs_output_check(o.out, o.force, &err); /* hours before it is written */
+    if (!rc)
+        rc = ds_stop_install(NULL, 0, &err);
     ds_stop_defer(1); /* a checkpoint first */
     if (rc || (rc = pretrain(&o, &err)))
         fprintf(stderr, "error: %s\n", err.message);

@@ -186,7 +186,7 @@ static int parse(int argc, char **argv, const char **dir, long *parent, const ch
             *parent = strtol(argv[++i], &end, 10);
             if (end == argv[i] || *end || *parent < 1)
                 return fprintf(stderr, "error: --parent takes a process id\n"), 2;
-        } else if (!strcmp(argv[i], "--device") && i + 1 < argc) {
+        } else if (!strcmp(argv[i], "--device") && i + 1 < argc && !*device) {
             ds_error err;
             *device = argv[++i];
             if (ds_device_kind_check(*device, &err))

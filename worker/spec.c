@@ -1,6 +1,7 @@
 /* worker/spec.c - tables of what a spec may hold, and one reader for all of them. */
 #include "worker/spec.h"
 #include "base/fs.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include "worker/device.h"
 
@@ -225,7 +226,7 @@ static const field device_fields[] = {
      AT(ds_spec_device, precision),
      .read = read_precision,
      .flags = OPTIONAL},
-    {.key = "threads", INT, AT(ds_spec_device, threads), 0, 1024, OPTIONAL},
+    {.key = "threads", INT, AT(ds_spec_device, threads), DS_RANGE_THREADS, OPTIONAL},
     {.key = "memory_limit", NUMBER, AT(ds_spec_device, memory_limit), 0, 1e15, OPTIONAL},
     END};
 
@@ -259,7 +260,7 @@ static const field dataset_fields[] = {
 
 static const field method_fields[] = {
     {.key = "name", CUSTOM, AT(ds_method_spec, method), .read = read_method},
-    {.key = "rank", INT, AT(ds_method_spec, rank), 0, 64},
+    {.key = "rank", INT, AT(ds_method_spec, rank), DS_RANGE_RANK},
     {.key = "side", CUSTOM, AT(ds_method_spec, side_in), .read = read_side},
     {.key = "phi", CUSTOM, AT(ds_method_spec, phi_relu), .read = read_phi},
     {.key = "freeze_v", BOOL, AT(ds_method_spec, freeze_v)},
@@ -267,49 +268,56 @@ static const field method_fields[] = {
     END};
 
 static const field train_fields[] = {
-    {.key = "steps", INT, AT(ds_spec_train, o.steps), 1, 1e8},
-    {.key = "batch", INT, AT(ds_spec_train, o.batch), 1, 65536},
-    {.key = "micro_batch", INT, AT(ds_spec_train, o.micro_batch), 0, 65536},
-    {.key = "lr", NUMBER, AT(ds_spec_train, o.lr), 1e-12, 1},
-    {.key = "warmup", NUMBER, AT(ds_spec_train, o.warmup), 0, 1e8},
+    {.key = "steps", INT, AT(ds_spec_train, o.steps), DS_RANGE_STEPS},
+    {.key = "batch", INT, AT(ds_spec_train, o.batch), DS_RANGE_BATCH},
+    {.key = "micro_batch", INT, AT(ds_spec_train, o.micro_batch), DS_RANGE_BATCH},
+    {.key = "lr", NUMBER, AT(ds_spec_train, o.lr), DS_RANGE_LR},
+    {.key = "warmup", NUMBER, AT(ds_spec_train, o.warmup), DS_RANGE_WARMUP},
     {.key = "cosine", BOOL, AT(ds_spec_train, o.cosine), .flags = OPTIONAL},
-    {.key = "clip", NUMBER, AT(ds_spec_train, o.clip), 0, 1e12},
-    {.key = "weight_decay", NUMBER, AT(ds_spec_train, o.weight_decay), 0, 1e3},
-    {.key = "ema", NUMBER, AT(ds_spec_train, o.ema), 0, 0.9999999},
-    {.key = "label_dropout", NUMBER, AT(ds_spec_train, o.label_dropout), 0, 1, OPTIONAL},
+    {.key = "clip", NUMBER, AT(ds_spec_train, o.clip), DS_RANGE_CLIP},
+    {.key = "weight_decay", NUMBER, AT(ds_spec_train, o.weight_decay), DS_RANGE_WEIGHT_DECAY},
+    {.key = "ema", NUMBER, AT(ds_spec_train, o.ema), DS_RANGE_EMA},
+    {.key = "label_dropout",
+     NUMBER,
+     AT(ds_spec_train, o.label_dropout),
+     DS_RANGE_LABEL_DROPOUT,
+     OPTIONAL},
     {.key = "flip", BOOL, AT(ds_spec_train, o.flip)},
-    {.key = "seed", SEED, AT(ds_spec_train, o.seed), 0, 9.3e18},
-    {.key = "vb_weight", NUMBER, AT(ds_spec_train, o.vb_weight), 0, 1e6},
-    {.key = "focus", NUMBER, AT(ds_spec_train, o.focus), 0, 10, OPTIONAL},
-    {.key = "focus_mean", NUMBER, AT(ds_spec_train, o.focus_mean), -10, 10, OPTIONAL},
-    {.key = "checkpoint_every", INT, AT(ds_spec_train, every), 1, 1e8},
-    {.key = "heldout_every", INT, AT(ds_spec_train, heldout_every), 1, 1e8},
-    {.key = "heldout", INT, AT(ds_spec_train, o.heldout), 0, 1e8},
+    {.key = "seed", SEED, AT(ds_spec_train, o.seed), DS_RANGE_SEED},
+    {.key = "vb_weight", NUMBER, AT(ds_spec_train, o.vb_weight), DS_RANGE_VB_WEIGHT},
+    {.key = "focus", NUMBER, AT(ds_spec_train, o.focus), DS_RANGE_FOCUS, OPTIONAL},
+    {.key = "focus_mean", NUMBER, AT(ds_spec_train, o.focus_mean), DS_RANGE_FOCUS_MEAN, OPTIONAL},
+    {.key = "checkpoint_every", INT, AT(ds_spec_train, every), DS_RANGE_STEPS},
+    {.key = "heldout_every", INT, AT(ds_spec_train, heldout_every), DS_RANGE_STEPS},
+    {.key = "heldout", INT, AT(ds_spec_train, o.heldout), DS_RANGE_HELDOUT},
     END};
 
 static const field sample_fields[] = {
     {.key = "sampler", CUSTOM, AT(ds_spec_sample, sampler), .read = read_sampler},
-    {.key = "steps", INT, AT(ds_spec_sample, steps), 1, 100000},
-    {.key = "guidance", NUMBER, AT(ds_spec_sample, guidance), 0, 100},
+    {.key = "steps", INT, AT(ds_spec_sample, steps), DS_RANGE_SAMPLE_STEPS},
+    {.key = "guidance", NUMBER, AT(ds_spec_sample, guidance), DS_RANGE_GUIDANCE},
     {.key = "guidance_mode", CUSTOM, AT(ds_spec_sample, mode), .read = read_guidance},
     END};
 
 static const field evaluate_fields[] = {
-    {.key = "n", INT, AT(ds_spec_evaluate, n), 4, DS_SPEC_IMAGES_MAX},
-    {.key = "seed", SEED, AT(ds_spec_evaluate, seed), 0, 9.3e18},
-    {.key = "kid_subsets", INT, AT(ds_spec_evaluate, kid_subsets), 2, 10000},
-    {.key = "kid_subset_size", INT, AT(ds_spec_evaluate, kid_subset_size), 2, 100000},
+    {.key = "n", INT, AT(ds_spec_evaluate, n), DS_RANGE_N},
+    {.key = "seed", SEED, AT(ds_spec_evaluate, seed), DS_RANGE_SEED},
+    {.key = "kid_subsets", INT, AT(ds_spec_evaluate, kid_subsets), DS_RANGE_KID_SUBSETS},
+    {.key = "kid_subset_size",
+     INT,
+     AT(ds_spec_evaluate, kid_subset_size),
+     DS_RANGE_KID_SUBSET_SIZE},
     END};
 
-static const field probe_fields[] = {{.key = "n", INT, AT(ds_spec_probe, n), 1, 1024},
-                                     {.key = "seed", SEED, AT(ds_spec_probe, seed), 0, 9.3e18},
+static const field probe_fields[] = {{.key = "n", INT, AT(ds_spec_probe, n), DS_RANGE_PROBE_N},
+                                     {.key = "seed", SEED, AT(ds_spec_probe, seed), DS_RANGE_SEED},
                                      END};
 
 static const field recorded_probe_fields[] = {
     {.key = "device_class", TEXT, AT(ds_spec_probe, device_class)},
     {.key = "sha256", HEX, AT(ds_spec_probe, sha256)},
-    {.key = "n", INT, AT(ds_spec_probe, n), 1, 1024},
-    {.key = "seed", SEED, AT(ds_spec_probe, seed), 0, 9.3e18},
+    {.key = "n", INT, AT(ds_spec_probe, n), DS_RANGE_PROBE_N},
+    {.key = "seed", SEED, AT(ds_spec_probe, seed), DS_RANGE_SEED},
     END};
 
 static const field net_fields[] = {
@@ -393,8 +401,11 @@ static const field bar_fields[] = {
 
 static const field gate_fields[] = {
     {.key = "verify", CUSTOM, AT(ds_spec_gate, verify), .read = read_verify},
-    {.key = "fd_tolerance", NUMBER, AT(ds_spec_gate, fd_tolerance), 0, 100},
-    {.key = "kid_tolerance_sigmas", NUMBER, AT(ds_spec_gate, kid_tolerance_sigmas), 0, 1000},
+    {.key = "fd_tolerance", NUMBER, AT(ds_spec_gate, fd_tolerance), DS_RANGE_FD_TOLERANCE},
+    {.key = "kid_tolerance_sigmas",
+     NUMBER,
+     AT(ds_spec_gate, kid_tolerance_sigmas),
+     DS_RANGE_KID_SIGMAS},
     {.key = "worse_margin", NUMBER, AT(ds_spec_gate, worse_margin), 0, 100, OPTIONAL},
     {.key = "worse_sigmas", NUMBER, AT(ds_spec_gate, worse_sigmas), 0, 1000, OPTIONAL},
     END};
@@ -444,10 +455,10 @@ static const field sample_spec[] = {
     {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
     {.key = "adapter", OBJECT, AT(ds_spec, adapter), .sub = blob_fields, .flags = NULLABLE},
     {.key = "sample", OBJECT, AT(ds_spec, sample), .sub = sample_fields},
-    {.key = "n", INT, AT(ds_spec, n), 1, DS_SPEC_IMAGES_MAX},
-    {.key = "seed", SEED, AT(ds_spec, seed), 0, 9.3e18},
+    {.key = "n", INT, AT(ds_spec, n), DS_RANGE_SAMPLES},
+    {.key = "seed", SEED, AT(ds_spec, seed), DS_RANGE_SEED},
     {.key = "class", TEXT, AT(ds_spec, class_name), .flags = NULLABLE | OPTIONAL},
-    {.key = "columns", INT, AT(ds_spec, columns), 0, 10000, OPTIONAL},
+    {.key = "columns", INT, AT(ds_spec, columns), DS_RANGE_COLUMNS, OPTIONAL},
     END};
 
 static const field verify_spec[] = {COMMON,
@@ -471,7 +482,7 @@ static const field import_spec[] = {
     {.key = "name", EMPTY, AT(ds_spec, import.name)},
     {.key = "license", EMPTY, AT(ds_spec, import.license)},
     {.key = "out_dir", PATH, AT(ds_spec, import.out_dir)},
-    {.key = "heads", INT, AT(ds_spec, import.heads), 0, 128, OPTIONAL},
+    {.key = "heads", INT, AT(ds_spec, import.heads), DS_RANGE_HEADS, OPTIONAL},
     {.key = "weights", TEXT, AT(ds_spec, import.weights), .flags = OPTIONAL | NULLABLE},
     END};
 

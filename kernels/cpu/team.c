@@ -16,7 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPINS = 4000, MAX_THREADS = 256 };
+enum { SPINS = 4000, MAX_THREADS = 1024 }; /* the range of base/limits.h */
+enum { DEFAULT_MOST = 256 };               /* when nobody says how many */
 
 typedef struct {
     ds_team *team;
@@ -202,7 +203,7 @@ static int quota_of(const char *quota_path, const char *period_path) {
     if (quota <= 0 || period <= 0)
         return 0;
     long long n = (quota + period - 1) / period;
-    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (int)n;
+    return n < 1 ? 1 : n > DEFAULT_MOST ? DEFAULT_MOST : (int)n;
 }
 
 static int least(int n, int quota) { return quota > 0 && quota < n ? quota : n; }
@@ -232,7 +233,7 @@ int ds_team_default_threads(void) {
     int n = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         n = CPU_COUNT(&set);
-    if (n > MAX_THREADS)
-        n = MAX_THREADS;
+    if (n > DEFAULT_MOST)
+        n = DEFAULT_MOST;
     return cgroup_cap(n < 1 ? 1 : n);
 }

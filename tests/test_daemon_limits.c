@@ -1,0 +1,164 @@
+/* tests/test_daemon_limits.c - one range for each option: what dsctl's parser lets through, the
+ * daemon's table lets through, and nothing else (the worker's part: test_worker_spec.c). */
+#include "cli/cli.h"
+#include "daemon/defaults.h"
+#include "tests/harness.h"
+#include "tests/limits_walk.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int by_dsctl(const char *option, const char *value, ds_error *err) {
+    ds_cli *c = ds_xcalloc(1, sizeof *c);
+    char *argv[] = {(char *)(uintptr_t) "dsctl", (char *)(uintptr_t) "add-dataset",
+                    (char *)(uintptr_t) ".", ds_xasprintf("--%s=%s", option, value), NULL};
+    int rc = ds_cli_parse(c, 4, argv, err);
+    free(argv[3]);
+    free(c);
+    return rc;
+}
+
+static int by_daemon(const char *member, json_t *value, ds_error *err) {
+    json_t *o = json_pack("{s:o}", member, value);
+    if (!strcmp(member, "micro_batch")) /* which a batch must be a multiple of */
+        json_object_set(o, "batch", value);
+    else if (!strcmp(member, "batch"))
+        json_object_set_new(o, "micro_batch", json_integer(1));
+    int rc = ds_options_check("affiner", o, err);
+    json_decref(o);
+    return rc;
+}
+
+START_TEST(numbers) {
+    for (int i = 0; i < LIMIT_CASES; i++)
+        for (int k = 0; k < 6; k++) {
+            const limit_case *c = &limit_cases[i];
+            char text[64];
+            ds_error err = {0};
+            int good = limit_value(c, k, text);
+            json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
+            ck_assert_ptr_nonnull(v);
+            int rc = by_daemon(c->member, v, &err);
+            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, c->member)),
+                          "daemon: %s = %s: %d %s", c->member, text, rc, err.message);
+            if (!c->option)
+                continue;
+            err = (ds_error){0};
+            rc = by_dsctl(c->option, text, &err);
+            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, c->option)),
+                          "dsctl: --%s %s: %d %s", c->option, text, rc, err.message);
+        }
+}
+END_TEST
+
+START_TEST(odd_numbers) {
+    static const char *const odd[] = {"nan", "inf", "-inf", "1e999", "0x10", " 8", "8 ", "", "1,5"};
+    for (int i = 0; i < LIMIT_CASES; i++)
+        for (size_t k = 0; limit_cases[i].option && k < sizeof odd / sizeof *odd; k++) {
+            ds_error err = {0};
+            ck_assert_msg(by_dsctl(limit_cases[i].option, odd[k], &err) == DS_EINVAL, "--%s '%s'",
+                          limit_cases[i].option, odd[k]);
+        }
+}
+END_TEST
+
+START_TEST(words) {
+    for (int i = 0; i < WORD_CASES; i++) {
+        const word_case *c = &word_cases[i];
+        ds_error err = {0};
+        for (const char *p = c->good; *p; p += strcspn(p, "|") + (p[strcspn(p, "|")] == '|')) {
+            char word[32];
+            snprintf(word, sizeof word, "%.*s", (int)strcspn(p, "|"), p);
+            ck_assert_msg(!by_daemon(c->member, json_string(word), &err), "%s", err.message);
+            ck_assert_msg(!by_dsctl(c->option, word, &err), "%s", err.message);
+        }
+        ck_assert_int_eq(by_daemon(c->member, json_string(c->bad), &err), DS_EINVAL);
+        ck_assert_int_eq(by_dsctl(c->option, c->bad, &err), DS_EINVAL);
+    }
+}
+END_TEST
+
+/* Every number of the daemon's table is walked: a new option cannot be forgotten here. */
+START_TEST(none_is_left_out) {
+    ds_dataset_facts facts = {.images = 100, .classes = 2};
+    json_t *spec = json_object(), *section, *value;
+    const char *name, *key;
+    ck_assert_int_eq(ds_options_apply(spec, NULL, NULL, &facts, NULL), 0);
+    json_object_foreach(spec, name, section) {
+        json_object_foreach(section, key, value) {
+            int found = !json_is_number(value);
+            for (int i = 0; i < LIMIT_CASES; i++)
+                found |= !strcmp(limit_cases[i].section, name) && !strcmp(limit_cases[i].key, key);
+            ck_assert_msg(found, "%s.%s has a range that nobody walks", name, key);
+        }
+    }
+    json_decref(spec);
+}
+END_TEST
+
+START_TEST(together) {
+    static const struct {
+        const char *options, *says;
+    } bad[] = {{"{\"batch\":64,\"micro_batch\":48}", "multiple of 'micro_batch'"},
+               {"{\"batch\":4,\"micro_batch\":8}", "multiple of 'micro_batch'"},
+               {"{\"micro_batch\":48}", "multiple of 'micro_batch'"},
+               {"{\"side\":\"in\",\"targets\":[\"q\"]}", "all three of them or none"}};
+    static const char *const good[] = {"{\"batch\":64,\"micro_batch\":16}",
+                                       "{\"side\":\"in\",\"targets\":[\"q\",\"k\",\"v\",\"fc1\"]}",
+                                       "{\"side\":\"in\",\"targets\":[\"fc1\"]}",
+                                       "{\"targets\":[\"q\"]}"};
+    ds_error err = {0};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *o = json_loads(bad[i].options, 0, NULL);
+        ck_assert_msg(ds_options_check(NULL, o, &err) == DS_EINVAL, "%s", bad[i].options);
+        ck_assert_msg(strstr(err.message, bad[i].says) != NULL, "%s", err.message);
+        json_decref(o);
+    }
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        json_t *o = json_loads(good[i], 0, NULL);
+        ck_assert_msg(!ds_options_check(NULL, o, &err), "%s: %s", good[i], err.message);
+        json_decref(o);
+    }
+}
+END_TEST
+
+START_TEST(changes_are_told) {
+    ds_dataset_facts facts = {.images = 100, .classes = 2};
+    json_t *was = json_loads("{\"rank\":8,\"lr\":0.01}", 0, NULL),
+           *is = json_loads("{\"rank\":4,\"seed\":1}", 0, NULL), *c;
+    json_t *list = ds_options_changes("affiner", was, "embedding", is, &facts);
+    char *text = json_dumps(list, JSON_COMPACT | JSON_SORT_KEYS);
+    ck_assert_uint_eq(json_array_size(list), 4); /* method, rank, lr, seed */
+    c = json_array_get(list, 1);
+    ck_assert_str_eq(json_string_value(json_object_get(c, "option")), "rank");
+    ck_assert_int_eq(json_integer_value(json_object_get(c, "from")), 8);
+    ck_assert_int_eq(json_integer_value(json_object_get(c, "to")), 4);
+    ck_assert(json_is_false(json_object_get(c, "from_default")));
+    c = json_array_get(list, 2); /* back to the default, which is named */
+    ck_assert_str_eq(json_string_value(json_object_get(c, "option")), "lr");
+    ck_assert(json_is_true(json_object_get(c, "to_default")));
+    ck_assert(fabs(json_number_value(json_object_get(c, "to")) - 0.006) < 1e-12);
+    json_decref(list);
+    list = ds_options_changes("affiner", was, "affiner", was, &facts);
+    ck_assert_uint_eq(json_array_size(list), 0);
+    json_decref(list);
+    list = ds_options_without_effect("embedding", is);
+    ck_assert_uint_eq(json_array_size(list), 1);
+    ck_assert_str_eq(json_string_value(json_array_get(list, 0)),
+                     "rank has no effect with method embedding");
+    json_decref(list), json_decref(was), json_decref(is);
+    free(text);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_test(tc, numbers);
+    tcase_add_test(tc, odd_numbers);
+    tcase_add_test(tc, words);
+    tcase_add_test(tc, none_is_left_out);
+    tcase_add_test(tc, together);
+    tcase_add_test(tc, changes_are_told);
+}
+
+int main(void) { return ds_test_main("daemon_limits", cases); }
