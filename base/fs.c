@@ -206,6 +206,49 @@ int ds_fs_output_write(const char *path, const void *data, size_t n, int force, 
     return rc;
 }
 
+static int has_entries(const char *path) {
+    DIR *dir = opendir(path);
+    int n = 0;
+    while (dir && readdir(dir))
+        n++;
+    if (dir)
+        closedir(dir);
+    return n > 2 || !dir;
+}
+
+int ds_fs_output_dir_check(const char *path, int force, ds_error *err) {
+    char dir[PATH_MAX], to[PATH_MAX];
+    struct stat st;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    if (!length || length + 32 >= PATH_MAX)
+        return ds_fail(err, DS_EINVAL, "cannot write '%.80s': the name is %s", path,
+                       length ? "too long" : "empty");
+    snprintf(to, sizeof to, "%.*s", (int)length, path);
+    if (!lstat(to, &st)) {
+        if (!S_ISDIR(st.st_mode))
+            return ds_fail(err, DS_EINVAL, "cannot write '%s': it is %s, give the name of a folder",
+                           path,
+                           S_ISLNK(st.st_mode)   ? "a link"
+                           : special(st.st_mode) ? special(st.st_mode)
+                                                 : "a file");
+        if (has_entries(to) && !force)
+            return ds_fail(err, DS_ECONFLICT,
+                           "'%s' exists: give another name, or --force to replace it", path);
+    } else if (errno != ENOENT)
+        return ds_fail_errno(err, "cannot write '%s'", path);
+    parent_of(dir, to);
+    if (stat(dir, &st))
+        return ds_fail_errno(err, "cannot write '%s': folder '%s'", path, dir);
+    char *tmp = ds_xasprintf("%s.XXXXXX", to);
+    int rc = mkdtemp(tmp) ? 0 : ds_fail_errno(err, "cannot write '%s'", path);
+    if (!rc)
+        rmdir(tmp);
+    free(tmp);
+    return rc;
+}
+
 int ds_fs_flush(FILE *f, const char *name, ds_error *err) {
     int failed = ferror(f);
     errno = 0;

@@ -46,6 +46,10 @@ int ds_fs_output_check(const char *path, int force, ds_error *err);
 int ds_fs_output_rename(const char *from, const char *to, int force, ds_error *err);
 int ds_fs_output_write(const char *path, const void *data, size_t n, int force, ds_error *err);
 
+/* The same for a result that is a folder: absent, or empty, or with `force` one that has things in
+ * it (whether that may go is the caller's question).  DS_ECONFLICT: it has and force = 0. */
+int ds_fs_output_dir_check(const char *path, int force, ds_error *err);
+
 /* Everything that was printed to f has arrived, or an error that names it ("standard output"); for
  * the end of a program, which otherwise ends well on a full disk. */
 int ds_fs_flush(FILE *f, const char *name, ds_error *err);

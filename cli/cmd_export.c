@@ -101,6 +101,8 @@ static int run_worker(ds_cli *c, const char *adapter, const json_t *base, const 
         ARG("--merge");
     if (ds_opt_given(c, "no-pt"))
         ARG("--no-pt");
+    if (ds_opt_given(c, "force"))
+        ARG("--force");
 #undef ARG
     argv[n] = NULL;
     int rc = ds_run_program(argv, WITHIN, &text, &status, err);
@@ -123,21 +125,40 @@ static void default_dir(const ds_cli *c, const json_t *adapter, const json_t *ba
             *p = '_';
 }
 
+/* What needs neither daemon nor worker. */
+static int check_options(const ds_cli *c, ds_error *err) {
+    const char *format = ds_opt_text(c, "format", ""), *out = ds_opt_text(c, "output", NULL);
+    int file = !strcmp(format, "safetensors"), merge = ds_opt_given(c, "merge");
+    if (!*format)
+        return ds_fail(err, DS_EINVAL, "give --format safetensors, dit, diffusers or peft-like");
+    if (ds_opt_given(c, "no-pt") && strcmp(format, "dit"))
+        return ds_fail(err, DS_EINVAL, "option --no-pt is for --format dit: no other has model.pt");
+    if (merge && !strcmp(format, "peft-like"))
+        return ds_fail(err, DS_EINVAL,
+                       "option --merge cannot be with --format peft-like, the adapter alone");
+    if (file && !merge && !strcmp(ds_opt_text(c, "dtype", "f32"), "bf16"))
+        return ds_fail(err, DS_EINVAL,
+                       "option --dtype bf16 needs --merge here: the adapter alone is written as it "
+                       "is");
+    if (out && !strcmp(out, "-"))
+        return ds_fail(err, DS_EINVAL, "-o takes a folder, which standard output is not");
+    return out ? ds_fs_output_dir_check(out, ds_opt_given(c, "force"), err) : 0;
+}
+
 int ds_cmd_export(ds_cli *c, ds_error *err) {
     json_t *adapter = NULL, *base = NULL, *warnings = json_array();
     char path[PATH_MAX] = "", dir[PATH_MAX];
-    int rc =
-        ds_opt_given(c, "format")
-            ? 0
-            : ds_fail(err, DS_EINVAL, "give --format safetensors, dit, diffusers or peft-like");
+    int given = ds_opt_given(c, "output"), rc = check_options(c, err);
     if (!rc)
         rc = ask(c, &adapter, &base, err);
+    if (!rc && given)
+        snprintf(dir, sizeof dir, "%s", ds_opt_text(c, "output", ""));
+    else if (!rc) {
+        default_dir(c, adapter, base, dir);
+        rc = ds_fs_output_dir_check(dir, ds_opt_given(c, "force"), err);
+    }
     if (!rc && adapter)
         rc = download(c, adapter, path, err);
-    if (!rc && ds_opt_given(c, "output"))
-        snprintf(dir, sizeof dir, "%s", ds_opt_text(c, "output", ""));
-    else if (!rc)
-        default_dir(c, adapter, base, dir);
     if (!rc)
         rc = run_worker(c, adapter ? path : NULL, base, dir, warnings, err);
     if (*path)

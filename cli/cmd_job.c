@@ -217,6 +217,8 @@ static int read_log(ds_cli *c, int64_t id, int64_t *offset, size_t *got, ds_erro
     if (!rc && text.len)
         put_log(c, &text);
     fflush(c->out);
+    if (!rc && ferror(c->out))
+        rc = ds_fail(err, DS_EIO, "cannot write to standard output");
     *offset = next >= 0 ? next : *offset + (int64_t)text.len;
     ds_buf_release(&text);
     return rc;

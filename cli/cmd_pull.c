@@ -95,7 +95,7 @@ static int copy_out(ds_cli *c, FILE *f, ds_error *err) {
     rewind(f);
     while ((n = fread(part, 1, sizeof part, f)) > 0)
         if (fwrite(part, 1, n, c->out) != n)
-            return ds_fail_errno(err, "cannot write the output");
+            return ds_fail(err, DS_EIO, "cannot write to standard output: %s", strerror(errno));
     return 0;
 }
 
@@ -104,7 +104,7 @@ static int commit(ds_cli *c, FILE *f, const char *temporary, const char *target,
         return copy_out(c, f, err);
     if (fflush(f) || fsync(fileno(f)))
         return ds_fail_errno(err, "cannot write '%s'", target);
-    return ds_fs_rename(temporary, target, err);
+    return ds_fs_output_rename(temporary, target, ds_opt_given(c, "force"), err);
 }
 
 static int verify(FILE *f, FILE *raw, const json_t *a, const char *header, ds_error *err) {
@@ -195,9 +195,22 @@ static int pull(ds_cli *c, const json_t *a, const char *target, ds_error *err) {
     return rc;
 }
 
+/* Can the file be written where it is to go?  Asked before anything is fetched. */
+static int check_target(const ds_cli *c, const char *target, ds_error *err) {
+    if (strcmp(target, "-"))
+        return ds_fs_output_check(target, ds_opt_given(c, "force"), err);
+    return c->json ? ds_fail(err, DS_EINVAL,
+                             "-o - writes the adapter to standard output, where --json cannot go "
+                             "as well: give -o FILE")
+                   : 0;
+}
+
 int ds_cmd_pull_adapter(ds_cli *c, ds_error *err) {
     ds_buf path = {0};
     json_t *a = NULL;
+    const char *given = ds_opt_text(c, "output", NULL);
+    if (given && check_target(c, given, err))
+        return err->code;
     ds_buf_addf(&path, "/v1/adapters/");
     ds_url_segment(&path, c->args[0]);
     int rc = ds_client_call(c->http, "GET", path.data, NULL, &a, err);
@@ -208,7 +221,9 @@ int ds_cmd_pull_adapter(ds_cli *c, ds_error *err) {
     }
     char target[PATH_MAX], size[DS_TEXT];
     default_target(c, a, target);
-    rc = pull(c, a, target, err);
+    rc = given ? 0 : check_target(c, target, err);
+    if (!rc)
+        rc = pull(c, a, target, err);
     if (!rc && strcmp(target, "-")) {
         if (c->json) {
             json_object_set_new(a, "file", json_string(target));

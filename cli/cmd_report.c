@@ -194,16 +194,32 @@ static int collect(ds_cli *c, json_t *rows, ds_error *err) {
     return rc;
 }
 
+static int write_report(const char *out, const json_t *doc, int force, ds_error *err) {
+    char *text = json_dumps(doc, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)),
+         *line = ds_xasprintf("%s\n", text ? text : "{}");
+    int rc = ds_fs_output_write(out, line, strlen(line), force, err);
+    free(text);
+    free(line);
+    return rc;
+}
+
 int ds_cmd_report(ds_cli *c, ds_error *err) {
+    const char *out = ds_opt_text(c, "output", NULL);
+    int force = ds_opt_given(c, "force");
+    if (out && !strcmp(out, "-"))
+        return ds_fail(err, DS_EINVAL, "-o takes a file; --json writes to standard output");
+    if (out && ds_fs_output_check(out, force, err))
+        return err->code;
+    if (force && !out)
+        return ds_fail(err, DS_EINVAL, "option --force needs --output");
     json_t *doc = json_object(), *rows = json_array();
     json_object_set_new(doc, "schema", json_string("dsctl.v1/report"));
     json_object_set_new(doc, "datasets", rows);
     int rc = collect(c, rows, err);
     json_t *bases = rc ? json_array() : base_rows(c);
     json_object_set_new(doc, "bases", bases);
-    const char *out = ds_opt_text(c, "output", NULL);
     if (!rc && out)
-        rc = ds_json_write_file(out, doc, err);
+        rc = write_report(out, doc, force, err);
     if (!rc && c->json)
         ds_print_json(c, "report", doc, 0);
     else if (!rc && c->quiet)

@@ -6,6 +6,7 @@
 #include "cli/follow.h"
 #include "cli/format.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,6 +22,10 @@ static int post_and_follow(ds_cli *c, const char *path, const json_t *body, json
         return rc;
     }
     int64_t id = ds_json_int(queued, "id", 0);
+    const json_t *notes = json_object_get(queued, "notes"), *note;
+    size_t i;
+    json_array_foreach((json_t *)(uintptr_t)notes, i, note) if (json_is_string(note))
+        ds_say(c, "note: %s", json_string_value(note));
     json_decref(queued);
     if (id < 1)
         return ds_fail(err, DS_EFAILED, "the answer to POST %s names no job", path);
@@ -115,6 +120,16 @@ static void sample_target(const ds_cli *c, char out[PATH_MAX]) {
             *p = '-';
 }
 
+/* Before anything is drawn: can the picture be written where it is to go? */
+static int check_target(const ds_cli *c, const char *target, ds_error *err) {
+    if (strcmp(target, "-"))
+        return ds_fs_output_check(target, ds_opt_given(c, "force"), err);
+    return c->json ? ds_fail(err, DS_EINVAL,
+                             "-o - writes the picture to standard output, where --json cannot go "
+                             "as well: give -o FILE")
+                   : 0;
+}
+
 /* The picture as a whole file or not at all; "-" is the standard output. */
 static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) {
     char *data = NULL;
@@ -128,9 +143,11 @@ static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) 
     if (!rc && (n < 8 || memcmp(data, "\x89PNG\r\n\x1a\n", 8)))
         rc = ds_fail(err, DS_EINTEGRITY, "job %lld's grid.png is not a PNG file", (long long)id);
     if (!rc && !strcmp(target, "-"))
-        rc = fwrite(data, 1, n, c->out) == n ? 0 : ds_fail_errno(err, "cannot write the output");
+        rc = fwrite(data, 1, n, c->out) == n && !fflush(c->out)
+                 ? 0
+                 : ds_fail(err, DS_EIO, "cannot write to standard output: %s", strerror(errno));
     else if (!rc)
-        rc = ds_fs_write(target, data, n, err);
+        rc = ds_fs_output_write(target, data, n, ds_opt_given(c, "force"), err);
     free(data);
     ds_buf_release(&path);
     return rc;
@@ -138,9 +155,12 @@ static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) 
 
 int ds_cmd_sample(ds_cli *c, ds_error *err) {
     char target[PATH_MAX], took[DS_TEXT];
-    json_t *body = sample_request(c), *job = NULL;
     sample_target(c, target);
-    int rc = post_and_follow(c, "/v1/samples", body, &job, err);
+    int rc = check_target(c, target, err);
+    if (rc)
+        return rc;
+    json_t *body = sample_request(c), *job = NULL;
+    rc = post_and_follow(c, "/v1/samples", body, &job, err);
     json_decref(body);
     if (!rc && !(rc = ds_job_verdict(job, err)))
         rc = fetch_grid(c, ds_json_int(job, "id", 0), target, err);
@@ -152,9 +172,9 @@ int ds_cmd_sample(ds_cli *c, ds_error *err) {
         } else if (c->quiet) {
             fprintf(c->out, "%s\n", target);
         } else {
-            ds_say(c, "%lld images of %s in %s, written to %s",
-                   (long long)ds_json_int(result, "n", (int64_t)ds_opt_number(c, "n", 16)),
-                   c->args[0], ds_fmt_duration(took, ds_json_real(result, "seconds")), target);
+            long long n = ds_json_int(result, "n", (int64_t)ds_opt_number(c, "n", 16));
+            ds_say(c, "%lld image%s of %s in %s, written to %s", n, n == 1 ? "" : "s", c->args[0],
+                   ds_fmt_duration(took, ds_json_real(result, "seconds")), target);
         }
     }
     json_decref(job);

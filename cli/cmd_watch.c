@@ -269,8 +269,8 @@ int ds_cmd_watch(ds_cli *c, ds_error *err) {
         show_look(c, known, &l, rc ? "diffscalerd is not reachable; waiting for it" : NULL, !i);
         rc = 0;
         look_release(&l);
-        if (i + 1 == count || ds_cli_sleep(interval, NULL))
-            break;
+        if (i + 1 == count || ferror(c->out) || ds_cli_sleep(interval, NULL))
+            break; /* output that does not arrive is said at the end */
     }
     if (page) {
         fputs("\033[?25h\033[?1049l", c->out);

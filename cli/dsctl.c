@@ -1,4 +1,5 @@
 /* cli/dsctl.c - one run of dsctl: options, environment, dispatch, exit status. */
+#include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/client.h"
@@ -135,7 +136,7 @@ int ds_cli_run(int argc, char **argv, FILE *out, FILE *err_stream) {
     if (argc == 2 && !strcmp(argv[1], "--dump-commands")) {
         ds_man_dump(out);
         free(c);
-        return 0;
+        return fflush(out) ? 1 : 0;
     }
     int rc = ds_cli_parse(c, argc, argv, &err);
     find_terminal(c);
@@ -145,8 +146,9 @@ int ds_cli_run(int argc, char **argv, FILE *out, FILE *err_stream) {
         if (!run_informative(c) && !(rc = check_arguments(c, &err)))
             rc = run_command(c, &err);
     }
-    if (fflush(out) || ferror(out))
-        rc = rc ? rc : ds_fail(&err, DS_EIO, "cannot write the output: %s", strerror(errno));
+    ds_error lost;
+    if (ds_fs_flush(out, "standard output", &lost))
+        rc = rc ? rc : ds_fail(&err, DS_EIO, "%s", lost.message); /* whatever the cause, exit 1 */
     if (rc) {
         fputs("dsctl: ", err_stream);
         ds_put_clean(c, err_stream, err.message);

@@ -1,29 +1,31 @@
 /* daemon/start.c - diffscalerd from its arguments to its exit code. */
+#include "base/fs.h"
 #include "base/log.h"
 #include "daemon/child.h"
 #include "daemon/daemon.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* What a person can do about a start that failed; the message already says what and why. */
-static const char *way_out(int code) {
-    switch (code) {
+static const char *way_out(const ds_options *o, const ds_error *err) {
+    switch (err->code) {
     case DS_ENEWER: return "install a diffscaler at least as new as the one that made it";
-    case DS_ECONFLICT: return "stop the other daemon, or give another --state";
     case DS_EPERM:
+        if (*o->token_file && strstr(err->message, o->token_file))
+            return NULL;
         return "run as the owner of the state folder, or give a --state you may write to";
     case DS_EINTEGRITY:
         return "restore the newest copy in STATE/backups, or move registry.db away to begin anew "
                "(blobs stay)";
-    case DS_EINVAL: return "see diffscalerd --help";
     default: return NULL;
     }
 }
 
-static int fail(const ds_error *err) {
-    const char *hint = way_out(err->code);
+static int fail(const ds_options *o, const ds_error *err) {
+    const char *hint = way_out(o, err);
     fprintf(stderr, "diffscalerd: %s\n", err->message);
     if (hint)
         fprintf(stderr, "diffscalerd: %s\n", hint);
@@ -38,17 +40,17 @@ int ds_daemon_main(int argc, char **argv) {
     umask(0027);
     int rc = ds_options_parse(argc, argv, &options, &err);
     if (rc < 0)
-        return fail(&err);
-    if (rc > 0)
-        return 0;
-    if (options.check_config) {
+        return fail(&options, &err);
+    if (rc == 0 && options.check_config) {
         ds_options_print(&options);
-        return 0;
+        rc = 1;
     }
+    if (rc > 0) /* something was printed, and that is all */
+        return ds_fs_flush(stdout, "standard output", &err) ? (fail(&options, &err), 1) : 0;
     ds_log_init("daemon", options.log_level);
     rc = ds_daemon_open(&daemon, &options, &err);
     if (!rc)
         ds_daemon_run(&daemon);
     ds_daemon_close(&daemon);
-    return rc ? fail(&err) : 0;
+    return rc ? fail(&options, &err) : 0;
 }

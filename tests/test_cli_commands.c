@@ -411,11 +411,20 @@ START_TEST(pull_writes_verified_files) {
     ck_has(r.err, "digest verified");
     check_content(p.name, p.packed, p.packed_n);
     cli_free(&r);
-    ck_run(r, &p.server, 0, "pull-adapter digits@latest --raw -o %s --json", p.name);
+    ds_buf_release(&p.server.log); /* what is there stays, and nothing is asked for */
+    ck_run(r, &p.server, 4, "pull-adapter digits@latest --raw -o %s --json", p.name);
+    ck_has(r.err, "exists: give another name, or --force to replace it");
+    ck_assert_ptr_null(p.server.log.data);
+    check_content(p.name, p.packed, p.packed_n);
+    cli_free(&r);
+    ck_run(r, &p.server, 0, "pull-adapter digits@latest --raw -o %s --json --force", p.name);
     json_t *doc = cli_json(&r, "dsctl.v1/adapter");
     ck_assert_str_eq(ds_json_string(doc, "file", ""), p.name);
     json_decref(doc);
     check_content(p.name, p.raw, p.raw_n);
+    cli_free(&r);
+    ck_run(r, &p.server, 2, "pull-adapter digits@latest -o - --json");
+    ck_has(r.err, "--json cannot go as well");
     cli_free(&r);
     ck_run(r, &p.server, 0, "pull-adapter digits@latest -o -");
     ck_assert_uint_eq(r.out_n, p.packed_n);
@@ -442,7 +451,7 @@ START_TEST(pull_refuses_damage) {
     for (size_t i = 0; i < 40; i++) {
         size_t at = i * (p.packed_n - 1) / 39;
         p.packed[at] ^= (char)(1 << i % 8);
-        ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s%s", p.name,
+        ck_run(r, &p.server, 9, "pull-adapter digits@latest --force -o %s%s", p.name,
                i % 2 ? " --raw" : "");
         ck_has(r.err, "cannot pull 'digits@v2'");
         cli_free(&r);
@@ -450,12 +459,12 @@ START_TEST(pull_refuses_damage) {
     }
     for (size_t i = 1; i < 10; i++) {
         file->length = i * p.packed_n / 10;
-        ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s", p.name);
+        ck_run(r, &p.server, 9, "pull-adapter digits@latest --force -o %s", p.name);
         cli_free(&r);
     }
     file->length = p.packed_n;
     file->kind = FAKE_TRUNCATED;
-    ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s", p.name);
+    ck_run(r, &p.server, 9, "pull-adapter digits@latest --force -o %s", p.name);
     ck_has(r.err, "ended early");
     cli_free(&r);
     file->kind = FAKE_PLAIN;
@@ -463,11 +472,11 @@ START_TEST(pull_refuses_damage) {
     p.packed[p.packed_n] = 'x';
     file->body = p.packed;
     file->length = p.packed_n + 1;
-    ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s", p.name);
+    ck_run(r, &p.server, 9, "pull-adapter digits@latest --force -o %s", p.name);
     cli_free(&r);
     file->length = p.packed_n;
     file->headers = "X-Diffscaler-Digest: sha256:" DIGEST "\r\n";
-    ck_run(r, &p.server, 9, "pull-adapter digits@latest -o %s", p.name);
+    ck_run(r, &p.server, 9, "pull-adapter digits@latest --force -o %s", p.name);
     ck_has(r.err, "another file was sent");
     cli_free(&r);
     check_content(p.name, "old", 3);

@@ -371,6 +371,142 @@ START_TEST(requests) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- outputs */
+
+/* A shell line that ends with this status and says this. */
+static void line(const rig *r, int want, const char *says, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+static void line(const rig *r, int want, const char *says, const char *fmt, ...) {
+    char text[1500];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    int got = shell(r, "%s", text);
+    ck_assert_msg(got == want, "%s: exit %d, not %d\n%s%s", text, got, want, said.out, said.err);
+    EXPECT_SAID(says);
+}
+
+/* The rule of dsctl (test_cli_outputs.c) in diffscaler-worker: asked before any work. */
+START_TEST(places_of_the_worker) {
+    rig r;
+    rig_open(&r, "places");
+    const char *w = program("diffscaler-worker");
+    char *tiles = folder("tiles"), *old = in_tmp("old.out"), *none = in_tmp("nodir/x"),
+         *dir = new_folder("full-folder", 0755), *in = in_tmp("full-folder/x"),
+         *picture = in_tmp("one.ppm");
+    write_tile(picture, 24, 5);
+    spit(in, "kept", 4);
+    const char *const writers[] = {"montage -o '%s' %s '%s'", "scan -o '%s' %s '%s'",
+                                   "pretrain --out '%s' %s --data '%s'"};
+    for (int i = 0; i < 3; i++) {
+        char args[900];
+        const char *source = i ? tiles : picture;
+        spit(old, "old", 3);
+        snprintf(args, sizeof args, writers[i], old, "", source); /* NOLINT */
+        line(&r, 4, "exists: give another name, or --force to replace it", "%s %s", w, args);
+        char *kept = slurp(old);
+        ck_assert_str_eq(kept, "old");
+        free(kept);
+        snprintf(args, sizeof args, writers[i], none, "--force", source); /* NOLINT */
+        line(&r, 3, "cannot write", "%s %s", w, args);
+        ck_assert_msg(said.seconds < 20, "asked after %.0f s of work", said.seconds);
+        snprintf(args, sizeof args, writers[i], tiles, "--force", source); /* NOLINT */
+        line(&r, 2, "it is a folder", "%s %s", w, args);
+        snprintf(args, sizeof args, writers[i], "/dev/null", "--force", source); /* NOLINT */
+        line(&r, 2, "it is a device", "%s %s", w, args);
+        if (i < 2) {
+            snprintf(args, sizeof args, writers[i], old, "--force", source); /* NOLINT */
+            line(&r, 0, "", "%s %s", w, args);
+            kept = slurp(old);
+            ck_assert_msg(strcmp(kept, "old") != 0, "nothing was written by: %s", args);
+            free(kept);
+        }
+    }
+    ck_assert(!ds_fs_exists("/dev/null.work"));
+    line(&r, 4, "exists", "%s export --base '%s' --format dit -o '%s'", w, r.base, dir);
+    line(&r, 4, "is no export", "%s export --base '%s' --format dit -o '%s' --force", w, r.base,
+         dir);
+    line(&r, 3, "cannot write", "%s export --base '%s' --format dit -o '%s'", w, r.base, none);
+    line(&r, 2, "it is a file", "%s export --base '%s' --format dit -o '%s'", w, r.base, old);
+    line(&r, 2, "--no-pt is for", "%s export --base '%s' --format diffusers --no-pt -o x", w,
+         r.base);
+    line(&r, 2, "given twice", "%s export --base '%s' --base y --format dit -o x", w, r.base);
+    line(&r, 2, "given twice", "%s pretrain --data x --out y --steps 5 --steps 6", w);
+    line(&r, 2, "given twice", "%s plan --shape tiny --batch 3 --batch 4", w);
+    line(&r, 2, "no effect", "%s plan --shape tiny --method full --rank 4", w);
+    line(&r, 2, "unexpected argument", "%s scan '%s' -o a -o b", w, tiles);
+    line(&r, 2, "whole number", "%s pretrain --data x --out y --steps 1.5", w);
+    free(tiles), free(old), free(none), free(dir), free(in), free(picture);
+}
+END_TEST
+
+/* A result that did not arrive is a failure of every program and command that prints one. */
+START_TEST(full_output) {
+    rig r;
+    open_and_start(&r, "full");
+    char *tiles = folder("tiles");
+    const char *w = program("diffscaler-worker"), *d = program("diffscalerd"),
+               *c = program("dsctl");
+    static const char *const worker[] = {"--version",  "--help",      "devices",       "run --help",
+                                         "scan TILES", "plan --help", "export --help", "help"},
+                             *const daemon[] = {"--version", "--help", "--check-config"},
+                             *const client[] = {"--version",   "help",
+                                                "version",     "status",
+                                                "list-jobs",   "list-jobs --json",
+                                                "show-base",   "list-bases",
+                                                "doctor",      "events",
+                                                "help sample", "completion bash",
+                                                "report",      "list-datasets --json"};
+    struct {
+        const char *program, *const *lines;
+        size_t count;
+    } all[] = {{w, worker, 8}, {d, daemon, 3}, {c, client, 14}};
+    if (access("/dev/full", W_OK)) {
+        ds_test_skip("full_output", "no /dev/full");
+        return;
+    }
+    EXPECT(&r, 0, "add-dataset", tiles, "--no-watch", QUICK);
+    for (int i = 0; i < 3; i++)
+        for (size_t k = 0; k < all[i].count; k++) {
+            const char *args = all[i].lines[k];
+            char text[900];
+            if (!strcmp(args, "scan TILES"))
+                snprintf(text, sizeof text, "scan '%s'", tiles);
+            else
+                snprintf(text, sizeof text, "%s", args);
+            line(&r, 1, "cannot write", "%s %s >/dev/full", all[i].program, text);
+            /* a reader that went away, where the signal is ignored; else it ends by the signal */
+            line(&r, 0, "1",
+                 "(trap '' PIPE; exec 3>&1; (sleep .2; %s %s; echo $? >&3) 2>/dev/null "
+                 "| true)",
+                 all[i].program, text);
+        }
+    rig_close(&r);
+    free(tiles);
+}
+END_TEST
+
+START_TEST(sets_that_cannot_be_measured) {
+    rig r;
+    open_and_start(&r, "few");
+    char *one = new_folder("one-picture", 0755), *only = in_tmp("one-picture/a.ppm"),
+         *tiles = folder("tiles");
+    write_tile(only, 24, 5);
+    EXPECT(&r, 2, "add-dataset", one, "--wait", QUICK);
+    EXPECT_SAID("1 usable image");
+    EXPECT_SAID("a distance needs 2");
+    EXPECT(&r, 0, "list-jobs", "--kind", "train", "--quiet");
+    ck_assert_str_eq(said.out, ""); /* nothing was trained for it */
+    /* the ends of the range of --lr: what is accepted runs, also through the plan's calibration */
+    EXPECT(&r, 0, "add-dataset", tiles, "--wait", "--steps", "2", "--n", "4", "--batch", "4",
+           "--lr", "1");
+    EXPECT(&r, 2, "add-dataset", tiles, "--lr", "1.000001");
+    rig_close(&r);
+    free(one), free(only), free(tiles);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     system_fixture();
     free(make_tiles("tiles", 2, CLASS_IMAGES));
@@ -384,6 +520,9 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, corrupt_registry);
     tcase_add_test(tc, read_only_registry);
     tcase_add_test(tc, requests);
+    tcase_add_test(tc, places_of_the_worker);
+    tcase_add_test(tc, full_output);
+    tcase_add_test(tc, sets_that_cannot_be_measured);
 }
 
 int main(int argc, char **argv) { return system_main(argc, argv, "system-input", register_cases); }

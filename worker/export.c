@@ -352,15 +352,44 @@ int ds_export_stopped(ds_error *err) {
     return ds_fail(err, DS_ECANCELED, "stopped before it was complete; nothing of it is left");
 }
 
-/* Absent, or an empty folder. */
-static int target_free(const char *path, ds_error *err) {
-    struct stat st;
-    if (lstat(path, &st))
-        return errno == ENOENT ? 0 : ds_fail_errno(err, "cannot look at '%s'", path);
-    if (S_ISDIR(st.st_mode) && rmdir(path) == 0)
-        return 0;
-    return ds_fail(err, DS_ECONFLICT, "'%s' is there already: give another folder, or remove it",
-                   path);
+/* What --force may replace: its model card says who wrote it. */
+static int is_export(const char *dir) {
+    char path[4352], *text = NULL;
+    size_t n = 0;
+    ds_fs_join(path, sizeof path, dir, "README.md");
+    int found = !ds_fs_read(path, 1 << 20, &text, &n, NULL) &&
+                strstr(text, "Written by Diffscaler ") != NULL;
+    free(text);
+    return found;
+}
+
+static int target_free(const char *path, int force, ds_error *err) {
+    int rc = ds_fs_output_dir_check(path, force, err), taken;
+    if (rc || !force)
+        return rc;
+    ds_error why;
+    taken = ds_fs_output_dir_check(path, 0, &why);
+    return !taken || is_export(path)
+               ? 0
+               : ds_fail(err, DS_ECONFLICT,
+                         "'%s' exists and is no export: --force does not replace it; give another "
+                         "name",
+                         path);
+}
+
+/* Over an empty folder, or an earlier export, which goes when the new one is in its place. */
+static int put_in_place(const char *from, const char *target, int force, ds_error *err) {
+    char old[4096];
+    int rc = target_free(target, force, err);
+    if (rc || !force || !ds_fs_exists(target))
+        return rc ? rc : ds_fs_rename(from, target, err);
+    snprintf(old, sizeof old, "%s.old-%ld", target, (long)getpid());
+    rc = ds_fs_rename(target, old, err);
+    if (!rc && (rc = ds_fs_rename(from, target, err)))
+        ds_fs_rename(old, target, NULL);
+    else if (!rc)
+        ds_fs_remove(old, NULL);
+    return rc;
 }
 
 /* TARGET.part-PID of processes that are gone: killed while they wrote. */
@@ -394,7 +423,7 @@ int ds_export(const ds_export_options *o, ds_export_note *note, void *user, ds_e
     if (n == 0 || n + 16 > sizeof target)
         return ds_fail(err, DS_EINVAL, "the path of the folder is empty or too long");
     snprintf(target, sizeof target, "%.*s", (int)n, o->out_dir);
-    int rc = target_free(target, err);
+    int rc = target_free(target, o->force, err);
     if (!rc)
         rc = open_all(&x, err);
     if (!rc)
@@ -411,7 +440,7 @@ int ds_export(const ds_export_options *o, ds_export_note *note, void *user, ds_e
         if (!rc && ds_stop_asked())
             rc = ds_export_stopped(err);
         if (!rc)
-            rc = ds_fs_rename(x.dir, target, err);
+            rc = put_in_place(x.dir, target, o->force, err);
         if (rc)
             ds_fs_remove(x.dir, NULL);
     }
@@ -446,23 +475,47 @@ static const char usage[] =
     "  --merge                fold the adapter into the base (dit and diffusers always do)\n"
     "  --no-pt                dit: no model.pt\n"
     "  --no-measure           do not measure what the layout cannot carry\n"
+    "  --force                replace DIR if an export wrote it\n"
     "\n"
     "example:\n"
     "  diffscaler-worker export --base base.safetensors --adapter digits.zst --format diffusers -o "
     "out\n";
 
+/* What the format would not use is refused: nothing that was asked for is left out in silence. */
+static int check_together(const ds_export_options *o, ds_error *err) {
+    if (!strcmp(o->out_dir, "-"))
+        return ds_fail(err, DS_EINVAL, "-o takes a folder, which standard output is not");
+    if (o->no_pt && o->format != DS_EXPORT_DIT)
+        return ds_fail(err, DS_EINVAL, "--no-pt is for --format dit: no other writes model.pt");
+    if (o->merge && o->format == DS_EXPORT_PEFT)
+        return ds_fail(err, DS_EINVAL,
+                       "--merge cannot be with --format peft-like, which is the adapter alone");
+    if (o->bf16 && o->format == DS_EXPORT_SAFETENSORS && !o->merge)
+        return ds_fail(err, DS_EINVAL,
+                       "--dtype bf16 is for matrices that are written anew: the adapter is "
+                       "written as it is (with --merge there are some)");
+    return 0;
+}
+
 static int parse(int argc, char **argv, ds_export_options *o, ds_error *err) {
     const char *format = NULL, *dtype = "f32";
+    unsigned given = 0;
     const struct {
         const char *name;
         const char **value;
         int *flag, set;
-    } options[] = {{"--base", &o->base, NULL, 0},         {"--adapter", &o->adapter, NULL, 0},
-                   {"--vae", &o->vae, NULL, 0},           {"--license", &o->license, NULL, 0},
-                   {"--format", &format, NULL, 0},        {"--dtype", &dtype, NULL, 0},
-                   {"-o", &o->out_dir, NULL, 0},          {"--output", &o->out_dir, NULL, 0},
-                   {"--merge", NULL, &o->merge, 1},       {"--no-pt", NULL, &o->no_pt, 1},
-                   {"--no-measure", NULL, &o->measure, 0}};
+    } options[] = {{"--base", &o->base, NULL, 0},
+                   {"--adapter", &o->adapter, NULL, 0},
+                   {"--vae", &o->vae, NULL, 0},
+                   {"--license", &o->license, NULL, 0},
+                   {"--format", &format, NULL, 0},
+                   {"--dtype", &dtype, NULL, 0},
+                   {"-o", &o->out_dir, NULL, 0},
+                   {"--output", &o->out_dir, NULL, 0},
+                   {"--merge", NULL, &o->merge, 1},
+                   {"--no-pt", NULL, &o->no_pt, 1},
+                   {"--no-measure", NULL, &o->measure, 0},
+                   {"--force", NULL, &o->force, 1}};
     enum { OPTIONS = sizeof options / sizeof options[0] };
     for (int i = 0; i < argc; i++) {
         int k = 0;
@@ -472,10 +525,14 @@ static int parse(int argc, char **argv, ds_export_options *o, ds_error *err) {
             return ds_fail(err, DS_EINVAL, "unknown argument '%.60s'; see --help", argv[i]);
         if (options[k].flag)
             *options[k].flag = options[k].set;
-        else if (i + 1 == argc)
+        else if (i + 1 == argc || !*argv[i + 1])
             return ds_fail(err, DS_EINVAL, "%s needs a value", argv[i]);
+        else if (given & 1u << k && strcmp(*options[k].value, argv[i + 1]))
+            return ds_fail(err, DS_EINVAL, "%s is given twice: '%.60s' and '%.60s'", argv[i],
+                           *options[k].value, argv[i + 1]);
         else
             *options[k].value = argv[++i];
+        given |= 1u << k;
     }
     if (!o->base || !format || !o->out_dir)
         return ds_fail(err, DS_EINVAL, "%s is missing; see --help",
@@ -485,7 +542,8 @@ static int parse(int argc, char **argv, ds_export_options *o, ds_error *err) {
     if (strcmp(dtype, "f32") && strcmp(dtype, "bf16"))
         return ds_fail(err, DS_EINVAL, "--dtype is '%.20s', must be f32 or bf16", dtype);
     o->bf16 = !strcmp(dtype, "bf16");
-    return ds_export_format_from_name(format, &o->format, err);
+    int rc = ds_export_format_from_name(format, &o->format, err);
+    return rc ? rc : check_together(o, err);
 }
 
 static void print_note(void *user, const char *line) {

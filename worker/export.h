@@ -13,7 +13,8 @@
  * to 1000, then the null row: both programs take row 1000 for "no class".  With more classes the
  * null row follows them.  A merged base has the task's classes and the null row.
  *
- * out_dir is whole or absent: it is written under another name beside it and renamed.  Memory: the
+ * out_dir is whole or absent: it is written under another name beside it and renamed; whether it
+ * can be is asked before anything is read.  Memory: the
  * base as it lies in memory, and one tensor.  Thread: one.  Errors: DS_ECONFLICT (out_dir is not
  * empty), DS_EINVAL (not representable), as ds_base_open, ds_adapter_open, ds_fs_write.
  */
@@ -34,6 +35,7 @@ typedef struct {
     int merge;   /* safetensors: a base instead of the adapter */
     int bf16;    /* matrices in BF16, else F32 */
     int no_pt;   /* dit: model.safetensors alone */
+    int force;   /* a folder that an export wrote is replaced */
     int measure; /* how much does what the layout cannot carry change the output? */
 } ds_export_options;
 

@@ -76,9 +76,9 @@ static int help(int argc, char **argv) {
     return 0;
 }
 
-static int print_scan(const ds_scan_result *r, const char *out) {
+static int print_scan(const ds_scan_result *r, const char *out, int force) {
     ds_error err;
-    if (out && ds_fs_write(out, r->manifest, r->manifest_size, &err))
+    if (out && ds_fs_output_write(out, r->manifest, r->manifest_size, force, &err))
         return fprintf(stderr, "error: %s\n", err.message), ds_error_exit(err.code);
     json_t *doc = ds_scan_result_json(r);
     char *text = json_dumps(doc, JSON_INDENT(2));
@@ -89,35 +89,64 @@ static int print_scan(const ds_scan_result *r, const char *out) {
     return 0;
 }
 
+static const char scan_usage[] =
+    "usage: diffscaler-worker scan DIR [-o MANIFEST [--force]]\n\n"
+    "Print what a scan job finds as JSON; -o also writes the manifest, over an existing file only\n"
+    "with --force.\n";
+
+/* 0, or 2 with a message, or -1 when help was asked for. */
+static int parse_scan(int argc, char **argv, const char **dir, const char **out, int *force) {
+    for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return fputs(scan_usage, stdout), -1;
+        if (!strcmp(argv[i], "--force"))
+            *force = 1;
+        else if (!strcmp(argv[i], "-o") && i + 1 < argc && !*out)
+            *out = argv[++i];
+        else if (argv[i][0] == '-' || *dir)
+            return fprintf(stderr, "error: unexpected argument '%s'\n%s", argv[i], scan_usage), 2;
+        else
+            *dir = argv[i];
+    }
+    if (!*dir)
+        return fprintf(stderr, "error: which folder?  diffscaler-worker scan DIR\n"), 2;
+    if (*force && !*out)
+        return fprintf(stderr, "error: --force needs -o MANIFEST\n"), 2;
+    if (*out && !strcmp(*out, "-"))
+        return fprintf(stderr, "error: -o takes a file: standard output has the result\n"), 2;
+    return 0;
+}
+
 static int scan(int argc, char **argv) {
     const char *dir = NULL, *out = NULL;
-    for (int i = 0; i < argc; i++) {
-        if (!strcmp(argv[i], "-o") && i + 1 < argc)
-            out = argv[++i];
-        else if (argv[i][0] == '-' || dir) {
-            int asked = !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h");
-            fprintf(asked ? stdout : stderr,
-                    "usage: diffscaler-worker scan DIR [-o MANIFEST]\n\n"
-                    "Print what a scan job finds as JSON; -o also writes the manifest.\n");
-            return asked ? 0 : 2;
-        } else
-            dir = argv[i];
-    }
-    if (!dir)
-        return fprintf(stderr, "error: which folder?  diffscaler-worker scan DIR\n"), 2;
     char full[PATH_MAX], *slash;
+    int force = 0, rc = parse_scan(argc, argv, &dir, &out, &force);
+    if (rc)
+        return rc < 0 ? 0 : rc;
     ds_error err;
     ds_scan_result r = {0};
     if (!realpath(dir, full))
         return fprintf(stderr, "error: cannot find '%s'\n", dir), 3;
+    if (out && (rc = ds_fs_output_check(out, force, &err)))
+        return fprintf(stderr, "error: %s\n", err.message), ds_error_exit(rc);
     slash = strrchr(full, '/');
     ds_scan_options o = {.root = full, .dataset = slash[1] ? slash + 1 : "dataset"};
-    int rc = ds_scan(&o, &r, NULL, NULL, &err);
+    rc = ds_scan(&o, &r, NULL, NULL, &err);
     if (rc)
         fprintf(stderr, "error: %s\n", err.message);
-    rc = rc ? ds_error_exit(rc) : print_scan(&r, out);
+    rc = rc ? ds_error_exit(rc) : print_scan(&r, out, force);
     ds_scan_release(&r);
     return rc;
+}
+
+/* A result that did not arrive is no success: a full disk, a reader that went away. */
+static int end(int status) {
+    ds_error err;
+    int rc = ds_fs_flush(stdout, "standard output", &err);
+    if (!rc)
+        return status;
+    fprintf(stderr, "error: %s\n", err.message);
+    return status ? status : 1;
 }
 
 int main(int argc, char **argv) {
@@ -125,10 +154,10 @@ int main(int argc, char **argv) {
         return ds_decode_child_main();
     for (int i = 0; argc > 1 && i < COMMAND_COUNT; i++)
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 2, argv + 2);
+            return end(commands[i].run(argc - 2, argv + 2));
     if (argc > 1)
         fprintf(stderr, "error: unknown command '%s'; see diffscaler-worker --help\n", argv[1]);
     else
         help(0, NULL);
-    return argc > 1 ? 2 : 0;
+    return argc > 1 ? 2 : end(0);
 }

@@ -33,7 +33,9 @@ static int load(const char *path, picture *p, ds_error *err) {
     return rc;
 }
 
-static int stack(const picture *list, int count, const char *out, ds_error *err) {
+static int stack(const picture *list, int count, const char *out, int force, ds_error *err) {
+    char *png = NULL;
+    size_t size = 0;
     int width = 0, height = GAP * (count - 1), y = 0;
     for (int i = 0; i < count; i++) {
         width = list[i].width > width ? list[i].width : width;
@@ -46,32 +48,64 @@ static int stack(const picture *list, int count, const char *out, ds_error *err)
             memcpy(sheet + (size_t)y * (size_t)width * 3,
                    list[i].rgb + (size_t)row * (size_t)list[i].width * 3,
                    (size_t)list[i].width * 3);
-    int rc = ds_png_write(out, sheet, width, height, err);
+    int rc = ds_png_encode(sheet, width, height, &png, &size, err);
+    if (!rc)
+        rc = ds_fs_output_write(out, png, size, force, err);
+    free(png);
     free(sheet);
     return rc;
 }
 
-int ds_worker_montage(int argc, char **argv) {
-    int asked = argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"));
-    if (argc < 3 || strcmp(argv[0], "-o") || argc - 2 > MAX_PICTURES) {
-        fprintf(
-            asked ? stdout : stderr,
-            "usage: diffscaler-worker montage -o OUT.png PICTURE...\n\n"
-            "Put up to %d pictures below each other.\n\n"
-            "example:\n  diffscaler-worker montage -o all.png jobs/2/grid.png jobs/4/grid.png\n",
-            MAX_PICTURES);
-        return asked ? 0 : 2;
+static const char usage[] =
+    "usage: diffscaler-worker montage [--force] -o OUT.png PICTURE...\n\n"
+    "Put up to 64 pictures below each other.  --force replaces an existing OUT.png.\n\n"
+    "example:\n  diffscaler-worker montage -o all.png jobs/2/grid.png jobs/4/grid.png\n";
+_Static_assert(MAX_PICTURES == 64, "as the usage says");
+
+typedef struct {
+    const char *out, *pictures[MAX_PICTURES];
+    int count, force;
+} arguments;
+
+static int parse(int argc, char **argv, arguments *a, ds_error *err) {
+    for (int i = 0; i < argc; i++) {
+        const char *word = argv[i];
+        if (!strcmp(word, "--force"))
+            a->force = 1;
+        else if (!strcmp(word, "-o") && i + 1 < argc) {
+            if (a->out && strcmp(a->out, argv[i + 1]))
+                return ds_fail(err, DS_EINVAL, "-o is given twice: '%.100s' and '%.100s'", a->out,
+                               argv[i + 1]);
+            a->out = argv[++i];
+        } else if (word[0] == '-' || a->count == MAX_PICTURES)
+            return ds_fail(err, DS_EINVAL, "unexpected argument '%.100s'; see --help", word);
+        else
+            a->pictures[a->count++] = word;
     }
+    if (!a->out || !a->count)
+        return ds_fail(err, DS_EINVAL, "%s is missing; see --help",
+                       a->out ? "a picture" : "-o OUT.png");
+    if (!strcmp(a->out, "-"))
+        return ds_fail(err, DS_EINVAL, "-o takes a file, which standard output is not");
+    return 0;
+}
+
+int ds_worker_montage(int argc, char **argv) {
+    if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
+        return fputs(usage, stdout), 0;
+    arguments a = {0};
     picture list[MAX_PICTURES] = {0};
     ds_error err = {0};
-    int rc = 0, count = argc - 2;
-    for (int i = 0; !rc && i < count; i++)
-        rc = load(argv[i + 2], &list[i], &err);
+    int rc = parse(argc, argv, &a, &err);
     if (!rc)
-        rc = stack(list, count, argv[1], &err);
+        rc = ds_fs_output_check(a.out, a.force, &err);
+    for (int i = 0; !rc && i < a.count; i++)
+        rc = load(a.pictures[i], &list[i], &err);
+    if (!rc)
+        rc = stack(list, a.count, a.out, a.force, &err);
     if (rc)
         fprintf(stderr, "error: %s\n", err.message);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < a.count; i++)
         free(list[i].rgb);
     return ds_error_exit(rc);
 }
