@@ -139,10 +139,11 @@ static void show(ds_cli *c, const json_t *a) {
              forced.len ? forced.data : "");
     ds_buf_release(&forced);
     ds_field(c, "aliases", "%s", aliases.data ? aliases.data : "-");
-    ds_field(c, "dataset", "%s v%lld, %s images, %s classes", ds_json_string(a, "dataset", "-"),
-             (long long)ds_json_int(a, "dataset_version", 0),
-             ds_fmt_count(x, ds_json_int(a, "images", -1)),
-             ds_fmt_count(y, ds_json_int(a, "classes", -1)));
+    int64_t images = ds_json_int(a, "images", -1), classes = ds_json_int(a, "classes", -1);
+    ds_field(c, "dataset", "%s v%lld, %s image%s, %s class%s", ds_json_string(a, "dataset", "-"),
+             (long long)ds_json_int(a, "dataset_version", 0), ds_fmt_count(x, images),
+             images == 1 ? "" : "s", ds_fmt_count(y, classes), classes == 1 ? "" : "es");
+    ds_show_classes(c, json_object_get(a, "class_map"));
     ds_field(c, "digest", "sha256:%s", ds_json_string(a, "digest", "-"));
     ds_field(c, "size", "%s (%s unpacked), %s parameters",
              ds_fmt_bytes(x, ds_json_number(a, "stored_bytes", -1)),

@@ -33,15 +33,16 @@ static const struct {
                {"verify", "verify"},     {"precision", "precision"},
                {"device", "device"},     {"threads", "threads"}};
 
+/* "q,k" -> ["q","k"]; an empty name between two commas stays, and is refused as a name. */
 static json_t *split_commas(const char *s) {
     json_t *list = json_array();
-    while (*s) {
+    for (;; s++) {
         size_t n = strcspn(s, ",");
-        if (n)
-            json_array_append_new(list, json_stringn(s, n));
-        s += n + (s[n] == ',');
+        json_array_append_new(list, json_stringn(s, n));
+        s += n;
+        if (!*s)
+            return list;
     }
-    return list;
 }
 
 static json_t *value_of(const ds_cli *c, const char *name) {
@@ -123,6 +124,21 @@ static int get_dataset(ds_cli *c, const char *name, json_t **d, ds_error *err) {
     return rc;
 }
 
+/* What only the answer to the request says, and not a later look at the dataset. */
+static void keep_answer(const json_t *was, json_t *now) {
+    static const char *const keys[] = {"changes", "trained_anew"};
+    json_t *notes = json_object_get(was, "notes"), *have = json_object_get(now, "notes"), *a, *b;
+    size_t i, k;
+    for (i = 0; i < sizeof keys / sizeof *keys; i++)
+        json_object_set(now, keys[i], json_object_get(was, keys[i]));
+    json_array_foreach(notes, i, a) {
+        int known = 0;
+        json_array_foreach(have, k, b) known |= json_equal(a, b);
+        if (!known)
+            json_array_append(have, a);
+    }
+}
+
 /* Replaces *d until its scan is over or `deadline` (0: none) passes; a lost daemon is no error here
  * unless we wait without end. */
 static int wait_scan(ds_cli *c, json_t **d, double deadline, ds_error *err) {
@@ -133,6 +149,7 @@ static int wait_scan(ds_cli *c, json_t **d, double deadline, ds_error *err) {
         json_t *now = NULL;
         if ((rc = ds_cli_sleep(pause, err)) || (rc = get_dataset(c, name, &now, err)))
             break;
+        keep_answer(*d, now);
         json_decref(*d);
         *d = now;
         pause = fmin(0.3, ds_monotonic() - c->started > 2 ? pause * 1.5 : SCAN_POLL);
@@ -178,6 +195,7 @@ static int64_t training_job(ds_cli *c, const json_t *d, int64_t version, int64_t
 static int wish_waits(ds_cli *c, json_t **d) {
     json_t *now = NULL;
     if (!get_dataset(c, ds_json_string(*d, "name", ""), &now, NULL)) {
+        keep_answer(*d, now);
         json_decref(*d);
         *d = now;
     }
@@ -239,29 +257,91 @@ static void say_counts(ds_cli *c, const json_t *d, ds_buf *out) {
     char images[DS_TEXT], classes[DS_TEXT], rejected[DS_TEXT];
     int64_t k = ds_json_int(v, "classes", 0), bad = ds_json_int(v, "rejected", 0);
     (void)c;
-    ds_buf_addf(out, "%s images in %s class%s (v%lld)",
-                ds_fmt_count(images, ds_json_int(v, "images", 0)), ds_fmt_count(classes, k),
-                k == 1 ? "" : "es", (long long)version_of(d));
+    int64_t n = ds_json_int(v, "images", 0);
+    ds_buf_addf(out, "%s image%s in %s class%s (v%lld)", ds_fmt_count(images, n), n == 1 ? "" : "s",
+                ds_fmt_count(classes, k), k == 1 ? "" : "es", (long long)version_of(d));
     if (bad)
         ds_buf_addf(out, ", %s file%s left out (dsctl show-dataset %s --rejected)",
                     ds_fmt_count(rejected, bad), bad == 1 ? "" : "s",
                     ds_json_string(d, "name", ""));
 }
 
+static void add_value(ds_buf *b, const json_t *v, int is_default) {
+    if (!v || json_is_null(v)) {
+        ds_buf_addf(b, "the default");
+        return;
+    }
+    if (json_is_string(v))
+        ds_buf_addf(b, "%s", json_string_value(v));
+    else if (json_is_number(v))
+        ds_buf_addf(b, "%.10g", json_number_value(v));
+    else {
+        char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        ds_buf_addf(b, "%s", text ? text : "?");
+        free(text);
+    }
+    if (is_default)
+        ds_buf_addf(b, " (default)");
+}
+
+/* "rank 8 (default) -> 4, steps 900 -> 400" */
+static void add_changes(ds_buf *b, const json_t *changes) {
+    size_t i;
+    const json_t *c;
+    json_array_foreach((json_t *)(uintptr_t)changes, i, c) {
+        ds_buf_addf(b, "%s%s ", i ? ", " : "", ds_json_string(c, "option", "?"));
+        add_value(b, json_object_get(c, "from"), ds_json_bool(c, "from_default", 0));
+        ds_buf_addf(b, " -> ");
+        add_value(b, json_object_get(c, "to"), ds_json_bool(c, "to_default", 0));
+    }
+}
+
+/* Was there anything to compare with what it was before? */
+static int asked_for_options(const ds_cli *c) {
+    static const char *const others[] = {"base", "feature-net", "method", "no-watch"};
+    int given = 0;
+    for (size_t i = 0; i < sizeof trained / sizeof *trained; i++)
+        given |= ds_opt_given(c, trained[i].option);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        given |= ds_opt_given(c, others[i]);
+    return given;
+}
+
+/* "; rank 8 -> 4; trained anew as digits@v2", or "; options unchanged" */
+static void say_changes(ds_cli *c, const json_t *d, ds_buf *b) {
+    const json_t *changes = json_object_get(d, "changes");
+    const char *anew = ds_json_string(d, "trained_anew", NULL);
+    if (!json_is_array(changes))
+        return; /* an older daemon */
+    if (json_array_size(changes)) {
+        ds_buf_addf(b, "; ");
+        add_changes(b, changes);
+    } else if (asked_for_options(c))
+        ds_buf_addf(b, "; options unchanged");
+    if (anew)
+        ds_buf_addf(b, "; trained anew as %s", anew);
+}
+
 /* "added digits: 5,000 images in 10 classes (v1), training queued as job 4" */
 static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
     const char *name = ds_json_string(d, "name", "");
     ds_buf b = {0};
+    int known = version_of(d) > 0;
     if (!scan_over(d)) {
-        ds_buf_addf(&b, "%s%s: scanning%s in the background (dsctl watch)",
-                    version_of(d) ? "" : "added ", name, version_of(d) ? " again" : "");
+        ds_buf_addf(&b, "%s%s: scanning%s in the background (dsctl watch)", known ? "" : "added ",
+                    name, known ? " again" : "");
+        if (known)
+            say_changes(c, d, &b);
     } else if (unchanged(d)) {
         ds_buf_addf(&b, "%s: unchanged (v%lld)", name, (long long)version_of(d));
+        say_changes(c, d, &b);
         if (job && strcmp(state, "done"))
             ds_buf_addf(&b, ", training %s (job %lld)", state, (long long)job);
     } else {
         ds_buf_addf(&b, "%s %s: ", version_of(d) > 1 ? "changed" : "added", name);
         say_counts(c, d, &b);
+        if (version_of(d) > 1)
+            say_changes(c, d, &b);
         if (job)
             ds_buf_addf(&b, ", training %s as job %lld", state, (long long)job);
     }
@@ -269,6 +349,13 @@ static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
     fputc('\n', c->out);
     fflush(c->out);
     ds_buf_release(&b);
+}
+
+static void say_notes(ds_cli *c, const json_t *d) {
+    size_t i;
+    const json_t *n;
+    json_array_foreach(json_object_get(d, "notes"), i, n) if (json_is_string(n))
+        ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
 }
 
 static int add_no_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
@@ -280,6 +367,7 @@ static int add_no_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
         return scan_error(*d, err);
     if (!rc && scan_over(*d))
         job = await_job(c, d, JOB_PATIENCE, old, state);
+    say_notes(c, *d);
     if (c->json)
         ds_print_json(c, "dataset", *d, 0);
     else if (c->quiet)
@@ -389,6 +477,7 @@ static int add_and_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
     int patient = !ds_json_string(*d, "adapter", NULL) || !unchanged(*d) ||
                   ds_json_bool(*d, "publish_worse", 0);
     int64_t id = await_job(c, d, patient ? 5 : 0.5, old, state);
+    say_notes(c, *d);
     if (!c->json && !c->quiet)
         tell(c, *d, id, state);
     tell_wish(c, d, id);
@@ -406,11 +495,37 @@ static int add_and_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
     return rc;
 }
 
+/* A GPU that is asked for by name is there, as far as the worker beside this program can tell; what
+ * it does not say (another machine's daemon, no worker here) the job will find out. */
+static int check_device(const ds_cli *c, ds_error *err) {
+    const char *word = ds_opt_text(c, "device", "");
+    char program[PATH_MAX], line[32], *text = NULL;
+    int status = 0;
+    if (strncmp(word, "cuda", 4) || ds_find_worker(program, NULL))
+        return 0;
+    char *argv[] = {program, (char *)(uintptr_t) "devices", NULL};
+    if (ds_run_program(argv, 10, &text, &status, NULL) || strncmp(text, "cuda:", 5)) {
+        free(text);
+        return 0;
+    }
+    snprintf(line, sizeof line, "%s:", strcmp(word, "cuda") ? word : "cuda:0");
+    int found = !strncmp(text, line, strlen(line)), rc = 0;
+    for (const char *p = text; !found && (p = strchr(p, '\n')); p++)
+        found = !strncmp(p + 1, line, strlen(line));
+    text[strcspn(text, "\n")] = 0;
+    if (!found)
+        rc = ds_fail(err, DS_EINVAL, "option --device: there is no '%s' here: %s", word, text);
+    free(text);
+    return rc;
+}
+
 int ds_cmd_add_dataset(ds_cli *c, ds_error *err) {
     json_t *request = NULL, *d = NULL;
     if (ds_opt_given(c, "timeout") && !ds_opt_given(c, "wait"))
         return ds_fail(err, DS_EINVAL, "option --timeout needs --wait");
     int rc = make_request(c, &request, err);
+    if (!rc)
+        rc = check_device(c, err);
     if (!rc && ds_opt_given(c, "start"))
         rc = ds_start_daemon(c, err);
     if (!rc) {

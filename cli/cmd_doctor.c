@@ -323,6 +323,22 @@ static void check_waiting(doctor *d) {
     }
 }
 
+/* Names from before some were reserved: they work, but are easily read as something else. */
+static void check_names(doctor *d) {
+    json_t *items = NULL, *item, *n;
+    char *next = NULL;
+    size_t i, k;
+    if (!d->status || ds_fetch_list(d->c, "/v1/datasets", 0, &items, &next, NULL))
+        return;
+    json_array_foreach(items, i, item) {
+        json_array_foreach(json_object_get(item, "notes"), k, n) if (json_is_string(n))
+            report(d, NOTE, "datasets", "", "%s: %s", ds_json_string(item, "name", "?"),
+                   json_string_value(n));
+    }
+    free(next);
+    json_decref(items);
+}
+
 /* The flags line of the first processor, with a space at both ends; "" when there is none. */
 static void cpu_flags(char *out, size_t size) {
     FILE *f = fopen("/proc/cpuinfo", "re");
@@ -393,6 +409,7 @@ int ds_cmd_doctor(ds_cli *c, ds_error *err) {
     check_model(d, "feature net", d->feature_net, "feature_net");
     check_weights(d);
     check_waiting(d);
+    check_names(d);
     check_cpu(d);
     check_inotify(d);
     int failed = d->worst == FAIL;

@@ -1,6 +1,7 @@
 /* daemon/api_bases.c - /v1/bases, /v1/default-base, and imports of both kinds of models. */
 #include "base/fs.h"
 #include "base/json.h"
+#include "base/limits.h"
 #include "daemon/api.h"
 #include "daemon/gc.h"
 #include "registry/base_tasks.h"
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LICENSE_MAX 200
@@ -72,7 +74,8 @@ int ds_api_default_base_get(ds_request *rq, void *ctx, ds_error *err) {
 /* ---- importing ---- */
 
 /* The canonical path of something that can be read; *out NULL stays NULL for an absent member. */
-static int source_path(const json_t *body, const char *key, int needed, char **out, ds_error *err) {
+static int source_path(const json_t *body, const char *key, int needed, int file, char **out,
+                       ds_error *err) {
     const json_t *v = json_object_get(body, key);
     const char *path = json_string_value(v);
     *out = NULL;
@@ -83,8 +86,16 @@ static int source_path(const json_t *body, const char *key, int needed, char **o
     *out = realpath(path, NULL);
     if (!*out)
         return ds_fail_errno(err, "cannot read '%.300s'", path);
-    if (access(*out, R_OK)) {
-        int rc = ds_fail_errno(err, "the daemon cannot read '%.300s'", *out);
+    struct stat st;
+    int rc = stat(*out, &st) ? ds_fail_errno(err, "cannot look at '%.300s'", *out) : 0;
+    if (!rc && !S_ISREG(st.st_mode) && (file || !S_ISDIR(st.st_mode)))
+        rc = ds_fail(err, DS_EINVAL, "'%s' is '%.300s', which is no file%s", key, *out,
+                     file ? "" : " or folder");
+    if (!rc && S_ISREG(st.st_mode) && !st.st_size)
+        rc = ds_fail(err, DS_EINVAL, "'%s' is '%.300s', which is empty", key, *out);
+    if (!rc && access(*out, S_ISDIR(st.st_mode) ? R_OK | X_OK : R_OK))
+        rc = ds_fail_errno(err, "the daemon cannot read '%.300s'", *out);
+    if (rc) {
         free(*out);
         *out = NULL;
         return rc;
@@ -144,10 +155,23 @@ static int check_import(const json_t *body, ds_error *err) {
     if (!rc)
         rc = plain_text(body, "weights", WEIGHTS_MAX, err);
     const json_t *heads = json_object_get(body, "heads");
-    if (!rc && heads && !json_is_null(heads) &&
-        (!json_is_integer(heads) || json_integer_value(heads) < 0 ||
-         json_integer_value(heads) > 1024))
-        rc = ds_fail(err, DS_EINVAL, "'heads' must be a whole number from 0 to 1024");
+    static const double range[] = {DS_RANGE_HEADS};
+    double n = json_number_value(heads);
+    if (!rc && heads && !json_is_null(heads) && /* 0: not given */
+        !(json_is_integer(heads) && (n == 0 || (n >= range[0] && n <= range[1]))))
+        rc = ds_fail(err, DS_EINVAL, "'heads' must be a whole number from %g to %g", range[0],
+                     range[1]);
+    return rc;
+}
+
+static int check_model_name(int net, const char *name, int given, ds_error *err) {
+    const char *what = net ? "feature network" : "base",
+               *why = ds_name_reserved(net ? DS_NAMED_FEATURE_NET : DS_NAMED_BASE, name);
+    int rc = ds_name_check(what, name, err);
+    if (!rc && why)
+        rc = ds_fail(err, DS_EINVAL, "a %s cannot be called '%s'%s: %s; %s", what, name,
+                     given ? "" : ", as its file is", why,
+                     given ? "choose another name" : "give it a name with --name");
     return rc;
 }
 
@@ -159,15 +183,17 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
     if (!rc)
         rc = check_import(body, err);
     if (!rc)
-        rc = source_path(body, "source", 1, &source, err);
+        rc = source_path(body, "source", 1, net, &source, err);
     if (!rc)
-        rc = source_path(body, "vae", 0, &vae, err);
-    const char *given = ds_json_string(body, "name", ""),
+        rc = source_path(body, "vae", 0, 0, &vae, err);
+    const char *given = ds_json_string(body, "name", NULL),
                *license = ds_json_string(body, "license", "");
-    if (!rc && *given)
+    if (!rc && given)
         snprintf(name, sizeof name, "%s", given);
     else if (!rc)
         name_of(source, name);
+    if (!rc)
+        rc = check_model_name(net, name, given != NULL, err);
     if (!rc) /* before the work; whose a name is, its end decides by digest */
         rc = ds_model_import_free(d->registry, net, name, source, err);
     if (!rc) {

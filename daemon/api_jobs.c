@@ -1,6 +1,7 @@
 /* daemon/api_jobs.c - /v1/jobs, /v1/samples, /v1/verify. */
 #include "base/fs.h"
 #include "base/json.h"
+#include "base/limits.h"
 #include "daemon/api.h"
 #include "daemon/tail.h"
 #include "registry/adapters.h"
@@ -333,12 +334,78 @@ static int check_body(const json_t *body, const field *fields, size_t count, ds_
         for (size_t i = 0; i < count; i++)
             if (strcmp(fields[i].key, key) == 0)
                 f = &fields[i];
-        if (!f)
-            return ds_fail(err, DS_EINVAL, "'%.60s' is not known here (see docs/api.md)", key);
+        DS_ASSERT(f); /* the table of routes has the same names (tests) */
         if (!json_is_null(value) && check_field(f, value, err))
             return DS_EINVAL;
     }
     return 0;
+}
+
+/* "a, b, c and 7 more" */
+static void list_classes(const json_t *classes, char out[300]) {
+    enum { SHOWN = 8 };
+    size_t n = json_array_size(classes), at = 0, i = 0;
+    out[0] = 0;
+    for (; i < n && i < SHOWN && at < 200; i++)
+        at += (size_t)snprintf(out + at, 300 - at, "%s%.40s", i ? ", " : "",
+                               ds_json_string(json_array_get(classes, i), "name", "?"));
+    if (i < n)
+        snprintf(out + at, 300 - at, " and %zu more (dsctl show-adapter REF --json)", n - i);
+}
+
+/* The class that is asked for exists: of an adapter by name, of the base by number. */
+static int check_class(ds_daemon *d, const json_t *payload, const ds_adapter_ref *a,
+                       const json_t *base, ds_error *err) {
+    const char *class = ds_json_string(payload, "class", NULL);
+    json_t *adapter = NULL, *list;
+    char known[300], *end;
+    int rc = 0, found = 0;
+    size_t i;
+    if (!class)
+        return 0;
+    if (!a->id) { /* a base that another program registered may not say how many it has */
+        int64_t n = ds_json_int(json_object_get(base, "config"), "classes", -1),
+                label = strtoll(class, &end, 10);
+        if (n == 0)
+            return ds_fail(err, DS_EINVAL, "base '%s' has no classes",
+                           ds_json_string(base, "name", "?"));
+        if (n > 0 && (!*class || strspn(class, "0123456789") != strlen(class) || label >= n))
+            return ds_fail(err, DS_EINVAL, "base '%s' has classes 0 to %lld, not '%.60s'",
+                           ds_json_string(base, "name", "?"), (long long)n - 1, class);
+        return 0;
+    }
+    if ((rc = ds_adapter_get(d->registry, a->ref, &adapter, err)))
+        return rc;
+    json_t *classes = json_object_get(adapter, "class_map");
+    json_array_foreach(classes, i, list) found |= !strcmp(ds_json_string(list, "name", ""), class);
+    if (json_array_size(classes) && !found) {
+        list_classes(classes, known);
+        rc = ds_fail(err, DS_EINVAL, "adapter '%s' has no class '%.60s': it has %s", a->ref, class,
+                     known);
+    }
+    json_decref(adapter);
+    return rc;
+}
+
+static int is_text(const json_t *payload, const char *key, const char *word) {
+    return !strcmp(ds_json_string(payload, key, ""), word);
+}
+
+/* What was asked for and changes nothing (engine/sampler.c, worker/serve.c). */
+static json_t *sample_notes(const json_t *payload) {
+    json_t *notes = json_array();
+    int guided = json_is_number(json_object_get(payload, "guidance")),
+        cfg = is_text(payload, "guidance_mode", "cfg"),
+        alone = !ds_json_string(payload, "ref", NULL);
+    if (guided && is_text(payload, "guidance_mode", "none"))
+        json_array_append_new(notes, json_string("guidance has no effect with guidance mode none"));
+    else if (alone && cfg && !ds_json_string(payload, "class", NULL))
+        json_array_append_new(notes, json_string("the base without a class has nothing to be "
+                                                 "guided by: guidance has no effect"));
+    else if (alone && !cfg && (guided || is_text(payload, "guidance_mode", "domain")))
+        json_array_append_new(notes, json_string("the base guided by itself is the base: guidance "
+                                                 "needs guidance mode cfg and a class"));
+    return notes;
 }
 
 /* The job works on what the reference means now, whatever an alias points to later. */
@@ -358,6 +425,8 @@ static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *
         rc = ds_base_get(d->registry, ref ? a.base_id : base_id, &base, err);
     if (!rc)
         rc = ds_models_complete(base, err);
+    if (!rc && kind == DS_JOB_SAMPLE)
+        rc = check_class(d, payload, &a, base, err);
     if (!rc && ref)
         json_object_set_new(payload, "ref", json_string(a.ref));
     if (!rc) /* also what keeps the base from being removed meanwhile */
@@ -365,21 +434,29 @@ static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *
     json_decref(base);
     if (!rc)
         rc = ds_job_add(d->registry, kind, a.name, payload, 3, &id, err);
+    json_t *doc = NULL;
+    if (!rc)
+        rc = ds_job_get(d->registry, id, &doc, err);
+    if (!rc) {
+        ds_api_overlay(d, doc);
+        json_object_set_new(doc, "notes",
+                            kind == DS_JOB_SAMPLE ? sample_notes(payload) : json_array());
+    }
     json_decref(payload);
-    return rc ? rc : ds_api_reply_job(rq, d, 202, id, err);
+    return rc ? rc : ds_reply_json(rq, 202, doc);
 }
 
 int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
     static const field fields[] = {{"ref", 's', 0, 0, NULL},
                                    {"base", 's', 0, 0, NULL},
-                                   {"n", 'i', 1, 4096, NULL},
+                                   {"n", 'i', DS_RANGE_SAMPLES, NULL},
                                    {"class", 's', 0, 0, NULL},
-                                   {"steps", 'i', 1, 1000, NULL},
-                                   {"guidance", 'n', 0, 100, NULL},
+                                   {"steps", 'i', DS_RANGE_SAMPLE_STEPS, NULL},
+                                   {"guidance", 'n', DS_RANGE_GUIDANCE, NULL},
                                    {"guidance_mode", 's', 0, 0, "|cfg|domain|none|"},
                                    {"sampler", 's', 0, 0, "|dpmpp2m|ddim|ddpm|"},
-                                   {"seed", 'i', 0, 9e15, NULL},
-                                   {"columns", 'i', 0, 256, NULL}};
+                                   {"seed", 'i', DS_RANGE_SEED, NULL},
+                                   {"columns", 'i', DS_RANGE_COLUMNS, NULL}};
     json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)

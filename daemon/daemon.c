@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "daemon/look.h"
 #include "daemon/notify.h"
 #include "registry/datasets.h"
 #include "registry/events.h"
@@ -57,7 +58,9 @@ static void follow_watched(ds_daemon *d) {
     ds_watch_keep(d->watch, NULL, 0);
     json_array_foreach(list, i, item) {
         int64_t id = ds_json_int(item, "id", 0);
-        ds_watch_add(d->watch, id, ds_json_string(item, "path", "/nonexistent"));
+        const char *path = ds_json_string(item, "path", "/nonexistent");
+        if (!ds_look_at_place(path, d->o.state, NULL)) /* else each scan would ask for the next */
+            ds_watch_add(d->watch, id, path);
         ds_watch_keep(d->watch, &id, 1);
     }
     ds_watch_drop_others(d->watch);

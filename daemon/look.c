@@ -126,3 +126,29 @@ int ds_look_at_folder(const char *path, char real[PATH_MAX], ds_error *err) {
                    "folder '%s' has no image among its %d files: JPEG, PNG, WebP and PNM are known",
                    path, l.files);
 }
+
+/* path is dir or lies in it. */
+static int within(const char *path, const char *dir) {
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    return !strncmp(path, dir, n) && (path[n] == '/' || !path[n] || n == 1);
+}
+
+int ds_look_at_place(const char *real, const char *state, ds_error *err) {
+    if (!strcmp(real, "/"))
+        return ds_fail(
+            err, DS_EINVAL,
+            "folder '/' is the whole file system: give the folder that holds the images");
+    if (within(real, state))
+        return ds_fail(err, DS_EINVAL,
+                       "folder '%.200s' lies in the state folder '%.150s', which is the daemon's "
+                       "own: put the images elsewhere",
+                       real, state);
+    if (within(state, real))
+        return ds_fail(err, DS_EINVAL,
+                       "folder '%.150s' holds the state folder '%.200s', so each training would "
+                       "change it: give a folder that holds the images alone",
+                       real, state);
+    return 0;
+}

@@ -15,4 +15,9 @@
 /* real: the canonical path of the folder. */
 int ds_look_at_folder(const char *path, char real[PATH_MAX], ds_error *err);
 
+/* Whether a folder can be a dataset by where it lies: not the whole file system, nothing in the
+ * state folder, and nothing that holds it, since each job would change what it is trained on.  Both
+ * paths canonical; no look at the disk.  0 or DS_EINVAL with the way out. */
+int ds_look_at_place(const char *real, const char *state, ds_error *err);
+
 #endif

@@ -10,8 +10,8 @@
 struct MHD_Connection;
 
 /* Each parameter is in `known` ("limit|follow?"; NULL: none are), is there once, and has a value,
- * or, with a '?', is a flag: no value, 1, true, yes, 0, false, no.  Else DS_EINVAL that names it and
- * those that exist. */
+ * or, with a '?', is a flag: no value, 1, true, yes, 0, false, no.  Else DS_EINVAL that names it
+ * and those that exist. */
 int ds_query_check(struct MHD_Connection *connection, const char *known, ds_error *err);
 
 /* A flag that passed the check. */

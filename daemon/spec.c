@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "daemon/defaults.h"
+#include "daemon/look.h"
 #include "registry/adapters.h"
 #include "registry/bars.h"
 #include "registry/base_tasks.h"
@@ -71,8 +72,12 @@ static int scan_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *er
     json_t *ds = NULL;
     char dir[PATH_MAX], name[64];
     int rc = ds_dataset_get_id(d->registry, job->dataset_id, &ds, err);
-    if (rc)
+    if (!rc) /* the row may be another program's */
+        rc = ds_look_at_place(ds_json_string(ds, "path", "/"), d->o.state, err);
+    if (rc) {
+        json_decref(ds);
         return rc;
+    }
     ds_fs_join(dir, sizeof dir, d->o.state, "cache/hashes");
     snprintf(name, sizeof name, "%lld", (long long)job->dataset_id);
     json_object_set(spec, "dataset", json_object_get(ds, "name"));

@@ -246,6 +246,22 @@ static int probes_of(ds_registry *r, int64_t id, json_t *o, ds_error *err) {
     return rc;
 }
 
+/* [{name, images}] in order of class id, as the dataset's version had them; null without one. */
+static int classes_of(ds_registry *r, int64_t id, json_t *o, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT v.classes FROM adapter_versions av JOIN dataset_versions v"
+                               " ON v.id = av.dataset_version_id WHERE av.id = ?1",
+                               "i", id);
+    int rc = db_step(r, q, err);
+    if (rc > 0) {
+        js_doc(o, "class_map", q, 0);
+        db_reset(q);
+        rc = 0;
+    } else
+        json_object_set_new(o, "class_map", json_null());
+    return rc;
+}
+
 int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err) {
     ds_adapter_ref a;
     int rc = ds_adapter_resolve(r, ref, &a, err);
@@ -261,7 +277,9 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
     js_text(o, "reference_digest", q, 29);
     db_reset(q);
     ds_evaluation_filter f = {.adapter = a.ref};
-    rc = ds_evaluation_list(r, (ds_page){DS_LIST_MAX, NULL}, &f, &page, err);
+    rc = classes_of(r, a.id, o, err);
+    if (!rc)
+        rc = ds_evaluation_list(r, (ds_page){DS_LIST_MAX, NULL}, &f, &page, err);
     if (!rc) {
         json_object_set(o, "evaluations", json_object_get(page, "items"));
         json_decref(page);

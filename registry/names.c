@@ -1,6 +1,7 @@
 #include "registry/names.h"
 
 #include <string.h>
+#include <strings.h>
 
 #define ALLOWED "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
@@ -31,14 +32,47 @@ int ds_name_check(const char *what, const char *name, ds_error *err) {
     return 0;
 }
 
+static int looks_like_version(const char *name) {
+    size_t digits = strspn(name + 1, "0123456789");
+    return (*name == 'v' || *name == 'V') && digits > 0 && !name[1 + digits];
+}
+
+const char *ds_name_reserved(enum ds_named kind, const char *name) {
+    if (kind == DS_NAMED_DATASET) {
+        if (!strcasecmp(name, "base"))
+            return "'base' is the frozen base (dsctl sample base)";
+        if (!strcasecmp(name, "latest"))
+            return "'latest' is the newest version of a name (digits@latest)";
+        if (looks_like_version(name))
+            return "it looks like a version (digits@v2)";
+    } else if (ds_digest_valid(name))
+        return "it looks like a digest";
+    if (kind == DS_NAMED_FEATURE_NET && !strcasecmp(name, "bundled"))
+        return "'bundled' is the network of the base";
+    return strcasecmp(name, "default") ? NULL : "'default' is the one that was chosen for all";
+}
+
 int ds_alias_check(const char *alias, ds_error *err) {
     int rc = ds_name_check("alias", alias, err);
     if (rc)
         return rc;
-    size_t digits = strspn(alias + 1, "0123456789");
-    if ((*alias == 'v' || *alias == 'V') && digits > 0 && !alias[1 + digits])
+    if (looks_like_version(alias))
         return ds_fail(err, DS_EINVAL, "alias '%s' looks like a version; choose another", alias);
     return 0;
+}
+
+/* name -> name-3f2a91c4 */
+static void add_digest(const char *path, size_t n, char out[DS_NAME_SIZE]) {
+    enum { DIGITS = 8 };
+    char hex[DS_HEX_SIZE];
+    size_t at = strlen(out), most = DS_NAME_SIZE - 1 - (DIGITS + 1);
+    ds_digest(path, n, hex);
+    at = at < most ? at : most;
+    while (at > 1 && out[at - 1] == '-')
+        at--;
+    out[at++] = '-';
+    memcpy(out + at, hex, DIGITS);
+    out[at + DIGITS] = 0;
 }
 
 void ds_name_from_path(const char *path, char out[DS_NAME_SIZE]) {
@@ -48,8 +82,10 @@ void ds_name_from_path(const char *path, char out[DS_NAME_SIZE]) {
     size_t start = end;
     while (start > 0 && path[start - 1] != '/')
         start--;
+    int lost = end - start > DS_NAME_SIZE - 1;
     for (size_t i = start; i < end && n < DS_NAME_SIZE - 1; i++) {
         char c = strchr(ALLOWED, path[i]) ? path[i] : '-';
+        lost |= (unsigned char)path[i] >= 0x80;
         if (n == 0 && (c == '.' || c == '-'))
             continue; /* may not begin a name */
         if (c == '-' && n > 0 && out[n - 1] == '-')
@@ -61,4 +97,6 @@ void ds_name_from_path(const char *path, char out[DS_NAME_SIZE]) {
     out[n] = 0;
     if (n == 0)
         memcpy(out, "dataset", sizeof "dataset");
+    if (lost)
+        add_digest(path, end, out);
 }

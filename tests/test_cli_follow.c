@@ -88,7 +88,7 @@ START_TEST(add_sends_options) {
     fake_start(&s, routes);
     ck_run(r, &s, 0,
            "add-dataset %s/ --name x --method embedding --rank 4 --steps 10 --seed 3 --lr 0.5 "
-           "--batch 8 --flip --side in --phi relu --targets q,k, --freeze-v --guidance 2 --n 64 "
+           "--batch 8 --flip --side in --phi relu --targets q,k --freeze-v --guidance 2 --n 64 "
            "--no-watch --json",
            ds_test_tmpdir());
     json_decref(cli_json(&r, "dsctl.v1/dataset"));

@@ -100,9 +100,9 @@ START_TEST(urls_that_cannot_be_read) {
 END_TEST
 
 START_TEST(numbers) {
-    static const char *const bad[] = {"limit=abc",  "limit=0",   "limit=-1", "limit=1001",
-                                      "limit=1e2",  "limit=%201", "limit=+1", "limit=1x",
-                                      "limit=99999999999999999999"};
+    static const char *const bad[] = {"limit=abc",  "limit=0",   "limit=-1",
+                                      "limit=1001", "limit=1e2", "limit=%201",
+                                      "limit=+1",   "limit=1x",  "limit=99999999999999999999"};
     char path[100];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         snprintf(path, sizeof path, "/v1/jobs?%s", bad[i]);
@@ -163,10 +163,15 @@ END_TEST
 
 /* Every type that some source file names is in the list, so that no filter refuses it. */
 START_TEST(every_event_type_is_listed) {
-    FILE *f = popen("grep -ohE \"[\\\"'](dataset|job|adapter|gate|alias|base|feature_net|daemon)"
-                    "\\.[a-z_]+[\\\"']\" registry/*.c daemon/*.c migrations/*.sql | tr -d \"\\\"'\" "
-                    "| grep -vxE 'gate.(tasks|verdict)' | sort -u", /* places in a result */
-                    "r");
+    char file[400], command[700];
+    snprintf(file, sizeof file, "%s/types", r.dir);
+    snprintf(command, sizeof command,
+             "grep -ohE \"[\\\"'](dataset|job|adapter|gate|alias|base|feature_net|daemon)\\.[a-z_]+"
+             "[\\\"']\" registry/*.c daemon/*.c migrations/*.sql | tr -d \"\\\"'\" | grep -vxE "
+             "'gate.(tasks|verdict)' | sort -u >'%s'", /* those are places in a result */
+             file);
+    ck_assert_int_eq(system(command), 0);
+    FILE *f = fopen(file, "re");
     char line[100];
     int n = 0;
     ck_assert_ptr_nonnull(f);
@@ -177,7 +182,7 @@ START_TEST(every_event_type_is_listed) {
             known |= !strcmp(ds_event_types[i], line);
         ck_assert_msg(known, "'%s' is not in ds_event_types", line);
     }
-    pclose(f);
+    fclose(f);
     ck_assert_msg(n > 20, "only %d types found: run this in the project's folder", n);
 }
 END_TEST
@@ -202,6 +207,212 @@ START_TEST(rejected_files_in_pages) {
 }
 END_TEST
 
+/* ---- names and places of datasets ---- */
+
+/* A folder of images with this name in the rig; its path and a body that adds it. */
+static void folder(const char *name, char body[900]) {
+    char dir[400];
+    rig_images(&r, name, 3, dir);
+    snprintf(body, 900, "{\"path\":\"%s\"}", dir);
+}
+
+START_TEST(reserved_names) {
+    static const char *const names[] = {"base", "latest", "default", "v1", "V12", "Base"};
+    char body[900], named[1100], dir[400];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        folder(names[i], body);
+        refused(400, "POST", "/v1/datasets", body, "give it a name with --name");
+        rig_images(&r, "plain", 3, dir);
+        snprintf(named, sizeof named, "{\"path\":\"%s\",\"name\":\"%s\"}", dir, names[i]);
+        refused(400, "POST", "/v1/datasets", named, "choose another name");
+    }
+    static const char *const fine[] = {"v", "v1x", "bases", "vv2"};
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
+        folder(fine[i], body);
+        json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
+    }
+    /* models: what the words of --base and --feature-net mean */
+    snprintf(dir, sizeof dir, "%s/default.pt", r.dir);
+    rig_write(dir, "weights");
+    snprintf(body, sizeof body, "{\"source\":\"%s\"}", dir);
+    refused(400, "POST", "/v1/bases", body, "give it a name with --name");
+    refused(400, "POST", "/v1/feature_nets", body, "give it a name with --name");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"bundled\"}", dir);
+    refused(400, "POST", "/v1/feature_nets", body, "the network of the base");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"\"}", dir);
+    refused(400, "POST", "/v1/bases", body, "name is empty");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"x\",\"heads\":129}", dir);
+    refused(400, "POST", "/v1/bases", body, "from 1 to 128");
+}
+END_TEST
+
+/* What has such a name since before goes on, is added again, and is told. */
+START_TEST(reserved_names_of_old) {
+    char body[900], dir[400], sql[700];
+    rig_images(&r, "base", 3, dir);
+    snprintf(sql, sizeof sql, "INSERT INTO datasets(name, source_path) VALUES ('base', '%s')", dir);
+    rig_sql(&r, sql);
+    rig_wait_adapter(&r, "base", 1, 20000);
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
+    json_t *d = rig_want(&r, 200, "POST", "/v1/datasets", body);
+    const char *note = json_string_value(json_array_get(json_object_get(d, "notes"), 0));
+    ck_assert_msg(note && strstr(note, "write base@latest"), "%s", note ? note : "no note");
+    json_decref(d);
+    d = rig_want(&r, 200, "GET", "/v1/datasets", NULL);
+    const json_t *first = json_array_get(json_object_get(d, "items"), 0);
+    ck_assert_int_ge((int)json_array_size(json_object_get(first, "notes")), 1);
+    json_decref(d);
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":\"base@latest\",\"n\":1}"));
+}
+END_TEST
+
+START_TEST(names_made_from_paths) {
+    char body[900], name[2][80];
+    static const char *const folders[] = {"\xe6\x97\xa5\xe6\x9c\xac", "\xe4\xb8\xad\xe5\x9b\xbd"};
+    for (int i = 0; i < 2; i++) {
+        folder(folders[i], body);
+        json_t *d = rig_want(&r, 201, "POST", "/v1/datasets", body);
+        snprintf(name[i], sizeof name[i], "%s", ds_json_string(d, "name", ""));
+        ck_assert_msg(!strncmp(name[i], "dataset-", 8) && strlen(name[i]) == 16, "%s", name[i]);
+        const char *note = json_string_value(json_array_get(json_object_get(d, "notes"), 0));
+        ck_assert_msg(note && strstr(note, folders[i]) && strstr(note, "--name"), "%s",
+                      note ? note : "no note");
+        json_decref(d);
+        d = rig_want(&r, 200, "POST", "/v1/datasets", body); /* again: the same dataset */
+        ck_assert_str_eq(ds_json_string(d, "name", ""), name[i]);
+        json_decref(d);
+    }
+    ck_assert_str_ne(name[0], name[1]);
+}
+END_TEST
+
+START_TEST(places_of_datasets) {
+    char body[900], real[PATH_MAX];
+    refused(400, "POST", "/v1/datasets", "{\"path\":\"/\"}", "whole file system");
+    refused(400, "POST", "/v1/datasets", "{\"path\":\"/../\"}", "whole file system");
+    snprintf(body, sizeof body, "%s/one.png", r.dir);
+    rig_write(body, "\x89PNG");
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", r.dir); /* holds the state folder */
+    refused(400, "POST", "/v1/datasets", body, "holds the state folder");
+    snprintf(body, sizeof body, "%s/cache/one.png", r.state);
+    rig_write(body, "\x89PNG");
+    snprintf(body, sizeof body, "{\"path\":\"%s/cache\"}", r.state);
+    refused(400, "POST", "/v1/datasets", body, "lies in the state folder");
+    snprintf(body, sizeof body, "{\"path\":\"%s/cache/../jobs/../cache\"}", r.state);
+    refused(400, "POST", "/v1/datasets", body, "lies in the state folder");
+    /* a row of another program: the scan fails once, and does not ask for the next */
+    ck_assert_ptr_nonnull(realpath(r.dir, real));
+    snprintf(body, sizeof body, "INSERT INTO datasets(name, source_path) VALUES ('self', '%.700s')",
+             real);
+    rig_sql(&r, body);
+    rig_wait_job(&r, "scan", "self", "|failed|", 10000);
+    usleep(3000000);
+    json_t *jobs = rig_want(&r, 200, "GET", "/v1/jobs?dataset=self", NULL);
+    ck_assert_uint_eq(json_array_size(json_object_get(jobs, "items")), 1);
+    json_decref(jobs);
+    /* a folder whose name only begins like it is another one */
+    char dir[400];
+    rig_images(&r, "state-of-art", 2, dir);
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
+    json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
+}
+END_TEST
+
+START_TEST(adding_again_tells_changes) {
+    char body[900], dir[400];
+    rig_images(&r, "digits", 5, dir);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"options\":{\"rank\":8}}", dir);
+    json_t *d = rig_want(&r, 201, "POST", "/v1/datasets", body), *c;
+    ck_assert_uint_eq(json_array_size(json_object_get(d, "changes")), 0);
+    json_decref(d);
+    rig_wait_adapter(&r, "digits", 1, 20000);
+    d = rig_want(&r, 200, "POST", "/v1/datasets", body);
+    ck_assert_uint_eq(json_array_size(json_object_get(d, "changes")), 0);
+    ck_assert(json_is_null(json_object_get(d, "trained_anew")));
+    json_decref(d);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"options\":{\"rank\":4},\"watch\":false}", dir);
+    d = rig_want(&r, 200, "POST", "/v1/datasets", body);
+    ck_assert_uint_eq(json_array_size(json_object_get(d, "changes")), 2);
+    c = json_array_get(json_object_get(d, "changes"), 0);
+    ck_assert_str_eq(ds_json_string(c, "option", ""), "rank");
+    ck_assert_int_eq(ds_json_int(c, "from", 0), 8);
+    ck_assert_int_eq(ds_json_int(c, "to", 0), 4);
+    c = json_array_get(json_object_get(d, "changes"), 1);
+    ck_assert_str_eq(ds_json_string(c, "option", ""), "watch");
+    ck_assert_str_eq(ds_json_string(d, "trained_anew", ""), "digits@v2");
+    json_decref(d);
+    rig_wait_adapter(&r, "digits", 2, 20000);
+    snprintf(body, sizeof body,
+             "{\"path\":\"%s\",\"method\":\"embedding\",\"options\":{\"rank\":4,\"n\":8}}", dir);
+    d = rig_want(&r, 200, "POST", "/v1/datasets", body);
+    char *notes = json_dumps(json_object_get(d, "notes"), 0);
+    ck_assert_msg(strstr(notes, "rank has no effect with method embedding") != NULL, "%s", notes);
+    ck_assert_msg(strstr(notes, "with n = 8 samples FD has no interval") != NULL, "%s", notes);
+    free(notes);
+    json_decref(d);
+}
+END_TEST
+
+START_TEST(few_images_are_told) {
+    char body[900], dir[400];
+    rig_images(&r, "three", 3, dir);
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
+    json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
+    rig_wait_job(&r, "scan", "three", "|done|", 10000);
+    json_t *d = rig_want(&r, 200, "GET", "/v1/datasets/three", NULL);
+    const char *note = json_string_value(json_array_get(json_object_get(d, "notes"), 0));
+    ck_assert_msg(note && strstr(note, "3 images are too few for KID"), "%s", note ? note : "none");
+    json_decref(d);
+}
+END_TEST
+
+START_TEST(classes_of_samples) {
+    char dir[400];
+    rig_images(&r, "digits", 5, dir);
+    rig_add(&r, "digits", dir, 201);
+    rig_wait_adapter(&r, "digits", 1, 20000);
+    json_t *a = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
+    const json_t *k = json_array_get(json_object_get(a, "class_map"), 0);
+    ck_assert_str_eq(ds_json_string(k, "name", ""), "all");
+    json_decref(a);
+    refused(400, "POST", "/v1/samples", "{\"ref\":\"digits\",\"class\":\"al\"}",
+            "adapter 'digits@v1' has no class 'al': it has all");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":\"digits\",\"class\":\"all\"}"));
+    rig_sql(&r, "DROP TRIGGER dataset_versions_fixed; UPDATE dataset_versions SET classes = "
+                "'[{\"name\":\"a\"},{\"name\":\"b\"},"
+                "{\"name\":\"c\"},{\"name\":\"d\"},{\"name\":\"e\"},{\"name\":\"f\"},"
+                "{\"name\":\"g\"},{\"name\":\"h\"},{\"name\":\"i\"},{\"name\":\"j\"}]'");
+    refused(400, "POST", "/v1/samples", "{\"ref\":\"digits\",\"class\":\"x\"}",
+            "it has a, b, c, d, e, f, g, h and 2 more");
+    rig_sql(&r, "UPDATE bases SET config = '{\"classes\":3}'");
+    refused(400, "POST", "/v1/samples", "{\"class\":\"3\"}", "has classes 0 to 2, not '3'");
+    refused(400, "POST", "/v1/samples", "{\"class\":\"red\"}", "has classes 0 to 2, not 'red'");
+    json_t *job = rig_want(&r, 202, "POST", "/v1/samples", "{\"class\":\"2\",\"guidance\":2}");
+    ck_assert_uint_eq(json_array_size(json_object_get(job, "notes")), 1); /* nothing to guide by */
+    json_decref(job);
+    job = rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":\"digits\",\"guidance\":2}");
+    ck_assert_uint_eq(json_array_size(json_object_get(job, "notes")), 0);
+    json_decref(job);
+}
+END_TEST
+
+START_TEST(sources_of_imports) {
+    char body[900], path[400];
+    refused(400, "POST", "/v1/bases", "{\"source\":\"/dev/zero\"}", "no file or folder");
+    refused(400, "POST", "/v1/feature_nets", "{\"source\":\"/tmp\"}", "which is no file");
+    snprintf(path, sizeof path, "%s/fifo", r.dir);
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    snprintf(body, sizeof body, "{\"source\":\"%s\"}", path);
+    refused(400, "POST", "/v1/bases", body, "no file or folder");
+    snprintf(path, sizeof path, "%s/empty.pt", r.dir);
+    rig_write(path, "");
+    snprintf(body, sizeof body, "{\"source\":\"%s\"}", path);
+    refused(400, "POST", "/v1/bases", body, "which is empty");
+    refused(400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
+    refused(404, "POST", "/v1/bases", "{\"source\":\"/nowhere/x.pt\"}", "/nowhere/x.pt");
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
@@ -211,6 +422,14 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, filters_name_what_exists);
     tcase_add_test(tc, every_event_type_is_listed);
     tcase_add_test(tc, rejected_files_in_pages);
+    tcase_add_test(tc, reserved_names);
+    tcase_add_test(tc, reserved_names_of_old);
+    tcase_add_test(tc, names_made_from_paths);
+    tcase_add_test(tc, places_of_datasets);
+    tcase_add_test(tc, adding_again_tells_changes);
+    tcase_add_test(tc, few_images_are_told);
+    tcase_add_test(tc, classes_of_samples);
+    tcase_add_test(tc, sources_of_imports);
 }
 
 int main(int argc, char **argv) {

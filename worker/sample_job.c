@@ -29,6 +29,8 @@ typedef struct {
 static int class_by_name(const sample_job *s, int *label, ds_error *err) {
     const char *name = s->spec->class_name;
     char *end;
+    if (!s->adapter && !s->tools.base->cfg.classes)
+        return ds_fail(err, DS_EINVAL, "the base has no classes");
     if (!s->adapter) { /* classes of the base are numbers */
         long v = strtol(name, &end, 10);
         if (end == name || *end || v < 0 || v >= s->tools.base->cfg.classes)
@@ -42,7 +44,15 @@ static int class_by_name(const sample_job *s, int *label, ds_error *err) {
             *label = i;
             return 0;
         }
-    return ds_fail(err, DS_EINVAL, "the adapter has no class '%.60s'", name);
+    char known[300] = "";
+    size_t at = 0;
+    int i = 0;
+    for (; i < s->adapter->spec.classes && i < 8 && at < 200; i++)
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%.40s", i ? ", " : "",
+                               s->adapter->class_names[i]);
+    if (i < s->adapter->spec.classes)
+        snprintf(known + at, sizeof known - at, " and %d more", s->adapter->spec.classes - i);
+    return ds_fail(err, DS_EINVAL, "the adapter has no class '%.60s': it has %s", name, known);
 }
 
 /* One class, or all in turn; the base without a class is unconditional. */
@@ -83,22 +93,32 @@ static int write_images(const sample_job *s, const char *digest, ds_error *err) 
     return rc;
 }
 
+/* Columns, rows and scale of the sheet; asked before anything is drawn as well. */
+static int plan_grid(const sample_job *s, int *columns, int *rows, int *scale, ds_error *err) {
+    int n = s->spec->n, side = s->tools.picture_side;
+    *columns = s->spec->columns ? s->spec->columns : ds_grid_columns(n);
+    if (*columns > n)
+        *columns = n;
+    *rows = (n + *columns - 1) / *columns;
+    *scale = side < CELL ? CELL / side : 1;
+    while (*scale > 1 && (int64_t)*rows * *columns * side * side * *scale * *scale > 1 << 25)
+        --*scale;
+    if ((int64_t)*rows * *columns * (side + 4) * (side + 4) > 1 << 25)
+        return ds_fail(err, DS_EINVAL,
+                       "%d pictures of %dx%d are too many for one sheet: %d is the most", n, side,
+                       side, (1 << 25) / ((side + 4) * (side + 4)));
+    return 0;
+}
+
 static int write_grid(const sample_job *s, ds_error *err) {
-    int n = s->spec->n, side = s->tools.picture_side,
-        columns = s->spec->columns ? s->spec->columns : ds_grid_columns(n);
-    if (columns > n)
-        columns = n;
-    int rows = (n + columns - 1) / columns, scale = side < CELL ? CELL / side : 1;
-    while (scale > 1 && (int64_t)rows * columns * side * side * scale * scale > 1 << 25)
-        scale--;
-    if ((int64_t)rows * columns * (side + 4) * (side + 4) > 1 << 25)
-        return ds_fail(err, DS_EINVAL, "%d pictures of %dx%d are too many for one sheet", n, side,
-                       side);
-    ds_grid *g = ds_grid_new(rows, columns, side, scale, 4, 255);
-    for (int i = 0; i < n; i++)
+    int columns, rows, scale, rc = plan_grid(s, &columns, &rows, &scale, err);
+    if (rc)
+        return rc;
+    ds_grid *g = ds_grid_new(rows, columns, s->tools.picture_side, scale, 4, 255);
+    for (int i = 0; i < s->spec->n; i++)
         ds_grid_put(g, i / columns, i % columns, s->pixels + (size_t)i * s->one);
     char *path = ds_job_path(s->job, "grid.png");
-    int rc = ds_grid_write(g, path, err);
+    rc = ds_grid_write(g, path, err);
     ds_grid_free(g);
     free(path);
     return rc;
@@ -112,14 +132,17 @@ static int run(sample_job *s, ds_error *err) {
     if (c->pixel && c->channels != 3)
         return ds_fail(err, DS_EINVAL, "base '%s' makes %d channels, which cannot be shown",
                        spec->base.name, c->channels);
+    int columns, rows, scale, rc = plan_grid(s, &columns, &rows, &scale, err);
+    if (!rc)
+        rc = choose_labels(s, err);
+    if (rc)
+        return rc;
     s->one = (size_t)s->tools.picture_side * (size_t)s->tools.picture_side * 3;
     size_t count = (size_t)c->channels * (size_t)c->side * (size_t)c->side * (size_t)spec->n;
     s->pixels = ds_xmalloc(s->one * (size_t)spec->n);
     s->raw = ds_xmalloc(count * sizeof *s->raw);
     ds_serve *serve = NULL;
-    int rc = choose_labels(s, err);
-    if (!rc)
-        rc = ds_tools_decoder(&s->tools, err);
+    rc = ds_tools_decoder(&s->tools, err);
     if (!rc)
         rc = ds_serve_new(&serve, s->tools.model, s->adapter, &spec->sample, err);
     if (!rc)

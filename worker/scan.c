@@ -1,5 +1,6 @@
 /* worker/scan.c - candidates -> facts -> classes -> manifest (contract in scan.h). */
 #include "worker/scan.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "worker/hash_cache.h"
@@ -284,9 +285,12 @@ static int count_classes(scan *s, char **names) {
         if (r->classes[i].images == 1 && !lonely++)
             first_lonely = r->classes[i].name;
     }
+    if (r->images < DS_IMAGES_FOR_KID)
+        warn(r, "%lld image%s: FD needs %d at least, KID %d", (long long)r->images,
+             r->images == 1 ? "" : "s", DS_IMAGES_FOR_FD, DS_IMAGES_FOR_KID);
     if (lonely)
-        warn(r, "%lld of %lld classes have one image only, the first is '%s'", (long long)lonely,
-             (long long)n, first_lonely);
+        warn(r, "%lld of %lld class%s one image only, the first is '%s'", (long long)lonely,
+             (long long)n, n == 1 ? " has" : "es have", first_lonely);
     return 0;
 }
 

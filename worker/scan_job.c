@@ -1,5 +1,6 @@
 /* worker/scan_job.c - job kind "scan": a folder in, manifest.ndjson and its digest out. */
 #include "base/fs.h"
+#include "base/limits.h"
 #include "worker/job.h"
 #include "worker/scan.h"
 
@@ -26,6 +27,12 @@ int ds_job_scan(const ds_job *job, ds_error *err) {
     int rc = ds_scan(&o, &r, on_scan, (void *)(uintptr_t)job, err);
     for (int i = 0; i < r.warning_count; i++)
         ds_events_warning(job->events, "%s", r.warnings[i]);
+    if (!rc && r.images < DS_IMAGES_FOR_FD) /* it would be trained for nothing */
+        rc = ds_fail(err, DS_EINVAL,
+                     "folder '%.200s' has %lld usable image, and what it becomes cannot be "
+                     "measured: a distance needs %d at least, KID %d%s",
+                     s->root, (long long)r.images, DS_IMAGES_FOR_FD, DS_IMAGES_FOR_KID,
+                     r.rejected.count ? " (others were rejected)" : "");
     char *path = ds_job_path(job, "manifest.ndjson");
     if (!rc)
         rc = ds_fs_write(path, r.manifest, r.manifest_size, err);
