@@ -335,6 +335,9 @@ static int convert(ds_weights *w, const ds_dit_names *d, const ds_import_options
         rc = import_vae(o, c.channels, &c.latent_scale, r, err);
     if (rc)
         return rc;
+    if (!c.pixel && !*r->vae_file && !ds_weights_meta(w, "diffscaler.config"))
+        ds_import_report_assumed(o->report, "latent_scale", json_real(c.latent_scale),
+                                 "that of Stable Diffusion's VAE, as none was given");
     r->config = ds_dit_config_to_json(&c);
     return write_base(w, d, o, r, err);
 }
