@@ -31,8 +31,8 @@
 #define DS_ST_TENSORS_MAX 100000
 #define DS_ST_DIMS_MAX 8
 
-/* name, bytes.  From U16 on: carried, never read; files may hold them beside what is wanted.  OTHER:
- * named by the file and not known here, so that its size is not known either. */
+/* name, bytes.  From U16 on: carried, never read; files may hold them beside what is wanted.
+ * OTHER: named by the file and not known here, so that its size is not known either. */
 /* clang-format off */
 #define DS_ST_DTYPE_MAP(X)                                                                         \
     X(F64, 8) X(F32, 4) X(F16, 2) X(BF16, 2)                                                       \
