@@ -78,8 +78,8 @@ static char *stem(const char *path, double noise) {
     if (end)
         *end = 0;
     start = strrchr(copy, '/');
-    char *name =
-        noise > 0 ? ds_xasprintf("%s-%g", start ? start + 1 : copy, noise) : ds_xstrdup(start ? start + 1 : copy);
+    char *name = noise > 0 ? ds_xasprintf("%s-%g", start ? start + 1 : copy, noise)
+                           : ds_xstrdup(start ? start + 1 : copy);
     free(copy);
     return name;
 }
@@ -98,7 +98,8 @@ static void one_adapter(rig *r, const char *path, double noise, const char *out)
     ds_error err;
     ds_adapter *a;
     ds_feature_set set;
-    char digest[DS_HEX_SIZE], *name = stem(path, noise), *file = ds_xasprintf("%s/%s.features", out, name);
+    char digest[DS_HEX_SIZE], *name = stem(path, noise),
+                              *file = ds_xasprintf("%s/%s.features", out, name);
     if (!ds_fs_exists(file)) {
         must(ds_adapter_open(&a, r->base, path, NULL, &err), &err);
         if (noise > 0)
@@ -220,9 +221,10 @@ static void same_settings(const version *v, int count) {
             most = fmax(most, worse_by(&v[i], &v[j]));
         }
     }
-    printf("same settings, other seeds: %d adapters, FD %.2f to %.2f; %d pairs, the worst %+.1f %%, "
-           "%d beyond the margin, %d beyond %g sigmas, %d refused\n",
-           count, least, largest, pairs, 100 * most, margin, sigmas, rule.worse_sigmas, refused);
+    printf(
+        "same settings, other seeds: %d adapters, FD %.2f to %.2f; %d pairs, the worst %+.1f %%, "
+        "%d beyond the margin, %d beyond %g sigmas, %d refused\n",
+        count, least, largest, pairs, 100 * most, margin, sigmas, rule.worse_sigmas, refused);
 }
 
 /* The same adapter against itself on other noise: two random halves of its samples.  They share no
@@ -242,8 +244,7 @@ static void same_adapters(const version *v, int count, const ds_feature_set *rea
                 half[h].set.x = half[h].x;
                 half[h].set.n = n / 2;
                 for (uint32_t k = 0; k < n / 2; k++)
-                    memcpy(half[h].x + k * d, v[i].x + order[2 * k + h] * d,
-                           d * sizeof *half[h].x);
+                    memcpy(half[h].x + k * d, v[i].x + order[2 * k + h] * d, d * sizeof *half[h].x);
                 measure(&half[h], real);
             }
             for (int h = 0; h < 2; h++) {
@@ -280,7 +281,8 @@ static void worse_ones(const version *good, int count, const version *worse, int
         }
         versions += any;
     }
-    printf("worse by %2.0f to %2.0f %%: %d versions, %d pairs, the least z %.1f, %d refused (%.1f %%)\n",
+    printf("worse by %2.0f to %2.0f %%: %d versions, %d pairs, the least z %.1f, %d refused (%.1f "
+           "%%)\n",
            100 * from, 100 * to, versions, pairs, z, refused, pairs ? 100.0 * refused / pairs : 0);
 }
 
@@ -326,8 +328,7 @@ static int row_of_versions(const version *good, const version *worse, const ds_f
         ds_fd_pair p;
         k = next_worse(&now, &latest, good, worse, k, order, real);
         *stopped_at = worse_by(good, &now);
-        if (judged(&latest, &now, &p) == DS_BAR_REFUSED ||
-            judged(good, &now, &p) == DS_BAR_REFUSED)
+        if (judged(&latest, &now, &p) == DS_BAR_REFUSED || judged(good, &now, &p) == DS_BAR_REFUSED)
             stopped = number;
         else
             *published = *stopped_at;

@@ -228,7 +228,8 @@ START_TEST(a_large_base_is_probed_only) {
     ds_base b = {.cfg = c};
     b.table.total = 4200000; /* the bundled one */
     ck_assert(ds_base_task_flop(&b) < DS_BASE_TASK_FLOP);
-    ck_assert(ds_base_task_flop(&b) == 2.0 * 4200000 * 64 * DS_BASE_TASK_STEPS * 2 * DS_BASE_TASK_N);
+    ck_assert(ds_base_task_flop(&b) ==
+              2.0 * 4200000 * 64 * DS_BASE_TASK_STEPS * 2 * DS_BASE_TASK_N);
     b.table.total = 675129632; /* DiT-XL/2 at 256 */
     b.cfg.patch = 2;
     ck_assert(ds_base_task_flop(&b) > DS_BASE_TASK_FLOP);

@@ -60,9 +60,10 @@ static json_t *full_spec(void) {
     json_object_set_new(
         s, "bars",
         json_pack("[{s:s, s:s, s:O, s:{s:s, s:n, s:s, s:{s:s, s:s}}, s:o, s:f, s:f, s:s, s:s}]",
-                  "role", "best", "ref", "digits@v1", "adapter", blob, "base", "name", "old", "path",
-                  "sha256", digest, "vae", "path", "/v", "sha256", digest, "sample", sample_json(),
-                  "fd", 5.5, "kid", 0.1, "feature_net_sha256", digest, "tree_digest", digest));
+                  "role", "best", "ref", "digits@v1", "adapter", blob, "base", "name", "old",
+                  "path", "sha256", digest, "vae", "path", "/v", "sha256", digest, "sample",
+                  sample_json(), "fd", 5.5, "kid", 0.1, "feature_net_sha256", digest, "tree_digest",
+                  digest));
     json_object_set_new(s, "publish_worse", json_true());
     json_object_update_new(json_object_get(s, "gate"),
                            json_pack("{s:f, s:f}", "worse_margin", 0.2, "worse_sigmas", 4.0));
@@ -174,11 +175,10 @@ static void each_key(const char *object, enum part part) {
                 : part == OF_OWN ? json_object_get(doc, "base_task")
                                  : doc,
            *at = object ? json_object_get(o, object) : o, *keys = json_object();
-    static const char *const optional[] = {"device",        "kind",  "precision",  "threads",
-                                           "label_dropout", "focus", "focus_mean", "probe",
-                                           "reference",     "fd",    "kid",
-                                           "worse_margin",  "worse_sigmas", "vae",
-                                           "tree_digest",   "probes"};
+    static const char *const optional[] = {"device",        "kind",  "precision",   "threads",
+                                           "label_dropout", "focus", "focus_mean",  "probe",
+                                           "reference",     "fd",    "kid",         "worse_margin",
+                                           "worse_sigmas",  "vae",   "tree_digest", "probes"};
     json_object_update(keys, at);
     const char *key;
     json_t *v;
@@ -220,8 +220,11 @@ START_TEST(every_key_is_checked) {
         each_key(objects[i], OF_SPEC);
     for (size_t i = 0; i < sizeof of_task / sizeof of_task[0]; i++)
         each_key(of_task[i], OF_TASK);
-    static const char *const of_bar[] = {NULL, "adapter", "base", "sample"},
-                            *const of_own[] = {NULL, "probe", "reference", "sample", "evaluate"};
+    static const char *const of_bar[] = {NULL, "adapter", "base", "sample"}, *const of_own[] = {
+                                                                                 NULL, "probe",
+                                                                                 "reference",
+                                                                                 "sample",
+                                                                                 "evaluate"};
     for (size_t i = 0; i < sizeof of_bar / sizeof of_bar[0]; i++)
         each_key(of_bar[i], OF_BAR);
     for (size_t i = 0; i < sizeof of_own / sizeof of_own[0]; i++)

@@ -44,8 +44,8 @@ typedef struct {
 
 /* What is compared of the new version's pictures, and how the bar is to make its own. */
 typedef struct {
-    int *labels; /* (n) of the bar's; DS_LABEL_SKIPPED: a class that it has not */
-    int n, whole; /* compared; all of them */
+    int *labels;       /* (n) of the bar's; DS_LABEL_SKIPPED: a class that it has not */
+    int n, whole;      /* compared; all of them */
     float *now, *real; /* borrowed when whole */
     int64_t real_n;
 } shared;
@@ -426,9 +426,9 @@ static void say_stage(const comparing *c) {
         size_t n = strlen(list);
         snprintf(list + n, sizeof list - n, "%.60s, ", c->spec->bars[i].ref);
     }
-    ds_events_stage(c->tools->job->events, "verify", "%s@v%d is compared with %sbase:%s on %d samples",
-                    c->spec->name, c->spec->version, list, c->spec->base.name,
-                    c->spec->evaluate.n);
+    ds_events_stage(c->tools->job->events, "verify",
+                    "%s@v%d is compared with %sbase:%s on %d samples", c->spec->name,
+                    c->spec->version, list, c->spec->base.name, c->spec->evaluate.n);
 }
 
 int ds_bars_run(ds_tools *tools, const ds_images *images, const ds_adapter *adapter, ds_bars *out,
@@ -457,16 +457,21 @@ void ds_bars_release(ds_bars *b) {
 int ds_bars_refuse(const ds_bars *b) { return b->refused && !b->forced; }
 
 static json_t *bar_json(const ds_bar *b, double margin) {
-    static const char *const roles[] = {"latest", "best", "base"},
-                             *const verdicts[] = {"passed", "refused", "none"};
+    static const char *const roles[] = {"latest", "best", "base"}, *const verdicts[] = {
+                                                                       "passed", "refused", "none"};
     json_t *o = json_pack("{s:s, s:s, s:s, s:s}", "role", roles[b->role], "ref", b->ref, "verdict",
                           verdicts[b->verdict], "reason", b->reason);
     const struct {
         const char *key;
         double value;
-    } reals[] = {{"fd_bar", b->fd_bar},       {"fd_now", b->fd_now},   {"delta", b->delta},
-                 {"std_error", b->std_error}, {"z", b->z},             {"margin", margin},
-                 {"kid_bar", b->kid_bar},     {"kid_now", b->kid_now}};
+    } reals[] = {{"fd_bar", b->fd_bar},
+                 {"fd_now", b->fd_now},
+                 {"delta", b->delta},
+                 {"std_error", b->std_error},
+                 {"z", b->z},
+                 {"margin", margin},
+                 {"kid_bar", b->kid_bar},
+                 {"kid_now", b->kid_now}};
     const struct {
         const char *key;
         int value;

@@ -50,7 +50,7 @@ typedef struct {
 int ds_bars_run(ds_tools *tools, const ds_images *images, const ds_adapter *adapter, ds_bars *out,
                 ds_error *err);
 void ds_bars_release(ds_bars *b);
-int ds_bars_refuse(const ds_bars *b); /* is the new version to be rejected? */
+int ds_bars_refuse(const ds_bars *b);   /* is the new version to be rejected? */
 json_t *ds_bars_json(const ds_bars *b); /* "gate.self" of result.json */
 
 /* The rule alone.  A new distance that is not a number is refused; a bar's, or an error of the

@@ -15,10 +15,8 @@ static const ds_spec_sample how = {.sampler = DS_SAMPLER_DPMPP2M,
                                    .steps = DS_BASE_TASK_STEPS,
                                    .guidance = 1,
                                    .mode = DS_GUIDANCE_NONE};
-static const ds_spec_evaluate measured = {.n = DS_BASE_TASK_N,
-                                          .kid_subsets = 100,
-                                          .kid_subset_size = 50,
-                                          .seed = DS_BASE_TASK_SEED};
+static const ds_spec_evaluate measured = {
+    .n = DS_BASE_TASK_N, .kid_subsets = 100, .kid_subset_size = 50, .seed = DS_BASE_TASK_SEED};
 
 int ds_base_task_wanted(const ds_tools *t) {
     const ds_spec *s = t->job->spec;
@@ -84,10 +82,9 @@ static int write_reference(recording *r, ds_reference *ref, ds_error *err) {
     source_digest(r, source);
     int rc = features(r, DS_BASE_TASK_REFERENCE_SEED, &set, &x, err);
     if (!rc)
-        rc = ds_reference_make_of(ref, r->counts, r->classes ? r->classes : 1, DS_BASE_TASK_N,
-                                  "samples", source, &set,
-                                  ds_feature_net_metric(r->tools->job->spec->feature_net.mode),
-                                  err);
+        rc = ds_reference_make_of(
+            ref, r->counts, r->classes ? r->classes : 1, DS_BASE_TASK_N, "samples", source, &set,
+            ds_feature_net_metric(r->tools->job->spec->feature_net.mode), err);
     if (!rc)
         rc = ds_zio_write_file(path, ref->bytes, ref->size, LEVEL_REFERENCE, err);
     free(path);
@@ -131,20 +128,21 @@ static void probe_only(const ds_tools *t, char note[256]) {
     double flop = ds_base_task_flop(t->base);
     note[0] = 0;
     if (flop > DS_BASE_TASK_FLOP)
-        snprintf(note, 256,
-                 "probe only: %d samples of this base would take %.2g FLOP, more than the %.2g that "
-                 "are spent on it",
-                 2 * DS_BASE_TASK_N, flop, DS_BASE_TASK_FLOP);
+        snprintf(
+            note, 256,
+            "probe only: %d samples of this base would take %.2g FLOP, more than the %.2g that "
+            "are spent on it",
+            2 * DS_BASE_TASK_N, flop, DS_BASE_TASK_FLOP);
     else if (!t->job->spec->feature_net.path)
         snprintf(note, 256, "probe only: the job had no feature network to measure with");
 }
 
 static json_t *new_record(const ds_tools *t, const char *probe, const char *note) {
     const char *const later[] = {"reference", "fd", "kid", "feature_net"};
-    json_t *doc = json_pack(
-        "{s:{s:s, s:s, s:i, s:i}, s:i, s:i, s:s}", "probe", "device_class", t->dev->device_class,
-        "sha256", probe, "n", DS_BASE_TASK_PROBE_N, "seed", DS_BASE_TASK_PROBE_SEED, "n",
-        *note ? 0 : DS_BASE_TASK_N, "classes", t->base->cfg.classes, "note", note);
+    json_t *doc = json_pack("{s:{s:s, s:s, s:i, s:i}, s:i, s:i, s:s}", "probe", "device_class",
+                            t->dev->device_class, "sha256", probe, "n", DS_BASE_TASK_PROBE_N,
+                            "seed", DS_BASE_TASK_PROBE_SEED, "n", *note ? 0 : DS_BASE_TASK_N,
+                            "classes", t->base->cfg.classes, "note", note);
     for (size_t i = 0; i < sizeof later / sizeof *later; i++)
         json_object_set_new(doc, later[i], json_null());
     json_object_set_new(doc, "sample", ds_spec_sample_json(&how));

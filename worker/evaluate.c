@@ -460,8 +460,8 @@ static int measure_new(evaluation *e, ds_error *err) {
     float *x = ds_xmalloc(n * feature_dim(e) * sizeof *x);
     ds_task_samples samples = new_samples(e, labels);
     int rc = ds_measure_task(&e->task, e->tools->model, e->adapter, e->tools->features,
-                             &e->reference, &s->sample, &s->evaluate, 0, x, keep_task, e,
-                             on_sample, on_distance, &e->progress, err);
+                             &e->reference, &s->sample, &s->evaluate, 0, x, keep_task, e, on_sample,
+                             on_distance, &e->progress, err);
     if (!rc)
         rc = ds_task_features_save(&samples, x, e->task.sample_digest, err);
     free(labels);
@@ -523,7 +523,8 @@ static int load_sets(evaluation *e, ds_evaluated *out, ds_error *err) {
     uint32_t *chosen = ds_xmalloc(DS_REFERENCE_IMAGES_MAX * sizeof *chosen);
     int real = ds_reference_choose(chosen, e->images->n, s->evaluate.seed);
     ds_cached_features base = {0};
-    e->progress = (progress_state){.job = e->tools->job, .part = real, .total = real + 4.0 * out->n};
+    e->progress =
+        (progress_state){.job = e->tools->job, .part = real, .total = real + 4.0 * out->n};
     int rc = make_reference(e, chosen, real, err);
     out->real_labels = ds_xmalloc((size_t)real * sizeof *out->real_labels);
     for (int i = 0; i < real; i++)

@@ -78,7 +78,9 @@ typedef struct {
 /* Of the base itself: there is no adapter. */
 static int of_base(const checking *c) { return !c->task->adapter.path; }
 
-static int usable(const checking *c) { return of_base(c) ? c->tools->model != NULL : c->adapter != NULL; }
+static int usable(const checking *c) {
+    return of_base(c) ? c->tools->model != NULL : c->adapter != NULL;
+}
 
 static void found(checking *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void found(checking *c, const char *fmt, ...) {
@@ -372,10 +374,10 @@ json_t *ds_gate_json(const ds_gate *g) {
     for (int i = 0; i < g->count; i++)
         if (g->tasks[i].delta > delta)
             delta = g->tasks[i].delta;
-    json_t *o = json_pack("{s:s, s:s, s:o, s:o, s:o}", "verdict",
-                          ds_gate_refuses(g) ? "refused" : "passed", "reason", g->reason,
-                          "worst_task", w ? json_string(w->task->name) : json_null(), "delta",
-                          ds_json_real(w ? w->delta : delta), "tasks", tasks);
+    json_t *o =
+        json_pack("{s:s, s:s, s:o, s:o, s:o}", "verdict", ds_gate_refuses(g) ? "refused" : "passed",
+                  "reason", g->reason, "worst_task", w ? json_string(w->task->name) : json_null(),
+                  "delta", ds_json_real(w ? w->delta : delta), "tasks", tasks);
     if (g->self.done)
         json_object_set_new(o, "self", ds_bars_json(&g->self));
     return o;

@@ -73,10 +73,10 @@ int ds_reference_make_of(ds_reference *r, const int64_t *class_counts, int class
     snprintf(r->net, sizeof r->net, "%s", set->net);
     snprintf(r->resize, sizeof r->resize, "%s", set->resize);
     snprintf(r->tree_digest, sizeof r->tree_digest, "%s", tree_digest);
-    json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o}", "schema",
-                            DS_REFERENCE_SCHEMA, "feature_net", set->net, "metric", metric,
-                            "resize", set->resize, "prepare", prepare, "tree_digest", tree_digest,
-                            "images", images, "class_images", counts);
+    json_t *doc =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:o}", "schema", DS_REFERENCE_SCHEMA,
+                  "feature_net", set->net, "metric", metric, "resize", set->resize, "prepare",
+                  prepare, "tree_digest", tree_digest, "images", images, "class_images", counts);
     char *text = ds_json_canonical(doc);
     json_decref(doc);
     ds_st_writer *w = ds_st_writer_new();

@@ -354,7 +354,7 @@ static const field task_net_fields[] = {
         {.key = "kid", NUMBER, AT(ds_spec_task, kid), -1e12, 1e12, OPTIONAL | NULLABLE},           \
         {.key = "base_sha256", HEX, AT(ds_spec_task, base_sha256)}, {                              \
         "feature_net", OBJECT, AT(ds_spec_task, feature_net), .sub = task_net_fields,              \
-            .flags = OPTIONAL | NULLABLE                                                           \
+                                                              .flags = OPTIONAL | NULLABLE         \
     }
 
 static const field task_fields[] = {
@@ -363,13 +363,12 @@ static const field task_fields[] = {
     {.key = "feature_net_sha256", HEX, AT(ds_spec_task, feature_net_sha256)},
     END};
 
-static const field base_task_fields[] = {
-    TASK,
-    {.key = "feature_net_sha256",
-     HEX,
-     AT(ds_spec_task, feature_net_sha256),
-     .flags = OPTIONAL | NULLABLE},
-    END};
+static const field base_task_fields[] = {TASK,
+                                         {.key = "feature_net_sha256",
+                                          HEX,
+                                          AT(ds_spec_task, feature_net_sha256),
+                                          .flags = OPTIONAL | NULLABLE},
+                                         END};
 
 static const field bar_vae_fields[] = {
     {.key = "path", PATH, AT(ds_spec_bar, vae.path), .flags = OPTIONAL | NULLABLE},

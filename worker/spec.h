@@ -99,7 +99,7 @@ typedef struct {
     ds_spec_file base;    /* that it was made on; path NULL: not here any more */
     ds_spec_file vae;     /* of that base; sha256 NULL: it has none */
     ds_spec_sample sample;
-    double fd, kid;                              /* as published; NaN: not known */
+    double fd, kid;                               /* as published; NaN: not known */
     const char *feature_net_sha256, *tree_digest; /* of those; NULL: not said */
 } ds_spec_bar;
 
@@ -153,9 +153,9 @@ typedef struct {
     ds_spec_probe probe;       /* train: n and seed only */
     ds_spec_task *tasks;       /* train, verify */
     int task_count;
-    ds_spec_task base_task; /* train, verify: the base's own classes, if .. */
-    int base_task_known;    /* .. they are recorded */
-    int base_task_asked;    /* the spec has "base_task": null asks for recording it */
+    ds_spec_task base_task;             /* train, verify: the base's own classes, if .. */
+    int base_task_known;                /* .. they are recorded */
+    int base_task_asked;                /* the spec has "base_task": null asks for recording it */
     ds_spec_bar bars[DS_SPEC_BARS_MAX]; /* train */
     int bar_count;
     int publish_worse; /* train: a refusal by a bar is overruled, for this version */

@@ -60,9 +60,8 @@ static int make(const ds_task_samples *t, ds_cached_features *c, ds_error *err) 
 
 int ds_task_features(const ds_task_samples *t, float *x, ds_error *err) {
     const char *dir = t->tools->job->spec->cache_dir;
-    ds_cached_features c = {.x = x,
-                            .n = ds_task_samples_count(t),
-                            .dim = ds_feature_net_dim(t->tools->features)};
+    ds_cached_features c = {
+        .x = x, .n = ds_task_samples_count(t), .dim = ds_feature_net_dim(t->tools->features)};
     char *key = key_of(t);
     int rc = 0, found = ds_feature_cache_load(dir, key, &c);
     if (found < 0)
@@ -79,9 +78,8 @@ int ds_task_features(const ds_task_samples *t, float *x, ds_error *err) {
 
 int ds_task_features_save(const ds_task_samples *t, float *x, const char *sample_digest,
                           ds_error *err) {
-    ds_cached_features c = {.x = x,
-                            .n = ds_task_samples_count(t),
-                            .dim = ds_feature_net_dim(t->tools->features)};
+    ds_cached_features c = {
+        .x = x, .n = ds_task_samples_count(t), .dim = ds_feature_net_dim(t->tools->features)};
     snprintf(c.sample_digest, sizeof c.sample_digest, "%s", sample_digest);
     char *key = key_of(t);
     int rc = ds_feature_cache_save(t->tools->job->spec->cache_dir, key, &c, err);

@@ -409,9 +409,9 @@ static void add_rejected(const train_job *t, json_t *doc) {
 static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     const ds_train_record *r = &t->record;
     int trained = adapter != NULL;
-    json_t *doc =
-        json_pack("{s:s, s:s, s:s}", "schema", "diffscaler.train/1", "status",
-                  ds_gate_refuses(&t->gate) ? "rejected" : "ok", "device_class", t->tools.dev->device_class);
+    json_t *doc = json_pack("{s:s, s:s, s:s}", "schema", "diffscaler.train/1", "status",
+                            ds_gate_refuses(&t->gate) ? "rejected" : "ok", "device_class",
+                            t->tools.dev->device_class);
     json_object_set_new(doc, "adapter", trained ? adapter : json_null());
     json_object_set_new(doc, "probe", trained ? probe : json_null());
     json_object_set(doc, "reference", trained ? t->evaluation.reference : json_null());
