@@ -13,7 +13,7 @@
  * compared is no bar, and says why: another side or VAE, a base that is gone, a damaged file, too
  * few pictures.  None of that fails the job; a damaged file is a warning as well.
  *
- * Cost: N samples of each bar the first time (worker/task_features.h), distances without each group.
+ * Cost: N samples of each bar the first time (worker/task_features.h), a distance for each group.
  * Ownership: ds_bars_run fills, ds_bars_release frees.  Thread: the main one.
  * Errors: what keeps it from a verdict (memory, a full disk).
  */
