@@ -31,8 +31,9 @@ enum ds_stream {
     DS_STREAM_HELDOUT = 8,  /* held-out loss */
     DS_STREAM_KID = 9,      /* KID subsets */
     DS_STREAM_TEST = 10,
-    DS_STREAM_SPLIT = 11, /* held-out split, reference subset */
-    DS_STREAM_LATENT = 12 /* a training latent, drawn from its posterior */
+    DS_STREAM_SPLIT = 11,    /* held-out split, reference subset */
+    DS_STREAM_LATENT = 12,   /* a training latent, drawn from its posterior */
+    DS_STREAM_OBJECTIVE = 13 /* noise by which the objective of a base is found */
 };
 
 void ds_rng_block(uint32_t out[4], uint64_t seed, uint32_t stream, uint32_t step, uint64_t sample,
