@@ -21,6 +21,10 @@ for model in "$here"/../models/*.safetensors "$here"/../models/*.safetensors.zst
     [ -f "$model" ] && put 644 "$model" "share/diffscaler/models/$(basename "$model")"
 done
 
+for picture in "$here"/../models/probe/*/*; do
+    [ -f "$picture" ] && put 644 "$picture" "share/diffscaler/${picture#"$here"/../}"
+done
+
 if command -v scdoc >/dev/null 2>&1; then
     "$here/man/build.sh" "$build/dsctl" "$build/man"
     for page in "$build"/man/*.[18]; do
