@@ -149,7 +149,9 @@ static const row args[] = {
     {"local_rank", ANY, 0},
     {"gradient_checkpointing", ANY, 0}, {"mixed_precision", ANY, 0}, {"precision", ANY, 0},
     /* of SiT's train.py: read where the objective is found */
-    {"prediction", ANY, 0}, {"path_type", ANY, 0}, {"loss_weight", ANY, 0},
+    {"prediction", TEXT, 0}, {"path_type", TEXT, 0}, {"loss_weight", ANY, 0},
+    {"prediction_type", TEXT, 0}, {"pred_type", TEXT, 0}, {"parameterization", TEXT, 0},
+    {"model_mean_type", TEXT, 0}, /* of others, for prediction */
     {"sample_eps", ANY, 0}, {"train_eps", ANY, 0},
     {0}};
 /* clang-format on */

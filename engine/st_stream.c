@@ -75,13 +75,14 @@ void ds_st_stream_abort(ds_st_stream *s) {
 }
 
 int ds_st_stream_finish(ds_st_stream *s, char sha256[DS_HEX_SIZE], char **path, int64_t *bytes,
-                        ds_error *err) {
+                        int *fresh, ds_error *err) {
     DS_ASSERT(s->done == s->size);
     ds_sha256_hex(s->hash, sha256);
     *path = ds_xasprintf("%s/%s.safetensors", s->dir, sha256);
     *bytes = (int64_t)s->size;
     struct stat sb;
     int there = !lstat(*path, &sb) && S_ISREG(sb.st_mode) && (uint64_t)sb.st_size == s->size;
+    *fresh = !there;
     int rc = !there && fsync(s->fd) ? ds_fail_errno(err, "cannot sync '%s'", s->tmp) : 0;
     if (close(s->fd) && !rc)
         rc = ds_fail_errno(err, "cannot write '%s'", s->tmp);

@@ -18,9 +18,10 @@ typedef struct ds_st_stream ds_st_stream;
 int ds_st_stream_open(ds_st_stream **out, ds_st_writer *w, const char *dir, ds_error *err);
 int ds_st_stream_put(ds_st_stream *s, const void *data, size_t n, ds_error *err);
 
-/* All declared bytes must have been put.  path: malloc'ed.  Releases s, also when it fails. */
+/* All declared bytes must have been put.  path: malloc'ed; fresh: 0 when it was there already.
+ * Releases s, also when it fails. */
 int ds_st_stream_finish(ds_st_stream *s, char sha256[DS_HEX_SIZE], char **path, int64_t *bytes,
-                        ds_error *err);
+                        int *fresh, ds_error *err);
 void ds_st_stream_abort(ds_st_stream *s); /* NULL is fine */
 
 #endif

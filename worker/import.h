@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "engine/import_report.h"
+#include "kernels/device.h"
 
 #include <limits.h>
 
@@ -25,12 +26,14 @@ typedef struct {
     json_t *config; /* owned */
     int64_t bytes, parameters;
     char vae_file[PATH_MAX], vae_sha256[DS_HEX_SIZE]; /* "" = no VAE */
+    int new_file, new_vae_file;                       /* 1: not there before */
 } ds_import_result;
 
 void ds_import_result_release(ds_import_result *r); /* leaves the caller's memory zeroed */
 
 typedef struct {
-    /* stage "digest" or "convert"; another result than 0 stops with DS_ECANCELED */
+    /* stage "digest" or "convert" (bytes), or "objective" (pictures); another result than 0 stops
+     * with DS_ECANCELED */
     int (*step)(void *user, const char *stage, uint64_t done, uint64_t total);
     void *user;
 } ds_import_progress;
@@ -44,6 +47,11 @@ typedef struct {
     const char *weights;
     ds_import_report *report; /* what was understood, also of a file that is refused; NULL: none */
     ds_import_progress progress;
+    /* Bases (worker/import_objective.h): what it predicts, "eps"; NULL or "": found out, on the
+     * pictures of the folder `probe` (NULL or "": those that come with the program). */
+    const char *objective, *probe;
+    ds_device_options device; /* kind NULL: the processor */
+    double memory_limit;      /* bytes that finding out may take; 0: what is free */
 } ds_import_options;
 
 int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *err);

@@ -6,6 +6,7 @@
 #include "engine/st_stream.h"
 #include "engine/vae_names.h"
 #include "worker/import.h"
+#include "worker/import_objective.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -200,7 +201,7 @@ static int write_vae(ds_weights *w, const ds_vae_config *c, const char *spelling
         if (rc)
             ds_st_stream_abort(k.out);
         else
-            rc = ds_st_stream_finish(k.out, r->vae_sha256, &path, &bytes, err);
+            rc = ds_st_stream_finish(k.out, r->vae_sha256, &path, &bytes, &r->new_vae_file, err);
     }
     if (!rc)
         snprintf(r->vae_file, sizeof r->vae_file, "%s", path);
@@ -302,7 +303,7 @@ static int write_base(ds_weights *w, const ds_dit_names *d, const ds_import_opti
         if (rc)
             ds_st_stream_abort(out);
         else
-            rc = ds_st_stream_finish(out, r->sha256, &path, &r->bytes, err);
+            rc = ds_st_stream_finish(out, r->sha256, &path, &r->bytes, &r->new_file, err);
     }
     if (!rc)
         snprintf(r->file, sizeof r->file, "%s", path);
@@ -342,9 +343,18 @@ static int convert(ds_weights *w, const ds_dit_names *d, const ds_import_options
     return write_base(w, d, o, r, err);
 }
 
+/* What an import that is refused has written goes again. */
+static void remove_new(const ds_import_result *r) {
+    if (r->new_file)
+        ds_fs_remove(r->file, NULL);
+    if (r->new_vae_file)
+        ds_fs_remove(r->vae_file, NULL);
+}
+
 int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *err) {
     ds_weights *w;
     ds_dit_names *d = NULL;
+    ds_objective_claim claim;
     *out = (ds_import_result){0};
     /* EMAModel.save_pretrained puts the averaged ones into a folder beside the others */
     char *averaged = ds_xasprintf("%s/transformer_ema", o->source);
@@ -358,7 +368,10 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
                                  "transformer_ema/ beside it has the averaged weights");
     ds_weights_want(w, ema ? NULL : o->weights, "weights", o->report);
     rc = ds_dit_names_open(&d, w, o->heads, err);
+    rc = rc ? rc : ds_import_objective_said(&claim, o, w, d, err);
     rc = rc ? rc : convert(w, d, o, out, err);
+    if (!rc && (rc = ds_import_objective_find(&claim, o, out, err)))
+        remove_new(out);
     ds_dit_names_free(d);
     ds_weights_close(w);
     if (rc)

@@ -42,7 +42,8 @@ static int on_job(void *user, const char *stage, uint64_t done, uint64_t total) 
         p->stage = stage;
         ds_events_stage(p->job->events, stage, "%s", p->job->spec->import.source);
     }
-    ds_events_progress(p->job->events, (double)done, (double)total, "bytes", NAN, NAN);
+    ds_events_progress(p->job->events, (double)done, (double)total,
+                       strcmp(stage, "objective") ? "bytes" : "pictures", NAN, NAN);
     return 0;
 }
 
@@ -65,6 +66,12 @@ int ds_job_import(const ds_job *job, ds_error *err) {
                            .out_dir = s->out_dir,
                            .heads = s->heads,
                            .weights = s->weights,
+                           .objective = s->objective,
+                           .probe = s->probe,
+                           .device = {.kind = ds_job_device(job),
+                                      .precision = job->spec->device.precision,
+                                      .threads = job->spec->device.threads},
+                           .memory_limit = job->spec->device.memory_limit,
                            .report = ds_import_report_new(),
                            .progress = {on_job, &progress}};
     if (s->feature_net)
@@ -87,7 +94,8 @@ int ds_job_import(const ds_job *job, ds_error *err) {
 
 static const char usage[] =
     "usage: diffscaler-worker import-base SRC [--vae SRC] [--name NAME] [--license TEXT]\n"
-    "                                     [--heads N] [--weights WHICH] -o DIR\n"
+    "                                     [--heads N] [--weights WHICH] [--objective eps]\n"
+    "                                     [--probe DIR] -o DIR\n"
     "\n"
     "Write a DiT that another program trained as a base of ours, DIR/<sha256>.safetensors, and "
     "its\n"
@@ -99,6 +107,8 @@ static const char usage[] =
     "  --license TEXT  is kept with the base and shown with it\n"
     "  --heads N       for a DiT that is none of S, B, L, XL and has no config.json\n"
     "  --weights WHICH ema, model (the raw ones), or a key: of a file that holds several models\n"
+    "  --objective eps what it predicts is known; otherwise the file says it, or it is measured\n"
+    "  --probe DIR     .. on pictures of this folder, like those it was trained on\n"
     "\n"
     "example:\n"
     "  diffscaler-worker import-base ./DiT-XL-2-256x256.pt --vae ./sd-vae-ft-ema -o ./bases\n";
@@ -114,19 +124,21 @@ static int on_terminal(void *user, const char *stage, uint64_t done, uint64_t to
         return 0;
     t->last = ds_monotonic();
     t->stage = stage;
-    fprintf(stderr, "\r%s %llu / %llu MB%s", stage, (unsigned long long)(done / 1000000),
-            (unsigned long long)(total / 1000000), done == total ? "\n" : "  ");
+    int pictures = !strcmp(stage, "objective");
+    unsigned long long unit = pictures ? 1 : 1000000;
+    fprintf(stderr, "\r%s %llu / %llu %s%s", stage, (unsigned long long)done / unit,
+            (unsigned long long)total / unit, pictures ? "pictures" : "MB",
+            done == total ? "\n" : "  ");
     return 0;
 }
 
 static int parse(int argc, char **argv, ds_import_options *o) {
     const struct {
         const char *name, **to;
-    } texts[] = {{"--vae", &o->vae},
-                 {"--name", &o->name},
-                 {"--license", &o->license},
-                 {"--weights", &o->weights},
-                 {"-o", &o->out_dir}};
+    } texts[] = {
+        {"--vae", &o->vae},         {"--name", &o->name},           {"--license", &o->license},
+        {"--weights", &o->weights}, {"--objective", &o->objective}, {"--probe", &o->probe},
+        {"-o", &o->out_dir}};
     enum { TEXTS = sizeof texts / sizeof texts[0] };
     for (int i = 0; i < argc; i++) {
         size_t k = 0;

@@ -483,6 +483,8 @@ static const field import_spec[] = {
     {.key = "out_dir", PATH, AT(ds_spec, import.out_dir)},
     {.key = "heads", INT, AT(ds_spec, import.heads), DS_RANGE_HEADS, OPTIONAL},
     {.key = "weights", TEXT, AT(ds_spec, import.weights), .flags = OPTIONAL | NULLABLE},
+    {.key = "objective", TEXT, AT(ds_spec, import.objective), .flags = OPTIONAL | NULLABLE},
+    {.key = "probe", PATH, AT(ds_spec, import.probe), .flags = OPTIONAL | NULLABLE},
     END};
 
 static const field *const spec_tables[] = {scan_spec, train_spec, sample_spec, verify_spec,

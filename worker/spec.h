@@ -130,6 +130,7 @@ typedef struct {
         *out_dir; /* vae NULL, name and license "": not given */
     int heads;
     const char *weights; /* NULL: the averaged ones, where there are some */
+    const char *objective, *probe; /* NULL: found out; on the bundled pictures */
 } ds_spec_import;
 
 typedef struct {
