@@ -40,19 +40,22 @@ int ds_feature_net_register(ds_registry *r, const ds_model_facts *f, int64_t *id
     int rc = check("feature network", f->sha256, err);
     if (rc || (rc = db_begin(r, err)))
         return rc;
+    char *report = f->report ? ds_json_canonical(f->report) : NULL;
     int new = appears(r, "SELECT 1 FROM feature_nets WHERE sha256 = ?1 AND removed_at IS NULL",
                       f->sha256);
     rc = db_run(r, err,
                 "INSERT INTO feature_nets(name, path, sha256, created_at, kind, source,"
-                " source_format, source_sha256, license, parameters, bytes)"
-                " VALUES (?1, ?2, ?3, ?4, coalesce(?5, ''), ?6, ?7, ?8, ?9, ?10, ?11)"
+                " source_format, source_sha256, license, parameters, bytes, report)"
+                " VALUES (?1, ?2, ?3, ?4, coalesce(?5, ''), ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
                 " ON CONFLICT (sha256) DO UPDATE SET name = ?1, path = ?2, removed_at = NULL,"
                 " kind = coalesce(?5, kind), source = coalesce(?6, source),"
                 " source_format = coalesce(?7, source_format),"
                 " source_sha256 = coalesce(?8, source_sha256), license = coalesce(?9, license),"
-                " parameters = coalesce(?10, parameters), bytes = coalesce(?11, bytes)",
-                "sssisssssII", f->name, f->path, f->sha256, ds_now_ms(), f->kind, f->source,
-                f->source_format, f->source_sha256, f->license, f->parameters, f->bytes);
+                " parameters = coalesce(?10, parameters), bytes = coalesce(?11, bytes),"
+                " report = coalesce(?12, report)",
+                "sssisssssIIs", f->name, f->path, f->sha256, ds_now_ms(), f->kind, f->source,
+                f->source_format, f->source_sha256, f->license, f->parameters, f->bytes, report);
+    free(report);
     if (!rc)
         rc = db_int(r, id, err, "SELECT id FROM feature_nets WHERE sha256 = ?1", "s", f->sha256);
     if (!rc && new)
@@ -67,22 +70,26 @@ int ds_base_register(ds_registry *r, const ds_model_facts *f, int64_t *id, ds_er
     if (rc || (rc = db_begin(r, err)))
         return rc;
     int new = appears(r, "SELECT 1 FROM bases WHERE sha256 = ?1 AND removed_at IS NULL", f->sha256);
-    char *text = f->config ? ds_json_canonical(f->config) : NULL;
+    char *text = f->config ? ds_json_canonical(f->config) : NULL,
+         *report = f->report ? ds_json_canonical(f->report) : NULL;
     rc = db_run(
         r, err,
         "INSERT INTO bases(name, path, sha256, config, feature_net_id, created_at, vae_path,"
-        " vae_sha256, source, source_format, source_sha256, license, parameters, bytes)"
-        " VALUES (?1, ?2, ?3, coalesce(?4, '{}'), ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+        " vae_sha256, source, source_format, source_sha256, license, parameters, bytes, report)"
+        " VALUES (?1, ?2, ?3, coalesce(?4, '{}'), ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+        " ?15)"
         " ON CONFLICT (sha256) DO UPDATE SET name = ?1, path = ?2, removed_at = NULL,"
         " config = coalesce(?4, config), feature_net_id = coalesce(?5, feature_net_id),"
         " vae_path = coalesce(?7, vae_path), vae_sha256 = coalesce(?8, vae_sha256),"
         " source = coalesce(?9, source), source_format = coalesce(?10, source_format),"
         " source_sha256 = coalesce(?11, source_sha256), license = coalesce(?12, license),"
-        " parameters = coalesce(?13, parameters), bytes = coalesce(?14, bytes)",
-        "ssssIissssssII", f->name, f->path, f->sha256, text, f->feature_net, ds_now_ms(),
+        " parameters = coalesce(?13, parameters), bytes = coalesce(?14, bytes),"
+        " report = coalesce(?15, report)",
+        "ssssIissssssIIs", f->name, f->path, f->sha256, text, f->feature_net, ds_now_ms(),
         f->vae_path, f->vae_path ? f->vae_sha256 : NULL, f->source, f->source_format,
-        f->source_sha256, f->license, f->parameters, f->bytes);
+        f->source_sha256, f->license, f->parameters, f->bytes, report);
     free(text);
+    free(report);
     if (!rc)
         rc = db_int(r, id, err, "SELECT id FROM bases WHERE sha256 = ?1", "s", f->sha256);
     if (!rc && new)
@@ -258,7 +265,7 @@ int ds_base_choose(ds_registry *r, int64_t id, ds_error *err) {
 #define BASE_SELECT                                                                                \
     "SELECT b.id, b.name, b.path, b.sha256, b.config, f.id, f.name, f.path, f.sha256, b.vae_path," \
     " b.vae_sha256, b.source, b.source_format, b.source_sha256, b.license, b.parameters, b.bytes," \
-    " coalesce(b.id = " ACTIVE ", 0), b.created_at, b.removed_at IS NOT NULL"                      \
+    " coalesce(b.id = " ACTIVE ", 0), b.created_at, b.removed_at IS NOT NULL, b.report"            \
     " FROM bases b LEFT JOIN feature_nets f ON f.id = b.feature_net_id "
 
 static json_t *file_object(sqlite3_stmt *q, int path_col, int sha_col) {
@@ -321,6 +328,7 @@ int ds_base_get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
         return id ? ds_fail(err, DS_ENOTFOUND, "base %lld does not exist", (long long)id)
                   : ds_fail(err, DS_ENOTFOUND, "no base is active; register one first");
     *out = base_row(q, NULL);
+    js_doc(*out, "report", q, 20);
     db_reset(q);
     return 0;
 }

@@ -21,7 +21,8 @@ typedef struct {
     const char *kind;                  /* feature networks */
     const char *source, *source_format, *source_sha256, *license;
     int64_t parameters, bytes;
-    int64_t feature_net; /* bases: id, 0 = none */
+    int64_t feature_net;  /* bases: id, 0 = none */
+    const json_t *report; /* of the import; a new one replaces the one that is there */
 } ds_model_facts;
 
 /* Register, or find by sha256 and bring up to date (also: bring back). */
@@ -57,7 +58,8 @@ int ds_base_chosen(ds_registry *r);
 
 /* {id,name,path,sha256,config,feature_net:{id,name,path,sha256}|null,vae:{path,sha256}|null,latent,
  * missing:["vae"],source,source_format,source_sha256,license,parameters,bytes,default,removed,
- * created_at}; id 0 = the default.  DS_ENOTFOUND when there is none. */
+ * created_at,report:{...}|null}, in lists without report; id 0 = the default.  DS_ENOTFOUND when
+ * there is none. */
 int ds_base_get(ds_registry *r, int64_t id, json_t **out, ds_error *err);
 /* Adds "datasets" and "adapters" to such an object: how many use it.  The list has them, and "task"
  * (registry/base_tasks.h). */

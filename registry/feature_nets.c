@@ -259,8 +259,8 @@ int ds_feature_net_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *e
     "   b.feature_net_id) END),"                                                                   \
     " (SELECT count(*) FROM adapter_versions av WHERE " MEASURED_WITH(                             \
         "f.id") "), f.removed_at IS NOT NULL,"                                                     \
-                " (SELECT value FROM meta WHERE key = 'default_feature_mode') FROM feature_nets "  \
-                "f "
+                " (SELECT value FROM meta WHERE key = 'default_feature_mode'), f.report FROM "     \
+                "feature_nets f "
 
 static json_t *net_row(sqlite3_stmt *q, void *ctx) {
     (void)ctx;
@@ -316,6 +316,7 @@ static int get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
         return rc;
     DS_ASSERT(rc > 0);
     *out = net_row(q, NULL);
+    js_doc(*out, "report", q, 17); /* long: not in lists */
     db_reset(q);
     return 0;
 }

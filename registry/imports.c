@@ -35,6 +35,8 @@ static int read_facts(const ds_import *i, ds_model_facts *f, int *net, ds_error 
     if (!strcasecmp(asked, f->name))
         f->name = asked; /* as the person wrote it */
     f->path = i->path;
+    f->report = json_object_get(i->result, "report");
+    f->report = json_is_object(f->report) ? f->report : NULL;
     f->kind = *net ? ds_json_string(f->config, "kind", "inception-fid") : NULL;
     f->source = text_or_null(i->spec, "source");
     f->source_format = text_or_null(i->result, "source_format");

@@ -258,6 +258,7 @@ int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err) {
     if (!ds_base_get(r, 0, &base, NULL)) {
         net = json_incref(json_object_get(base, "feature_net"));
         json_object_del(base, "feature_net");
+        json_object_del(base, "report"); /* long; GET /v1/bases/default has it */
     }
     json_t *chosen = NULL; /* what measures now, where that is not the network of the base */
     if (ds_feature_net_default(r, &chosen, NULL))

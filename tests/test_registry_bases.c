@@ -214,6 +214,54 @@ START_TEST(imports) {
 }
 END_TEST
 
+/* What an import understood stays with the model until another import says it anew. */
+START_TEST(reports_are_kept) {
+    ds_registry *r = fx_open(fx_dir("reports"));
+    static const char *const says[] = {"eps", "again", NULL};
+    json_t *b;
+    for (int i = 0; i < 3; i++) { /* the third job is of an earlier worker: no report */
+        json_t *spec, *result;
+        ds_import m = {.job = import_job(r, "base", "xl", XL_SHA, 0, &spec, &result),
+                       .spec = spec,
+                       .result = result,
+                       .path = "/o/file"};
+        if (says[i])
+            json_object_set_new(result, "report",
+                                fx_json("{\"objective\":{\"how\":\"%s\"}}", says[i]));
+        MUST(ds_import_finish(r, &m, err));
+        json_decref(spec);
+        json_decref(result);
+        b = base_named(r, "xl");
+        const json_t *o = json_object_get(json_object_get(b, "report"), "objective");
+        ck_assert_str_eq(fx_string(o, "how"), says[i] ? says[i] : "again");
+        json_decref(b);
+    }
+    /* long: only of one; and what came with the program has none */
+    MUST(ds_base_list(r, (ds_page){0}, &b, err));
+    ck_assert_ptr_null(json_object_get(json_array_get(json_object_get(b, "items"), 0), "report"));
+    json_decref(b);
+    int64_t id;
+    MUST(ds_base_put(r, "bundled-one", "/1", VAE_SHA, NULL, 0, &id, err));
+    b = base_named(r, "bundled-one");
+    ck_assert(json_is_null(json_object_get(b, "report")));
+    json_decref(b);
+    json_t *spec, *result;
+    ds_import net = {.job = import_job(r, "feature_net", "fid", VAE_SHA, 0, &spec, &result),
+                     .spec = spec,
+                     .result = result,
+                     .path = "/o/net"};
+    json_object_set_new(result, "report", fx_json("{\"ignored\":[]}"));
+    MUST(ds_import_finish(r, &net, err));
+    MUST(ds_feature_net_get(r, "fid", &b, err));
+    ck_assert(json_is_object(json_object_get(b, "report")));
+    json_decref(b);
+    json_decref(spec);
+    json_decref(result);
+    MUST(ds_registry_check(r, err));
+    ds_registry_close(r);
+}
+END_TEST
+
 START_TEST(references_to_bases) {
     ds_registry *r = fx_open(fx_dir("refs"));
     int64_t one, two, id;
@@ -540,6 +588,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, rebuilt_jobs_lose_nothing);
     tcase_add_test(tc, broken_references_stop_the_upgrade);
     tcase_add_test(tc, imports);
+    tcase_add_test(tc, reports_are_kept);
     tcase_add_test(tc, references_to_bases);
     tcase_add_test(tc, a_dataset_on_several_bases);
     tcase_add_test(tc, choosing_the_default);
