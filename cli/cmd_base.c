@@ -6,6 +6,7 @@
 #include "cli/follow.h"
 #include "cli/format.h"
 #include "cli/start.h"
+#include "cli/understood.h"
 
 #include <errno.h>
 #include <math.h>
@@ -39,6 +40,10 @@ static int import_request(ds_cli *c, int net, json_t *r, ds_error *err) {
         json_object_set_new(r, "weights", json_string(ds_opt_text(c, "weights", "")));
     if (!net && ds_opt_given(c, "heads"))
         json_object_set_new(r, "heads", json_integer((json_int_t)ds_opt_number(c, "heads", 0)));
+    if (!net && ds_opt_given(c, "objective"))
+        json_object_set_new(r, "objective", json_string(ds_opt_text(c, "objective", "")));
+    if (!rc && !net && ds_opt_given(c, "probe"))
+        rc = add_path(r, "probe", ds_opt_text(c, "probe", ""), err);
     return rc;
 }
 
@@ -75,6 +80,7 @@ static int show_added(ds_cli *c, int net, const json_t *job, ds_error *err) {
         fprintf(c->out, ", %s parameters, %s, sha256:%s\n",
                 ds_fmt_count(a, ds_json_int(model, "parameters", -1)),
                 ds_fmt_bytes(b, ds_json_number(model, "bytes", -1)), sha);
+        ds_show_understood(c, model, 0);
         if (!net && !json_array_size(json_object_get(model, "missing")))
             ds_say(c, "train on it: dsctl add-dataset DIR --base %s, or dsctl set-default-base %s",
                    name, name);
@@ -279,6 +285,7 @@ static void show_base(ds_cli *c, const json_t *b) {
              ds_fmt_count(x, ds_json_int(b, "datasets", 0)),
              ds_fmt_count(y, ds_json_int(b, "adapters", 0)));
     ds_field(c, "added", "%s", ds_fmt_time(x, ds_json_string(b, "created_at", NULL)));
+    ds_show_understood(c, b, 1);
     say_missing(c, b);
 }
 

@@ -96,6 +96,9 @@ static const ds_opt add_base_options[] = {
     INT_OF("heads", 0, "N", DS_RANGE_HEADS,
            "attention heads, where neither sizes nor config.json tell"),
     TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
+    ONE_OF("objective", "WHAT", "eps|data-noise|noise-data|x0",
+           "what it predicts, where that is known; otherwise read or measured"),
+    PATH("probe", 0, "DIR", ".. on pictures of this folder, like those it was trained on"),
     FLAG("wait", 'w', "follow the import and show what was added"),
     TIME("timeout", "TIME", 0.1,
          "with --wait: stop waiting after this time (exit 7; the job goes on)"),
@@ -236,7 +239,9 @@ const ds_command ds_commands[] = {
      "SRC is a DiT: a PyTorch checkpoint (.pt, .pth, .bin), a safetensors file or folder, or a "
      "diffusers folder. It is read without running any code in it, converted, and kept by its "
      "digest. A base that works on latents needs its VAE: give --vae, or add the base again with "
-     "it. The base becomes usable with add-dataset --base, or for all with set-default-base.",
+     "it. What it predicts is read from the file or measured on a few pictures; what is no eps "
+     "model is refused. The base becomes usable with add-dataset --base, or for all with "
+     "set-default-base.",
      add_base_options,
      "dsctl add-base ./DiT-XL-2-256x256.pt --vae ./sd-vae-ft-ema --wait # facebookresearch/DiT\n"
      "dsctl add-base ./DiT-XL-2-512 --name xl512 --license 'CC-BY-NC 4.0' # a diffusers folder\n"},

@@ -10,6 +10,7 @@
 #include "registry/names.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 
 #define LICENSE_MAX 200
 #define WEIGHTS_MAX 200
+enum { LOOK_MAX = 10000, LOOK_DEPTH = 4 }; /* entries, folders into each other */
 
 int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err) {
     json_t *base = NULL;
@@ -148,6 +150,50 @@ static const char note_guessed[] =
     "it looks like the DiT-XL/2 weights of facebookresearch/DiT, whose licence is CC-BY-NC 4.0: "
     "non-commercial use only (record it with --license 'CC-BY-NC 4.0')";
 
+/* The words of the worker's --objective (engine/objective.h); what can be added it decides. */
+static int check_objective(const char *word, ds_error *err) {
+    static const char *const words[] = {"", "eps", "data-noise", "noise-data", "x0"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(word, words[i]))
+            return 0;
+    return ds_fail(err, DS_EINVAL, "'objective' must be eps, data-noise, noise-data or x0");
+}
+
+/* By its ending: the worker decodes.  1 also where there is too much to look at. */
+static int has_picture(const char *folder, int depth, int *budget) {
+    static const char *const ends[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".pnm"};
+    DIR *dir = opendir(folder);
+    int found = 0;
+    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+        char path[PATH_MAX];
+        const char *dot = strrchr(e->d_name, '.');
+        for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
+            found |= !strcasecmp(dot, ends[i]);
+        found |= --*budget < 0;
+        if (!found && e->d_name[0] != '.' && depth < LOOK_DEPTH &&
+            (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN) &&
+            (size_t)snprintf(path, sizeof path, "%s/%s", folder, e->d_name) < sizeof path)
+            found = has_picture(path, depth + 1, budget);
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* The folder of probe pictures, or NULL. */
+static int probe_folder(const json_t *body, char **out, ds_error *err) {
+    int budget = LOOK_MAX, rc = source_path(body, "probe", 0, 0, out, err);
+    struct stat st;
+    if (rc || !*out)
+        return rc;
+    if (stat(*out, &st) || !S_ISDIR(st.st_mode))
+        return ds_fail(err, DS_EINVAL, "'probe' is no folder: '%.300s'", *out);
+    return has_picture(*out, 0, &budget)
+               ? 0
+               : ds_fail(err, DS_EINVAL, "the folder '%.300s' has no picture (.png, .jpg, ...)",
+                         *out);
+}
+
 static int check_import(const json_t *body, ds_error *err) {
     int rc = plain_text(body, "name", 64, err);
     if (!rc)
@@ -161,7 +207,9 @@ static int check_import(const json_t *body, ds_error *err) {
         !(json_is_integer(heads) && (n == 0 || (n >= range[0] && n <= range[1]))))
         rc = ds_fail(err, DS_EINVAL, "'heads' must be a whole number from %g to %g", range[0],
                      range[1]);
-    return rc;
+    if (!rc)
+        rc = plain_text(body, "objective", 20, err);
+    return rc ? rc : check_objective(ds_json_string(body, "objective", ""), err);
 }
 
 static int check_model_name(int net, const char *name, int given, ds_error *err) {
@@ -177,7 +225,7 @@ static int check_model_name(int net, const char *name, int given, ds_error *err)
 
 static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
     json_t *body = NULL, *doc = NULL;
-    char *source = NULL, *vae = NULL, name[DS_NAME_SIZE];
+    char *source = NULL, *vae = NULL, *probe = NULL, name[DS_NAME_SIZE];
     int64_t id = 0;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
@@ -186,6 +234,8 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
         rc = source_path(body, "source", 1, net, &source, err);
     if (!rc)
         rc = source_path(body, "vae", 0, 0, &vae, err);
+    if (!rc)
+        rc = probe_folder(body, &probe, err);
     const char *given = ds_json_string(body, "name", NULL),
                *license = ds_json_string(body, "license", "");
     if (!rc && given)
@@ -197,10 +247,12 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
     if (!rc) /* before the work; whose a name is, its end decides by digest */
         rc = ds_model_import_free(d->registry, net, name, source, err);
     if (!rc) {
-        json_t *payload = json_pack("{ss ss ss? ss ss sI ss}", "what", net ? "feature_net" : "base",
-                                    "source", source, "vae", vae, "name", name, "license", license,
-                                    "heads", (json_int_t)ds_json_int(body, "heads", 0), "weights",
-                                    ds_json_string(body, "weights", ""));
+        json_t *payload =
+            json_pack("{ss ss ss? ss ss sI ss ss ss?}", "what", net ? "feature_net" : "base",
+                      "source", source, "vae", vae, "name", name, "license", license, "heads",
+                      (json_int_t)ds_json_int(body, "heads", 0), "weights",
+                      ds_json_string(body, "weights", ""), "objective",
+                      ds_json_string(body, "objective", ""), "probe", probe);
         rc = payload ? ds_job_add(d->registry, DS_JOB_IMPORT, name, payload, 3, &id, err)
                      : ds_fail(err, DS_EINVAL, "the path is not UTF-8: rename the file");
         json_decref(payload);
@@ -214,6 +266,7 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
                                                              : json_string(note_guessed));
     free(source);
     free(vae);
+    free(probe);
     return rc ? rc : ds_reply_json(rq, 202, doc);
 }
 

@@ -238,7 +238,8 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     return rc;
 }
 
-/* payload: {"what","source","vae","name","license","heads","weights"} as checked by the API. */
+/* payload: {"what","source","vae","name","license","heads","weights","objective","probe"} as
+ * checked by the API. */
 static int import_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
     json_t *payload = NULL;
     char dir[PATH_MAX];
@@ -252,8 +253,10 @@ static int import_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     }
     if (ds_json_int(payload, "heads", 0) > 0)
         json_object_set(spec, "heads", json_object_get(payload, "heads"));
-    if (*ds_json_string(payload, "weights", ""))
-        json_object_set(spec, "weights", json_object_get(payload, "weights"));
+    static const char *const choices[] = {"weights", "objective", "probe"};
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        if (*ds_json_string(payload, choices[i], ""))
+            json_object_set(spec, choices[i], json_object_get(payload, choices[i]));
     ds_models_dir(d, strcmp(ds_json_string(payload, "what", ""), "base") != 0, dir);
     json_object_set_new(spec, "out_dir", json_string(dir));
     json_decref(payload);

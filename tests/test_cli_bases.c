@@ -12,6 +12,19 @@
     "\"source_format\":\"facebook DiT\",\"source_sha256\":\"" SHA "\",\"license\":\"CC-BY-NC\","   \
     "\"parameters\":675129632,\"bytes\":2700000000,\"default\":true,\"removed\":false,"            \
     "\"datasets\":3,\"adapters\":4,\"created_at\":\"2001-02-03T04:05:06Z\"}"
+#define REPORT                                                                                     \
+    "{\"objective\":{\"prediction\":\"eps\",\"path\":\"ddpm\",\"how\":\"scheduler\",\"said\":"     \
+    "\"scheduler_config.json says so\",\"not_measured\":null,\"measured\":{\"group\":\"photos\","  \
+    "\"clear\":true,\"margin\":3.1,\"table\":[{\"prediction\":\"eps\",\"path\":\"ddpm\",\"time\":" \
+    "\"t of 0..T-1\",\"loss\":0.041},{\"prediction\":\"noise-data\",\"path\":\"linear\",\"time\":" \
+    "\"t, 1 is data\",\"loss\":0.127}]}},\"weights\":{\"taken\":\"ema.shadow\",\"how\":"           \
+    "\"averaged "                                                                                  \
+    "preferred\",\"others\":[{\"key\":\"model\",\"tensors\":9}]},\"fields\":[{\"file\":"           \
+    "\"config.json\",\"field\":\"norm_eps\",\"value\":1e-5,\"use\":\"used\"},{\"file\":\"config."  \
+    "json\","                                                                                      \
+    "\"field\":\"dropout\",\"value\":0,\"use\":\"harmless\"}],\"assumed\":[{\"what\":"             \
+    "\"scaling_factor\",\"value\":0.18215,\"why\":\"no config.json\"}],\"ignored\":[{\"tensors\":" \
+    "\"n_averaged\",\"why\":\"no part of the model\"}],\"ignored_more\":7}"
 #define XL BASE("{\"path\":\"/v\",\"sha256\":\"cafe\"}", "")
 #define XL_WITHOUT BASE("null", "\"vae\"")
 #define NET                                                                                        \
@@ -35,6 +48,7 @@ static const fake_route reading[] = {
     {.request = "GET /v1/bases?limit=100", .body = LIST(XL)},
     {.request = "GET /v1/bases/xl", .body = XL},
     {.request = "GET /v1/bases/bare", .body = XL_WITHOUT},
+    {.request = "GET /v1/bases/told", .body = "{\"name\":\"xl\",\"report\":" REPORT "}"},
     {.request = "GET /v1/default-base", .body = XL},
     {.request = "GET /v1/feature_nets?limit=100", .body = LIST(NET)},
     {.request = "POST /v1/gc", .body = GC},
@@ -53,7 +67,18 @@ static const struct {
      "xl\n",
      "dsctl.v1/base"},
     {"show-base", {"xl (default)"}, "xl\n", "dsctl.v1/base"},
-    {"show-base bare", {"missing"}, "xl\n", "dsctl.v1/base"},
+    {"show-base bare",
+     {"missing", "report        imported before reports were kept"},
+     "xl\n",
+     "dsctl.v1/base"},
+    {"show-base told",
+     {"eps (scheduler_config.json says so; measured on photos: loss 0.041; next: noise-data, "
+      "linear "
+      "path, 0.127)",
+      "noise-data  linear  t, 1 is data", "ema.shadow (averaged preferred); not taken: model",
+      "config.json: norm_eps 1", "scaling_factor 0.1821", "n_averaged (no part of the model)"},
+     "xl\n",
+     "dsctl.v1/base"},
     {"list-feature-nets",
      {"fid   clean    inception-fid  pytorch-fid,torch-fidelity,clean", "95 MB         6         7",
       "Apache-2.0", "aa11aa11aa11"},
@@ -126,6 +151,12 @@ START_TEST(adding_a_base) {
     ck_has(s.log.data, want);
     free(full);
     free(dir);
+    cli_free(&r);
+    ck_run(r, &s, 0, "add-base %s --objective eps --probe %s", file, ds_test_tmpdir());
+    ck_has(s.log.data, "\"objective\":\"eps\",\"probe\":\"/");
+    cli_free(&r);
+    ck_run(r, &s, 2, "add-base %s --objective velocity", file);
+    ck_has(r.err, "eps");
     cli_free(&r);
     ck_run(r, &s, 0, "add-base %s -q", file);
     ck_assert_str_eq(r.out, "5\n");

@@ -158,8 +158,28 @@ static void no_documents(void) {
     }
 }
 
+/* What the worker is told of the objective. */
+START_TEST(choices_reach_the_worker) {
+    char more[600], path[PATH_MAX];
+    json_t *spec;
+    rig_start(&r, NULL);
+    snprintf(more, sizeof more, ",\"name\":\"a\",\"objective\":\"eps\",\"probe\":\"%s\"", photos);
+    for (int i = 0; i < 2; i++) {
+        json_t *job = import("/v1/bases", i ? ",\"name\":\"a\"" : more, "done");
+        snprintf(path, sizeof path, "%s/jobs/%lld/spec.json", r.state,
+                 (long long)ds_json_int(job, "id", 0));
+        ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &spec, NULL), 0);
+        ck_assert_str_eq(ds_json_string(spec, "objective", ""), i ? "" : "eps");
+        ck_assert(i || strstr(ds_json_string(spec, "probe", ""), "photos"));
+        ck_assert(!i == (json_object_get(spec, "probe") != NULL));
+        json_decref(spec);
+        json_decref(job);
+    }
+}
+END_TEST
+
 START_TEST(bad_imports) {
-    char body[600];
+    char body[1000];
     rig_start(&r, NULL);
     no_documents();
     rig_says(&r, 400, "POST", "/v1/bases", "{}", "'source' is missing");
@@ -179,6 +199,16 @@ START_TEST(bad_imports) {
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"weights\":7}", source);
     rig_says(&r, 400, "POST", "/v1/bases", body, "'weights'");
     rig_says(&r, 400, "POST", "/v1/feature_nets", body, "'weights'");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"objective\":\"velocity\"}", source);
+    rig_says(&r, 400, "POST", "/v1/bases", body, "must be eps, data-noise");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"probe\":\"/none\"}", source);
+    rig_says(&r, 404, "POST", "/v1/bases", body, "cannot read '/none'");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"probe\":\"%s\"}", source, source);
+    rig_says(&r, 400, "POST", "/v1/bases", body, "'probe' is no folder");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"probe\":\"%s\"}", source, r.state);
+    rig_says(&r, 400, "POST", "/v1/bases", body, "has no picture");
+    rig_says(&r, 400, "POST", "/v1/feature_nets", "{\"source\":\"/\",\"objective\":\"eps\"}",
+             "'objective' is not known");
     /* a file that is not what its name says, and a result about another file */
     rig_fake(&r, "import", "flip");
     snprintf(body, sizeof body, "{\"source\":\"%s\"}", source);
@@ -507,6 +537,7 @@ static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, from_file_to_base);
+    tcase_add_test(tc, choices_reach_the_worker);
     tcase_add_test(tc, bad_imports);
     tcase_add_test(tc, killed_while_importing);
     tcase_add_test(tc, choice_and_refusal);
