@@ -338,7 +338,9 @@ def main():
                    lambda m, f: m.save_pretrained(f + "/transformer", variant="fp16"), half=True)
 
 
-if len(sys.argv) == 3 and sys.argv[1] == "--xl":
+if __name__ != "__main__":
+    pass  # objective_bases.py takes the network from here
+elif len(sys.argv) == 3 and sys.argv[1] == "--xl":
     xl = randomize(Facebook(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000))
     torch.save(xl.state_dict(), sys.argv[2])
 else:

@@ -26,6 +26,8 @@ echo "== pixels.py"
     tail -5 "$work/pixels.txt"
     bad=1
 }
+echo "== objective_bases.py"
+(cd "$root" && "$python" "$here/objective_bases.py" small "$build/diffscaler-worker") || bad=1
 echo "== fid_folders.py"
 (cd "$root" && "$python" -W ignore "$here/fid_folders.py" "$build/diffscaler-worker" "${PARITY_PICTURES:-50}" \
     2>"$work/fid-folders.txt") || {
