@@ -165,11 +165,11 @@ END_TEST
 START_TEST(every_event_type_is_listed) {
     char file[400], command[700];
     snprintf(file, sizeof file, "%s/types", r.dir);
-    snprintf(
-        command, sizeof command,
-        "grep -ohE \"[\\\"'](dataset|job|adapter|alias|base|feature_net|daemon)\\.[a-z_]+"
-        "[\\\"']\" registry/*.c daemon/*.c migrations/*.sql | tr -d \"\\\"'\" | sort -u >'%s'", /* gate.x are places in a result */
-        file);
+    /* gate.x are places in a result */
+    snprintf(command, sizeof command,
+             "grep -ohE \"[\\\"'](dataset|job|adapter|alias|base|feature_net|daemon)\\.[a-z_]+"
+             "[\\\"']\" registry/*.c daemon/*.c migrations/*.sql | tr -d \"\\\"'\" | sort -u >'%s'",
+             file);
     ck_assert_int_eq(system(command), 0);
     FILE *f = fopen(file, "re");
     char line[100];

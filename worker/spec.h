@@ -129,7 +129,7 @@ typedef struct {
     const char *source, *vae, *name, *license,
         *out_dir; /* vae NULL, name and license "": not given */
     int heads;
-    const char *weights; /* NULL: the averaged ones, where there are some */
+    const char *weights;           /* NULL: the averaged ones, where there are some */
     const char *objective, *probe; /* NULL: found out; on the bundled pictures */
 } ds_spec_import;
 
