@@ -40,6 +40,7 @@
 #define DS_DEVICE_ORDINALS 1024  /* cuda:N with N below it */
 /* imports */
 #define DS_RANGE_HEADS 1, 128
+#define DS_RANGE_HEADS_OR_NONE 0, 128 /* in a spec, 0: find out */
 
 /* What a set needs to be measured: images for a Frechet distance, for KID; samples for an interval
  * of the distance. */

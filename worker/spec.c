@@ -481,7 +481,7 @@ static const field import_spec[] = {
     {.key = "name", EMPTY, AT(ds_spec, import.name)},
     {.key = "license", EMPTY, AT(ds_spec, import.license)},
     {.key = "out_dir", PATH, AT(ds_spec, import.out_dir)},
-    {.key = "heads", INT, AT(ds_spec, import.heads), DS_RANGE_HEADS, OPTIONAL},
+    {.key = "heads", INT, AT(ds_spec, import.heads), DS_RANGE_HEADS_OR_NONE, OPTIONAL},
     {.key = "weights", TEXT, AT(ds_spec, import.weights), .flags = OPTIONAL | NULLABLE},
     {.key = "objective", TEXT, AT(ds_spec, import.objective), .flags = OPTIONAL | NULLABLE},
     {.key = "probe", PATH, AT(ds_spec, import.probe), .flags = OPTIONAL | NULLABLE},
