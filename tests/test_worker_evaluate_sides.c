@@ -55,6 +55,11 @@ START_TEST(npz_is_like_a_folder) {
         json_decref(doc);
         said_free(&s);
     }
+    if (SANITIZED) { /* a picture takes seconds there */
+        json_decref(want);
+        free(a), free(b), free(za), free(zb), free(odd);
+        return;
+    }
     /* --n takes the first, as DiT and ADM do: like a file that holds no more */
     s = run(za, "--against", zb, BUNDLED, "--json", "--n", "4", "--metrics", "fid", NULL);
     json_t *doc = document(&s);
@@ -62,7 +67,7 @@ START_TEST(npz_is_like_a_folder) {
     said t = run(four, "--against", zb, BUNDLED, "--json", "--metrics", "fid", NULL);
     json_t *again = document(&t);
     ck_assert_double_eq(value(doc, "fd768"), value(again, "fd768"));
-    ck_assert(N == 4 || has_note(doc, "the first 4 of"));
+    ck_assert(has_note(doc, "the first 4 of"));
     ck_assert_int_eq(ds_json_int(metric(doc, "fd768"), "n", 0), 4);
     said_free(&s), said_free(&t);
     json_decref(doc), json_decref(again), json_decref(want);
