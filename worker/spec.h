@@ -25,7 +25,7 @@
 
 /* A new version is refused when its FD is this much above its bar's, and by that many standard
  * errors of their paired difference; measured (docs/math.md). */
-#define DS_SPEC_WORSE_MARGIN 0.10
+#define DS_SPEC_WORSE_MARGIN 0.14
 #define DS_SPEC_WORSE_SIGMAS 3.5
 
 enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY, DS_JOB_IMPORT };
