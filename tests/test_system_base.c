@@ -1,6 +1,7 @@
 /* tests/test_system_base.c - a base that a person brings, through the real programs: from a file
  * with the names of facebookresearch/DiT to adapters on it, beside those on the default base; and a
- * latent one with its VAE.  Random weights: what is proven is the way, not the pictures.
+ * latent one with its VAE.  Random weights: what is proven is the way, not the pictures, and what
+ * they predict must be said.
  */
 #include "tests/system_rig.h"
 
@@ -75,7 +76,8 @@ START_TEST(two_bases_beside_each_other) {
     rig_open(&r, "two");
     rig_start(&r);
     EXPECT(&r, 0, "add-dataset", blobs, "--wait", QUICK); /* on the default */
-    EXPECT(&r, 0, "add-base", file, "--heads", "2", "--license", "MIT", "--wait");
+    EXPECT(&r, 0, "add-base", file, "--heads", "2", "--license", "MIT", "--objective", "eps",
+           "--wait");
     EXPECT_SAID("added tiny");
     EXPECT(&r, 0, "list-bases", "-q");
     EXPECT_SAID("tiny\nbase\n");
@@ -84,15 +86,15 @@ START_TEST(two_bases_beside_each_other) {
     /* the file is what its name says */
     EXPECT_SHELL(&r, "cd %s/bases && echo '%s  %s.safetensors' | sha256sum -c", r.state, tiny,
                  tiny);
-    EXPECT(&r, 0, "sample", "base", "--base", "tiny", "-n", "2", "--steps", "2", "-o", png);
+    EXPECT(&r, 0, "sample", "base", "--base", "tiny", "-n", "2", "--steps", "2", "-f", "-o", png);
     EXPECT(&r, 0, "add-dataset", stripes, "--base", "tiny", "--wait", QUICK);
     EXPECT_SAID("stripes@v1");
     expect_base(&r, "stripes@v1", tiny);
     /* an adapter on the other base: refused, with both digests */
-    EXPECT(&r, 4, "sample", "stripes", "--base", "default", "-o", png);
+    EXPECT(&r, 4, "sample", "stripes", "--base", "default", "-f", "-o", png);
     EXPECT_SAID(tiny);
     EXPECT_SAID(own);
-    EXPECT(&r, 0, "sample", "stripes", "-n", "2", "--steps", "2", "-o", png);
+    EXPECT(&r, 0, "sample", "stripes", "-n", "2", "--steps", "2", "-f", "-o", png);
     /* one dataset on both: the second version proves that stripes is unchanged, not the first */
     EXPECT(&r, 0, "add-dataset", blobs, "--base", "tiny", "--wait", QUICK);
     EXPECT_SAID("blobs@v2");
@@ -100,9 +102,9 @@ START_TEST(two_bases_beside_each_other) {
     expect_base(&r, "blobs@v2", tiny);
     expect_base(&r, "blobs@v1", own);
     EXPECT(&r, 0, "verify", "--all", "--base", "tiny");
-    EXPECT_SAID("passed: 2 tasks checked");
+    EXPECT_SAID("passed: 3 tasks checked"); /* its own classes, stripes@v1, blobs@v2 */
     EXPECT(&r, 0, "verify", "--all");
-    EXPECT_SAID("passed: 1 task checked"); /* blobs@v1 */
+    EXPECT_SAID("passed: 2 tasks checked"); /* its own classes, blobs@v1 */
     EXPECT(&r, 4, "remove-base", "tiny");
     EXPECT_SAID("in use");
     rig_close(&r);
@@ -134,13 +136,16 @@ START_TEST(latent_base_with_its_vae) {
     EXPECT_SAID("--vae ./sd-vae-ft-ema");
     shell(&r, "%s doctor", program("dsctl"));
     EXPECT_SAID("base 'xl' works on latents and has no VAE");
-    EXPECT(&r, 0, "add-base", file, "--heads", "2", "--name", "xl", "--vae", VAE, "--wait");
+    EXPECT(&r, 2, "add-base", file, "--heads", "2", "--name", "xl", "--vae", VAE, "--wait");
+    EXPECT_SAID("only eps models"); /* random weights: nothing that could be told */
+    EXPECT(&r, 0, "add-base", file, "--heads", "2", "--name", "xl", "--vae", VAE, "--objective",
+           "eps", "--wait");
     EXPECT(&r, 0, "set-default-base", "xl");
-    EXPECT(&r, 0, "sample", "base", "-n", "2", "--steps", "2", "-o", png);
+    EXPECT(&r, 0, "sample", "base", "-n", "2", "--steps", "2", "-f", "-o", png);
     EXPECT(&r, 0, "add-dataset", blobs, "--wait", QUICK);
     EXPECT_SAID("blobs@v1");
     EXPECT(&r, 0, "verify", "blobs");
-    EXPECT(&r, 0, "sample", "blobs", "-n", "2", "--steps", "2", "-o", png);
+    EXPECT(&r, 0, "sample", "blobs", "-n", "2", "--steps", "2", "-f", "-o", png);
     EXPECT(&r, 0, "gc", "--json"); /* nothing of what was just made goes */
     EXPECT(&r, 0, "verify", "blobs");
     rig_close(&r);
