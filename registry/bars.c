@@ -36,37 +36,58 @@ static int same_reference(const struct reference *want, const struct reference *
            (want->seed < 0 || want->seed == have->seed);
 }
 
-/* By quality; of equals the one that is @latest, then the newest. */
+/* ?2 = 0: @latest, else the version with this id. */
 #define BAR_SELECT                                                                                 \
     "SELECT av.id, a.name || '@v' || av.version, av.digest, av.fd, av.kid, av.config,"             \
-    " v.tree_digest, l.version_id IS NOT NULL, s.name, s.sha256, s.path, s.removed_at IS NULL,"    \
-    " s.vae_path, s.vae_sha256 FROM adapters a JOIN adapter_versions av ON av.adapter_id = a.id"   \
-    " JOIN bases s ON s.id = av.base_id LEFT JOIN dataset_versions v"                              \
-    " ON v.id = av.dataset_version_id LEFT JOIN aliases l ON l.version_id = av.id"                 \
-    " AND l.adapter_id = a.id AND l.alias = 'latest'"                                              \
+    " v.tree_digest, s.name, s.sha256, s.path, s.removed_at IS NULL, s.vae_path, s.vae_sha256"     \
+    " FROM adapters a JOIN adapter_versions av ON av.adapter_id = a.id"                            \
+    " JOIN bases s ON s.id = av.base_id"                                                           \
+    " LEFT JOIN dataset_versions v ON v.id = av.dataset_version_id"                                \
+    " LEFT JOIN aliases l ON l.version_id = av.id AND l.adapter_id = a.id AND l.alias = 'latest'"  \
     " WHERE a.name = ?1 AND av.status = 'published' AND av.deleted_at IS NULL"                     \
-    " AND (?2 = 0 OR l.version_id IS NOT NULL)"                                                    \
-    " ORDER BY av.fd IS NULL, av.fd, l.version_id IS NULL, av.version DESC"
+    " AND CASE ?2 WHEN 0 THEN l.version_id IS NOT NULL ELSE av.id = ?2 END"
 
-static int config_of(sqlite3_stmt *q, json_t **config, ds_error *err) {
-    return ds_json_parse("config", (const char *)sqlite3_column_text(q, 5),
-                         (size_t)sqlite3_column_bytes(q, 5), config, err);
+/* What is known of each version's distance (id, fd) on the pictures of a version (reference): its
+ * own, and what it had as a bar of another one.  The latter may be on the classes that both have;
+ * the share by which it differs holds for the whole.  Without it a bar would be forgotten whenever
+ * the pictures change, and a row of small losses, or one force, would pass. */
+#define MEASURED                                                                                   \
+    "WITH own(id, fd) AS (SELECT av.id, av.fd FROM adapters a JOIN adapter_versions av"            \
+    " ON av.adapter_id = a.id WHERE a.name = ?1 AND av.fd IS NOT NULL),"                           \
+    " measured(id, fd, reference) AS (SELECT id, fd, id FROM own UNION ALL"                        \
+    " SELECT b.adapter_version_id, w.fd * b.fd_bar / b.fd_now, w.id FROM own w"                    \
+    " JOIN adapter_versions x ON x.id = w.id JOIN gates g ON g.job_id = x.job_id"                  \
+    " JOIN gate_bars b ON b.gate_id = g.id WHERE b.adapter_version_id IS NOT NULL"                 \
+    " AND b.verdict <> 'none' AND b.fd_bar > 0 AND b.fd_now > 0)"
+/* By quality; of equals the one that is @latest, then the newest. */
+#define BEST_SELECT                                                                                \
+    MEASURED                                                                                       \
+    " SELECT m.id, x.config, v.tree_digest FROM measured m"                                        \
+    " JOIN adapter_versions av ON av.id = m.id JOIN adapter_versions x ON x.id = m.reference"      \
+    " LEFT JOIN dataset_versions v ON v.id = x.dataset_version_id"                                 \
+    " LEFT JOIN aliases l ON l.version_id = m.id AND l.alias = 'latest'"                           \
+    " WHERE av.status = 'published' AND av.deleted_at IS NULL"                                     \
+    " ORDER BY m.fd, l.version_id IS NULL, av.version DESC"
+
+static int config_of(sqlite3_stmt *q, int col, json_t **config, ds_error *err) {
+    return ds_json_parse("config", (const char *)sqlite3_column_text(q, col),
+                         (size_t)sqlite3_column_bytes(q, col), config, err);
 }
 
 /* The frozen model that a bar was made on; its file may be gone, or be that of a removed base. */
 static json_t *base_of(sqlite3_stmt *q) {
-    const char *path = (const char *)sqlite3_column_text(q, 10),
-               *vae = (const char *)sqlite3_column_text(q, 12);
+    const char *path = (const char *)sqlite3_column_text(q, 9),
+               *vae = (const char *)sqlite3_column_text(q, 11);
     json_t *o = json_object(), *v = json_null();
-    js_text(o, "name", q, 8);
-    js_text(o, "path", q, 10);
-    js_text(o, "sha256", q, 9);
-    if (!sqlite3_column_int(q, 11) || access(path, R_OK))
+    js_text(o, "name", q, 7);
+    js_text(o, "path", q, 9);
+    js_text(o, "sha256", q, 8);
+    if (!sqlite3_column_int(q, 10) || access(path, R_OK))
         json_object_set_new(o, "path", json_null());
     if (vae && !access(vae, R_OK)) {
         v = json_object();
-        js_text(v, "path", q, 12);
-        js_text(v, "sha256", q, 13);
+        js_text(v, "path", q, 11);
+        js_text(v, "sha256", q, 12);
     }
     json_object_set_new(o, "vae", v);
     return o;
@@ -92,50 +113,51 @@ static int bar_of(ds_registry *r, sqlite3_stmt *q, const char *role, const json_
     return rc;
 }
 
-/* The version that @latest points to, as a bar; DS_ENOTFOUND when nothing is published. */
-static int find_latest(ds_registry *r, const char *name, json_t **bar, struct reference *ref,
-                       ds_error *err) {
+/* One version as a bar, with the reference that its own numbers are of; DS_ENOTFOUND without it. */
+static int find_version(ds_registry *r, const char *name, int64_t id, const char *role,
+                        json_t **bar, struct reference *ref, ds_error *err) {
     json_t *config = NULL;
-    sqlite3_stmt *q = db_query(r, err, BAR_SELECT, "si", name, (int64_t)1);
+    sqlite3_stmt *q = db_query(r, err, BAR_SELECT, "si", name, id);
     int rc = db_step(r, q, err);
     if (rc <= 0)
         return rc < 0 ? rc : DS_ENOTFOUND;
-    rc = config_of(q, &config, err);
+    rc = config_of(q, 5, &config, err);
     if (!rc)
-        rc = bar_of(r, q, "latest", config, bar, err);
-    reference_of(ref, (const char *)sqlite3_column_text(q, 6), config, 1);
+        rc = bar_of(r, q, role, config, bar, err);
+    if (ref)
+        reference_of(ref, (const char *)sqlite3_column_text(q, 6), config, 1);
     json_decref(config);
     db_reset(q);
     return rc;
 }
 
 /* The first in order of quality that was measured on this reference; *bar stays NULL when none
- * was, or none has a distance. */
+ * was. */
 static int find_best(ds_registry *r, const char *name, const struct reference *want, json_t **bar,
                      ds_error *err) {
-    sqlite3_stmt *q = db_query(r, err, BAR_SELECT, "si", name, (int64_t)0);
+    sqlite3_stmt *q = db_query(r, err, BEST_SELECT, "s", name);
+    int64_t id = 0;
     int rc = 0;
-    while (!*bar && (rc = db_step(r, q, err)) > 0) {
+    while (!id && (rc = db_step(r, q, err)) > 0) {
         json_t *config = NULL;
         struct reference have;
-        if (sqlite3_column_type(q, 3) == SQLITE_NULL)
+        if ((rc = config_of(q, 1, &config, err)))
             break;
-        rc = config_of(q, &config, err);
-        reference_of(&have, (const char *)sqlite3_column_text(q, 6), config, 0);
-        if (!rc && same_reference(want, &have))
-            rc = bar_of(r, q, "best", config, bar, err);
+        reference_of(&have, (const char *)sqlite3_column_text(q, 2), config, 0);
+        if (same_reference(want, &have))
+            id = sqlite3_column_int64(q, 0);
         json_decref(config);
-        if (rc)
-            break;
     }
     db_reset(q);
-    return rc < 0 ? rc : 0;
+    if (rc < 0)
+        return rc;
+    return id ? find_version(r, name, id, "best", bar, NULL, err) : 0;
 }
 
 int ds_bars(ds_registry *r, const char *name, const json_t *spec, json_t **out, ds_error *err) {
     struct reference of_latest, of_spec;
     json_t *latest = NULL, *best = NULL, *list;
-    int rc = find_latest(r, name, &latest, &of_latest, err);
+    int rc = find_version(r, name, 0, "latest", &latest, &of_latest, err);
     if (rc && rc != DS_ENOTFOUND)
         return rc;
     list = json_array();
@@ -179,8 +201,7 @@ static int one_of(const char *word, const char *words) {
     return *word && strstr(words, text) != NULL;
 }
 
-static int check_bar(const json_t *bar, const json_t *spec, size_t i, int *refused, int *answered,
-                     ds_error *err) {
+static int check_bar(const json_t *bar, const json_t *spec, size_t i, int *refused, ds_error *err) {
     const char *role = ds_json_string(bar, "role", ""), *ref = ds_json_string(bar, "ref", ""),
                *verdict = ds_json_string(bar, "verdict", "");
     if (!one_of(role, "|latest|best|base|") || !*ref || !one_of(verdict, "|passed|refused|none|"))
@@ -193,10 +214,35 @@ static int check_bar(const json_t *bar, const json_t *spec, size_t i, int *refus
                            ref, name);
     } else if (!spec_bar(spec, role, ref))
         return ds_fail(err, DS_EINVAL, "result: the job has no bar %s %.80s", role, ref);
-    else
-        ++*answered;
     *refused += !strcmp(verdict, "refused");
     return 0;
+}
+
+/* Each bar of the job, and its base, is judged once: one that is left out lets anything through. */
+static int check_answered(const json_t *bars, const char *role, const char *ref, ds_error *err) {
+    size_t i;
+    int n = 0;
+    json_t *b;
+    json_array_foreach((json_t *)(uintptr_t)bars, i, b) n +=
+        !strcmp(ds_json_string(b, "role", ""), role) && !strcmp(ds_json_string(b, "ref", ""), ref);
+    return n == 1 ? 0
+                  : ds_fail(err, DS_EINVAL, "result: the job's bar %s %.80s is judged %d times",
+                            role, ref, n);
+}
+
+static int check_all_answered(const json_t *bars, const json_t *spec, ds_error *err) {
+    char base[DS_NAME_SIZE + 8];
+    size_t i;
+    json_t *b;
+    snprintf(base, sizeof base, "base:%s",
+             ds_json_string(json_object_get(spec, "base"), "name", ""));
+    int rc = check_answered(bars, "base", base, err);
+    json_array_foreach(json_object_get(spec, "bars"), i, b) {
+        if (rc)
+            break;
+        rc = check_answered(bars, ds_json_string(b, "role", ""), ds_json_string(b, "ref", ""), err);
+    }
+    return rc;
 }
 
 int bars_check(const json_t *gate, const json_t *spec, int *refused, ds_error *err) {
@@ -204,22 +250,24 @@ int bars_check(const json_t *gate, const json_t *spec, int *refused, ds_error *e
     json_t *bars = json_object_get(self, "bars"), *bar;
     const char *verdict = ds_json_string(self, "verdict", "");
     size_t i;
-    int bad = 0, answered = 0, rc = 0;
+    int bad = 0, rc = 0;
     *refused = 0;
-    if (!self || json_is_null(self)) /* a worker of an earlier version */
-        return 0;
+    if (!self || json_is_null(self)) {
+        if (!json_object_get(spec, "bars")) /* a job of an earlier version, or a verification */
+            return 0;
+        return ds_fail(err, DS_EINVAL, "result: the job has bars, 'gate.self' is missing");
+    }
     if (!spec)
         return ds_fail(err, DS_EINVAL, "result: a verification has no 'gate.self'");
     if (!one_of(verdict, "|passed|refused|forced|") || !json_is_array(bars) ||
         json_array_size(bars) > MAX_BARS)
         return ds_fail(err, DS_EINVAL, "result: 'gate.self' is malformed");
     json_array_foreach(bars, i, bar) {
-        if ((rc = check_bar(bar, spec, i, &bad, &answered, err)))
+        if ((rc = check_bar(bar, spec, i, &bad, err)))
             return rc;
     }
-    if ((size_t)answered != json_array_size(json_object_get(spec, "bars")))
-        return ds_fail(err, DS_EINVAL, "result: %d of the job's %zu bars are judged", answered,
-                       json_array_size(json_object_get(spec, "bars")));
+    if ((rc = check_all_answered(bars, spec, err)))
+        return rc;
     if (!strcmp(verdict, "passed") != (bad == 0))
         return ds_fail(err, DS_EINVAL, "result: 'gate.self.verdict' is %s, and %d bars refused",
                        verdict, bad);

@@ -188,6 +188,11 @@ static json_t *rig_self(const json_t *spec, double fd, int *bad) {
                             refused ? "refused" : "passed", "fd_bar", its, "fd_now", fd, "delta",
                             fd / its - 1, "n", 512, "reason", "as the test says"));
     }
+    char base[100];
+    snprintf(base, sizeof base, "base:%s",
+             ds_json_string(json_object_get(spec, "base"), "name", "?"));
+    json_array_append_new(list, json_pack("{ss ss ss ss}", "role", "base", "ref", base, "verdict",
+                                          "none", "reason", "the test does not say"));
     int forced = *bad && ds_json_bool(spec, "publish_worse", 0);
     return json_pack("{ss sf si so}", "verdict",
                      forced ? "forced"

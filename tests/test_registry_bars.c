@@ -97,7 +97,9 @@ static void spec_and_result(ds_registry *r, const ds_job *j, const outcome *o, c
                              : forced ? "forced"
                                       : "passed",
                              "fd", o->fd, "n", 64, "bars", judged);
-    if (!o->no_self)
+    if (o->no_self)
+        json_object_del(*spec, "bars");
+    else
         json_object_set(gate, "self", self);
     json_decref(self);
     if (refused && !o->no_self) {
@@ -221,20 +223,21 @@ START_TEST(latest_and_best) {
     again(r, 5, 1);
     fx_scan(r, "one");
     train(r, (outcome){.fd = 40, .n = 128}, "d@v5");
-    ck_assert_str_eq(bars_next(r, first, 128, NET_SHA), "latest d@v5");
+    /* v1 was measured so too, as a bar of v5 */
+    ck_assert_str_eq(bars_next(r, first, 128, NET_SHA), "latest d@v5, best d@v1");
     ck_assert_str_eq(bars_next(r, first, 64, NET_SHA), "latest d@v5, best d@v1");
-    /* other pictures: first the best of the old ones, then the best of the new ones */
+    /* other pictures: the best of the old ones stays a bar, whatever is forced on the new ones */
     again(r, 6, 1);
     fx_scan(r, "two");
     ck_assert_str_eq(bars_next(r, tree_of(r), 64, NET_SHA), "latest d@v5, best d@v1");
     train(r, (outcome){.fd = 50}, "d@v6");
-    ck_assert_str_eq(bars_next(r, tree_of(r), 64, NET_SHA), "latest d@v6");
-    /* another network: distances of the old one say nothing */
-    ck_assert_str_eq(bars_next(r, tree_of(r), 64, VAE_SHA), "latest d@v6");
+    ck_assert_str_eq(bars_next(r, tree_of(r), 64, NET_SHA), "latest d@v6, best d@v1");
+    /* another network: what its distances say is not known yet, those of @latest's do */
+    ck_assert_str_eq(bars_next(r, tree_of(r), 64, VAE_SHA), "latest d@v6, best d@v1");
     again(r, 7, 1);
     fx_scan(r, "two");
     train(r, (outcome){.fd = 0.5, .net = VAE_SHA}, "d@v7");
-    ck_assert_str_eq(bars_next(r, tree_of(r), 64, NET_SHA), "latest d@v7, best d@v6");
+    ck_assert_str_eq(bars_next(r, tree_of(r), 64, NET_SHA), "latest d@v7, best d@v1");
     json_t *spec = fx_json("{\"dataset\":{\"tree_digest\":\"%s\"},\"feature_net\":{\"sha256\":"
                            "\"" NET_SHA "\"},\"evaluate\":{\"n\":64}}",
                            first);
@@ -476,6 +479,10 @@ START_TEST(asked_while_it_trains) {
 }
 END_TEST
 
+#define LATEST_PASSED "{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":\"passed\"}"
+#define LATEST_REFUSED "{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":\"refused\"}"
+#define BASE_PASSED "{\"role\":\"base\",\"ref\":\"base:emoji-dit\",\"verdict\":\"passed\"}"
+
 START_TEST(results_that_do_not_fit) {
     ds_registry *r = fx_open(fx_dir("unfit"));
     add_worse(r, "d", 0);
@@ -490,7 +497,14 @@ START_TEST(results_that_do_not_fit) {
     } bad[] = {
         {"{\"verdict\":\"good\",\"bars\":[]}", "'gate.self' is malformed", 0},
         {"{\"verdict\":\"passed\"}", "'gate.self' is malformed", 0},
-        {"{\"verdict\":\"passed\",\"bars\":[]}", "0 of the job's 1 bars", 0},
+        {"{\"verdict\":\"passed\",\"bars\":[]}", "bar base base:emoji-dit is judged 0 times", 0},
+        {"{\"verdict\":\"passed\",\"bars\":[" BASE_PASSED "]}", "bar latest d@v1 is judged 0 times",
+         0},
+        {"{\"verdict\":\"passed\",\"bars\":[" LATEST_PASSED "]}",
+         "bar base base:emoji-dit is judged 0 times", 0},
+        {"{\"verdict\":\"passed\",\"bars\":[" LATEST_PASSED "," LATEST_PASSED "," BASE_PASSED "]}",
+         "bar latest d@v1 is judged 2 times", 0},
+        {NULL, "'gate.self' is missing", 0},
         {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"best\",\"ref\":\"d@v1\",\"verdict\":"
          "\"passed\"}]}",
          "no bar best d@v1", 0},
@@ -500,17 +514,13 @@ START_TEST(results_that_do_not_fit) {
         {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
          "\"passed\"},{\"role\":\"base\",\"ref\":\"base:other\",\"verdict\":\"passed\"}]}",
          "about base:other", 0},
-        {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
-         "\"refused\"}]}",
-         "1 bars refused", 0},
-        {"{\"verdict\":\"refused\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
-         "\"passed\"}]}",
-         "0 bars refused", 1},
-        {"{\"verdict\":\"forced\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
-         "\"refused\"}]}",
-         "nobody asked", 0},
-        {"{\"verdict\":\"refused\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
-         "\"refused\"}]}",
+        {"{\"verdict\":\"passed\",\"bars\":[" LATEST_REFUSED "," BASE_PASSED "]}", "1 bars refused",
+         0},
+        {"{\"verdict\":\"refused\",\"bars\":[" LATEST_PASSED "," BASE_PASSED "]}", "0 bars refused",
+         1},
+        {"{\"verdict\":\"forced\",\"bars\":[" LATEST_REFUSED "," BASE_PASSED "]}", "nobody asked",
+         0},
+        {"{\"verdict\":\"refused\",\"bars\":[" LATEST_REFUSED "," BASE_PASSED "]}",
          "passed although its bars refused", 0},
     };
     int64_t seq = ds_event_last_seq(r);
@@ -520,7 +530,8 @@ START_TEST(results_that_do_not_fit) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *spec, *result;
         spec_and_result(r, &j, &(outcome){.fd = bad[i].worse ? 20 : 12}, &b, &b, &spec, &result);
-        json_object_set_new(json_object_get(result, "gate"), "self", fx_json("%s", bad[i].self));
+        json_object_set_new(json_object_get(result, "gate"), "self",
+                            bad[i].self ? fx_json("%s", bad[i].self) : json_null());
         ds_publication p = {
             .job = j.id, .spec = spec, .result = result, .adapter = &b, .reference = &b};
         FAILS(DS_EINVAL, bad[i].says, ds_publish(r, &p, ref, err));
@@ -528,7 +539,7 @@ START_TEST(results_that_do_not_fit) {
         json_decref(result);
     }
     ck_assert_int_eq(ds_event_last_seq(r), seq);
-    /* a worker of an earlier version judges no bars */
+    /* a job of an earlier version has no bars */
     publish(r, &j, (outcome){.fd = 20, .no_self = 1}, ref);
     expect_latest(r, "d@v2");
     json_t *o = NULL;
