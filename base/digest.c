@@ -6,6 +6,7 @@
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct ds_sha256 {
@@ -48,9 +49,14 @@ void ds_digest(const void *p, size_t n, char out[DS_HEX_SIZE]) {
 }
 
 int ds_digest_file(const char *path, char out[DS_HEX_SIZE], ds_error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
+    struct stat st;
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return ds_fail(err, DS_EINVAL, "cannot read '%s': not a regular file", path);
+    }
     ds_sha256 *h = ds_sha256_new();
     char *buf = ds_xmalloc(1 << 17);
     ssize_t r;

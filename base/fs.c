@@ -260,7 +260,8 @@ int ds_fs_flush(FILE *f, const char *name, ds_error *err) {
 }
 
 int ds_fs_read(const char *path, size_t max, char **data, size_t *n, ds_error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    /* a FIFO would hold an open without O_NONBLOCK for ever */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
     struct stat st;

@@ -1,5 +1,6 @@
 /* daemon/options.c - see options.h. */
 #include "daemon/options.h"
+#include "daemon/tcp.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -234,6 +235,14 @@ static int finish(ds_options *o, ds_error *err) {
                        "could use the daemon");
     if (*o->token_file && !*o->listen)
         return ds_fail(err, DS_EINVAL, "--token-file is of no use without --listen HOST:PORT");
+    if (*o->listen) {
+        char digest[DS_HEX_SIZE];
+        rc = ds_tcp_check(o->listen, err);
+        if (!rc)
+            rc = ds_token_read(o->token_file, digest, err);
+        if (rc)
+            return rc;
+    }
     if (o->base_given && access(o->base, R_OK))
         return ds_fail_errno(err, "cannot read base model '%s'", o->base);
     if (o->feature_net_given && access(o->feature_net, R_OK))

@@ -7,8 +7,13 @@
 #include <unistd.h>
 
 static int ready(ds_tail *t, const char *path) {
+    struct stat st;
     if (t->fd < 0)
-        t->fd = open(path, O_RDONLY | O_CLOEXEC);
+        t->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (t->fd >= 0 && (fstat(t->fd, &st) || !S_ISREG(st.st_mode))) { /* nothing a worker writes */
+        close(t->fd);
+        t->fd = -1;
+    }
     return t->fd >= 0;
 }
 

@@ -56,6 +56,11 @@ static void name_of(int fd, char bound[DS_TCP_NAME]) {
     snprintf(bound, DS_TCP_NAME, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
+int ds_tcp_check(const char *where, ds_error *err) {
+    char host[64], port[8];
+    return split(where, host, port, err);
+}
+
 int ds_tcp_listen(const char *where, int *fd, char bound[DS_TCP_NAME], ds_error *err) {
     char host[64], port[8];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
@@ -83,11 +88,14 @@ int ds_tcp_listen(const char *where, int *fd, char bound[DS_TCP_NAME], ds_error 
 int ds_token_read(const char *path, char digest[DS_HEX_SIZE], ds_error *err) {
     struct stat st;
     char text[TOKEN_MOST + 3];
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
         return ds_fail_errno(err, "cannot read token file '%s'", path);
-    ssize_t n = fstat(fd, &st) ? -1 : read(fd, text, sizeof text - 1);
+    int plain = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    ssize_t n = plain ? read(fd, text, sizeof text - 1) : 0;
     close(fd);
+    if (!plain)
+        return ds_fail(err, DS_EINVAL, "token file '%s' is not a regular file", path);
     if (n < 0)
         return ds_fail_errno(err, "cannot read token file '%s'", path);
     if (st.st_mode & 077)

@@ -14,6 +14,9 @@
 /* "127.0.0.1:7777", "[::1]:7777", "localhost:0"; port 0 = any.  bound: where it is, in numbers. */
 int ds_tcp_listen(const char *where, int *fd, char bound[DS_TCP_NAME], ds_error *err);
 
+/* Is it written like one of these?  Before anything is opened. */
+int ds_tcp_check(const char *where, ds_error *err);
+
 /* Reads a token of 16 to 512 printable characters (one final newline is not part of it) from a file
  * that nobody but its owner can read; gives its digest, which is all that is kept. */
 int ds_token_read(const char *path, char digest[DS_HEX_SIZE], ds_error *err);

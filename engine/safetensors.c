@@ -330,7 +330,7 @@ int ds_st_open_owned(const char *name, void *data, size_t n, ds_st **out, ds_err
 }
 
 static int open_mapped(const char *path, size_t max, ds_st **out, ds_error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO is refused, not waited for */
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
     struct stat sb;

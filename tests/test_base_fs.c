@@ -1,5 +1,6 @@
 /* tests/test_base_fs.c - where results go: what is refused before the work, what is never replaced,
  * and that what was printed has arrived. */
+#include "base/digest.h"
 #include "base/fs.h"
 #include "base/mem.h"
 
@@ -117,6 +118,20 @@ START_TEST(special_files_stay) {
 END_TEST
 
 /* A file that appeared after the check is not lost. */
+START_TEST(a_pipe_is_not_waited_for) {
+    char *pipe = in_tmp("reads"), *data, sha[DS_HEX_SIZE];
+    size_t n;
+    ds_error err;
+    ck_assert_int_eq(mkfifo(pipe, 0600), 0);
+    alarm(20); /* nobody writes to it */
+    ck_assert_int_eq(ds_fs_read(pipe, 1 << 16, &data, &n, &err), DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "not a regular file"));
+    ck_assert_int_eq(ds_digest_file(pipe, sha, &err), DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "not a regular file"));
+    alarm(0);
+}
+END_TEST
+
 START_TEST(appeared_in_the_meantime) {
     char *from = in_tmp("from"), *to = in_tmp("to");
     ds_error err;
@@ -156,6 +171,7 @@ END_TEST
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, places_for_results);
     tcase_add_test(tc, special_files_stay);
+    tcase_add_test(tc, a_pipe_is_not_waited_for);
     tcase_add_test(tc, appeared_in_the_meantime);
     tcase_add_test(tc, full_output);
 }

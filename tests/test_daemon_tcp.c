@@ -125,11 +125,16 @@ START_TEST(followers_wake) {
 }
 END_TEST
 
+/* Only whether the port is free cannot be told by --check-config. */
 static void refused(const char *listen, const char *token, int code) {
-    const char *options[] = {"--listen", listen, token ? "--token-file" : NULL, token, NULL};
-    rig_spawn(&r, options);
-    int got = rig_wait_exit(&r, 20000);
-    ck_assert_msg(got == code, "--listen %s: exit %d, not %d", listen, got, code);
+    for (int check = 0; check < (code == 4 ? 1 : 2); check++) {
+        const char *with[] = {
+            "--listen", listen, "--token-file", token, check ? "--check-config" : NULL, NULL};
+        const char *without[] = {"--listen", listen, check ? "--check-config" : NULL, NULL};
+        rig_spawn(&r, token ? with : without);
+        int got = rig_wait_exit(&r, 20000);
+        ck_assert_msg(got == code, "--listen %s: exit %d, not %d", listen, got, code);
+    }
 }
 
 START_TEST(refused_starts) {
@@ -139,6 +144,10 @@ START_TEST(refused_starts) {
     refused("127.0.0.1:70000", token_file, 2);
     refused("::1:7777", token_file, 2);
     refused("127.0.0.1:0", "/none/token", 3);
+    refused("127.0.0.1:0", "/dev/null", 2);
+    snprintf(file, sizeof file, "%s/fifo", r.dir);
+    ck_assert_int_eq(mkfifo(file, 0600), 0);
+    refused("127.0.0.1:0", file, 2); /* not: waits for a writer */
     snprintf(file, sizeof file, "%s/open", r.dir);
     rig_write(file, TOKEN); /* mode 0644 */
     refused("127.0.0.1:0", file, 6);
