@@ -39,9 +39,12 @@ static const char idle_wishes[] =
     "SELECT d.id, NULL, d.generation, d.name, b.id FROM datasets d"
     " JOIN bases b ON b.id = coalesce(d.base_id, ?1)"
     " WHERE d.publish_worse AND d.state = 'ready' AND d.scan_done >= d.scan_wanted"
-    " AND EXISTS (SELECT 1 FROM adapter_versions av WHERE " JOBS_ANSWERS(
+    " AND (EXISTS (SELECT 1 FROM adapter_versions av WHERE " JOBS_ANSWERS(
         "av", "d",
         "b.id") ")"
+                " OR EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
+                "  AND j.base_id = b.id AND j.kind = 'train' AND j.generation >= d.generation"
+                "  AND j.state = 'cancelled'))"
                 " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
                 "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
 
@@ -90,8 +93,9 @@ static int make(ds_registry *r, enum ds_job_kind kind, int64_t base, int *made, 
     return rc;
 }
 
-/* A wish to publish a worse version that has nothing left to act on: the content is answered and no
- * training is under way.  It must not wait for one that comes by itself one day. */
+/* A wish to publish a worse version that has nothing left to act on: the content is answered, or its
+ * training was cancelled, and none is under way.  It must not wait for one that comes by itself one
+ * day. */
 static int drop_wishes(ds_registry *r, int64_t base, ds_error *err) {
     struct wish list[AT_ONCE];
     int n, rc = collect(r, idle_wishes, base, list, &n, err);

@@ -428,6 +428,17 @@ START_TEST(nothing_to_force) {
     expect_status(r, "d@v3", 0);
     ck_assert_int_eq(wish(r, "d"), 0);
     ck_assert_int_eq(made(r), 0);
+    /* cancelled: the training that comes with the next pictures was not meant */
+    again(r, 5, 1);
+    fx_scan(r, "one");
+    ck_assert_int_eq(made(r), 1);
+    ck_assert_int_eq(wish(r, "d"), 1);
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    int running;
+    MUST(ds_job_cancel(r, j.id, &running, err));
+    MUST(ds_job_cancelled(r, j.id, 130, -1, err));
+    ck_assert_int_eq(made(r), 0);
+    ck_assert_int_eq(wish(r, "d"), 0);
     /* and by one that needed no force */
     again(r, 4, 1);
     fx_scan(r, "one");
