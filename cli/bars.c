@@ -28,11 +28,10 @@ const char *ds_bar_words(ds_buf *out, const json_t *a) {
     const json_t *bar = json_object_get(a, "bar");
     if (!worth_telling(bar))
         return NULL;
-    ds_buf_addf(out, "%s%s",
+    ds_buf_addf(out, "%s%s", ds_json_string(bar, "ref", "?"), /* first: a narrow column cuts */
                 is(bar, "verdict", "passed") ? ""
-                : is(a, "self", "forced")    ? "forced over "
-                                             : "worse than ",
-                ds_json_string(bar, "ref", "?"));
+                : is(a, "self", "forced")    ? ", forced"
+                                             : ", worse");
     return out->data;
 }
 

@@ -6,7 +6,7 @@
 #include "cli/format.h"
 
 /* Lists get a column for it only when there is something to show: a bar that is an earlier version,
- * or that refused.  "digits@v1", "worse than digits@v1", "forced over digits@v1"; NULL = nothing.
+ * or that refused.  "digits@v1", "digits@v1, worse", "digits@v1, forced"; NULL = nothing.
  * a: an adapter, or a row of the report, with "self" and "bar". */
 int ds_any_bar(const json_t *items);
 const char *ds_bar_words(ds_buf *out, const json_t *a);

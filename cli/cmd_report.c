@@ -110,7 +110,7 @@ static void print_table(ds_cli *c, const json_t *rows) {
         ds_cell(t, ratio);
         ds_cell(t, ds_fmt_number(a, ds_json_real(r, "kid_adapter")));
         ds_cell(t, ds_fmt_bytes(a, ds_json_number(r, "stored_bytes", -1)));
-        ds_cell(t, ds_fmt_duration(a, ds_json_number(r, "train_seconds", 0)));
+        ds_cell(t, ds_fmt_duration(a, ds_json_real(r, "train_seconds")));
         ds_cell(t, tasks);
         ds_buf bar = {0};
         if (bars)

@@ -301,7 +301,7 @@ const ds_command ds_commands[] = {
      "Newest first. FD is the Frechet distance to the dataset, BASE that of the base alone; both "
      "are smaller when better. Distances of different networks or preprocessings cannot be "
      "compared: where there are several, NETWORK says which. BAR is the version it was measured "
-     "against, where there was one.",
+     "against, where there was one; 'worse': refused, 'forced': published all the same.",
      list_adapters_options,
      "dsctl list-adapters # newest first\n"
      "dsctl list-adapters --max-fd 40 --since 7d # good ones of this week\n"

@@ -283,7 +283,8 @@ START_TEST(bars_are_shown) {
         char *list = ds_xasprintf("{\"items\":[%s],\"next\":null}", bases[i].base);
         fake_route routes[] = {
             {.request = "GET /v1/datasets?limit=1000",
-             .body = LIST("{\"id\":1,\"name\":\"digits\",\"adapter\":\"digits@v3\"}")},
+             .body = LIST("{\"id\":1,\"name\":\"digits\",\"adapter\":\"digits@v3\"},"
+                          "{\"id\":2,\"name\":\"later\",\"adapter\":null}")},
             {.request = "GET /v1/adapters/digits@v3",
              .body = FORCED("digits@v3",
                             ",\"gate\":{\"verdict\":\"passed\",\"tasks\":[],\"self\":{\"verdict\":"
@@ -297,7 +298,8 @@ START_TEST(bars_are_shown) {
         cli_result r;
         fake_start(&s, routes);
         ck_run(r, &s, 0, "report");
-        ck_has(r.out, "forced over digits@v1");
+        ck_has(r.out, "digits@v1, forced");
+        ck_has_not(r.out, "0.0 s"); /* 'later' was not trained yet */
         ck_has(r.out, bases[i].says);
         cli_free(&r);
         ck_run(r, &s, 0, "report --json");
@@ -316,7 +318,7 @@ START_TEST(bars_are_shown) {
         ck_has(r.out, "digits@v1, FD 5.12 against 144 (+2710 %)");
         cli_free(&r);
         ck_run(r, &s, 0, "list-adapters");
-        ck_has(r.out, "forced over digits@v1");
+        ck_has(r.out, "digits@v1, forced");
         ck_has_not(r.out, "base:emoji-dit"); /* the base alone is no news */
         cli_free(&r);
         fake_stop(&s);
