@@ -44,6 +44,31 @@ int gate_check(const json_t *gate, const json_t *spec, int *passed, ds_error *er
     return rc;
 }
 
+static int check_task_answered(const json_t *gate, const json_t *task, ds_error *err) {
+    const char *name = ds_json_string(task, "name", ""), *ref = ds_json_string(task, "ref", "");
+    size_t i;
+    int n = 0;
+    json_t *t;
+    json_array_foreach(json_object_get(gate, "tasks"), i, t) n +=
+        !strcmp(ds_json_string(t, "name", ""), name) && !strcmp(ds_json_string(t, "ref", ""), ref);
+    return n == 1
+               ? 0
+               : ds_fail(err, DS_EINVAL, "result: the job's task %.80s is judged %d times", ref, n);
+}
+
+int gate_check_tasks(const json_t *gate, const json_t *spec, ds_error *err) {
+    const json_t *base = json_object_get(spec, "base_task");
+    size_t i;
+    json_t *t;
+    int rc = json_is_object(base) ? check_task_answered(gate, base, err) : 0;
+    json_array_foreach(json_object_get(spec, "old_tasks"), i, t) {
+        if (rc)
+            break;
+        rc = check_task_answered(gate, t, err);
+    }
+    return rc;
+}
+
 static int insert_task(ds_registry *r, int64_t gate, int64_t at, const json_t *t, ds_error *err) {
     return db_run(r, err,
                   "INSERT INTO gate_tasks(gate_id, position, name, ref, level, unchanged, verdict,"

@@ -7,6 +7,9 @@
 /* DS_EINVAL naming the member at fault.  spec: that of the training; NULL for a verification. */
 int gate_check(const json_t *gate, const json_t *spec, int *passed, ds_error *err);
 
+/* DS_EINVAL unless each task of the spec, the base's own classes among them, is judged once. */
+int gate_check_tasks(const json_t *gate, const json_t *spec, ds_error *err);
+
 /* gates, gate_tasks, gate_self, gate_bars and the event gate.passed or gate.refused about
  * `subject`, in the caller's transaction.  rule: the tolerances (spec's "gate"), may be NULL;
  * base_id: that of the job, 0 = not known; *id = of the row. */

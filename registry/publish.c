@@ -53,6 +53,31 @@ static int check_evaluations(const json_t *list, ds_error *err) {
     return 0;
 }
 
+static double measured(const json_t *list, const char *subject, const char *metric, int64_t *n) {
+    size_t i;
+    json_t *e;
+    json_array_foreach(list, i, e) {
+        if (!strcmp(ds_json_string(e, "subject", ""), subject) &&
+            !strcmp(ds_json_string(e, "metric", ""), metric)) {
+            if (n)
+                *n = ds_json_int(e, "n_fake", 0);
+            return ds_json_number(e, "value", NAN);
+        }
+    }
+    return NAN;
+}
+
+/* What was compared with the bars is what is recorded; later versions are compared with that. */
+static int check_distance(const struct facts *f, ds_error *err) {
+    double fd = measured(f->evaluations, "adapter", "fd", NULL),
+           judged = ds_json_number(json_object_get(f->gate, "self"), "fd", NAN);
+    if (isnan(judged) || fabs(fd - judged) <= 1e-3 * fabs(judged) + 1e-6)
+        return 0;
+    return ds_fail(err, DS_EINVAL,
+                   "result: FD of the adapter is %g in 'evaluations', %g in 'gate.self'", fd,
+                   judged);
+}
+
 static int read_facts(const ds_publication *p, struct facts *f, ds_error *err) {
     json_t *method, *train, *adapter;
     const char *status;
@@ -76,8 +101,9 @@ static int read_facts(const ds_publication *p, struct facts *f, ds_error *err) {
     f->probe = json_object_get(p->result, "probe");
     f->forced = !strcmp(ds_json_string(json_object_get(f->gate, "self"), "verdict", ""), "forced");
     if ((rc = gate_check(f->gate, p->spec, &f->passed, err)) ||
+        (rc = gate_check_tasks(f->gate, p->spec, err)) ||
         (rc = base_task_check(p->result, p->base_reference, &f->recorded, err)) ||
-        (rc = check_evaluations(f->evaluations, err)))
+        (rc = check_evaluations(f->evaluations, err)) || (rc = check_distance(f, err)))
         return rc;
     if (strcmp(status, f->passed ? "ok" : "rejected") != 0)
         return ds_fail(err, DS_EINVAL, "result: status '%.20s' does not fit the gate's verdict",
@@ -103,20 +129,6 @@ static int check_spec(ds_registry *r, const ds_publication *p, const ds_job *j, 
                        "job %lld: its spec is about another base or another content of the dataset",
                        (long long)j->id);
     return rc;
-}
-
-static double measured(const json_t *list, const char *subject, const char *metric, int64_t *n) {
-    size_t i;
-    json_t *e;
-    json_array_foreach(list, i, e) {
-        if (!strcmp(ds_json_string(e, "subject", ""), subject) &&
-            !strcmp(ds_json_string(e, "metric", ""), metric)) {
-            if (n)
-                *n = ds_json_int(e, "n_fake", 0);
-            return ds_json_number(e, "value", NAN);
-        }
-    }
-    return NAN;
 }
 
 /* Take the next number of this name; it is used up from now on. */

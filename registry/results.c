@@ -211,6 +211,8 @@ int ds_verify_finish(ds_registry *r, const ds_verification *v, ds_error *err) {
     int passed = 0, recorded = 0,
         rc = gate_check(json_object_get(v->result, "gate"), NULL, &passed, err);
     if (!rc)
+        rc = gate_check_tasks(json_object_get(v->result, "gate"), v->spec, err);
+    if (!rc)
         rc = base_task_check(v->result, v->base_reference, &recorded, err);
     if (rc || (rc = job_read_running(r, v->job, &j, err)))
         return rc;

@@ -550,6 +550,33 @@ START_TEST(results_that_do_not_fit) {
         json_decref(result);
     }
     ck_assert_int_eq(ds_event_last_seq(r), seq);
+    static const struct {
+        const char *spec, *evaluations, *says;
+    } unlike[] = {
+        {"{\"old_tasks\":[{\"name\":\"other\",\"ref\":\"other@v2\"}]}", NULL,
+         "task other@v2 is judged 0 times"},
+        {"{\"base_task\":{\"name\":\"base\",\"ref\":\"base:emoji-dit\"}}", NULL,
+         "task base:emoji-dit is judged 0 times"},
+        {"{}", "[]", "FD of the adapter is nan in 'evaluations', 12"},
+        {"{}", "[{\"subject\":\"adapter\",\"metric\":\"fd\",\"value\":-5}]",
+         "FD of the adapter is -5 in 'evaluations', 12"},
+        {"{}", "[{\"subject\":\"adapter\",\"metric\":\"fd\",\"value\":\"12\"}]",
+         "FD of the adapter is nan in 'evaluations', 12"},
+    };
+    for (size_t i = 0; i < sizeof unlike / sizeof *unlike; i++) {
+        json_t *spec, *result, *change = fx_json("%s", unlike[i].spec);
+        spec_and_result(r, &j, &(outcome){.fd = 12}, &b, &b, &spec, &result);
+        json_object_update(spec, change);
+        if (unlike[i].evaluations)
+            json_object_set_new(result, "evaluations", fx_json("%s", unlike[i].evaluations));
+        ds_publication p = {
+            .job = j.id, .spec = spec, .result = result, .adapter = &b, .reference = &b};
+        FAILS(DS_EINVAL, unlike[i].says, ds_publish(r, &p, ref, err));
+        json_decref(spec);
+        json_decref(result);
+        json_decref(change);
+    }
+    ck_assert_int_eq(ds_event_last_seq(r), seq);
     /* a job of an earlier version has no bars */
     publish(r, &j, (outcome){.fd = 20, .no_self = 1}, ref);
     expect_latest(r, "d@v2");
