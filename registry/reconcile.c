@@ -93,9 +93,9 @@ static int make(ds_registry *r, enum ds_job_kind kind, int64_t base, int *made, 
     return rc;
 }
 
-/* A wish to publish a worse version that has nothing left to act on: the content is answered, or its
- * training was cancelled, and none is under way.  It must not wait for one that comes by itself one
- * day. */
+/* A wish to publish a worse version that has nothing left to act on: the content is answered, or
+ * its training was cancelled, and none is under way.  It must not wait for one that comes by itself
+ * one day. */
 static int drop_wishes(ds_registry *r, int64_t base, ds_error *err) {
     struct wish list[AT_ONCE];
     int n, rc = collect(r, idle_wishes, base, list, &n, err);

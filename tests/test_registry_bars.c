@@ -550,6 +550,28 @@ START_TEST(results_that_do_not_fit) {
         json_decref(result);
     }
     ck_assert_int_eq(ds_event_last_seq(r), seq);
+    /* a job of an earlier version has no bars */
+    publish(r, &j, (outcome){.fd = 20, .no_self = 1}, ref);
+    expect_latest(r, "d@v2");
+    json_t *o = NULL;
+    MUST(ds_adapter_get(r, "d@v2", &o, err));
+    ck_assert(json_is_null(json_object_get(json_object_get(o, "gate"), "self")));
+    ck_assert(json_is_null(json_object_get(o, "bar")));
+    json_decref(o);
+    finish(r);
+}
+END_TEST
+
+/* What a result leaves out, or tells twice in two ways. */
+START_TEST(results_that_are_not_whole) {
+    ds_registry *r = fx_open(fx_dir("whole"));
+    add_worse(r, "d", 0);
+    fx_scan(r, "one");
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    int64_t seq = ds_event_last_seq(r);
+    ds_blob b;
+    char ref[DS_HEX_SIZE + 16];
+    MUST(ds_store_put_bytes(ds_registry_store(r), "m", 1, &b, err));
     static const struct {
         const char *spec, *evaluations, *says;
     } unlike[] = {
@@ -577,14 +599,6 @@ START_TEST(results_that_do_not_fit) {
         json_decref(change);
     }
     ck_assert_int_eq(ds_event_last_seq(r), seq);
-    /* a job of an earlier version has no bars */
-    publish(r, &j, (outcome){.fd = 20, .no_self = 1}, ref);
-    expect_latest(r, "d@v2");
-    json_t *o = NULL;
-    MUST(ds_adapter_get(r, "d@v2", &o, err));
-    ck_assert(json_is_null(json_object_get(json_object_get(o, "gate"), "self")));
-    ck_assert(json_is_null(json_object_get(o, "bar")));
-    json_decref(o);
     finish(r);
 }
 END_TEST
@@ -826,6 +840,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, nothing_to_force);
     tcase_add_test(tc, asked_while_it_trains);
     tcase_add_test(tc, results_that_do_not_fit);
+    tcase_add_test(tc, results_that_are_not_whole);
     tcase_add_test(tc, a_base_is_recorded_once);
     tcase_add_test(tc, probes_of_a_base);
     tcase_add_test(tc, records_that_do_not_fit);
