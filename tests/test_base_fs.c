@@ -129,6 +129,7 @@ START_TEST(a_pipe_is_not_waited_for) {
     ck_assert_int_eq(ds_digest_file(pipe, sha, &err), DS_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.message, "not a regular file"));
     alarm(0);
+    free(pipe);
 }
 END_TEST
 
