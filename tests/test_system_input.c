@@ -434,6 +434,13 @@ START_TEST(places_of_the_worker) {
     line(&r, 2, "given twice", "%s export --base '%s' --base y --format dit -o x", w, r.base);
     line(&r, 2, "given twice", "%s pretrain --data x --out y --steps 5 --steps 6", w);
     line(&r, 2, "given twice", "%s plan --shape tiny --batch 3 --batch 4", w);
+    line(&r, 2, "--n is given twice", "%s evaluate x --against y --n 3 --n 4", w);
+    line(&r, 2, "--mode is given twice", "%s evaluate x --against y --mode clean --mode bundled",
+         w);
+    line(&r, 2, "--name is given twice", "%s import-base x -o y --name a --name b", w);
+    line(&r, 2, "--heads is given twice", "%s import-base x -o y --heads 2 --heads 3", w);
+    line(&r, 2, "--as is given twice", "%s decode x --as train --as pillow", w);
+    line(&r, 2, "-o is given twice", "%s decode x -o a -o b", w);
     line(&r, 2, "no effect", "%s plan --shape tiny --method full --rank 4", w);
     line(&r, 2, "unexpected argument", "%s scan '%s' -o a -o b", w, tiles);
     line(&r, 2, "whole number", "%s pretrain --data x --out y --steps 1.5", w);

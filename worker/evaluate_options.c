@@ -158,10 +158,11 @@ int ds_ev_parse(ds_ev_options *o, int argc, char **argv, ds_error *err) {
                                          {"skip-broken", 0, 0, SKIP_BROKEN},
                                          {"help", 0, 0, HELP},
                                          {0, 0, 0, 0}};
-    int c, rc = 0;
+    const char *given[HELP] = {NULL};
+    int c, k = 0, rc = 0;
     optind = 1;
     opterr = 0;
-    while (!rc && (c = getopt_long(argc, argv, "h", list, NULL)) != -1)
+    while (!rc && (c = getopt_long(argc, argv, "h", list, &k)) != -1)
         if (c == HELP || c == 'h') {
             fputs(usage, stdout);
             return 1;
@@ -170,8 +171,13 @@ int ds_ev_parse(ds_ev_options *o, int argc, char **argv, ds_error *err) {
                          "option '%s' is not known or has no value; see diffscaler-worker evaluate "
                          "--help",
                          argv[optind - 1]);
-        else
+        else if (optarg && given[c] && strcmp(given[c], optarg))
+            rc = ds_fail(err, DS_EINVAL, "--%s is given twice, as '%.60s' and as '%.60s'",
+                         list[k].name, given[c], optarg);
+        else {
+            given[c] = optarg;
             rc = set_option(o, c, optarg, err);
+        }
     if (rc)
         return rc;
     if (argc - optind != 1)

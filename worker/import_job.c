@@ -146,13 +146,22 @@ static int parse(int argc, char **argv, ds_import_options *o) {
             return 1;
         while (k < TEXTS && strcmp(argv[i], texts[k].name))
             k++;
-        if (k < TEXTS && i + 1 < argc)
-            *texts[k].to = argv[++i];
-        else if (!strcmp(argv[i], "--heads") && i + 1 < argc) {
+        if (k < TEXTS && i + 1 < argc) {
+            i++;
+            if (*texts[k].to && strcmp(*texts[k].to, argv[i]))
+                return fprintf(stderr, "error: %s is given twice, as '%s' and as '%s'\n",
+                               texts[k].name, *texts[k].to, argv[i]),
+                       2;
+            *texts[k].to = argv[i];
+        } else if (!strcmp(argv[i], "--heads") && i + 1 < argc) {
             char *end;
             long n = strtol(argv[++i], &end, 10);
             if (*end || n < 1 || n > 128)
                 return fprintf(stderr, "error: --heads takes a number from 1 to 128\n"), 2;
+            if (o->heads && o->heads != (int)n)
+                return fprintf(stderr, "error: --heads is given twice, as '%d' and as '%ld'\n",
+                               o->heads, n),
+                       2;
             o->heads = (int)n;
         } else if (argv[i][0] == '-' || o->source)
             return fprintf(stderr, "error: unexpected argument '%s'\n%s", argv[i], usage), 2;

@@ -41,9 +41,18 @@ static void usage(FILE *to) {
         to);
 }
 
+/* Nothing is overruled in silence. */
+static int again(const char *option, const char *before, const char *value) {
+    if (!before || !strcmp(before, value))
+        return 0;
+    fprintf(stderr, "error: %s is given twice, as '%s' and as '%s'\n", option, before, value);
+    return 1;
+}
+
 /* 0 go on, 1 help was printed, negative a mistake. */
 static int parse(options *o, int argc, char **argv) {
     o->files = ds_xcalloc((size_t)argc + 1, sizeof *o->files);
+    const char *as = NULL;
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
@@ -51,12 +60,19 @@ static int parse(options *o, int argc, char **argv) {
             return 1;
         }
         if (!strcmp(a, "--as") && value && (!strcmp(value, "train") || !strcmp(value, "pillow"))) {
+            if (again(a, as, value))
+                return -1;
+            as = value;
             o->use = strcmp(value, "train") ? DS_DECODE_PILLOW : DS_DECODE_TRAIN;
             i++;
         } else if (!strcmp(a, "-o") && value) {
+            if (again(a, o->out, value))
+                return -1;
             o->out = value;
             i++;
         } else if (!strcmp(a, "--input") && value && !ds_fid_mode_find(value, &o->mode, NULL)) {
+            if (again(a, o->input, value))
+                return -1;
             o->input = value;
             i++;
         } else if (a[0] == '-') {
