@@ -84,6 +84,8 @@ static const char *parse_shape(const char *p, npy_header *h) {
         int64_t v = 0;
         for (; *p >= '0' && *p <= '9'; p++, digits++)
             v = digits < 9 ? v * 10 + (*p - '0') : v;
+        if (digits && *p == 'L') /* a long of Python 2 */
+            p++;
         if (!digits || digits > 9 || h->ndim == NPY_DIMS_MAX)
             return NULL;
         h->shape[h->ndim++] = v;
@@ -93,6 +95,24 @@ static const char *parse_shape(const char *p, npy_header *h) {
         else if (*p != ')')
             return NULL;
     }
+}
+
+/* A type in quotes, or the list of a structured one: as much as fits into out, NULL where it is
+ * none. */
+static const char *parse_type(const char *p, char *out, size_t size) {
+    const char *from = p = skip_spaces(p), *end = NULL;
+    if (*p == '\'')
+        end = strchr(++from, '\'');
+    for (int depth = 0; *p == '[' || depth; p++) {
+        depth += *p == '[' ? 1 : *p == ']' ? -1 : 0;
+        if (!*p)
+            return NULL;
+        end = depth ? end : p + 1;
+    }
+    if (!end)
+        return NULL;
+    snprintf(out, size, "%.*s", (int)(end - from), from);
+    return *end == '\'' ? end + 1 : end;
 }
 
 /* The three members in any order, each once: {'descr': '<f8', 'fortran_order': False, 'shape': ..}
@@ -107,12 +127,8 @@ static int parse_header(const char *p, npy_header *h) {
         if (*p == '}')
             break;
         if ((q = expect(p, "'descr':"))) {
-            q = skip_spaces(q);
-            const char *end = *q == '\'' ? strchr(q + 1, '\'') : NULL;
-            if (!end || (size_t)(end - q - 1) >= sizeof h->type || seen & 1)
+            if (seen & 1 || !(p = parse_type(q, h->type, sizeof h->type)))
                 return -1;
-            snprintf(h->type, sizeof h->type, "%.*s", (int)(end - q - 1), q + 1);
-            p = end + 1;
             seen |= 1;
         } else if ((q = expect(p, "'fortran_order':"))) {
             const char *no = expect(q, "False"), *yes = expect(q, "True");

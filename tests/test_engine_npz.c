@@ -24,7 +24,7 @@ START_TEST(written_by_numpy) {
         const char *name;
         int spatial;
     } files[] = {{"plain", 0},      {"packed", 3}, {"narrow", 0}, {"fortran", 0},
-                 {"big-endian", 0}, {"half", 0},   {"adm", 3}};
+                 {"big-endian", 0}, {"half", 0},   {"adm", 3},    {"python2", 0}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[128];
         ds_npz_stats s;
@@ -58,6 +58,7 @@ static const struct {
                {"bad-short", "shorter than its header", 0},
                {"bad-long", "longer than its header", 0},
                {"bad-pickle", "'|O'", 1},
+               {"bad-structured", "numbers of type '[(", 1},
                {"bad-huge", "wrong shape", 1},
                {"bad-side", "shape", 1},
                {"bad-bomb", "longer than its header", 0},

@@ -50,6 +50,8 @@ def main():
                     ("rgba", np.zeros((4, 2, 5, 4), np.uint8)), ("flat", pictures.reshape(-1)),
                     ("fortran", np.asfortranarray(pictures)), ("empty", pictures[:0])):
         pack("samples-" + name, [("arr_0.npy", npy(a))])
+    python2 = npy(sigma).replace(b"(6, 6), }  ", b"(6L, 6L), }")
+    pack("python2", [("mu.npy", npy(mu).replace(b"(6,), } ", b"(6L,), }")), ("sigma.npy", python2)])
     pack("samples-five", [("arr_0.npy", npy(pictures[None]))])
     pack("samples-short", [("arr_0.npy", npy(pictures)[:-1])])
     pack("samples-long", [("arr_0.npy", npy(pictures) + b"x")])
@@ -72,6 +74,8 @@ def main():
     large = np.array(mu)
     large[2] = 1e160
     pack("bad-large", [("mu.npy", npy(large)), good[1]])
+    parts = np.zeros(6, [("a", "<f8"), ("b", "<f8", (2,))])
+    pack("bad-structured", [("mu.npy", npy(parts)), good[1]])
     pack("bad-missing", good[:1])
     pack("bad-no-mu", good[1:])
     pack("bad-short", [good[0], ("sigma.npy", npy(sigma)[:-8])])
