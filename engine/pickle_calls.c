@@ -48,6 +48,11 @@ static const struct {
     {"torch", "BoolStorage", ROLE_STORAGE, DS_ST_BOOL},
     {"torch", "ComplexFloatStorage", ROLE_STORAGE, DS_ST_C64},
     {"torch", "ComplexDoubleStorage", ROLE_STORAGE, DS_ST_C128},
+    {"torch", "QInt8Storage", ROLE_STORAGE, DS_ST_I8}, /* the size matters; no tensor is made */
+    {"torch", "QUInt8Storage", ROLE_STORAGE, DS_ST_U8},
+    {"torch", "QInt32Storage", ROLE_STORAGE, DS_ST_I32},
+    {"torch", "QUInt4x2Storage", ROLE_STORAGE, DS_ST_U8},
+    {"torch", "QUInt2x4Storage", ROLE_STORAGE, DS_ST_U8},
     {"torch", "UntypedStorage", ROLE_STORAGE, DS_ST_U8},
     {"torch.storage", "UntypedStorage", ROLE_STORAGE, DS_ST_U8},
     {"torch", "float32", ROLE_DTYPE, DS_ST_F32},

@@ -149,6 +149,19 @@ static int add_safetensors(ds_weights *w, int index, const json_t *only, const c
     return rc;
 }
 
+/* torch.distributed.checkpoint writes a folder: pieces in files of its own, and .metadata. */
+static int distributed(const char *dir, const char *path, ds_error *err) {
+    char *metadata = ds_xasprintf("%s/.metadata", dir);
+    int is = ds_fs_exists(metadata);
+    free(metadata);
+    return is ? ds_fail(err, DS_EINVAL,
+                        "'%.160s' is a checkpoint of torch.distributed in pieces, which are not "
+                        "read: join them: python3 -m torch.distributed.checkpoint.format_utils "
+                        "dcp_to_torch DIR OUT.pt",
+                        path)
+              : 0;
+}
+
 static int unknown_file(const ds_weights_part *p, const uint8_t *head, ds_error *err) {
     if (!memcmp(head, "version http", 12))
         return ds_fail(
@@ -174,6 +187,10 @@ static int add_file(ds_weights *w, const char *path, const json_t *only, const c
     if (rc)
         return rc;
     ds_weights_part *p = &w->parts[index];
+    const char *end = strrchr(path, '/');
+    if ((ds_fs_ends_with(path, ".distcp") || (end && !strcmp(end, "/.metadata"))) &&
+        (rc = distributed(w->dir, path, err)))
+        return rc;
     if (p->sb.st_size < (off_t)sizeof head)
         return ds_fail(err, DS_EINTEGRITY, "'%.200s' is not a file of weights: it has %lld bytes",
                        path, (long long)p->sb.st_size);
@@ -342,6 +359,53 @@ static int find_in(const char *dir, char **out, ds_error *err) {
     return 0;
 }
 
+/* "model_1.safetensors" beside "model.safetensors": accelerate numbers the models it was given. */
+static int is_numbered(const char *name, const char *file) {
+    const char *dot = strrchr(file, '.');
+    size_t stem = dot ? (size_t)(dot - file) : strlen(file);
+    if (strncmp(name, file, stem) || name[stem] != '_')
+        return 0;
+    size_t digits = strspn(name + stem + 1, "0123456789");
+    return digits && !strcmp(name + stem + 1 + digits, file + stem);
+}
+
+/* What else in the folder might be weights: said, as averaged ones may be among it (a program's own
+ * states, "custom_checkpoint_0.pkl").  Another model of the same rank is a choice, so refused. */
+static int look_beside(ds_weights *w, const char *taken, ds_error *err) {
+    static const char *const endings[] = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl"};
+    enum { NAMES_MAX = 64 };
+    const char *file = strrchr(taken, '/') + 1;
+    char *names[NAMES_MAX];
+    size_t count = 0, len = 0;
+    int rc = 0;
+    DIR *d = opendir(w->dir);
+    if (!d)
+        return ds_fail_errno(err, "cannot open '%s'", w->dir);
+    for (struct dirent *e; (e = readdir(d)) && count < NAMES_MAX;) {
+        int is = 0;
+        for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++)
+            is |= ds_fs_ends_with(e->d_name, endings[i]);
+        if (is && e->d_name[0] != '.' && strcmp(e->d_name, file) && !strstr(e->d_name, "-of-"))
+            names[count++] = ds_xstrdup(e->d_name);
+    }
+    closedir(d);
+    qsort(names, count, sizeof *names, by_text);
+    for (size_t i = 0; i < count; i++) {
+        if (!rc && is_numbered(names[i], file))
+            rc = ds_fail(err, DS_EINVAL,
+                         "'%.160s' has several models, '%.60s' and '%.60s': give the file that is "
+                         "meant",
+                         w->dir, file, names[i]);
+        if (len + strlen(names[i]) + 8 < sizeof w->beside)
+            len += (size_t)snprintf(w->beside + len, sizeof w->beside - len, "%s%s",
+                                    len ? ", " : "", names[i]);
+        else if (!strstr(w->beside, ", ..."))
+            snprintf(w->beside + len, sizeof w->beside - len, ", ...");
+        free(names[i]);
+    }
+    return rc;
+}
+
 static int read_config(ds_weights *w, ds_error *err) {
     char *config = ds_xasprintf("%s/config.json", w->dir);
     int rc = ds_fs_exists(config) ? ds_foreign_read(config, CONFIG_MAX, &w->config, err) : 0;
@@ -361,11 +425,14 @@ static int open_folder(ds_weights *w, const char *sub, ds_error *err) {
         w->dir = ds_xstrdup(w->path);
         rc = find_in(w->dir, &file, err);
     }
+    if (!rc && !file && (rc = distributed(w->dir, w->dir, err)))
+        return rc;
     if (!rc && !file)
         rc = ds_fail(
             err, DS_ENOTFOUND,
             "'%.200s' has no weight file: expected diffusion_pytorch_model.safetensors or .bin",
             w->dir);
+    rc = rc ? rc : look_beside(w, file, err);
     rc = rc ? rc : read_config(w, err);
     if (!rc)
         rc = is_index(file) ? open_index(w, file, err) : add_file(w, file, NULL, NULL, err);

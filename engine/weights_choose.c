@@ -177,28 +177,33 @@ static void add_model(models *k, const char *prefix, size_t n, enum form form, i
                                   .first = first};
 }
 
-/* AveragedModel of torch.optim.swa_utils: its counter stands beside "module.". */
+/* Bytes of key without the wrapper that it ends with, n where it ends with none. */
+static size_t without_wrapper(const char *key, size_t n) {
+    size_t at = n ? n - 1 : 0;
+    while (at && key[at - 1] != '.')
+        at--;
+    return n && is_wrapper(key + at, n - 1 - at) ? at : n;
+}
+
+/* AveragedModel of torch.optim.swa_utils: its counter stands beside "module.", and more wrappers
+ * are inside of that when the model had some. */
 static int has_counter(const models *k, const model *m) {
     char name[NAME_SIZE];
-    size_t n = m->len;
-    if (n >= 7 && !strcmp(m->prefix + n - 7, "module."))
-        n -= 7;
-    snprintf(name, sizeof name, "%.*sn_averaged", (int)n, m->prefix);
-    return ds_weights_find(k->w, name) != NULL;
+    for (size_t n = m->len, next;; n = next) {
+        snprintf(name, sizeof name, "%.*sn_averaged", (int)n, m->prefix);
+        if (ds_weights_find(k->w, name))
+            return 1;
+        if ((next = without_wrapper(m->prefix, n)) == n)
+            return 0;
+    }
 }
 
 /* Wrappers at the end of a prefix belong to the names ("_modules." stands before some of them
  * only), unless the shorter prefix is another model's. */
 static void trim_wrappers(models *k, model *m) {
-    size_t n = m->len;
-    for (;;) {
-        size_t at = n ? n - 1 : 0;
-        while (at && m->prefix[at - 1] != '.')
-            at--;
-        if (!n || at < m->nest || !is_wrapper(m->prefix + at, n - 1 - at))
-            break;
-        n = at;
-    }
+    size_t n = m->len, next;
+    while ((next = without_wrapper(m->prefix, n)) < n && next >= m->nest)
+        n = next;
     if (n < m->len && find_prefix(k, m->prefix, n) < 0) {
         m->prefix[n] = 0;
         m->len = n;
@@ -396,10 +401,27 @@ static int ambiguous(const models *k, const int *in, int count, const char *why,
                        : "give a file that has one");
 }
 
-/* Is one the other under a second name: its mark lies at the same place? */
-static int same_model(const model *a, const model *b) {
-    return a->first->part == b->first->part && a->first->entry == b->first->entry &&
-           a->first->at == b->first->at && a->first->nest && b->first->nest;
+static int same_place(const ds_weights_item *a, const ds_weights_item *b) {
+    return a->part == b->part && a->entry == b->entry && a->at == b->at && a->nest && b->nest;
+}
+
+/* Is one the other under a second name: do all tensors lie at the same places?  One alone proves
+ * nothing, as models that are trained together may share what is frozen. */
+static int same_model(const models *k, int i, int j) {
+    const model *a = &k->list[i], *b = &k->list[j];
+    size_t n, m;
+    if (!same_place(a->first, b->first))
+        return 0;
+    if (a->form != b->form || a->form == DOTLESS)
+        return 1;
+    const ds_weights_item **x = members(k, i, a->form == LISTED ? a : NULL, 1, &n),
+                          **y = members(k, j, b->form == LISTED ? b : NULL, 1, &m);
+    int same = n == m;
+    for (size_t t = 0; same && t < n; t++)
+        same = same_place(x[t], y[t]) && same_shape(x[t], y[t]);
+    free(x);
+    free(y);
+    return same;
 }
 
 /* Those of the asked kind (1 averaged, 0 raw), each once. */
@@ -408,7 +430,7 @@ static int of_kind(const models *k, int averaged, int out[MODELS_MAX]) {
     for (int i = 0; i < k->count; i++) {
         int again = k->list[i].averaged != averaged;
         for (int j = 0; !again && j < n; j++)
-            again = same_model(&k->list[out[j]], &k->list[i]);
+            again = same_model(k, out[j], i);
         if (!again)
             out[n++] = i;
     }
@@ -453,7 +475,8 @@ static int unmatched(const models *k, int raw, ds_error *err) {
         }
     for (size_t i = 0; i < k->w->count; i++)
         tensors += owner_of(k, &k->w->items[i]) == raw;
-    if ((other < 0.5 * own || other > 2 * own) && objects < tensors / 2)
+    int like = own > 0 && other >= 0.5 * own && other <= 2 * own;
+    if (!like && (!objects || objects < tensors / 2))
         return 0;
     char key[NAME_SIZE];
     key_of(&k->list[raw], key);
@@ -551,39 +574,61 @@ static int by_item_name(const void *a, const void *b) {
     return strcmp(((const ds_weights_item *)a)->t.name, ((const ds_weights_item *)b)->t.name);
 }
 
-/* A model under its own names, and constants of the one raw model where it has none. */
-static void take_named(const models *k, int index, narrowed *to) {
+static int lacks(const models *k, const model *m, const char *name, ds_error *err) {
+    char key[NAME_SIZE];
+    key_of(m, key);
+    return ds_fail(err, DS_EINVAL,
+                   "'%.120s': the averaged weights '%.60s' have none for '%.80s'; --weights model "
+                   "takes the raw ones%s",
+                   k->w->path, key, name,
+                   m->form == NAMED ? ", --weights ema these as they are" : "");
+}
+
+/* Taken, or there and of a type that is not read: that is said where it is needed. */
+static int has_taken(const narrowed *to, size_t sorted, const char *name) {
+    ds_weights_item key = {.t.name = name};
+    if (bsearch(&key, to->items, sorted, sizeof key, by_item_name))
+        return 1;
+    for (size_t i = 0; i < to->value_count; i++)
+        if (!strcmp(to->values[i].t.name, name))
+            return 1;
+    return 0;
+}
+
+/* A model under its own names, and constants of the one raw model where it has none.  What else it
+ * lacks of that one a person must want: without its last blocks a model is a smaller one. */
+static int take_named(const models *k, int index, narrowed *to, ds_error *err) {
     model m = k->list[index];
-    int raw[MODELS_MAX];
+    int raw[MODELS_MAX], rc = 0;
     size_t n;
     const ds_weights_item **own = members(k, index, NULL, 1, &n);
     for (size_t i = 0; i < n; i++)
         take(to, own[i], own[i]->t.name + m.len);
     free(own);
     if (!m.averaged || of_kind(k, 0, raw) != 1)
-        return;
+        return 0;
     m.like = raw[0];
     size_t taken = to->count;
     qsort(to->items, taken, sizeof *to->items, by_item_name);
     own = members(k, m.like, NULL, 1, &n);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; !rc && i < n; i++) {
         char name[NAME_SIZE];
-        ds_weights_item key = {.t.name = name};
         strip(own[i]->t.name + k->list[m.like].len, name);
-        if (!is_constant(name) || !is_float(own[i]))
+        if (!is_float(own[i]) || is_bookkeeping(name) || has_taken(to, taken, name))
             continue;
-        if (!bsearch(&key, to->items, taken, sizeof key, by_item_name))
+        if (is_constant(name))
             take_constant(k, &m, own[i], to);
+        else if (!k->w->which || !*k->w->which)
+            rc = lacks(k, &k->list[index], name, err);
     }
     free(own);
+    return rc;
 }
 
 static int take_model(const models *k, int index, narrowed *to, ds_error *err) {
     const model *m = &k->list[index];
-    if (m->form == NAMED) {
-        take_named(k, index, to);
-        return 0;
-    }
+    if (m->form == NAMED)
+        return take_named(k, index, to, err);
     int all = m->form == LISTED && list_fits(k, m, 1), rc = 0;
     size_t n, listed = 0, at = 0;
     const ds_weights_item **raw = members(k, m->like, NULL, 1, &n), **list = NULL;
@@ -599,10 +644,7 @@ static int take_model(const models *k, int index, narrowed *to, ds_error *err) {
         else if (is_constant(name))
             take_constant(k, m, raw[i], to);
         else if (is_float(raw[i]))
-            rc = ds_fail(err, DS_EINVAL,
-                         "'%.120s': the averaged weights '%.60s' have none for '%.80s'; --weights "
-                         "model takes the raw ones",
-                         k->w->path, m->prefix, name);
+            rc = lacks(k, m, name, err);
     }
     free(raw);
     free(list);
@@ -685,6 +727,8 @@ static void say(models *k, int chosen, const char *how) {
             n++;
         ds_import_report_file(w->report, w->part, path + n, (size_t)w->part_count);
     }
+    if (*w->beside)
+        ds_import_report_ignored(w->report, w->beside, "other files of the folder");
     for (int i = 0; i < k->count; i++)
         if (i != chosen) {
             key_of(&k->list[i], key);

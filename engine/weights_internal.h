@@ -39,6 +39,7 @@ struct ds_weights {
     json_t *config, *args;
     char *own_config; /* of a checkpoint that we wrote */
     int is_file;      /* the source, not a folder */
+    char beside[200]; /* other files of the folder that may hold weights */
     ds_weights_part *parts;
     int part_count;
     ds_weights_item *items; /* sorted by name once open */

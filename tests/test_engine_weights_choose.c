@@ -163,6 +163,7 @@ enum shape_of_file {
     OBJECT,         /* {model, ema: <object with shadow>} */
     NUMBERED,       /* {model, ema: {0: tensor, ...}} */
     TWO,            /* {model, ema: {emas: [dict, dict]}} */
+    TIED,           /* {model, state_dict}: two that share their first tensor */
     ALIAS,          /* {model, state_dict}: one object twice */
     WHOLE,          /* a module that was pickled whole */
     FILES
@@ -188,6 +189,7 @@ static const struct {
     [OBJECT] = {"an object's attributes", NULL, AVERAGED, "ema.shadow", ""},
     [NUMBERED] = {"numbered", NULL, DS_EINVAL, NULL, "holds 'model' and averaged weights"},
     [TWO] = {"two averages", NULL, DS_EINVAL, NULL, "'ema.emas.0', 'ema.emas.1'"},
+    [TIED] = {"two that share", NULL, DS_EINVAL, NULL, "'model', 'state_dict'"},
     [ALIAS] = {"one twice", NULL, RAW, "model", ""},
     [WHOLE] = {"whole module", NULL, RAW, "", ""},
 };
@@ -299,6 +301,14 @@ static void averaged_part(ds_buf *p, enum shape_of_file f) {
         model_dict(p, OTHER, "", 1);
         ds_buf_add(p, "es", 2);
         break;
+    case TIED:
+        ds_buf_add(p, "}(", 2);
+        for (int i = 0; i < 3; i++) {
+            key(p, names[i]);
+            tensor(p, i, i ? OTHER : RAW);
+        }
+        ds_buf_add(p, "u", 1);
+        break;
     default: model_dict(p, AVERAGED, "", 1);
     }
 }
@@ -316,6 +326,7 @@ static char *dict_file(enum shape_of_file f) {
         key(&p, f == TIMM      ? "state_dict_ema"
                 : f == COUNTED ? "smooth"
                 : f == ALIAS   ? "state_dict"
+                : f == TIED    ? "state_dict"
                                : "ema");
         if (f == ALIAS)
             ds_buf_add(&p, "h\x01", 2);
@@ -389,6 +400,59 @@ START_TEST(wrappers_inside_names) {
                       err.message);
         free(path);
     }
+}
+END_TEST
+
+/* AveragedModel around wrappers: its counter is further out than the names say. */
+START_TEST(averages_around_wrappers) {
+    static const char *const prefixes[] = {"s.module.", "s.module.module.",
+                                           "s.module._orig_mod.module."};
+    for (size_t k = 0; k < sizeof prefixes / sizeof prefixes[0]; k++) {
+        ds_st_writer *w = ds_st_writer_new();
+        const int64_t count = 3;
+        for (int i = 0; i < 3; i++) {
+            add(w, "net.module.", names[i], '.', i, RAW);
+            add(w, prefixes[k], names[i], '.', i, AVERAGED);
+        }
+        ds_st_writer_add(w, "s.n_averaged", DS_ST_I64, 0, NULL, &count);
+        char *path = write_st(w, "counted.safetensors");
+        ds_error err = {0};
+        int got = taken(path, NULL, NULL, &err);
+        ck_assert_msg(got == AVERAGED, "%s: %d %s", prefixes[k], got, err.message);
+        free(path);
+    }
+}
+END_TEST
+
+/* Averaged weights of a part of the model, the last blocks missing: a smaller model, were it not
+ * for the raw one beside it. */
+START_TEST(averages_that_lack_some) {
+    ds_st_writer *w = ds_st_writer_new();
+    for (int i = 0; i < 3; i++)
+        add(w, "model.", names[i], '.', i, RAW);
+    add(w, "ema.", names[0], '.', 0, AVERAGED);
+    char *path = write_st(w, "part.safetensors");
+    static const char *const says[] = {"'ema' have none for 'c.w'", "no tensor 'c.w'"};
+    for (int asked = 0; asked < 2; asked++) {
+        ds_error err = {0};
+        ck_assert_int_eq(taken(path, asked ? "ema" : NULL, NULL, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, says[asked]) != NULL, "%s", err.message);
+    }
+    ck_assert_int_eq(taken(path, "model", NULL, NULL), RAW);
+    free(path);
+}
+END_TEST
+
+/* DeepSpeed's ZeRO-3 leaves a state_dict of empty tensors: that is what is said of it. */
+START_TEST(tensors_without_numbers) {
+    ds_st_writer *w = ds_st_writer_new();
+    for (int i = 0; i < 3; i++)
+        ds_st_writer_add(w, names[i], DS_ST_F32, 1, (int64_t[]){0}, "");
+    char *path = write_st(w, "empty.safetensors");
+    ds_error err = {0};
+    ck_assert_int_eq(taken(path, NULL, NULL, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "has shape [0]") != NULL, "%s", err.message);
+    free(path);
 }
 END_TEST
 
@@ -518,6 +582,9 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, flat_names, 0, (int)(sizeof flat / sizeof flat[0]));
     tcase_add_loop_test(tc, dicts_of_models, 0, FILES);
     tcase_add_test(tc, wrappers_inside_names);
+    tcase_add_test(tc, averages_around_wrappers);
+    tcase_add_test(tc, averages_that_lack_some);
+    tcase_add_test(tc, tensors_without_numbers);
     tcase_add_test(tc, types_that_are_not_read);
     tcase_add_test(tc, negative_and_conjugate_bits);
     tcase_add_test(tc, objects_beside_and_inside);

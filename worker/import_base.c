@@ -366,7 +366,10 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     if (ema)
         ds_import_report_ignored(o->report, "transformer/",
                                  "transformer_ema/ beside it has the averaged weights");
-    ds_weights_want(w, ema ? NULL : o->weights, "weights", o->report);
+    const char *which = o->weights; /* the folder itself, or a model of several in its file */
+    if (ema && which && (!strcmp(which, "ema") || !strcmp(which, "transformer_ema")))
+        which = NULL;
+    ds_weights_want(w, which, "weights", o->report);
     rc = ds_dit_names_open(&d, w, o->heads, err);
     rc = rc ? rc : ds_import_objective_said(&claim, o, w, d, err);
     rc = rc ? rc : convert(w, d, o, out, err);
