@@ -113,11 +113,13 @@ static int need_dims(const ds_dit_names *d, const char *name, int ndim,
     return rc;
 }
 
+/* Of facebook's layout and of diffusers': every block has its bias. */
+static const char *const block_bias[] = {"blocks.#.attn.qkv", "transformer_blocks.#.norm1.linear"};
+
 static int count_blocks(const ds_dit_names *d) {
     for (int n = 0;; n++) {
         source_name name;
-        spell(name, d->diffusers ? "transformer_blocks.#.norm1.linear" : "blocks.#.attn.qkv", n,
-              ".bias");
+        spell(name, block_bias[d->diffusers], n, ".bias");
         if (n > 1000 || !ds_weights_find(d->w, name))
             return n;
     }
@@ -139,6 +141,22 @@ static int side_from_positions(ds_dit_names *d, ds_error *err) {
     return 0;
 }
 
+/* Without it there is no depth.  PEFT puts the weights that it adapts under another name. */
+static int need_first_block(const ds_dit_names *d, ds_error *err) {
+    const ds_weights_tensor *t;
+    for (size_t i = 0; i < ds_weights_count(d->w); i++) {
+        const char *name = ds_weights_at(d->w, i)->name;
+        if (strstr(name, ".base_layer."))
+            return ds_fail(err, DS_EINVAL,
+                           "'%.160s' has adapters of PEFT inside ('%.80s'): merge them "
+                           "(merge_and_unload) and save the model again",
+                           ds_weights_path(d->w), name);
+    }
+    source_name name;
+    spell(name, block_bias[d->diffusers], 0, ".bias");
+    return ds_weights_need(d->w, name, -1, NULL, &t, err);
+}
+
 static int from_shapes(ds_dit_names *d, ds_error *err) {
     static const char *const names[2][4] = {
         {"x_embedder.proj.weight", "t_embedder.mlp.0.weight", "y_embedder.embedding_table.weight",
@@ -148,7 +166,8 @@ static int from_shapes(ds_dit_names *d, ds_error *err) {
          "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight",
          "proj_out_2.weight"}};
     const ds_weights_tensor *patch, *time, *table, *last, *fc1;
-    int rc = need_dims(d, names[d->diffusers][0], 4, &patch, err);
+    int rc = need_first_block(d, err);
+    rc = rc ? rc : need_dims(d, names[d->diffusers][0], 4, &patch, err);
     rc = rc ? rc : need_dims(d, names[d->diffusers][1], 2, &time, err);
     rc = rc ? rc : need_dims(d, names[d->diffusers][2], 2, &table, err);
     rc = rc ? rc : need_dims(d, names[d->diffusers][3], 2, &last, err);
@@ -306,14 +325,28 @@ static int from_arguments(ds_dit_names *d, const json_t *doc, ds_error *err) {
 
 /* What the checkpoint keeps of its training program's settings. */
 static int from_args(ds_dit_names *d, ds_error *err) {
-    const json_t *args = ds_weights_args(d->w);
-    int rc = args ? ds_foreign_check(DS_FOREIGN_ARGS, "args in the checkpoint", args,
-                                     ds_weights_report(d->w), err)
-                  : 0;
+    const json_t *args = ds_weights_args(d->w), *dropout;
+    if (!args)
+        return 0;
+    int rc = ds_foreign_check(DS_FOREIGN_ARGS, "args in the checkpoint", args,
+                              ds_weights_report(d->w), err);
+    if (rc) {
+        ds_error_prefix(err, "'%.160s'", ds_weights_path(d->w));
+        return rc;
+    }
     int64_t heads = ds_json_int(args, "num_heads", 0);
-    if (!rc && !d->cfg.heads && heads > 0 && heads <= 1024)
+    if (!d->cfg.heads && heads > 0 && heads <= 1024)
         d->cfg.heads = (int)heads;
-    return rc || !args ? rc : class_rows(d, args, "num_classes", "args in the checkpoint", err);
+    json_t *rows = json_object();
+    if (json_is_integer(json_object_get(args, "num_classes")))
+        json_object_set(rows, "num_classes", json_object_get(args, "num_classes"));
+    if (!(dropout = ds_foreign_find(args, "class_dropout_prob", 0)))
+        dropout = json_object_get(args, "class_dropout");
+    if (dropout)
+        json_object_set(rows, "class_dropout_prob", (json_t *)(uintptr_t)dropout);
+    rc = class_rows(d, rows, "num_classes", "args in the checkpoint", err);
+    json_decref(rows);
+    return rc;
 }
 
 /* A document of a diffusers pipeline, beside the model's folder; *doc NULL: there is none. */
@@ -333,32 +366,49 @@ static int pipeline_file(const ds_dit_names *d, enum ds_foreign what, const char
     return rc;
 }
 
-/* The noise schedule of a diffusers folder. */
+/* The first of the names that the document, or else the checkpoint, has a number for. */
+static double schedule_number(const ds_dit_names *d, const json_t *doc, const char *const names[3],
+                              double otherwise, int *missing) {
+    for (int i = 0; i < 3; i++) {
+        const json_t *v = doc ? json_object_get(doc, names[i])
+                              : ds_foreign_find(ds_weights_args(d->w), names[i], 0);
+        if (json_is_number(v))
+            return json_number_value(v);
+    }
+    ++*missing;
+    return otherwise;
+}
+
+/* The noise schedule: of a diffusers folder, else of the settings in the checkpoint. */
 static int from_scheduler(ds_dit_names *d, ds_error *err) {
+    static const char *const start[3] = {"beta_start", "", ""},
+                             *const end[3] = {"beta_end", "", ""},
+                             *const count[3] = {"num_train_timesteps", "diffusion_steps",
+                                                "num_diffusion_timesteps"};
     json_t *doc;
     int rc = d->diffusers ? pipeline_file(d, DS_FOREIGN_SCHEDULER,
                                           "scheduler/scheduler_config.json", &doc, err)
                           : (doc = NULL, 0);
     if (rc)
         return rc;
-    int64_t steps = ds_json_int(doc, "num_train_timesteps", 1000);
-    d->cfg.train_steps = steps < 0 || steps > 1000000 ? 0 : (int)steps;
-    d->cfg.beta_start = ds_json_number(doc, "beta_start", 1e-4);
-    d->cfg.beta_end = ds_json_number(doc, "beta_end", 2e-2);
-    static const char *const fields[] = {"num_train_timesteps", "beta_start", "beta_end"};
+    const char *where = doc ? "scheduler_config.json" : "its settings";
     int missing = 0;
-    for (int i = 0; i < 3; i++)
-        missing |= !json_is_number(json_object_get(doc, fields[i]));
+    double steps = schedule_number(d, doc, count, 1000, &missing);
+    d->cfg.train_steps = steps < 0 || steps > 1000000 ? 0 : (int)steps;
+    d->cfg.beta_start = schedule_number(d, doc, start, 1e-4, &missing);
+    d->cfg.beta_end = schedule_number(d, doc, end, 2e-2, &missing);
     if (missing) {
         char text[100];
         snprintf(text, sizeof text, "linear, betas %g to %g in %d steps", d->cfg.beta_start,
                  d->cfg.beta_end, d->cfg.train_steps);
         assume(d, "noise schedule", json_string(text),
-               doc ? "scheduler_config.json does not say all of it" : "the file does not say it");
+               doc           ? "scheduler_config.json does not say all of it"
+               : missing < 3 ? "the file does not say all of it"
+                             : "the file does not say it");
     }
     if (!(d->cfg.beta_start > 0 && d->cfg.beta_start < d->cfg.beta_end && d->cfg.beta_end < 1))
-        rc = ds_fail(err, DS_EINVAL, "'%.200s': scheduler_config.json has unusable betas",
-                     ds_weights_path(d->w));
+        rc =
+            ds_fail(err, DS_EINVAL, "'%.200s': unusable betas in %s", ds_weights_path(d->w), where);
     json_decref(doc);
     return rc;
 }

@@ -12,12 +12,15 @@ enum use {
     INT, /* used; null is as if it were not there */
     NUMBER,
     TEXT,
+    WORD, /* used where it is a text, else it is about something else */
     INTS,
     OBJECT,
     ANY,  /* harmless at any value */
     ONLY, /* harmless, or right, at the values of the list only */
     EACH  /* a list, each member is one of the values */
 };
+
+enum { NESTED_MAX = 4 }; /* objects around a setting */
 
 typedef struct {
     const char *field;
@@ -61,7 +64,7 @@ static const row facebook[] = {
     {"num_classes", INT, 0}, {"class_dropout_prob", NUMBER, 0},
     {"learn_sigma", ANY, 0}, /* the outputs say it */
     {"model_type", ANY, 0}, {"architectures", ANY, 0}, {"torch_dtype", ANY, 0},
-    {"dtype", ANY, 0}, {"license", ANY, 0},
+    {"transformers_version", ANY, 0}, {"dtype", ANY, 0}, {"license", ANY, 0},
     {0}};
 
 /* What training was, is used; how its samplers step is a choice of theirs, and we have our own. */
@@ -133,10 +136,22 @@ static const row args[] = {
     {"num_classes", INT, 0}, {"class_dropout_prob", NUMBER, 0}, {"class_dropout", NUMBER, 0},
     {"num_heads", INT, 0},
     {"noise_schedule", ONLY, "[null, \"linear\"]"},
-    {"predict_xstart", ONLY, "[null, false]"},
+    {"beta_schedule", ONLY, "[null, \"linear\"]"},
+    {"beta_start", NUMBER, 0}, {"beta_end", NUMBER, 0}, {"num_train_timesteps", INT, 0},
+    {"diffusion_steps", INT, 0}, {"num_diffusion_timesteps", INT, 0},
+    {"linear_start", ONLY, "[null]"}, {"linear_end", ONLY, "[null]"}, /* LDM: of square roots */
+    {"predict_xstart", ONLY, "[null, false]"}, {"predict_x0", ONLY, "[null, false]"},
+    {"v_prediction", ONLY, "[null, false]"}, {"v_pred", ONLY, "[null, false]"},
+    {"v_parameterization", ONLY, "[null, false]"}, {"predict_v", ONLY, "[null, false]"},
+    {"predict_velocity", ONLY, "[null, false]"}, {"flow_matching", ONLY, "[null, false]"},
+    {"use_flow_matching", ONLY, "[null, false]"}, {"rectified_flow", ONLY, "[null, false]"},
+    {"use_rectified_flow", ONLY, "[null, false]"},
     {"rescale_learned_sigmas", ONLY, "[null, false]"},
     {"trained_betas", ONLY, "[null]"},
     {"rescale_betas_zero_snr", ONLY, "[null, false]"},
+    {"rescale_zero_terminal_snr", ONLY, "[null, false]"},
+    {"enforce_zero_terminal_snr", ONLY, "[null, false]"},
+    {"zero_terminal_snr", ONLY, "[null, false]"}, {"zero_snr", ONLY, "[null, false]"},
     {"model", ANY, 0}, {"image_size", ANY, 0}, {"learn_sigma", ANY, 0}, {"data_path", ANY, 0},
     {"results_dir", ANY, 0}, {"epochs", ANY, 0},
     {"global_batch_size", ANY, 0}, {"global_seed", ANY, 0}, {"vae", ANY, 0},
@@ -151,7 +166,7 @@ static const row args[] = {
     /* of SiT's train.py: read where the objective is found */
     {"prediction", TEXT, 0}, {"path_type", TEXT, 0}, {"loss_weight", ANY, 0},
     {"prediction_type", TEXT, 0}, {"pred_type", TEXT, 0}, {"parameterization", TEXT, 0},
-    {"model_mean_type", TEXT, 0}, /* of others, for prediction */
+    {"model_mean_type", TEXT, 0}, {"objective", WORD, 0}, /* of others, for prediction */
     {"sample_eps", ANY, 0}, {"train_eps", ANY, 0},
     {0}};
 /* clang-format on */
@@ -240,6 +255,7 @@ static int right(const row *r, const json_t *v) {
     case TEXT: ok |= json_is_string(v); break;
     case OBJECT: ok |= json_is_object(v); break;
     case INTS: ok = all_of(v, NULL, is_whole); break;
+    case WORD:
     case ANY: ok = 1; break;
     case ONLY: ok = one_of(v, values); break;
     case EACH: ok = all_of(v, values, NULL); break;
@@ -286,6 +302,55 @@ static void say_unknown(const char *file, const json_t *doc, ds_import_report *r
     (void)file;
 }
 
+/* Rows of settings that mean the same wherever they stand: no other part of a program has them. */
+static const row *nested_row(const char *field) {
+    static const char *const also[] = {"class_dropout_prob", "beta_start",
+                                       "beta_end",           "num_train_timesteps",
+                                       "diffusion_steps",    "num_diffusion_timesteps"};
+    const row *r = find(DS_FOREIGN_ARGS, field);
+    for (size_t i = 0; r && r->use != ONLY && i < sizeof also / sizeof also[0]; i++)
+        if (!strcmp(also[i], field))
+            return r;
+    return r && r->use == ONLY ? r : NULL;
+}
+
+static int check_nested(const char *file, const char *path, const json_t *doc, int depth,
+                        ds_import_report *report, ds_error *err) {
+    const char *field;
+    json_t *v;
+    int rc = 0;
+    json_object_foreach((json_t *)(uintptr_t)doc, field, v) {
+        char name[160];
+        snprintf(name, sizeof name, "%.100s%s%.50s", path, *path ? "." : "", field);
+        const row *r = depth ? nested_row(field) : NULL;
+        if (!rc && r && !right(r, v))
+            rc = wrong_value(r, file, v, err);
+        else if (!rc && r)
+            ds_import_report_field(report, file, name, v, r->use == ONLY ? "harmless" : "used");
+        if (!rc && json_is_object(v) && depth < NESTED_MAX)
+            rc = check_nested(file, name, v, depth + 1, report, err);
+    }
+    return rc;
+}
+
+const json_t *ds_foreign_find(const json_t *doc, const char *field, int depth) {
+    const json_t *hit = json_object_get(doc, field);
+    const char *key;
+    json_t *v;
+    if (hit && !json_is_null(hit))
+        return hit;
+    json_object_foreach((json_t *)(uintptr_t)doc, key, v) {
+        if (json_is_object(v) && depth < NESTED_MAX && (hit = ds_foreign_find(v, field, depth + 1)))
+            return hit;
+    }
+    return NULL;
+}
+
+int ds_foreign_decides(const char *field) {
+    const row *r = find(DS_FOREIGN_ARGS, field);
+    return r && r->use != ANY;
+}
+
 int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
                      ds_import_report *report, ds_error *err) {
     const char *field;
@@ -305,13 +370,14 @@ int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
         if (!right(r, v))
             return wrong_value(r, file, v, err);
         int used = r->use == INT || r->use == NUMBER || r->use == TEXT || r->use == INTS ||
-                   r->use == OBJECT;
+                   r->use == OBJECT || (r->use == WORD && json_is_string(v));
         ds_import_report_field(report, file, field, v,
                                used && !json_is_null(v) ? "used" : "harmless");
     }
-    if (what == DS_FOREIGN_ARGS)
-        say_unknown(file, doc, report);
-    return 0;
+    if (what != DS_FOREIGN_ARGS)
+        return 0;
+    say_unknown(file, doc, report);
+    return check_nested(file, "", doc, 0, report, err);
 }
 
 int ds_foreign_is(enum ds_foreign what, const json_t *doc) {

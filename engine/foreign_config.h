@@ -33,6 +33,12 @@ int ds_foreign_read(const char *path, size_t max, json_t **out, ds_error *err);
 int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
                      ds_import_report *report, ds_error *err);
 
+/* Is it a field of DS_FOREIGN_ARGS that says something about the model? */
+int ds_foreign_decides(const char *field);
+
+/* The field in settings, those around first; NULL = absent or null everywhere.  depth: 0. */
+const json_t *ds_foreign_find(const json_t *doc, const char *field, int depth);
+
 /* Does doc have a field of this kind that is not every config's ("_...")? */
 int ds_foreign_is(enum ds_foreign what, const json_t *doc);
 

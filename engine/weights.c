@@ -146,6 +146,8 @@ static int add_safetensors(ds_weights *w, int index, const json_t *only, const c
         free(item.what);
     }
     munmap(map, size); /* the header is parsed; data come by pread */
+    if (!rc && !w->args)
+        w->args = ds_weights_meta_args(p->st);
     return rc;
 }
 

@@ -72,9 +72,10 @@ const char *ds_weights_dir(const ds_weights *w);      /* folder that the weight 
 const char *ds_weights_format(const ds_weights *w);   /* "safetensors", "PyTorch zip", ... */
 const char *ds_weights_wrapper(const ds_weights *w);  /* keys of the dicts around the model */
 const json_t *ds_weights_config(const ds_weights *w); /* config.json beside the weights, or NULL */
-/* Settings of the training program beside the weights: `args` (argparse.Namespace or dict), `cfg`,
- * `config`, `hparams`, `hyper_parameters`, `opt` of a checkpoint, plain values only, nested dicts
- * as objects; NULL = none. */
+/* Settings of the training program beside the weights, of all documents that a checkpoint or the
+ * metadata of a safetensors file have (`args`, `config`, `hyper_parameters`, ...: weights_args.c),
+ * and what stands there alone: plain values, nested dicts as objects, objects without attributes by
+ * their value or class; NULL = none. */
 const json_t *ds_weights_args(const ds_weights *w);
 const char *ds_weights_meta(const ds_weights *w,
                             const char *key);        /* of a single safetensors file; of a zip

@@ -68,6 +68,7 @@ int ds_weights_sort(ds_weights *w, ds_error *err);
 
 /* weights_args.c: as ds_weights_args; a new reference, or NULL. */
 json_t *ds_weights_read_args(const ds_pickle *p);
+json_t *ds_weights_meta_args(const ds_st *st); /* .. in the metadata of a safetensors file */
 
 /* weights_torch.c: fill w from a part that begins like a zip or like a pickle. */
 int ds_weights_open_zip(ds_weights *w, int part, ds_error *err);

@@ -59,6 +59,15 @@ static const struct {
     {DS_FOREIGN_ARGS, "{'my_setting':1,'num_classes':10}", NULL},
     {DS_FOREIGN_ARGS, "{'predict_xstart':true}", "predict_xstart"},
     {DS_FOREIGN_ARGS, "{'noise_schedule':'cosine'}", "noise_schedule"},
+    {DS_FOREIGN_ARGS, "{'beta_schedule':'linear','beta_end':0.01,'objective':[1,2]}", NULL},
+    {DS_FOREIGN_ARGS, "{'beta_schedule':'scaled_linear'}", "beta_schedule"},
+    {DS_FOREIGN_ARGS, "{'beta_end':'0.01'}", "beta_end"},
+    {DS_FOREIGN_ARGS, "{'linear_start':0.0015}", "linear_start"},
+    {DS_FOREIGN_ARGS, "{'v_prediction':true}", "v_prediction"},
+    {DS_FOREIGN_ARGS, "{'flow_matching':true}", "flow_matching"},
+    {DS_FOREIGN_ARGS, "{'zero_snr':true}", "zero_snr"},
+    {DS_FOREIGN_ARGS, "{'a':{'b':{'noise_schedule':'cosine'}}}", "noise_schedule"},
+    {DS_FOREIGN_ARGS, "{'vae':{'num_heads':'x','num_classes':'y'}}", NULL},
 };
 
 static json_t *doc_of(const char *text) {

@@ -456,7 +456,7 @@ static const struct {
     {"wider type", {"DoubleStorage", "0", 12, 0, 1, {1}, {1}}, DS_EINTEGRITY, ""},
     {"no such storage", {"FloatStorage", "7", 12, 0, 1, {1}, {1}}, DS_EINTEGRITY, ""},
     {"storage elsewhere", {"FloatStorage", "../version", 12, 0, 1, {1}, {1}}, DS_EINTEGRITY, ""},
-    {"unknown type", {"QInt8Storage", "0", 12, 0, 1, {1}, {1}}, DS_EINVAL, "not supported"},
+    {"unknown type", {"QInt16Storage", "0", 12, 0, 1, {1}, {1}}, DS_EINVAL, "not supported"},
 };
 
 START_TEST(lying_tensors) {
@@ -608,6 +608,157 @@ START_TEST(lying_legacy) {
 }
 END_TEST
 
+/* A quantised tensor beside the weights: it is not made, but its data lie before those of others. */
+START_TEST(quantised_beside_in_legacy) {
+    static const char quantised[12] = "q";
+    pk_tensor_spec q = {"QInt8Storage", "1", 12, 0, 1, {12}, {1}};
+    ds_buf p = {0};
+    ds_buf_add(&p, "\x80\x02}(", 4);
+    pk_text(&p, "q");
+    pk_tensor(&p, &q, 1);
+    pk_text(&p, "w");
+    pk_tensor(&p, &plain, 1);
+    ds_buf_add(&p, "u.", 2);
+    ds_buf data = {0};
+    ds_buf_add(&data, quantised, sizeof quantised);
+    number(&data, 12, 8);
+    ds_buf_add(&data, (const char *)numbers, sizeof numbers);
+    ds_buf f = legacy_of(&p, "10", 12, data.data, data.len);
+    char *path = tmp("quantised.pt");
+    put(path, f.data, f.len);
+    ds_weights *w;
+    ds_error err = {0};
+    const ds_weights_tensor *t;
+    float x[12];
+    ck_assert_msg(!ds_weights_open(&w, path, NULL, &err), "%s", err.message);
+    ck_assert_msg(!ds_weights_need(w, "w", -1, NULL, &t, &err), "%s", err.message);
+    ck_assert_msg(!ds_weights_read_f32(w, t, x, &err), "%s", err.message);
+    ck_assert(x[0] == numbers[plain.offset]);
+    ds_weights_close(w);
+    ds_buf_release(&f);
+    ds_buf_release(&data);
+    ds_buf_release(&p);
+    free(path);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- settings */
+
+/* {"w": tensor, "prediction": "v", "config": {"lr": 1, "depth": 2}, "args": Namespace(depth=3,
+ * kind=Kind(2), name=Kind("flow"), heads=numpy.int64(-2), drop=numpy.float64(0.5))} */
+static void settings(ds_buf *p) {
+    static const uint8_t two[] = {0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+                         half[] = {0, 0, 0, 0, 0, 0, 0xe0, 0x3f};
+    ds_buf_add(p, "\x80\x02}(", 4);
+    pk_text(p, "w");
+    pk_tensor(p, &plain, 0);
+    pk_text(p, "prediction");
+    pk_text(p, "v");
+    pk_text(p, "epoch");
+    pk_int(p, 7);
+    pk_text(p, "config");
+    ds_buf_add(p, "}(", 2);
+    pk_text(p, "lr");
+    pk_int(p, 1);
+    pk_text(p, "depth");
+    pk_int(p, 2);
+    ds_buf_add(p, "u", 1);
+    pk_text(p, "args");
+    pk_global(p, "argparse", "Namespace");
+    ds_buf_add(p, ")\x81}(", 4);
+    pk_text(p, "depth");
+    pk_int(p, 3);
+    pk_text(p, "kind");
+    pk_global(p, "train", "Kind");
+    ds_buf_add(p, "(K\2tR", 5);
+    pk_text(p, "name");
+    pk_global(p, "train", "Kind");
+    ds_buf_add(p, "(", 1);
+    pk_text(p, "flow");
+    ds_buf_add(p, "tR", 2);
+    for (int i = 0; i < 2; i++) {
+        pk_text(p, i ? "drop" : "heads");
+        pk_global(p, "numpy.core.multiarray", "scalar");
+        ds_buf_add(p, "(", 1);
+        pk_global(p, "numpy", "dtype");
+        ds_buf_add(p, "(", 1);
+        pk_text(p, i ? "f8" : "i8");
+        ds_buf_add(p, "\x89\x88tR(K\3", 7);
+        pk_text(p, "<");
+        ds_buf_add(p, "tb", 2);
+        pk_global(p, "_codecs", "encode");
+        ds_buf_add(p, "(X", 2);
+        ds_buf text = {0}; /* Latin-1 as UTF-8 */
+        for (int k = 0; k < 8; k++) {
+            uint8_t c = i ? half[k] : two[k],
+                    utf8[2] = {(uint8_t)(0xc0 | c >> 6), (uint8_t)(0x80 | (c & 0x3f))};
+            if (c < 0x80)
+                ds_buf_add(&text, (const char *)&c, 1);
+            else
+                ds_buf_add(&text, (const char *)utf8, 2);
+        }
+        number(p, text.len, 4);
+        ds_buf_add(p, text.data, text.len);
+        ds_buf_release(&text);
+        pk_text(p, "latin1");
+        ds_buf_add(p, "tRtR", 4);
+    }
+    ds_buf_add(p, "ubu.", 4);
+}
+
+START_TEST(settings_are_found) {
+    ds_buf p = {0};
+    settings(&p);
+    ds_buf f = zip_of(&p, numbers, sizeof numbers);
+    char *path = tmp("settings.pt");
+    put(path, f.data, f.len);
+    ds_weights *w;
+    ds_error err = {0};
+    ck_assert_msg(!ds_weights_open(&w, path, NULL, &err), "%s", err.message);
+    const json_t *a = ds_weights_args(w);
+    ck_assert_str_eq(ds_json_string(a, "prediction", ""), "v"); /* alone, and of a known name */
+    ck_assert_ptr_null(json_object_get(a, "epoch"));
+    ck_assert_int_eq(ds_json_int(a, "lr", 0), 1); /* all documents */
+    ck_assert_int_eq(ds_json_int(a, "depth", 0), 2);
+    ck_assert_int_eq(ds_json_int(json_object_get(a, "args"), "depth", 0), 3); /* both, if not one */
+    ck_assert_str_eq(ds_json_string(a, "kind", ""), "train.Kind(2)");
+    ck_assert_str_eq(ds_json_string(a, "name", ""), "flow");
+    ck_assert_int_eq(ds_json_int(a, "heads", 0), -2);
+    ck_assert_double_eq(ds_json_number(a, "drop", 0), 0.5);
+    ds_weights_close(w);
+    ds_buf_release(&f);
+    ds_buf_release(&p);
+    free(path);
+}
+END_TEST
+
+/* The metadata of a safetensors file: ModelSpec's names, plain names, documents of JSON. */
+START_TEST(settings_in_metadata) {
+    ds_st_writer *s = ds_st_writer_new();
+    char *bytes, *path = tmp("metadata.safetensors");
+    size_t n;
+    ds_weights *w;
+    ds_error err = {0};
+    ds_st_writer_meta(s, "format", "pt");
+    ds_st_writer_meta(s, "modelspec.prediction_type", "v");
+    ds_st_writer_meta(s, "num_heads", "6");
+    ds_st_writer_meta(s, "config", "{\"beta_end\": 0.01}");
+    ds_st_writer_add(s, "w", DS_ST_F32, 1, (int64_t[]){2}, numbers);
+    ck_assert_int_eq(ds_st_writer_finish(s, &bytes, &n, NULL), 0);
+    put(path, bytes, n);
+    ck_assert_msg(!ds_weights_open(&w, path, NULL, &err), "%s", err.message);
+    const json_t *a = ds_weights_args(w);
+    ck_assert_str_eq(ds_json_string(a, "prediction_type", ""), "v");
+    ck_assert_int_eq(ds_json_int(a, "num_heads", 0), 6);
+    ck_assert_double_eq(ds_json_number(a, "beta_end", 0), 0.01);
+    ck_assert_uint_eq(json_object_size(a), 3);
+    ds_weights_close(w);
+    ds_st_writer_free(s);
+    free(bytes);
+    free(path);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- shards, folders, other files */
 
 static void shard(const char *path, const char *name) {
@@ -689,6 +840,19 @@ START_TEST(folders_and_other_files) {
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         refused(others[i].bytes, i == 2 ? 18 : strlen(others[i].bytes), 0, others[i].says,
                 others[i].says);
+    char *pieces = tmp("pieces"), *piece = ds_xasprintf("%s/__0_0.distcp", pieces),
+         *metadata = ds_xasprintf("%s/.metadata", pieces);
+    mkdir(pieces, 0700); /* of torch.distributed.checkpoint: whole, but of another kind */
+    put(piece, "PK\3\4 of a zip in pieces", 24);
+    put(metadata, "\x80\x02}q\1. of a pickle", 20);
+    const char *given[] = {pieces, piece, metadata};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(ds_weights_open(&w, given[i], NULL, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, "torch.distributed") != NULL, "%s", err.message);
+    }
+    free(metadata);
+    free(piece);
+    free(pieces);
     char *fifo = tmp("fifo");
     ck_assert_int_eq(mkfifo(fifo, 0600), 0); /* must not wait for a writer */
     ck_assert_int_eq(ds_weights_open(&w, fifo, NULL, &err), DS_EINVAL);
@@ -718,6 +882,9 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, overlapping_entries);
     tcase_add_test(tc, zip_bomb);
     tcase_add_test(tc, lying_legacy);
+    tcase_add_test(tc, quantised_beside_in_legacy);
+    tcase_add_test(tc, settings_are_found);
+    tcase_add_test(tc, settings_in_metadata);
     tcase_add_loop_test(tc, indexes, 0, 10);
     tcase_add_test(tc, folders_and_other_files);
 }

@@ -152,6 +152,8 @@ START_TEST(files_of_one_folder) {
     } cases[] = {{"diffusion_pytorch_model.fp16.bin", NULL},
                  {"diffusion_pytorch_model.non_ema.safetensors", NULL},
                  {"diffusion_pytorch_model.ema.safetensors", "averaged weights"},
+                 {"custom_checkpoint_0.pkl", NULL},                   /* of accelerate; said */
+                 {"diffusion_pytorch_model_1.bin", "several models"}, /* likewise */
                  {"model_ema.pt", "averaged weights"}};
     ds_error err;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -161,7 +163,10 @@ START_TEST(files_of_one_folder) {
                   "diffusion_pytorch_model.bin");
         copy_into(dir, GOLDEN "diffusers-bin/transformer/config.json", "config.json");
         write_text(dir, cases[i].beside, "nothing of use");
-        char *got = import(dir, 0, NULL, NULL, &err);
+        ds_import_report *report = ds_import_report_new();
+        char *got = import(dir, 0, NULL, report, &err);
+        ck_assert(!got || item(report, "ignored", "tensors", cases[i].beside));
+        ds_import_report_free(report);
         ck_assert_msg(!got == !!cases[i].says, "%s: %s", cases[i].beside, err.message);
         if (!got)
             ck_assert_msg(strstr(err.message, cases[i].says) &&
@@ -198,6 +203,8 @@ START_TEST(folder_of_averaged_weights) {
         ds_import_report_free(report);
         free(got);
     }
+    ck_assert_ptr_null(import(dir, 0, "typo", NULL, &err));
+    ck_assert_msg(strstr(err.message, "none called 'typo'") != NULL, "%s", err.message);
     free(want[0]);
     free(want[1]);
     free(ema);
@@ -278,6 +285,76 @@ START_TEST(scale_of_the_vae) {
     free(config);
     free(out);
     free(dir);
+}
+END_TEST
+
+/* Names of PEFT inside a model, and a model without blocks: what is said is what is there. */
+START_TEST(adapters_inside_a_model) {
+    static const struct {
+        const char *name, *says;
+    } cases[] = {{"blocks.0.attn.qkv.base_layer.weight", "merge_and_unload"},
+                 {"blocks.0.attn.q.weight", "no tensor 'blocks.0.attn.qkv.bias'"}};
+    static const float zeros[16] = {0};
+    ds_error err;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *path = in_tmp("peft.safetensors"), *bytes;
+        size_t n;
+        ds_st_writer *w = ds_st_writer_new();
+        ds_st_writer_add(w, "x_embedder.proj.weight", DS_ST_F32, 4, (int64_t[]){1, 3, 2, 2}, zeros);
+        ds_st_writer_add(w, cases[i].name, DS_ST_F32, 1, (int64_t[]){1}, zeros);
+        must(ds_st_writer_finish(w, &bytes, &n, &err), &err);
+        must(ds_fs_write(path, bytes, n, &err), &err);
+        ck_assert_ptr_null(import(path, 2, NULL, NULL, &err));
+        ck_assert_int_eq(err.code, DS_EINVAL);
+        ck_assert_msg(strstr(err.message, cases[i].says) != NULL, "%s", err.message);
+        ds_st_writer_free(w);
+        free(bytes);
+        free(path);
+    }
+}
+END_TEST
+
+/* The noise schedule that the settings say is the one that is used. */
+START_TEST(schedule_of_the_settings) {
+    ds_error err;
+    char *path = in_tmp("schedule.safetensors"), *out = in_tmp("schedule-out"), *bytes;
+    size_t n;
+    ds_weights *from;
+    static const char *const marks[] = {"x_embedder.proj.weight", NULL};
+    must(ds_weights_open(&from, GOLDEN "facebook/model.pt", NULL, &err), &err);
+    must(ds_weights_choose(from, marks, &err), &err);
+    ds_st_writer *w = ds_st_writer_new();
+    float *x[256] = {0};
+    for (size_t i = 0; i < ds_weights_count(from); i++) {
+        const ds_weights_tensor *t = ds_weights_at(from, i);
+        x[i] = ds_xmalloc(t->count * sizeof(float));
+        must(ds_weights_read_f32(from, t, x[i], &err), &err);
+        ds_st_writer_add(w, t->name, DS_ST_F32, t->ndim, t->shape, x[i]);
+    }
+    ds_st_writer_meta(w, "args",
+                      "{\"diffusion\": {\"beta_end\": 0.012}, "
+                      "\"diffusion_steps\": 500}");
+    must(ds_st_writer_finish(w, &bytes, &n, &err), &err);
+    must(ds_fs_write(path, bytes, n, &err), &err);
+    ds_import_report *report = ds_import_report_new();
+    ds_import_options o = {
+        .source = path, .out_dir = out, .heads = 2, .objective = "eps", .report = report};
+    ds_import_result r;
+    must(ds_import_base(&o, &r, &err), &err);
+    ck_assert_double_eq_tol(ds_json_number(r.config, "beta_end", 0), 0.012, 1e-9);
+    ck_assert_double_eq_tol(ds_json_number(r.config, "beta_start", 0), 1e-4, 1e-9);
+    ck_assert_int_eq(ds_json_int(r.config, "train_steps", 0), 500);
+    ck_assert_str_eq(ds_json_string(item(report, "assumed", "what", "noise schedule"), "why", ""),
+                     "the file does not say all of it");
+    ds_import_result_release(&r);
+    ds_import_report_free(report);
+    ds_st_writer_free(w);
+    for (size_t i = 0; i < ds_weights_count(from); i++)
+        free(x[i]);
+    ds_weights_close(from);
+    free(bytes);
+    free(out);
+    free(path);
 }
 END_TEST
 
@@ -397,6 +474,8 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, folder_of_averaged_weights);
     tcase_add_test(tc, report_of_a_checkpoint);
     tcase_add_test(tc, scale_of_the_vae);
+    tcase_add_test(tc, adapters_inside_a_model);
+    tcase_add_test(tc, schedule_of_the_settings);
     tcase_add_test(tc, tables_without_a_row_for_none);
     tcase_add_test(tc, exports_come_back);
     tcase_add_test(tc, job_keeps_the_report);

@@ -256,6 +256,9 @@ START_TEST(settings_are_believed_and_checked) {
         {"eps.pt", {"prediction", "score"}, "the score", "args.prediction"},
         {"eps.pt", {"prediction", "quux"}, "not known", "quux"},
         {"eps.pt", {"noise_schedule", "cosine"}, "noise_schedule is", "cosine"},
+        {"eps.pt", {"objective", "pred_v"}, "predicts velocity", "args.objective"},
+        {"eps.pt", {"prediction_type", "v-prediction"}, "predicts velocity", "v-prediction"},
+        {"eps.pt", {"model_mean_type", "Mean.START_X"}, "the clean picture", "Mean.START_X"},
         {"velocity.pt",
          {"prediction", "noise"},
          "args.prediction is \"noise\", but its losses say",
@@ -278,6 +281,20 @@ START_TEST(settings_are_believed_and_checked) {
         free(from);
         free(path);
     }
+}
+END_TEST
+
+/* A person is believed, but what the file says against it is said. */
+START_TEST(a_person_against_the_file) {
+    static const char *const args[] = {"prediction", "velocity", NULL};
+    char *path = checkpoint("against.pt", GOLDEN "velocity.pt", args);
+    outcome t = try("against", (ds_import_options){.source = path, .objective = "eps"});
+    ck_assert_msg(!t.rc, "%s", t.err.message);
+    const char *said = text_at(objective(&t), "said", NULL);
+    ck_assert_msg(strstr(said, "--objective eps") && strstr(said, "args.prediction is"), "%s",
+                  said);
+    end(&t);
+    free(path);
 }
 END_TEST
 
@@ -384,6 +401,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, velocity_is_refused);
     tcase_add_test(tc, random_weights_are_refused);
     tcase_add_test(tc, settings_are_believed_and_checked);
+    tcase_add_test(tc, a_person_against_the_file);
     tcase_add_test(tc, own_files_and_schedulers_say_it);
     tcase_add_test(tc, latents_need_their_vae);
     tcase_add_test(tc, pictures_are_few_and_spread);

@@ -9,6 +9,7 @@
 #include "worker/plan.h"
 #include "worker/probe_pictures.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,10 +33,21 @@ static const struct {
                   {"epsilon", NULL},
                   {"noise", NULL},
                   {"pred_noise", NULL},
+                  {"predict_noise", NULL},
+                  {"noise_prediction", NULL},
+                  {"pred_eps", NULL},
+                  {"pred_epsilon", NULL},
+                  {"eps_prediction", NULL},
+                  {"epsilon_prediction", NULL},
                   {"velocity", "velocity"},
                   {"v", "velocity"},
                   {"v_prediction", "velocity"},
                   {"pred_v", "velocity"},
+                  {"v_pred", "velocity"},
+                  {"vpred", "velocity"},
+                  {"velocity_prediction", "velocity"},
+                  {"flow_matching", "velocity"},
+                  {"rectified_flow", "velocity"},
                   {"flow", "velocity"},
                   {"flow_prediction", "velocity"},
                   {"score", "the score"},
@@ -43,17 +55,28 @@ static const struct {
                   {"x", "the clean picture (x0)"},
                   {"sample", "the clean picture (x0)"},
                   {"pred_x0", "the clean picture (x0)"},
+                  {"x_start", "the clean picture (x0)"},
+                  {"pred_x_start", "the clean picture (x0)"},
+                  {"xstart", "the clean picture (x0)"},
                   {"start_x", "the clean picture (x0)"}};
 
 /* Keys of settings that say it.  strict: another word than those is refused. */
 static const struct {
     const char *key;
     int strict;
-} said_keys[] = {{"prediction", 1},
-                 {"prediction_type", 1},
-                 {"pred_type", 1},
-                 {"parameterization", 1},
-                 {"model_mean_type", 0}};
+} said_keys[] = {{"prediction", 1},       {"prediction_type", 1}, {"pred_type", 1},
+                 {"parameterization", 1}, {"objective", 0},       {"model_mean_type", 0}};
+
+/* The same word: '-' for '_', any case, with the name of an enumeration in front or without. */
+static int is_word(const char *said, const char *word) {
+    const char *dot = strrchr(said, '.');
+    size_t n = strlen(word);
+    said = dot ? dot + 1 : said;
+    for (size_t i = 0; i < n; i++)
+        if (tolower((unsigned char)(said[i] == '-' ? '_' : said[i])) != word[i])
+            return 0;
+    return !said[n];
+}
 
 static int refuse_said(const ds_import_options *o, const ds_objective_claim *claim,
                        const char *what, ds_error *err) {
@@ -78,7 +101,7 @@ static int read_setting(ds_objective_claim *claim, const ds_import_options *o, c
         if (strcasecmp(key, said_keys[k].key))
             continue;
         for (size_t i = 0; i < sizeof said_words / sizeof said_words[0]; i++) {
-            if (strcasecmp(word, said_words[i].word))
+            if (!is_word(word, said_words[i].word))
                 continue;
             claim->by = DS_SAID_BY_SETTINGS;
             note_where(claim, place, key, v);
@@ -138,6 +161,18 @@ static int read_scheduler(ds_objective_claim *claim, const ds_import_options *o,
     return rc;
 }
 
+/* A person is believed against the file, but not in silence. */
+static void note_against(ds_objective_claim *claim, const ds_import_options *o,
+                         const ds_weights *w) {
+    ds_objective_claim file = {0};
+    ds_error ignored;
+    if (ds_weights_args(w) && read_settings(&file, o, "args", ds_weights_args(w), 0, &ignored)) {
+        size_t n = strlen(claim->where);
+        snprintf(claim->where + n, sizeof claim->where - n, ", although %.100s", file.where);
+        claim->against = 1;
+    }
+}
+
 int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options *o,
                              const ds_weights *w, const ds_dit_names *d, ds_error *err) {
     *claim = (ds_objective_claim){0};
@@ -146,6 +181,7 @@ int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options 
         int rc = ds_prediction_from_name(o->objective, &p, err);
         claim->by = DS_SAID_BY_PERSON;
         snprintf(claim->where, sizeof claim->where, "--objective %s", o->objective);
+        note_against(claim, o, w);
         return rc || p == DS_PREDICT_EPS
                    ? rc
                    : ds_fail(err, DS_EINVAL, "a base that predicts %s cannot be added: " ONLY_EPS,
@@ -391,7 +427,7 @@ static void report_unmeasured(const ds_objective_claim *claim, const ds_import_o
         snprintf(line, sizeof line, "objective: eps (%s; not measured: %s)", claim->where, why_not);
     else
         snprintf(line, sizeof line, "objective: not measured: %s; eps is assumed", why_not);
-    report(o, how_said(claim), claim, NULL, why_not, !said, line);
+    report(o, how_said(claim), claim, NULL, why_not, !said || claim->against, line);
 }
 
 static int refuse_measured(const ds_objective_claim *claim, const measure *m, ds_error *err) {

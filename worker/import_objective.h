@@ -30,6 +30,7 @@ enum ds_said_by {
 typedef struct {
     enum ds_said_by by;
     char where[160]; /* "args.prediction = \"velocity\"" */
+    int against;     /* by a person: the file says something else, which `where` has */
 } ds_objective_claim;
 
 /* Before anything is converted: what is said.  DS_EINVAL where that is something else than eps. */
