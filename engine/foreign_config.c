@@ -20,8 +20,6 @@ enum use {
     EACH  /* a list, each member is one of the values */
 };
 
-enum { NESTED_MAX = 4 }; /* objects around a setting */
-
 typedef struct {
     const char *field;
     enum use use;
@@ -327,7 +325,7 @@ static int check_nested(const char *file, const char *path, const json_t *doc, i
             rc = wrong_value(r, file, v, err);
         else if (!rc && r)
             ds_import_report_field(report, file, name, v, r->use == ONLY ? "harmless" : "used");
-        if (!rc && json_is_object(v) && depth < NESTED_MAX)
+        if (!rc && json_is_object(v) && depth < DS_FOREIGN_DEPTH)
             rc = check_nested(file, name, v, depth + 1, report, err);
     }
     return rc;
@@ -340,21 +338,29 @@ const json_t *ds_foreign_find(const json_t *doc, const char *field, int depth) {
     if (hit && !json_is_null(hit))
         return hit;
     json_object_foreach((json_t *)(uintptr_t)doc, key, v) {
-        if (json_is_object(v) && depth < NESTED_MAX && (hit = ds_foreign_find(v, field, depth + 1)))
+        if (json_is_object(v) && depth < DS_FOREIGN_DEPTH &&
+            (hit = ds_foreign_find(v, field, depth + 1)))
             return hit;
     }
     return NULL;
 }
 
-int ds_foreign_decides(const char *field) {
+enum ds_foreign_kind ds_foreign_decides(const char *field) {
     const row *r = find(DS_FOREIGN_ARGS, field);
-    return r && r->use != ANY;
+    if (!r || r->use == ANY)
+        return DS_FOREIGN_NO;
+    return r->use == INT || r->use == NUMBER ? DS_FOREIGN_NUMBER : DS_FOREIGN_OTHER;
 }
 
 int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
                      ds_import_report *report, ds_error *err) {
-    const char *field;
+    const char *field = ds_json_string(doc, DS_FOREIGN_CONFLICT, NULL);
     json_t *v;
+    if (what == DS_FOREIGN_ARGS && field)
+        return ds_fail(err, DS_EINVAL,
+                       "'%.160s': %.80s has two values, in different places: save the checkpoint "
+                       "with the one that is right",
+                       file, field);
     json_object_foreach((json_t *)(uintptr_t)doc, field, v) {
         const row *r = find(what, field);
         if (!r && what == DS_FOREIGN_ARGS)

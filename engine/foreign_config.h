@@ -33,8 +33,15 @@ int ds_foreign_read(const char *path, size_t max, json_t **out, ds_error *err);
 int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
                      ds_import_report *report, ds_error *err);
 
+/* Objects around a setting: deeper ones are not read. */
+#define DS_FOREIGN_DEPTH 12
+
+/* A member of settings that were put together: the name of a number that they do not agree on. */
+#define DS_FOREIGN_CONFLICT "(conflict)"
+
 /* Is it a field of DS_FOREIGN_ARGS that says something about the model? */
-int ds_foreign_decides(const char *field);
+enum ds_foreign_kind { DS_FOREIGN_NO, DS_FOREIGN_OTHER, DS_FOREIGN_NUMBER };
+enum ds_foreign_kind ds_foreign_decides(const char *field);
 
 /* The field in settings, those around first; NULL = absent or null everywhere.  depth: 0. */
 const json_t *ds_foreign_find(const json_t *doc, const char *field, int depth);

@@ -6,14 +6,22 @@
 #include "engine/weights_internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-enum { ARGS_DEPTH = 4, ARGS_VALUES = 5000, ARGS_TEXT = 4096, ARGS_JSON = 1 << 20 };
+enum {
+    ARGS_DEPTH = DS_FOREIGN_DEPTH,
+    ARGS_VALUES = 100000,
+    ARGS_LIST = 64, /* members of a list: names of files may be many */
+    ARGS_TEXT = 4096,
+    ARGS_JSON = 1 << 20
+};
 
 typedef struct {
     const ds_pickle *p;
-    int left; /* values: an object may be in many places */
+    int left;      /* values: an object may be in many places */
+    uint8_t *open; /* by node: we are inside it */
 } reader;
 
 static json_t *value_of(reader *r, uint32_t node, int depth);
@@ -133,19 +141,14 @@ static json_t *object_of(reader *r, const ds_pickle_node *v, int depth) {
 
 static json_t *list_of(reader *r, const ds_pickle_node *list, int depth) {
     json_t *out = json_array();
-    for (uint32_t i = 0; i < list->count; i++) {
+    for (uint32_t i = 0; i < list->count && i < ARGS_LIST; i++) {
         json_t *v = value_of(r, list->items[i], depth + 1);
         json_array_append_new(out, v ? v : json_null());
     }
     return out;
 }
 
-/* Plain values, and objects by their attributes or name; NULL for all else, and for what is nested
- * too deeply. */
-static json_t *value_of(reader *r, uint32_t node, int depth) {
-    const ds_pickle_node *v = ds_pickle_at(r->p, node);
-    if (depth > ARGS_DEPTH || --r->left < 0)
-        return NULL;
+static json_t *value_at(reader *r, const ds_pickle_node *v, int depth) {
     switch (v->kind) {
     case DS_PICKLE_NONE: return json_null();
     case DS_PICKLE_BOOL: return json_boolean(v->i != 0);
@@ -158,6 +161,17 @@ static json_t *value_of(reader *r, uint32_t node, int depth) {
     case DS_PICKLE_OPAQUE: return object_of(r, v, depth);
     default: return NULL;
     }
+}
+
+/* Plain values, and objects by their attributes or name; NULL for all else, and for what is nested
+ * too deeply. */
+static json_t *value_of(reader *r, uint32_t node, int depth) {
+    if (depth > ARGS_DEPTH || r->open[node] || --r->left < 0)
+        return NULL;
+    r->open[node] = 1;
+    json_t *v = value_at(r, ds_pickle_at(r->p, node), depth);
+    r->open[node] = 0;
+    return v;
 }
 
 /* ---------------------------------------------------------------- where they stand */
@@ -195,7 +209,7 @@ static int is_document(const char *key, size_t n, int object) {
 }
 
 /* All that is said is kept: a member that another document has with another value stands below
- * that document's key. */
+ * that document's key.  Of a number that is used, no one could say which. */
 static void merge(json_t *all, const char *key, json_t *doc) {
     const char *field;
     json_t *v, *other = json_object();
@@ -203,8 +217,11 @@ static void merge(json_t *all, const char *key, json_t *doc) {
         const json_t *had = json_object_get(all, field);
         if (!had)
             json_object_set(all, field, v);
-        else if (!json_equal(had, v))
+        else if (!json_equal(had, v)) {
             json_object_set(other, field, v);
+            if (ds_foreign_decides(field) == DS_FOREIGN_NUMBER)
+                json_object_set_new(all, DS_FOREIGN_CONFLICT, json_string(field));
+        }
     }
     if (json_object_size(other))
         json_object_set(all, key, other);
@@ -219,7 +236,7 @@ static json_t *or_nothing(json_t *all) {
 }
 
 json_t *ds_weights_read_args(const ds_pickle *p) {
-    reader r = {p, ARGS_VALUES};
+    reader r = {p, ARGS_VALUES, ds_xcalloc(ds_pickle_count(p), 1)};
     const ds_pickle_node *root = ds_pickle_at(p, ds_pickle_root(p));
     json_t *all = json_object(), *plain = json_object();
     for (uint32_t i = 0; root->kind == DS_PICKLE_DICT && i + 1 < root->count; i += 2) {
@@ -241,6 +258,9 @@ json_t *ds_weights_read_args(const ds_pickle *p) {
         json_decref(doc);
     }
     merge(all, "checkpoint", plain);
+    if (r.left < 0)
+        json_object_set_new(all, "those behind the first 100000 values", json_null());
+    free(r.open);
     json_decref(plain);
     return or_nothing(all);
 }

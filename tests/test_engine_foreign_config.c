@@ -67,6 +67,9 @@ static const struct {
     {DS_FOREIGN_ARGS, "{'flow_matching':true}", "flow_matching"},
     {DS_FOREIGN_ARGS, "{'zero_snr':true}", "zero_snr"},
     {DS_FOREIGN_ARGS, "{'a':{'b':{'noise_schedule':'cosine'}}}", "noise_schedule"},
+    {DS_FOREIGN_ARGS, "{'num_heads':2,'args':{'num_heads':3},'(conflict)':'num_heads'}",
+     "num_heads has two values"},
+    {DS_FOREIGN_ARGS, "{'a':{'b':{'c':{'d':{'e':{'f':{'v_pred':true}}}}}}}", "v_pred"},
     {DS_FOREIGN_ARGS, "{'vae':{'num_heads':'x','num_classes':'y'}}", NULL},
 };
 

@@ -644,8 +644,8 @@ END_TEST
 
 /* ---------------------------------------------------------------- settings */
 
-/* {"w": tensor, "prediction": "v", "config": {"lr": 1, "depth": 2}, "args": Namespace(depth=3,
- * kind=Kind(2), name=Kind("flow"), heads=numpy.int64(-2), drop=numpy.float64(0.5))} */
+/* {"w": tensor, "prediction": "v", "config": {"lr": 1, "depth": 2, "num_heads": 2}, "args": Namespace(depth=3,
+ * num_heads=3, kind=Kind(2), name=Kind("flow"), heads=numpy.int64(-2), drop=numpy.float64(0.5))} */
 static void settings(ds_buf *p) {
     static const uint8_t two[] = {0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
                          half[] = {0, 0, 0, 0, 0, 0, 0xe0, 0x3f};
@@ -662,11 +662,15 @@ static void settings(ds_buf *p) {
     pk_int(p, 1);
     pk_text(p, "depth");
     pk_int(p, 2);
+    pk_text(p, "num_heads");
+    pk_int(p, 2);
     ds_buf_add(p, "u", 1);
     pk_text(p, "args");
     pk_global(p, "argparse", "Namespace");
     ds_buf_add(p, ")\x81}(", 4);
     pk_text(p, "depth");
+    pk_int(p, 3);
+    pk_text(p, "num_heads");
     pk_int(p, 3);
     pk_text(p, "kind");
     pk_global(p, "train", "Kind");
@@ -721,6 +725,7 @@ START_TEST(settings_are_found) {
     ck_assert_int_eq(ds_json_int(a, "lr", 0), 1); /* all documents */
     ck_assert_int_eq(ds_json_int(a, "depth", 0), 2);
     ck_assert_int_eq(ds_json_int(json_object_get(a, "args"), "depth", 0), 3); /* both, if not one */
+    ck_assert_str_eq(ds_json_string(a, "(conflict)", ""), "num_heads"); /* a number that is used */
     ck_assert_str_eq(ds_json_string(a, "kind", ""), "train.Kind(2)");
     ck_assert_str_eq(ds_json_string(a, "name", ""), "flow");
     ck_assert_int_eq(ds_json_int(a, "heads", 0), -2);

@@ -3,6 +3,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "engine/base_model.h"
+#include "engine/foreign_config.h"
 #include "engine/vae.h"
 #include "worker/device.h"
 #include "worker/memory.h"
@@ -16,7 +17,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { BATCH = 8, SCHEDULER_MAX = 1 << 20, SETTINGS_DEPTH = 4 };
+enum { BATCH = 8, SCHEDULER_MAX = 1 << 20 };
 
 /* In networks of fewer pixels a side a few pictures say little: what cannot be told of these is
  * assumed, and that is said. */
@@ -133,7 +134,7 @@ static int read_settings(ds_objective_claim *claim, const ds_import_options *o, 
     json_object_foreach((json_t *)(uintptr_t)doc, key, v) {
         if (rc)
             break;
-        if (json_is_object(v) && depth < SETTINGS_DEPTH)
+        if (json_is_object(v) && depth < DS_FOREIGN_DEPTH)
             rc = read_settings(claim, o, key, v, depth + 1, err);
         else
             rc = read_setting(claim, o, place, key, v, err);
