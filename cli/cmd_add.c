@@ -276,7 +276,7 @@ static void add_value(ds_buf *b, const json_t *v, int is_default) {
     else if (json_is_number(v))
         ds_buf_addf(b, "%.10g", json_number_value(v));
     else {
-        char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(12));
         ds_buf_addf(b, "%s", text ? text : "?");
         free(text);
     }

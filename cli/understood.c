@@ -10,8 +10,9 @@ enum { SHOWN = 8 }; /* items of a list, where not all are asked for */
 
 /* "norm_eps 1e-05" */
 static void add_value(ds_buf *b, const char *what, const json_t *value) {
-    char *text = json_is_string(value) ? ds_xstrdup(json_string_value(value))
-                                       : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_is_string(value)
+                     ? ds_xstrdup(json_string_value(value))
+                     : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
     ds_buf_addf(b, "%s %s", what, text ? text : "?");
     free(text);
 }

@@ -76,7 +76,8 @@ static const struct {
       "linear "
       "path, 0.127)",
       "noise-data  linear  t, 1 is data", "ema.shadow (averaged preferred); not taken: model",
-      "config.json: norm_eps 1", "scaling_factor 0.1821", "n_averaged (no part of the model)"},
+      "config.json: norm_eps 1e-5", "scaling_factor 0.18215 (no config",
+      "n_averaged (no part of the model)"},
      "xl\n",
      "dsctl.v1/base"},
     {"list-feature-nets",
