@@ -394,8 +394,8 @@ static int ambiguous(const models *k, const int *in, int count, const char *why,
         key_of(&k->list[in[i]], key);
         len += (size_t)snprintf(keys + len, sizeof keys - len, "%s'%.60s'", i ? ", " : "", key);
     }
-    return ds_fail(err, DS_EINVAL, "'%.120s' holds %d models%s: %s%s; %s", k->w->path, count, why,
-                   keys, count > SHOWN ? ", ..." : "",
+    return ds_fail(err, DS_EINVAL, "'%.120s' holds %d model%s%s: %s%s; %s", k->w->path, count,
+                   count == 1 ? "" : "s", why, keys, count > SHOWN ? ", ..." : "",
                    strcmp(k->w->part ? k->w->part : "", "vae_weights")
                        ? "say which with --weights KEY"
                        : "give a file that has one");

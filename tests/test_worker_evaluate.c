@@ -173,6 +173,43 @@ START_TEST(import_is_canonical) {
 }
 END_TEST
 
+/* A network that somebody saved in half precision measures something a little else. */
+START_TEST(rounded_weights_are_said) {
+    char *file = write_net("f32.safetensors", NULL, DS_INCEPTION_LOGITS),
+         *half = in_tmp("f16.safetensors"), *nets = in_tmp("rounded"), *bytes;
+    size_t n;
+    ds_st *st;
+    ds_import_result r;
+    ds_error err;
+    must(ds_st_open_file(file, 1 << 30, 0, &st, &err), &err);
+    ds_st_writer *w = ds_st_writer_new();
+    float bias[DS_INCEPTION_LOGITS];
+    for (size_t i = 0; i < ds_st_count(st); i++) {
+        const ds_st_tensor *t = ds_st_at(st, i);
+        if (strcmp(t->name, "fc.bias")) {
+            ds_st_writer_add(w, t->name, t->dtype, t->ndim, t->shape, t->data);
+            continue;
+        }
+        must(ds_st_read_f32(st, t, bias, &err), &err);
+        ds_st_writer_add_f32(w, t->name, DS_ST_F16, t->ndim, t->shape, bias);
+    }
+    must(ds_st_writer_finish(w, &bytes, &n, &err), &err);
+    must(ds_fs_write(half, bytes, n, &err), &err);
+    for (int i = 0; i < 2; i++) {
+        ds_import_report *report = ds_import_report_new();
+        ds_import_options o = {.source = i ? half : file, .out_dir = nets, .report = report};
+        must(ds_import_feature_net(&o, &r, &err), &err);
+        const json_t *list = json_object_get(ds_import_report_json(report), "assumed");
+        ck_assert_str_eq(ds_json_string(json_array_get(list, 0), "value", ""), i ? "F16" : "");
+        json_decref(r.config);
+        ds_import_report_free(report);
+    }
+    ds_st_writer_free(w);
+    ds_st_free(st);
+    free(bytes), free(half), free(file), free(nets);
+}
+END_TEST
+
 /* From files on a disk to the number that pytorch-fid gives for them. */
 START_TEST(fid_end_to_end) {
     if (SANITIZED) {
@@ -262,6 +299,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, files_left_out_and_n);
     tcase_add_test(tc, stream_order);
     tcase_add_test(tc, import_is_canonical);
+    tcase_add_test(tc, rounded_weights_are_said);
     tcase_add_test(tc, fid_end_to_end);
     tcase_add_test(tc, wrong_calls);
 }

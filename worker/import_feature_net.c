@@ -21,7 +21,7 @@ typedef struct {
     ds_weights *src;
     ds_st_writer *writer;
     wanted list[TENSORS_MAX];
-    int count;
+    int count, rounded; /* rounded: a type of tensors that have fewer digits than F32 */
 } import;
 
 static int want(import *im, const char *name, int ndim, const int64_t *shape, ds_error *err) {
@@ -35,6 +35,8 @@ static int want(import *im, const char *name, int ndim, const int64_t *shape, ds
                        "%s",
                        ds_weights_path(im->src), why.message);
     w->count = w->from->count;
+    if (w->from->dtype == DS_ST_F16 || w->from->dtype == DS_ST_BF16)
+        im->rounded = (int)w->from->dtype;
     im->count++;
     ds_st_writer_add(im->writer, name, DS_ST_F32, ndim, shape, NULL);
     return 0;
@@ -82,6 +84,11 @@ static int want_all(import *im, ds_error *err) {
     rc = rc ? rc : want(im, "fc.bias", 1, fc, err);
     if (!rc)
         say_rest(im);
+    if (!rc && im->rounded)
+        ds_import_report_assumed(
+            ds_weights_report(im->src), "weights",
+            json_string(ds_st_dtype_name((enum ds_st_dtype)im->rounded)),
+            "rounded: distances are a little different from those of the network in F32");
     return rc;
 }
 
