@@ -85,6 +85,8 @@ static int source_names(const ds_dit_names *d, const ds_param *p, source_name ou
 static int find_layout(ds_dit_names *d, ds_error *err) {
     static const char *const marks[] = {"x_embedder.proj.weight", "pos_embed.proj.weight", NULL};
     int rc = ds_weights_choose(d->w, marks, err);
+    for (int i = 0; !rc && marks[i]; i++) /* of 8 bits, say: a DiT all the same */
+        rc = ds_weights_readable(d->w, marks[i], err);
     if (rc)
         return rc;
     d->diffusers = !ds_weights_find(d->w, marks[0]);

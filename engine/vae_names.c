@@ -72,6 +72,9 @@ static void spell(char out[NAME_SIZE], const char *name, enum spelling s, int bl
 /* Which spelling the chosen model has. */
 static int find_spelling(const ds_weights *w, enum spelling *s, ds_error *err) {
     char name[NAME_SIZE];
+    int rc = ds_weights_readable(w, mark, err);
+    if (rc)
+        return rc;
     if (!ds_weights_find(w, mark))
         return ds_fail(err, DS_EINVAL, "'%.200s' is no VAE (AutoencoderKL): it has no tensor '%s'",
                        ds_weights_path(w), mark);

@@ -583,12 +583,19 @@ static int unreadable(const ds_weights *w, const ds_weights_item *it, ds_error *
         it->what ? it->what : ds_st_dtype_name(it->t.dtype));
 }
 
+int ds_weights_readable(const ds_weights *w, const char *name, ds_error *err) {
+    for (size_t i = 0; !ds_weights_find(w, name) && i < w->value_count; i++)
+        if (!strcmp(w->values[i].t.name, name))
+            return unreadable(w, &w->values[i], err);
+    return 0;
+}
+
 int ds_weights_need(const ds_weights *w, const char *name, int ndim, const int64_t *shape,
                     const ds_weights_tensor **out, ds_error *err) {
     const ds_weights_tensor *t = ds_weights_find(w, name);
-    for (size_t i = 0; !t && i < w->value_count; i++)
-        if (!strcmp(w->values[i].t.name, name))
-            return unreadable(w, &w->values[i], err);
+    int rc = ds_weights_readable(w, name, err);
+    if (rc)
+        return rc;
     if (!t)
         return ds_fail(err, DS_EINVAL, "'%.200s' has no tensor '%.120s'", w->path, name);
     if (((const ds_weights_item *)t)->what)

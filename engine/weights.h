@@ -98,6 +98,9 @@ int ds_weights_read_f32(ds_weights *w, const ds_weights_tensor *t, float *dst, d
 /* The same as bf16 (nearest even). */
 int ds_weights_read_bf16(ds_weights *w, const ds_weights_tensor *t, uint16_t *dst, ds_error *err);
 
+/* DS_EINVAL when it is there in a type or form that is not read; absent: 0. */
+int ds_weights_readable(const ds_weights *w, const char *name, ds_error *err);
+
 /* A tensor that must be there with exactly this shape (ndim < 0: any). */
 int ds_weights_need(const ds_weights *w, const char *name, int ndim, const int64_t *shape,
                     const ds_weights_tensor **out, ds_error *err);

@@ -128,7 +128,7 @@ static int any_word(const char *part, size_t n, const char *const *words) {
 /* The part nearest to the names decides: "ema.online_model" is the raw model of ema-pytorch, and
  * the averages of Adam are no model. */
 int ds_weights_is_averaged(const char *key, size_t n) {
-    static const char *const raw[] = {"online",  "raw",    "student", "live",
+    static const char *const raw[] = {"online",  "raw",    "student", "live", "backup",
                                       "non_ema", "nonema", "no_ema",  NULL};
     static const char *const averaged[] = {"ema",     "ewma", "shadow", "swa", "averaged",
                                            "average", "avg",  "polyak", NULL};

@@ -71,6 +71,8 @@ static const struct {
     {"a key is asked for", "model.", "ema.", '.', "ema.", "ema", AVERAGED, ""},
     {"a key with its dot", "net.", "avg.", '.', "avg.", "net.", RAW, ""},
     {"no such key", "model.", "ema.", '.', "ema.", "other", DS_EINVAL, "'ema', 'model'"},
+    {"what an EMA keeps of the raw one", "ema.backup.", "ema.shadow.", '.', "ema.shadow.", NULL,
+     AVERAGED, ""},
     {"no averaged one", "model.", NULL, '.', NULL, "ema", DS_EINVAL, "no averaged weights"},
     {"two of equal right", "generator.", "critic.", '.', "critic.", NULL, DS_EINVAL,
      "'critic', 'generator'"},

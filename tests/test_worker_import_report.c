@@ -288,6 +288,36 @@ START_TEST(scale_of_the_vae) {
 }
 END_TEST
 
+/* A model whose tensors are all of a type that is not read is that model all the same. */
+START_TEST(models_of_eight_bits) {
+    static const char *const marks[] = {"x_embedder.proj.weight", "pos_embed.proj.weight",
+                                        "encoder.conv_in.weight"};
+    static const char zeros[12] = {0};
+    ds_error err;
+    char *path = in_tmp("eight.safetensors"), *out = in_tmp("eight-out");
+    for (int i = 0; i < 3; i++) {
+        ds_st_writer *w = ds_st_writer_new();
+        char *bytes;
+        size_t n;
+        ds_st_writer_add(w, marks[i], DS_ST_F8_E4M3, 4, (int64_t[]){1, 3, 2, 2}, zeros);
+        ds_st_writer_add(w, "blocks.0.attn.qkv.bias", DS_ST_F8_E4M3, 1, (int64_t[]){1}, zeros);
+        must(ds_st_writer_finish(w, &bytes, &n, &err), &err);
+        must(ds_fs_write(path, bytes, n, &err), &err);
+        ds_import_options o = {.source = i < 2 ? path : GOLDEN "diffusers",
+                               .vae = i < 2 ? NULL : path,
+                               .out_dir = out};
+        ds_import_result r;
+        ck_assert_int_eq(ds_import_base(&o, &r, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, "F8_E4M3") && strstr(err.message, marks[i]), "%s",
+                      err.message);
+        ds_st_writer_free(w);
+        free(bytes);
+    }
+    free(out);
+    free(path);
+}
+END_TEST
+
 /* Names of PEFT inside a model, and a model without blocks: what is said is what is there. */
 START_TEST(adapters_inside_a_model) {
     static const struct {
@@ -474,6 +504,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, folder_of_averaged_weights);
     tcase_add_test(tc, report_of_a_checkpoint);
     tcase_add_test(tc, scale_of_the_vae);
+    tcase_add_test(tc, models_of_eight_bits);
     tcase_add_test(tc, adapters_inside_a_model);
     tcase_add_test(tc, schedule_of_the_settings);
     tcase_add_test(tc, tables_without_a_row_for_none);
