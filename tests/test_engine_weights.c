@@ -848,8 +848,8 @@ START_TEST(folders_and_other_files) {
     char *pieces = tmp("pieces"), *piece = ds_xasprintf("%s/__0_0.distcp", pieces),
          *metadata = ds_xasprintf("%s/.metadata", pieces);
     mkdir(pieces, 0700); /* of torch.distributed.checkpoint: whole, but of another kind */
-    put(piece, "PK\3\4 of a zip in pieces", 24);
-    put(metadata, "\x80\x02}q\1. of a pickle", 20);
+    put(piece, "PK\3\4 of a zip in pieces", 23);
+    put(metadata, "\x80\x02}q\1. of a pickle", 18);
     const char *given[] = {pieces, piece, metadata};
     for (int i = 0; i < 3; i++) {
         ck_assert_int_eq(ds_weights_open(&w, given[i], NULL, &err), DS_EINVAL);
