@@ -177,6 +177,11 @@ static const struct {
     {BYTES("\0\0\0\x20"
            "ftypheic\0\0\2\0"),
      DS_DECODE_BROKEN, "(HEIF"},
+    {BYTES("\x0a\5\1\x08\0\0"), DS_DECODE_UNSUPPORTED, "(PCX"},
+    {BYTES("#define x_width 8"), DS_DECODE_UNSUPPORTED, "(XBM"},
+    {BYTES("\0\0\2\0\0\0\0\0\0\0\0\0\x08\0\x08\0\x18\0"), DS_DECODE_UNSUPPORTED, "(TGA"},
+    {BYTES("\xff\x0a\1\1"), DS_DECODE_BROKEN, "(JPEG XL"},
+    {BYTES("<!DOCTYPE html>"), DS_DECODE_BROKEN, "(HTML"},
     {BYTES("Some text"), DS_DECODE_BROKEN, "unknown file type"},
     {BYTES(""), DS_DECODE_BROKEN, "empty"},
 };

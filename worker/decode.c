@@ -96,6 +96,7 @@ static const struct {
     {4, 8, "ftypcrx ", "Canon raw", 0},
     {4, 4, "ftyp", "MP4 video", 0},
     {0, 12, "\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", 0},
+    {0, 2, "\xff\x0a", "JPEG XL", 0},
     {0, 12, "\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", 1},
     {0, 4, "\xff\x4f\xff\x51", "JPEG 2000", 1},
     {0, 4, "qoif", "QOI", 1},
@@ -104,13 +105,52 @@ static const struct {
     {0, 4, "\0\0\1\0", "ICO", 1},
     {0, 4, "icns", "ICNS", 1},
     {0, 2, "\x01\xda", "SGI", 1},
+    {0, 4, "\x28\0\0\0", "BMP without its first header", 1},
+    {0, 4, "\x6c\0\0\0", "BMP without its first header", 1},
+    {0, 4, "\x7c\0\0\0", "BMP without its first header", 1},
+    {0, 2, "\x0a\0", "PCX", 1},
+    {0, 2, "\x0a\2", "PCX", 1},
+    {0, 2, "\x0a\3", "PCX", 1},
+    {0, 2, "\x0a\5", "PCX", 1},
+    {0, 4, "\xb1\x68\xde\x3a", "DCX", 1},
+    {0, 9, "/* XPM */", "XPM", 1},
+    {0, 7, "#define", "XBM", 1},
+    {0, 8, "\n#define", "XBM", 1},
+    {0, 11, "Image type:", "IM", 1},
+    {0, 4, "\x59\xa6\x6a\x95", "Sun raster", 1},
+    {0, 4, "DanM", "MSP", 1},
+    {0, 4, "LinS", "MSP", 1},
+    {0, 6, "SIMPLE", "FITS", 1},
+    {0, 4, "BLP1", "BLP", 1},
+    {0, 4, "BLP2", "BLP", 1},
+    {0, 4, "FTEX", "FTEX", 1},
+    {0, 4, "\x80\xe8\0\0", "PIXAR", 1},
+    {4, 2, "\x11\xaf", "FLI", 1},
+    {4, 2, "\x12\xaf", "FLI", 1},
     {0, 4, "%!PS", "EPS", 1},
     {0, 2, "P7", "PAM", 0},
     {0, 2, "Pf", "PFM", 1},
     {0, 4, "RIFF", "a RIFF file that is no WebP", 0},
     {0, 4, "\x1a\x45\xdf\xa3", "WebM or Matroska video", 0},
     {0, 6, "\x93NUMPY", "NumPy array", 0},
+    {0, 5, "%PDF-", "PDF", 0},
+    {0, 4, "<svg", "SVG", 0},
+    {0, 5, "<?xml", "XML or SVG", 0},
+    {0, 9, "<!DOCTYPE", "HTML", 0},
+    {0, 9, "<!doctype", "HTML", 0},
+    {0, 5, "<html", "HTML", 0},
+    {0, 4, "PK\3\4", "ZIP", 0},
+    {4, 4, "moov", "QuickTime video", 0},
+    {4, 4, "mdat", "QuickTime video", 0},
+    {4, 4, "wide", "QuickTime video", 0},
 };
+
+/* TGA has no mark at its beginning: what Pillow asks of its 18 bytes. */
+static int is_tga(const uint8_t *p, size_t n) {
+    static const uint8_t types[] = {1, 2, 3, 9, 10, 11}, depths[] = {1, 8, 16, 24, 32};
+    return n >= 18 && p[1] <= 1 && (p[12] || p[13]) && (p[14] || p[15]) &&
+           memchr(types, p[2], sizeof types) && memchr(depths, p[16], sizeof depths);
+}
 
 static const format_entry *find_format(const uint8_t *p, size_t n, ds_image_info *info,
                                        char *reason) {
@@ -130,7 +170,11 @@ static const format_entry *find_format(const uint8_t *p, size_t n, ds_image_info
             continue;
         info->verdict = foreign[i].pillow ? DS_DECODE_UNSUPPORTED : DS_DECODE_BROKEN;
         ds_decode_fail(reason, "unknown file type (%s is not supported)", foreign[i].name);
-        break;
+        return NULL;
+    }
+    if (is_tga(p, n)) {
+        info->verdict = DS_DECODE_UNSUPPORTED;
+        ds_decode_fail(reason, "unknown file type (TGA is not supported)");
     }
     return NULL;
 }
