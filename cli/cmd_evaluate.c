@@ -38,6 +38,15 @@ static int path_of_name(ds_cli *c, const char *route, const char *name, char out
     return rc;
 }
 
+/* A name that was mistyped is more likely than a daemon that was meant to run. */
+static int needs_daemon(int rc, const char *given, const char *what, ds_error *err) {
+    return rc != DS_EUNREACHABLE
+               ? rc
+               : ds_error_prefix(err,
+                                 "'%s' is no file or folder here; as %s name it needs the daemon",
+                                 given, what);
+}
+
 /* A path that is there, else the name of a dataset. */
 static int find_against(ds_cli *c, const char *given, char out[PATH_MAX], ds_error *err) {
     if (!access(given, F_OK))
@@ -48,7 +57,7 @@ static int find_against(ds_cli *c, const char *given, char out[PATH_MAX], ds_err
     if (rc == DS_ENOTFOUND)
         return ds_fail(err, rc, "'%s' is no file or folder here, and no dataset has that name",
                        given);
-    return rc;
+    return needs_daemon(rc, given, "a dataset's", err);
 }
 
 /* The newest network of FID that was added; *out stays "" when there is none, or no daemon. */
@@ -98,6 +107,7 @@ static int named_net(ds_cli *c, const char *given, char out[PATH_MAX], char mode
         snprintf(mode, 32, "%s", colon + 1);
     }
     int rc = path_of_name(c, "/v1/feature_nets", name, out, err);
+    rc = needs_daemon(rc, name, "a network's", err);
     free(name);
     return rc;
 }
@@ -109,8 +119,13 @@ static int find_net(ds_cli *c, const char *against, char out[PATH_MAX], char cho
     out[0] = chosen[0] = 0;
     if (given && (!access(given, F_OK) || strchr(given, '/')))
         return set_path(out, given, err);
-    if (given && strcmp(given, "bundled"))
-        return named_net(c, given, out, chosen, err);
+    if (given && strcmp(given, "bundled")) {
+        int rc = named_net(c, given, out, chosen, err);
+        if (!rc && *chosen && *mode && strcmp(chosen, mode))
+            rc = ds_fail(err, DS_EINVAL, "--feature-net %s and --mode %s contradict each other",
+                         given, mode);
+        return rc;
+    }
     if (given || !strcmp(mode, "bundled") || (against && ds_fs_ends_with(against, ".zst")))
         return 0;
     int rc = default_net(c, out, chosen, err);
@@ -155,7 +170,7 @@ int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
     if (rc)
         return rc;
 #define ARG(text) argv[n++] = (char *)(uintptr_t)(text) /* execv's argv is not const */
-    ARG(program), ARG("evaluate"), ARG(c->args[0]);
+    ARG(program), ARG("evaluate");
     if (given)
         ARG("--against"), ARG(against);
     if (*net)
@@ -176,6 +191,7 @@ int ds_cmd_evaluate(ds_cli *c, ds_error *err) {
         ARG("--json");
     if (c->quiet)
         ARG("--quiet");
+    ARG("--"), ARG(c->args[0]); /* a name may begin with a dash */
 #undef ARG
     argv[n] = NULL;
     return become(c, argv, err);

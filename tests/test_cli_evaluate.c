@@ -42,23 +42,26 @@ START_TEST(names_become_paths) {
     make_worker("");
     fake_start(&s, routes);
     expect(&s, 0, "evaluate pics --against birds",
-           "evaluate pics --against /data/birds --feature-net /s/new.safetensors\n");
+           "evaluate --against /data/birds --feature-net /s/new.safetensors -- pics\n");
     expect(&s, 0, "evaluate pics --against birds --mode bundled --json",
-           "evaluate pics --against /data/birds --mode bundled --json\n");
+           "evaluate --against /data/birds --mode bundled --json -- pics\n");
     expect(&s, 0, "evaluate pics --against birds --feature-net old --mode clean -n 50 --seed 3",
-           "--feature-net /s/old.safetensors --mode clean --n 50 --seed 3\n");
+           "--feature-net /s/old.safetensors --mode clean --n 50 --seed 3 -- pics\n");
     expect(&s, 0, "evaluate pics --against birds --feature-net old:clean",
-           "--feature-net /s/old.safetensors --mode clean\n");
+           "--feature-net /s/old.safetensors --mode clean -- pics\n");
     expect(&s, 0, "evaluate pics --against birds --feature-net bundled",
-           "evaluate pics --against /data/birds\n");
+           "evaluate --against /data/birds -- pics\n");
     expect(&s, 0, "evaluate pics --save-stats out.npz --metrics fid,sfid --threads 2 -q",
-           "evaluate pics --feature-net /s/new.safetensors --metrics fid,sfid --save-stats out.npz "
-           "--threads 2 --quiet\n");
+           "evaluate --feature-net /s/new.safetensors --metrics fid,sfid --save-stats out.npz "
+           "--threads 2 --quiet -- pics\n");
     expect(&s, 0, "evaluate pics --against birds --device cuda:1 --precision tf32",
-           "--device cuda:1 --precision tf32\n");
+           "--device cuda:1 --precision tf32 -- pics\n");
     expect(&s, 0, "evaluate pics.npz --against birds --recursive --skip-broken --force --json",
-           "evaluate pics.npz --against /data/birds --feature-net /s/new.safetensors --recursive "
-           "--skip-broken --force --json\n");
+           "evaluate --against /data/birds --feature-net /s/new.safetensors --recursive "
+           "--skip-broken --force --json -- pics.npz\n");
+    expect(&s, 0, "evaluate --against birds --mode bundled -- -pics", " -- -pics\n");
+    expect(&s, 2, "evaluate pics --against birds --feature-net old:clean --mode pytorch-fid",
+           "--feature-net old:clean and --mode pytorch-fid contradict each other");
     expect(&s, 3, "evaluate pics --against cats", "no dataset has that name");
     expect(&s, 3, "evaluate pics --against ./cats", "cannot find './cats'");
     expect(&s, 3, "evaluate pics --against cats.npz", "cannot find 'cats.npz'");
@@ -81,9 +84,9 @@ START_TEST(the_default_network_is_used) {
     make_worker("");
     fake_start(&s, chosen);
     expect(&s, 0, "evaluate pics --against birds",
-           "--feature-net /s/old.safetensors --mode torch-fidelity\n");
+           "--feature-net /s/old.safetensors --mode torch-fidelity -- pics\n");
     expect(&s, 0, "evaluate pics --against birds --mode clean",
-           "--feature-net /s/old.safetensors --mode clean\n");
+           "--feature-net /s/old.safetensors --mode clean -- pics\n");
     fake_stop(&s);
 }
 END_TEST
@@ -92,9 +95,12 @@ START_TEST(paths_need_no_daemon) {
     char line[600], want[600];
     make_worker("");
     snprintf(line, sizeof line, "evaluate pics --against %s", dir);
-    snprintf(want, sizeof want, "evaluate pics --against %s\n", dir);
+    snprintf(want, sizeof want, "evaluate --against %s -- pics\n", dir);
     expect(NULL, 0, line, want);
     expect(NULL, 5, "evaluate pics --against birds", "start it with: diffscalerd");
+    expect(NULL, 5, "evaluate pics --against birds", "'birds' is no file or folder here");
+    snprintf(line, sizeof line, "evaluate pics --against %s --feature-net nwt.pth:clean", dir);
+    expect(NULL, 5, line, "'nwt.pth' is no file or folder here");
 }
 END_TEST
 
