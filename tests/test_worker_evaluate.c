@@ -261,7 +261,7 @@ START_TEST(wrong_calls) {
         {{"--against", a}, 2, "which folder?"},
         {{a, a, "--against", a}, 2, "one folder at a time"},
         {{empty, "--against", a}, 2, "has no picture file"},
-        {{one, "--against", a}, 2, "too few pictures for FID: 1, need 2"},
+        {{one, "--against", a}, 2, "Mixed_6c): 1, need 2"},
         {{a, "--against", a, "--mode", "clean"}, 2, "pt_inception-2015-12-05-6726825d.pth"},
         {{a, "--against", a, "--metrics", "fid,cmmd"}, 2, "no metric 'cmmd'"},
         {{a, "--against", a, "--metrics", "is"}, 2, "Inception Score"},

@@ -107,6 +107,11 @@ START_TEST(adm_reference) {
     ck_assert_ptr_null(strstr(s.err, "/s\n")); /* no picture was needed */
     json_decref(doc);
     said_free(&s);
+    s = run(adm, "--against", st, BUNDLED, "--json", "--metrics", "fid", NULL);
+    doc = document(&s);
+    ck_assert(has_note(doc, "FID is of mu and sigma"));
+    json_decref(doc);
+    said_free(&s);
     free(a), free(adm), free(st), free(z);
 }
 END_TEST
@@ -140,10 +145,17 @@ START_TEST(checked_before_the_work) {
     refused_at_once(GO(a, "--against", dir), 2, "has no picture file");
     refused_at_once(GO(a, "--against", pipe), 2, "no folder, no .npz");
     refused_at_once(GO(a, "--against", st, "--metrics", "fid,kid"), 2, "statistics are not enough");
-    refused_at_once(GO(a, "--against", b, "--n", "1"), 2, "too few pictures for FID: 1, need 2");
+    refused_at_once(GO(a, "--against", b, "--n", "1"), 2, "too few pictures for FD-768");
     refused_at_once(GO(a, "--against", b, "--metrics", "kid,pr", "--n", "3"), 2, "too few");
     said s = run(a, "--against", b, "--feature-net", "/nonexistent.pth", NULL);
     refused_at_once(s, 3, "feature network '/nonexistent.pth'");
+    s = run(a, "--against", b, "--feature-net", st, "--mode", "bundled", NULL);
+    refused_at_once(s, 2, "mode 'bundled' is of the bundled network");
+    char *linked = in_tmp("3-linked"), *inner = in_tmp("3-linked/a");
+    must(ds_fs_mkdirs(linked, &err), &err);
+    ck_assert(!symlink(a, inner));
+    refused_at_once(GO(linked, "--against", b), 2, "'a' (link to a folder is not followed)");
+    free(linked), free(inner);
 #undef GO
     char *data;
     size_t n;
@@ -163,6 +175,14 @@ START_TEST(checked_before_the_work) {
     ck_assert_msg(s.exit == 75 && strstr(s.err, "full.npz") && strstr(s.out, "FD-768"), "%d %s%s",
                   s.exit, s.out, s.err);
     said_free(&s);
+    /* what is left after broken files may be too little: the side is named */
+    char *one = make_folder("3-one", 0, 1, 24, 20), *broken = ds_xasprintf("%s/z.png", one);
+    must(ds_fs_write(broken, "x", 1, &err), &err);
+    s = run(one, "--against", b, "--metrics", "fid", BUNDLED, "--quiet", NULL);
+    ck_assert_msg(s.exit == 2 && strstr(s.err, "3-one': a covariance needs"), "%d %s", s.exit,
+                  s.err);
+    said_free(&s);
+    free(one), free(broken);
     free(a), free(b), free(taken), free(pipe), free(link), free(nodir), free(text), free(dir);
     free(big), free(wide), free(st), free(full);
 }
@@ -175,7 +195,8 @@ START_TEST(numbers_that_exist) {
     json_t *doc = NULL;
     ds_error err;
     ck_assert_int_eq(s.exit, 1);
-    ck_assert_ptr_nonnull(strstr(s.err, "note: too few pictures for KID: 3, need 4"));
+    ck_assert_ptr_nonnull(
+        strstr(s.err, "note: too few pictures for KID on the same 768 features: 3, need 4"));
     must(ds_json_parse("out", s.out, strlen(s.out), &doc, &err), &err);
     ck_assert(isfinite(value(doc, "fd768")));
     ck_assert(json_is_null(json_object_get(metric(doc, "kid"), "value")));

@@ -89,8 +89,8 @@ static int evaluate(ds_evaluation *e, ds_error *err) {
     int printed = ds_ev_print(e, &local);
     for (int k = 0; !rc && k < DS_EV_METRICS; k++)
         if (e->lost[k].code)
-            rc = ds_fail(err, DS_EFAILED, "%s: not measured: %s", ds_ev_metrics[k].name,
-                         e->lost[k].message);
+            rc = ds_fail(err, DS_EFAILED, "%s: not measured: %s",
+                         ds_ev_metric_name(e, &ds_ev_metrics[k]), e->lost[k].message);
     return rc || !printed ? rc : ds_fail(err, printed, "%s", local.message);
 }
 

@@ -76,6 +76,9 @@ typedef struct {
 } ds_ev_metric;
 extern const ds_ev_metric ds_ev_metrics[DS_EV_METRICS];
 
+/* What its number is called in this mode: "FID" is said of FID's network alone. */
+const char *ds_ev_metric_name(const ds_evaluation *e, const ds_ev_metric *m);
+
 /* 1: help was asked for, and printed. */
 int ds_ev_parse(ds_ev_options *o, int argc, char **argv, ds_error *err);
 

@@ -25,6 +25,28 @@ static void set_count(json_t *o, const char *key, int64_t n) {
     json_object_set_new(o, key, n >= 0 ? json_integer((json_int_t)n) : json_null());
 }
 
+/* Names of what the bundled network measures: "FID" is said of FID's network alone. */
+static const struct {
+    int want;
+    const char *key, *name;
+} bundled[] = {{DS_FID_WANT_FID, "fd768", DS_FEATURE_METRIC_NAME},
+               {DS_FID_WANT_KID, "kd768", "KID on the same 768 features"}};
+
+const char *ds_ev_metric_name(const ds_evaluation *e, const ds_ev_metric *m) {
+    for (size_t i = 0; e->o.mode == DS_FID_BUNDLED && i < sizeof bundled / sizeof *bundled; i++)
+        if (bundled[i].want == m->want)
+            return bundled[i].name;
+    return m->name;
+}
+
+/* Its "metric" in the document, when there is a number. */
+static const char *metric_key(const ds_evaluation *e, const ds_ev_metric *m) {
+    for (size_t i = 0; e->o.mode == DS_FID_BUNDLED && i < sizeof bundled / sizeof *bundled; i++)
+        if (bundled[i].want == m->want)
+            return bundled[i].key;
+    return m->word;
+}
+
 /* One row of the result, with what the number depends on; NULL when there is no number.  n, n_real:
  * pictures that it was made of (n_real 0: one side alone). */
 static json_t *add_row(ds_evaluation *e, int want, const char *metric, const char *name,
@@ -67,9 +89,8 @@ static int add_distance(ds_evaluation *e, int want, const char *metric, const ch
 }
 
 static int add_fid(ds_evaluation *e, ds_error *err) {
-    int bundled = e->o.mode == DS_FID_BUNDLED;
-    return add_distance(e, DS_FID_WANT_FID, bundled ? "fd768" : "fid",
-                        bundled ? DS_FEATURE_METRIC_NAME : "FID", err);
+    const ds_ev_metric *m = &ds_ev_metrics[0];
+    return add_distance(e, DS_FID_WANT_FID, metric_key(e, m), ds_ev_metric_name(e, m), err);
 }
 
 static int add_sfid(ds_evaluation *e, ds_error *err) {
@@ -78,14 +99,13 @@ static int add_sfid(ds_evaluation *e, ds_error *err) {
 
 static int add_kid(ds_evaluation *e, ds_error *err) {
     ds_kid_result k;
-    int bundled = e->o.mode == DS_FID_BUNDLED;
+    const ds_ev_metric *m = &ds_ev_metrics[2];
     int rc = ds_fid_suite_kid(e->real.suite, e->fake.suite, KID_SUBSETS, KID_SUBSET_SIZE, e->o.seed,
                               &k, err);
     if (rc)
         return rc;
-    json_t *r =
-        add_row(e, DS_FID_WANT_KID, bundled ? "kd768" : "kid",
-                bundled ? "KID on the same 768 features" : "KID", k.kid, k.n_fake, k.n_real, err);
+    json_t *r = add_row(e, DS_FID_WANT_KID, metric_key(e, m), ds_ev_metric_name(e, m), k.kid,
+                        k.n_fake, k.n_real, err);
     if (!r)
         return DS_EFAILED;
     json_object_set_new(r, "std_error", json_real(k.std_error));
@@ -137,9 +157,7 @@ void ds_ev_measure(ds_evaluation *e) {
         const ds_ev_metric *m = &ds_ev_metrics[k];
         if (!(e->o.want & m->want) || (m->both && !e->o.against))
             continue;
-        ds_ev_say_computing(e, m->want == DS_FID_WANT_FID && e->o.mode == DS_FID_BUNDLED
-                                   ? DS_FEATURE_METRIC_NAME
-                                   : m->name);
+        ds_ev_say_computing(e, ds_ev_metric_name(e, m));
         if (m->add(e, &e->lost[k]))
             e->o.want &= ~m->want;
     }

@@ -32,8 +32,8 @@ void ds_ev_note(ds_evaluation *e, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    json_t *s = json_string(text); /* NULL where it was cut within a character */
-    json_array_append_new(e->notes, s ? s : json_string("a note that is too long"));
+    ds_text_whole(text); /* long names are cut, maybe within a character */
+    json_array_append_new(e->notes, json_string(text));
     if (!e->o.quiet)
         fprintf(stderr, "note: %s\n", text);
 }
@@ -84,11 +84,14 @@ void ds_ev_say_computing(const ds_evaluation *e, const char *what) {
 
 /* A value of a metric that could not be had. */
 static json_t *lost_row(const ds_evaluation *e, int k) {
-    json_t *r = json_object(), *why = json_string(e->lost[k].message);
-    json_object_set_new(r, "metric", json_string(ds_ev_metrics[k].word));
-    json_object_set_new(r, "name", json_string(ds_ev_metrics[k].name));
+    const ds_ev_metric *m = &ds_ev_metrics[k];
+    json_t *r = json_object();
+    char *why = ds_name_escape(e->lost[k].message);
+    json_object_set_new(r, "metric", json_string(m->word));
+    json_object_set_new(r, "name", json_string(ds_ev_metric_name(e, m)));
     json_object_set_new(r, "value", json_null());
-    json_object_set_new(r, "why", why ? why : json_null());
+    json_object_set_new(r, "why", json_string(why));
+    free(why);
     return r;
 }
 

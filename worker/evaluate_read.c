@@ -236,6 +236,8 @@ int ds_ev_read(ds_evaluation *e, ds_ev_side *s, const char *what, ds_error *err)
     if (rc || !(s->from_pictures & (DS_FID_WANT_FID | DS_FID_WANT_SFID)))
         return rc;
     rc = ds_fid_suite_stats(s->suite, &s->stats, err);
+    if (rc)
+        return ds_error_prefix(err, "'%.200s'", s->path);
     snprintf(s->stats.decode, sizeof s->stats.decode, "%s", s->decode);
     return rc;
 }

@@ -79,6 +79,17 @@ static int open_side(ds_ev_side *s, ds_error *err) {
     return rc;
 }
 
+/* The bundled network is packed with zstd, those of FID are not. */
+static int is_packed(const char *path) {
+    unsigned char b[4];
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), yes;
+    if (fd < 0)
+        return 0;
+    yes = read(fd, b, sizeof b) == sizeof b && !memcmp(b, "\x28\xb5\x2f\xfd", sizeof b);
+    close(fd);
+    return yes;
+}
+
 /* The mode that was not given: a reference says what it was made with. */
 static int settle_mode(ds_evaluation *e, ds_error *err) {
     ds_ev_options *o = &e->o;
@@ -97,6 +108,11 @@ static int settle_mode(ds_evaluation *e, ds_error *err) {
                        ds_fid_mode_name(o->mode));
     if (o->net && access(o->net, R_OK))
         return ds_fail_errno(err, "cannot read the feature network '%.300s'", o->net);
+    if (o->mode == DS_FID_BUNDLED && o->net && !is_packed(o->net))
+        return ds_fail(err, DS_EINVAL,
+                       "mode 'bundled' is of the bundled network, '%.300s' is another one: leave "
+                       "out --feature-net, or choose a --mode of FID's network",
+                       o->net);
     return 0;
 }
 
@@ -114,16 +130,26 @@ static void say_others(ds_evaluation *e, const ds_ev_side *s, const char *shown)
         ds_ev_note(e, "%s folder%s below '%.200s' not looked into, as in %s; --recursive does",
                    ds_ev_count(n, l->folders), l->folders == 1 ? "" : "s", shown,
                    ds_ev_tool(e->o.mode));
+    if (l->links)
+        ds_ev_note(e, "%s link%s to folders in '%.200s' not followed, as in %s",
+                   ds_ev_count(n, l->links), l->links == 1 ? "" : "s", shown,
+                   ds_ev_tool(e->o.mode));
 }
 
 static int no_picture(const ds_evaluation *e, const ds_ev_side *s, ds_error *err) {
     const char *tool = ds_ev_tool(e->o.mode);
+    const ds_rejected_list *w = &s->list.walked;
+    if (!tool && w->listed)
+        return ds_fail(err, DS_EINVAL, "'%.200s' has no picture file: '%.200s' (%.100s)%s", s->path,
+                       w->items[0].path, w->items[0].reason, w->count > 1 ? ", ..." : "");
     if (!tool)
         return ds_fail(err, DS_EINVAL, "'%.300s' has no picture file", s->path);
     return ds_fail(err, DS_EINVAL, "'%.200s' has no picture file that %s counts (%s:%s)%s", s->path,
                    tool, e->o.mode == DS_FID_CLEAN ? "below it" : "in the folder itself",
                    ds_picture_list_endings(e->o.mode),
-                   s->list.folders ? "; --recursive looks into the folders below" : "");
+                   s->list.folders ? "; --recursive looks into the folders below"
+                   : s->list.links ? "; links to folders are not followed: give the folder itself"
+                                   : "");
 }
 
 static int list_side(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
@@ -198,8 +224,9 @@ static void settle_sources(ds_evaluation *e, ds_ev_side *s, int want, int own) {
         ds_npz_stats_release(&s->stats);
     if (usable && has_rows(s) && gaussians) {
         char n[32], *shown = ds_name_escape(s->path);
-        ds_ev_note(e, "FID is against mu and sigma of '%.300s', not of the %s pictures in it",
-                   shown, ds_ev_count(n, s->available));
+        const char *own_side = s == &e->fake ? "of" : "against";
+        ds_ev_note(e, "FID is %s mu and sigma of '%.300s', not %s the %s pictures in it", own_side,
+                   shown, own_side, ds_ev_count(n, s->available));
         free(shown);
     }
 }
@@ -260,7 +287,7 @@ static int64_t least_count(const ds_evaluation *e, const ds_ev_metric *m) {
         if (!(sides[i]->from_pictures & m->want))
             continue;
         k = sides[i]->asked ? sides[i]->asked : sides[i]->available;
-        k -= e->o.skip_broken ? sides[i]->list.unread.count : 0;
+        k -= e->o.skip_broken ? ds_picture_list_unread(&sides[i]->list, k) : 0;
         n = k < n ? k : n;
     }
     return n;
@@ -274,8 +301,8 @@ static int check_counts(ds_evaluation *e, ds_error *err) {
         int64_t n = least_count(e, m);
         if (!(e->o.want & m->want) || n >= m->least)
             continue;
-        ds_fail(&e->lost[k], DS_EFAILED, "too few pictures for %s: %lld, need %lld", m->name,
-                (long long)n, (long long)m->least);
+        ds_fail(&e->lost[k], DS_EFAILED, "too few pictures for %s: %lld, need %lld",
+                ds_ev_metric_name(e, m), (long long)n, (long long)m->least);
         first = first ? first : &e->lost[k];
         e->o.want &= ~m->want;
         e->fake.from_pictures &= ~m->want;

@@ -87,6 +87,19 @@ const char *ds_name_problem(const char *name) {
     return NULL;
 }
 
+void ds_text_whole(char *text) {
+    char *out = text;
+    while (*text) {
+        int n = utf8_length((const unsigned char *)text);
+        if (!n && (unsigned char)*text < 0x80)
+            n = 1;
+        for (int i = 0; i < n; i++)
+            *out++ = text[i];
+        text += n ? n : 1;
+    }
+    *out = 0;
+}
+
 char *ds_name_escape(const char *name) {
     const unsigned char *p = (const unsigned char *)name;
     char *out = ds_xmalloc(strlen(name) * 4 + 1), *o = out;

@@ -42,6 +42,8 @@ void ds_rejected_release(ds_rejected_list *list);
 const char *ds_name_problem(const char *name);
 /* The printable form, malloc'ed. */
 char *ds_name_escape(const char *name);
+/* Takes out, in place, what is no UTF-8: for text that was cut to a length. */
+void ds_text_whole(char *text);
 /* Is `path` relative, with no empty, "." or ".." part? */
 int ds_path_beneath(const char *path);
 

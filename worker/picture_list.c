@@ -70,6 +70,9 @@ static int counts(const rule *r, const char *name) {
     return is_word(r->endings, ending(name, r->any_case), r->any_case);
 }
 
+/* clean-fid opens these with numpy.load. */
+static int is_numpy(const char *path) { return strstr(path, ".npy") != NULL; }
+
 static int add(walk *w, int is_link) {
     ds_picture_list *l = w->list;
     if (l->count == FILES_MAX)
@@ -87,7 +90,7 @@ static int add(walk *w, int is_link) {
     }
     l->paths[l->count] = ds_xstrdup(w->path);
     l->keys[l->count++] = whole;
-    if (ds_picture_list_endings(DS_FID_CLEAN) == w->rule->endings && strstr(w->path, ".npy"))
+    if (ds_picture_list_endings(DS_FID_CLEAN) == w->rule->endings && is_numpy(w->path))
         ds_rejected_add(&l->unread, w->path, "NumPy array");
     return 0;
 }
@@ -148,7 +151,8 @@ static int visit(walk *w, int fd, const char *name, size_t length, int depth) {
         return rc;
     int hidden = name[0] == '.' && !w->rule->hidden;
     if (hidden || (is_link && !w->rule->follow) || !w->deep) {
-        w->list->folders += !hidden;
+        if (!hidden)
+            *(is_link ? &w->list->links : &w->list->folders) += 1;
         return 0;
     }
     return enter(w, fd, name, total, depth);
@@ -203,9 +207,15 @@ static int walk_all(ds_picture_list *out, int fd, ds_error *err) {
     ds_candidate_list files = {0};
     int rc = ds_walk(fd, FILES_MAX, &files, &out->walked, NULL, NULL, err);
     out->paths = ds_xmalloc((size_t)(files.count + 1) * sizeof *out->paths);
-    for (; out->count < files.count; out->count++) {
-        out->paths[out->count] = files.items[out->count].path;
-        files.items[out->count].path = NULL;
+    for (int64_t i = 0; i < files.count; i++) {
+        struct stat st;
+        ds_candidate *f = &files.items[i];
+        if (S_ISLNK(f->st.st_mode) && !fstatat(fd, f->path, &st, 0) && S_ISDIR(st.st_mode)) {
+            ds_rejected_add(&out->walked, f->path, "link to a folder is not followed");
+            continue;
+        }
+        out->paths[out->count++] = f->path;
+        f->path = NULL;
     }
     ds_candidates_release(&files);
     return rc;
@@ -235,7 +245,21 @@ int ds_picture_list_make(ds_picture_list *out, const char *folder, enum ds_fid_m
     rc = walk_folder(&w, fd, 0, 1);
     if (!rc)
         sort(out);
+    else if (err) { /* names below a folder may hold anything */
+        char *shown = ds_name_escape(err->message);
+        snprintf(err->message, sizeof err->message, "%s", shown);
+        free(shown);
+    }
+    ds_rejected_sort(&out->others);
+    ds_rejected_sort(&out->unread);
     return rc;
+}
+
+int64_t ds_picture_list_unread(const ds_picture_list *l, int64_t n) {
+    int64_t count = 0;
+    for (int64_t i = 0; l->unread.count && i < n && i < l->count; i++)
+        count += is_numpy(l->paths[i]);
+    return count;
 }
 
 void ds_picture_list_release(ds_picture_list *l) {

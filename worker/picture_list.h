@@ -33,11 +33,14 @@ typedef struct {
     ds_rejected_list others; /* look like pictures and are not counted, with the reason */
     ds_rejected_list walked; /* bundled: what ds_walk says of files that cannot be used */
     int64_t folders;         /* below, not looked into */
+    int64_t links;           /* to folders, not followed, however deep the list looks */
 } ds_picture_list;
 
 int ds_picture_list_make(ds_picture_list *out, const char *folder, enum ds_fid_mode mode,
                          int recursive, ds_error *err);
 void ds_picture_list_release(ds_picture_list *list);
+/* How many of the first n are unread. */
+int64_t ds_picture_list_unread(const ds_picture_list *list, int64_t n);
 
 /* "bmp, jpg, ...", for messages. */
 const char *ds_picture_list_endings(enum ds_fid_mode mode);
