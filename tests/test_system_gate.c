@@ -33,16 +33,27 @@ static void gate_rig(rig *r, const char *name, int datasets) {
     free(stripes);
 }
 
-/* "FD 70.58 -> 99.12": the second is a number and not the first. */
-static void expect_amount(void) {
-    const char *text = strstr(said.err, "FD ") ? strstr(said.err, "FD ") : strstr(said.out, "FD ");
-    double before = NAN, now = NAN;
-    ck_assert_msg(text != NULL, "no amount in\n%s\n%s", said.out, said.err);
-    text += 3;
+/* "FD 70.58 -> 99.12" in a text; 0: nowhere. */
+static int amount_in(const char *text, double *before, double *now) {
     char *end;
-    before = strtod(text, &end);
-    ck_assert_msg(!strncmp(end, " -> ", 4), "no amount in '%.60s'", text);
-    now = strtod(end + 4, &end);
+    while ((text = strstr(text, "FD "))) {
+        text += 3;
+        *before = strtod(text, &end);
+        if (end == text || strncmp(end, " -> ", 4))
+            continue;
+        text = end + 4;
+        *now = strtod(text, &end);
+        if (end != text)
+            return 1;
+    }
+    return 0;
+}
+
+/* An amount was said: the second is a number and not the first. */
+static void expect_amount(void) {
+    double before = NAN, now = NAN;
+    ck_assert_msg(amount_in(said.err, &before, &now) || amount_in(said.out, &before, &now),
+                  "no amount in\n%s\n%s", said.out, said.err);
     ck_assert_msg(before > 0 && now > 0 && fabs(now - before) > 0.005, "FD %g -> %g is no amount",
                   before, now);
 }

@@ -114,8 +114,8 @@ static void check_sample(void) {
     char *bytes = slurp(png);
     ck_assert_msg(!memcmp(bytes, "\x89PNG\r\n\x1a\n", 8), "sample wrote no PNG");
     free(bytes);
-    EXPECT(&r, 0, "sample", "base", "-n", "2", "--steps", "3", "-o", png);
-    EXPECT(&r, 2, "sample", "tiles", "-n", "4", "--class", "hot", "-o", png);
+    EXPECT(&r, 0, "sample", "base", "-n", "2", "--steps", "3", "-f", "-o", png);
+    EXPECT(&r, 2, "sample", "tiles", "-n", "4", "--class", "hot", "-f", "-o", png);
     EXPECT_SAID("hot");
     free(png);
 }
