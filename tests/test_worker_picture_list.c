@@ -247,7 +247,8 @@ START_TEST(what_was_special_is_said) {
     char *to = ds_xasprintf("%s/x.png", a), *deep = in_tmp("special/below");
     must(ds_fs_write(to, webp.data, webp.len, &err), &err); /* what it is, not what it is called */
     must(ds_fs_mkdirs(deep, &err), &err);
-    said s = IN("torch-fidelity", "--metrics", "sfid,pr", "--json");
+    said s = run(a, "--against", b, "--feature-net", net, "--metrics", "sfid,pr", "--mode",
+                 "torch-fidelity", "--json", NULL);
     json_t *doc = document(&s);
     ck_assert(isfinite(ds_json_number(metric(doc, "sfid"), "value", NAN)));
     ck_assert(has_note(doc, "1 of 6 pictures"));
