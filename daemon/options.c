@@ -32,6 +32,9 @@ static const char usage[] =
     "  --nice N            niceness of workers, 0 to 19 (default 10)\n"
     "  --settle SECONDS    quiet time of a folder before it is scanned (default 5)\n"
     "  --rescan SECONDS    every folder is looked at this often at least (default 600, 0 = never)\n"
+    "  --base-task HOW     what is recorded of a base's own classes: full (256 pictures and a "
+    "probe;\n"
+    "                      the default) or probe (four pictures)\n"
     "  --idle SECONDS      a client that is silent for so long is cut off (default 30)\n"
     "  --log-level LEVEL   debug, info, warn or error (env DIFFSCALER_LOG; default info)\n"
     "  --check-config      print the settings, check the files they name, and exit\n"
@@ -150,6 +153,7 @@ enum { /* in the order of the table of options */
        NICE,
        SETTLE,
        RESCAN,
+       BASE_TASK,
        IDLE,
        LEVEL,
        CHECK,
@@ -181,6 +185,11 @@ static int apply(ds_options *o, int what, const char *v, ds_error *err) {
         o->settle_ms = (int)(d * 1000);
         return rc;
     case RESCAN: return whole("--rescan", v, 0, 1e6, &o->rescan_seconds, err);
+    case BASE_TASK:
+        o->base_probe_only = strcmp(v, "probe") == 0;
+        return o->base_probe_only || strcmp(v, "full") == 0
+                   ? 0
+                   : ds_fail(err, DS_EINVAL, "--base-task '%s': use full or probe", v);
     case IDLE:
         rc = whole("--idle", v, 1, 3600, &seconds, err);
         o->idle_seconds = (unsigned)seconds;
@@ -267,6 +276,7 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
                                           {"nice", required_argument, NULL, NICE},
                                           {"settle", required_argument, NULL, SETTLE},
                                           {"rescan", required_argument, NULL, RESCAN},
+                                          {"base-task", required_argument, NULL, BASE_TASK},
                                           {"idle", required_argument, NULL, IDLE},
                                           {"log-level", required_argument, NULL, LEVEL},
                                           {"check-config", no_argument, NULL, CHECK},
@@ -315,6 +325,7 @@ void ds_options_print(const ds_options *o) {
            *o->feature_net ? o->feature_net : "(none found: datasets wait)");
     if (*o->listen)
         printf("listen = %s\ntoken-file = %s\n", o->listen, o->token_file);
-    printf("workers = %d\nnice = %d\nsettle = %g\nrescan = %d\nidle = %u\n", o->workers, o->nice,
-           o->settle_ms / 1000.0, o->rescan_seconds, o->idle_seconds);
+    printf("workers = %d\nnice = %d\nsettle = %g\nrescan = %d\nbase-task = %s\nidle = %u\n",
+           o->workers, o->nice, o->settle_ms / 1000.0, o->rescan_seconds,
+           o->base_probe_only ? "probe" : "full", o->idle_seconds);
 }

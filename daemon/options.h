@@ -22,6 +22,7 @@ typedef struct {
     int settle_ms;
     int rescan_seconds;
     unsigned idle_seconds; /* of HTTP clients */
+    int base_probe_only;   /* no distance of a base's own classes is recorded */
     enum ds_log_level log_level;
     int base_given, feature_net_given; /* named by the user: must exist */
     int check_config;

@@ -63,6 +63,8 @@ static int add_net(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err)
 static int add_base_task(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *err) {
     json_t *task = NULL;
     int rc = ds_base_task_get(d->registry, base_id, &task, err);
+    if (!rc && d->o.base_probe_only && json_is_null(task))
+        json_object_set_new(spec, "base_probe_only", json_true());
     if (!rc)
         json_object_set_new(spec, "base_task", task);
     return rc;

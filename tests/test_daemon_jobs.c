@@ -384,6 +384,20 @@ START_TEST(the_base_is_a_task) {
 }
 END_TEST
 
+START_TEST(the_base_is_probed_only) {
+    rig_start(&r, (const char *const[]){"--base-task", "probe", NULL});
+    rig_add(&r, "digits", photos, 201);
+    json_t *spec = spec_of(wait_version(1, "published"));
+    ck_assert(json_is_true(json_object_get(spec, "base_probe_only")));
+    json_decref(spec);
+    json_t *job = rig_want(&r, 202, "POST", "/v1/verify", "{}");
+    spec = spec_of(rig_wait_job(&r, "verify", NULL, "|done|", 5000));
+    ck_assert_msg(!json_object_get(spec, "base_probe_only"), "nothing is to be recorded");
+    json_decref(spec);
+    json_decref(job);
+}
+END_TEST
+
 START_TEST(ways_to_fail) {
     static const struct {
         const char *how, *state, *code, *words;
@@ -812,6 +826,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, worse_than_latest);
     tcase_add_test(tc, back_to_an_older_one);
     tcase_add_test(tc, the_base_is_a_task);
+    tcase_add_test(tc, the_base_is_probed_only);
     tcase_add_test(tc, ways_to_fail);
     tcase_add_loop_test(tc, attempts_are_limited, 0, 2);
     tcase_add_test(tc, cancel);

@@ -16,6 +16,7 @@ enum { REPEATS = SYS_SLOW ? 1 : 3, FLIPS = SYS_SLOW ? 200 : 1000, PULLS = SYS_SL
 static void gate_rig(rig *r, const char *name, int datasets) {
     ds_error err;
     rig_open(r, name);
+    r->full_base_task = 1; /* changes are told by how much they cost its own classes */
     char base[200];
     snprintf(base, sizeof base, "%s/base.safetensors", r->dir);
     must(ds_fs_copy(r->base, base, &err), &err);

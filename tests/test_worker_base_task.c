@@ -219,6 +219,17 @@ START_TEST(without_a_network_it_is_the_probe) {
 }
 END_TEST
 
+/* The network is there and not asked. */
+START_TEST(the_probe_alone_on_request) {
+    json_t *s = verify_of(json_null(), "auto");
+    json_object_set_new(s, "base_probe_only", json_true());
+    json_t *r = result_of("asked", s, 0), *t = json_object_get(r, "base_task");
+    ck_assert_ptr_nonnull(strstr(text_at(t, "note", NULL), "--base-task probe"));
+    ck_assert(json_is_null(json_object_get(t, "fd")) && !ds_json_int(t, "n", 1));
+    json_decref(r);
+}
+END_TEST
+
 /* A spec of before neither asks for it nor has it. */
 START_TEST(a_spec_of_before_records_nothing) {
     json_t *r = result_of("before", verify_spec(json_array(), "auto"), 0);
@@ -245,6 +256,7 @@ END_TEST
 static void register_cases(TCase *tc) {
     fixture_make();
     tcase_add_test(tc, without_a_network_it_is_the_probe);
+    tcase_add_test(tc, the_probe_alone_on_request);
     tcase_add_test(tc, a_spec_of_before_records_nothing);
     tcase_add_test(tc, a_large_base_is_probed_only);
     if (SANITIZED) /* the network takes a second a picture, and there are hundreds */

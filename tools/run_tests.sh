@@ -9,7 +9,7 @@ if [ "${1:-}" = --one ]; then # run one program: its line on stdout, its numbers
     DS_BUILD=${program%/tests/*}
     export DS_BUILD
     start=$(date +%s%N)
-    timeout 900 "$program" >"$log" 2>&1
+    timeout 1800 "$program" >"$log" 2>&1
     rc=$?
     tenths=$((($(date +%s%N) - start) / 100000000))
     line=$(grep -aE '^[^:]*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -1)

@@ -133,6 +133,8 @@ static void probe_only(const ds_tools *t, char note[256]) {
             "probe only: %d samples of this base would take %.2g FLOP, more than the %.2g that "
             "are spent on it",
             2 * DS_BASE_TASK_N, flop, DS_BASE_TASK_FLOP);
+    else if (t->job->spec->base_probe_only)
+        snprintf(note, 256, "probe only: the daemon runs with --base-task probe");
     else if (!t->job->spec->feature_net.path)
         snprintf(note, 256, "probe only: the job had no feature network to measure with");
 }

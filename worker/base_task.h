@@ -10,7 +10,7 @@
  * The samples of a large base would take hours on a processor: where
  *     2 parameters tokens steps 2 N  >  DS_BASE_TASK_FLOP
  * the record is the probe alone, and says so.  The rule is arithmetic, so that every machine has
- * the same record.
+ * the same record.  It is the probe alone as well where the spec says "base_probe_only".
  *
  * Thread: the main one.  Errors: memory, a full disk, a network that cannot be loaded.
  */

@@ -444,7 +444,8 @@ static const field train_spec[] = {
     {.key = "base_reference", OBJECT, AT(ds_spec, base_cache), .sub = cache_fields},
     {.key = "old_tasks", KNOWN, 0},
     {.key = "base_task", KNOWN, 0, .flags = OPTIONAL}, /* read_base_task */
-    {.key = "bars", KNOWN, 0, .flags = OPTIONAL},      /* read_bars */
+    {.key = "base_probe_only", BOOL, AT(ds_spec, base_probe_only), .flags = OPTIONAL},
+    {.key = "bars", KNOWN, 0, .flags = OPTIONAL}, /* read_bars */
     {.key = "publish_worse", BOOL, AT(ds_spec, publish_worse), .flags = OPTIONAL},
     {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
     END};
@@ -460,18 +461,20 @@ static const field sample_spec[] = {
     {.key = "columns", INT, AT(ds_spec, columns), DS_RANGE_COLUMNS, OPTIONAL},
     END};
 
-static const field verify_spec[] = {COMMON,
-                                    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
-                                    {.key = "feature_net",
-                                     OBJECT,
-                                     AT(ds_spec, feature_net),
-                                     .sub = net_fields,
-                                     .flags = OPTIONAL | NULLABLE},
-                                    {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
-                                    {.key = "old_tasks", KNOWN, 0},
-                                    {.key = "base_task", KNOWN, 0, .flags = OPTIONAL},
-                                    {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
-                                    END};
+static const field verify_spec[] = {
+    COMMON,
+    {.key = "base", OBJECT, AT(ds_spec, base), .sub = model_fields},
+    {.key = "feature_net",
+     OBJECT,
+     AT(ds_spec, feature_net),
+     .sub = net_fields,
+     .flags = OPTIONAL | NULLABLE},
+    {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
+    {.key = "old_tasks", KNOWN, 0},
+    {.key = "base_task", KNOWN, 0, .flags = OPTIONAL},
+    {.key = "base_probe_only", BOOL, AT(ds_spec, base_probe_only), .flags = OPTIONAL},
+    {.key = "gate", OBJECT, AT(ds_spec, gate), .sub = gate_fields},
+    END};
 
 static const field import_spec[] = {
     COMMON,

@@ -157,6 +157,7 @@ typedef struct {
     ds_spec_task base_task;             /* train, verify: the base's own classes, if .. */
     int base_task_known;                /* .. they are recorded */
     int base_task_asked;                /* the spec has "base_task": null asks for recording it */
+    int base_probe_only;                /* .. its probe alone */
     ds_spec_bar bars[DS_SPEC_BARS_MAX]; /* train */
     int bar_count;
     int publish_worse; /* train: a refusal by a bar is overruled, for this version */
