@@ -176,9 +176,9 @@ $(addprefix $(BUILD)/bench/,bench_vae bench_fd bench_resize): %: %.o $(LIB_ENGIN
 $(BUILD)/bench/bench_gate: $(BUILD)/bench/bench_gate.o $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_WORKER) $(L_ENGINE) $(L_BASE)
 .PHONY: bench
-bench: deps ## speed of training and sampling steps beside PyTorch (where python3-torch is there)
+bench: deps ## speed of training and sampling steps beside PyTorch's best; BENCH_ARGS="--models tiny" (see the script)
 	@$(MAKE) --no-print-directory -j$(shell nproc) $(BUILD)/bench/bench_step $(BUILD)/bench/bench_kernels
-	@tools/bench.sh $(BUILD)
+	@PARITY_PYTHON=$(PARITY_PYTHON) python3 bench/beside_pytorch.py $(BUILD) $(BENCH_ARGS)
 
 # Benchmarks: BENCH_ARGS="bf16 2 tiny 64 adapter" (see bench/bench_kernels.c)
 $(BUILD)/bench/bench_kernels: $(BUILD)/bench/bench_kernels.o $(LIB_KERNELS) $(LIB_BASE)

@@ -55,46 +55,9 @@ def say(**what):
     print(json.dumps(what), flush=True)
 
 
-# ---------------------------------------------------------------- hand-fused adapter
-def make_folded():
+# ---------------------------------------------------------------- adapters
+def make_beside():
     import torch, torch.nn as nn, torch.nn.functional as F
-
-    class Fold(torch.autograd.Function):
-        """y = x W'^T + bias + b, W' = diag(a) W + s U V.  docs/math.md derives the gradients."""
-        @staticmethod
-        def forward(ctx, x, W, bias, a, b, U, V, s):
-            Wf = (a[:, None] * W + s * (U @ V)).to(W.dtype)
-            y = F.linear(x, Wf, (bias + b).to(W.dtype))
-            ctx.save_for_backward(x, y, Wf, bias, a, b, U, V)
-            ctx.s = s
-            return y
-
-        @staticmethod
-        def backward(ctx, dy):
-            x, y, Wf, bias, a, b, U, V = ctx.saved_tensors
-            s, kind = ctx.s, Wf.dtype
-            dy = dy.to(kind)
-            dx = dy @ Wf
-            g, rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-            db = g.sum(0, dtype=torch.float32)
-            gy = (g.float() * y.reshape(g.shape).float()).sum(0)
-            G = (g.t() @ (rows @ V.to(kind).t())).float()
-            dV = s * ((g @ U.to(kind)).t() @ rows).float()
-            da = (gy - (bias + b) * db - s * (U * G).sum(1)) / a
-            return dx, None, None, da, db, s * G, dV, None
-
-    class Folded(nn.Module):
-        def __init__(self, base, r, kind):
-            super().__init__()
-            m, n = base.weight.shape
-            self.register_buffer('W', base.weight.detach().to(kind))
-            self.register_buffer('bias', base.bias.detach().float())
-            self.a, self.b = nn.Parameter(torch.ones(m)), nn.Parameter(torch.zeros(m))
-            self.V, self.U = nn.Parameter(torch.empty(r, n)), nn.Parameter(torch.zeros(m, r))
-            nn.init.kaiming_uniform_(self.V, a=math.sqrt(5))
-
-        def forward(self, x):
-            return Fold.apply(x.to(self.W.dtype), self.W, self.bias, self.a, self.b, self.U, self.V, 1.0)
 
     class Beside(nn.Module):
         """As PEFT does: the adapter's own products beside the frozen layer's, all in bf16."""
@@ -111,7 +74,7 @@ def make_folded():
             x = x.to(kind)
             return self.base(x) * self.a.to(kind) + self.b.to(kind) + F.linear(F.linear(x, self.V.to(kind)), self.U.to(kind))
 
-    return Folded, Beside
+    return Beside
 
 
 def adapt(mod, cls, r, kind):
@@ -275,8 +238,8 @@ class Bench:
         peer_dit, config, classes, kind, net = self.model(small)
         for p in net.parameters():
             p.requires_grad_(False)
-        Folded, Beside = make_folded()
-        adapt(net, Folded if 'folded' in self.words else Beside, 8, kind)
+        import peer_fold
+        adapt(net, peer_fold.Folded if 'folded' in self.words else make_beside(), 8, kind)
         net.y_emb.weight.requires_grad_(True)
         net = self.compiled(net.to(self.dev).train())
         par = [p for p in net.parameters() if p.requires_grad]
