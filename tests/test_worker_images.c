@@ -7,8 +7,11 @@
 #include "worker/png_write.h"
 #include "worker/sandbox.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static char reason[DS_REASON_SIZE];
 static ds_image_info info;
@@ -101,6 +104,30 @@ START_TEST(jpeg_four_components) {
     ck_assert_int_le(worst(got, want, sizeof want), 6);
     free(got);
     ds_buf_release(&b);
+}
+END_TEST
+
+/* The last scan again and again: 500 scans are read, more are not begun. */
+START_TEST(jpeg_scans_are_bounded) {
+    char *jpg;
+    size_t n, last = 0, scans = 0;
+    ck_assert_int_eq(ds_fs_read("tests/golden/images/progressive.jpg", 1 << 20, &jpg, &n, NULL), 0);
+    for (size_t i = 0; i + 1 < n; i++)
+        if ((uint8_t)jpg[i] == 0xff && (uint8_t)jpg[i + 1] == 0xda)
+            last = i, scans++;
+    ds_buf b = {0};
+    ds_buf_add(&b, jpg, n - 2);
+    for (; scans < 500; scans++)
+        ds_buf_add(&b, jpg + last, n - 2 - last);
+    size_t fits = b.len;
+    ds_buf_add(&b, "\xff\xd9", 2);
+    ck_assert_int_eq(ds_decode_header((uint8_t *)b.data, b.len, &info, reason), 0);
+    b.len = fits;
+    ds_buf_add(&b, jpg + last, n - last);
+    ck_assert_int_lt(ds_decode_header((uint8_t *)b.data, b.len, &info, reason), 0);
+    ck_assert_msg(strstr(reason, "too much work: 501 scans of ") != NULL, "%s", reason);
+    ds_buf_release(&b);
+    free(jpg);
 }
 END_TEST
 
@@ -372,8 +399,8 @@ END_TEST
 
 /* ---------------------------------------------------------------- sandbox */
 
-static ds_sandbox *open_sandbox(int timeout_ms) {
-    ds_sandbox_options o = {.timeout_ms = timeout_ms};
+static ds_sandbox *open_sandbox(int cpu_ms, int patience_ms) {
+    ds_sandbox_options o = {.cpu_ms = cpu_ms, .patience_ms = patience_ms};
     ds_sandbox *s;
     ds_error err = {0};
     ck_assert_msg(!ds_sandbox_open(&s, &o, &err), "%s", err.message);
@@ -392,7 +419,7 @@ static ds_sandbox_reply ask(ds_sandbox *s, enum ds_sandbox_op op, const ds_buf *
 }
 
 START_TEST(sandbox_decodes_as_we_do) {
-    ds_sandbox *s = open_sandbox(0);
+    ds_sandbox *s = open_sandbox(0, 0);
     ds_buf b = make_slope_png(50, 40, 9);
     uint8_t *rgb = decode(&b), want[32 * 32 * 3];
     ds_sandbox_reply r = ask(s, DS_SANDBOX_FULL, &b, 0);
@@ -425,7 +452,7 @@ START_TEST(sandbox_has_walls) {
         return;
     }
 #endif
-    ds_sandbox *s = open_sandbox(0);
+    ds_sandbox *s = open_sandbox(0, 0);
     ds_sandbox_reply r = ask(s, forbidden[_i], NULL, 0);
     ck_assert_msg(!r.ok && r.reason[0], "operation %d: %s", forbidden[_i], r.reason);
     if (_i < 4) /* by the filter, not by chance: limits alone would say something else */
@@ -436,19 +463,95 @@ START_TEST(sandbox_has_walls) {
 }
 END_TEST
 
-START_TEST(crash_and_hang_cost_one_picture) {
-    ds_sandbox *s = open_sandbox(300);
+START_TEST(crash_costs_one_picture) {
+    ds_sandbox *s = open_sandbox(0, 0);
     ds_buf b = make_slope_png(20, 20, 4);
     ck_assert(ask(s, DS_SANDBOX_SQUARE, &b, 16).ok);
     ds_sandbox_reply r = ask(s, DS_SANDBOX_CRASH, NULL, 0);
     ck_assert(!r.ok);
     ck_assert_msg(strstr(r.reason, "crashed") != NULL, "%s", r.reason);
     ck_assert(ask(s, DS_SANDBOX_SQUARE, &b, 16).ok);
-    r = ask(s, DS_SANDBOX_HANG, NULL, 0);
-    ck_assert(!r.ok);
-    ck_assert_str_eq(r.reason, "decoding took longer than 300 ms");
+    ck_assert_int_eq(ds_sandbox_restarts(s), 2); /* a crash is tried twice */
+    ds_buf_release(&b);
+    ds_sandbox_close(s);
+}
+END_TEST
+
+/* An operation without a verdict: the job ends with an error, no picture is rejected. */
+static void ask_in_vain(ds_sandbox *s, enum ds_sandbox_op op, int code, const char *part,
+                        int children) {
+    ds_sandbox_reply r;
+    ds_error err = {0};
+    int before = ds_sandbox_restarts(s);
+    ck_assert_int_eq(ds_sandbox_run(s, op, DS_DECODE_TRAIN, 0, 0, 0, &r, &err), code);
+    ck_assert_msg(strstr(err.message, part) != NULL, "%s", err.message);
+    ck_assert_int_eq(ds_sandbox_restarts(s) - before, children);
+}
+
+static void *kill_each(void *sandbox) {
+    pid_t last = -1;
+    for (int killed = 0; killed < 5;) {
+        pid_t pid = ds_sandbox_pid(sandbox); /* a late look costs a turn of this loop */
+        usleep(10000);
+        if (pid < 0 || pid == last || pid != ds_sandbox_pid(sandbox))
+            continue;
+        kill(pid, SIGKILL);
+        last = pid;
+        killed++;
+    }
+    return NULL;
+}
+
+START_TEST(being_killed_is_no_verdict) {
+    ds_sandbox *s = open_sandbox(0, 0);
+    pthread_t t;
+    ck_assert_int_eq(pthread_create(&t, NULL, kill_each, s), 0);
+    ask_in_vain(s, DS_SANDBOX_STOPPED, DS_EBUSY, "killed or stood still 5 times", 5);
+    pthread_join(t, NULL);
+    ds_sandbox_close(s);
+}
+END_TEST
+
+START_TEST(time_is_no_verdict) {
+    ds_sandbox *s = open_sandbox(200, 0);
+    ds_buf b = make_slope_png(20, 20, 4);
+    ask_in_vain(s, DS_SANDBOX_HANG, DS_EFAILED, "more than 200 ms of processor time", 2);
     ck_assert(ask(s, DS_SANDBOX_SQUARE, &b, 16).ok);
-    ck_assert_int_eq(ds_sandbox_restarts(s), 3); /* a crash is tried twice */
+    ds_sandbox_close(s);
+    s = open_sandbox(0, 200);
+    ask_in_vain(s, DS_SANDBOX_STOPPED, DS_EBUSY, "stood still 5 times", 5);
+    ds_buf_release(&b);
+    ds_sandbox_close(s);
+}
+END_TEST
+
+typedef struct {
+    pid_t pid;
+    int signal, ms;
+} later;
+
+static void *signal_later(void *arg) {
+    const later *l = arg;
+    usleep((useconds_t)l->ms * 1000);
+    kill(l->pid, l->signal);
+    return NULL;
+}
+
+/* A child that stands still for longer than it may compute answers when it goes on; one that is
+ * killed from outside is replaced.  Neither costs the picture. */
+START_TEST(pause_and_kill_cost_nothing) {
+    ds_sandbox *s = open_sandbox(200, 30000);
+    ds_buf b = make_slope_png(20, 20, 4);
+    later l[2] = {{ds_sandbox_pid(s), SIGCONT, 700}, {ds_sandbox_pid(s), SIGKILL, 200}};
+    for (int i = 0; i < 2; i++) {
+        pthread_t t;
+        ck_assert_int_eq(kill(l[i].pid, SIGSTOP), 0);
+        ck_assert_int_eq(pthread_create(&t, NULL, signal_later, &l[i]), 0);
+        ds_sandbox_reply r = ask(s, DS_SANDBOX_SQUARE, &b, 16);
+        ck_assert_msg(r.ok, "%s", r.reason);
+        pthread_join(t, NULL);
+        ck_assert_int_eq(ds_sandbox_restarts(s), i);
+    }
     ds_buf_release(&b);
     ds_sandbox_close(s);
 }
@@ -502,6 +605,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, jpeg_orientation_is_applied, 1, 9);
     tcase_add_loop_test(tc, jpeg_four_components, 0, 16);
     tcase_add_test(tc, jpeg_cut_anywhere_is_an_error);
+    tcase_add_test(tc, jpeg_scans_are_bounded);
     tcase_add_loop_test(tc, png_of_every_type, 0, PNG_TYPES * 4);
     tcase_add_test(tc, png_damage_is_an_error);
     tcase_add_test(tc, webp_with_alpha);
@@ -511,7 +615,10 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, giants_are_refused_before_allocation);
     tcase_add_test(tc, sandbox_decodes_as_we_do);
     tcase_add_loop_test(tc, sandbox_has_walls, 0, 6);
-    tcase_add_test(tc, crash_and_hang_cost_one_picture);
+    tcase_add_test(tc, crash_costs_one_picture);
+    tcase_add_test(tc, being_killed_is_no_verdict);
+    tcase_add_test(tc, time_is_no_verdict);
+    tcase_add_test(tc, pause_and_kill_cost_nothing);
     tcase_add_test(tc, sandbox_that_cannot_start_is_an_error);
     tcase_add_test(tc, grid_round_trip);
 }

@@ -51,7 +51,7 @@ enum ds_decode_verdict {
     DS_DECODE_BROKEN,      /* damaged; in DS_DECODE_PILLOW: the tool itself fails on this file */
     DS_DECODE_UNSUPPORTED, /* a kind of file that is not read here; the tool may */
     DS_DECODE_TOO_LARGE,   /* beyond a limit of ours; the tool may take it */
-    DS_DECODE_GAVE_UP      /* the decoder crashed, had no memory or took too long */
+    DS_DECODE_GAVE_UP      /* the decoder crashed or had no memory */
 };
 
 /* What a picture has that another program might have shown otherwise: bits of info->notes. */

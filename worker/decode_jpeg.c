@@ -9,6 +9,11 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
+/* Each scan goes over all pixels again, in a few bytes of the file: the work is bounded here, by
+ * what the file says, and not by a clock.  Encoders write 10 or so; djpeg's own checks use 500. */
+#define SCANS_MAX 500
+#define SCANS_PIXELS (INT64_C(128) * DS_DECODE_MAX_PIXELS)
+
 /* From the byte after a scan's header: the offset of the next marker's 0xff, n if there is none. */
 static size_t skip_scan(const uint8_t *p, size_t n, size_t at) {
     while (at + 1 < n) {
@@ -80,6 +85,10 @@ int ds_jpeg_header(const uint8_t *p, size_t n, ds_image_info *info, char *reason
     }
     if (!info->width || !scans)
         return ds_decode_fail(reason, "damaged JPEG: no picture in it");
+    int64_t pixels = (int64_t)info->width * info->height;
+    if (pixels <= DS_DECODE_MAX_PIXELS && (scans > SCANS_MAX || scans * pixels > SCANS_PIXELS))
+        return ds_decode_fail(reason, "too much work: %d scans of %d x %d pixels", scans,
+                              info->width, info->height);
     return 0;
 }
 

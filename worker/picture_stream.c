@@ -98,7 +98,7 @@ static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *fil
     int rc = ds_sandbox_run(box, DS_SANDBOX_FULL, s->o.use, (size_t)st.st_size, 0,
                             DS_DECODE_MAX_PIXELS, &reply, err);
     if (rc)
-        return rc;
+        return ds_error_prefix(err, "'%s'", file->path);
     if (!reply.ok || reply.info.width > DS_FID_PICTURE_SIDE_MAX ||
         reply.info.height > DS_FID_PICTURE_SIDE_MAX) {
         snprintf(reason, DS_REASON_SIZE, "%s", reply.ok ? "too long a side" : reply.reason);

@@ -166,7 +166,7 @@ static int decode_one(const options *o, ds_sandbox *s, const char *path, int *fa
     if (!load(s, path, &size, r.reason))
         rc = ds_sandbox_run(s, DS_SANDBOX_FULL, o->use, size, 0, DS_DECODE_MAX_PIXELS, &r, err);
     if (rc)
-        return rc;
+        return ds_error_prefix(err, "'%s'", path);
     *failed |= !r.ok;
     print_line(o, path, &r, ds_sandbox_output(s));
     if (!r.ok || !o->out)

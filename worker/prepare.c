@@ -163,7 +163,7 @@ static int decode_one(prepare *p, int64_t i, ds_sandbox *s, ds_error *err) {
         rc = ds_sandbox_run(s, DS_SANDBOX_SQUARE, DS_DECODE_TRAIN, (size_t)it->size, p->o->side,
                             DS_DECODE_MAX_PIXELS, &reply, err);
     if (rc)
-        return rc;
+        return rc == DS_ECONFLICT ? rc : ds_error_prefix(err, "'%s'", it->path);
     it->ok = reply.ok;
     if (reply.ok)
         memcpy(ds_images_slot(&p->file, i), ds_sandbox_output(s), p->file.image_size);
@@ -199,11 +199,11 @@ static void wait_for(prepare *p, ds_progress_fn progress, void *user) {
     pthread_mutex_lock(&p->lock);
     while (p->running > 0) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += 100000000;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&p->finished, &p->lock, &until);
+        pthread_cond_clockwait(&p->finished, &p->lock, CLOCK_MONOTONIC, &until);
         pthread_mutex_unlock(&p->lock);
         if (progress && progress(user, atomic_load(&p->done), p->count)) {
             ds_error cancelled;
@@ -298,8 +298,7 @@ static void remove_leftovers(const char *dir_path) {
         int fd = openat(dirfd(dir), d->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)
             continue;
-        struct stat st; /* the minute covers the moment between creation and lock */
-        if (!fstat(fd, &st) && st.st_mtime < time(NULL) - 60 && !flock(fd, LOCK_EX | LOCK_NB))
+        if (!flock(fd, LOCK_EX | LOCK_NB))
             unlinkat(dirfd(dir), d->d_name, 0);
         close(fd);
     }

@@ -46,6 +46,25 @@ static void digest_two(const void *a, size_t an, const void *b, size_t bn, char 
     memcpy(out, hex, 64);
 }
 
+/* The lock tells a live file from one that a dead process left (prepare.c removes those).  A file
+ * that was removed between its creation and its lock is made again. */
+static int create_locked(ds_images_file *f) {
+    char *const end = f->tmp + strlen(f->tmp) - strlen("XXXXXX.tmp");
+    for (;;) {
+        struct stat st;
+        f->fd = mkostemps(f->tmp, 4, O_CLOEXEC);
+        if (f->fd < 0)
+            return -1;
+        while (flock(f->fd, LOCK_EX) && errno == EINTR)
+            ;
+        if (fstat(f->fd, &st) || st.st_nlink > 0) /* a file system without locks will do */
+            return 0;
+        close(f->fd);
+        f->fd = -1;
+        memcpy(end, "XXXXXX", 6);
+    }
+}
+
 int ds_images_create(ds_images_file *f, const char *path, int64_t slots, size_t image_size,
                      ds_error *err) {
     *f = (ds_images_file){.path = ds_xstrdup(path),
@@ -54,10 +73,8 @@ int ds_images_create(ds_images_file *f, const char *path, int64_t slots, size_t 
                           .slots = slots,
                           .image_size = image_size,
                           .map_size = DS_IMAGES_HEADER + (size_t)slots * image_size};
-    f->fd = mkostemps(f->tmp, 4, O_CLOEXEC);
-    if (f->fd < 0)
+    if (create_locked(f))
         return ds_fail_errno(err, "cannot create '%s'", path);
-    flock(f->fd, LOCK_EX | LOCK_NB); /* tells a live file from one that a dead process left */
     int e = ds_fs_test_full() ? ENOSPC : posix_fallocate(f->fd, 0, (off_t)f->map_size);
     if (e) {
         errno = e;

@@ -50,8 +50,10 @@ static int decode(ds_sandbox *s, int root, const char *path, int side, uint8_t *
         return 0;
     int rc = ds_sandbox_run(s, DS_SANDBOX_SQUARE, DS_DECODE_TRAIN, (size_t)st.st_size, side,
                             DS_DECODE_MAX_PIXELS, &reply, err);
-    if (rc || !reply.ok)
-        return rc;
+    if (rc)
+        return ds_error_prefix(err, "'%s'", path);
+    if (!reply.ok)
+        return 0;
     memcpy(rgb, ds_sandbox_output(s), 3 * (size_t)side * (size_t)side);
     return 1;
 }

@@ -1,6 +1,5 @@
-/* worker/sandbox.c - the parent's side: start, ask, time out, start again. */
+/* worker/sandbox.c - the parent's side: start, ask, lose patience, start again. */
 #include "worker/sandbox_internal.h"
-#include "base/log.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -22,16 +21,32 @@ extern char **environ;
 /* States: pid < 0 no child; else a child that has said that it is ready and waits for a request. */
 struct ds_sandbox {
     char *program;
-    int timeout_ms;
+    int cpu_ms, patience_ms;
     pid_t pid;
     int socket, input_fd, output_fd;
     uint8_t *input, *output;
-    int64_t busy_ms;  /* of this child */
     size_t last_size; /* of the newest result */
     int restarts;
 };
 
-static int64_t now_ms(void) { return (int64_t)(ds_monotonic() * 1000.0); }
+/* How an attempt ended. */
+enum attempt {
+    ANSWERED,
+    DIED,   /* the child is gone */
+    SPENT,  /* all the processor time that it may take */
+    STALLED /* it took no processor time for as long as we wait: stopped, or the machine swaps */
+};
+
+enum { TRIES_CRASH = 2, TRIES_SPENT = 2, TRIES_STALLED = 5, SLICE_MS = 100, START_CPU_MS = 20000 };
+
+/* Processor time of the child; -1 when it cannot be read (the child is gone). */
+static int64_t cpu_ns(const ds_sandbox *s) {
+    clockid_t clock;
+    struct timespec t;
+    if (clock_getcpuclockid(s->pid, &clock) || clock_gettime(clock, &t))
+        return -1;
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 /* A shared memory whose descriptor is above the ones that the child gets. */
 static int shared_memory(const char *name, size_t size, uint8_t **map, ds_error *err) {
@@ -55,11 +70,12 @@ static int shared_memory(const char *name, size_t size, uint8_t **map, ds_error 
     return fd;
 }
 
-/* Kill (if it still lives) and reap; returns the wait status. */
+/* Kill (if it still lives) and reap; returns the wait status.  A child that closed its socket is
+ * ending by itself, and how it ends is the verdict: it gets time for that. */
 static int stop_child(ds_sandbox *s, int wait_first) {
     int status = 0;
     pid_t done = 0;
-    for (int i = 0; wait_first && !done && i < 200; i++) {
+    for (int i = 0; wait_first && !done && i < 10000; i++) {
         done = waitpid(s->pid, &status, WNOHANG);
         if (!done)
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
@@ -75,25 +91,33 @@ static int stop_child(ds_sandbox *s, int wait_first) {
     return status;
 }
 
-/* 1 a reply, 0 the child is gone, -1 time is up. */
-static int receive(ds_sandbox *s, ds_sandbox_reply *reply, int timeout_ms) {
-    int64_t deadline = now_ms() + timeout_ms;
-    for (;;) {
-        int64_t left = deadline - now_ms();
+/* No deadline: a pause of this process, of the child or of the machine is not the picture's fault.
+ * Each look counts as one slice of patience however long it really took. */
+static enum attempt receive(ds_sandbox *s, ds_sandbox_reply *reply, int cpu_ms, int patience_ms) {
+    const int64_t start = cpu_ns(s), limit = (int64_t)cpu_ms * 1000000;
+    int64_t seen = start;
+    for (int idle_ms = 0; idle_ms < patience_ms;) {
         struct pollfd p = {.fd = s->socket, .events = POLLIN};
-        int n = poll(&p, 1, left > 0 ? (int)left : 0);
+        int n = poll(&p, 1, SLICE_MS);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n == 0)
-            return -1;
+        if (n == 0) {
+            int64_t now = cpu_ns(s);
+            if (now - start >= limit)
+                return SPENT;
+            idle_ms = now == seen ? idle_ms + SLICE_MS : 0;
+            seen = now;
+            continue;
+        }
         ssize_t got = recv(s->socket, reply, sizeof *reply, 0);
         if (got < 0 && errno == EINTR)
             continue;
         if (got != (ssize_t)sizeof *reply)
-            return 0;
+            return DIED;
         reply->reason[sizeof reply->reason - 1] = 0; /* the child is not trusted */
-        return 1;
+        return ANSWERED;
     }
+    return STALLED;
 }
 
 /* Of our environment the child needs where libraries are and what sanitizers shall do; OpenBLAS
@@ -145,25 +169,25 @@ static int start_child(ds_sandbox *s, ds_error *err) {
     int child_socket = fcntl(pair[1], F_DUPFD_CLOEXEC, 10);
     close(pair[1]);
     s->socket = pair[0];
-    s->busy_ms = 0;
     int e = child_socket < 0 ? errno : spawn_child(s, child_socket);
     if (child_socket >= 0)
         close(child_socket);
     if (e) {
         close(s->socket);
         s->socket = -1;
-        return ds_fail(err, DS_EFAILED, "cannot start the image decoder '%s': %s", s->program,
-                       strerror(e));
+        return ds_fail(err, e == EAGAIN || e == ENOMEM ? DS_EBUSY : DS_EFAILED,
+                       "cannot start the image decoder '%s': %s", s->program, strerror(e));
     }
     ds_sandbox_reply ready;
-    int got = receive(s, &ready, 20000);
-    if (got == 1 && ready.ok)
+    enum attempt got = receive(s, &ready, START_CPU_MS, DS_SANDBOX_PATIENCE_MS);
+    if (got == ANSWERED && ready.ok)
         return 0;
-    stop_child(s, got == 0);
-    return ds_fail(err, DS_EFAILED, "cannot start the image decoder '%s': %s", s->program,
-                   got == 1   ? ready.reason
-                   : got == 0 ? "it ended at once"
-                              : "it does not answer");
+    stop_child(s, got == DIED);
+    return ds_fail(err, got == STALLED ? DS_EBUSY : DS_EFAILED,
+                   "cannot start the image decoder '%s': %s", s->program,
+                   got == ANSWERED ? ready.reason
+                   : got == DIED   ? "it ended at once"
+                                   : "it does not answer");
 }
 
 int ds_sandbox_open(ds_sandbox **out, const ds_sandbox_options *options, ds_error *err) {
@@ -171,7 +195,9 @@ int ds_sandbox_open(ds_sandbox **out, const ds_sandbox_options *options, ds_erro
     *out = NULL;
     const char *program = options ? options->program : NULL;
     s->program = ds_xstrdup(program ? program : "/proc/self/exe");
-    s->timeout_ms = options && options->timeout_ms > 0 ? options->timeout_ms : 10000;
+    s->cpu_ms = options && options->cpu_ms > 0 ? options->cpu_ms : DS_SANDBOX_CPU_MS;
+    s->patience_ms =
+        options && options->patience_ms > 0 ? options->patience_ms : DS_SANDBOX_PATIENCE_MS;
     s->pid = s->socket = s->output_fd = -1;
     ds_error local = {0};
     s->input_fd = shared_memory("ds-input", DS_FILE_MAX, &s->input, &local);
@@ -210,20 +236,30 @@ void ds_sandbox_close(ds_sandbox *s) {
 
 uint8_t *ds_sandbox_input(ds_sandbox *s) { return s->input; }
 const uint8_t *ds_sandbox_output(ds_sandbox *s) { return s->output; }
+pid_t ds_sandbox_pid(const ds_sandbox *s) { return s->pid; }
 int ds_sandbox_restarts(const ds_sandbox *s) { return s->restarts; }
 
-/* One attempt: 1 a reply, 0 the child died (status tells how), -1 it took too long. */
-static int ask(ds_sandbox *s, const ds_sandbox_message *m, ds_sandbox_reply *reply, int *status) {
-    int64_t start = now_ms();
-    int got = 0;
+/* One attempt; status tells how the child died. */
+static enum attempt ask(ds_sandbox *s, const ds_sandbox_message *m, ds_sandbox_reply *reply,
+                        int *status) {
+    enum attempt got = DIED;
     if (send(s->socket, m, sizeof *m, MSG_NOSIGNAL) == (ssize_t)sizeof *m)
-        got = receive(s, reply, s->timeout_ms);
-    s->busy_ms += now_ms() - start;
-    if (got != 1) {
-        *status = stop_child(s, got == 0);
+        got = receive(s, reply, s->cpu_ms, s->patience_ms);
+    if (got != ANSWERED) {
+        *status = stop_child(s, got == DIED);
         s->restarts++;
     }
     return got;
+}
+
+/* Signals that a decoder earns by what it does with the bytes.  Others come from outside: somebody
+ * killed it, or the machine had no memory (SIGKILL; SIGBUS in shared memory). */
+static int own_fault(int status) {
+    static const int signals[] = {SIGSEGV, SIGABRT, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
+    for (size_t i = 0; WIFSIGNALED(status) && i < sizeof signals / sizeof *signals; i++)
+        if (WTERMSIG(status) == signals[i])
+            return 1;
+    return !WIFSIGNALED(status);
 }
 
 static void describe_death(ds_sandbox_reply *reply, int status) {
@@ -247,6 +283,15 @@ static int plausible(enum ds_sandbox_op op, const ds_sandbox_reply *reply) {
            (int64_t)info->width * info->height <= (int64_t)(DS_CHILD_OUTPUT_SIZE / 3);
 }
 
+static void take_answer(ds_sandbox *s, enum ds_sandbox_op op, ds_sandbox_reply *reply) {
+    if (op <= DS_SANDBOX_FULL && !plausible(op, reply)) {
+        *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
+        snprintf(reply->reason, sizeof reply->reason, "the decoder gave an impossible answer");
+    }
+    if (reply->ok && op == DS_SANDBOX_FULL)
+        s->last_size = (size_t)reply->info.width * (size_t)reply->info.height * 3;
+}
+
 int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use, size_t size,
                    int side, int64_t max_pixels, ds_sandbox_reply *reply, ds_error *err) {
     DS_ASSERT(size <= DS_FILE_MAX && side >= 0 && side <= DS_SANDBOX_MAX_SIDE);
@@ -255,33 +300,32 @@ int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use,
         madvise(s->output, DS_CHILD_OUTPUT_SIZE, MADV_REMOVE);
     s->last_size = 0;
     ds_sandbox_message m = {op, side, use, 0, size, max_pixels};
-    if (s->pid > 0 && s->busy_ms > DS_CHILD_BUSY_MS)
+    if (s->pid > 0 && cpu_ns(s) > (int64_t)DS_CHILD_BUSY_MS * 1000000)
         stop_child(s, 0);
-    /* A death may be none of the picture's fault (a kernel short of memory): one second try. */
-    for (int attempt = 0; attempt < 2; attempt++) {
-        if (s->pid < 0) {
-            int rc = start_child(s, err);
-            if (rc)
-                return rc;
-        }
-        int status = 0, got = ask(s, &m, reply, &status);
-        if (got < 0) {
-            *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
-            snprintf(reply->reason, sizeof reply->reason, "decoding took longer than %d ms",
-                     s->timeout_ms);
+    int crashes = 0, spent = 0, stalled = 0, status = 0;
+    while (crashes < TRIES_CRASH && spent < TRIES_SPENT && stalled < TRIES_STALLED) {
+        int rc = s->pid < 0 ? start_child(s, err) : 0;
+        if (rc)
+            return rc;
+        enum attempt got = ask(s, &m, reply, &status);
+        if (got == ANSWERED) {
+            take_answer(s, op, reply);
             return 0;
         }
-        if (got == 1) {
-            if (op <= DS_SANDBOX_FULL && !plausible(op, reply)) {
-                *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
-                snprintf(reply->reason, sizeof reply->reason,
-                         "the decoder gave an impossible answer");
-            }
-            if (reply->ok && op == DS_SANDBOX_FULL)
-                s->last_size = (size_t)reply->info.width * (size_t)reply->info.height * 3;
-            return 0;
-        }
-        describe_death(reply, status);
+        spent += got == SPENT;
+        crashes += got == DIED && own_fault(status);
+        stalled += got == STALLED || (got == DIED && !own_fault(status));
     }
+    if (spent == TRIES_SPENT)
+        return ds_fail(err, DS_EFAILED,
+                       "decoding it took more than %d ms of processor time, %d times: save it anew "
+                       "or take it out of the folder",
+                       s->cpu_ms, TRIES_SPENT);
+    if (stalled == TRIES_STALLED)
+        return ds_fail(err, DS_EBUSY,
+                       "its decoder was killed or stood still %d times: is the machine short of "
+                       "memory?",
+                       TRIES_STALLED);
+    describe_death(reply, status);
     return 0;
 }

@@ -76,6 +76,11 @@ static void serve(const ds_sandbox_message *m, ds_sandbox_reply *reply) {
     case DS_SANDBOX_HANG:
         for (volatile int forever = 1; forever;)
             ;
+        break;
+    case DS_SANDBOX_STOPPED:
+        for (char c; read(DS_CHILD_SOCKET, &c, 1) > 0;)
+            ;
+        _exit(0);
     }
 }
 

@@ -11,9 +11,8 @@ enum { DS_CHILD_SOCKET = 3, DS_CHILD_INPUT = 4, DS_CHILD_OUTPUT = 5 };
 #define DS_CHILD_OUTPUT_SIZE ((size_t)DS_DECODE_MAX_PIXELS * 3)
 #define DS_CHILD_MEMORY ((uint64_t)1536 << 20) /* address space */
 #define DS_CHILD_CPU_SECONDS 600
-#define DS_CHILD_BUSY_MS                                                                           \
-    300000 /* then a fresh child: RLIMIT_CPU never hits an innocent picture                        \
-            */
+/* Processor time, then a fresh child: RLIMIT_CPU never hits an innocent picture. */
+#define DS_CHILD_BUSY_MS 300000
 
 typedef struct {
     int32_t op, side, use, pad;

@@ -47,7 +47,7 @@ __attribute__((format(printf, 2, 3))) static void warn(ds_scan_result *r, const 
 }
 
 /* Hash and header of an opened file.  Returns negative only when the job cannot go on. */
-static int examine(scan *s, int fd, const struct stat *st, ds_file_facts *facts) {
+static int examine(scan *s, const char *path, int fd, const struct stat *st, ds_file_facts *facts) {
     ds_sandbox_options so = {.program = s->o.program};
     if (!s->sandbox) {
         int rc = ds_sandbox_open(&s->sandbox, &so, s->err);
@@ -63,7 +63,7 @@ static int examine(scan *s, int fd, const struct stat *st, ds_file_facts *facts)
     int rc = ds_sandbox_run(s->sandbox, DS_SANDBOX_HEADER, DS_DECODE_TRAIN, (size_t)st->st_size, 0,
                             0, &reply, s->err);
     if (rc)
-        return rc;
+        return ds_error_prefix(s->err, "'%s'", path);
     facts->ok = reply.ok;
     facts->info = reply.info;
     snprintf(facts->reason, sizeof facts->reason, "%s", reply.reason);
@@ -88,7 +88,7 @@ static int find_facts(scan *s, const ds_candidate *c, ds_file_facts *facts, int6
             snprintf(facts->reason, sizeof facts->reason, "file larger than %u MiB",
                      DS_FILE_MAX >> 20);
         else if (!known)
-            rc = examine(s, fd, &st, facts);
+            rc = examine(s, c->path, fd, &st, facts);
         close(fd);
     }
     s->r->cached += known;
