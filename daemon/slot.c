@@ -18,8 +18,6 @@
 #define CANCEL_SECONDS 15.0
 #define STOP_SECONDS 20.0
 enum { EXIT_GPU = 70, EXIT_AGAIN = 75 }; /* docs/jobs.md */
-#define POSTPONE_MS 10000
-#define POSTPONE_LONG_MS 60000 /* once it waits for long (DS_JOB_WAITS_LONG) */
 #define SPEC_MAX (16 << 20)
 #define MANIFEST_MAX ((size_t)2 << 30)
 
@@ -79,7 +77,7 @@ static int commit_failure(ds_slot *s, ds_error *err) {
                    (long long)s->job.id, ds_job_kind_name(s->job.kind), s->job.name,
                    DS_JOB_WAITS_LONG, *s->error_message ? s->error_message : "no reason given");
         return ds_job_postpone(s->d->registry, s->job.id,
-                               long_time ? POSTPONE_LONG_MS : POSTPONE_MS, &f, err);
+                               long_time ? DS_JOB_POSTPONE_LONG_MS : DS_JOB_POSTPONE_MS, &f, err);
     }
     int retried = 0;
     int rc = ds_job_fail(s->d->registry, s->job.id, &f, &retried, err);

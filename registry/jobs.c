@@ -157,10 +157,25 @@ int ds_job_payload(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
     return rc;
 }
 
+/* The longest that a job in this state can have been told to wait. */
+static int64_t longest_wait_ms(const ds_job *j) {
+    return j->postponed ? DS_JOB_POSTPONE_LONG_MS : ds_job_backoff_ms(j->attempts);
+}
+
+/* Later than any back-off: the clock was set back since the row was written. */
+static int clamp_run_after(ds_job *j, int64_t now) {
+    int64_t latest = now + longest_wait_ms(j);
+    int late = j->run_after > latest;
+    j->run_after = late ? latest : j->run_after;
+    
+    return late;
+}
+
 int ds_job_next(ds_registry *r, unsigned kinds, int64_t now, ds_job *out, int64_t *wait_ms,
                 ds_error *err) {
     int64_t due = INT64_MAX;
-    int found = 0, rc;
+    ds_job late[64]; /* more have their turn with the next call */
+    int found = 0, late_count = 0, rc;
     sqlite3_stmt *q = db_query(r, err,
                                "SELECT " JOB_FIELDS " FROM jobs WHERE state = 'queued'"
                                " ORDER BY priority DESC, id",
@@ -169,6 +184,8 @@ int ds_job_next(ds_registry *r, unsigned kinds, int64_t now, ds_job *out, int64_
         job_from_row(out, q);
         if (!(kinds & DS_KIND_BIT(out->kind)))
             continue;
+        if (clamp_run_after(out, now) && late_count < (int)(sizeof late / sizeof *late))
+            late[late_count++] = *out;
         found = out->run_after <= now;
         due = out->run_after < due ? out->run_after : due;
     }
@@ -176,6 +193,10 @@ int ds_job_next(ds_registry *r, unsigned kinds, int64_t now, ds_job *out, int64_
         db_reset(q);
     else if (rc)
         return rc;
+    for (int i = 0; i < late_count; i++) /* what cannot be written is clamped again */
+        if (db_run(r, NULL, "UPDATE jobs SET run_after = ?2 WHERE id = ?1 AND state = 'queued'",
+                   "ii", late[i].id, late[i].run_after))
+            break;
     if (wait_ms)
         *wait_ms = found ? 0 : due == INT64_MAX ? -1 : due - now;
     return found ? 0 : ds_fail(err, DS_ENOTFOUND, "no job is due");

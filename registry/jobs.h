@@ -62,7 +62,8 @@ int ds_job_read(ds_registry *r, int64_t id, ds_job *out, ds_error *err);
 
 /* The queued job to run next among `kinds` (bits): highest priority, then oldest; run_after <= now.
  * DS_ENOTFOUND when there is none; then *wait_ms (may be NULL) = ms until the next becomes due, -1
- * if none is queued. */
+ * if none is queued.  A run_after that lies further off than the job's longest back-off is one of a
+ * clock that was set back: the row gets now + that back-off. */
 int ds_job_next(ds_registry *r, unsigned kinds, int64_t now, ds_job *out, int64_t *wait_ms,
                 ds_error *err);
 
@@ -104,6 +105,8 @@ int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err
  * After DS_JOB_WAITS_LONG times in a row, and each 100 times, also the event job.waiting: there is
  * no limit, so somebody must be told. */
 #define DS_JOB_WAITS_LONG 10
+#define DS_JOB_POSTPONE_MS 10000
+#define DS_JOB_POSTPONE_LONG_MS 60000 /* once it waits for long; the longest delay_ms */
 int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
                     ds_error *err);
 

@@ -1,4 +1,5 @@
 /* tests/test_registry_jobs.c - datasets, the job state machine, publication, references. */
+#include "base/log.h"
 #include "tests/registry_fixture.h"
 
 #include <math.h>
@@ -392,6 +393,37 @@ START_TEST(transitions) {
 }
 END_TEST
 
+/* Both back-offs were written by a clock ten hours ahead; each waits its own length once more, from
+ * the first look on, and no longer. */
+START_TEST(clock_set_back) {
+    ds_registry *r = start("clock_set_back");
+    const int64_t now = ds_now_ms() - 36000000;
+    ds_job_failure f = {.exit_code = 1, .exit_signal = -1, .retry = 1};
+    int64_t failed, postponed, wait;
+    ds_job j;
+    MUST(ds_job_add(r, DS_JOB_SAMPLE, "", NULL, 5, &failed, err));
+    MUST(ds_job_add(r, DS_JOB_VERIFY, "", NULL, 5, &postponed, err));
+    for (int i = 0; i < 2; i++) {
+        MUST(ds_job_claim(r, failed, err));
+        MUST(ds_job_fail(r, failed, &f, NULL, err));
+    }
+    MUST(ds_job_claim(r, postponed, err));
+    MUST(ds_job_postpone(r, postponed, DS_JOB_POSTPONE_LONG_MS, &f, err));
+    FAILS(DS_ENOTFOUND, "", ds_job_next(r, DS_KIND_BIT(DS_JOB_SAMPLE), now, &j, &wait, err));
+    ck_assert_int_eq(wait, 10000);
+    FAILS(DS_ENOTFOUND, "", ds_job_next(r, DS_KIND_BIT(DS_JOB_VERIFY), now, &j, &wait, err));
+    ck_assert_int_eq(wait, DS_JOB_POSTPONE_LONG_MS);
+    MUST(ds_job_read(r, failed, &j, err));
+    ck_assert_int_eq(j.run_after, now + 10000);
+    FAILS(DS_ENOTFOUND, "", ds_job_next(r, DS_KINDS_ALL, now + 9999, &j, &wait, err));
+    ck_assert_int_eq(wait, 1);
+    MUST(ds_job_next(r, DS_KINDS_ALL, now + 10000, &j, &wait, err));
+    ck_assert_int_eq(j.id, failed);
+    MUST(ds_job_next(r, DS_KIND_BIT(DS_JOB_VERIFY), now + DS_JOB_POSTPONE_LONG_MS, &j, &wait, err));
+    finish(r);
+}
+END_TEST
+
 START_TEST(trigger_refuses_other_transitions) {
     static const char *const states[] = {"queued",   "running", "done",
                                          "rejected", "failed",  "cancelled"};
@@ -659,6 +691,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, rejected_at_decoding);
     tcase_add_test(tc, references);
     tcase_add_test(tc, transitions);
+    tcase_add_test(tc, clock_set_back);
     tcase_add_test(tc, trigger_refuses_other_transitions);
     tcase_add_test(tc, failures_and_another_chance);
     tcase_add_test(tc, another_base_is_new_work);
