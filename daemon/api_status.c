@@ -72,11 +72,11 @@ int ds_api_status(ds_request *rq, void *ctx, ds_error *err) {
     if (rc)
         return rc;
     ds_time_rfc3339(started, d->started_ms);
-    json_t *own = json_pack(
-        "{ss sI ss ss ss sf si sb sI}", "version", DS_VERSION, "pid", (json_int_t)getpid(),
-        "started_at", started, "state_dir", d->o.state, "socket", d->o.socket, "uptime_seconds",
-        (double)(ds_now_ms() - d->started_ms) / 1000.0, "workers", d->o.workers, "queue_paused",
-        d->o.workers == 0, "disk_free_bytes", (json_int_t)ds_fs_free_bytes(d->o.state));
+    json_t *own = json_pack("{ss sI ss ss ss sf si sb sI}", "version", DS_VERSION, "pid",
+                            (json_int_t)getpid(), "started_at", started, "state_dir", d->o.state,
+                            "socket", d->o.socket, "uptime_seconds", ds_monotonic() - d->started,
+                            "workers", d->o.workers, "queue_paused", d->o.workers == 0,
+                            "disk_free_bytes", (json_int_t)ds_fs_free_bytes(d->o.state));
     json_object_update_new(doc, own);
     json_object_set_new(
         doc, "device",

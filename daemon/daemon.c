@@ -1,6 +1,7 @@
 /* daemon/daemon.c - start, the two timers that everything hangs on, and the orderly end. */
 #include "daemon/daemon.h"
 
+#include "base/age.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -138,6 +139,7 @@ static void on_tick(uv_timer_t *t) {
     d->n.loop_lag_max_seconds = fmax(d->n.loop_lag_max_seconds, d->n.loop_lag_seconds);
     d->expected_tick = now + TICK_MS / 1000.0;
     d->ticks++;
+    ds_age_look();
     ds_workers_tick(d->workers);
     ds_http_tick(d->http);
     ds_http_tick(d->tcp);
@@ -252,7 +254,8 @@ static int announce(ds_daemon *d, ds_error *err) {
 }
 
 int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
-    *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms()};
+    *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms(), .started = ds_monotonic()};
+    ds_age_look();
     d->n.train_loss = NAN;
     signal(SIGPIPE, SIG_IGN);
     init_handles(d);

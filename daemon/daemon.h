@@ -43,8 +43,9 @@ typedef struct ds_daemon {
     ds_workers *workers;
     uv_timer_t tick, work, watchdog;
     uv_signal_t sigterm, sigint, sighup;
-    int64_t started_ms;
-    int stopping; /* 1 = asked to stop, 2 = asked twice */
+    int64_t started_ms; /* time of day, to be shown */
+    double started;     /* monotonic seconds */
+    int stopping;       /* 1 = asked to stop, 2 = asked twice */
     int poked;
     int removing; /* model files on their way out: no import begins */
     int tidying;  /* a gc is under way */

@@ -2,6 +2,7 @@
  * worker/feature_cache.c, worker/latents.h. */
 #include "daemon/gc.h"
 
+#include "base/age.h"
 #include "base/digest.h"
 #include "base/fs.h"
 #include "base/json.h"
@@ -19,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define META_MAX (256u << 20)     /* of an image cache: classes and rejected files */
@@ -49,9 +49,7 @@ static int in_set(const json_t *set, const char *key) { return json_object_get(s
 
 /* It goes, if it is old enough. */
 static void doom(gc *g, const char *path, const struct stat *st, ds_gc_part *part) {
-    int64_t age =
-        ds_now_ms() - ((int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000);
-    if (age < g->grace_ms) {
+    if (ds_age_ms(st->st_mtim) < g->grace_ms) {
         part->young++;
         return;
     }
@@ -164,7 +162,7 @@ static char *features_key(const char *path) {
 static int task_features_old(const char *key, const char *path) {
     struct stat st;
     return !strncmp(key, "task/", 5) && !stat(path, &st) &&
-           time(NULL) - st.st_mtime > (time_t)TASK_FEATURES_DAYS * 86400;
+           ds_age_ms(st.st_mtim) > INT64_C(86400000) * TASK_FEATURES_DAYS;
 }
 
 static int features_used(gc *g, const char *path, const char *name) {

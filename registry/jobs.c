@@ -167,7 +167,7 @@ static int clamp_run_after(ds_job *j, int64_t now) {
     int64_t latest = now + longest_wait_ms(j);
     int late = j->run_after > latest;
     j->run_after = late ? latest : j->run_after;
-    
+
     return late;
 }
 

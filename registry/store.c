@@ -1,4 +1,5 @@
 #include "registry/store.h"
+#include "base/age.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -370,9 +371,7 @@ int ds_store_put_bytes(ds_store *s, const void *data, size_t n, ds_blob *out, ds
 
 /* Removing ------------------------------------------------------------------------------------ */
 
-static int64_t age_ms(const struct stat *st) {
-    return ds_now_ms() - ((int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000);
-}
+static int64_t age_ms(const struct stat *st) { return ds_age_ms(st->st_mtim); }
 
 int ds_store_unlink(ds_store *s, const char *sha256, int64_t grace_ms, int *removed,
                     ds_error *err) {
