@@ -162,6 +162,16 @@ static int spawn_child(ds_sandbox *s, int child_socket) {
     return e;
 }
 
+/* Signals that a decoder earns by what it does with the bytes.  Others come from outside: somebody
+ * killed it, or the machine had no memory (SIGKILL; SIGBUS in shared memory). */
+static int own_fault(int status) {
+    static const int signals[] = {SIGSEGV, SIGABRT, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
+    for (size_t i = 0; WIFSIGNALED(status) && i < sizeof signals / sizeof *signals; i++)
+        if (WTERMSIG(status) == signals[i])
+            return 1;
+    return !WIFSIGNALED(status);
+}
+
 static int start_child(ds_sandbox *s, ds_error *err) {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
@@ -182,10 +192,11 @@ static int start_child(ds_sandbox *s, ds_error *err) {
     enum attempt got = receive(s, &ready, START_CPU_MS, DS_SANDBOX_PATIENCE_MS);
     if (got == ANSWERED && ready.ok)
         return 0;
-    stop_child(s, got == DIED);
-    return ds_fail(err, got == STALLED ? DS_EBUSY : DS_EFAILED,
+    int killed = !own_fault(stop_child(s, got == DIED)) && got == DIED;
+    return ds_fail(err, got == STALLED || killed ? DS_EBUSY : DS_EFAILED,
                    "cannot start the image decoder '%s': %s", s->program,
                    got == ANSWERED ? ready.reason
+                   : killed        ? "it was killed"
                    : got == DIED   ? "it ended at once"
                                    : "it does not answer");
 }
@@ -252,16 +263,6 @@ static enum attempt ask(ds_sandbox *s, const ds_sandbox_message *m, ds_sandbox_r
     return got;
 }
 
-/* Signals that a decoder earns by what it does with the bytes.  Others come from outside: somebody
- * killed it, or the machine had no memory (SIGKILL; SIGBUS in shared memory). */
-static int own_fault(int status) {
-    static const int signals[] = {SIGSEGV, SIGABRT, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
-    for (size_t i = 0; WIFSIGNALED(status) && i < sizeof signals / sizeof *signals; i++)
-        if (WTERMSIG(status) == signals[i])
-            return 1;
-    return !WIFSIGNALED(status);
-}
-
 static void describe_death(ds_sandbox_reply *reply, int status) {
     *reply = (ds_sandbox_reply){.info.verdict = DS_DECODE_GAVE_UP};
     if (WIFSIGNALED(status))
@@ -305,8 +306,13 @@ int ds_sandbox_run(ds_sandbox *s, enum ds_sandbox_op op, enum ds_decode_use use,
     int crashes = 0, spent = 0, stalled = 0, status = 0;
     while (crashes < TRIES_CRASH && spent < TRIES_SPENT && stalled < TRIES_STALLED) {
         int rc = s->pid < 0 ? start_child(s, err) : 0;
-        if (rc)
+        if (rc && rc != DS_EBUSY)
             return rc;
+        if (rc) {
+            stalled++;
+            s->restarts++;
+            continue;
+        }
         enum attempt got = ask(s, &m, reply, &status);
         if (got == ANSWERED) {
             take_answer(s, op, reply);
