@@ -166,6 +166,7 @@ $(BUILD)/%.o: %.cc
 
 include mk/gpu.mk
 include mk/race.mk
+include mk/long.mk
 
 # Whole steps beside PyTorch, then the kernels.
 $(BUILD)/bench/bench_step: $(BUILD)/bench/bench_step.o $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)

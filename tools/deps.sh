@@ -1,5 +1,5 @@
 #!/bin/sh
-# tools/deps.sh build|test - install the Debian packages that are missing, and say why each is needed.
+# tools/deps.sh build|test|long - install the Debian packages that are missing, and say why each is needed.
 # Called by the Makefile; `make DEPS=0 ...` skips it.  Asks nothing.
 set -eu
 build='gcc:compiler make:build pkg-config:build libuv1-dev:event_loop libsqlite3-dev:registry
@@ -8,10 +8,12 @@ libssl-dev:SHA-256 libjpeg62-turbo-dev:JPEG libpng-dev:PNG libwebp-dev:WebP libs
 libopenblas-dev:linear_algebra liblapacke-dev:eigenvalues libzip-dev:checkpoint_files'
 test='check:test_framework libsubunit-dev:test_framework zstd:adapter_files_in_tests sqlite3:registry_in_tests
 curl:API_in_tests python3:reader_of_safetensors_in_tests g++:emulated_GPU_in_tests'
+long='libfaketime:clock_steps_in_long_tests'
 case "${1:-build}" in
 build) want=$build ;;
 test) want="$build $test" ;;
-*) echo "usage: tools/deps.sh build|test" >&2; exit 2 ;;
+long) want="$build $test $long" ;;
+*) echo "usage: tools/deps.sh build|test|long" >&2; exit 2 ;;
 esac
 command -v dpkg-query >/dev/null 2>&1 || {
     echo "not a Debian system: install these yourself, then use DEPS=0:" >&2
