@@ -34,7 +34,7 @@ static const ds_image_set images = {.pixels = pixels,
                                     .channels = 3,
                                     .classes = CLASSES};
 
-static void label_images(void) {
+static inline void label_images(void) {
     for (int i = 0; i < IMAGES; i++)
         labels[i] = i % CLASSES;
 }
