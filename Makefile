@@ -217,6 +217,11 @@ test: deps-test ## set up, build and run all tests, plain and with ASan + UBSan 
 tidy: ## check dependencies between folders, sizes, banned calls, format
 	@tools/tidy.sh
 
+# Hours; resumable.  MUTATE_ARGS=--check says whether the list still fits (see tools/mutate.py).
+.PHONY: mutate
+mutate: ## put faults into the programs, one at a time: do the tests notice? MUTATE_ARGS="--module trainer"
+	@python3 tools/mutate.py $(MUTATE_ARGS)
+
 PREFIX ?= /usr/local
 .PHONY: man install
 man: $(BUILD)/dsctl ## man pages into build/<config>/man (needs scdoc)

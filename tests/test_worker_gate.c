@@ -377,6 +377,175 @@ START_TEST(rejected_adapter_is_kept) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- around the judge */
+
+static const char unknown_sha[] = "00000000000000000000000000000000"
+                                  "00000000000000000000000000000000";
+
+static char *events_of(const char *name) {
+    char *path = ds_xasprintf("%s/%s/events.ndjson", ds_test_tmpdir(), name), *text;
+    size_t n;
+    ds_error err;
+    must(ds_fs_read(path, 1 << 22, &text, &n, &err), &err);
+    free(path);
+    return text;
+}
+
+static void expect_warning(const char *name, const char *words) {
+    char *text = events_of(name);
+    const char *hit = strstr(text, words);
+    ck_assert_msg(hit != NULL, "no event of %s says '%s'", name, words);
+    while (hit > text && hit[-1] != '\n')
+        hit--;
+    ck_assert(strstr(hit, "\"type\":\"warning\"") != NULL);
+    free(text);
+}
+
+/* A task whose probe is another one and that cannot be measured is refused, with the reason; one
+ * whose probe is the same is proven, also where everything should be measured. */
+START_TEST(what_cannot_be_measured_is_refused) {
+    static const char *const why[] = {"it has no usable reference features",
+                                      "of another feature network than the registry says"};
+    for (int i = 0; i < 4; i++) {
+        json_t *t = task_of(blobs, "blobs");
+        char name[32];
+        int changed = i & 1, what = i >> 1;
+        snprintf(name, sizeof name, "unmeasured-%d", i);
+        if (what == 0)
+            json_object_set_new(t, "reference", json_null());
+        else
+            json_object_set_new(t, "feature_net_sha256", json_string(unknown_sha));
+        if (changed)
+            json_object_set_new(json_object_get(t, "probe"), "sha256", json_string(unknown_sha));
+        json_t *gate = verdict_of(name, verify_spec(one(t), "full"), changed ? 8 : 0);
+        const json_t *task = first_task(gate);
+        const char *reason = text_at(task, "reason", NULL);
+        ck_assert_int_eq(json_integer_value(json_object_get(task, "level")), 1);
+        ck_assert(json_is_true(json_object_get(task, "unchanged")) == !changed);
+        ck_assert_msg(strstr(reason, "not measurable: ") && strstr(reason, why[what]), "%s",
+                      reason);
+        json_decref(gate);
+    }
+}
+END_TEST
+
+/* Nothing is known of it: neither a probe nor a distance; and of a probe alone the reason says
+ * that it has changed. */
+START_TEST(nothing_to_compare_with_is_refused) {
+    for (int probe = 0; probe < 2; probe++) {
+        json_t *t = task_of(blobs, "blobs");
+        json_object_set_new(t, "reference", json_null());
+        json_object_set_new(t, "fd", json_null());
+        json_object_set_new(t, "kid", json_null());
+        if (probe)
+            json_object_set_new(json_object_get(t, "probe"), "sha256", json_string(unknown_sha));
+        else
+            json_object_set_new(t, "probe", json_null());
+        json_t *gate =
+            verdict_of(probe ? "probe-alone" : "nothing", verify_spec(one(t), "auto"), 8);
+        const char *reason = text_at(first_task(gate), "reason", NULL);
+        ck_assert_msg((strstr(reason, "its probe has changed; ") != NULL) == probe, "%s", reason);
+        ck_assert_msg(strstr(reason, "no usable reference") != NULL, "%s", reason);
+        ck_assert(json_is_null(json_object_get(gate, "delta")));
+        json_decref(gate);
+    }
+}
+END_TEST
+
+/* A task that knows its KID only is judged by that one. */
+START_TEST(kid_alone_decides) {
+    for (int worse = 0; worse < 2; worse++) {
+        json_t *t = task_of(blobs, "blobs");
+        double kid = json_number_value(json_object_get(t, "kid"));
+        json_object_set_new(t, "fd", json_null());
+        if (worse) /* it was so much better once */
+            json_object_set_new(t, "kid", json_real(kid - 1000 * (1 + fabs(kid))));
+        json_t *gate =
+            verdict_of(worse ? "kid-worse" : "kid-same", verify_spec(one(t), "full"), worse * 8);
+        const json_t *task = first_task(gate);
+        const char *reason = text_at(task, "reason", NULL);
+        ck_assert_int_eq(json_integer_value(json_object_get(task, "level")), 2);
+        ck_assert(json_number_value(json_object_get(task, "kid_now")) == kid);
+        ck_assert_msg(!worse || (strstr(reason, "'blobs': KID ") && !strstr(reason, "FD ")), "%s",
+                      reason);
+        json_decref(gate);
+    }
+}
+END_TEST
+
+/* Of two that fall the one that falls more is named, and the other is counted; one without an
+ * amount is named only where no other has one. */
+START_TEST(the_worst_of_several_is_named) {
+    static const struct {
+        double fd[2]; /* recorded; 0: as it is, negative: cannot be measured */
+        int worst;
+    } cases[] = {{{0.5, 0.25}, 1}, {{0.25, 0.5}, 0}, {{-1, 0.5}, 1}, {{0.5, -1}, 0}};
+    for (int i = 0; i < 4; i++) {
+        json_t *t[2];
+        for (int k = 0; k < 2; k++) {
+            t[k] = task_of(blobs, k ? "second" : "first");
+            json_object_set_new(json_object_get(t[k], "probe"), "sha256", json_string(unknown_sha));
+            if (cases[i].fd[k] < 0)
+                json_object_set_new(t[k], "reference", json_null());
+            else
+                json_object_set_new(
+                    t[k], "fd",
+                    json_real(cases[i].fd[k] * json_number_value(json_object_get(t[k], "fd"))));
+        }
+        char name[32];
+        snprintf(name, sizeof name, "worst-%d", i);
+        json_t *gate = verdict_of(name, verify_spec(json_pack("[o,o]", t[0], t[1]), "auto"), 8);
+        ck_assert_str_eq(text_at(gate, "worst_task", NULL), cases[i].worst ? "second" : "first");
+        ck_assert(strstr(text_at(gate, "reason", NULL), " (and 1 more)") != NULL);
+        double delta = json_number_value(json_object_get(gate, "delta"));
+        ck_assert_msg(fabs(delta - (i < 2 ? 3 : 1)) < 1e-6, "delta %g", delta);
+        json_decref(gate);
+    }
+}
+END_TEST
+
+/* Damage of an old task is found before anything is trained, and said. */
+START_TEST(damage_is_found_before_training) {
+    static const char *const said[] = {"task 'blobs': its adapter cannot be read",
+                                       "task 'blobs': its reference features are damaged",
+                                       "task 'blobs': it belongs to base 0000"};
+    for (int i = 0; i < 3; i++) {
+        char name[32], *from, *to = in_tmp("early.zst");
+        const char *what = i ? "reference" : "adapter";
+        snprintf(name, sizeof name, "early-%d", i);
+        from = ds_xasprintf("%s/%s.safetensors.zst", blobs, what);
+        flip_bit(from, to, 50);
+        json_t *t = i < 2 ? task_with_file(what, "early.zst") : task_of(blobs, "blobs"),
+               *spec = train_spec("stripes");
+        if (i == 2)
+            json_object_set_new(t, "base_sha256", json_string(unknown_sha));
+        json_object_set_new(spec, "old_tasks", one(t));
+        json_decref(verdict_of(name, spec, 9));
+        expect_warning(name, said[i]);
+        char *checkpoints = ds_xasprintf("%s/%s/checkpoints", ds_test_tmpdir(), name);
+        ck_assert(!ds_fs_exists(checkpoints));
+        free(checkpoints);
+        free(from);
+        free(to);
+    }
+}
+END_TEST
+
+/* A disk that is full is no verdict: the job waits, and comes to one later. */
+START_TEST(a_full_disk_is_no_verdict) {
+    char *dir = make_job("full", verify_spec(one(task_of(blobs, "blobs")), "auto")),
+         *result = ds_xasprintf("%s/result.json", dir);
+    setenv("DS_TEST_ENOSPC", "1", 1);
+    run_expect(dir, 75);
+    ck_assert(!ds_fs_exists(result));
+    unsetenv("DS_TEST_ENOSPC");
+    run_expect(dir, 0);
+    ck_assert(ds_fs_exists(result));
+    free(result);
+    free(dir);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     fixture_make();
     blobs = make_job("blobs-job", train_spec("blobs"));
@@ -390,6 +559,9 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, flipped_bit_in_adapter_is_refused);
     tcase_add_test(tc, damaged_reference_is_refused);
     tcase_add_test(tc, truncated_base_is_refused);
+    tcase_add_test(tc, nothing_to_compare_with_is_refused);
+    tcase_add_test(tc, damage_is_found_before_training);
+    tcase_add_test(tc, a_full_disk_is_no_verdict);
     if (SANITIZED) /* too few pictures to measure by, and each of these evaluates again */
         return;
     tcase_add_test(tc, second_task_leaves_the_first_alone);
@@ -399,6 +571,9 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, broken_feature_network_is_refused);
     tcase_add_test(tc, the_right_task_is_named);
     tcase_add_test(tc, rejected_adapter_is_kept);
+    tcase_add_test(tc, what_cannot_be_measured_is_refused);
+    tcase_add_test(tc, kid_alone_decides);
+    tcase_add_test(tc, the_worst_of_several_is_named);
 }
 
 int main(int argc, char **argv) {
