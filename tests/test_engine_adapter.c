@@ -371,6 +371,25 @@ START_TEST(the_digest_is_asked_for) {
 }
 END_TEST
 
+/* The digest is the file's, and the file is not an adapter's. */
+START_TEST(a_registered_file_can_be_damaged_too) {
+    static const damage nan = {.tensor = "blocks.0.attn.q.a", .how = POISON, .poison = NAN};
+    char path[PATH_MAX], sha[DS_HEX_SIZE];
+    ds_adapter *a = with_names(&affiner), *b = NULL;
+    size_t n, m;
+    ds_error err;
+    char *good = encoded(a, &n), *bad = damaged(good, n, &nan, &m);
+    ds_fs_join(path, sizeof path, ds_test_tmpdir(), "nan.zst");
+    ds_digest(bad, m, sha);
+    ck_assert_int_eq(ds_zio_write_file(path, bad, m, 3, NULL), 0);
+    ck_assert_int_eq(ds_adapter_open(&b, base, path, sha, &err), DS_EINTEGRITY);
+    ck_assert(strstr(err.message, "not finite") && strstr(err.message, path));
+    free(good);
+    free(bad);
+    ds_adapter_free(a);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_unchecked_fixture(tc, make_base, NULL);
     tcase_add_test(tc, start_values);
@@ -379,6 +398,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_file_says_its_method);
     tcase_add_loop_test(tc, a_damaged_file_is_refused, 0, (int)(sizeof damages / sizeof *damages));
     tcase_add_test(tc, the_digest_is_asked_for);
+    tcase_add_test(tc, a_registered_file_can_be_damaged_too);
 }
 
 int main(void) { return ds_test_main("engine adapter", cases); }
