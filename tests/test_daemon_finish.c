@@ -135,12 +135,25 @@ START_TEST(good_results_are_taken) {
     ck_assert(n == 11 && !memcmp(data, "the adapter", 11));
     free(data);
     ds_finish_release(&f);
-    json_t *r = result_of_training();
-    json_object_set_new(r, "reference", json_null());
-    json_object_del(r, "base_task");
-    ck_assert_int_eq(collect_as(DS_JOB_TRAIN, 0, r, &f, &e), 0);
-    ck_assert(!f.has_reference && !f.has_base_reference);
-    ds_finish_release(&f);
+    for (int i = 0; i < 2; i++) { /* without what may be absent */
+        json_t *r = result_of_training();
+        if (i)
+            json_object_del(r, "reference");
+        else
+            json_object_set_new(r, "reference", json_null());
+        json_object_del(r, "base_task");
+        ck_assert_int_eq(collect_as(DS_JOB_TRAIN, 0, r, &f, &e), 0);
+        ck_assert(!f.has_reference && !f.has_base_reference);
+        ds_finish_release(&f);
+        r = result_of_import();
+        if (i)
+            json_object_del(r, "vae");
+        else
+            json_object_set_new(r, "vae", json_null());
+        ck_assert_int_eq(collect_as(DS_JOB_IMPORT, 0, r, &f, &e), 0);
+        ck_assert(*f.model && !*f.vae);
+        ds_finish_release(&f);
+    }
     ck_assert_int_eq(collect_as(DS_JOB_SCAN, 0, result_of_scan(), &f, &e), 0);
     ck_assert_int_eq((int)f.blob.raw_bytes, 6);
     ds_finish_release(&f);

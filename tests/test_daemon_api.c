@@ -1,0 +1,445 @@
+/* tests/test_daemon_api.c - what requests do on a real daemon: conditions of HTTP, filters that
+ * leave out what they should, members of the wrong type, files of jobs, and damage of blobs. */
+#include "tests/daemon_rig.h"
+
+static rig r;
+static char photos[400];
+
+/* flags@v1 published, digits@v1 published, digits@v2 rejected. */
+static void setup(void) {
+    static int n;
+    char name[32], path[500];
+    snprintf(name, sizeof name, "api%d-%d", (int)getpid(), n++);
+    rig_open(&r, name);
+    rig_images(&r, "digits", 3, photos);
+    rig_start(&r, NULL);
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 20000);
+    rig_images(&r, "flags", 3, path);
+    rig_add(&r, "flags", path, 201);
+    rig_wait_adapter(&r, "flags", 1, 20000);
+    rig_fake(&r, "train", "refuse");
+    snprintf(path, sizeof path, "%s/more.png", photos);
+    rig_write(path, "\x89PNG more");
+    rig_wait_job(&r, "train", "digits", "|rejected|", 20000);
+}
+
+static void teardown(void) {
+    if (r.pid)
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+
+/* The whole answer, head and body, malloc'ed. */
+static char *answer(const char *method, const char *path, const char *headers, const char *body,
+                    int want) {
+    ds_buf q = {0};
+    int fd = rig_connect(&r);
+    ck_assert_int_ge(fd, 0);
+    ds_buf_addf(&q, "%s %s HTTP/1.1\r\nHost: d\r\nConnection: close\r\n%s", method, path,
+                headers ? headers : "");
+    ds_buf_addf(&q, "Content-Length: %zu\r\n\r\n%s", body ? strlen(body) : 0, body ? body : "");
+    char *text = rig_exchange(fd, q.data, q.len, 0);
+    ds_buf_release(&q);
+    int status = strncmp(text, "HTTP/1.1 ", 9) ? 0 : (int)strtol(text + 9, NULL, 10);
+    ck_assert_msg(status == want, "%s %s %s: %d, not %d: %s", method, path, headers ? headers : "",
+                  status, want, text);
+    return text;
+}
+
+static const char *body_of(const char *text) { return strstr(text, "\r\n\r\n") + 4; }
+
+/* Value of a header, without quotes; "" when it is not there. */
+static const char *header(const char *text, const char *name) {
+    static char value[300];
+    char key[60];
+    snprintf(key, sizeof key, "\r\n%s: ", name);
+    const char *p = strcasestr(text, key);
+    value[0] = 0;
+    if (p && p < body_of(text)) {
+        p += strlen(key);
+        snprintf(value, sizeof value, "%.*s", (int)strcspn(p, "\r"), p);
+    }
+    return value;
+}
+
+static void answers(const char *method, const char *path, const char *headers, const char *body,
+                    int want) {
+    free(answer(method, path, headers, body, want));
+}
+
+static int count(const char *path) {
+    json_t *doc = rig_want(&r, 200, "GET", path, NULL);
+    int n = (int)json_array_size(json_object_get(doc, "items"));
+    json_decref(doc);
+    return n;
+}
+
+static void counts(const char *path, int want) {
+    int n = count(path);
+    ck_assert_msg(n == want, "%s has %d, not %d", path, n, want);
+}
+
+/* ---------------------------------------------------------------- conditions */
+
+START_TEST(what_is_known_is_not_sent_again) {
+    char path[120], head[200], sha[80], url[120];
+    static const char *const files[] = {"/v1/adapters/digits@v1/file", "blob"};
+    char *text = answer("GET", files[0], NULL, NULL, 200);
+    snprintf(sha, sizeof sha, "%.64s", header(text, "ETag") + 1);
+    ck_assert(ds_digest_valid(sha));
+    ck_assert_str_eq(header(text, "X-Diffscaler-Ref"), "digits@v1");
+    snprintf(head, sizeof head, "sha256:%s", sha);
+    ck_assert_str_eq(header(text, "X-Diffscaler-Digest"), head);
+    ck_assert(strstr(header(text, "Content-Disposition"), "digits-v1.safetensors.zst") != NULL);
+    long whole = strtol(header(text, "Content-Length"), NULL, 10);
+    ck_assert_int_gt(whole, 10);
+    free(text);
+    snprintf(path, sizeof path, "/v1/blobs/%s", sha);
+    for (int i = 0; i < 2; i++) {
+        const char *at = i ? path : files[0];
+        static const char *const known[] = {"If-None-Match: \"%s\"\r\n",
+                                            "If-None-Match: \"x\", \"%s\"\r\n",
+                                            "If-None-Match: *\r\n"};
+        for (int k = 0; k < 3; k++) {
+            ds_buf b = {0};
+            ds_buf_addf(&b, "%.*s", (int)strcspn(known[k], "%"), known[k]);
+            if (k < 2)
+                ds_buf_addf(&b, "%s%s", sha, strchr(known[k], '%') + 2);
+            text = answer("GET", at, b.data, NULL, 304);
+            ck_assert_str_eq(body_of(text), "");
+            ck_assert_int_eq(strncmp(header(text, "ETag") + 1, sha, 64), 0);
+            free(text);
+            ds_buf_release(&b);
+        }
+        text = answer("GET", at, "If-None-Match: \"0123\"\r\n", NULL, 200);
+        ck_assert_int_eq(strtol(header(text, "Content-Length"), NULL, 10), whole);
+        free(text);
+    }
+    snprintf(url, sizeof url, "/v1/blobs/sha256:%s", sha);
+    answers("GET", url, NULL, NULL, 200);
+    sha[0] = sha[0] == 'a' ? 'b' : 'a';
+    snprintf(url, sizeof url, "/v1/blobs/%s", sha);
+    answers("GET", url, NULL, NULL, 404);
+    sha[0] = 'A';
+    snprintf(url, sizeof url, "/v1/blobs/%s", sha);
+    answers("GET", url, NULL, NULL, 400);
+    answers("GET", "/v1/blobs/12", NULL, NULL, 400);
+    /* a manifest is named by its digest too */
+    text = answer("GET", "/v1/datasets/flags/manifest", NULL, NULL, 200);
+    char made[DS_HEX_SIZE];
+    ds_digest(body_of(text), strlen(body_of(text)), made);
+    ck_assert_int_eq(strncmp(header(text, "ETag") + 1, made, 64), 0);
+    free(text);
+}
+END_TEST
+
+/* An alias is set where it is still what the client saw. */
+START_TEST(aliases_are_set_on_condition) {
+    static const char at[] = "/v1/adapters/digits/aliases/prod", v1[] = "{\"version\":1}";
+    char head[80];
+    char *text = answer("PUT", at, NULL, v1, 200);
+    ck_assert_str_eq(header(text, "ETag"), "\"1\"");
+    free(text);
+    answers("PUT", at, "If-Match: 7\r\n", v1, 409);
+    answers("PUT", at, "If-Match: \"0\"\r\n", v1, 409);
+    static const char *const bad[] = {"x", "-1", "1x", "\"\"", "1.5"};
+    for (int i = 0; i < 5; i++) {
+        snprintf(head, sizeof head, "If-Match: %s\r\n", bad[i]);
+        answers("PUT", at, head, v1, 400);
+    }
+    static const char *const good[] = {"1", "\"2\"", "*"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(head, sizeof head, "If-Match: %s\r\n", good[i]);
+        text = answer("PUT", at, head, v1, 200);
+        ck_assert_int_eq(strtol(header(text, "ETag") + 1, NULL, 10), i + 2);
+        free(text);
+    }
+    rig_says(&r, 404, "PUT", at, "{\"version\":9}", "v9");
+    rig_says(&r, 400, "PUT", at, "{}", "version");
+    rig_says(&r, 400, "PUT", at, "{\"version\":\"1\"}", "version");
+    rig_says(&r, 400, "PUT", at, "{\"version\":1,\"reason\":5}", "'reason' must be a text");
+    json_decref(rig_want(&r, 200, "PUT", at, "{\"version\":1,\"reason\":\"as it was\"}"));
+    text = answer("GET", at, NULL, NULL, 200);
+    ck_assert(strstr(text, "as it was") != NULL);
+    free(text);
+    counts("/v1/adapters/digits/aliases", 2);
+    counts(at, 5);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- filters */
+
+START_TEST(filters_leave_out_the_rest) {
+    static const struct {
+        const char *path;
+        int n;
+    } lists[] = {
+        {"/v1/adapters", 3},
+        {"/v1/adapters?dataset=digits", 2},
+        {"/v1/adapters?dataset=DIGITS", 2},
+        {"/v1/adapters?status=rejected", 1},
+        {"/v1/adapters?status=published", 2},
+        {"/v1/adapters?status=published&dataset=digits", 1},
+        {"/v1/adapters?max_fd=4.9", 0},
+        {"/v1/adapters?max_fd=5", 3},
+        {"/v1/adapters?max_fd=0", 0},
+        {"/v1/adapters?since=2001-02-03", 3},
+        {"/v1/adapters?since=2001-02-03T04:05:06.7Z", 3},
+        {"/v1/adapters?since=2900-01-01", 0},
+        {"/v1/adapters?since=1", 3},
+        {"/v1/adapters?since=32503680000000", 0},
+        {"/v1/adapters?limit=2", 2},
+        {"/v1/jobs?kind=train", 3},
+        {"/v1/jobs?kind=train&dataset=digits", 2},
+        {"/v1/jobs?state=rejected", 1},
+        {"/v1/jobs?state=rejected&dataset=flags", 0},
+        {"/v1/jobs?kind=sample", 0},
+        {"/v1/jobs?dataset=flags&kind=scan&state=done", 1},
+        {"/v1/datasets", 2},
+        {"/v1/datasets?limit=1", 1},
+        {"/v1/evaluations?adapter=flags&metric=fd&limit=50", 2},
+    };
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        counts(lists[i].path, lists[i].n);
+    int all = count("/v1/evaluations"), digits = count("/v1/evaluations?dataset=digits");
+    ck_assert_msg(all > digits && digits > 0, "%d of %d", digits, all);
+    /* pages: what follows begins after what was given */
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/adapters?limit=2", NULL);
+    char path[200];
+    snprintf(path, sizeof path, "/v1/adapters?limit=2&cursor=%s", ds_json_string(doc, "next", "x"));
+    json_t *rest = rig_want(&r, 200, "GET", path, NULL);
+    ck_assert_int_eq((int)json_array_size(json_object_get(rest, "items")), 1);
+    ck_assert(json_is_null(json_object_get(rest, "next")));
+    const char *last = ds_json_string(json_array_get(json_object_get(rest, "items"), 0), "ref", "");
+    ck_assert_str_eq(last, "digits@v1"); /* newest first */
+    json_decref(doc);
+    json_decref(rest);
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/datasets/flags", NULL));
+    counts("/v1/datasets", 1);
+    counts("/v1/datasets?removed=1", 2);
+    counts("/v1/datasets?removed=0", 1);
+    json_decref(rig_want(&r, 404, "DELETE", "/v1/datasets/flags", NULL));
+    rig_says(&r, 404, "POST", "/v1/datasets/flags/rescan", NULL, "was removed");
+    json_decref(rig_want(&r, 404, "POST", "/v1/datasets/nope/rescan", NULL));
+}
+END_TEST
+
+/* ---------------------------------------------------------------- jobs */
+
+START_TEST(files_and_logs_of_a_job) {
+    char state[16], path[120];
+    long long id = rig_job(&r, "train", "digits", state);
+    static const struct {
+        const char *name;
+        int status;
+    } files[] = {{"spec.json", 200},      {"result.json", 200}, {"events.ndjson", 200},
+                 {"worker.log", 200},     {"lock", 404},        {"..%2Fregistry.db", 404},
+                 {"manifest.ndjson", 404}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "/v1/jobs/%lld/files/%s", id, files[i].name);
+        answers("GET", path, NULL, NULL, files[i].status);
+    }
+    /* a link where a file should be is not followed */
+    char file[500];
+    snprintf(file, sizeof file, "%s/jobs/%lld/samples.png", r.state, id);
+    unlink(file);
+    ck_assert_int_eq(symlink("/etc/passwd", file), 0);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/samples.png", id);
+    char *text;
+    int status;
+    text = rig_text(&r, "GET", path, NULL, NULL, &status);
+    ck_assert(status >= 400 && !strstr(text, "root:"));
+    free(text);
+    ck_assert_int_eq(unlink(file), 0);
+    ck_assert_int_eq(mkfifo(file, 0644), 0); /* and a pipe is not waited for */
+    answers("GET", path, NULL, NULL, 404);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/log", id);
+    text = answer("GET", path, NULL, NULL, 200);
+    ck_assert(strncmp(body_of(text), "fake worker: train", 18) == 0);
+    long whole = strtol(header(text, "X-Next-Offset"), NULL, 10);
+    ck_assert_int_eq(whole, (long)strlen(body_of(text)));
+    free(text);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/log?offset=5", id);
+    text = answer("GET", path, NULL, NULL, 200);
+    ck_assert(strncmp(body_of(text), "worker: train", 13) == 0);
+    ck_assert_int_eq(strtol(header(text, "X-Next-Offset"), NULL, 10), whole);
+    free(text);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/log?offset=%ld", id, whole);
+    text = answer("GET", path, NULL, NULL, 200);
+    ck_assert_str_eq(body_of(text), "");
+    free(text);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/log?offset=100000", id); /* it was shortened */
+    text = answer("GET", path, NULL, NULL, 200);
+    ck_assert(strncmp(body_of(text), "fake worker", 11) == 0);
+    free(text);
+    static const char *const numbers[] = {"0", "-1", "x", "1x", "99999999999999999999"};
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "/v1/jobs/%s", numbers[i]);
+        rig_says(&r, 400, "GET", path, NULL, "named by its number");
+    }
+    static const char *const forms[] = {"", "/log", "/events", "/metrics", "/files/spec.json"};
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "/v1/jobs/999%s", forms[i]);
+        answers("GET", path, NULL, NULL, 404);
+    }
+    answers("POST", "/v1/jobs/999/cancel", NULL, NULL, 404);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", id); /* it has ended */
+    answers("POST", path, NULL, NULL, 409);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- bodies */
+
+static const struct {
+    const char *method, *path, *body;
+    int status;
+    const char *words;
+} bodies[] = {
+    {"POST", "/v1/datasets", "[]", 400, "must be a JSON object"},
+    {"POST", "/v1/datasets", "{", 400, "JSON"},
+    {"POST", "/v1/datasets", "{}", 400, "path"},
+    {"POST", "/v1/datasets", "{\"path\":5}", 400, "path"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"name\":5}", 400, "'name' must be a text"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"method\":5}", 400, "'method' must be a text"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"base\":5}", 400, "'base' must be a text"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"feature_net\":[]}", 400, "must be a text"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"watch\":1}", 400, "must be true or false"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"publish_worse\":\"yes\"}", 400,
+     "must be true or false"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"options\":[]}", 400, "options"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"options\":{\"rank\":\"8\"}}", 400, "rank"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"options\":{\"rnk\":8}}", 400, "rnk"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"method\":\"lora\"}", 400, "lora"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"base\":\"nope\"}", 404, "nope"},
+    {"POST", "/v1/datasets", "{\"path\":\"/none/at/all\"}", 404, "/none/at/all"},
+    {"POST", "/v1/datasets", "{\"path\":\"tmp\"}", 400, "tmp"},
+    {"POST", "/v1/gc", "{\"dry_run\":1}", 400, "'dry_run' must be true or false"},
+    {"POST", "/v1/gc", "{\"grace_seconds\":59}", 400, "from 60 to 1e9"},
+    {"POST", "/v1/gc", "{\"grace_seconds\":2e9}", 400, "from 60 to 1e9"},
+    {"POST", "/v1/gc", "{\"grace_seconds\":\"60\"}", 400, "from 60 to 1e9"},
+    {"POST", "/v1/gc", "{\"grace_seconds\":60}", 200, NULL},
+    {"POST", "/v1/gc", "{\"dry_run\":true}", 200, NULL},
+    {"POST", "/v1/gc", "", 200, NULL},
+    {"POST", "/v1/samples", "{\"ref\":\"base\",\"n\":0}", 400, "'n' must be"},
+    {"POST", "/v1/samples", "{\"ref\":\"base\",\"n\":1.5}", 400, "'n' must be a whole number"},
+    {"POST", "/v1/samples", "{\"ref\":\"base\",\"sampler\":\"euler\"}", 400, "sampler"},
+    {"POST", "/v1/samples", "{\"ref\":\"base\",\"guidance\":\"2\"}", 400, "guidance"},
+    {"POST", "/v1/samples", "{\"ref\":\"nope\"}", 404, "nope"},
+    {"POST", "/v1/samples", "{\"ref\":7}", 400, "ref"},
+    {"POST", "/v1/verify", "{\"full\":\"yes\"}", 400, "'full' must be true or false"},
+    {"POST", "/v1/verify", "{\"ref\":\"nope@v1\"}", 404, "nope"},
+    {"PUT", "/v1/default-base", "{\"base\":\"nope\"}", 404, "nope"},
+    {"PUT", "/v1/default-base", "{}", 400, "base"},
+    {"PUT", "/v1/default-feature-net", "{\"feature_net\":\"nope\"}", 404, "nope"},
+    {"POST", "/v1/bases", "{\"source\":\"x\"}", 400, "source"},
+    {"POST", "/v1/bases", "{}", 400, "source"},
+    {"POST", "/v1/bases", "{\"source\":\"/etc/passwd\",\"heads\":-1}", 400, "heads"},
+    {"POST", "/v1/bases", "{\"source\":\"/etc/passwd\",\"license\":5}", 400, "license"},
+    {"POST", "/v1/feature_nets", "{\"source\":\"/etc/passwd\",\"name\":\"a b\"}", 400, "name"},
+};
+enum { BODIES = sizeof bodies / sizeof *bodies };
+
+START_TEST(bodies_are_checked) {
+    for (int i = 0; i < BODIES; i++) {
+        int status = 0;
+        for (int k = 0; k < 100; k++, usleep(20000)) { /* one gc at a time */
+            json_t *doc = rig_call(&r, bodies[i].method, bodies[i].path, bodies[i].body, &status);
+            const char *detail = ds_json_string(doc, "detail", "");
+            if (status == 503 && strstr(detail, "gc is under way")) {
+                json_decref(doc);
+                continue;
+            }
+            ck_assert_msg(status == bodies[i].status, "%s %s: %d, not %d: %s", bodies[i].path,
+                          bodies[i].body, status, bodies[i].status, detail);
+            ck_assert_msg(!bodies[i].words || strstr(detail, bodies[i].words),
+                          "%s: '%s' has no '%s'", bodies[i].body, detail, bodies[i].words);
+            json_decref(doc);
+            break;
+        }
+    }
+    counts("/v1/datasets", 2);
+    counts("/v1/jobs?kind=import", 0);
+    counts("/v1/jobs?kind=sample", 0);
+}
+END_TEST
+
+START_TEST(a_full_body_is_sent_as_it_is) {
+    static const char text[] = "{\"ref\":\"flags@v1\",\"n\":9,\"class\":\"all\",\"steps\":7,"
+                               "\"guidance\":2.5,\"guidance_mode\":\"none\",\"sampler\":\"ddim\","
+                               "\"seed\":11}";
+    rig_fake(&r, "sample", "hang");
+    json_t *job = rig_want(&r, 202, "POST", "/v1/samples", text), *spec = NULL;
+    long long id = ds_json_int(job, "id", 0);
+    json_decref(job);
+    rig_wait_job(&r, "sample", NULL, "|running|", 10000);
+    char path[500];
+    snprintf(path, sizeof path, "%s/jobs/%lld/spec.json", r.state, id);
+    for (int i = 0; i < 500 && ds_json_read_file(path, 1 << 20, &spec, NULL); i++)
+        usleep(20000); /* claimed first, written then */
+    ck_assert_ptr_nonnull(spec);
+    char *said = json_dumps(spec, JSON_SORT_KEYS | JSON_COMPACT);
+    static const char *const parts[] = {"\"n\":9",
+                                        "\"steps\":7",
+                                        "\"guidance\":2.5",
+                                        "\"guidance_mode\":\"none\"",
+                                        "\"sampler\":\"ddim\"",
+                                        "\"seed\":11",
+                                        "\"all\""};
+    for (int i = 0; i < 7; i++)
+        ck_assert_msg(strstr(said, parts[i]) != NULL, "%s is not in %s", parts[i], said);
+    free(said);
+    json_decref(spec);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", id);
+    answers("POST", path, NULL, NULL, 202);
+    rig_wait_job(&r, "sample", NULL, "|cancelled|", 10000);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- events */
+
+static int lines(const char *path, const char *words) {
+    int status, n = 0;
+    char *text = rig_text(&r, "GET", path, NULL, NULL, &status);
+    ck_assert_int_eq(status, 200);
+    for (char *p = text; (p = strstr(p, words)); p++)
+        n++;
+    free(text);
+    return n;
+}
+
+START_TEST(events_by_number_and_type) {
+    char path[100];
+    ck_assert_int_eq(lines("/v1/events?type=adapter.published", "\"adapter.published\""), 2);
+    ck_assert_int_eq(lines("/v1/events?type=adapter.published", "\"seq\""), 2);
+    ck_assert_int_eq(lines("/v1/events?type=adapter.rejected", "\"seq\""), 1);
+    int all = lines("/v1/events", "\"seq\""), jobs = lines("/v1/events?type=job.", "\"seq\"");
+    ck_assert(jobs > 5 && jobs < all);
+    snprintf(path, sizeof path, "/v1/events?since=%d", all - 2);
+    ck_assert_int_eq(lines(path, "\"seq\""), 2);
+    snprintf(path, sizeof path, "/v1/events?since=%d", all);
+    ck_assert_int_eq(lines(path, "\"seq\""), 0);
+    char head[60], *text;
+    snprintf(head, sizeof head, "Accept: text/event-stream\r\nLast-Event-ID: %d\r\n", all - 1);
+    text = answer("GET", "/v1/events", head, NULL, 200);
+    ck_assert(strstr(header(text, "Content-Type"), "text/event-stream") != NULL);
+    char *data = strstr(text, "data: ");
+    ck_assert(data && !strstr(data + 6, "data: "));
+    free(text);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, what_is_known_is_not_sent_again);
+    tcase_add_test(tc, aliases_are_set_on_condition);
+    tcase_add_test(tc, filters_leave_out_the_rest);
+    tcase_add_test(tc, files_and_logs_of_a_job);
+    tcase_add_test(tc, bodies_are_checked);
+    tcase_add_test(tc, a_full_body_is_sent_as_it_is);
+    tcase_add_test(tc, events_by_number_and_type);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_api", cases);
+}
