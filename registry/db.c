@@ -162,20 +162,22 @@ int db_int(ds_registry *r, int64_t *out, ds_error *err, const char *sql, const c
     return null ? DS_ENOTFOUND : 0;
 }
 
+/* SQLite itself rolls back on some errors (disk full, I/O), hence the look at autocommit. */
+static void rollback(ds_registry *r) {
+    if (!sqlite3_get_autocommit(r->db))
+        db_run(r, NULL, "ROLLBACK", "");
+}
+
 int db_begin(ds_registry *r, ds_error *err) {
     if (r->tx_depth++ > 0)
         return 0;
     r->tx_failed = 0;
     int rc = db_run(r, err, "BEGIN IMMEDIATE", "");
-    if (rc)
+    if (rc) {
         r->tx_depth = 0;
+        rollback(r); /* interrupted at its end, it has begun all the same */
+    }
     return rc;
-}
-
-/* SQLite itself rolls back on some errors (disk full, I/O), hence the look at autocommit. */
-static void rollback(ds_registry *r) {
-    if (!sqlite3_get_autocommit(r->db))
-        db_run(r, NULL, "ROLLBACK", "");
 }
 
 int db_end(ds_registry *r, int rc, ds_error *err) {

@@ -111,13 +111,11 @@ int job_read_running(ds_registry *r, int64_t id, ds_job *out, ds_error *err) {
     return rc;
 }
 
-int64_t job_generation(ds_registry *r, int64_t id) {
-    int64_t v = 0;
-    return db_int(r, &v, NULL, "SELECT generation FROM jobs WHERE id = ?1", "i", id) ? 0 : v;
+int job_generation(ds_registry *r, int64_t id, int64_t *out, ds_error *err) {
+    return db_int(r, out, err, "SELECT generation FROM jobs WHERE id = ?1", "i", id);
 }
-int64_t job_scan_seq(ds_registry *r, int64_t id) {
-    int64_t v = 0;
-    return db_int(r, &v, NULL, "SELECT scan_seq FROM jobs WHERE id = ?1", "i", id) ? 0 : v;
+int job_scan_seq(ds_registry *r, int64_t id, int64_t *out, ds_error *err) {
+    return db_int(r, out, err, "SELECT scan_seq FROM jobs WHERE id = ?1", "i", id);
 }
 
 /* Queueing and starting ----------------------------------------------------------------------- */
@@ -350,14 +348,17 @@ static int back_to_queue(ds_registry *r, const ds_job *j, int counts, int64_t ru
 int scan_gave_up(ds_registry *r, const ds_job *j, const char *code, const char *message,
                  int cancelled, ds_error *err) {
     char subject[DS_NAME_SIZE + 16];
-    int rc =
-        db_run(r, err,
-               "UPDATE datasets SET scan_done = max(scan_done,"
-               " CASE WHEN ?4 THEN scan_wanted ELSE ?5 END),"
-               " state = CASE WHEN state = 'removed' THEN state"
-               "  WHEN ?4 AND version_id IS NOT NULL THEN 'ready' ELSE 'failed' END,"
-               " error_code = ?2, error_message = ?3 WHERE id = ?1",
-               "issii", j->dataset_id, code, message, (int64_t)cancelled, job_scan_seq(r, j->id));
+    int64_t asked = 0;
+    int rc = job_scan_seq(r, j->id, &asked, err);
+    if (rc)
+        return rc;
+    rc = db_run(r, err,
+                "UPDATE datasets SET scan_done = max(scan_done,"
+                " CASE WHEN ?4 THEN scan_wanted ELSE ?5 END),"
+                " state = CASE WHEN state = 'removed' THEN state"
+                "  WHEN ?4 AND version_id IS NOT NULL THEN 'ready' ELSE 'failed' END,"
+                " error_code = ?2, error_message = ?3 WHERE id = ?1",
+                "issii", j->dataset_id, code, message, (int64_t)cancelled, asked);
     if (rc || cancelled)
         return rc;
     snprintf(subject, sizeof subject, "dataset:%s", j->name);

@@ -46,7 +46,7 @@ int scan_gave_up(ds_registry *r, const ds_job *j, const char *code, const char *
                  int cancelled, ds_error *err);
 
 /* Scalars of a job's row that ds_job does not have. */
-int64_t job_generation(ds_registry *r, int64_t id);
-int64_t job_scan_seq(ds_registry *r, int64_t id);
+int job_generation(ds_registry *r, int64_t id, int64_t *out, ds_error *err);
+int job_scan_seq(ds_registry *r, int64_t id, int64_t *out, ds_error *err);
 
 #endif

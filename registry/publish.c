@@ -156,7 +156,10 @@ static int take_version(ds_registry *r, const struct facts *f, int64_t dataset, 
 
 static int insert_version(ds_registry *r, const ds_publication *p, const struct facts *f,
                           const ds_job *j, int64_t adapter, int64_t *id, ds_error *err) {
-    int64_t n = 0;
+    int64_t n = 0, generation = 0;
+    int rc = job_generation(r, j->id, &generation, err);
+    if (rc)
+        return rc;
     /* what it was compared with is in the gate's rows */
     static const char *const left_out[] = {"old_tasks", "bars", "base_task", "publish_worse"};
     json_t *config = json_deep_copy(p->spec);
@@ -165,7 +168,7 @@ static int insert_version(ds_registry *r, const ds_publication *p, const struct 
     char *text = ds_json_canonical(config);
     json_decref(config);
     double fd = measured(f->evaluations, "adapter", "fd", &n);
-    int rc = db_run(
+    rc = db_run(
         r, err,
         "INSERT INTO adapter_versions(adapter_id, version, status, digest, reference_digest,"
         " dataset_version_id, base_id, job_id, generation, method, rank, steps, seed, parameters,"
@@ -174,7 +177,7 @@ static int insert_version(ds_registry *r, const ds_publication *p, const struct 
         " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
         "iisssiiiisIiiiIIddsdddIsi", adapter, f->version, f->passed ? "published" : "rejected",
         p->adapter->sha256, p->reference ? p->reference->sha256 : NULL, j->dataset_version_id,
-        j->base_id, j->id, job_generation(r, j->id), f->method,
+        j->base_id, j->id, generation, f->method,
         ds_json_int(json_object_get(p->spec, "method"), "rank", 0), f->steps, f->seed,
         f->parameters, ds_json_int(p->result, "images", 0), ds_json_int(p->result, "classes", 0),
         ds_json_number(p->result, "train_seconds", NAN),

@@ -127,7 +127,11 @@ int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
     if (rc)
         return rc;
     rc = make(r, DS_JOB_SCAN, 0, &count, err);
-    db_int(r, &base, NULL, "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", "");
+    if (!rc)
+        rc = db_int(r, &base, err,
+                    "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", "");
+    if (rc == DS_ENOTFOUND) /* there is none */
+        rc = 0;
     if (!rc)
         rc = make(r, DS_JOB_TRAIN, base, &count, err);
     if (!rc)

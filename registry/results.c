@@ -118,8 +118,10 @@ static int scan_event(ds_registry *r, const ds_job *j, int64_t version_id, const
 
 static int scan_rows(ds_registry *r, const ds_job *j, const json_t *result, const struct scan *s,
                      const ds_blob *manifest, int *changed, ds_error *err) {
-    int64_t version_id = 0;
+    int64_t version_id = 0, asked = 0;
     int first = 0, rc = ds_blob_add(r, manifest, "application/x-ndjson", err);
+    if (!rc)
+        rc = job_scan_seq(r, j->id, &asked, err);
     if (!rc)
         rc = version_of_scan(r, j->dataset_id, result, s, &version_id, changed, &first, err);
     if (!rc)
@@ -127,7 +129,7 @@ static int scan_rows(ds_registry *r, const ds_job *j, const json_t *result, cons
                     "UPDATE datasets SET version_id = ?2, error_code = NULL, error_message = NULL,"
                     " state = CASE state WHEN 'removed' THEN state ELSE 'ready' END,"
                     " scan_unchanged = ?3, scan_done = max(scan_done, ?4) WHERE id = ?1",
-                    "iiii", j->dataset_id, version_id, (int64_t) !*changed, job_scan_seq(r, j->id));
+                    "iiii", j->dataset_id, version_id, (int64_t) !*changed, asked);
     if (!rc && *changed)
         rc = jobs_supersede(r, j->dataset_id, version_id, err);
     if (!rc)
