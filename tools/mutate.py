@@ -201,10 +201,8 @@ def sure(programs):
     return took
 
 
-def try_one(m, took):
-    path = os.path.join(TREE, m.file)
-    good = open(os.path.join(ROOT, m.file), encoding="utf-8").read()
-    with open(path, "w", encoding="utf-8") as f:
+def try_one(m, good, took):
+    with open(os.path.join(TREE, m.file), "w", encoding="utf-8") as f:
         f.write(good.replace(m.old, m.new))
     for t in m.tests:
         said = build([t])
@@ -241,6 +239,7 @@ def main():
     p.add_argument("--file")
     p.add_argument("--limit", type=int, default=1 << 30)
     a = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that what is under way is put back
     mutations = read_list()
     bad = check(mutations)
     if bad or a.check:
@@ -257,12 +256,14 @@ def main():
     os.makedirs(TREE, exist_ok=True)
     copy_tree()
     took = sure(sorted({t for m in todo for t in m.tests}))
+    texts = {f: open(os.path.join(TREE, f), encoding="utf-8").read() for f in {m.file for m in todo}}
     for n, m in enumerate(todo, 1):
         start = time.monotonic()
         try:
-            outcome, more = try_one(m, took)
+            outcome, more = try_one(m, texts[m.file], took)
         finally: # make goes by time: what is put back is newer than what was built
-            shutil.copyfile(os.path.join(ROOT, m.file), os.path.join(TREE, m.file))
+            with open(os.path.join(TREE, m.file), "w", encoding="utf-8") as f:
+                f.write(texts[m.file])
         seconds = time.monotonic() - start
         record(m, outcome, more[0], seconds)
         print("%4d/%d %-11s %5.1f s  %s  %s -> %s   [%s]" % (n, len(todo), outcome, seconds, m.file, m.old.strip().split("\n")[0][:60],
