@@ -10,6 +10,7 @@
  *   torn           proper result after a torn line   liar           exit 0 without a result
  *   flip           adapter with a flipped bit        refuse         exit 8 with a verdict
  *   slow MS        proper result after MS            worse          (train) FD 20 instead of 5
+ *   mortal         dies of SIGTERM itself            mixed          exit 8 with a result of exit 0
  *   latent, elsewhere (import)  a base that needs a VAE; a result that names another file
  */
 #ifndef DS_TESTS_DAEMON_RIG_H
@@ -378,7 +379,9 @@ static int rig_worker(const char *dir) {
     if (strcmp(how, "stubborn") == 0)
         for (int i = 0; i < 600; i++)
             usleep(100000);
-    if (strcmp(how, "hang") == 0)
+    if (strcmp(how, "mortal") == 0)
+        signal(SIGTERM, SIG_DFL);
+    if (strcmp(how, "hang") == 0 || strcmp(how, "mortal") == 0)
         rig_wait_term(60);
     if (strncmp(how, "slow ", 5) == 0)
         for (int i = (int)strtol(how + 5, NULL, 10) / 10; i > 0 && !rig_terminated; i--)
@@ -393,7 +396,7 @@ static int rig_worker(const char *dir) {
              : strcmp(kind, "import") == 0 ? rig_import(dir, spec, how)
                                            : rig_other(dir, spec, kind, how);
     rig_event(dir, "{\"t\":5,\"type\":\"done\"}\n");
-    return rc;
+    return strcmp(how, "mixed") == 0 ? 8 : rc;
 }
 
 /* First thing in main(): the other two lives of this program.  The test itself prefers a file
