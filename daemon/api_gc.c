@@ -37,18 +37,18 @@ static void on_work(uv_work_t *work) {
     ds_gc_files(t->gc);
 }
 
-static void on_done(uv_work_t *work, int status) {
-    tidy *t = work->data;
+static void answer(tidy *t, int failed, const ds_error *why) {
     ds_gc_result r;
     ds_error err = {0};
-    (void)status;
     int rc = ds_gc_end(t->gc, &r, &err);
-    if (rc)
+    if (failed)
+        err = *why;
+    if (rc || failed)
         ds_log(DS_LOG_WARN, "gc: %s", err.message);
-    json_t *doc = json_pack("{sb sf so so so sb so}", "dry_run", t->dry_run, "grace_seconds",
-                            t->grace_seconds, "blobs", part_json(&r.blobs), "caches",
-                            part_json(&r.caches), "models", part_json(&r.models), "importing",
-                            r.importing, "error", rc ? json_string(err.message) : json_null());
+    json_t *doc = json_pack(
+        "{sb sf so so so sb so}", "dry_run", t->dry_run, "grace_seconds", t->grace_seconds, "blobs",
+        part_json(&r.blobs), "caches", part_json(&r.caches), "models", part_json(&r.models),
+        "importing", r.importing, "error", rc || failed ? json_string(err.message) : json_null());
     t->text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     t->d->removing--;
@@ -59,6 +59,18 @@ static void on_done(uv_work_t *work, int status) {
         ds_daemon_wake(t->d);
     }
     finish(t);
+}
+
+/* Some blobs more, or the answer.  Between two turns the loop does whatever else there is. */
+static void on_done(uv_work_t *work, int status) {
+    tidy *t = work->data;
+    ds_error err = {0};
+    (void)status;
+    int more = t->d->stopping ? 0 : ds_gc_next(t->gc, &err);
+    if (more > 0)
+        uv_queue_work(&t->d->loop, &t->work, on_work, on_done);
+    else
+        answer(t, more, &err);
 }
 
 static int fill(void *state, ds_buf *out) {

@@ -30,6 +30,15 @@ static int need_schema(const json_t *result, const char *schema, ds_error *err) 
     return rc;
 }
 
+/* Into the store, and held there: the row can have to wait, and no sweep may come between. */
+static int put(ds_finish *f, const char *path, enum ds_store_input input, const char *sha,
+               ds_blob *out, ds_error *err) {
+    DS_ASSERT(f->held_count < (int)(sizeof f->held / sizeof *f->held));
+    ds_store_hold(f->store, sha);
+    memcpy(f->held[f->held_count++], sha, DS_HEX_SIZE);
+    return ds_store_put_file(f->store, path, input, sha, out, err);
+}
+
 /* The file of doc[key]: {"file","sha256"[,"stored_bytes","stored_sha256"]} into the store. */
 static int put_file(ds_finish *f, const json_t *doc, const char *key, ds_blob *out, ds_error *err) {
     json_t *o;
@@ -64,7 +73,7 @@ static int put_file(ds_finish *f, const json_t *doc, const char *key, ds_blob *o
     size_t n = strlen(file);
     int zstd = n > 4 && strcmp(file + n - 4, ".zst") == 0;
     if (!rc)
-        rc = ds_store_put_file(f->store, path, zstd ? DS_STORE_ZSTD : DS_STORE_RAW, sha, out, err);
+        rc = put(f, path, zstd ? DS_STORE_ZSTD : DS_STORE_RAW, sha, out, err);
     if (!rc && ds_json_int(o, "raw_bytes", out->raw_bytes) != out->raw_bytes)
         return ds_fail(err, DS_EINTEGRITY, "'%s' unpacks to %lld bytes, result.json says otherwise",
                        path, (long long)out->raw_bytes);
@@ -86,7 +95,7 @@ static int collect_scan(ds_finish *f, ds_error *err) {
     if (!ds_digest_valid(digest))
         return ds_fail(err, DS_EINVAL, "result.json: 'tree_digest' is not a digest");
     ds_fs_join(path, sizeof path, f->dir, manifest);
-    return ds_store_put_file(f->store, path, DS_STORE_RAW, digest, &f->blob, err);
+    return put(f, path, DS_STORE_RAW, digest, &f->blob, err);
 }
 
 /* Task 0 of the base, when this job recorded it. */
@@ -258,6 +267,8 @@ void ds_finish_clean(const ds_finish *f) {
 }
 
 void ds_finish_release(ds_finish *f) {
+    while (f->held_count)
+        ds_store_drop(f->store, f->held[--f->held_count]);
     json_decref(f->spec);
     json_decref(f->result);
     f->spec = f->result = NULL;

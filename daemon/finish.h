@@ -26,6 +26,8 @@ typedef struct {
     ds_blob blob, reference; /* manifest or adapter; reference statistics */
     ds_blob base_reference;  /* those of the base's own samples, where the job recorded them */
     int has_reference, has_base_reference;
+    char held[3][DS_HEX_SIZE]; /* no sweep takes these before the row is there; until release */
+    int held_count;
     char model[PATH_MAX], vae[PATH_MAX]; /* of an import; vae "" = none */
     int unchanged;                       /* out of commit: a scan that found nothing new */
     char ref[DS_HEX_SIZE + 16];          /* out of commit: "digits@v1" */

@@ -41,6 +41,7 @@ struct ds_gc {
     ds_blob_sweep *sweep;
     doomed *list; /* files that go */
     size_t count, room;
+    int looked; /* the folders have been read */
     ds_gc_result out;
 };
 typedef struct ds_gc gc;
@@ -205,18 +206,24 @@ static int model_used(gc *g, const char *path, const char *name) {
     return ds_model_file_known(g->d->registry, path);
 }
 
-static void choose(gc *g) {
+/* These ask the registry. */
+static void choose_models(gc *g) {
     ds_gc_result *out = &g->out;
-    each(g, "cache", "images-", ".bin", images_used, &out->caches);
-    each(g, "cache", "latents-", ".bin", latents_used, &out->caches);
-    each(g, "cache", "features-", ".zst", features_used, &out->caches);
-    each(g, "cache/base", "features-", ".zst", features_used, &out->caches);
-    each(g, "cache/hashes", "", "", hashes_used, &out->caches);
     out->importing = ds_json_bool(g->facts, "importing", 0);
     if (!out->importing) {
         each(g, "bases", "", "", model_used, &out->models);
         each(g, "feature_nets", "", "", model_used, &out->models);
     }
+}
+
+/* These read whole files. */
+static void choose_caches(gc *g) {
+    ds_gc_part *out = &g->out.caches;
+    each(g, "cache", "images-", ".bin", images_used, out);
+    each(g, "cache", "latents-", ".bin", latents_used, out);
+    each(g, "cache", "features-", ".zst", features_used, out);
+    each(g, "cache/base", "features-", ".zst", features_used, out);
+    each(g, "cache/hashes", "", "", hashes_used, out);
 }
 
 static void release(gc *g) {
@@ -241,13 +248,12 @@ int ds_gc_begin(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc **out, ds_err
         release(g);
         return rc;
     }
-    choose(g);
+    choose_models(g);
     *out = g;
     return 0;
 }
 
-void ds_gc_files(ds_gc *g) {
-    ds_blobs_sweep_files(g->sweep);
+static void remove_chosen(gc *g) {
     for (size_t i = 0; i < g->count; i++) {
         const doomed *f = &g->list[i];
         if (!g->dry_run && unlink(f->path) && errno != ENOENT) {
@@ -258,6 +264,19 @@ void ds_gc_files(ds_gc *g) {
         f->part->bytes += f->bytes;
     }
 }
+
+void ds_gc_files(ds_gc *g) {
+    if (g->looked) {
+        ds_blobs_sweep_files(g->sweep);
+        return;
+    }
+    g->looked = 1;
+    ds_blobs_sweep_look(g->sweep);
+    choose_caches(g);
+    remove_chosen(g);
+}
+
+int ds_gc_next(ds_gc *g, ds_error *err) { return ds_blobs_sweep_take(g->sweep, err); }
 
 int ds_gc_end(ds_gc *g, ds_gc_result *out, ds_error *err) {
     ds_sweep sweep = {0};

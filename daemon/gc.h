@@ -8,8 +8,9 @@
  *
  * Everything younger than the grace stays.  Caches are only time: what is removed by mistake is
  * made again; a worker that has a file open keeps it.
- * What goes is chosen on the loop thread and removed on a thread of the pool.  Meanwhile no import
- * begins (ds_daemon.removing), so no row can come to name a model's file that is on its way out.
+ * Folders are read and files removed on a thread of the pool.  Meanwhile no import begins
+ * (ds_daemon.removing), so no row can come to name a model's file that is on its way out; blobs are
+ * asked about again right before they go (registry/blobs.h).
  */
 #ifndef DS_DAEMON_GC_H
 #define DS_DAEMON_GC_H
@@ -25,10 +26,12 @@ typedef struct {
     int importing; /* models were left alone */
 } ds_gc_result;
 
-/* Begin and end on the loop thread, files on any; begin is followed by end, which frees. */
+/* begin, then files and next in turns until next gives 0 or a code, then end, which frees.  Files
+ * on any thread, the others on the loop's. */
 typedef struct ds_gc ds_gc;
 int ds_gc_begin(ds_daemon *d, int64_t grace_ms, int dry_run, ds_gc **out, ds_error *err);
 void ds_gc_files(ds_gc *g);
+int ds_gc_next(ds_gc *g, ds_error *err); /* > 0: files has something to do */
 int ds_gc_end(ds_gc *g, ds_gc_result *out, ds_error *err);
 
 /* Remove the file of a base or network, on the pool: only what an import wrote, and only when no

@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/blobs.h"
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -418,6 +419,8 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
         earlier = NULL;
     int rc = ds_spec_build(s->d, &s->job, s->dir, earlier, &s->spec, &err);
     json_decref(earlier);
+    if (!rc) /* nothing that it reads may be swept, even if a person removes it meanwhile */
+        rc = ds_blob_lease_spec(s->d->registry, s->job.id, s->spec.spec, &err);
     if (rc) {
         fail_early(s, rc, &err);
         return;

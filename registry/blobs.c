@@ -1,5 +1,6 @@
 #include "registry/blobs.h"
 #include "base/fs.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "registry/db.h"
@@ -73,6 +74,31 @@ int ds_blob_lease(ds_registry *r, const char *sha256, int64_t job, int64_t until
                   "sii", sha256, job, until_ms);
 }
 
+/* Each {"path","sha256"} of a document whose path is that of the blob in the store. */
+static int lease_in(ds_registry *r, int64_t job, const json_t *doc, ds_error *err) {
+    char path[PATH_MAX];
+    const char *key, *sha = ds_json_string(doc, "sha256", NULL);
+    json_t *v;
+    size_t i;
+    int rc = 0;
+    if (ds_digest_valid(sha) && !ds_store_path(r->store, sha, path, NULL) &&
+        !strcmp(path, ds_json_string(doc, "path", "")))
+        rc = ds_blob_lease(r, sha, job, INT64_MAX, err);
+    json_object_foreach((json_t *)(uintptr_t)doc, key, v) if (!rc) rc = lease_in(r, job, v, err);
+    json_array_foreach(doc, i, v) if (!rc) rc = lease_in(r, job, v, err);
+    return rc;
+}
+
+int ds_blob_lease_spec(ds_registry *r, int64_t job, const json_t *spec, ds_error *err) {
+    int rc = db_begin(r, err);
+    if (rc)
+        return rc;
+    rc = db_run(r, err, "DELETE FROM blob_leases WHERE job_id = ?1", "i", job);
+    if (!rc)
+        rc = lease_in(r, job, spec, err);
+    return db_end(r, rc, err);
+}
+
 /* The one definition of "needed"; ?1 = now, ?2 = now - grace. */
 #define NOT_NEEDED(digest)                                                                         \
     " NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE av.digest = " digest                     \
@@ -84,9 +110,12 @@ int ds_blob_lease(ds_registry *r, const char *sha256, int64_t job, int64_t until
     " AND NOT EXISTS (SELECT 1 FROM blob_leases bl WHERE bl.digest = " digest                      \
     "  AND bl.expires_at > ?1)"
 
+#define TAKE_AT_ONCE 64 /* in one transaction: a rename each */
+
 struct gone {
     char sha256[DS_HEX_SIZE];
     int64_t bytes;
+    int taken; /* its file is aside, or was not there */
 };
 struct ds_blob_sweep {
     ds_registry *r;
@@ -94,12 +123,11 @@ struct ds_blob_sweep {
     ds_sweep out;
     int64_t now, grace;
     int dry_run;
-    struct gone *list; /* rows marked for removal, then files without a row */
+    struct gone *list; /* rows marked for removal, then files of which some have no row */
     size_t n, cap, rows;
-    int *removed; /* of the list */
-    int rc;       /* of the files ... */
-    ds_error why; /* ... and its reason */
-    ds_error *err;
+    size_t taken, discarded; /* how far take and files are */
+    int rc;                  /* of the files ... */
+    ds_error why;            /* ... and its reason */
 };
 typedef struct ds_blob_sweep sweeping;
 
@@ -108,14 +136,13 @@ static void push(sweeping *s, const char *sha256, int64_t bytes) {
         s->cap = s->cap ? 2 * s->cap : 64;
         s->list = ds_xrealloc(s->list, s->cap * sizeof *s->list);
     }
-    memcpy(s->list[s->n].sha256, sha256, DS_HEX_SIZE);
-    s->list[s->n++].bytes = bytes;
+    s->list[s->n] = (struct gone){.bytes = bytes};
+    memcpy(s->list[s->n++].sha256, sha256, DS_HEX_SIZE);
 }
 
-/* Marking re-checks need and lease in one statement; from here on ds_blob_add must bring it back.
- */
-static int mark(sweeping *s) {
-    sqlite3_stmt *q = db_query(s->r, s->err,
+/* From here on ds_blob_add must bring the row back. */
+static int mark(sweeping *s, ds_error *err) {
+    sqlite3_stmt *q = db_query(s->r, err,
                                s->dry_run ? "SELECT digest, stored_bytes FROM blobs"
                                             " WHERE (state = 'deleting' OR (state = 'present'"
                                             " AND created_at <= ?2)) AND" NOT_NEEDED("blobs.digest")
@@ -125,75 +152,27 @@ static int mark(sweeping *s) {
                                                 "blobs.digest") " RETURNING digest, stored_bytes",
                                "ii", s->now, s->now - s->grace);
     int rc;
-    while ((rc = db_step(s->r, q, s->err)) > 0)
+    while ((rc = db_step(s->r, q, err)) > 0)
         push(s, (const char *)sqlite3_column_text(q, 0), sqlite3_column_int64(q, 1));
     return rc;
 }
 
-/* After the file is gone: no row, or a row that says so while others still refer to it. */
-static int forget(sweeping *s, const char *sha256, int removed) {
-    if (!removed) {
-        s->out.kept_young++;
-        return db_run(s->r, s->err, "UPDATE blobs SET state = 'present' WHERE digest = ?1", "s",
-                      sha256);
-    }
-    int rc = db_run(s->r, s->err,
-                    "UPDATE blobs SET state = 'gone' WHERE digest = ?1 AND state = 'deleting' AND"
-                    " EXISTS (SELECT 1 FROM"
-                    " adapter_versions av WHERE av.digest = ?1 OR av.reference_digest = ?1)",
-                    "s", sha256);
-    if (!rc)
-        rc = db_run(s->r, s->err, "DELETE FROM blobs WHERE digest = ?1 AND state = 'deleting'", "s",
-                    sha256);
-    return rc;
-}
-
-static int look_at_file(void *ctx, const char *sha256, int64_t age, int64_t bytes) {
-    sweeping *s = ctx;
-    int64_t known = 0;
-    int rc =
-        db_int(s->r, &known, s->err,
-               "SELECT 1 WHERE EXISTS (SELECT 1 FROM blobs WHERE digest = ?2 AND state <> 'gone')"
-               " OR EXISTS (SELECT 1 FROM blob_leases WHERE digest = ?2 AND expires_at > ?1)",
-               "is", s->now, sha256);
-    if (rc == 0)
-        return 0;
-    if (rc != DS_ENOTFOUND)
-        return rc;
-    if (age < s->grace)
-        s->out.kept_young++;
-    else
-        push(s, sha256, bytes);
-    return 0;
-}
-
-static int list_all(sweeping *s) {
-    int rc = s->dry_run ? 0 : db_begin(s->r, s->err);
-    if (!rc) {
-        rc = mark(s);
-        rc = s->dry_run ? rc : db_end(s->r, rc, s->err);
-    }
-    s->rows = s->n;
-    return rc ? rc : ds_store_each(s->store, look_at_file, s, s->err);
-}
-
 int ds_blobs_sweep_begin(ds_registry *r, int64_t grace_ms, int dry_run, ds_blob_sweep **out,
                          ds_error *err) {
-    ds_error local;
     sweeping *s = ds_xcalloc(1, sizeof *s);
     s->r = r;
     s->store = r->store;
     s->now = ds_now_ms();
     s->grace = grace_ms;
     s->dry_run = dry_run;
-    s->err = err ? err : &local;
-    s->err->code = 0;
-    int rc = list_all(s);
-    s->err = NULL; /* the caller's need not live as long as this */
-    s->removed = ds_xcalloc(s->n + 1, sizeof *s->removed);
+    int rc = dry_run ? 0 : db_begin(r, err);
+    if (!rc) {
+        rc = mark(s, err);
+        rc = dry_run ? rc : db_end(r, rc, err);
+    }
+    s->rows = s->n;
     if (rc) {
         free(s->list);
-        free(s->removed);
         free(s);
         return rc;
     }
@@ -201,45 +180,124 @@ int ds_blobs_sweep_begin(ds_registry *r, int64_t grace_ms, int dry_run, ds_blob_
     return 0;
 }
 
+/* Whether it has a row is asked when it is taken. */
+static int look_at_file(void *ctx, const char *sha256, int64_t age, int64_t bytes) {
+    (void)age;
+    push(ctx, sha256, bytes);
+    return 0;
+}
+
+void ds_blobs_sweep_look(ds_blob_sweep *s) {
+    s->rc = ds_store_each(s->store, look_at_file, s, &s->why);
+}
+
+/* 1: nothing refers to it, and its row, if there is one, is marked. */
+static int unneeded(sweeping *s, const char *sha256, int has_row, ds_error *err) {
+    int64_t yes = 0;
+    int rc = db_int(
+        s->r, &yes, err,
+        "SELECT 1 WHERE" NOT_NEEDED(
+            "?3") " AND CASE WHEN ?4 THEN EXISTS (SELECT 1 FROM blobs"
+                  " WHERE digest = ?3 AND state = 'deleting') ELSE NOT EXISTS (SELECT 1 FROM blobs"
+                  " WHERE digest = ?3 AND state <> 'gone') END",
+        "iisi", s->now, s->now - s->grace, sha256, (int64_t)has_row);
+    return rc == DS_ENOTFOUND ? 0 : rc ? rc : 1;
+}
+
+/* Its file is aside: no row, or one that says so while deleted versions still name it. */
+static int forget(sweeping *s, const char *sha256, ds_error *err) {
+    int rc = db_run(s->r, err,
+                    "UPDATE blobs SET state = 'gone' WHERE digest = ?1 AND state = 'deleting' AND"
+                    " EXISTS (SELECT 1 FROM"
+                    " adapter_versions av WHERE av.digest = ?1 OR av.reference_digest = ?1)",
+                    "s", sha256);
+    if (!rc)
+        rc = db_run(s->r, err, "DELETE FROM blobs WHERE digest = ?1 AND state = 'deleting'", "s",
+                    sha256);
+    return rc;
+}
+
+static int take_one(sweeping *s, size_t i, ds_error *err) {
+    struct gone *g = &s->list[i];
+    int has_row = i < s->rows,
+        rc = s->dry_run && has_row ? 1 : unneeded(s, g->sha256, has_row, err);
+    if (rc <= 0)
+        return rc;
+    char path[PATH_MAX]; /* taken with its row a moment ago */
+    if (!has_row && (ds_store_path(s->store, g->sha256, path, NULL) || !ds_fs_exists(path)))
+        return 0;
+    if (s->dry_run)
+        rc = ds_store_may_go(s->store, g->sha256, s->grace, &g->taken, err);
+    else
+        rc = ds_store_take_away(s->store, g->sha256, s->grace, &g->taken, err);
+    if (rc)
+        return rc;
+    if (!g->taken) {
+        s->out.kept_young++;
+        return s->dry_run || !has_row
+                   ? 0
+                   : db_run(s->r, err, "UPDATE blobs SET state = 'present' WHERE digest = ?1", "s",
+                            g->sha256);
+    }
+    return s->dry_run || !has_row ? 0 : forget(s, g->sha256, err);
+}
+
+int ds_blobs_sweep_take(ds_blob_sweep *s, ds_error *err) {
+    size_t from = s->taken, to = s->n - from > TAKE_AT_ONCE ? from + TAKE_AT_ONCE : s->n;
+    int rc = s->dry_run || from == to ? 0 : db_begin(s->r, err);
+    if (rc || from == to)
+        return rc;
+    for (size_t i = from; !rc && i < to; i++)
+        rc = take_one(s, i, err);
+    if (!s->dry_run)
+        rc = db_end(s->r, rc, err);
+    for (size_t i = from; i < to; i++) {
+        if (rc && s->list[i].taken && !s->dry_run)
+            ds_store_bring_back(s->store, s->list[i].sha256, NULL);
+        s->list[i].taken = rc ? 0 : s->list[i].taken;
+        s->out.removed += s->list[i].taken;
+        s->out.removed_bytes += s->list[i].taken ? s->list[i].bytes : 0;
+    }
+    s->taken = to;
+    return rc ? rc : (int)(to - from);
+}
+
 void ds_blobs_sweep_files(ds_blob_sweep *s) {
-    for (size_t i = 0; i < s->n && !s->rc; i++)
-        if (s->dry_run)
-            s->removed[i] = 1;
-        else
-            s->rc = ds_store_unlink(s->store, s->list[i].sha256, s->grace, &s->removed[i], &s->why);
+    for (; s->discarded < s->taken; s->discarded++) {
+        const struct gone *g = &s->list[s->discarded];
+        ds_error why;
+        int rc = g->taken && !s->dry_run ? ds_store_discard(s->store, g->sha256, &why) : 0;
+        if (rc && !s->rc) {
+            s->rc = rc;
+            s->why = why;
+        }
+    }
 }
 
 int ds_blobs_sweep_end(ds_blob_sweep *s, ds_sweep *out, ds_error *err) {
-    int rc = s->dry_run || !s->rows ? 0 : db_begin(s->r, err),
-        begun = !rc && !s->dry_run && s->rows;
-    s->err = err;
-    for (size_t i = 0; !rc && i < s->n; i++) {
-        if (i < s->rows && !s->dry_run && (!s->rc || s->removed[i]))
-            rc = forget(s, s->list[i].sha256, s->removed[i]);
-        s->out.removed += s->removed[i];
-        s->out.removed_bytes += s->removed[i] ? s->list[i].bytes : 0;
-    }
-    if (begun)
-        rc = db_end(s->r, rc, err);
-    if (!rc && !s->dry_run)
-        rc = db_run(s->r, err, "DELETE FROM blob_leases WHERE expires_at <= ?1", "i", s->now);
+    int rc = s->dry_run
+                 ? 0
+                 : db_run(s->r, err, "DELETE FROM blob_leases WHERE expires_at <= ?1", "i", s->now);
     if (!rc && s->rc)
         rc = ds_fail(err, s->rc, "%s", s->why.message);
     *out = s->out;
     free(s->list);
-    free(s->removed);
     free(s);
     return rc;
 }
 
 int ds_blobs_sweep(ds_registry *r, int64_t grace_ms, int dry_run, ds_sweep *out, ds_error *err) {
     ds_blob_sweep *s = NULL;
+    ds_error local;
     memset(out, 0, sizeof *out);
     int rc = ds_blobs_sweep_begin(r, grace_ms, dry_run, &s, err);
     if (rc)
         return rc;
-    ds_blobs_sweep_files(s);
-    return ds_blobs_sweep_end(s, out, err);
+    ds_blobs_sweep_look(s);
+    while ((rc = ds_blobs_sweep_take(s, err)) > 0)
+        ds_blobs_sweep_files(s);
+    int end = ds_blobs_sweep_end(s, out, rc ? &local : err);
+    return rc ? rc : end;
 }
 
 int ds_blobs_verify(ds_registry *r, void (*fn)(void *, const char *sha256, const char *why),

@@ -19,7 +19,12 @@
 struct ds_store {
     char root[PATH_MAX];  /* DIR/blobs/sha256 */
     char tmp[PATH_MAX];   /* DIR/blobs/tmp */
-    pthread_mutex_t lock; /* renames into place against removals */
+    pthread_mutex_t lock; /* holds; renames into place against removals */
+    struct held {
+        char sha256[DS_HEX_SIZE];
+        int count;
+    } * held;
+    size_t held_count, held_room;
 };
 
 #define CHUNK ((size_t)1 << 17)
@@ -67,6 +72,7 @@ void ds_store_close(ds_store *s) {
     if (!s)
         return;
     pthread_mutex_destroy(&s->lock);
+    free(s->held);
     free(s);
 }
 
@@ -309,9 +315,10 @@ static int place(ds_store *s, const char *tmp, const ds_blob *b, ds_error *err) 
     if (rc)
         return rc;
     pthread_mutex_lock(&s->lock);
-    rc = ds_fs_rename(tmp, path, err); /* over an old one: whole for whole, and damage heals */
+    if (rename(tmp, path)) /* over an old one: whole for whole, and damage heals */
+        rc = ds_fail_errno(err, "cannot rename '%s' to '%s'", tmp, path);
     pthread_mutex_unlock(&s->lock);
-    return rc;
+    return rc ? rc : ds_fs_sync_dir(shard, err);
 }
 
 static int put(ds_store *s, int fd, const char *mem, int64_t size, enum ds_store_input input,
@@ -373,24 +380,110 @@ int ds_store_put_bytes(ds_store *s, const void *data, size_t n, ds_blob *out, ds
 
 static int64_t age_ms(const struct stat *st) { return ds_age_ms(st->st_mtim); }
 
-int ds_store_unlink(ds_store *s, const char *sha256, int64_t grace_ms, int *removed,
-                    ds_error *err) {
-    char path[PATH_MAX];
+/* With the lock taken; NULL: nobody holds it. */
+static struct held *find_held(ds_store *s, const char *sha256) {
+    for (size_t i = 0; i < s->held_count; i++)
+        if (!strcmp(s->held[i].sha256, sha256))
+            return &s->held[i];
+    return NULL;
+}
+
+void ds_store_hold(ds_store *s, const char *sha256) {
+    DS_ASSERT(ds_digest_valid(sha256));
+    pthread_mutex_lock(&s->lock);
+    struct held *h = find_held(s, sha256);
+    if (!h) {
+        if (s->held_count == s->held_room) {
+            s->held_room = s->held_room ? 2 * s->held_room : 16;
+            s->held = ds_xrealloc(s->held, s->held_room * sizeof *s->held);
+        }
+        h = &s->held[s->held_count++];
+        *h = (struct held){.count = 0};
+        memcpy(h->sha256, sha256, DS_HEX_SIZE);
+    }
+    h->count++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void ds_store_drop(ds_store *s, const char *sha256) {
+    pthread_mutex_lock(&s->lock);
+    struct held *h = find_held(s, sha256);
+    DS_ASSERT(h);
+    if (--h->count == 0)
+        *h = s->held[--s->held_count];
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Where a blob waits that was taken away. */
+static void aside(const ds_store *s, const char *sha256, char out[PATH_MAX]) {
+    int n = snprintf(out, PATH_MAX, "%s/gone-%s", s->tmp, sha256);
+    DS_ASSERT(n > 0 && n < PATH_MAX);
+}
+
+/* With the lock taken: *yes = the file may go, or is not there. */
+static int may_go(ds_store *s, const char *sha256, const char *path, int64_t grace_ms, int *yes,
+                  ds_error *err) {
     struct stat st;
+    *yes = 0;
+    if (find_held(s, sha256))
+        return 0;
+    if (lstat(path, &st)) {
+        *yes = errno == ENOENT;
+        return *yes ? 0 : ds_fail_errno(err, "cannot stat '%s'", path);
+    }
+    *yes = age_ms(&st) >= grace_ms;
+    return 0;
+}
+
+int ds_store_may_go(ds_store *s, const char *sha256, int64_t grace_ms, int *yes, ds_error *err) {
+    char path[PATH_MAX];
     int rc = ds_store_path(s, sha256, path, err);
-    *removed = 0;
+    *yes = 0;
     if (rc)
         return rc;
-    pthread_mutex_lock(&s->lock); /* so that a put between stat and unlink is not undone */
-    if (lstat(path, &st)) {
-        *removed = errno == ENOENT;
-        rc = *removed ? 0 : ds_fail_errno(err, "cannot stat '%s'", path);
-    } else if (age_ms(&st) >= grace_ms) {
-        rc = unlink(path) ? ds_fail_errno(err, "cannot remove '%s'", path) : 0;
-        *removed = rc == 0;
+    pthread_mutex_lock(&s->lock);
+    rc = may_go(s, sha256, path, grace_ms, yes, err);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+int ds_store_take_away(ds_store *s, const char *sha256, int64_t grace_ms, int *taken,
+                       ds_error *err) {
+    char path[PATH_MAX], to[PATH_MAX];
+    int rc = ds_store_path(s, sha256, path, err);
+    *taken = 0;
+    if (rc)
+        return rc;
+    aside(s, sha256, to);
+    pthread_mutex_lock(&s->lock); /* so that a put between stat and rename is not undone */
+    rc = may_go(s, sha256, path, grace_ms, taken, err);
+    if (!rc && *taken && rename(path, to) && errno != ENOENT) {
+        rc = ds_fail_errno(err, "cannot remove '%s'", path);
+        *taken = 0;
     }
     pthread_mutex_unlock(&s->lock);
     return rc;
+}
+
+int ds_store_bring_back(ds_store *s, const char *sha256, ds_error *err) {
+    char path[PATH_MAX], from[PATH_MAX];
+    int rc = ds_store_path(s, sha256, path, err);
+    if (rc)
+        return rc;
+    aside(s, sha256, from);
+    pthread_mutex_lock(&s->lock);
+    if (ds_fs_exists(path)) /* put meanwhile: that one is younger */
+        unlink(from);
+    else if (rename(from, path) && errno != ENOENT)
+        rc = ds_fail_errno(err, "cannot bring back '%s'", path);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+int ds_store_discard(ds_store *s, const char *sha256, ds_error *err) {
+    char path[PATH_MAX];
+    aside(s, sha256, path);
+    return unlink(path) && errno != ENOENT ? ds_fail_errno(err, "cannot remove '%s'", path) : 0;
 }
 
 static int each_in_shard(const char *shard, int (*fn)(void *, const char *, int64_t, int64_t),

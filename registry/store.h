@@ -1,7 +1,8 @@
 /* registry/store.h - files named by their content.
  *
  *   DIR/blobs/sha256/ab/<64 hex>.zst   one zstd frame; the name is the SHA-256 of the bytes inside
- *   DIR/blobs/tmp/                     being written; emptied when the registry opens
+ *   DIR/blobs/tmp/                     being written, or on its way out; emptied when the registry
+ *                                      opens
  *
  * A blob file is whole under its final name or not there: written to tmp/, synced, renamed,
  * directory synced; only then may a row (registry/blobs.h) refer to it.  Recompression does not
@@ -58,8 +59,22 @@ int ds_store_read(ds_store *s, const char *sha256, size_t max, char **data, size
 /* Re-hash without keeping; fills *out when not NULL. */
 int ds_store_verify(ds_store *s, const char *sha256, ds_blob *out, ds_error *err);
 
-/* Remove one file unless it is younger than grace_ms (then 0 with *removed = 0). */
-int ds_store_unlink(ds_store *s, const char *sha256, int64_t grace_ms, int *removed, ds_error *err);
+/* Holds: a blob that is held is not taken away, whatever its age says (clocks step, and a row can
+ * wait for minutes for another program's lock).  Take it before the put, drop it once a row refers
+ * to the blob or nobody will make one.  Every hold needs its drop.  They live in memory: a process
+ * that dies holds nothing, and its job puts the blob again.  Thread: any. */
+void ds_store_hold(ds_store *s, const char *sha256);
+void ds_store_drop(ds_store *s, const char *sha256);
+
+/* Removing, in steps.  Take away moves the file aside: *taken = 0 when it is held, or younger than
+ * grace_ms; 1 also when there is none.  Nobody finds it from then on, and a new put is another
+ * file.  Then discard it (any thread: a large file takes its time), or bring it back.  May go only
+ * asks. */
+int ds_store_may_go(ds_store *s, const char *sha256, int64_t grace_ms, int *yes, ds_error *err);
+int ds_store_take_away(ds_store *s, const char *sha256, int64_t grace_ms, int *taken,
+                       ds_error *err);
+int ds_store_bring_back(ds_store *s, const char *sha256, ds_error *err);
+int ds_store_discard(ds_store *s, const char *sha256, ds_error *err);
 
 /* Call fn(ctx, sha256, age_ms, stored_bytes) for every blob file; stops at the first non-zero and
  * returns it. */
