@@ -30,9 +30,12 @@ int ds_api_dataset_known(ds_daemon *d, const char *name, ds_error *err);
 /* "2026-01-02T03:04:05Z", "2026-01-02", or ms since 1970; 0 for NULL. */
 int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err);
 int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err);
-/* The stored file of a blob, with ETag and X-Diffscaler-Digest; 304 for the same If-None-Match. */
+/* serve.c: the stored file of a blob, with ETag and X-Diffscaler-Digest; 304 for the same
+ * If-None-Match.  Damage is DS_EINTEGRITY and an event, never a body. */
 int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const char *type,
                      ds_error *err);
+/* Events for what a spec names in the store and what is missing there, or has another size. */
+void ds_serve_look(ds_daemon *d, const json_t *spec);
 /* The job as it is now. */
 int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err);
 /* Resolves a base and refuses one that is not complete; *out (may be NULL) as ds_base_get. */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "daemon/api.h"
 #include "registry/jobs.h"
+#include "registry/place.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -25,7 +26,11 @@ int ds_api_ready(ds_request *rq, void *ctx, ds_error *err) {
     json_t *counts = NULL;
     if (d->stopping)
         return ds_fail(err, DS_EBUSY, "the daemon is stopping");
-    int rc = ds_registry_counts(d->registry, &counts, err);
+    ds_error why;
+    int rc = ds_registry_in_place(d->registry, &why);
+    if (rc)
+        return ds_fail(err, DS_EBUSY, "%s", why.message);
+    rc = ds_registry_counts(d->registry, &counts, err);
     json_decref(counts);
     if (rc)
         return ds_fail(err, DS_EBUSY, "the registry cannot be read");

@@ -4,13 +4,10 @@
 #include "registry/datasets.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 int ds_api_page(ds_request *rq, ds_page *page, ds_error *err) {
     int64_t limit;
@@ -60,33 +57,6 @@ int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err) {
     if (errno || *end || *id <= 0 || strspn(text, "0123456789") != strlen(text))
         return ds_fail(err, DS_EINVAL, "job '%.60s': a job is named by its number", text);
     return 0;
-}
-
-int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const char *type,
-                     ds_error *err) {
-    char path[PATH_MAX];
-    struct stat st;
-    int rc = ds_store_path(ds_registry_store(d->registry), sha256, path, err);
-    if (rc)
-        return rc;
-    ds_reply_header(rq, "ETag", "\"%s\"", sha256);
-    ds_reply_header(rq, "X-Diffscaler-Digest", "sha256:%s", sha256);
-    const char *known = ds_request_header(rq, "If-None-Match");
-    if (known && (strcmp(known, "*") == 0 || strstr(known, sha256)))
-        return ds_reply_bytes(rq, 304, type, "", 0);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT
-                   ? ds_fail(err, DS_EINTEGRITY,
-                             "blob %.12s is registered but its file is missing: run dsctl doctor",
-                             sha256)
-                   : ds_fail_errno(err, "cannot open blob '%s'", path);
-    if (fstat(fd, &st)) {
-        rc = ds_fail_errno(err, "cannot read blob '%s'", path);
-        close(fd);
-        return rc;
-    }
-    return ds_reply_fd(rq, type, fd, 0, st.st_size);
 }
 
 void ds_api_overlay(ds_daemon *d, json_t *job) {

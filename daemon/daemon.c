@@ -9,7 +9,9 @@
 #include "daemon/notify.h"
 #include "registry/datasets.h"
 #include "registry/events.h"
+#include "registry/place.h"
 #include "registry/reconcile.h"
+#include "registry/verified.h"
 
 #include <malloc.h>
 #include <math.h>
@@ -131,6 +133,18 @@ static void rescan_all(ds_daemon *d) {
 /* ---- tick ---- */
 
 static void finish_stop(ds_daemon *d);
+static void stop(ds_daemon *d);
+
+/* The registry was taken away, or its disk failed: to go on would be to promise what nobody keeps.
+ */
+static void stop_if_broken(ds_daemon *d) {
+    ds_error err;
+    if (!ds_registry_in_place(d->registry, &err))
+        return;
+    d->fatal = err;
+    ds_log(DS_LOG_ERROR, "%s", err.message);
+    stop(d);
+}
 
 static void on_tick(uv_timer_t *t) {
     ds_daemon *d = t->data;
@@ -143,6 +157,8 @@ static void on_tick(uv_timer_t *t) {
     ds_workers_tick(d->workers);
     ds_http_tick(d->http);
     ds_http_tick(d->tcp);
+    if (!d->stopping)
+        stop_if_broken(d);
     if (d->stopping)
         return;
     if (ds_registry_foreign_change(d->registry)) {
@@ -180,12 +196,10 @@ static void finish_stop(ds_daemon *d) {
     uv_stop(&d->loop);
 }
 
-static void on_signal(uv_signal_t *s, int signum) {
-    ds_daemon *d = s->data;
+/* Called again: workers are not waited for. */
+static void stop(ds_daemon *d) {
     int again = d->stopping > 0;
     d->stopping++;
-    ds_log(DS_LOG_INFO, "%s: %s", signum == SIGINT ? "interrupted" : "asked to stop",
-           again ? "workers are killed" : "workers write a checkpoint and stop");
     if (!again) {
         ds_notify("STOPPING=1\nSTATUS=workers write a checkpoint");
         ds_http_quiesce(d->http);
@@ -193,6 +207,13 @@ static void on_signal(uv_signal_t *s, int signum) {
     }
     ds_workers_stop(d->workers, again);
     uv_timer_start(&d->work, on_idle_check, 0, 20);
+}
+
+static void on_signal(uv_signal_t *s, int signum) {
+    ds_daemon *d = s->data;
+    ds_log(DS_LOG_INFO, "%s: %s", signum == SIGINT ? "interrupted" : "asked to stop",
+           d->stopping ? "workers are killed" : "workers write a checkpoint and stop");
+    stop(d);
 }
 
 /* ---- start ---- */
@@ -257,6 +278,7 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
     *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms(), .started = ds_monotonic()};
     ds_age_look();
     d->n.train_loss = NAN;
+    d->verified = ds_verified_new();
     signal(SIGPIPE, SIG_IGN);
     init_handles(d);
     int rc = ds_registry_open(o->state, &d->registry, err);
@@ -312,6 +334,7 @@ void ds_daemon_close(ds_daemon *d) {
         ds_registry_on_events(d->registry, NULL, NULL);
     ds_http_close(d->http);
     ds_http_close(d->tcp);
+    d->http = d->tcp = NULL;
     ds_watch_close(d->watch);
     ds_workers_close(d->workers);
     uv_handle_t *own[] = {(uv_handle_t *)&d->tick,     (uv_handle_t *)&d->work,
@@ -322,5 +345,6 @@ void ds_daemon_close(ds_daemon *d) {
     uv_run(&d->loop, UV_RUN_DEFAULT);
     int rc = uv_loop_close(&d->loop);
     DS_ASSERT(rc == 0);
+    ds_verified_free(d->verified);
     ds_registry_close(d->registry);
 }

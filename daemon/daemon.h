@@ -47,8 +47,11 @@ typedef struct ds_daemon {
     double started;     /* monotonic seconds */
     int stopping;       /* 1 = asked to stop, 2 = asked twice */
     int poked;
-    int removing; /* model files on their way out: no import begins */
-    int tidying;  /* a gc is under way */
+    int removing;            /* model files on their way out: no import begins */
+    int tidying;             /* a gc is under way */
+    struct ds_check *checks; /* files that the pool hashes (serve.c) */
+    struct ds_verified *verified;
+    ds_error fatal; /* why it stops by itself; code 0: it does not */
     unsigned ticks;
     double expected_tick, stop_started, trim_at;
     ds_counters n;

@@ -55,6 +55,8 @@ struct ds_http {
     conn *conns;
     unsigned conn_count;
     stream *streams;
+    ds_request *waiting;
+    int closing;
     uint64_t answered;
 };
 
@@ -66,7 +68,8 @@ struct ds_request {
     char params[DS_HTTP_PARAMS][DS_HTTP_PARAM_MAX];
     ds_buf body;
     size_t discarded;
-    int replied;
+    int replied, waiting;
+    struct ds_request *next_waiting;
     json_t *json;
     struct {
         char key[40], value[200];
@@ -253,6 +256,34 @@ int ds_reply_fd(ds_request *rq, const char *type, int fd, int64_t offset, int64_
     return queue_reply(rq, 200, type, r);
 }
 
+/* ---- requests that are answered later ---- */
+
+int ds_request_wait(ds_request *rq, ds_error *err) {
+    if (rq->http->closing)
+        return ds_fail(err, DS_EBUSY, "the daemon is stopping");
+    DS_ASSERT(!rq->replied && !rq->waiting);
+    rq->waiting = 1;
+    rq->next_waiting = rq->http->waiting;
+    rq->http->waiting = rq;
+    MHD_suspend_connection(rq->connection);
+    return 0;
+}
+
+/* Each comes to on_request again, and may wait again. */
+void ds_http_retry(ds_http *h) {
+    ds_request *rq = h ? h->waiting : NULL;
+    if (!rq)
+        return;
+    h->waiting = NULL;
+    while (rq) {
+        ds_request *next = rq->next_waiting;
+        rq->waiting = rq->header_count = 0;
+        rq->next_waiting = NULL;
+        MHD_resume_connection(rq->connection);
+        rq = next;
+    }
+}
+
 /* ---- streams ---- */
 
 static void stream_unlink(stream *s) {
@@ -376,7 +407,7 @@ static int dispatch(ds_request *rq) {
             int rc = check_request(rq, r, &err);
             if (!rc)
                 rc = r->fn(rq, h->o.ctx, &err);
-            DS_ASSERT(rc ? !rq->replied && err.code : rq->replied);
+            DS_ASSERT(rc ? !rq->replied && err.code : rq->replied || rq->waiting);
             return rc ? reply_problem(rq, &err) : 0;
         }
         size_t n = strlen(allow);
@@ -676,6 +707,8 @@ void ds_http_close(ds_http *h) {
     if (!h)
         return;
     ds_http_quiesce(h);
+    h->closing = 1; /* a suspended connection cannot be closed */
+    ds_http_retry(h);
     /* Streams say what there is still to say (the stop itself), then end. */
     for (int round = 0; round < 2; round++) {
         for (stream *s = h->streams; s; s = s->next) {

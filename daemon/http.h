@@ -58,8 +58,9 @@ int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_er
 void ds_http_quiesce(ds_http *h); /* no new connections; the socket file goes away */
 void ds_http_close(ds_http *h); /* ends streams and connections; NULL is fine; run the loop after */
 /* These take NULL for a server that is not there. */
-void ds_http_wake(ds_http *h); /* something that streams may wait for has happened */
-void ds_http_tick(ds_http *h); /* once a second: slow clients, heartbeats, vanished readers */
+void ds_http_wake(ds_http *h);  /* something that streams may wait for has happened */
+void ds_http_retry(ds_http *h); /* requests that wait are handled again */
+void ds_http_tick(ds_http *h);  /* once a second: slow clients, heartbeats, vanished readers */
 unsigned ds_http_connections(const ds_http *h);
 uint64_t ds_http_requests(const ds_http *h); /* answered since the start */
 
@@ -73,6 +74,10 @@ int ds_request_flag(ds_request *rq, const char *key); /* "1", "true", "yes", or 
 int ds_request_accepts(ds_request *rq, const char *mime); /* named in Accept */
 /* The body as one JSON object (borrowed); an empty body gives an empty object. */
 int ds_request_json(ds_request *rq, json_t **out, ds_error *err);
+
+/* The answer comes later: the handler, which returns what this returns, is called again with the
+ * same request after ds_http_retry.  0, or DS_EBUSY while the server closes. */
+int ds_request_wait(ds_request *rq, ds_error *err);
 
 /* Replies.  Headers set before the reply are added to it (at most 6). */
 void ds_reply_header(ds_request *rq, const char *key, const char *fmt, ...)

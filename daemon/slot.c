@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "daemon/api.h"
 #include "registry/blobs.h"
 
 #include <fcntl.h>
@@ -421,6 +422,8 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
     json_decref(earlier);
     if (!rc) /* nothing that it reads may be swept, even if a person removes it meanwhile */
         rc = ds_blob_lease_spec(s->d->registry, s->job.id, s->spec.spec, &err);
+    if (!rc)
+        ds_serve_look(s->d, s->spec.spec);
     if (rc) {
         fail_early(s, rc, &err);
         return;

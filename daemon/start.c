@@ -52,5 +52,9 @@ int ds_daemon_main(int argc, char **argv) {
     if (!rc)
         ds_daemon_run(&daemon);
     ds_daemon_close(&daemon);
+    if (daemon.fatal.code) {
+        fprintf(stderr, "diffscalerd: %s\n", daemon.fatal.message);
+        return ds_error_exit(daemon.fatal.code);
+    }
     return rc ? fail(&options, &err) : 0;
 }

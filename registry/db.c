@@ -1,5 +1,6 @@
 #include "registry/db.h"
 #include "registry/events.h"
+#include "registry/place.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -42,6 +43,7 @@ int db_fail_handle(sqlite3 *db, ds_error *err, const char *path, const char *doi
 
 int db_fail(ds_registry *r, ds_error *err, const char *doing) {
     const char *path = sqlite3_db_filename(r->db, "main");
+    place_note_error(r);
     return db_fail_handle(r->db, err, path ? path : "", doing);
 }
 
@@ -169,8 +171,13 @@ static void rollback(ds_registry *r) {
 }
 
 int db_begin(ds_registry *r, ds_error *err) {
-    if (r->tx_depth++ > 0)
+    if (r->tx_depth > 0) {
+        r->tx_depth++;
         return 0;
+    }
+    if (r->broken.code)
+        return ds_registry_broken(r, err);
+    r->tx_depth = 1;
     r->tx_failed = 0;
     int rc = db_run(r, err, "BEGIN IMMEDIATE", "");
     if (rc) {
@@ -194,6 +201,9 @@ int db_end(ds_registry *r, int rc, ds_error *err) {
         rollback(r);
         return rc;
     }
+    rc = ds_registry_in_place(r, err); /* before anybody is told that it is kept */
+    if (rc)
+        return rc;
     if (r->on_events) {
         int64_t seq = ds_event_last_seq(r);
         if (seq > r->told_seq) {

@@ -16,6 +16,13 @@
 
 #include <limits.h>
 #include <sqlite3.h>
+#include <sys/types.h>
+
+enum { PLACE_FILES = 4 }; /* registry/place.c names them */
+struct place {
+    dev_t dev;
+    ino_t ino; /* 0 = not known */
+};
 
 #define DB_CACHE 256 /* statements kept prepared; a power of two */
 
@@ -35,6 +42,8 @@ struct ds_registry {
     void (*on_events)(void *ctx, int64_t last_seq);
     void *on_events_ctx;
     int64_t settled_seq, settled_data; /* ds_reconcile found nothing to do at these */
+    struct place place[PLACE_FILES];   /* of the files, when they were opened */
+    ds_error broken;                   /* why nothing is written any more; code 0 = all is well */
 };
 
 /* Fill err from the connection's last error; "registry: cannot <doing>: ...". */

@@ -11,6 +11,7 @@
 const char *const ds_event_types[] = {
     "adapter.deleted", "adapter.published", "adapter.rejected", "alias.set",
     "base.added", "base.default", "base.recorded", "base.removed",
+    "blob.damaged",
     "daemon.started", "daemon.stopped",
     "dataset.added", "dataset.changed", "dataset.failed", "dataset.publish_worse",
     "dataset.removed", "dataset.scanned", "dataset.unchanged",

@@ -9,6 +9,7 @@
 #include "registry/feature_nets.h"
 #include "registry/jobs.h"
 #include "registry/migrate.h"
+#include "registry/place.h"
 #include "registry/store.h"
 
 #include <dirent.h>
@@ -178,6 +179,7 @@ int ds_registry_open(const char *state_dir, ds_registry **out, ds_error *err) {
     if ((rc = ds_store_open(r->dir, &r->store, err)) || (rc = ds_jobs_recover(r, NULL, err)))
         goto fail;
     ds_registry_foreign_change(r);
+    place_remember(r);
     r->told_seq = ds_event_last_seq(r);
     *out = r;
     return 0;
@@ -194,6 +196,8 @@ void ds_registry_close(ds_registry *r) {
         free(r->cache[i].sql);
     }
     ds_store_close(r->store);
+    if (r->db && r->broken.code) /* the -wal of that name is not to be written, nor removed */
+        sqlite3_db_config(r->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     if (r->db) {
         int rc = sqlite3_close(r->db);
         DS_ASSERT(rc == SQLITE_OK); /* a statement outside of the cache was left open */

@@ -1,5 +1,6 @@
 /* tests/test_daemon_store.c - files that rows refer to, on the real daemon: nothing that is in use
- * or just being published is removed. */
+ * or just being published is removed, nothing damaged is handed out, and a registry that is taken
+ * away ends the daemon. */
 #include "registry/blobs.h"
 #include "registry/registry.h"
 #include "tests/daemon_rig.h"
@@ -99,10 +100,167 @@ START_TEST(gc_while_adapters_are_published) {
 }
 END_TEST
 
+/* ---- damage ---- */
+
+static void blob_file(const char *sha, char out[400]) {
+    snprintf(out, 400, "%s/blobs/sha256/%.2s/%s.zst", r.state, sha, sha);
+}
+
+static void flip(const char *path, int64_t at) {
+    char c;
+    int fd = open(path, O_RDWR);
+    ck_assert(fd >= 0 && pread(fd, &c, 1, at) == 1);
+    c ^= 4;
+    ck_assert(pwrite(fd, &c, 1, at) == 1);
+    close(fd);
+}
+
+static int status_of(const char *path) {
+    int status;
+    free(rig_text(&r, "GET", path, NULL, NULL, &status));
+    return status;
+}
+
+static int events_of(const char *type) {
+    char path[100];
+    snprintf(path, sizeof path, "/v1/events?type=%s", type);
+    char *text = rig_text(&r, "GET", path, NULL, NULL, &(int){0});
+    int n = 0;
+    for (const char *p = text; (p = strstr(p, type)); p++)
+        n++;
+    free(text);
+    return n;
+}
+
+/* Both ways to an adapter's file say 500, with the word, and no digest. */
+static void refused(const char *blob, const char *word) {
+    const char *const paths[] = {"/v1/adapters/digits/file", blob};
+    for (int i = 0; i < 2; i++) {
+        int status;
+        char *text = rig_text(&r, "GET", paths[i], NULL, NULL, &status);
+        ck_assert_msg(status == 500 && strstr(text, word) && strstr(text, "DS_EINTEGRITY"),
+                      "%s: %d %s", paths[i], status, text);
+        free(text);
+    }
+}
+
+START_TEST(damage_is_never_served) {
+    char folder[400], path[400], blob[120], sha[DS_HEX_SIZE], *good, *text;
+    size_t n;
+    int status;
+    ds_error err;
+    rig_start(&r, NULL);
+    rig_images(&r, "digits", 2, folder);
+    rig_add(&r, "digits", folder, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
+    snprintf(sha, sizeof sha, "%.64s", ds_json_string(doc, "digest", "?"));
+    json_decref(doc);
+    snprintf(blob, sizeof blob, "/v1/blobs/%s", sha);
+    blob_file(sha, path);
+    ck_assert_int_eq(ds_fs_read(path, 1 << 20, &good, &n, &err), 0);
+    ck_assert_int_eq(status_of("/v1/adapters/digits/file"), 200);
+    flip(path, (int64_t)n - 3); /* since it was verified: its times say that it is another file */
+    refused(blob, "another digest");
+    refused(blob, "another digest");
+    ck_assert_int_eq(events_of("blob.damaged"), 1);
+    ck_assert_int_eq(truncate(path, (off_t)n - 1), 0);
+    refused(blob, "bytes, not");
+    ck_assert_int_eq(unlink(path), 0);
+    refused(blob, "missing");
+    ck_assert_int_eq(events_of("blob.damaged"), 3);
+    ck_assert_int_eq(symlink("/etc/passwd", path), 0);
+    refused(blob, "missing");
+    ck_assert_int_eq(unlink(path), 0);
+    ck_assert_int_eq(ds_fs_write(path, good, n, &err), 0); /* put back: it is good again */
+    text = rig_text(&r, "GET", blob, NULL, NULL, &status);
+    ck_assert_int_eq(status, 200);
+    free(text);
+    ck_assert_int_eq(unlink(path), 0); /* a job that is given it: said before the worker finds it */
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":\"digits\"}"));
+    rig_wait_job(&r, "sample", NULL, "|done|failed|", 5000);
+    ck_assert_int_eq(events_of("blob.damaged"), 4);
+    ck_assert_int_eq(ds_fs_write(path, good, n, &err), 0);
+    free(good);
+}
+END_TEST
+
+/* Too large for the loop: the pool hashes it, several ask at once, and one gives up. */
+START_TEST(large_files_are_checked_on_the_pool) {
+    enum { N = 3 << 20, CLIENTS = 6 };
+    char path[400], url[120];
+    char *data = ds_xmalloc(N);
+    ds_registry *reg = NULL;
+    ds_error err;
+    ds_blob b;
+    for (size_t i = 0, x = 1; i < N; i++)
+        data[i] = (char)((x = x * 6364136223846793005u + 1442695040888963407u) >> 56);
+    ck_assert_int_eq(ds_registry_open(r.state, &reg, &err), 0);
+    ck_assert_int_eq(ds_store_put_bytes(ds_registry_store(reg), data, N, &b, &err), 0);
+    ck_assert_int_eq(ds_blob_add(reg, &b, "x", &err), 0);
+    ds_registry_close(reg);
+    free(data);
+    snprintf(url, sizeof url, "/v1/blobs/%s", b.sha256);
+    blob_file(b.sha256, path);
+    rig_start(&r, NULL);
+    for (int round = 0; round < 2; round++) {
+        pid_t clients[CLIENTS];
+        for (int i = 0; i < CLIENTS; i++)
+            if (!(clients[i] = fork())) {
+                if (i == 0) { /* asks, and goes away */
+                    int fd = rig_connect(&r);
+                    dprintf(fd, "GET %s HTTP/1.1\r\nHost: d\r\n\r\n", url);
+                    close(fd);
+                    _exit(0);
+                }
+                _exit(status_of(url) == (round ? 500 : 200) ? 0 : 1);
+            }
+        for (int i = 0; i < CLIENTS; i++) {
+            int status = -1;
+            ck_assert(waitpid(clients[i], &status, 0) == clients[i]);
+            ck_assert_msg(status == 0, "client %d in round %d", i, round);
+        }
+        flip(path, N / 2);
+    }
+    ck_assert_int_eq(events_of("blob.damaged"), 1);
+}
+END_TEST
+
+/* ---- a registry that is taken away ---- */
+
+static const char *const taken[] = {"rm %s/registry.db",
+                                    "cp %s/registry.db %s/x && mv %s/x %s/registry.db",
+                                    "rm %s/registry.db-wal", "rm %s/lock", "mv %s %s.elsewhere"};
+
+START_TEST(registry_taken_away) {
+    char command[2000], folder[400], body[700], *log;
+    int status, rc;
+    size_t n;
+    rig_start(&r, NULL);
+    rig_images(&r, "digits", 2, folder);
+    snprintf(command, sizeof command, taken[_i], r.state, r.state, r.state, r.state);
+    ck_assert_int_eq(system(command), 0);
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", folder);
+    json_decref(rig_call(&r, "POST", "/v1/datasets", body, &status));
+    ck_assert_msg(status == 0 || status >= 500, "acknowledged with %d", status);
+    free(rig_text(&r, "GET", "/readyz", NULL, NULL, &status));
+    ck_assert_msg(status == 0 || status == 503, "ready: %d", status);
+    rc = rig_wait_exit(&r, 5000);
+    ck_assert_int_eq(rc, 9);
+    snprintf(command, sizeof command, "%s/daemon.log", r.dir);
+    ck_assert_int_eq(ds_fs_read(command, 1 << 20, &log, &n, NULL), 0);
+    ck_assert_msg(strstr(log, "while it was in use"), "%s", log);
+    free(log);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, getenv("GC_LOAD") ? 3600 : 120);
     tcase_add_test(tc, gc_while_adapters_are_published);
+    tcase_add_test(tc, damage_is_never_served);
+    tcase_add_test(tc, large_files_are_checked_on_the_pool);
+    tcase_add_loop_test(tc, registry_taken_away, 0, sizeof taken / sizeof *taken);
 }
 
 int main(int argc, char **argv) {
