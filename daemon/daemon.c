@@ -5,6 +5,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "daemon/folders.h"
 #include "daemon/look.h"
 #include "daemon/notify.h"
 #include "registry/datasets.h"
@@ -286,6 +287,8 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
         return rc;
     snprintf(d->o.state, sizeof d->o.state, "%s", ds_registry_dir(d->registry));
     rc = make_folders(d, err);
+    if (!rc)
+        rc = ds_folders_start(d, err);
     if (!rc)
         rc = ds_models_register(d, err);
     if (!rc)

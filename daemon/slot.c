@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/folders.h"
 #include "registry/blobs.h"
 
 #include <fcntl.h>
@@ -42,6 +43,7 @@ static void release(ds_slot *s) {
     ds_tail_release(&s->tail);
     json_decref(s->progress);
     json_decref(s->spec.spec);
+    json_decref(s->mark);
     ds_finish_release(&s->finish);
     *s = (ds_slot){.d = s->d, .kinds = s->kinds};
     s->d->trim_at = ds_monotonic() + 2; /* manifests can be large: give the memory back */
@@ -328,6 +330,8 @@ static void prepare_work(uv_work_t *work) {
     ds_slot *s = work->data;
     char path[PATH_MAX], have[DS_HEX_SIZE];
     int rc = ds_fs_mkdirs(s->dir, &s->work_err);
+    if (!rc) /* before anything else is in it */
+        rc = ds_folder_mark_write(s->dir, s->mark, &s->work_err);
     if (!rc && *s->spec.manifest_sha256) {
         ds_fs_join(path, sizeof path, s->dir, "manifest.ndjson");
         if (!ds_fs_exists(path) || ds_digest_file(path, have, NULL) ||
@@ -415,10 +419,16 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
     char path[PATH_MAX];
     json_t *earlier = NULL;
     ds_error err;
+    s->mark = ds_folder_mark(s->d, &s->job);
+    int rc = ds_folder_claim(s->d, s->dir, s->mark, &err);
+    if (rc) {
+        fail_early(s, rc, &err);
+        return;
+    }
     ds_fs_join(path, sizeof path, s->dir, "spec.json");
     if (ds_fs_exists(path) && ds_json_read_file(path, SPEC_MAX, &earlier, NULL))
         earlier = NULL;
-    int rc = ds_spec_build(s->d, &s->job, s->dir, earlier, &s->spec, &err);
+    rc = ds_spec_build(s->d, &s->job, s->dir, earlier, &s->spec, &err);
     json_decref(earlier);
     if (!rc) /* nothing that it reads may be swept, even if a person removes it meanwhile */
         rc = ds_blob_lease_spec(s->d->registry, s->job.id, s->spec.spec, &err);

@@ -56,6 +56,7 @@ typedef struct ds_slot {
     int work_rc;
     ds_error work_err;
     ds_spec spec;
+    json_t *mark; /* of the folder; owned */
     ds_finish finish;
 } ds_slot;
 

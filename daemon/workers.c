@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "daemon/folders.h"
 #include "daemon/slot.h"
 
 #include <errno.h>
@@ -57,10 +58,12 @@ static void orphan_gone(ds_workers *w, const orphan *o) {
     char dir[PATH_MAX], path[PATH_MAX];
     ds_job_dir(w->d, o->job.id, dir);
     ds_fs_join(path, sizeof path, dir, "cancel");
-    int rc = o->job.cancel || ds_fs_exists(path)
-                 ? ds_job_cancelled(w->d->registry, o->job.id, -1, -1, &err)
-                 : ds_job_requeue(w->d->registry, o->job.id,
-                                  "its worker had outlived an earlier daemon", &err);
+    json_t *mark = ds_folder_mark(w->d, &o->job);
+    int cancelled = o->job.cancel || (ds_fs_exists(path) && ds_folder_is_own(dir, mark));
+    json_decref(mark);
+    int rc = cancelled ? ds_job_cancelled(w->d->registry, o->job.id, -1, -1, &err)
+                       : ds_job_requeue(w->d->registry, o->job.id,
+                                        "its worker had outlived an earlier daemon", &err);
     if (rc)
         ds_log(DS_LOG_WARN, "job %lld: %s", (long long)o->job.id, err.message);
 }

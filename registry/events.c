@@ -17,7 +17,8 @@ const char *const ds_event_types[] = {
     "dataset.removed", "dataset.scanned", "dataset.unchanged",
     "feature_net.added", "feature_net.default", "feature_net.removed",
     "gate.passed", "gate.refused",
-    "job.cancelled", "job.done", "job.failed", "job.progress", "job.queued", "job.rejected",
+    "job.cancelled", "job.done", "job.failed", "job.folder_foreign",
+    "job.progress", "job.queued", "job.rejected",
     "job.retrying", "job.started", "job.waiting",
     NULL};
 /* clang-format on */

@@ -53,7 +53,7 @@ int ds_job_state_parse(const char *s) { return position(state_names, DS_JOB_STAT
 
 #define JOB_FIELDS                                                                                 \
     "id, kind, state, dataset_id, dataset_version_id, base_id, attempts, max_attempts, run_after," \
-    " cancel, boot_id, pid, pid_start, name, postponed"
+    " cancel, boot_id, pid, pid_start, name, postponed, created_at"
 
 static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     memset(j, 0, sizeof *j);
@@ -74,6 +74,7 @@ static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     const char *name = (const char *)sqlite3_column_text(q, 13);
     snprintf(j->name, sizeof j->name, "%s", name ? name : "");
     j->postponed = sqlite3_column_int64(q, 14);
+    j->created_at = sqlite3_column_int64(q, 15);
 }
 
 static int job_event(ds_registry *r, const char *type, const ds_job *j, const char *code,

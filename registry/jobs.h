@@ -9,6 +9,7 @@
 #ifndef DS_REGISTRY_JOBS_H
 #define DS_REGISTRY_JOBS_H
 
+#include "base/digest.h"
 #include "registry/names.h"
 #include "registry/process.h"
 #include "registry/registry.h"
@@ -48,6 +49,7 @@ typedef struct {
     int64_t attempts, max_attempts, run_after;       /* run_after in ms since 1970 */
     int cancel;                                      /* asked for */
     int64_t postponed;                               /* times in a row, see ds_job_postpone */
+    int64_t created_at;                              /* ms since 1970 */
     ds_process process;                              /* of the worker; pid 0 unless running */
     char name[DS_NAME_SIZE];                         /* dataset (adapter) name or "" */
 } ds_job;
@@ -59,6 +61,11 @@ int ds_job_add(ds_registry *r, enum ds_job_kind kind, const char *name, const js
 
 int ds_job_payload(ds_registry *r, int64_t id, json_t **out, ds_error *err); /* {} when none */
 int ds_job_read(ds_registry *r, int64_t id, ds_job *out, ds_error *err);
+
+/* The greatest number that a job of this registry has had; numbers are not given out again. */
+int ds_job_last_id(ds_registry *r, int64_t *id, ds_error *err);
+/* Of the content that a training is about; "" for other jobs. */
+void ds_job_tree_digest(ds_registry *r, int64_t id, char out[DS_HEX_SIZE]);
 
 /* The queued job to run next among `kinds` (bits): highest priority, then oldest; run_after <= now.
  * DS_ENOTFOUND when there is none; then *wait_ms (may be NULL) = ms until the next becomes due, -1

@@ -141,3 +141,22 @@ int ds_job_list(ds_registry *r, ds_page page, const ds_job_filter *f, json_t **o
     ds_buf_release(&sql);
     return page_collect(r, q, limit, job_row, NULL, out, err);
 }
+
+int ds_job_last_id(ds_registry *r, int64_t *id, ds_error *err) {
+    *id = 0;
+    int rc = db_int(r, id, err, "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'", "");
+    return rc == DS_ENOTFOUND ? 0 : rc;
+}
+
+void ds_job_tree_digest(ds_registry *r, int64_t id, char out[DS_HEX_SIZE]) {
+    sqlite3_stmt *q =
+        db_query(r, NULL,
+                 "SELECT v.tree_digest FROM jobs j JOIN dataset_versions v"
+                 " ON v.id = j.dataset_version_id WHERE j.id = ?1 AND j.kind = 'train'",
+                 "i", id);
+    out[0] = 0;
+    if (db_step(r, q, NULL) > 0) {
+        db_text(out, DS_HEX_SIZE, q, 0);
+        db_reset(q);
+    }
+}

@@ -211,6 +211,16 @@ const char *ds_registry_dir(const ds_registry *r) { return r->dir; }
 ds_store *ds_registry_store(ds_registry *r) { return r->store; }
 int ds_registry_schema(const ds_registry *r) { return r->schema; }
 
+void ds_registry_instance(ds_registry *r, char *out, size_t size) {
+    sqlite3_stmt *q = db_query(r, NULL, "SELECT value FROM meta WHERE key = 'instance'", "");
+    *out = 0;
+    if (db_step(r, q, NULL) > 0) {
+        const char *s = (const char *)sqlite3_column_text(q, 0);
+        snprintf(out, size, "%s", s ? s : "");
+        db_reset(q);
+    }
+}
+
 int ds_registry_foreign_change(ds_registry *r) {
     int64_t now = 0;
     if (db_int(r, &now, NULL, "PRAGMA data_version", "") || now == r->data_version)

@@ -52,6 +52,9 @@ const char *ds_registry_dir(const ds_registry *r); /* absolute path of the state
 ds_store *ds_registry_store(ds_registry *r);
 int ds_registry_schema(const ds_registry *r); /* number of the last migration */
 
+/* Which registry this is: 32 hex digits, made with it; a copy of it has the same. */
+void ds_registry_instance(ds_registry *r, char *out, size_t size);
+
 /* 1 when another connection (another program) has committed since the last call, else 0 (PRAGMA
  * data_version; microseconds): call it every second, and reconcile when it says 1. */
 int ds_registry_foreign_change(ds_registry *r);

@@ -1,6 +1,6 @@
 /* registry/verified.h - which files were compared with their digest since this process began.
  *
- * A stored file is hashed once, before it is first handed out; after that its size is looked at each
+ * A stored file is hashed once, before it is first handed out; then its size is looked at each
  * time, and it counts as another file when device, inode, size, or a time of it changed.  What was
  * found damaged is remembered in the same way, until the file is another one.
  *

@@ -1,0 +1,155 @@
+/* tests/test_daemon_folders.c - job folders have an owner: a registry that was restored, or is
+ * another one, never takes what lies under its numbers. */
+#include "tests/daemon_rig.h"
+
+static rig r;
+static char photos[400];
+
+static void setup(void) {
+    static int n;
+    char name[32];
+    snprintf(name, sizeof name, "folders%d-%d", (int)getpid(), n++);
+    rig_open(&r, name);
+    rig_images(&r, "photos", 3, photos);
+}
+
+static void teardown(void) {
+    if (r.pid)
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+
+static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void run(const char *format, ...) {
+    char command[2000];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(command, sizeof command, format, ap);
+    va_end(ap);
+    ck_assert_msg(system(command) == 0, "%s", command);
+}
+
+/* Adds the folder with a rank. */
+static void add(int rank) {
+    char body[700];
+    snprintf(body, sizeof body, "{\"name\":\"digits\",\"path\":\"%s\",\"options\":{\"rank\":%d}}",
+             photos, rank);
+    json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
+}
+
+static json_t *file_of(int64_t job, const char *name) {
+    char path[500];
+    json_t *doc = NULL;
+    snprintf(path, sizeof path, "%s/jobs/%lld/%s", r.state, (long long)job, name);
+    ck_assert_msg(ds_json_read_file(path, 1 << 24, &doc, NULL) == 0, "%s", path);
+    return doc;
+}
+
+static int64_t rank_of(int64_t job) {
+    json_t *spec = file_of(job, "spec.json");
+    int64_t rank = ds_json_int(json_object_get(spec, "method"), "rank", 0);
+    json_decref(spec);
+    return rank;
+}
+
+static int foreign_events(void) {
+    char *text = rig_text(&r, "GET", "/v1/events?type=job.folder_foreign", NULL, NULL, &(int){0});
+    int n = 0;
+    for (const char *p = text; (p = strstr(p, "moved_to")); p++)
+        n++;
+    free(text);
+    return n;
+}
+
+static int is_there(const char *name) {
+    char path[500];
+    snprintf(path, sizeof path, "%s/%s", r.state, name);
+    return ds_fs_exists(path);
+}
+
+/* A copy of the registry comes back: jobs 1 and 2 are given out again, and lie there. */
+START_TEST(restored_copy) {
+    rig_start(&r, NULL);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    run("cp %s/registry.db %s/copy.db", r.state, r.dir);
+    rig_fake(&r, "train", "hang");
+    rig_start(&r, NULL);
+    add(4);
+    ck_assert_int_eq(rig_wait_job(&r, "train", "digits", "|running|", 10000), 2);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    ck_assert_int_eq(rank_of(2), 4);
+    run("touch %s/jobs/2/cancel", r.state);
+    run("cp %s/copy.db %s/registry.db && rm -f %s/registry.db-*", r.dir, r.state, r.state);
+    rig_fake(&r, "train", "ok");
+    rig_start(&r, NULL);
+    ck_assert(is_there("jobs/2.foreign-1/cancel") && !is_there("jobs/2"));
+    ck_assert_int_ge(foreign_events(), 1);
+    add(2);
+    ck_assert_int_eq(rig_wait_job(&r, "train", "digits", "|done|cancelled|failed|", 10000), 2);
+    char state[16];
+    rig_job(&r, "train", "digits", state);
+    ck_assert_str_eq(state, "done");
+    ck_assert_int_eq(rank_of(2), 2);
+}
+END_TEST
+
+/* Put there while the daemon runs, under the next number: seen when the job starts. */
+START_TEST(a_folder_of_another_registry) {
+    rig_start(&r, NULL);
+    for (int i = 1; i <= 2; i++)
+        run("mkdir %s/jobs/%d && echo '{\"schema\":\"diffscaler.owner/1\",\"instance\":\"x\"}'"
+            " >%s/jobs/%d/owner.json && touch %s/jobs/%d/cancel",
+            r.state, i, r.state, i, r.state, i);
+    add(2);
+    ck_assert_int_eq(rig_wait_job(&r, "train", "digits", "|done|cancelled|failed|", 10000), 2);
+    ck_assert(is_there("jobs/1.foreign-1") && is_there("jobs/2.foreign-1"));
+    ck_assert_int_eq(foreign_events(), 2);
+    json_t *mark = file_of(2, "owner.json");
+    ck_assert_str_eq(ds_json_string(mark, "kind", ""), "train");
+    ck_assert_int_eq((int)strlen(ds_json_string(mark, "instance", "")), 32);
+    ck_assert_int_eq((int)strlen(ds_json_string(mark, "tree_digest", "")), 64);
+    json_decref(mark);
+}
+END_TEST
+
+/* What a program without marks left: goes on with the choices that it began with, unless it is not
+ * about this job.  0: as it was; 1: older than the job; 2: of another content. */
+START_TEST(a_folder_without_a_mark) {
+    rig_fake(&r, "train", "hang");
+    rig_start(&r, NULL);
+    add(4);
+    rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    json_t *spec = file_of(2, "spec.json");
+    char path[500];
+    json_object_set_new(json_object_get(spec, "train"), "seed", json_integer(77));
+    if (_i == 2)
+        json_object_set_new(json_object_get(spec, "dataset"), "tree_digest", json_string("other"));
+    snprintf(path, sizeof path, "%s/jobs/2/spec.json", r.state);
+    ck_assert_int_eq(ds_json_write_file(path, spec, NULL), 0);
+    json_decref(spec);
+    run("rm %s/jobs/2/owner.json", r.state);
+    if (_i == 1)
+        run("touch -d '1 hour ago' %s", path);
+    rig_fake(&r, "train", "ok");
+    rig_start(&r, NULL);
+    rig_wait_job(&r, "train", "digits", "|done|", 10000);
+    spec = file_of(2, "spec.json");
+    int64_t seed = ds_json_int(json_object_get(spec, "train"), "seed", 0);
+    json_decref(spec);
+    ck_assert_msg((seed == 77) == (_i == 0), "seed %lld", (long long)seed);
+    ck_assert_int_eq(foreign_events(), _i != 0);
+    ck_assert(is_there("jobs/2/owner.json"));
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, restored_copy);
+    tcase_add_test(tc, a_folder_of_another_registry);
+    tcase_add_loop_test(tc, a_folder_without_a_mark, 0, 3);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_folders", cases);
+}
