@@ -238,7 +238,8 @@ int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
     return rc;
 }
 
-void ds_finish_clean(const ds_finish *f) {
+/* Of a kind of job: what goes at its end. */
+static const char *const *scratch_of(enum ds_job_kind kind) {
     static const char *const train[] = {"checkpoints",
                                         "stage",
                                         "adapter.safetensors.zst",
@@ -248,21 +249,26 @@ void ds_finish_clean(const ds_finish *f) {
                                         NULL};
     static const char *const scan[] = {"manifest.ndjson", "stage", NULL};
     static const char *const other[] = {"base_reference.safetensors.zst", NULL};
+    return kind == DS_JOB_TRAIN ? train : kind == DS_JOB_SCAN ? scan : other;
+}
+
+void ds_finish_scrap(enum ds_job_kind kind, const char *dir) {
     ds_error err;
     int rc = 0;
-    if (f->kind == DS_JOB_SCAN && f->unchanged) { /* periodic rescans must not fill the disk */
-        rc = ds_fs_remove(f->dir, &err);
-    } else {
-        const char *const *names = f->kind == DS_JOB_TRAIN  ? train
-                                   : f->kind == DS_JOB_SCAN ? scan
-                                                            : other;
-        for (; !rc && *names; names++) {
-            char path[PATH_MAX];
-            ds_fs_join(path, sizeof path, f->dir, *names);
-            rc = ds_fs_remove(path, &err);
-        }
+    for (const char *const *names = scratch_of(kind); !rc && *names; names++) {
+        char path[PATH_MAX];
+        ds_fs_join(path, sizeof path, dir, *names);
+        rc = ds_fs_remove(path, &err);
     }
     if (rc)
+        ds_log(DS_LOG_WARN, "cannot tidy '%s': %s", dir, err.message);
+}
+
+void ds_finish_clean(const ds_finish *f) {
+    ds_error err;
+    if (f->kind != DS_JOB_SCAN || !f->unchanged)
+        ds_finish_scrap(f->kind, f->dir);
+    else if (ds_fs_remove(f->dir, &err)) /* periodic rescans must not fill the disk */
         ds_log(DS_LOG_WARN, "cannot tidy '%s': %s", f->dir, err.message);
 }
 

@@ -36,6 +36,8 @@ typedef struct {
 int ds_finish_collect(ds_finish *f, ds_error *err);
 int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err);
 void ds_finish_clean(const ds_finish *f); /* after the commit: what the store now holds, scratch */
+/* After an end without a result: what only another run of the job could have used. */
+void ds_finish_scrap(enum ds_job_kind kind, const char *dir);
 void ds_finish_release(ds_finish *f);
 
 #endif

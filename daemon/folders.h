@@ -1,7 +1,7 @@
 /* daemon/folders.h - whose a job folder is.
  *
- * A folder is named by a number, and numbers come back: a registry that was restored from a copy, or
- * made anew, gives them out again.  So each folder carries a mark (owner.json: the registry's
+ * A folder is named by a number, and numbers come back: a registry that was restored from a copy,
+ * or made anew, gives them out again.  So each folder carries a mark (owner.json: the registry's
  * instance id, the job's number, kind and time of creation, the digest of the content that it
  * trains), and a folder of another owner is never read: it is moved to jobs/N.foreign-K, with the
  * event job.folder_foreign.  At a start, folders with numbers that this registry has not given out

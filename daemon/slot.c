@@ -114,6 +114,19 @@ static int temporary(int code) {
     return code == DS_EBUSY || code == DS_ENOSPC || code == DS_EIO || code == DS_EPERM;
 }
 
+/* A job that ended without a result is not run again; a scan that failed as the one before has not
+ * even a row. */
+static void tidy(const ds_slot *s) {
+    ds_job job;
+    ds_error err;
+    int rc = ds_job_read(s->d->registry, s->job.id, &job, &err);
+    if (rc == DS_ENOTFOUND) {
+        if (ds_fs_remove(s->dir, &err))
+            ds_log(DS_LOG_WARN, "cannot tidy '%s': %s", s->dir, err.message);
+    } else if (!rc && (job.state == DS_JOB_FAILED || job.state == DS_JOB_CANCELLED))
+        ds_finish_scrap(s->job.kind, s->dir);
+}
+
 /* One transaction makes the end true.  While the disk is full it cannot: the slot stays and tries
  * again, and if the daemon dies meanwhile the job is found without a process and runs again. */
 static void settle(ds_slot *s) {
@@ -146,7 +159,8 @@ static void settle(ds_slot *s) {
                    ds_job_kind_name(s->job.kind), s->job.name, *s->finish.ref ? ": " : "",
                    s->finish.ref, s->finish.refused ? " refused by the gate" : "");
             ds_finish_clean(&s->finish);
-        }
+        } else
+            tidy(s);
         count(s);
     }
     release(s);

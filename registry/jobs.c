@@ -77,9 +77,21 @@ static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     j->created_at = sqlite3_column_int64(q, 15);
 }
 
+static int repeated_scan(ds_registry *r, const ds_job *j) {
+    int64_t yes = 0;
+    return j->kind == DS_JOB_SCAN &&
+           !db_int(r, &yes, NULL,
+                   "SELECT 1 FROM datasets d WHERE d.id = ?1 AND " JOBS_SCAN_REPEATS("d"), "i",
+                   j->dataset_id);
+}
+
 static int job_event(ds_registry *r, const char *type, const ds_job *j, const char *code,
                      const char *message, ds_error *err) {
     char subject[32];
+    int ended =
+        strcmp(type, "job.queued") && strcmp(type, "job.started") && strcmp(type, "job.retrying");
+    if (!ended && repeated_scan(r, j))
+        return 0;
     snprintf(subject, sizeof subject, "job:%lld", (long long)j->id);
     json_t *p = json_object();
     json_object_set_new(p, "id", json_integer(j->id));
@@ -331,6 +343,17 @@ int job_finish(ds_registry *r, const ds_job *j, const job_end *end, ds_error *er
     return rc ? rc : job_event(r, events[end->state], j, end->code, end->message, err);
 }
 
+int job_forget(ds_registry *r, const ds_job *j, ds_error *err) {
+    static const char *const sql[] = {
+        "DELETE FROM job_attempts WHERE job_id = ?1", "DELETE FROM job_metrics WHERE job_id = ?1",
+        "DELETE FROM blob_leases WHERE job_id = ?1", "DELETE FROM jobs WHERE id = ?1"};
+    int rc = 0;
+    for (size_t i = 0; !rc && i < sizeof sql / sizeof *sql; i++)
+        rc = db_run(r, err, sql[i], "i", j->id);
+    r->settled_seq = -1; /* no event tells that it is over, and another may be asked for */
+    return rc;
+}
+
 static int back_to_queue(ds_registry *r, const ds_job *j, int counts, int64_t run_after,
                          const char *outcome, int exit_code, int exit_signal, const char *code,
                          const char *message, ds_error *err) {
@@ -374,6 +397,16 @@ int64_t ds_job_backoff_ms(int64_t failed_attempts) {
     return ms < 600000 ? ms : 600000;
 }
 
+/* A folder that is away fails every scan in the same way. */
+static int fails_again(ds_registry *r, const ds_job *j, const char *code, const char *message) {
+    int64_t yes = 0;
+    return j->kind == DS_JOB_SCAN &&
+           !db_int(r, &yes, NULL,
+                   "SELECT 1 FROM datasets WHERE id = ?1 AND state = 'failed' AND scan_done > 0"
+                   " AND error_code = ?2 AND error_message = ?3",
+                   "iss", j->dataset_id, code, message);
+}
+
 static int fail(ds_registry *r, const ds_job *j, const ds_job_failure *f, int retry,
                 ds_error *err) {
     char made[128];
@@ -388,6 +421,11 @@ static int fail(ds_registry *r, const ds_job *j, const ds_job_failure *f, int re
     if (retry)
         return back_to_queue(r, j, 1, ds_now_ms() + ds_job_backoff_ms(j->attempts), "retry",
                              f->exit_code, f->exit_signal, code, message, err);
+    if (fails_again(r, j, code, message)) {
+        int rc = db_run(r, err, "UPDATE datasets SET scan_done = max(scan_done, ?2) WHERE id = ?1",
+                        "ii", j->dataset_id, job_scan_seq(r, j->id));
+        return rc ? rc : job_forget(r, j, err);
+    }
     job_end end = {.state = DS_JOB_FAILED,
                    .exit_code = f->exit_code,
                    .exit_signal = f->exit_signal,

@@ -31,6 +31,14 @@ int job_read_running(ds_registry *r, int64_t id, ds_job *out, ds_error *err);
 /* running (or, when cancelled, queued) -> a final state: row, attempt, leases, event. */
 int job_finish(ds_registry *r, const ds_job *j, const job_end *end, ds_error *err);
 
+/* SQL: a scan of dataset `d` is a repeated one.  It leaves no row unless it finds something else
+ * than the one before, and what happens to it before its end is no event: folders are scanned
+ * every few minutes for years. */
+#define JOBS_SCAN_REPEATS(d) d ".scan_done > 0 AND " d ".state IN ('ready', 'failed')"
+
+/* Instead of an end: job, attempts and curves go. */
+int job_forget(ds_registry *r, const ds_job *j, ds_error *err);
+
 /* queued jobs -> cancelled, running ones get the cancel flag. */
 int jobs_cancel_of_dataset(ds_registry *r, int64_t dataset_id, ds_error *err);
 

@@ -26,15 +26,18 @@ static int is_decode(const json_t *entry) {
     return !strcmp(ds_json_string(entry, "stage", ""), "decode");
 }
 
-/* Copies the entries of `from` that belong to the stage to the end of `to`. */
-static void take(json_t *to, const json_t *from, int decode, int mark) {
+/* Copies the entries of `from` that belong to the stage to the end of `to`, while there is room. */
+static void take(json_t *to, size_t *room, const json_t *from, int decode, int mark) {
     size_t i;
     json_t *e;
     json_array_foreach(from, i, e) {
         if (!mark && is_decode(e) != decode)
             continue;
-        if (json_array_size(to) >= REJECTED_MAX)
+        size_t n = json_string_length(json_object_get(e, "path")) +
+                   json_string_length(json_object_get(e, "reason"));
+        if (json_array_size(to) >= REJECTED_MAX || n > *room)
             return;
+        *room -= n;
         json_t *copy = json_pack("{s:O, s:O}", "path", json_object_get(e, "path"), "reason",
                                  json_object_get(e, "reason"));
         if (!copy) /* another program wrote it */
@@ -81,9 +84,15 @@ int rejected_put(ds_registry *r, int64_t version_id, enum rejected_stage stage, 
     }
     int64_t decoded = decode_entries(old);
     int scan = stage == REJECTED_SCAN;
-    take(all, scan ? list : old, 0, scan);
-    take(all, scan ? old : list, 1, !scan);
+    size_t room = REJECTED_TEXT;
+    take(all, &room, scan ? list : old, 0, scan);
+    take(all, &room, scan ? old : list, 1, !scan);
     int64_t total = count + (scan ? decoded : before - decoded);
+    if (total == before && json_equal(all, old)) { /* as each rescan finds them: nothing to write */
+        json_decref(all);
+        json_decref(old);
+        return 0;
+    }
     char *text = ds_json_canonical(all);
     rc = db_run(r, err,
                 "UPDATE dataset_versions SET rejected = ?2, rejected_count = ?3 WHERE id = ?1",

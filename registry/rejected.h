@@ -10,7 +10,8 @@
 
 #include "registry/registry.h"
 
-#define REJECTED_MAX 10000 /* in the list; the count is the true number */
+#define REJECTED_MAX 10000      /* in the list; the count is the true number */
+#define REJECTED_TEXT (4 << 20) /* bytes of their paths and reasons; the rest is counted only */
 
 enum rejected_stage { REJECTED_SCAN, REJECTED_DECODE };
 

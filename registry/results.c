@@ -118,8 +118,12 @@ static int scan_event(ds_registry *r, const ds_job *j, int64_t version_id, const
 
 static int scan_rows(ds_registry *r, const ds_job *j, const json_t *result, const struct scan *s,
                      const ds_blob *manifest, int *changed, ds_error *err) {
-    int64_t version_id = 0, asked = 0;
+    int64_t version_id = 0, was_ready = 0, asked = 0;
     int first = 0, rc = ds_blob_add(r, manifest, "application/x-ndjson", err);
+    if (!rc) /* one that had failed is ready again: that is worth an event */
+        rc = db_int(r, &was_ready, err,
+                    "SELECT state = 'ready' AND scan_done > 0 FROM datasets WHERE id = ?1", "i",
+                    j->dataset_id);
     if (!rc)
         rc = job_scan_seq(r, j->id, &asked, err);
     if (!rc)
@@ -130,6 +134,8 @@ static int scan_rows(ds_registry *r, const ds_job *j, const json_t *result, cons
                     " state = CASE state WHEN 'removed' THEN state ELSE 'ready' END,"
                     " scan_unchanged = ?3, scan_done = max(scan_done, ?4) WHERE id = ?1",
                     "iiii", j->dataset_id, version_id, (int64_t) !*changed, asked);
+    if (!rc && !*changed && was_ready)
+        return job_forget(r, j, err);
     if (!rc && *changed)
         rc = jobs_supersede(r, j->dataset_id, version_id, err);
     if (!rc)

@@ -2,6 +2,8 @@
  * another one, never takes what lies under its numbers. */
 #include "tests/daemon_rig.h"
 
+#include <dirent.h>
+
 static rig r;
 static char photos[400];
 
@@ -142,11 +144,103 @@ START_TEST(a_folder_without_a_mark) {
 }
 END_TEST
 
+/* ---- what is left of what ended ---- */
+
+static int entries(const char *folder) {
+    char path[500];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/%s", r.state, folder);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        n += e->d_name[0] != '.';
+    if (d)
+        closedir(d);
+    return d ? n : -1;
+}
+
+static int64_t scans_done(const char *name) {
+    char path[100];
+    snprintf(path, sizeof path, "/v1/datasets/%s", name);
+    json_t *doc = rig_want(&r, 200, "GET", path, NULL);
+    int64_t n = ds_json_int(json_object_get(doc, "scan"), "done", 0);
+    json_decref(doc);
+    return n;
+}
+
+static void rescan(const char *name) {
+    char path[100];
+    snprintf(path, sizeof path, "/v1/datasets/%s/rescan", name);
+    json_t *doc = rig_want(&r, 202, "POST", path, NULL);
+    int64_t seq = ds_json_int(doc, "scan_seq", 0);
+    json_decref(doc);
+    for (int i = 0; i < 1000 && scans_done(name) < seq; i++)
+        usleep(10000);
+    ck_assert_int_ge(scans_done(name), seq);
+}
+
+static int64_t event_seq(void) {
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/status", NULL);
+    int64_t seq = ds_json_int(doc, "event_seq", 0);
+    json_decref(doc);
+    return seq;
+}
+
+/* Nor does the same failure again, for which the folder goes away and comes back. */
+START_TEST(rescans_leave_nothing) {
+    rig_start(&r, NULL);
+    add(4);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    int folders = entries("jobs");
+    int64_t seq = event_seq();
+    for (int i = 0; i < 8; i++)
+        rescan("digits");
+    ck_assert_int_eq(event_seq(), seq);
+    ck_assert_int_eq(entries("jobs"), folders);
+    rig_fake(&r, "scan", "exit 2");
+    rescan("digits");
+    ck_assert_int_gt(event_seq(), seq);
+    seq = event_seq();
+    folders = entries("jobs");
+    for (int i = 0; i < 4; i++)
+        rescan("digits");
+    ck_assert_int_eq(event_seq(), seq);
+    ck_assert_int_eq(entries("jobs"), folders);
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/jobs?kind=scan", NULL);
+    ck_assert_int_eq((int)json_array_size(json_object_get(doc, "items")), 2);
+    json_decref(doc);
+}
+END_TEST
+
+/* The log stays for who wants to know why, the checkpoint is of no use to anybody.  0: failed for
+ * good, 1: cancelled. */
+START_TEST(no_checkpoint_of_a_job_that_ended) {
+    rig_fake(&r, "train", "hang");
+    rig_start(&r, NULL);
+    add(4);
+    rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    run("mkdir -p %s/jobs/2/checkpoints && echo x >%s/jobs/2/checkpoints/a", r.state, r.state);
+    if (_i)
+        json_decref(rig_want(&r, 202, "POST", "/v1/jobs/2/cancel", NULL));
+    else {
+        rig_fake(&r, "train", "quiet 2");
+        ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+        ck_assert(is_there("jobs/2/checkpoints/a")); /* it only waits for the next start */
+        rig_start(&r, NULL);
+    }
+    rig_wait_job(&r, "train", "digits", "|failed|cancelled|", 10000);
+    usleep(100000);
+    ck_assert(is_there("jobs/2/worker.log") && is_there("jobs/2/spec.json"));
+    ck_assert(!is_there("jobs/2/checkpoints") && !is_there("jobs/2/manifest.ndjson"));
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, restored_copy);
     tcase_add_test(tc, a_folder_of_another_registry);
     tcase_add_loop_test(tc, a_folder_without_a_mark, 0, 3);
+    tcase_add_test(tc, rescans_leave_nothing);
+    tcase_add_loop_test(tc, no_checkpoint_of_a_job_that_ended, 0, 2);
 }
 
 int main(int argc, char **argv) {

@@ -360,6 +360,27 @@ START_TEST(bad_tables_are_refused_with_their_line) {
 }
 END_TEST
 
+/* Names of 4 kB: what is listed stays small, what is not is counted, and short ones do not slip in
+ * behind the long ones. */
+START_TEST(lists_of_rejected_files_are_bounded) {
+    ds_rejected_list list = {0};
+    char path[4001];
+    memset(path, 'x', 4000);
+    path[4000] = 0;
+    for (int i = 0; i < 20000; i++)
+        ds_rejected_add(&list, path, "no picture");
+    ds_rejected_add(&list, "a", "b");
+    ck_assert_int_eq(list.count, 20001);
+    ck_assert_int_eq(list.listed, DS_REJECTED_BYTES / 4010);
+    ck_assert_int_le(list.bytes, DS_REJECTED_BYTES);
+    ds_rejected_release(&list);
+    for (int i = 0; i < 20000; i++)
+        ds_rejected_add(&list, "a", "b");
+    ck_assert_int_eq(list.listed, DS_REJECTED_LISTED);
+    ds_rejected_release(&list);
+}
+END_TEST
+
 START_TEST(tables_with_repeats) {
     ds_csv_table t;
     ds_rejected_list rejected = {0};
@@ -519,6 +540,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, bad_tables_are_refused_with_their_line, 0,
                         (int)(sizeof bad_tables / sizeof *bad_tables));
     tcase_add_test(tc, tables_with_repeats);
+    tcase_add_test(tc, lists_of_rejected_files_are_bounded);
     tcase_add_test(tc, unchanged_files_are_not_read_again);
     tcase_add_test(tc, fresh_files_are_not_trusted);
     tcase_add_test(tc, damaged_cache_is_made_anew);

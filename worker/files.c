@@ -14,7 +14,7 @@
 
 void ds_rejected_add(ds_rejected_list *list, const char *path, const char *fmt, ...) {
     list->count++;
-    if (list->listed >= DS_REJECTED_LISTED)
+    if (list->listed >= DS_REJECTED_LISTED || list->bytes >= DS_REJECTED_BYTES)
         return;
     if (list->listed == list->cap) {
         list->cap = list->cap ? list->cap * 2 : 16;
@@ -25,7 +25,16 @@ void ds_rejected_add(ds_rejected_list *list, const char *path, const char *fmt, 
     va_start(ap, fmt);
     vsnprintf(reason, sizeof reason, fmt, ap);
     va_end(ap);
-    list->items[list->listed++] = (ds_rejected){ds_name_escape(path), ds_name_escape(reason)};
+    ds_rejected item = {ds_name_escape(path), ds_name_escape(reason)};
+    int64_t bytes = (int64_t)(strlen(item.path) + strlen(item.reason));
+    if (list->bytes + bytes > DS_REJECTED_BYTES) {
+        free(item.path);
+        free(item.reason);
+        list->bytes = DS_REJECTED_BYTES; /* the list ends here: no shorter one comes later */
+        return;
+    }
+    list->bytes += bytes;
+    list->items[list->listed++] = item;
 }
 
 static int by_path(const void *a, const void *b) {

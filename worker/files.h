@@ -13,10 +13,11 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
-#define DS_REASON_SIZE 160       /* one rejected file's reason, with its final 0 */
-#define DS_FILE_MAX (128u << 20) /* a larger picture file is rejected */
-#define DS_DATA_PATH_MAX 4096    /* relative path with its final 0 */
-#define DS_REJECTED_LISTED 10000 /* longer lists are counted only */
+#define DS_REASON_SIZE 160          /* one rejected file's reason, with its final 0 */
+#define DS_FILE_MAX (128u << 20)    /* a larger picture file is rejected */
+#define DS_DATA_PATH_MAX 4096       /* relative path with its final 0 */
+#define DS_REJECTED_LISTED 10000    /* longer lists are counted only, ... */
+#define DS_REJECTED_BYTES (2 << 20) /* ... and so is what is beyond this much text */
 
 /* Called now and then with what is done of what (total 0 = not known yet); another result than 0
  * stops the work with DS_ECANCELED.  NULL is allowed wherever one is taken. */
@@ -27,10 +28,10 @@ typedef struct {
     char *reason;
 } ds_rejected;
 
-/* Invariant: listed <= DS_REJECTED_LISTED, listed <= count. */
+/* Invariant: listed <= DS_REJECTED_LISTED, listed <= count, bytes <= DS_REJECTED_BYTES. */
 typedef struct {
     ds_rejected *items;
-    int64_t listed, count, cap;
+    int64_t listed, count, cap, bytes;
 } ds_rejected_list;
 
 void ds_rejected_add(ds_rejected_list *list, const char *path, const char *fmt, ...)

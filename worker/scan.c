@@ -298,6 +298,9 @@ static int summarise(scan *s) {
     ds_scan_result *r = s->r;
     drop_root_pictures(s);
     ds_rejected_sort(&r->rejected);
+    if (r->rejected.count > r->rejected.listed)
+        warn(r, "%lld files are left out, the list names %lld of them",
+             (long long)r->rejected.count, (long long)r->rejected.listed);
     if (s->count == 0 && r->rejected.count == 0)
         return ds_fail(s->err, DS_EINVAL,
                        "folder '%s' has no usable image: there are no picture files", s->o.root);

@@ -1,0 +1,160 @@
+/* tests/test_registry_growth.c - years of rescans leave nothing behind. */
+#include "registry/db.h"
+#include "tests/registry_fixture.h"
+
+#include <sys/resource.h>
+
+static int64_t rows(ds_registry *r, const char *table) {
+    char sql[100];
+    int64_t n = -1;
+    snprintf(sql, sizeof sql, "SELECT count(*) FROM %s", table);
+    MUST(db_int(r, &n, err, sql, ""));
+    return n;
+}
+
+static int64_t all_rows(ds_registry *r) {
+    static const char *const tables[] = {"jobs",  "job_attempts", "job_metrics",     "events",
+                                         "blobs", "blob_leases",  "dataset_versions"};
+    int64_t n = 0;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        n += rows(r, tables[i]);
+    return n;
+}
+
+static int64_t pages(ds_registry *r) {
+    int64_t n = 0;
+    MUST(db_int(r, &n, err, "PRAGMA page_count", ""));
+    return n;
+}
+
+static long resident_kib(void) { /* now, not at its greatest */
+    long all = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    ck_assert(f && fscanf(f, "%ld %ld", &all, &resident) == 2);
+    fclose(f);
+    return resident * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+static int number(const char *name, int otherwise) {
+    const char *s = getenv(name);
+    return s && *s ? (int)strtol(s, NULL, 10) : otherwise;
+}
+
+/* GROWTH_SETS x GROWTH_RESCANS; tests/long/rescans.sh asks for more. */
+START_TEST(unchanged_rescans_leave_no_row) {
+    int sets = number("GROWTH_SETS", 3), rescans = number("GROWTH_RESCANS", 100);
+    ds_registry *r = fx_open(fx_dir("unchanged"));
+    char name[32], path[32];
+    for (int i = 0; i < sets; i++) {
+        snprintf(name, sizeof name, "d%d", i);
+        snprintf(path, sizeof path, "/d%d", i);
+        fx_add(r, name, path);
+        fx_scan(r, name);
+        fx_train(r, 1, name, NULL);
+    }
+    int64_t before = all_rows(r), size = 0, seq = ds_event_last_seq(r);
+    long resident = 0;
+    for (int k = 0; k < rescans; k++) {
+        for (int i = 0; i < sets; i++) {
+            snprintf(name, sizeof name, "d%d", i);
+            MUST(ds_dataset_rescan(r, name, NULL, err));
+            if (k % 7 == 3) { /* some fail once on the way, which is no news either */
+                ds_job_failure f = {.exit_code = 1, .exit_signal = -1, .retry = 1};
+                ds_job j = fx_claim(r, DS_JOB_SCAN);
+                MUST(ds_job_fail(r, j.id, &f, NULL, err));
+                ck_assert_int_eq(ds_event_last_seq(r), seq);
+            }
+            fx_scan(r, name);
+        }
+        if (k == 10) {
+            size = pages(r);
+            resident = resident_kib();
+        }
+    }
+    ck_assert_int_eq(all_rows(r), before);
+    ck_assert_int_eq(ds_event_last_seq(r), seq);
+    ck_assert_int_le(pages(r), size + 1);
+    ck_assert_msg(resident_kib() < resident + 1024, "%ld KiB, then %ld", resident, resident_kib());
+    MUST(ds_registry_check(r, err));
+    MUST(ds_dataset_rescan(r, "d0", NULL, err)); /* and news are news */
+    int64_t id = fx_scan(r, "other");
+    ds_job j;
+    MUST(ds_job_read(r, id, &j, err));
+    ck_assert_int_eq(fx_count(r, "dataset.changed"), 1);
+    ck_assert_int_eq(fx_count(r, "job.done"), 2 * sets + 1);
+    printf("registry_growth: %d unchanged rescans left 0 rows\n", sets * rescans);
+    ds_registry_close(r);
+}
+END_TEST
+
+static void fail_scan(ds_registry *r, const char *message) {
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    ds_job j = fx_claim(r, DS_JOB_SCAN);
+    ds_job_failure f = {
+        .exit_code = 2, .exit_signal = -1, .code = "DS_ENOTFOUND", .message = message};
+    MUST(ds_job_fail(r, j.id, &f, NULL, err));
+}
+
+/* A disk that is away: said when it goes and when it comes back. */
+START_TEST(the_same_failure_again_leaves_no_row) {
+    ds_registry *r = fx_open(fx_dir("failing"));
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    fx_train(r, 1, "one", NULL);
+    fail_scan(r, "no such folder");
+    int64_t before = all_rows(r);
+    ck_assert_int_eq(fx_count(r, "dataset.failed"), 1);
+    for (int i = 0; i < 30; i++)
+        fail_scan(r, "no such folder");
+    ck_assert_int_eq(all_rows(r), before);
+    json_t *d = NULL;
+    MUST(ds_dataset_get(r, "d", &d, err));
+    ck_assert_str_eq(fx_string(json_object_get(d, "scan"), "state"), "failed");
+    json_decref(d);
+    fail_scan(r, "permission denied");
+    ck_assert_int_eq(fx_count(r, "dataset.failed"), 2);
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    fx_scan(r, "one");
+    ck_assert_int_eq(fx_count(r, "dataset.unchanged"), 1); /* it is back */
+    before = all_rows(r);
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    fx_scan(r, "one");
+    ck_assert_int_eq(all_rows(r), before);
+    MUST(ds_registry_check(r, err));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* A change while an unchanged scan runs: nobody is told that it ended, but the next one is made. */
+START_TEST(a_change_during_an_unchanged_scan) {
+    ds_registry *r = fx_open(fx_dir("during"));
+    int made = 0;
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    fx_train(r, 1, "one", NULL);
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    ds_job j = fx_claim(r, DS_JOB_SCAN);
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    MUST(ds_reconcile(r, &made, err));
+    MUST(ds_reconcile(r, &made, err));
+    ck_assert_int_eq(made, 0);
+    int changed = 1;
+    MUST(fx_scan_finish(r, j.id, "one", &changed, err));
+    ck_assert_int_eq(changed, 0);
+    MUST(ds_reconcile(r, &made, err));
+    ck_assert_int_eq(made, 1);
+    ds_registry_close(r);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_set_timeout(tc, getenv("GROWTH_RESCANS") ? 7200 : 60);
+    tcase_add_test(tc, unchanged_rescans_leave_no_row);
+    tcase_add_test(tc, the_same_failure_again_leaves_no_row);
+    tcase_add_test(tc, a_change_during_an_unchanged_scan);
+}
+
+int main(void) {
+    fx_fast_tmp();
+    return ds_test_main("registry_growth", cases);
+}
