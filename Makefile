@@ -41,7 +41,7 @@ L_ENGINE := -lzip -llapacke -lopenblas
 L_WORKER := -ljpeg -lpng -lwebp -lwebpdemux -lz -lseccomp
 L_REGISTRY := -lsqlite3
 L_DAEMON := -luv -lmicrohttpd
-L_CLI := -lcurl
+L_CLI := -lcurl -lpng -lz
 
 # The CUDA device: one shared object, loaded when a GPU is asked for (kernels/cuda/load.c).
 CUDA_LIB := $(if $(filter 1,$(CUDA)),$(BUILD)/libdiffscaler-cuda.so)

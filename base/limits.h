@@ -26,7 +26,7 @@
 /* sample */
 #define DS_RANGE_SAMPLE_STEPS 1, 1000
 #define DS_RANGE_GUIDANCE 0, 100
-#define DS_RANGE_SAMPLES 1, 4096 /* of a sheet */
+#define DS_RANGE_SAMPLES 1, 50000 /* a sheet takes fewer, by their size */
 #define DS_RANGE_COLUMNS 0, 256
 /* evaluate, probe, gate */
 #define DS_RANGE_N 4, 100000

@@ -399,3 +399,26 @@ int ds_client_download(ds_client *h, const char *path, FILE *f, char digest[65],
         snprintf(digest, 65, "%s", x.headers.digest);
     return rc;
 }
+
+typedef struct {
+    ds_client_sink_fn *fn;
+    void *ud;
+} piece_sink;
+
+static int sink_pieces(void *ud, const char *p, size_t n) {
+    const piece_sink *s = ud;
+    return s->fn(s->ud, p, n);
+}
+
+int ds_client_stream(ds_client *h, const char *path, ds_client_sink_fn *sink, void *sink_ud,
+                     ds_client_progress_fn *progress, void *ud, ds_error *err) {
+    piece_sink s = {sink, sink_ud};
+    exchange x = {
+        .h = h, .sink = sink_pieces, .sink_ud = &s, .progress = progress, .progress_ud = ud};
+    int rc = perform(&x, "GET", path, NULL, NULL, 0, err);
+    if (x.cut)
+        rc = ds_fail(err, DS_EINTEGRITY, "the answer to %s ended early; try again", path);
+    if (!rc && x.stopped)
+        rc = ds_fail(err, DS_ECANCELED, "%s was not wanted to its end", path);
+    return rc;
+}

@@ -52,4 +52,10 @@ typedef void ds_client_progress_fn(void *ud, int64_t done, int64_t total);
 int ds_client_download(ds_client *h, const char *path, FILE *f, char digest[65],
                        ds_client_progress_fn *progress, void *ud, ds_error *err);
 
+/* The same, piece by piece: the sink takes each, and stops the rest by returning non-zero; then
+ * the result is DS_ECANCELED and the sink knows why. */
+typedef int ds_client_sink_fn(void *ud, const void *data, size_t n);
+int ds_client_stream(ds_client *h, const char *path, ds_client_sink_fn *sink, void *sink_ud,
+                     ds_client_progress_fn *progress, void *ud, ds_error *err);
+
 #endif

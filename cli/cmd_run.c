@@ -5,6 +5,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/pictures.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -89,6 +90,11 @@ int ds_cmd_verify(ds_cli *c, ds_error *err) {
     return rc;
 }
 
+/* DIR/ and FILE.npz take the pictures one by one, everything else is a sheet. */
+static int wants_single(const char *target) {
+    return ds_pictures_folder(target) || ds_fs_ends_with(target, ".npz");
+}
+
 static json_t *sample_request(const ds_cli *c) {
     json_t *r = json_object();
     int base = !strcmp(c->args[0], "base");
@@ -107,6 +113,8 @@ static json_t *sample_request(const ds_cli *c) {
     if (ds_opt_given(c, "sampler"))
         json_object_set_new(r, "sampler", json_string(ds_opt_text(c, "sampler", "")));
     json_object_set_new(r, "seed", json_integer((json_int_t)ds_opt_number(c, "seed", 1)));
+    if (wants_single(ds_opt_text(c, "output", "")))
+        json_object_set_new(r, "sheet", json_false());
     return r;
 }
 
@@ -123,7 +131,7 @@ static void sample_target(const ds_cli *c, char out[PATH_MAX]) {
 /* Before anything is drawn: can the picture be written where it is to go? */
 static int check_target(const ds_cli *c, const char *target, ds_error *err) {
     if (strcmp(target, "-"))
-        return ds_fs_output_check(target, ds_opt_given(c, "force"), err);
+        return ds_pictures_check(target, ds_opt_given(c, "force"), err);
     return c->json ? ds_fail(err, DS_EINVAL,
                              "-o - writes the picture to standard output, where --json cannot go "
                              "as well: give -o FILE")
@@ -153,6 +161,68 @@ static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) 
     return rc;
 }
 
+typedef struct {
+    ds_pictures *p;
+    ds_progress bar;
+    ds_error *err;
+    int rc;
+} fetching;
+
+static int on_piece(void *ud, const void *data, size_t n) {
+    fetching *f = ud;
+    return f->rc = ds_pictures_put(f->p, data, n, f->err);
+}
+
+static void on_fetched(void *ud, int64_t done, int64_t total) {
+    fetching *f = ud;
+    if (total < (8 << 20)) /* not worth a line */
+        return;
+    json_t *o = json_pack("{s:I, s:I, s:s}", "done", (json_int_t)done, "total", (json_int_t)total,
+                          "unit", "bytes");
+    ds_progress_update(&f->bar, "fetch", o);
+    json_decref(o);
+}
+
+/* The pictures one by one, as they come; *n of them. */
+static int fetch_single(ds_cli *c, int64_t id, const char *target, int64_t *n, ds_error *err) {
+    fetching f = {.err = err};
+    char path[80];
+    int rc = ds_pictures_open(&f.p, target, ds_opt_given(c, "force"), err);
+    if (rc)
+        return rc;
+    ds_progress_start(&f.bar, c);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/samples.safetensors", (long long)id);
+    ds_error answer;
+    rc = ds_client_stream(c->http, path, on_piece, &f, on_fetched, &f, &answer);
+    ds_progress_clear(&f.bar);
+    if (f.rc)
+        rc = f.rc; /* why it stopped stands in err already */
+    else if (rc)
+        *err = answer;
+    if (!rc)
+        return ds_pictures_finish(f.p, n, err);
+    ds_pictures_abort(f.p);
+    return rc;
+}
+
+/* What cost hours is not lost with a full disk here. */
+static int kept(ds_cli *c, int64_t id, ds_error *err) {
+    ds_error e = *err;
+    return ds_fail(err, e.code,
+                   "%s; job %lld keeps the pictures: curl --unix-socket '%s' "
+                   "http://d/v1/jobs/%lld/files/samples.safetensors",
+                   e.message, (long long)id, c->socket, (long long)id);
+}
+
+static int fetch(ds_cli *c, int64_t id, const char *target, json_t *job, ds_error *err) {
+    int64_t n = 0;
+    int rc = wants_single(target) ? fetch_single(c, id, target, &n, err)
+                                  : fetch_grid(c, id, target, err);
+    if (!rc && n)
+        json_object_set_new(job, "pictures", json_integer(n));
+    return rc && wants_single(target) ? kept(c, id, err) : rc;
+}
+
 int ds_cmd_sample(ds_cli *c, ds_error *err) {
     char target[PATH_MAX], took[DS_TEXT];
     sample_target(c, target);
@@ -163,7 +233,7 @@ int ds_cmd_sample(ds_cli *c, ds_error *err) {
     rc = post_and_follow(c, "/v1/samples", body, &job, err);
     json_decref(body);
     if (!rc && !(rc = ds_job_verdict(job, err)))
-        rc = fetch_grid(c, ds_json_int(job, "id", 0), target, err);
+        rc = fetch(c, ds_json_int(job, "id", 0), target, job, err);
     const json_t *result = json_object_get(job, "result");
     if (!rc && strcmp(target, "-")) {
         if (c->json) {

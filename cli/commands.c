@@ -172,9 +172,9 @@ static const ds_opt verify_options[] = {
     TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7; the job goes on)"), END};
 static const ds_opt sample_options[] = {
     INT_OF("n", 'n', "N", DS_RANGE_SAMPLES, "number of images (default 16)"),
-    PATH("output", 'o', "FILE",
-         "PNG file to write; '-': standard output (default REF.png, as digits-v1.png)"),
-    FORCE,
+    PATH("output", 'o', "FILE|DIR/",
+         "PNG sheet, .npz, or DIR/: a PNG each; '-': standard output (default: REF.png)"),
+    FLAG("force", 'f', "replace an existing file, or a folder of samples"),
     TEXT("class", 'c', "CLASS", "one class (default: all in turn)"),
     TEXT("base", 'b', "NAME", "draw from this base; an adapter made for another one is refused"),
     INT_OF("steps", 0, "N", DS_RANGE_SAMPLE_STEPS,
@@ -356,10 +356,15 @@ const ds_command ds_commands[] = {
      "dsctl verify --all # every published adapter\n"
      "dsctl verify digits --full # measure it again\n"},
     {"sample", ds_cmd_sample, "REF|base", 1, 1, DS_ARG_REF, "draw images",
-     "Draws a grid of images from an adapter, or from the base alone, into a PNG file.",
+     "Draws images from an adapter, or from the base alone: a sheet in one PNG file (digits@v1 "
+     "goes "
+     "to digits-v1.png), a folder with a PNG each (00000-CLASS.png), or an .npz file with arr_0, "
+     "uint8 (N, H, W, 3), as ADM and DiT write it. A sheet takes some thousands at most, by their "
+     "size; folders and .npz files 50,000.",
      sample_options,
      "dsctl sample digits -n 16 -o grid.png # all classes in turn\n"
      "dsctl sample digits@v1 --class 7 --guidance 2 --seed 5 # one class\n"
+     "dsctl sample digits -n 50000 -o samples/ # a file each, for evaluate or another program\n"
      "dsctl sample base -o base.png # the frozen base\n"},
     {"list-jobs", ds_cmd_list_jobs, "", 0, 0, DS_ARG_OTHER, "list the jobs",
      "Newest first: scans, trainings, samples and verifications.", list_jobs_options,

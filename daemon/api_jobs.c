@@ -456,7 +456,8 @@ int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
                                    {"guidance_mode", 's', 0, 0, "|cfg|domain|none|"},
                                    {"sampler", 's', 0, 0, "|dpmpp2m|ddim|ddpm|"},
                                    {"seed", 'i', DS_RANGE_SEED, NULL},
-                                   {"columns", 'i', DS_RANGE_COLUMNS, NULL}};
+                                   {"columns", 'i', DS_RANGE_COLUMNS, NULL},
+                                   {"sheet", 'b', 0, 0, NULL}};
     json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)

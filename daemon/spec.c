@@ -202,6 +202,8 @@ static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     json_object_set_new(spec, "seed", json_integer(ds_json_int(payload, "seed", 1)));
     json_object_set_new(spec, "columns", json_integer(ds_json_int(payload, "columns", 0)));
     json_object_set_new(spec, "class", class ? json_incref(class) : json_null());
+    if (!ds_json_bool(payload, "sheet", 1))
+        json_object_set_new(spec, "sheet", json_false());
     json_decref(payload);
     json_decref(task);
     return rc;

@@ -59,8 +59,10 @@ START_TEST(places_are_asked_for_first) {
     snprintf(place, sizeof place, "%s/there-%d/%s", dir, _i, "x");
     if (!folder)
         refused(&s, writers[_i], place, 3, "Not a directory");
-    refused(&s, writers[_i], folder ? "/dev/null" : dir, 2,
-            folder ? "it is a device" : "it is a folder");
+    if (!_i) /* of sample a folder is one for single pictures */
+        refused(&s, writers[_i], dir, 4, "exists: give another name");
+    refused(&s, writers[_i], folder || !_i ? "/dev/null" : dir, 2,
+            folder || !_i ? "it is a device" : "it is a folder");
     snprintf(place, sizeof place, "%s/pipe-%d", dir, _i);
     ck_assert_int_eq(mkfifo(place, 0600), 0);
     refused(&s, writers[_i], place, 2, "it is a pipe");

@@ -1,5 +1,7 @@
 /* tests/test_system_main.c - the main job from the command line to the file that anyone can open.
  */
+#include "base/png_write.h"
+#include "engine/npz.h"
 #include "tests/system_rig.h"
 
 #include <math.h>
@@ -108,12 +110,44 @@ static void check_reading_commands(void) {
     EXPECT_SAID("bubbles");
 }
 
+/* A folder and an .npz file of the same seed hold the same pictures. */
+static void check_single_pictures(void) {
+    char *dir = in_tmp("single/"), *npz = in_tmp("single.npz"), *png, *bytes;
+    ds_npz_pictures *p;
+    ds_error err;
+    size_t n;
+    static const int name_of[] = {0, 1, 0};
+    EXPECT(&r, 0, "sample", "tiles", "-n", "3", "--steps", "2", "-o", dir);
+    EXPECT(&r, 0, "sample", "tiles", "-n", "3", "--steps", "2", "-o", npz);
+    must(ds_npz_pictures_open(npz, &p, &err), &err);
+    ck_assert_int_eq(ds_npz_pictures_count(p), 3);
+    int w = ds_npz_pictures_width(p), h = ds_npz_pictures_height(p);
+    uint8_t *rgb = ds_xmalloc((size_t)w * (size_t)h * 3);
+    for (int i = 0; i < 3; i++) {
+        must(ds_npz_pictures_next(p, rgb, &err), &err);
+        must(ds_png_encode(rgb, w, h, &png, &n, &err), &err);
+        char *path = ds_xasprintf("%s0000%d-class-%d.png", dir, i, name_of[i]);
+        bytes = slurp(path);
+        ck_assert_msg(!memcmp(bytes, png, n), "'%s' is another picture", path);
+        free(bytes);
+        free(path);
+        free(png);
+    }
+    ds_npz_pictures_close(p);
+    EXPECT(&r, 4, "sample", "tiles", "-o", dir);
+    EXPECT(&r, 4, "sample", "tiles", "-o", npz);
+    free(rgb);
+    free(dir);
+    free(npz);
+}
+
 static void check_sample(void) {
     char *png = in_tmp("grid.png");
     EXPECT(&r, 0, "sample", "tiles", "-n", "4", "--class", "class-1", "--steps", "5", "-o", png);
     char *bytes = slurp(png);
     ck_assert_msg(!memcmp(bytes, "\x89PNG\r\n\x1a\n", 8), "sample wrote no PNG");
     free(bytes);
+    check_single_pictures();
     EXPECT(&r, 0, "sample", "base", "-n", "2", "--steps", "3", "-f", "-o", png);
     EXPECT(&r, 2, "sample", "tiles", "-n", "4", "--class", "hot", "-f", "-o", png);
     EXPECT_SAID("hot");

@@ -1,10 +1,10 @@
 /* tests/test_worker_images.c - decoding of every format, and the walls around it. */
+#include "base/png_write.h"
 #include "engine/resize.h"
 #include "tests/harness.h"
 #include "tests/picture_files.h"
 #include "worker/decode.h"
 #include "worker/grid.h"
-#include "worker/png_write.h"
 #include "worker/sandbox.h"
 
 #include <pthread.h>

@@ -1,4 +1,5 @@
 /* tests/test_worker_job.c - whole jobs as real processes: results, interruption, full disks. */
+#include "engine/safetensors.h"
 #include "tests/worker_fixture.h"
 
 #include <dirent.h>
@@ -448,6 +449,48 @@ START_TEST(bad_input_has_its_status) {
 }
 END_TEST
 
+static ds_st *samples_of(const char *dir, int n) {
+    char *path = ds_xasprintf("%s/samples.safetensors", dir);
+    ds_st *st;
+    ds_error err;
+    must(ds_st_open_file(path, 1 << 24, 0, &st, &err), &err);
+    const ds_st_tensor *images = ds_st_find(st, "images"), *labels = ds_st_find(st, "labels");
+    ck_assert(images && images->ndim == 4 && images->shape[0] == n);
+    ck_assert(labels && labels->ndim == 1 && labels->shape[0] == n && labels->data < images->data);
+    free(path);
+    return st;
+}
+
+/* More pictures than fit into one portion: each has its own noise, wherever a portion begins; and
+ * no sheet is made where none is wanted. */
+static void check_portions(json_t *spec) {
+    json_t *fewer = json_deep_copy(spec), *r;
+    json_object_set_new(spec, "n", json_integer(70));
+    json_object_set_new(spec, "sheet", json_false());
+    json_object_set_new(fewer, "n", json_integer(66));
+    char *dir = make_job("sample-many", spec), *dir2 = make_job("sample-fewer", fewer),
+         *grid = ds_xasprintf("%s/grid.png", dir);
+    run_expect(dir, 0);
+    run_expect(dir2, 0);
+    ck_assert(!ds_fs_exists(grid));
+    r = read_json(dir, "result.json");
+    ck_assert(json_is_null(json_object_get(r, "grid")));
+    ds_st *many = samples_of(dir, 70), *few = samples_of(dir2, 66);
+    ck_assert_str_eq(ds_st_meta(many, "digest"), text_at(r, "digest", NULL));
+    ck_assert_str_eq(ds_st_meta(many, "classes"), "[\"cool\",\"warm\"]");
+    const ds_st_tensor *a = ds_st_find(many, "images"), *b = ds_st_find(few, "images");
+    size_t one = a->bytes / 70;
+    ck_assert_int_eq(memcmp(a->data, b->data, 66 * one), 0);
+    const uint8_t *px = a->data; /* same label */
+    ck_assert_int_ne(memcmp(px, px + 64 * one, one), 0);
+    ds_st_free(many);
+    ds_st_free(few);
+    json_decref(r);
+    free(grid);
+    free(dir);
+    free(dir2);
+}
+
 START_TEST(sample_job) {
     json_t *s = json_object(), *t = task_of(undisturbed, "blobs"), *r;
     set_common(s, "sample");
@@ -457,7 +500,8 @@ START_TEST(sample_job) {
     json_object_set_new(s, "seed", json_integer(1));
     json_object_set_new(s, "class", json_null());
     json_object_set_new(s, "columns", json_integer(0));
-    json_t *other = json_deep_copy(s), *none = json_deep_copy(s), *bad = json_deep_copy(s);
+    json_t *other = json_deep_copy(s), *none = json_deep_copy(s), *bad = json_deep_copy(s),
+           *many = json_deep_copy(s);
     char *dir = make_job("sample", s);
     run_expect(dir, 0);
     r = read_json(dir, "result.json");
@@ -475,6 +519,7 @@ START_TEST(sample_job) {
     run_expect(dir3, 0);
     json_object_set_new(bad, "class", json_string("green"));
     expect_error("sample-green", bad, 2, "no class 'green'");
+    check_portions(many);
     json_decref(t);
     json_decref(r);
     json_decref(r2);

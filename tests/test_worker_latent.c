@@ -256,7 +256,13 @@ START_TEST(sample_job) {
     json_object_set_new(s, "seed", json_integer(1));
     json_object_set_new(s, "class", json_null());
     json_object_set_new(s, "columns", json_integer(0));
-    char *dir = make_job("sample", s), *path = ds_xasprintf("%s/samples.safetensors", dir);
+    json_t *many = json_deep_copy(s);
+    json_object_set_new(many, "n", json_integer(50000));
+    char *dir = make_job("sheet", many);
+    run_expect(dir, 2); /* too many for one sheet: said before the first one is drawn */
+    free(dir);
+    dir = make_job("sample", s);
+    char *path = ds_xasprintf("%s/samples.safetensors", dir);
     run_expect(dir, 0);
     ds_st *st;
     ds_error err;

@@ -1,7 +1,7 @@
 /* worker/grid.c - contact sheets (contract in grid.h). */
 #include "worker/grid.h"
 #include "base/mem.h"
-#include "worker/png_write.h"
+#include "base/png_write.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* worker/montage.c - `diffscaler-worker montage`: pictures below each other on white. */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "base/png_write.h"
 #include "worker/decode.h"
-#include "worker/png_write.h"
 #include "worker/worker.h"
 
 #include <stdio.h>

@@ -1,10 +1,9 @@
 /* worker/sample_job.c - job kind "sample": pictures of one adapter, or of the base. */
-#include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "engine/safetensors.h"
 #include "worker/grid.h"
 #include "worker/job.h"
+#include "worker/sample_file.h"
 #include "worker/serve.h"
 #include "worker/tools.h"
 
@@ -21,9 +20,10 @@ typedef struct {
     ds_tools tools;
     ds_adapter *adapter;
     int *labels;
-    uint8_t *pixels;
-    float *raw;
-    size_t one; /* elements of a picture */
+    ds_sample_file *file;
+    ds_grid *grid; /* NULL: no sheet */
+    int columns;
+    double before; /* pictures of earlier portions */
 } sample_job;
 
 static int class_by_name(const sample_job *s, int *label, ds_error *err) {
@@ -69,28 +69,23 @@ static int choose_labels(sample_job *s, ds_error *err) {
     return 0;
 }
 
-static int on_sample(void *user, double done, double total) {
-    const sample_job *s = user;
-    ds_events_progress(s->job->events, done, total, "pictures", NAN, NAN);
-    return 0;
+/* Names of all labels, for who wants to name files after them; NULL: labels are numbers. */
+static char *label_names(const sample_job *s) {
+    if (!s->adapter)
+        return NULL;
+    json_t *list = json_array();
+    for (int i = 0; i < s->adapter->spec.classes; i++)
+        json_array_append_new(list, json_string(s->adapter->class_names[i]));
+    char *text = json_dumps(list, JSON_COMPACT);
+    json_decref(list);
+    return text;
 }
 
-static int write_images(const sample_job *s, const char *digest, ds_error *err) {
-    int side = s->tools.picture_side;
-    int64_t shape[4] = {s->spec->n, side, side, 3};
-    char *bytes = NULL, *path = ds_job_path(s->job, "samples.safetensors");
-    size_t n;
-    ds_st_writer *w = ds_st_writer_new();
-    ds_st_writer_meta(w, "digest", digest);
-    ds_st_writer_add(w, "images", DS_ST_U8, 4, shape, s->pixels);
-    ds_st_writer_add(w, "labels", DS_ST_I32, 1, shape, s->labels);
-    int rc = ds_st_writer_finish(w, &bytes, &n, err);
-    if (!rc)
-        rc = ds_fs_write(path, bytes, n, err);
-    ds_st_writer_free(w);
-    free(bytes);
-    free(path);
-    return rc;
+static int on_sample(void *user, double done, double total) {
+    const sample_job *s = user;
+    (void)total; /* of a portion */
+    ds_events_progress(s->job->events, s->before + done, s->spec->n, "pictures", NAN, NAN);
+    return 0;
 }
 
 /* Columns, rows and scale of the sheet; asked before anything is drawn as well. */
@@ -105,60 +100,91 @@ static int plan_grid(const sample_job *s, int *columns, int *rows, int *scale, d
         --*scale;
     if ((int64_t)*rows * *columns * (side + 4) * (side + 4) > 1 << 25)
         return ds_fail(err, DS_EINVAL,
-                       "%d pictures of %dx%d are too many for one sheet: %d is the most", n, side,
-                       side, (1 << 25) / ((side + 4) * (side + 4)));
+                       "%d pictures of %dx%d are too many for one sheet: %d is the most; dsctl "
+                       "sample -o DIR/ writes single pictures",
+                       n, side, side, (1 << 25) / ((side + 4) * (side + 4)));
     return 0;
 }
 
-static int write_grid(const sample_job *s, ds_error *err) {
-    int columns, rows, scale, rc = plan_grid(s, &columns, &rows, &scale, err);
-    if (rc)
+static int begin(sample_job *s, ds_error *err) {
+    const ds_dit_config *c = &s->tools.base->cfg;
+    int columns, rows, scale, rc = 0;
+    if (c->pixel && c->channels != 3)
+        return ds_fail(err, DS_EINVAL, "base '%s' makes %d channels, which cannot be shown",
+                       s->spec->base.name, c->channels);
+    if (s->spec->sheet) {
+        if ((rc = plan_grid(s, &columns, &rows, &scale, err)))
+            return rc;
+        s->columns = columns;
+        s->grid = ds_grid_new(rows, columns, s->tools.picture_side, scale, 4, 255);
+    }
+    if ((rc = choose_labels(s, err)))
         return rc;
-    ds_grid *g = ds_grid_new(rows, columns, s->tools.picture_side, scale, 4, 255);
-    for (int i = 0; i < s->spec->n; i++)
-        ds_grid_put(g, i / columns, i % columns, s->pixels + (size_t)i * s->one);
-    char *path = ds_job_path(s->job, "grid.png");
-    rc = ds_grid_write(g, path, err);
-    ds_grid_free(g);
+    char *path = ds_job_path(s->job, "samples.safetensors"), *names = label_names(s);
+    rc = ds_sample_file_open(&s->file, path, s->spec->n, s->tools.picture_side, s->labels, names,
+                             err);
+    free(names);
     free(path);
     return rc;
 }
 
-static int run(sample_job *s, ds_error *err) {
-    const ds_spec *spec = s->spec;
+/* Portion by portion: memory does not grow with the number of pictures. */
+static int draw(sample_job *s, ds_serve *serve, char digest[DS_HEX_SIZE], ds_error *err) {
     const ds_dit_config *c = &s->tools.base->cfg;
+    int n = s->spec->n, most = n < DS_SERVE_BATCH ? n : DS_SERVE_BATCH, rc = 0;
+    size_t one = (size_t)s->tools.picture_side * (size_t)s->tools.picture_side * 3,
+           raw = (size_t)c->channels * (size_t)c->side * (size_t)c->side;
+    uint8_t *pixels = ds_xmalloc((size_t)most * one);
+    float *x = ds_xmalloc((size_t)most * raw * sizeof *x);
+    ds_sha256 *h = ds_sha256_new();
+    for (int first = 0; !rc && first < n; first += most) {
+        int B = n - first < most ? n - first : most;
+        s->before = first;
+        rc = ds_serve_range(serve, s->spec->seed, first, s->labels + first, B, pixels, x, on_sample,
+                            s, err);
+        if (!rc)
+            rc = ds_sample_file_put(s->file, pixels, (size_t)B * one, err);
+        if (!rc)
+            ds_sha256_add(h, x, (size_t)B * raw * sizeof *x);
+        for (int i = 0; !rc && s->grid && i < B; i++)
+            ds_grid_put(s->grid, (first + i) / s->columns, (first + i) % s->columns,
+                        pixels + (size_t)i * one);
+    }
+    ds_sha256_hex(h, digest);
+    ds_sha256_free(h);
+    free(pixels);
+    free(x);
+    return rc;
+}
+
+static int run(sample_job *s, ds_error *err) {
     char digest[DS_HEX_SIZE];
-    double begin = ds_monotonic();
-    if (c->pixel && c->channels != 3)
-        return ds_fail(err, DS_EINVAL, "base '%s' makes %d channels, which cannot be shown",
-                       spec->base.name, c->channels);
-    int columns, rows, scale, rc = plan_grid(s, &columns, &rows, &scale, err);
-    if (!rc)
-        rc = choose_labels(s, err);
-    if (rc)
-        return rc;
-    s->one = (size_t)s->tools.picture_side * (size_t)s->tools.picture_side * 3;
-    size_t count = (size_t)c->channels * (size_t)c->side * (size_t)c->side * (size_t)spec->n;
-    s->pixels = ds_xmalloc(s->one * (size_t)spec->n);
-    s->raw = ds_xmalloc(count * sizeof *s->raw);
+    double started = ds_monotonic();
+    int rc = begin(s, err);
     ds_serve *serve = NULL;
-    rc = ds_tools_decoder(&s->tools, err);
     if (!rc)
-        rc = ds_serve_new(&serve, s->tools.model, s->adapter, &spec->sample, err);
+        rc = ds_tools_decoder(&s->tools, err);
     if (!rc)
-        rc = ds_serve_run(serve, spec->seed, s->labels, spec->n, s->pixels, s->raw, on_sample, s,
-                          err);
+        rc = ds_serve_new(&serve, s->tools.model, s->adapter, &s->spec->sample, err);
+    if (!rc)
+        rc = draw(s, serve, digest, err);
     ds_serve_free(serve);
     if (rc)
         return rc;
-    ds_digest(s->raw, count * sizeof *s->raw, digest);
-    if ((rc = write_images(s, digest, err)) || (rc = write_grid(s, err)))
+    rc = ds_sample_file_finish(s->file, digest, err);
+    s->file = NULL;
+    if (!rc && s->grid) {
+        char *path = ds_job_path(s->job, "grid.png");
+        rc = ds_grid_write(s->grid, path, err);
+        free(path);
+    }
+    if (rc)
         return rc;
     return ds_job_finish(s->job,
-                         json_pack("{s:s, s:s, s:s, s:i, s:f, s:s, s:s}", "schema",
-                                   "diffscaler.sample/1", "grid", "grid.png", "images",
-                                   "samples.safetensors", "n", spec->n, "seconds",
-                                   ds_monotonic() - begin, "digest", digest, "device_class",
+                         json_pack("{s:s, s:s?, s:s, s:i, s:f, s:s, s:s}", "schema",
+                                   "diffscaler.sample/1", "grid", s->grid ? "grid.png" : NULL,
+                                   "images", "samples.safetensors", "n", s->spec->n, "seconds",
+                                   ds_monotonic() - started, "digest", digest, "device_class",
                                    s->tools.dev->device_class),
                          err);
 }
@@ -176,9 +202,9 @@ int ds_job_sample(const ds_job *job, ds_error *err) {
     if (!rc)
         rc = run(&s, err);
     ds_adapter_free(s.adapter);
+    ds_sample_file_abort(s.file);
+    ds_grid_free(s.grid);
     free(s.labels);
-    free(s.pixels);
-    free(s.raw);
     ds_tools_close(&s.tools);
     return rc;
 }

@@ -459,6 +459,7 @@ static const field sample_spec[] = {
     {.key = "seed", SEED, AT(ds_spec, seed), DS_RANGE_SEED},
     {.key = "class", TEXT, AT(ds_spec, class_name), .flags = NULLABLE | OPTIONAL},
     {.key = "columns", INT, AT(ds_spec, columns), DS_RANGE_COLUMNS, OPTIONAL},
+    {.key = "sheet", BOOL, AT(ds_spec, sheet), .flags = OPTIONAL},
     END};
 
 static const field verify_spec[] = {
@@ -611,6 +612,7 @@ int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, d
     ds_spec *s = ds_xcalloc(1, sizeof *s);
     s->device = (ds_spec_device){.kind = "auto", .precision = DS_PRECISION_BF16};
     s->feature_net.mode = DS_FID_BUNDLED;
+    s->sheet = 1;
     s->gate.worse_margin = DS_SPEC_WORSE_MARGIN;
     s->gate.worse_sigmas = DS_SPEC_WORSE_SIGMAS;
     int rc = ds_json_parse(name, text, n, &s->doc, err);

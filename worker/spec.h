@@ -164,6 +164,7 @@ typedef struct {
     ds_spec_gate gate;
     ds_spec_file adapter;     /* sample; path NULL: the base itself */
     int n, columns;           /* sample */
+    int sheet;                /* sample; 0: grid.png is not made, so n may be large */
     uint64_t seed;            /* sample */
     const char *class_name;   /* sample; NULL = all classes in turn */
     char digest[DS_HEX_SIZE]; /* of the canonical document without "job" and "device": names the

@@ -1,10 +1,10 @@
-/* worker/png_write.h - 8-bit RGB -> PNG file, atomically.
+/* base/png_write.h - 8-bit RGB -> PNG file, atomically.
  *
  * Pixels (h, w, 3) packed.  The same pixels give the same bytes (no time stamp).  Thread: any.
  * Errors: as ds_fs_write; DS_ENOMEM.
  */
-#ifndef DS_WORKER_PNG_WRITE_H
-#define DS_WORKER_PNG_WRITE_H
+#ifndef DS_BASE_PNG_WRITE_H
+#define DS_BASE_PNG_WRITE_H
 
 #include "base/error.h"
 

@@ -1,5 +1,5 @@
-/* worker/png_write.c - PNG through libpng into memory, then one atomic write. */
-#include "worker/png_write.h"
+/* base/png_write.c - PNG through libpng into memory, then one atomic write. */
+#include "base/png_write.h"
 #include "base/fs.h"
 #include "base/mem.h"
 
