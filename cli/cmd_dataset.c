@@ -45,7 +45,10 @@ static void add_row(ds_table *t, const json_t *d) {
     ds_cell(t, ds_fmt_count(text, ds_json_int(v, "images", -1)));
     ds_cell(t, ds_fmt_count(text, ds_json_int(v, "classes", -1)));
     ds_cell(t, ds_fmt_bytes(text, ds_json_number(v, "bytes", -1)));
-    ds_cell_styled(t, ds_style_of_state(state), state);
+    ds_cell_styled(t, ds_style_of_state(ds_training_failed(d) ? "failed" : state),
+                   ds_training_failed(d)          ? "training failed"
+                   : ds_json_bool(d, "paused", 0) ? "paused"
+                                                  : state);
     ds_cell(t, ds_json_string(d, "adapter", NULL));
     ds_cell(t, ds_fmt_time(text, ds_json_string(d, "created_at", NULL)));
     ds_cell(t, ds_json_string(d, "path", NULL));
@@ -54,6 +57,11 @@ static void add_row(ds_table *t, const json_t *d) {
 static void say_notes(ds_cli *c, const json_t *d) {
     size_t i;
     const json_t *n;
+    ds_buf why = {0};
+    ds_training_words(&why, d);
+    if (why.len)
+        ds_say(c, "%s", why.data);
+    ds_buf_release(&why);
     json_array_foreach(json_object_get(d, "notes"), i, n) if (json_is_string(n))
         ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
 }
@@ -106,8 +114,13 @@ static void show(ds_cli *c, const json_t *d) {
     const char *error = ds_json_string(e, "message", json_string_value(e));
     ds_field(c, "name", "%s", ds_json_string(d, "name", "-"));
     ds_field(c, "path", "%s", ds_json_string(d, "path", "-"));
-    ds_field(c, "state", "%s%s%s", ds_json_string(d, "state", "-"), error ? ": " : "",
-             error ? error : "");
+    ds_field(c, "state", "%s%s%s%s", ds_json_string(d, "state", "-"),
+             ds_json_bool(d, "paused", 0) ? ", paused" : "", error ? ": " : "", error ? error : "");
+    ds_buf why = {0};
+    ds_training_words(&why, d);
+    if (why.len)
+        ds_field(c, "training", "%s", why.data);
+    ds_buf_release(&why);
     ds_field(c, "watched", "%s", ds_json_bool(d, "watch", 1) ? "yes" : "no");
     ds_field(c, "added", "%s", ds_fmt_time(when, ds_json_string(d, "created_at", NULL)));
     show_version(c, json_object_get(d, "version"));

@@ -323,6 +323,23 @@ static void check_waiting(doctor *d) {
     }
 }
 
+/* A dataset stays "ready" when its training fails, so it has to be said where people look. */
+static void check_trainings(doctor *d) {
+    const json_t *failed = json_object_get(d->status, "failed_trainings"), *f;
+    json_t *items = json_object_get(failed, "items");
+    size_t i;
+    json_array_foreach(items, i, f) {
+        report(d, WARN, "trainings", "dsctl logs JOB; add-dataset again tries it once more",
+               "that of %s failed (job %lld): %s", ds_json_string(f, "dataset", "?"),
+               (long long)ds_json_int(f, "job", 0),
+               ds_json_string(json_object_get(f, "error"), "message", "no reason recorded"));
+    }
+    int64_t more = ds_json_int(failed, "count", 0) - (int64_t)json_array_size(items);
+    if (more > 0)
+        report(d, WARN, "trainings", "dsctl list-datasets shows them", "%lld more failed",
+               (long long)more);
+}
+
 /* Names from before some were reserved: they work, but are easily read as something else. */
 static void check_names(doctor *d) {
     json_t *items = NULL, *item, *n;
@@ -409,6 +426,7 @@ int ds_cmd_doctor(ds_cli *c, ds_error *err) {
     check_model(d, "feature net", d->feature_net, "feature_net");
     check_weights(d);
     check_waiting(d);
+    check_trainings(d);
     check_names(d);
     check_cpu(d);
     check_inotify(d);

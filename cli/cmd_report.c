@@ -1,6 +1,7 @@
 /* cli/cmd_report.c - report: what each dataset became, as one document.
  *
- * {"datasets":[{name, images, classes, steps, train_seconds, images_per_second, fd_base,
+ * {"datasets":[{name, state, paused, training, images, classes, steps, train_seconds,
+ * images_per_second, fd_base,
  * fd_adapter, kid_adapter, n, feature_net, status, adapter, digest, stored_bytes, raw_bytes,
  * self, bar:{role, ref, verdict, fd_bar, fd_now, delta}|null,
  * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}],
@@ -55,6 +56,9 @@ static json_t *report_row(const json_t *dataset, const json_t *adapter) {
     const json_t *version = json_object_get(dataset, "version");
     json_t *row = json_object();
     copy(row, "name", dataset, "name");
+    copy(row, "state", dataset, "state");
+    copy(row, "paused", dataset, "paused");
+    copy(row, "training", dataset, "training");
     copy(row, "images", version, "images");
     copy(row, "classes", version, "classes");
     for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
@@ -143,6 +147,20 @@ static json_t *base_rows(ds_cli *c) {
     return rows;
 }
 
+/* A table of what became of datasets must not be silent about those that nothing became of. */
+static void print_failed(ds_cli *c, const json_t *rows) {
+    size_t i;
+    const json_t *r;
+    json_array_foreach((json_t *)(uintptr_t)rows, i, r) {
+        ds_buf words = {0};
+        ds_training_words(&words, r);
+        ds_put_clean(c, c->out, words.data ? words.data : "");
+        if (words.len)
+            fputc('\n', c->out);
+        ds_buf_release(&words);
+    }
+}
+
 static void print_bases(ds_cli *c, const json_t *rows) {
     size_t i;
     const json_t *base;
@@ -226,6 +244,7 @@ int ds_cmd_report(ds_cli *c, ds_error *err) {
         fprintf(c->out, "%zu\n", json_array_size(rows));
     else if (!rc) {
         print_table(c, rows);
+        print_failed(c, rows);
         print_bases(c, bases);
     }
     json_decref(doc);

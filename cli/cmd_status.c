@@ -65,6 +65,20 @@ static void show_waiting(ds_cli *c, const json_t *waiting) {
     }
 }
 
+/* Datasets whose newest training failed: they are "ready" and would say nothing. */
+static void show_failed(ds_cli *c, const json_t *failed) {
+    size_t i;
+    const json_t *f, *items = json_object_get(failed, "items");
+    int64_t more = ds_json_int(failed, "count", 0) - (int64_t)json_array_size(items);
+    json_array_foreach((json_t *)(uintptr_t)items, i, f) {
+        ds_field(c, i ? "" : "failed", "training of %s (job %lld): %s",
+                 ds_json_string(f, "dataset", "?"), (long long)ds_json_int(f, "job", 0),
+                 ds_json_string(json_object_get(f, "error"), "message", "no reason recorded"));
+    }
+    if (more > 0)
+        ds_field(c, "", "and %lld more; list-datasets shows them", (long long)more);
+}
+
 static void show_status(ds_cli *c, const json_t *s) {
     char a[DS_TEXT], b[DS_TEXT];
     const json_t *blobs = json_object_get(s, "blobs");
@@ -91,6 +105,7 @@ static void show_status(ds_cli *c, const json_t *s) {
     show_device(c, json_object_get(s, "device"));
     show_running(c, json_object_get(s, "running"));
     show_waiting(c, json_object_get(s, "waiting"));
+    show_failed(c, json_object_get(s, "failed_trainings"));
     ds_buf_release(&jobs);
 }
 

@@ -206,6 +206,11 @@ static const ds_opt alias_options[] = {
     INT("if-generation", 0, "N", 0, 1e15, "only if the alias is at generation N (else exit 4)"),
     END};
 
+static const ds_opt remove_adapter_options[] = {
+    FLAG("force", 'f', "remove the aliases that point to it as well"), END};
+static const ds_opt stop_options[] = {
+    TIME("timeout", "TIME", 0.1, "wait so long for its end (default 60s; then exit 7)"), END};
+
 const ds_command ds_commands[] = {
     {"add-dataset", ds_cmd_add_dataset, "DIR", 1, 1, DS_ARG_DIR,
      "teach the base a folder of images",
@@ -235,6 +240,14 @@ const ds_command ds_commands[] = {
      "look at a folder again now",
      "For file systems that do not report changes (NFS), or after --no-watch.", NULL,
      "dsctl rescan-dataset digits # a new version is made if images changed\n"},
+    {"pause", ds_cmd_pause, "NAME", 1, 1, DS_ARG_DATASET, "let a dataset rest",
+     "No scan and no training of it begins; a training that runs writes a checkpoint, stops, and "
+     "goes on from there after 'dsctl resume NAME'. Its adapters stay usable.",
+     NULL, "dsctl pause digits # the machine is needed for something else\n"},
+    {"resume", ds_cmd_resume, "NAME", 1, 1, DS_ARG_DATASET, "go on with a paused dataset",
+     "What was stopped goes on from its last checkpoint, with the same result as if it had never "
+     "been stopped; changes of the folder meanwhile are looked at now.",
+     NULL, "dsctl resume digits # go on\n"},
     {"add-base", ds_cmd_add_base, "SRC", 1, 1, DS_ARG_FILE, "bring in a base model",
      "SRC is a DiT: a PyTorch checkpoint (.pt, .pth, .bin), a safetensors file or folder, or a "
      "diffusers folder. It is read without running any code in it, converted, and kept by its "
@@ -319,6 +332,13 @@ const ds_command ds_commands[] = {
      pull_options,
      "dsctl pull-adapter digits -o digits.safetensors.zst # open it with: zstd -d\n"
      "dsctl pull-adapter digits@v1 --raw -o digits.safetensors # for any safetensors reader\n"},
+    {"remove-adapter", ds_cmd_remove_adapter, "REF", 1, 1, DS_ARG_REF, "remove a version for good",
+     "The version is not listed, served, sampled from or verified any more; its file goes with the "
+     "next gc. While aliases point to it, as 'latest' mostly does, it is kept (exit 4): move them "
+     "first, or give --force. Its dataset is not trained anew by itself; add-dataset does so.",
+     remove_adapter_options,
+     "dsctl remove-adapter digits@v2 # an old version\n"
+     "dsctl remove-adapter digits@v1 --force # the only one, and its alias latest\n"},
     {"evaluate", ds_cmd_evaluate, "FOLDER|SAMPLES.npz", 1, 1, DS_ARG_FILE,
      "measure images: FID, KID, IS, ...",
      "Compares the images of a folder, or of an .npz file as ADM and DiT write it (arr_0, uint8), "
@@ -405,6 +425,18 @@ const ds_command ds_commands[] = {
      "dsctl set-alias digits prod 2 # digits@prod is digits@v2\n"
      "dsctl set-alias digits latest v1 # back to an older version\n"
      "dsctl set-alias digits prod v3 --if-generation 1 # only if nobody moved it\n"},
+    {"list-aliases", ds_cmd_list_aliases, "[NAME]", 0, 1, DS_ARG_DATASET, "list the aliases",
+     "Which version each NAME@ALIAS is, how often it was moved, and since when it is there. "
+     "Without "
+     "NAME: of all adapters.",
+     page_options,
+     "dsctl list-aliases digits # of one adapter\n"
+     "dsctl list-aliases --json | jq '.items[].alias' # for a program\n"},
+    {"remove-alias", ds_cmd_remove_alias, "NAME ALIAS", 2, 2, DS_ARG_DATASET, "remove an alias",
+     "NAME@ALIAS is no reference any more; the version stays. 'latest' is what NAME alone means "
+     "and "
+     "stays (exit 4): move it with set-alias.",
+     alias_options, "dsctl remove-alias digits prod # digits@prod is no more\n"},
     {"report", ds_cmd_report, "", 0, 0, DS_ARG_OTHER, "show what each dataset became",
      "Per dataset: FD of the base and of the adapter, KID, size, what the gate found for every old "
      "task, and the version it was measured against where there was one. Then, for each base, "
@@ -416,6 +448,13 @@ const ds_command ds_commands[] = {
      "Version, counts, base, device, running jobs, free space.", NULL,
      "dsctl status # at a glance\n"
      "dsctl status --json # for a program\n"},
+    {"stop", ds_cmd_stop, "", 0, 0, DS_ARG_OTHER, "stop diffscalerd",
+     "As SIGTERM does: workers write a checkpoint and stop, then the daemon ends. What was under "
+     "way "
+     "goes on at its next start. Under systemd use systemctl stop, or it may be started again.",
+     stop_options,
+     "dsctl stop # returns when it has ended\n"
+     "dsctl --state /tmp/try stop # the one of another state folder\n"},
     {"gc", ds_cmd_gc, "", 0, 0, DS_ARG_OTHER, "free disk space that nothing needs",
      "Removes blobs that no adapter or dataset names, caches of images that no dataset has any "
      "more, and imported models that nothing names. What is younger than an hour stays. Nothing "

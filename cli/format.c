@@ -223,3 +223,19 @@ int ds_several_nets(const json_t *items) {
     }
     return 0;
 }
+
+int ds_training_failed(const json_t *dataset) {
+    const json_t *t = json_object_get(dataset, "training");
+    return !strcmp(ds_json_string(t, "state", ""), "failed");
+}
+
+void ds_training_words(ds_buf *out, const json_t *dataset) {
+    const json_t *t = json_object_get(dataset, "training"), *e = json_object_get(t, "error");
+    long long job = ds_json_int(t, "job", 0);
+    if (ds_training_failed(dataset))
+        ds_buf_addf(out,
+                    "%s: its newest training failed (job %lld): %s; dsctl logs %lld; add-dataset "
+                    "again tries it once more",
+                    ds_json_string(dataset, "name", "?"), job,
+                    ds_json_string(e, "message", "no reason recorded"), job);
+}

@@ -59,4 +59,9 @@ int ds_several_nets(const json_t *items);
  * more there are.  Nothing for an empty or absent list. */
 void ds_show_classes(ds_cli *c, const json_t *classes);
 
+/* The newest training of a dataset failed, whatever its state is ("ready" tells of its scan). */
+int ds_training_failed(const json_t *dataset);
+/* "digits: its newest training failed (job 4): why; what to do", or nothing. */
+void ds_training_words(ds_buf *out, const json_t *dataset);
+
 #endif

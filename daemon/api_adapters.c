@@ -115,6 +115,43 @@ int ds_api_alias_set(ds_request *rq, void *ctx, ds_error *err) {
     return ds_reply_json(rq, 200, doc);
 }
 
+int ds_api_alias_remove(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    int64_t generation;
+    const char *name = ds_request_param(rq, 0), *alias = ds_request_param(rq, 1);
+    int rc = if_generation(rq, &generation, err);
+    if (!rc)
+        rc = ds_alias_remove(d->registry, name, alias, generation, err);
+    return rc ? rc
+              : ds_reply_json(rq, 200,
+                              json_pack("{ss ss sb}", "name", name, "alias", alias, "removed", 1));
+}
+
+int ds_api_alias_list(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    ds_page page;
+    json_t *doc = NULL;
+    int rc = ds_api_page(rq, &page, err);
+    if (!rc)
+        rc = ds_alias_list_all(d->registry, page, &doc, err);
+    return rc ? rc : ds_reply_json(rq, 200, doc);
+}
+
+int ds_api_adapter_remove(ds_request *rq, void *ctx, ds_error *err) {
+    ds_daemon *d = ctx;
+    json_t *doc = NULL;
+    const char *ref = ds_request_param(rq, 0);
+    int rc = ds_adapter_get(d->registry, ref, &doc, err);
+    if (!rc) /* by version: an alias may move meanwhile */
+        rc = ds_adapter_delete(d->registry, ds_json_string(doc, "ref", ref),
+                               ds_request_flag(rq, "force"), err);
+    if (rc) {
+        json_decref(doc);
+        return rc;
+    }
+    return ds_reply_json(rq, 200, doc);
+}
+
 int ds_api_evaluation_list(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     ds_page page;

@@ -38,6 +38,8 @@ static void add_notes(json_t *d) {
     else if (images && images < DS_IMAGES_FOR_KID)
         note(notes, "%lld images are too few for KID, which needs %d; FD is measured",
              (long long)images, DS_IMAGES_FOR_KID);
+    if (ds_json_bool(d, "paused", 0))
+        note(notes, "paused: no scan and no training begins until dsctl resume %s", name);
     json_t *options = json_object_get(d, "options");
     int64_t n = ds_json_int(options, "n", DS_SAMPLES_FOR_INTERVAL);
     if (n < DS_SAMPLES_FOR_INTERVAL)
@@ -325,4 +327,26 @@ int ds_api_dataset_remove(ds_request *rq, void *ctx, ds_error *err) {
         return rc;
     ds_daemon_poke(d); /* its running jobs are stopped there */
     return reply_dataset(rq, d, 200, ds_request_param(rq, 0), 0, err);
+}
+
+static int set_paused(ds_request *rq, ds_daemon *d, int paused, ds_error *err) {
+    const char *name = ds_request_param(rq, 0);
+    int64_t id;
+    int rc = ds_dataset_pause(d->registry, name, paused, err);
+    if (!rc)
+        rc = ds_dataset_id(d->registry, name, &id, err);
+    if (rc)
+        return rc;
+    if (paused)
+        ds_workers_pause(d->workers, id);
+    ds_daemon_poke(d);
+    return reply_dataset(rq, d, 200, name, 0, err);
+}
+
+int ds_api_dataset_pause(ds_request *rq, void *ctx, ds_error *err) {
+    return set_paused(rq, ctx, 1, err);
+}
+
+int ds_api_dataset_resume(ds_request *rq, void *ctx, ds_error *err) {
+    return set_paused(rq, ctx, 0, err);
 }

@@ -6,8 +6,11 @@
 #include "registry/jobs.h"
 #include "registry/place.h"
 
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { FAILED_SHOWN = 10 }; /* trainings; how many there are is said */
 
 int ds_api_root(ds_request *rq, void *ctx, ds_error *err) {
     (void)ctx, (void)err;
@@ -92,5 +95,19 @@ int ds_api_status(ds_request *rq, void *ctx, ds_error *err) {
                                   ds_watch_note(d->watch)));
     json_object_set_new(doc, "listen", *d->listen ? json_string(d->listen) : json_null());
     json_object_set_new(doc, "running", running_jobs(d));
+    json_t *failed = NULL;
+    int64_t count = 0;
+    rc = ds_jobs_failed_trainings(d->registry, FAILED_SHOWN, &failed, &count, err);
+    json_object_set_new(doc, "failed_trainings",
+                        rc ? json_null()
+                           : json_pack("{sI so}", "count", (json_int_t)count, "items", failed));
     return ds_reply_json(rq, 200, doc);
+}
+
+/* As SIGTERM does: the answer goes out first, since the signal is taken by the loop's next turn. */
+int ds_api_stop(ds_request *rq, void *ctx, ds_error *err) {
+    (void)ctx;
+    if (kill(getpid(), SIGTERM))
+        return ds_fail_errno(err, "cannot stop");
+    return ds_reply_json(rq, 202, json_pack("{sb sI}", "stopping", 1, "pid", (json_int_t)getpid()));
 }

@@ -101,7 +101,10 @@ static int commit(ds_slot *s, ds_error *err) {
     case DS_OUTCOME_FAIL:
     case DS_OUTCOME_POSTPONE: return commit_failure(s, err);
     case DS_OUTCOME_REQUEUE:
-        return ds_job_requeue(r, s->job.id, "the daemon stops; the work goes on at its next start",
+        return ds_job_requeue(r, s->job.id,
+                              s->pause
+                                  ? "its dataset is paused; the work goes on when it is resumed"
+                                  : "the daemon stops; the work goes on at its next start",
                               err);
     case DS_OUTCOME_CANCEL:
         return ds_job_cancelled(r, s->job.id, s->exit_signal ? -1 : s->exit_code,
@@ -325,7 +328,7 @@ static void on_exit_cb(void *ctx, int exit_code, int signal) {
     }
     if (s->cancel || exit_code == 130)
         s->outcome = DS_OUTCOME_CANCEL;
-    else if (s->stop)
+    else if (s->stop || s->pause)
         s->outcome = DS_OUTCOME_REQUEUE;
     else if (to_be_postponed(s))
         s->outcome = DS_OUTCOME_POSTPONE;
@@ -406,7 +409,7 @@ static void prepare_done(uv_work_t *work, int status) {
     ds_slot *s = work->data;
     json_decref(s->spec.spec);
     s->spec.spec = NULL;
-    if (s->cancel || s->stop) {
+    if (s->cancel || s->stop || s->pause) {
         s->exit_code = -1;
         s->outcome = s->cancel ? DS_OUTCOME_CANCEL : DS_OUTCOME_REQUEUE;
         settle(s);
@@ -477,6 +480,11 @@ void ds_slot_cancel(ds_slot *s) {
     terminate(s);
 }
 
+void ds_slot_pause(ds_slot *s) {
+    s->pause = 1;
+    terminate(s);
+}
+
 void ds_slot_stop(ds_slot *s, int hurry) {
     s->stop = s->phase != DS_SLOT_FREE;
     terminate(s);
@@ -488,7 +496,7 @@ void ds_slot_stop(ds_slot *s, int hurry) {
 
 void ds_slot_tick(ds_slot *s) {
     double now = ds_monotonic();
-    double limit = s->stop ? STOP_SECONDS : CANCEL_SECONDS;
+    double limit = s->stop || s->pause ? STOP_SECONDS : CANCEL_SECONDS;
     if (s->phase == DS_SLOT_RUNNING && s->term_at > 0 && !s->killed && now - s->term_at > limit) {
         ds_log(DS_LOG_WARN, "job %lld did not stop within %.0f s: killed", (long long)s->job.id,
                limit);

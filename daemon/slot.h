@@ -35,7 +35,7 @@ typedef struct ds_slot {
     ds_child *child;
     pid_t pid;
     double started, term_at, settle_at; /* monotonic seconds; 0 = not */
-    int cancel, stop, killed;
+    int cancel, stop, pause, killed;    /* pause: stop of this job alone */
 
     ds_tail tail;
     char stage[32];
@@ -64,6 +64,7 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed); /* free -> preparing (or 
 void ds_slot_poll(ds_slot *s);                         /* 4 times a second while running */
 void ds_slot_tick(ds_slot *s);                         /* once a second */
 void ds_slot_cancel(ds_slot *s);
+void ds_slot_pause(ds_slot *s);
 void ds_slot_stop(ds_slot *s, int hurry);
 
 #endif

@@ -224,6 +224,12 @@ void ds_workers_cancel(ds_workers *w, int64_t job) {
             ds_slot_cancel(&w->slots[i]);
 }
 
+void ds_workers_pause(ds_workers *w, int64_t dataset_id) {
+    for (int i = 0; i < w->slot_count; i++)
+        if (w->slots[i].phase != DS_SLOT_FREE && w->slots[i].job.dataset_id == dataset_id)
+            ds_slot_pause(&w->slots[i]);
+}
+
 int ds_workers_running(const ds_workers *w, ds_running *out, int max) {
     int n = 0;
     for (int i = 0; i < w->slot_count && n < max; i++) {

@@ -35,6 +35,10 @@ void ds_workers_tick(ds_workers *w); /* once a second: kills what does not stop,
 void ds_workers_stop(ds_workers *w, int hurry);
 int ds_workers_busy(const ds_workers *w); /* slots in use and orphans not yet gone */
 
+/* Jobs of this dataset write a checkpoint and go back to the queue, where they stay while it is
+ * paused; the attempt does not count. */
+void ds_workers_pause(ds_workers *w, int64_t dataset_id);
+
 /* Ask a running job to stop (its registry flag is set already). */
 void ds_workers_cancel(ds_workers *w, int64_t job);
 

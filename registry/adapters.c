@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "registry/aliases.h"
 #include "registry/bars_internal.h"
 #include "registry/evaluations.h"
 #include "registry/tasks_internal.h"
@@ -66,14 +67,30 @@ static int by_digest(ds_registry *r, const char *prefix, ds_adapter_ref *out, ds
                : rc;
 }
 
+#define NEWEST                                                                                     \
+    "SELECT coalesce(max(av.version), 0) FROM adapter_versions av JOIN adapters a ON"              \
+    " a.id = av.adapter_id WHERE a.name = ?1 AND av.deleted_at IS NULL"
+
 /* What to say when there is no such alias: does the name exist, and what has it? */
 static int no_alias(ds_registry *r, const char *name, const char *alias, ds_error *err) {
-    int64_t last = 0;
+    int64_t last = 0, newest = 0, passed = 0;
     int rc = db_int(r, &last, err, "SELECT last_version FROM adapters WHERE name = ?1", "s", name);
     if (rc == DS_ENOTFOUND || (!rc && last == 0))
         return ds_fail(err, DS_ENOTFOUND, "adapter '%s' does not exist", name);
+    if (!rc)
+        rc = db_int(r, &newest, err, NEWEST, "s", name);
+    if (!rc)
+        rc = db_int(r, &passed, err, NEWEST " AND av.status = 'published'", "s", name);
     if (rc)
         return rc;
+    if (!newest)
+        return ds_fail(err, DS_ENOTFOUND, "all versions of adapter '%s' were removed", name);
+    if (passed && !strcmp(alias, "latest"))
+        return ds_fail(err, DS_ENOTFOUND,
+                       "adapter '%s' has no alias 'latest' since its version was removed; its "
+                       "newest is v%lld: dsctl set-alias %s latest v%lld",
+                       name, (long long)passed, name, (long long)passed);
+    last = newest;
     if (!strcmp(alias, "latest"))
         return ds_fail(err, DS_ENOTFOUND,
                        "adapter '%s' has no version that passed the gate; its newest is '%s@v%lld'",
@@ -459,24 +476,31 @@ int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const
     return 0;
 }
 
-int ds_adapter_delete(ds_registry *r, const char *ref, ds_error *err) {
+int ds_adapter_delete(ds_registry *r, const char *ref, int with_aliases, ds_error *err) {
     ds_adapter_ref a;
-    int64_t aliases = 0;
+    char names[300] = "";
     int rc = ds_adapter_resolve(r, ref, &a, err);
-    if (!rc)
-        rc = db_int(r, &aliases, err, "SELECT count(*) FROM aliases WHERE version_id = ?1", "i",
-                    a.id);
     if (rc)
         return rc;
-    if (aliases)
-        return ds_fail(err, DS_ECONFLICT, "adapter '%s' has %lld aliases; move them first", a.ref,
-                       (long long)aliases);
+    sqlite3_stmt *q = db_query(
+        r, err, "SELECT group_concat(alias, ', ') FROM aliases WHERE version_id = ?1", "i", a.id);
+    if ((rc = db_step(r, q, err)) < 0)
+        return rc;
+    db_text(names, sizeof names, q, 0);
+    db_reset(q);
+    if (*names && !with_aliases)
+        return ds_fail(err, DS_ECONFLICT,
+                       "adapter '%s' has the aliases %s: move them first (dsctl set-alias %s ALIAS "
+                       "VERSION), or remove them with it (--force)",
+                       a.ref, names, a.name);
     if ((rc = db_begin(r, err)))
         return rc;
     char subject[DS_NAME_SIZE + 40];
     snprintf(subject, sizeof subject, "adapter:%s", a.ref);
-    rc = db_run(r, err, "UPDATE adapter_versions SET deleted_at = ?2 WHERE id = ?1", "ii", a.id,
-                ds_now_ms());
+    rc = aliases_drop(r, a.name, a.id, err);
+    if (!rc)
+        rc = db_run(r, err, "UPDATE adapter_versions SET deleted_at = ?2 WHERE id = ?1", "ii", a.id,
+                    ds_now_ms());
     if (!rc)
         rc = ds_event_put(r, "adapter.deleted", subject, NULL, err);
     return db_end(r, rc, err);

@@ -47,8 +47,9 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
 int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const char *only_ref,
                  json_t **out, ds_error *err);
 
-/* deleted_at is set, the file goes with the next sweep; DS_ECONFLICT while an alias points to it.
- */
-int ds_adapter_delete(ds_registry *r, const char *ref, ds_error *err);
+/* deleted_at is set, the file goes with the next sweep; the content it was trained on counts as
+ * answered until its dataset is added again.  DS_ECONFLICT, naming them, while aliases point to it;
+ * with_aliases: they go as well. */
+int ds_adapter_delete(ds_registry *r, const char *ref, int with_aliases, ds_error *err);
 
 #endif

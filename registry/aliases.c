@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 /* Version row that may be pointed to. */
 static int target(ds_registry *r, const char *name, int64_t version, int64_t *adapter, int64_t *row,
@@ -57,22 +58,29 @@ static int set(ds_registry *r, const char *name, const char *alias, int64_t vers
                "is", adapter, alias);
     if (rc && rc != DS_ENOTFOUND)
         return rc;
+    int64_t last = 0; /* also of an alias that was removed: a number is never given twice */
+    rc = db_int(r, &last, err,
+                "SELECT coalesce(max(generation), 0) FROM alias_history WHERE adapter_id = ?1"
+                " AND alias = ?2",
+                "is", adapter, alias);
+    if (rc)
+        return rc;
     if (if_generation >= 0 && if_generation != have)
         return ds_fail(err, DS_ECONFLICT,
                        "alias '%s@%s' has generation %lld, not %lld: somebody moved it; look again",
                        name, alias, (long long)have, (long long)if_generation);
     rc = db_run(r, err,
-                "INSERT INTO aliases(adapter_id, alias, version_id, reason, updated_at)"
-                " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (adapter_id, alias) DO UPDATE SET"
-                " version_id = ?3, generation = generation + 1, reason = ?4, updated_at = ?5",
-                "isisi", adapter, alias, row, reason ? reason : "", ds_now_ms());
+                "INSERT INTO aliases(adapter_id, alias, version_id, reason, updated_at, generation)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (adapter_id, alias) DO UPDATE SET"
+                " version_id = ?3, generation = ?6, reason = ?4, updated_at = ?5",
+                "isisii", adapter, alias, row, reason ? reason : "", ds_now_ms(), last + 1);
     if (rc)
         return rc;
     char subject[2 * DS_NAME_SIZE + 16];
     snprintf(subject, sizeof subject, "alias:%s@%s", name, alias);
     return ds_event_put(r, "alias.set", subject,
                         json_pack("{s:s,s:s,s:I,s:I}", "name", name, "alias", alias, "version",
-                                  (json_int_t)version, "generation", (json_int_t)have + 1),
+                                  (json_int_t)version, "generation", (json_int_t)last + 1),
                         err);
 }
 
@@ -96,7 +104,109 @@ int ds_alias_set(ds_registry *r, const char *name, const char *alias, int64_t ve
     return db_end(r, rc, err);
 }
 
+static int known_adapter(ds_registry *r, const char *name, int64_t *id, ds_error *err) {
+    int rc = db_int(r, id, err, "SELECT id FROM adapters WHERE name = ?1", "s", name);
+    return rc == DS_ENOTFOUND ? ds_fail(err, DS_ENOTFOUND, "adapter '%.80s' does not exist", name)
+                              : rc;
+}
+
+/* Inside a transaction. */
+static int remove_one(ds_registry *r, const char *name, const char *alias, int64_t if_generation,
+                      ds_error *err) {
+    int64_t adapter = 0, have = 0;
+    int rc = known_adapter(r, name, &adapter, err);
+    if (!rc)
+        rc = db_int(r, &have, err,
+                    "SELECT generation FROM aliases WHERE adapter_id = ?1 AND alias = ?2", "is",
+                    adapter, alias);
+    if (rc == DS_ENOTFOUND && adapter)
+        return ds_fail(err, DS_ENOTFOUND, "adapter '%s' has no alias '%s'", name, alias);
+    if (rc)
+        return rc;
+    if (if_generation >= 0 && if_generation != have)
+        return ds_fail(err, DS_ECONFLICT,
+                       "alias '%s@%s' has generation %lld, not %lld: somebody moved it; look again",
+                       name, alias, (long long)have, (long long)if_generation);
+    rc = db_run(r, err, "DELETE FROM aliases WHERE adapter_id = ?1 AND alias = ?2", "is", adapter,
+                alias);
+    char subject[2 * DS_NAME_SIZE + 16];
+    snprintf(subject, sizeof subject, "alias:%s@%s", name, alias);
+    return rc ? rc
+              : ds_event_put(r, "alias.removed", subject,
+                             json_pack("{s:s,s:s,s:I}", "name", name, "alias", alias, "generation",
+                                       (json_int_t)have),
+                             err);
+}
+
+int ds_alias_remove(ds_registry *r, const char *name, const char *alias, int64_t if_generation,
+                    ds_error *err) {
+    int rc = ds_name_check("adapter", name, err);
+    if (rc || (rc = ds_alias_check(alias, err)))
+        return rc;
+    if (!strcasecmp(alias, "latest"))
+        return ds_fail(err, DS_ECONFLICT,
+                       "'%s' alone means '%s@latest', so that alias stays: move it with set-alias, "
+                       "or remove the adapter's versions",
+                       name, name);
+    if ((rc = db_begin(r, err)))
+        return rc;
+    return db_end(r, remove_one(r, name, alias, if_generation, err), err);
+}
+
+int aliases_drop(ds_registry *r, const char *name, int64_t version_id, ds_error *err) {
+    char alias[DS_NAME_SIZE];
+    for (;;) {
+        sqlite3_stmt *q = db_query(
+            r, err, "SELECT alias FROM aliases WHERE version_id = ?1 LIMIT 1", "i", version_id);
+        int rc = db_step(r, q, err);
+        if (rc <= 0)
+            return rc;
+        db_text(alias, sizeof alias, q, 0);
+        db_reset(q);
+        if ((rc = remove_one(r, name, alias, -1, err)))
+            return rc;
+    }
+}
+
+/* The cursor is the last one of the page before, NAME@ALIAS. */
+int ds_alias_list_all(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
+    int limit = page_limit(page), rc;
+    char name[DS_NAME_SIZE] = "";
+    const char *at = page.cursor ? strchr(page.cursor, '@') : NULL;
+    if (page.cursor && (!at || at - page.cursor >= DS_NAME_SIZE))
+        return ds_fail(err, DS_EINVAL, "cursor '%.80s' is none of a list of aliases", page.cursor);
+    if (at)
+        snprintf(name, sizeof name, "%.*s", (int)(at - page.cursor), page.cursor);
+    sqlite3_stmt *q = db_query(r, err,
+                               ALIAS_SELECT " WHERE (a.name, l.alias) > (?1, ?2)"
+                                            " ORDER BY a.name, l.alias LIMIT ?3",
+                               "ssi", name, at ? at + 1 : "", (int64_t)limit + 1);
+    json_t *items = json_array(), *next = json_null(), *last;
+    while ((rc = db_step(r, q, err)) > 0) {
+        if ((int)json_array_size(items) == limit) {
+            last = json_array_get(items, (size_t)limit - 1);
+            next = json_sprintf("%s@%s", json_string_value(json_object_get(last, "name")),
+                                json_string_value(json_object_get(last, "alias")));
+            db_reset(q);
+            rc = 0;
+            break;
+        }
+        json_array_append_new(items, alias_object(q));
+    }
+    json_t *o = json_pack("{s:o,s:o}", "items", items, "next", next);
+    if (rc) {
+        json_decref(o);
+        return rc;
+    }
+    *out = o;
+    return 0;
+}
+
 int ds_alias_list(ds_registry *r, const char *name, json_t **out, ds_error *err) {
+    int64_t adapter;
+    int known = known_adapter(r, name, &adapter, err);
+    if (known)
+        return known;
     sqlite3_stmt *q =
         db_query(r, err, ALIAS_SELECT " WHERE a.name = ?1 ORDER BY l.alias", "s", name);
     json_t *items = json_array();

@@ -49,17 +49,24 @@ static int check_new(const ds_dataset_new *d, ds_error *err) {
 #define BASE_OF(t)                                                                                 \
     "coalesce(" t ".base_id, (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'))"
 
-/* A training that failed or was cancelled for the present content gets another chance. */
+/* A training that failed or was cancelled for the present content gets another chance, and so does
+ * content whose adapters were all removed by hand. */
 static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
     return db_run(
         r, err,
-        "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND EXISTS"
+        "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND (EXISTS"
         " (SELECT 1 FROM jobs j WHERE j.dataset_version_id = datasets.version_id"
         "  AND j.kind = 'train' AND j.generation >= datasets.generation"
         "  AND j.state IN ('failed', 'cancelled') AND j.base_id = " BASE_OF(
             "datasets") ")"
-                        " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE " JOBS_ANSWERS(
-                            "av", "datasets", BASE_OF("datasets")) ")",
+                        " OR EXISTS (SELECT 1 FROM adapter_versions av WHERE"
+                        " av.deleted_at IS NOT NULL AND " JOBS_ANSWERS(
+                            "av", "datasets",
+                            BASE_OF("datasets")) "))"
+                                                 " AND NOT EXISTS (SELECT 1 FROM adapter_versions "
+                                                 "av WHERE"
+                                                 " av.deleted_at IS NULL AND " JOBS_ANSWERS(
+                                                     "av", "datasets", BASE_OF("datasets")) ")",
         "i", id);
 }
 
@@ -257,8 +264,28 @@ int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE]
     "  AND j.state IN ('queued', 'running')), d.scan_wanted, d.scan_done, d.scan_unchanged,"       \
     " d.generation, v.classes, (SELECT b.name FROM bases b WHERE b.id = d.base_id),"               \
     " (SELECT f.name FROM feature_nets f WHERE f.id = d.feature_net_id), d.feature_mode,"          \
-    " d.publish_worse FROM datasets d"                                                             \
-    " LEFT JOIN dataset_versions v ON v.id = d.version_id"
+    " d.publish_worse, EXISTS (SELECT 1 FROM meta m WHERE m.key = 'paused:' || d.id), t.id,"       \
+    " t.state, t.error_code, t.error_message FROM datasets d"                                      \
+    " LEFT JOIN dataset_versions v ON v.id = d.version_id LEFT JOIN jobs t ON t.id ="              \
+    " (SELECT max(x.id) FROM jobs x WHERE x.dataset_id = d.id AND x.kind = 'train')"
+
+/* The newest training, whatever became of it: a dataset is "ready" all the same. */
+static json_t *training_object(sqlite3_stmt *q) {
+    json_t *o = json_object(), *e = json_null();
+    if (sqlite3_column_type(q, 31) == SQLITE_NULL) {
+        json_decref(o);
+        return json_null();
+    }
+    js_int(o, "job", q, 31);
+    js_text(o, "state", q, 32);
+    if (sqlite3_column_type(q, 34) != SQLITE_NULL) {
+        e = json_object();
+        js_text(e, "code", q, 33);
+        js_text(e, "message", q, 34);
+    }
+    json_object_set_new(o, "error", e);
+    return o;
+}
 
 static json_t *scan_object(sqlite3_stmt *q) {
     const char *live = (const char *)sqlite3_column_text(q, 20);
@@ -318,6 +345,8 @@ static json_t *dataset_object(sqlite3_stmt *q, int with_classes) {
     js_text(o, "base", q, 26);
     json_object_set_new(o, "feature_net", net_words(q));
     json_object_set_new(o, "publish_worse", json_boolean(sqlite3_column_int(q, 29)));
+    json_object_set_new(o, "paused", json_boolean(sqlite3_column_int(q, 30)));
+    json_object_set_new(o, "training", training_object(q));
     return o;
 }
 
@@ -483,4 +512,26 @@ int ds_dataset_version_get(ds_registry *r, int64_t dataset_version_id, json_t **
     }
     *out = o;
     return 0;
+}
+
+static int set_paused(ds_registry *r, const char *name, int paused, ds_error *err) {
+    int64_t id, have = 0;
+    int rc = ds_dataset_id(r, name, &id, err);
+    char key[40];
+    if (rc)
+        return rc;
+    snprintf(key, sizeof key, "paused:%lld", (long long)id);
+    rc = db_int(r, &have, err, "SELECT count(*) FROM meta WHERE key = ?1", "s", key);
+    if (rc || (have != 0) == (paused != 0))
+        return rc;
+    rc = paused ? db_run(r, err, "INSERT INTO meta(key, value) VALUES (?1, '1')", "s", key)
+                : db_run(r, err, "DELETE FROM meta WHERE key = ?1", "s", key);
+    return rc ? rc
+              : subject_event(r, paused ? "dataset.paused" : "dataset.resumed", name,
+                              json_pack("{s:I}", "id", (json_int_t)id), err);
+}
+
+int ds_dataset_pause(ds_registry *r, const char *name, int paused, ds_error *err) {
+    int rc = db_begin(r, err);
+    return rc ? rc : db_end(r, set_paused(r, name, paused, err), err);
 }

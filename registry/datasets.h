@@ -43,6 +43,10 @@ int ds_dataset_rescan(ds_registry *r, const char *name, int64_t *seq, ds_error *
  * ds_jobs_to_cancel); adapters stay. */
 int ds_dataset_remove(ds_registry *r, const char *name, ds_error *err);
 
+/* paused: no scan and no training of it is started (ds_job_next leaves them out) until it is
+ * resumed with 0; what runs is the caller's to stop.  The same again changes nothing. */
+int ds_dataset_pause(ds_registry *r, const char *name, int paused, ds_error *err);
+
 int ds_dataset_get(ds_registry *r, const char *name, json_t **out, ds_error *err);
 int ds_dataset_get_id(ds_registry *r, int64_t id, json_t **out, ds_error *err);
 int ds_dataset_id(ds_registry *r, const char *name, int64_t *id, ds_error *err);

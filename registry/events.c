@@ -9,12 +9,13 @@
 
 /* clang-format off */
 const char *const ds_event_types[] = {
-    "adapter.deleted", "adapter.published", "adapter.rejected", "alias.set",
+    "adapter.deleted", "adapter.published", "adapter.rejected", "alias.removed", "alias.set",
     "base.added", "base.default", "base.recorded", "base.removed",
     "blob.damaged",
     "daemon.started", "daemon.stopped",
-    "dataset.added", "dataset.changed", "dataset.failed", "dataset.publish_worse",
-    "dataset.removed", "dataset.scanned", "dataset.unchanged",
+    "dataset.added", "dataset.changed", "dataset.failed", "dataset.paused",
+    "dataset.publish_worse", "dataset.removed", "dataset.resumed", "dataset.scanned",
+    "dataset.unchanged",
     "feature_net.added", "feature_net.default", "feature_net.removed",
     "gate.passed", "gate.refused",
     "job.cancelled", "job.done", "job.failed", "job.folder_foreign",

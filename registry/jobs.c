@@ -189,6 +189,8 @@ int ds_job_next(ds_registry *r, unsigned kinds, int64_t now, ds_job *out, int64_
     int found = 0, late_count = 0, rc;
     sqlite3_stmt *q = db_query(r, err,
                                "SELECT " JOB_FIELDS " FROM jobs WHERE state = 'queued'"
+                               " AND NOT EXISTS (SELECT 1 FROM meta m WHERE"
+                               "  m.key = 'paused:' || jobs.dataset_id)"
                                " ORDER BY priority DESC, id",
                                "");
     while (!found && (rc = db_step(r, q, err)) > 0) {

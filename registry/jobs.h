@@ -67,7 +67,8 @@ int ds_job_last_id(ds_registry *r, int64_t *id, ds_error *err);
 /* Of the content that a training is about; "" for other jobs. */
 void ds_job_tree_digest(ds_registry *r, int64_t id, char out[DS_HEX_SIZE]);
 
-/* The queued job to run next among `kinds` (bits): highest priority, then oldest; run_after <= now.
+/* The queued job to run next among `kinds` (bits), of no dataset that is paused: highest priority,
+ * then oldest; run_after <= now.
  * DS_ENOTFOUND when there is none; then *wait_ms (may be NULL) = ms until the next becomes due, -1
  * if none is queued.  A run_after that lies further off than the job's longest back-off is one of a
  * clock that was set back: the row gets now + that back-off. */
@@ -116,6 +117,10 @@ int ds_job_requeue(ds_registry *r, int64_t id, const char *reason, ds_error *err
 #define DS_JOB_POSTPONE_LONG_MS 60000 /* once it waits for long; the longest delay_ms */
 int ds_job_postpone(ds_registry *r, int64_t id, int64_t delay_ms, const ds_job_failure *f,
                     ds_error *err);
+
+/* [{dataset,job,error}] of datasets whose newest training failed, newest first, at most `most`;
+ * *count = how many there are. */
+int ds_jobs_failed_trainings(ds_registry *r, int most, json_t **out, int64_t *count, ds_error *err);
 
 /* [{id,kind,name,state,postponed,run_after,error}] of live jobs postponed so often. */
 int ds_jobs_waiting(ds_registry *r, json_t **out, ds_error *err);

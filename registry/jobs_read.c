@@ -160,3 +160,34 @@ void ds_job_tree_digest(ds_registry *r, int64_t id, char out[DS_HEX_SIZE]) {
         db_reset(q);
     }
 }
+
+int ds_jobs_failed_trainings(ds_registry *r, int most, json_t **out, int64_t *count,
+                             ds_error *err) {
+    sqlite3_stmt *q =
+        db_query(r, err,
+                 "SELECT d.name, j.id, j.error_code, j.error_message FROM jobs j JOIN datasets d"
+                 " ON d.id = j.dataset_id AND d.state <> 'removed' WHERE j.state = 'failed'"
+                 " AND j.kind = 'train' AND j.id = (SELECT max(x.id) FROM jobs x WHERE"
+                 " x.dataset_id = j.dataset_id AND x.kind = 'train') ORDER BY j.id DESC",
+                 "");
+    json_t *items = json_array();
+    int rc;
+    *count = 0;
+    while ((rc = db_step(r, q, err)) > 0) {
+        if ((*count)++ >= most)
+            continue;
+        json_t *o = json_object(), *e = json_object();
+        js_text(o, "dataset", q, 0);
+        js_int(o, "job", q, 1);
+        js_text(e, "code", q, 2);
+        js_text(e, "message", q, 3);
+        json_object_set_new(o, "error", e);
+        json_array_append_new(items, o);
+    }
+    if (rc) {
+        json_decref(items);
+        return rc;
+    }
+    *out = items;
+    return 0;
+}

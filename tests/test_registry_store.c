@@ -216,7 +216,7 @@ START_TEST(sweep_takes_only_what_nothing_needs) {
     ck_assert(!present(r, lone.sha256) && !present(r, fileonly.sha256));
     ck_assert(present(r, leased.sha256) && present(r, young.sha256) && present(r, manifest));
     MUST(ds_blobs_verify(r, NULL, NULL, err));
-    MUST(ds_adapter_delete(r, "d@v1", err));
+    MUST(ds_adapter_delete(r, "d@v1", 0, err));
     MUST(ds_blobs_sweep(r, DS_SWEEP_GRACE_MS, 0, &w, err)); /* deleted just now: not yet */
     ck_assert(present(r, a.blob.sha256));
     ck_assert_int_eq(
