@@ -175,7 +175,7 @@ static void show(ds_cli *c, const json_t *a) {
         ds_field(c, "gate", "%s%s%s", ds_json_string(gate, "verdict", "-"),
                  *ds_json_string(gate, "reason", "") ? ": " : "",
                  ds_json_string(gate, "reason", ""));
-    ds_print_gate(c, gate);
+    ds_print_gate(c, gate, 0);
     show_evaluations(c, json_object_get(a, "evaluations"));
     ds_buf_release(&aliases);
 }

@@ -421,7 +421,7 @@ static int outcome(ds_cli *c, const json_t *job, ds_error *err) {
         ds_put_clean(c, c->out, ref);
         fputc('\n', c->out);
         outcome_adapter(c, ref);
-        ds_print_gate(c, gate);
+        ds_print_gate(c, gate, 1);
         if (!rc)
             ds_forced_words(&forced, ref, gate);
         if (forced.len)

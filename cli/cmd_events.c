@@ -99,13 +99,13 @@ static int follow(reader *r, ds_error *err) {
     for (int first = 1;; first = 0) {
         int rc = read_events(r, 1, err);
         if (ds_cli_interrupted || rc == DS_ECANCELED)
-            return 0; /* Ctrl-C is how --follow ends */
+            return ds_fail(err, DS_ECANCELED, "interrupted"); /* a script must see it: exit 130 */
         if (ferror(r->c->out))
             return 0; /* reported at the end */
         if (rc && (first || rc != DS_EUNREACHABLE))
             return rc;
-        if (ds_cli_sleep(0.5, NULL))
-            return 0;
+        if ((rc = ds_cli_sleep(0.5, err)))
+            return rc;
     }
 }
 

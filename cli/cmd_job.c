@@ -154,7 +154,7 @@ static void show(ds_cli *c, const json_t *job) {
     if (json_is_object(gate))
         ds_field(c, "gate", "%s %s", ds_json_string(gate, "verdict", "-"),
                  ds_json_string(gate, "reason", ""));
-    ds_print_gate(c, gate);
+    ds_print_gate(c, gate, 0);
 }
 
 int ds_cmd_show_job(ds_cli *c, ds_error *err) {

@@ -57,7 +57,7 @@ static void verify_summary(ds_cli *c, const json_t *result) {
     const char *verdict = ds_json_string(gate, "verdict", "-");
     ds_style style = ds_style_of_state(verdict);
     size_t n = json_array_size(json_object_get(gate, "tasks"));
-    ds_print_gate(c, gate);
+    ds_print_gate(c, gate, 0);
     recorded(c, json_object_get(result, "base_task"));
     fprintf(c->out, "%s%s%s: %zu task%s checked", ds_style_on(c, style), verdict,
             ds_style_off(c, style), n, n == 1 ? "" : "s");

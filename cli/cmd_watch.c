@@ -11,7 +11,8 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-enum { LATEST = 6, QUEUE = 5, BAR = 14, KNOWN = 64 }; /* fits 24 lines */
+enum { LATEST = 6, QUEUE = 5, FAILED = 3, BAR = 14, KNOWN = 64 }; /* fits 24 lines */
+enum { SHORTEST = 19 }; /* columns of " 45 %  1:23:45 left" */
 
 typedef struct {
     json_t *status, *jobs, *adapters;
@@ -61,29 +62,35 @@ static int is_state(const json_t *job, const char *state) {
     return !strcmp(ds_json_string(job, "state", ""), state);
 }
 
+/* The subject is cut first: percent and time left are what a narrow window is looked at for. */
 static void add_running(const ds_cli *c, const json_t *job, ds_buf *out) {
-    const json_t *p = json_object_get(job, "progress");
-    double done = ds_json_number(p, "done", 0), total = ds_json_number(p, "total", 0);
-    ds_buf_addf(out, "  %lld  %-6s %s  %s ", (long long)ds_json_int(job, "id", 0),
-                ds_json_string(job, "kind", ""), subject(job), ds_json_string(job, "stage", ""));
-    if (total > 0) {
-        ds_bar(c, out, done / total, BAR);
-        ds_buf_addf(out, " %3.0f %%", 100 * done / total);
-    }
-    ds_buf_addf(out, "  ");
-    ds_progress_text(p, out);
+    char head[48];
+    ds_buf name = {0};
+    int columns = c->width > 1 ? c->width - 1 : 79, room;
+    snprintf(head, sizeof head, "  %lld  %-6.8s ", (long long)ds_json_int(job, "id", 0),
+             ds_json_string(job, "kind", ""));
+    room = columns - (int)strlen(head) - SHORTEST - 2;
+    ds_buf words = {0};
+    ds_buf_addf(&words, "%s  %s", subject(job), ds_json_string(job, "stage", ""));
+    ds_clean(c, &name, words.data, room > 6 ? room : 6);
+    room = columns - (int)strlen(head) - ds_width(name.data) - 2;
+    ds_buf_addf(out, "%s%s  ", head, name.data);
+    ds_progress_numbers(c, json_object_get(job, "progress"), room, BAR, out);
+    ds_buf_release(&words);
+    ds_buf_release(&name);
 }
 
-static void put_line(const ds_cli *c, ds_style style, ds_buf *line) {
+/* Lines go into a page, since a window may be too short for all of them. */
+static void put_line(ds_cli *c, ds_style style, ds_buf *line) {
     ds_buf cut = {0};
     ds_clean(c, &cut, line->data ? line->data : "", c->width > 1 ? c->width - 1 : 0);
-    fprintf(c->out, "%s%s%s\033[K\n", ds_style_on(c, style), cut.data ? cut.data : "",
+    fprintf(c->out, "%s%s%s\n", ds_style_on(c, style), cut.data ? cut.data : "",
             ds_style_off(c, style));
     ds_buf_release(&cut);
     ds_buf_release(line);
 }
 
-static void draw_head(const ds_cli *c, const json_t *status) {
+static void draw_head(ds_cli *c, const json_t *status) {
     char free_text[DS_TEXT], now[16];
     time_t t = time(NULL);
     struct tm tm;
@@ -99,7 +106,7 @@ static void draw_head(const ds_cli *c, const json_t *status) {
     put_line(c, DS_PLAIN, &line);
 }
 
-static void draw_jobs(const ds_cli *c, const json_t *jobs) {
+static void draw_jobs(ds_cli *c, const json_t *jobs) {
     size_t i;
     const json_t *job;
     int running = 0, queued = 0;
@@ -129,6 +136,28 @@ static void draw_jobs(const ds_cli *c, const json_t *jobs) {
     put_line(c, DS_PLAIN, &line);
 }
 
+/* The newest that failed: they are no adapter, and nobody would see them in a list of what runs. */
+static void draw_failed(ds_cli *c, const json_t *jobs) {
+    size_t i;
+    const json_t *job;
+    int n = 0;
+    ds_buf line = {0};
+    json_array_foreach((json_t *)(uintptr_t)jobs, i, job) {
+        char when[DS_TEXT];
+        if (!is_state(job, "failed") || n++ >= FAILED)
+            continue;
+        if (n == 1)
+            ds_buf_addf(&line, "Failed"), put_line(c, DS_BOLD, &line);
+        ds_buf_addf(&line, "  %lld  %-6s %s  %s  %s", (long long)ds_json_int(job, "id", 0),
+                    ds_json_string(job, "kind", ""), subject(job),
+                    ds_fmt_time(when, ds_json_string(job, "finished_at", NULL)),
+                    ds_json_string(json_object_get(job, "error"), "message", ""));
+        put_line(c, DS_RED, &line);
+    }
+    if (n)
+        put_line(c, DS_PLAIN, &line);
+}
+
 static void draw_adapters(ds_cli *c, const json_t *adapters) {
     size_t i;
     const json_t *a;
@@ -147,38 +176,60 @@ static void draw_adapters(ds_cli *c, const json_t *adapters) {
         if (i + 1 == LATEST)
             break;
     }
-    /* Through memory, to erase what a longer line of the last look left behind. */
-    char *page = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&page, &n);
-    DS_ASSERT(f);
-    ds_table_print(t, c, f, 0);
-    fclose(f);
-    for (char *p = page; *p; p++)
-        fputs(*p == '\n' ? "\033[K\n" : (char[]){*p, 0}, c->out);
-    free(page);
+    ds_table_print(t, c, c->out, 0);
     ds_table_free(t);
+}
+
+/* The page from its top, as many lines as the window has; what a longer line or page of the last
+ * look left behind is erased. */
+static void put_page(const ds_cli *c, const char *page, int rows) {
+    int lines = 0, shown = 0;
+    for (const char *p = page; *p; p++)
+        lines += *p == '\n';
+    int most = lines;
+    if (rows && lines > rows - 1) /* a row for the note, one for the cursor; the first always */
+        most = rows > 3 ? rows - 2 : 1;
+    fputs("\033[H", c->out);
+    for (const char *p = page; shown < most && *p; shown++) {
+        size_t n = strcspn(p, "\n");
+        fprintf(c->out, "%.*s\033[K\n", (int)n, p);
+        p += n + (p[n] == '\n');
+    }
+    if (shown < lines && rows > 2)
+        fprintf(c->out, "%d more lines: make the window higher\033[K\n", lines - shown);
+    fputs("\033[J", c->out);
+    fflush(c->out);
 }
 
 static void draw(ds_cli *c, const look *l, const char *trouble) {
     struct winsize ws;
     ds_buf line = {0};
-    if (!ioctl(fileno(c->out), TIOCGWINSZ, &ws))
+    int rows = 0;
+    if (!ioctl(fileno(c->out), TIOCGWINSZ, &ws)) {
         c->width = ws.ws_col;
-    fputs("\033[H", c->out);
+        rows = ws.ws_row;
+    }
+    char *page = NULL;
+    size_t n = 0;
+    FILE *terminal = c->out;
+    c->out = open_memstream(&page, &n);
+    DS_ASSERT(c->out);
     if (trouble) {
         ds_buf_addf(&line, "%s", trouble);
         put_line(c, DS_RED, &line);
     } else {
         draw_head(c, l->status);
         draw_jobs(c, l->jobs);
+        draw_failed(c, l->jobs);
         draw_adapters(c, l->adapters);
     }
     put_line(c, DS_PLAIN, &line);
     ds_buf_addf(&line, "Ctrl-C ends this view; jobs go on");
     put_line(c, DS_DIM, &line);
-    fputs("\033[J", c->out);
-    fflush(c->out);
+    fclose(c->out);
+    c->out = terminal;
+    put_page(c, page, rows);
+    free(page);
 }
 
 static known_job *remember(known_job *known, int64_t id) {
@@ -277,5 +328,7 @@ int ds_cmd_watch(ds_cli *c, ds_error *err) {
         fflush(c->out);
     }
     free(known);
-    return rc == DS_ECANCELED ? 0 : rc; /* Ctrl-C is how this command ends */
+    if (!rc && ds_cli_interrupted)
+        rc = ds_fail(err, DS_ECANCELED, "interrupted"); /* a script must see it: exit 130 */
+    return rc;
 }

@@ -182,30 +182,44 @@ int ds_follow_job(ds_cli *c, int64_t id, double deadline, json_t **job, ds_error
     return rc;
 }
 
-void ds_print_gate(ds_cli *c, const json_t *gate) {
+static int is_same(const json_t *task) {
+    return ds_json_bool(task, "unchanged", 0) && ds_json_int(task, "level", 0) == 1 &&
+           !strcmp(ds_json_string(task, "verdict", ""), "passed");
+}
+
+static void add_task(ds_table *t, const json_t *task) {
+    char text[DS_TEXT];
+    const char *verdict = ds_json_string(task, "verdict", "");
+    int same = ds_json_bool(task, "unchanged", 0);
+    int64_t level = ds_json_int(task, "level", 0);
+    ds_cell(t, ds_json_string(task, "ref", ds_json_string(task, "name", NULL)));
+    ds_cell_styled(t, ds_style_of_state(verdict),
+                   same && !strcmp(verdict, "passed") ? "unchanged" : verdict);
+    snprintf(text, sizeof text, "%lld", (long long)level);
+    ds_cell(t, level ? text : NULL);
+    ds_cell(t, ds_fmt_number(text, ds_json_real(task, "fd_recorded")));
+    ds_cell(t, ds_fmt_number(text, ds_json_real(task, "fd_now")));
+    const char *reason = ds_json_string(task, "reason", "");
+    ds_cell(t, *reason ? reason : same && level == 1 ? "same probe digest" : NULL);
+}
+
+void ds_print_gate(ds_cli *c, const json_t *gate, int brief) {
     json_t *tasks = json_object_get(gate, "tasks"), *task;
-    size_t i;
+    size_t i, same = 0, n = json_array_size(tasks);
     ds_print_bars(c, gate);
-    if (!json_array_size(tasks))
-        return;
-    ds_table *t = ds_table_new("OLD TASK|VERDICT|LEVEL>|FD RECORDED>|FD NOW>|WHY~");
-    json_array_foreach(tasks, i, task) {
-        char text[DS_TEXT];
-        const char *verdict = ds_json_string(task, "verdict", "");
-        int same = ds_json_bool(task, "unchanged", 0);
-        int64_t level = ds_json_int(task, "level", 0);
-        ds_cell(t, ds_json_string(task, "ref", ds_json_string(task, "name", NULL)));
-        ds_cell_styled(t, ds_style_of_state(verdict),
-                       same && !strcmp(verdict, "passed") ? "unchanged" : verdict);
-        snprintf(text, sizeof text, "%lld", (long long)level);
-        ds_cell(t, level ? text : NULL);
-        ds_cell(t, ds_fmt_number(text, ds_json_real(task, "fd_recorded")));
-        ds_cell(t, ds_fmt_number(text, ds_json_real(task, "fd_now")));
-        const char *reason = ds_json_string(task, "reason", "");
-        ds_cell(t, *reason ? reason : same && level == 1 ? "same probe digest" : NULL);
+    json_array_foreach(tasks, i, task) same += (size_t)(brief && is_same(task));
+    if (n > same) {
+        ds_table *t = ds_table_new("OLD TASK|VERDICT|LEVEL>|FD RECORDED>|FD NOW>|WHY~");
+        json_array_foreach(tasks, i, task) {
+            if (!brief || !is_same(task))
+                add_task(t, task);
+        }
+        ds_table_print(t, c, c->out, 2);
+        ds_table_free(t);
     }
-    ds_table_print(t, c, c->out, 2);
-    ds_table_free(t);
+    if (same)
+        fprintf(c->out, "  %zu of %zu old task%s unchanged: same probe digest%s\n", same, n,
+                n == 1 ? "" : "s", same == 1 ? "" : "s");
 }
 
 int ds_fetch_list(ds_cli *c, const char *path, int64_t limit, json_t **items, char **next,

@@ -32,6 +32,11 @@ void ds_progress_finish(ds_progress *p); /* closes the running stage */
 /* "360/800 steps  13.2 steps/s  845 images/s  loss 0.310  0:33 left" */
 void ds_progress_text(const json_t *progress, ds_buf *out);
 
+/* The same for a line of so many columns: percent and time left first and always, then as many of
+ * the other fields as fit, and a bar of up to `widest` cells where there is room for one. */
+void ds_progress_numbers(const ds_cli *c, const json_t *progress, int columns, int widest,
+                         ds_buf *out);
+
 /* Wait until the job ends or `deadline` (ds_monotonic; 0: none) passes (DS_ETIMEOUT).  *job is a
  * new reference to the finished job.  Ctrl-C: DS_ECANCELED with a message that the job goes on. */
 int ds_follow_job(ds_cli *c, int64_t id, double deadline, json_t **job, ds_error *err);
@@ -42,8 +47,9 @@ int ds_job_verdict(const json_t *job, ds_error *err);
 int ds_error_from_name(const char *name);
 int ds_job_finished(const json_t *job);
 
-/* The tables of a gate object (docs/jobs.md), indented: its bars, the old tasks. */
-void ds_print_gate(ds_cli *c, const json_t *gate);
+/* The tables of a gate object (docs/jobs.md), indented: its bars, the old tasks.  brief: tasks with
+ * the same probe digest are one line with their number. */
+void ds_print_gate(ds_cli *c, const json_t *gate, int brief);
 /* The pages of a list: `path` may already have a query.  limit <= 0: all.  *next (malloc'ed or
  * NULL) is the cursor when more is there. */
 int ds_fetch_list(ds_cli *c, const char *path, int64_t limit, json_t **items, char **next,

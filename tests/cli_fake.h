@@ -186,7 +186,7 @@ typedef struct {
     size_t out_n, err_n;
 } cli_result;
 
-static void cli_free(cli_result *r) {
+__attribute__((unused)) static void cli_free(cli_result *r) {
     free(r->out);
     free(r->err);
     *r = (cli_result){0};

@@ -144,7 +144,7 @@ START_TEST(wait_shows_progress_and_outcome) {
     ck_has(r.out, "published digits@v1");
     ck_has(r.out, "42.1 (base 180, ratio 0.2336)");
     ck_has(r.out, "1.2 MB (1.9 MB unpacked), 240,000 parameters");
-    ck_has(r.out, "flags@v1  unchanged");
+    ck_has(r.out, "  1 of 1 old task unchanged: same probe digest\n");
     cli_free(&r);
     fake_stop(&s);
     waiting_server(&s, JOB("done", GATE("passed", "")));
@@ -500,7 +500,7 @@ START_TEST(events_following) {
     fake_server s;
     cli_result r;
     fake_start(&s, routes);
-    ck_run(r, &s, 0, "events --follow --json");
+    ck_run(r, &s, 130, "events --follow --json");
     ck_assert_int_eq(cli_ndjson(&r, "dsctl.v1/event"), 3);
     ck_has(r.out, "adapter.published");
     ck_has(r.out, "alias.set");
