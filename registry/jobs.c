@@ -175,10 +175,10 @@ static int64_t longest_wait_ms(const ds_job *j) {
 
 /* Later than any back-off: the clock was set back since the row was written. */
 static int clamp_run_after(ds_job *j, int64_t now) {
-    int64_t latest = now + longest_wait_ms(j);
-    int late = j->run_after > latest;
-    j->run_after = late ? latest : j->run_after;
-
+    int64_t longest = longest_wait_ms(j);
+    int late = j->run_after > now && j->run_after - now > longest;
+    if (late)
+        j->run_after = now + longest;
     return late;
 }
 
@@ -424,8 +424,11 @@ static int fail(ds_registry *r, const ds_job *j, const ds_job_failure *f, int re
         return back_to_queue(r, j, 1, ds_now_ms() + ds_job_backoff_ms(j->attempts), "retry",
                              f->exit_code, f->exit_signal, code, message, err);
     if (fails_again(r, j, code, message)) {
-        int rc = db_run(r, err, "UPDATE datasets SET scan_done = max(scan_done, ?2) WHERE id = ?1",
-                        "ii", j->dataset_id, job_scan_seq(r, j->id));
+        int64_t asked = 0;
+        int rc = job_scan_seq(r, j->id, &asked, err);
+        if (!rc)
+            rc = db_run(r, err, "UPDATE datasets SET scan_done = max(scan_done, ?2) WHERE id = ?1",
+                        "ii", j->dataset_id, asked);
         return rc ? rc : job_forget(r, j, err);
     }
     job_end end = {.state = DS_JOB_FAILED,

@@ -52,7 +52,7 @@ int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {
     atexit(cleanup);
     Suite *suite = suite_create(name);
     TCase *tc = tcase_create(name);
-    tcase_set_timeout(tc, 300);
+    tcase_set_timeout(tc, 900);
     register_cases(tc);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

@@ -124,7 +124,7 @@ static int sampled(ds_registry *r, ds_error *err) {
     return rc;
 }
 static int delete_rejected(ds_registry *r, ds_error *err) {
-    return ds_adapter_delete(r, "d@v2", err);
+    return ds_adapter_delete(r, "d@v2", 0, err);
 }
 static int remove_set(ds_registry *r, ds_error *err) { return ds_dataset_remove(r, "d", err); }
 static int add_base(ds_registry *r, ds_error *err) {

@@ -62,6 +62,7 @@ START_TEST(no_daemon) {
                       : k->kind == DS_ARG_JOB   ? "4"
                       : k->kind == DS_ARG_SHELL ? "bash"
                       : k->min_args == 3        ? "digits prod 2"
+                      : k->min_args == 2        ? "digits prod"
                                                 : "digits";
     int local =
         !strcmp(k->name, "version") || !strcmp(k->name, "completion") || !strcmp(k->name, "help");

@@ -394,7 +394,7 @@ START_TEST(what_a_running_job_reads_stays) {
                            "\"base\":{\"path\":\"/x\",\"sha256\":\"" BASE_SHA "\"}}",
                            path, a.blob.sha256);
     MUST(ds_blob_lease_spec(r, id, spec, err));
-    MUST(ds_adapter_delete(r, "d@v1", err));
+    MUST(ds_adapter_delete(r, "d@v1", 0, err));
     age(r, a.blob.sha256);
     ck_assert_int_eq(fx_foreign(r, "UPDATE adapter_versions SET deleted_at = 1000"), SQLITE_OK);
     MUST(ds_blobs_sweep(r, 0, 0, &w, err));
