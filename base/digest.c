@@ -15,8 +15,9 @@ struct ds_sha256 {
 
 ds_sha256 *ds_sha256_new(void) {
     ds_sha256 *h = ds_xmalloc(sizeof *h);
-    h->ctx = EVP_MD_CTX_new();
-    DS_ASSERT(h->ctx && EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) == 1);
+    h->ctx = ds_need(EVP_MD_CTX_new());
+    if (EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) != 1) /* it allocates, and cannot else fail */
+        ds_out_of_memory(0);
     return h;
 }
 

@@ -5,6 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Without memory jansson makes NULL of a value and goes on, and a document loses a part. */
+__attribute__((constructor)) static void lead_memory(void) {
+    json_set_alloc_funcs(ds_xmalloc, free);
+}
+
 int ds_json_parse(const char *name, const char *text, size_t n, json_t **out, ds_error *err) {
     json_error_t je;
     json_t *doc = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
@@ -28,7 +33,10 @@ int ds_json_read_file(const char *path, size_t max, json_t **out, ds_error *err)
 
 int ds_json_write_file(const char *path, const json_t *doc, ds_error *err) {
     char *text = json_dumps(doc, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
-    DS_ASSERT(text);
+    if (!text)
+        return ds_fail(err, DS_EFAILED,
+                       "cannot write '%s': a number in it is not finite or a text is not UTF-8",
+                       path);
     ds_buf b = {0};
     ds_buf_addf(&b, "%s\n", text);
     free(text);

@@ -5,17 +5,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+static int exit_status = 1;
+
+void ds_memory_status(int status) { exit_status = status; }
+
+/* Nothing that may allocate, and no handlers of libraries. */
+void ds_out_of_memory(size_t n) {
+    char text[80];
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    int never = pages > 0 && size > 0 && n / (size_t)size >= (size_t)pages;
+    int len = snprintf(text, sizeof text, "out of memory: cannot get %zu bytes\n", n);
+    ssize_t said = write(STDERR_FILENO, text, (size_t)len); /* or not: nothing can be done */
+    _exit(never || said < -1 ? 1 : exit_status);
+}
 
 static void *check(void *p, size_t n) {
-    if (!p) {
-        fprintf(stderr, "fatal: out of memory (%zu bytes)\n", n);
-        abort();
-    }
+    if (!p)
+        ds_out_of_memory(n);
     return p;
 }
 
+void *ds_need(void *p) { return check(p, 0); }
+
 void *ds_xmalloc(size_t n) { return check(malloc(n ? n : 1), n); }
-void *ds_xcalloc(size_t count, size_t n) { return check(calloc(count ? count : 1, n ? n : 1), n); }
+void *ds_xcalloc(size_t count, size_t n) {
+    size_t all;
+    if (__builtin_mul_overflow(count, n, &all))
+        all = SIZE_MAX;
+    return check(calloc(count ? count : 1, n ? n : 1), all);
+}
 void *ds_xrealloc(void *p, size_t n) { return check(realloc(p, n ? n : 1), n); }
 
 void *ds_xaligned(size_t n) {

@@ -4,11 +4,16 @@
 
 #include <stdlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
+
+void ds_zio_memory(size_t result) {
+    if (ZSTD_getErrorCode(result) == ZSTD_error_memory_allocation)
+        ds_out_of_memory(0);
+}
 
 int ds_zio_compress(const void *data, size_t n, int level, char **out, size_t *out_n,
                     ds_error *err) {
-    ZSTD_CCtx *c = ZSTD_createCCtx();
-    DS_ASSERT(c);
+    ZSTD_CCtx *c = ds_need(ZSTD_createCCtx());
     size_t cap = ZSTD_compressBound(n);
     char *p = ds_xmalloc(cap);
     ZSTD_CCtx_setParameter(c, ZSTD_c_compressionLevel, level ? level : 3);
@@ -18,6 +23,7 @@ int ds_zio_compress(const void *data, size_t n, int level, char **out, size_t *o
         ZSTD_CCtx_setParameter(c, ZSTD_c_windowLog, DS_ZIO_WINDOW_LOG);
     size_t r = ZSTD_compress2(c, p, cap, data, n);
     ZSTD_freeCCtx(c);
+    ds_zio_memory(r);
     if (ZSTD_isError(r)) {
         free(p);
         return ds_fail(err, DS_EFAILED, "cannot compress: %s", ZSTD_getErrorName(r));
@@ -42,11 +48,11 @@ int ds_zio_decompress(const char *name, const void *data, size_t n, size_t max, 
         return ds_fail(err, DS_EINTEGRITY, "'%s' is truncated or has bytes after its zstd frame",
                        name);
     /* One-shot decompression needs no window buffer, so the window is bounded by `size` already. */
-    ZSTD_DCtx *d = ZSTD_createDCtx();
-    DS_ASSERT(d);
+    ZSTD_DCtx *d = ds_need(ZSTD_createDCtx());
     char *p = ds_xmalloc((size_t)size + 1);
     size_t r = ZSTD_decompressDCtx(d, p, (size_t)size, data, n);
     ZSTD_freeDCtx(d);
+    ds_zio_memory(r);
     if (ZSTD_isError(r) || r != size) {
         free(p);
         return ds_fail(err, DS_EINTEGRITY, "'%s' is damaged: %s", name,

@@ -23,6 +23,10 @@ int ds_zio_compress(const void *data, size_t n, int level, char **out, size_t *o
 int ds_zio_decompress(const char *name, const void *data, size_t n, size_t max, char **out,
                       size_t *out_n, ds_error *err);
 
+/* Ends the program (base/mem.h) when this result of zstd says that there was no memory: it is no
+ * damage of what is read. */
+void ds_zio_memory(size_t result);
+
 /* The same with files; ds_zio_write_file is atomic (ds_fs_write). */
 int ds_zio_write_file(const char *path, const void *data, size_t n, int level, ds_error *err);
 int ds_zio_read_file(const char *path, size_t max, char **out, size_t *out_n, ds_error *err);

@@ -227,8 +227,7 @@ static int perform(exchange *x, const char *method, const char *path, const char
     if (rc)
         return rc;
     if (!x->h->curl) {
-        x->h->curl = curl_easy_init();
-        DS_ASSERT(x->h->curl);
+        x->h->curl = ds_need(curl_easy_init());
     }
     set_common(x, path);
     CURL *q = x->h->curl;

@@ -171,7 +171,8 @@ void ds_reply_header(ds_request *rq, const char *key, const char *fmt, ...) {
 }
 
 static int queue_reply(ds_request *rq, int status, const char *type, struct MHD_Response *r) {
-    DS_ASSERT(r && !rq->replied);
+    ds_need(r);
+    DS_ASSERT(!rq->replied);
     rq->replied = status;
     MHD_add_response_header(r, "Content-Type", type);
     MHD_add_response_header(r, "Cache-Control", "no-store");

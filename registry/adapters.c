@@ -287,7 +287,8 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
     sqlite3_stmt *q = db_query(r, err, ADAPTER_SELECT " WHERE av.id = ?1", "i", a.id);
     if ((rc = db_step(r, q, err)) < 0)
         return rc;
-    DS_ASSERT(rc > 0);
+    if (rc == 0) /* another program, meanwhile */
+        return ds_fail(err, DS_ENOTFOUND, "adapter '%s' is gone", ref);
     json_t *o = adapter_row(q, NULL), *page = NULL, *gate = NULL;
     json_object_set_new(o, "stored_digest", json_string(a.blob.stored_sha256));
     js_doc(o, "metadata", q, 28);

@@ -94,8 +94,9 @@ int ds_alias_set(ds_registry *r, const char *name, const char *alias, int64_t ve
         sqlite3_stmt *q =
             db_query(r, err, ALIAS_SELECT " WHERE a.name = ?1 AND l.alias = ?2", "ss", name, alias);
         rc = db_step(r, q, err);
-        DS_ASSERT(rc != 0);
-        if (rc > 0) {
+        if (rc == 0) /* by a trigger that is none of ours */
+            rc = ds_fail(err, DS_EFAILED, "alias '%s' of '%s' was not kept", alias, name);
+        else if (rc > 0) {
             *out = alias_object(q);
             db_reset(q);
             rc = 0;

@@ -142,15 +142,17 @@ static int add(ds_registry *r, const ds_dataset_new *d, const char *options, int
     if (rc == 0)
         return add_new(r, d, options, id, err);
     *id = sqlite3_column_int64(q, 0);
-    char path[PATH_MAX];
-    db_text(path, sizeof path, q, 1);
+    char path[304]; /* for the message */
+    const char *whole = (const char *)sqlite3_column_text(q, 1);
     int removed = !strcmp((const char *)sqlite3_column_text(q, 2), "removed");
+    int other = !whole || strcmp(whole, d->path) != 0;
+    snprintf(path, sizeof path, "%.300s", whole ? whole : "");
     db_reset(q);
     if (removed)
         return revive(r, d, options, *id, err);
-    if (strcmp(path, d->path) != 0)
+    if (other)
         return ds_fail(err, DS_ECONFLICT,
-                       "dataset '%s' is already '%.300s'; choose another name with --name", d->name,
+                       "dataset '%s' is already '%s'; choose another name with --name", d->name,
                        path);
     *created = 0;
     return update_known(r, d, options, *id, err);

@@ -55,6 +55,32 @@ static unsigned slot_of(const char *sql) {
     return (h ^ (h >> 16)) & (DB_CACHE - 1);
 }
 
+/* SQLite goes on with less where it gets no memory, in a few places silently. */
+static sqlite3_mem_methods plain;
+
+static void *lead_malloc(int n) {
+    void *p = plain.xMalloc(n);
+    if (!p && n > 0)
+        ds_out_of_memory((size_t)n);
+    return p;
+}
+
+static void *lead_realloc(void *old, int n) {
+    void *p = plain.xRealloc(old, n);
+    if (!p && n > 0)
+        ds_out_of_memory((size_t)n);
+    return p;
+}
+
+__attribute__((constructor)) static void lead_memory(void) {
+    if (sqlite3_config(SQLITE_CONFIG_GETMALLOC, &plain) != SQLITE_OK)
+        return; /* somebody has started SQLite before: it reports SQLITE_NOMEM itself */
+    sqlite3_mem_methods lead = plain;
+    lead.xMalloc = lead_malloc;
+    lead.xRealloc = lead_realloc;
+    sqlite3_config(SQLITE_CONFIG_MALLOC, &lead);
+}
+
 static sqlite3_stmt *prepared(ds_registry *r, ds_error *err, const char *sql) {
     unsigned at = slot_of(sql);
     struct db_cached *c = &r->cache[at];
@@ -82,22 +108,24 @@ static sqlite3_stmt *prepared(ds_registry *r, ds_error *err, const char *sql) {
     return st;
 }
 
-static void bind(sqlite3_stmt *st, const char *types, va_list ap) {
-    for (int i = 1; *types; types++, i++) {
+static int bind(sqlite3_stmt *st, const char *types, va_list ap) {
+    int rc = SQLITE_OK;
+    for (int i = 1; *types && rc == SQLITE_OK; types++, i++) {
         if (*types == 'i' || *types == 'I') {
             int64_t v = va_arg(ap, int64_t);
             if (*types == 'I' && v == 0)
-                sqlite3_bind_null(st, i);
+                rc = sqlite3_bind_null(st, i);
             else
-                sqlite3_bind_int64(st, i, v);
+                rc = sqlite3_bind_int64(st, i, v);
         } else if (*types == 'd') {
-            sqlite3_bind_double(st, i, va_arg(ap, double)); /* NAN binds as NULL */
+            rc = sqlite3_bind_double(st, i, va_arg(ap, double)); /* NAN binds as NULL */
         } else {
             DS_ASSERT(*types == 's');
             const char *s = va_arg(ap, const char *);
-            sqlite3_bind_text(st, i, s, -1, SQLITE_TRANSIENT);
+            rc = sqlite3_bind_text(st, i, s, -1, SQLITE_TRANSIENT);
         }
     }
+    return rc;
 }
 
 static sqlite3_stmt *query_v(ds_registry *r, ds_error *err, const char *sql, const char *types,
@@ -106,7 +134,11 @@ static sqlite3_stmt *query_v(ds_registry *r, ds_error *err, const char *sql, con
     if (!st)
         return NULL;
     DS_ASSERT(sqlite3_bind_parameter_count(st) == (int)strlen(types));
-    bind(st, types, ap);
+    if (bind(st, types, ap) != SQLITE_OK) { /* a text above SQLite's limit, no memory */
+        db_fail(r, err, "use the registry");
+        sqlite3_clear_bindings(st);
+        return NULL;
+    }
     return st;
 }
 
@@ -217,7 +249,8 @@ int db_end(ds_registry *r, int rc, ds_error *err) {
 void db_text(char *out, size_t size, sqlite3_stmt *q, int col) {
     const char *s = (const char *)sqlite3_column_text(q, col);
     int n = snprintf(out, size, "%s", s ? s : "");
-    DS_ASSERT(n >= 0 && (size_t)n < size);
+    if (n < 0 || (size_t)n >= size)
+        out[0] = 0;
 }
 
 json_t *js_string(const char *s) {

@@ -314,7 +314,8 @@ static int get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
     int rc = db_step(r, q, err);
     if (rc < 0)
         return rc;
-    DS_ASSERT(rc > 0);
+    if (rc == 0)
+        return ds_fail(err, DS_ENOTFOUND, "the feature network is gone");
     *out = net_row(q, NULL);
     js_doc(*out, "report", q, 17); /* long: not in lists */
     db_reset(q);

@@ -112,6 +112,7 @@ static int feed(struct pass *p, ZSTD_DCtx *d, const char *in, size_t n, char *bu
             return ds_fail(err, DS_EINTEGRITY, "'%s' has bytes after its zstd frame", p->name);
         ZSTD_outBuffer zout = {buf, CHUNK, 0};
         size_t left = ZSTD_decompressStream(d, &zout, &zin);
+        ds_zio_memory(left);
         if (ZSTD_isError(left))
             return ds_fail(err, DS_EINTEGRITY, "'%s' is damaged: %s", p->name,
                            ZSTD_getErrorName(left));
@@ -171,8 +172,7 @@ static int unpack_loop(struct pass *p, ZSTD_DCtx *d, char *in, char *buf, ds_err
 }
 
 static int unpack(struct pass *p, ds_blob *out, ds_error *err) {
-    ZSTD_DCtx *d = ZSTD_createDCtx();
-    DS_ASSERT(d);
+    ZSTD_DCtx *d = ds_need(ZSTD_createDCtx());
     ZSTD_DCtx_setParameter(d, ZSTD_d_windowLogMax, DS_ZIO_WINDOW_LOG);
     char *in = ds_xmalloc(CHUNK), *buf = ds_xmalloc(CHUNK);
     p->content = ds_sha256_new();
@@ -261,6 +261,7 @@ static int pack_loop(ZSTD_CCtx *c, int fd, const char *mem, size_t mem_n, int tm
         do {
             ZSTD_outBuffer zout = {buf, CHUNK, 0};
             left = ZSTD_compressStream2(c, &zout, &zin, end);
+            ds_zio_memory(left);
             if (ZSTD_isError(left)) /* most likely the file changed its size meanwhile */
                 return ds_fail(err, DS_EIO, "cannot compress '%s': %s", name,
                                ZSTD_getErrorName(left));
@@ -277,8 +278,7 @@ static int pack_loop(ZSTD_CCtx *c, int fd, const char *mem, size_t mem_n, int tm
 /* Compress fd (or mem) into tmp_fd, hashing both sides. */
 static int pack(int fd, const char *mem, int64_t size, int tmp_fd, const char *name, ds_blob *out,
                 ds_error *err) {
-    ZSTD_CCtx *c = ZSTD_createCCtx();
-    DS_ASSERT(c);
+    ZSTD_CCtx *c = ds_need(ZSTD_createCCtx());
     ZSTD_CCtx_setParameter(c, ZSTD_c_compressionLevel, 3);
     ZSTD_CCtx_setParameter(c, ZSTD_c_checksumFlag, 1);
     ZSTD_CCtx_setParameter(c, ZSTD_c_contentSizeFlag, 1);

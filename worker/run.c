@@ -211,6 +211,7 @@ int ds_worker_run(int argc, char **argv) {
     if (rc)
         return rc;
     ds_log_init("worker", DS_LOG_INFO);
+    ds_memory_status(EXIT_AGAIN);
     rc = take_lock(dir, &err);
     if (!rc)
         rc = run_locked(dir, parent, device, &err);
