@@ -40,7 +40,6 @@ ds_table *ds_table_new(const char *spec);
 void ds_cell(ds_table *t, const char *text); /* next cell; NULL or "" shows "-" */
 void ds_cell_styled(ds_table *t, ds_style style, const char *text);
 void ds_table_print(ds_table *t, const ds_cli *c, FILE *f, int indent); /* header and rows */
-size_t ds_table_rows(const ds_table *t);
 void ds_table_free(ds_table *t);
 
 /* "label      text" with the label in a column of its own. */

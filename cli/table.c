@@ -73,8 +73,6 @@ void ds_cell_styled(ds_table *t, ds_style style, const char *text) {
 
 void ds_cell(ds_table *t, const char *text) { ds_cell_styled(t, DS_PLAIN, text); }
 
-size_t ds_table_rows(const ds_table *t) { return t->count / (size_t)t->columns; }
-
 static void measure(const ds_table *t, const ds_cli *c, int width[], int indent) {
     int sum = indent;
     for (int k = 0; k < t->columns; k++)

@@ -363,8 +363,6 @@ void ds_watch_drop_others(ds_watch *w) {
     }
 }
 
-int ds_watch_has(const ds_watch *w, int64_t id) { return find(w, id) != NULL; }
-
 int ds_watch_arming(const ds_watch *w, int64_t id) {
     const tree *t = find(w, id);
     return t && t->pending > 0;

@@ -37,7 +37,6 @@ void ds_watch_remove(ds_watch *w, int64_t id);
 void ds_watch_keep(ds_watch *w, const int64_t *ids, int n);
 void ds_watch_drop_others(ds_watch *w);
 
-int ds_watch_has(const ds_watch *w, int64_t id);
 int ds_watch_arming(const ds_watch *w, int64_t id);
 double ds_watch_arming_seconds(const ds_watch *w, int64_t id); /* since it was added; 0 if armed */
 void ds_watch_tick(ds_watch *w); /* about once a second: settle times */

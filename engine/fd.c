@@ -54,8 +54,6 @@ void ds_stats_free(ds_stats *s) {
     free(s);
 }
 
-int64_t ds_stats_count(const ds_stats *s) { return s->n + s->fill; }
-
 static void merge_block(ds_stats *s) {
     size_t d = (size_t)s->dim, rows = (size_t)s->fill;
     if (!rows)

@@ -44,7 +44,6 @@ ds_stats *ds_stats_new(int dim);
 void ds_stats_free(ds_stats *s); /* NULL is fine */
 void ds_stats_add(ds_stats *s, const float *x, int64_t rows);
 size_t ds_stats_bytes(int dim); /* memory of one */
-int64_t ds_stats_count(const ds_stats *s);
 /* mean (dim), cov (dim,dim) with divisor n-1; either may be NULL.  DS_EINVAL when n < 2. */
 int ds_stats_finish(ds_stats *s, double *mean, double *cov, ds_error *err);
 

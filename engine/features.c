@@ -69,7 +69,6 @@ void ds_features_close(ds_features *f) {
 }
 
 const char *ds_features_net(const ds_features *f) { return f->digest; }
-const char *ds_features_resize_id(void) { return DS_RESIZE_ID; }
 
 /* One picture -> (299,299,3) in [0,1].  Pictures that are not square are stretched, as every FID
  * tool does. */

@@ -48,7 +48,6 @@ int ds_features_open(ds_device *dev, const char *path, const char *want, ds_feat
 void ds_features_close(ds_features *f); /* NULL is fine; before the device is closed */
 
 const char *ds_features_net(const ds_features *f); /* digest of the file in use */
-const char *ds_features_resize_id(void);
 
 /* out (n,768) from images (n,height,width,3) 8-bit RGB, sides 1..DS_FEATURE_IMAGE_SIDE_MAX.
  * Same bytes whatever n and the number of threads.  progress may be NULL. */

@@ -117,7 +117,6 @@ void ds_fid_net_close(ds_fid_net *net) {
     free(net);
 }
 
-enum ds_fid_mode ds_fid_net_mode(const ds_fid_net *net) { return net->mode; }
 const char *ds_fid_net_digest(const ds_fid_net *net) { return net->digest; }
 const ds_inception *ds_fid_net_inception(const ds_fid_net *net) { return net->net; }
 

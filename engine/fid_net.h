@@ -62,7 +62,6 @@ int ds_fid_net_open(ds_device *dev, enum ds_fid_mode mode, const char *path, int
                     ds_fid_net **out, ds_error *err);
 void ds_fid_net_close(ds_fid_net *net); /* NULL is fine */
 
-enum ds_fid_mode ds_fid_net_mode(const ds_fid_net *net);
 const char *ds_fid_net_digest(const ds_fid_net *net); /* SHA-256 of the file */
 const ds_inception *ds_fid_net_inception(const ds_fid_net *net);
 

@@ -390,8 +390,6 @@ const ds_st_tensor *ds_st_at(const ds_st *st, size_t i) {
     return &st->tensors[i];
 }
 
-const char *ds_st_name(const ds_st *st, size_t i) { return ds_st_at(st, i)->name; }
-
 const ds_st_tensor *ds_st_find(const ds_st *st, const char *name) {
     ds_st_tensor key = {.name = name};
     const ds_st_tensor *k = &key;

@@ -87,8 +87,7 @@ void ds_st_drop(const ds_st *st, const ds_st_tensor *t);
 
 const char *ds_st_file_name(const ds_st *st);
 size_t ds_st_count(const ds_st *st);
-const ds_st_tensor *ds_st_at(const ds_st *st, size_t i); /* in the order of the data */
-const char *ds_st_name(const ds_st *st, size_t i);
+const ds_st_tensor *ds_st_at(const ds_st *st, size_t i);           /* in the order of the data */
 const ds_st_tensor *ds_st_find(const ds_st *st, const char *name); /* NULL = absent */
 
 const char *ds_st_meta(const ds_st *st, const char *key); /* NULL = absent */

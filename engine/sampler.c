@@ -16,24 +16,6 @@ static const char *const guidance_names[] = {"none", "cfg", "domain"};
 const char *ds_sampler_name(enum ds_sampler s) { return sampler_names[s]; }
 const char *ds_guidance_name(enum ds_guidance g) { return guidance_names[g]; }
 
-int ds_sampler_from_name(const char *name, enum ds_sampler *out, ds_error *err) {
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(name, sampler_names[i])) {
-            *out = (enum ds_sampler)i;
-            return 0;
-        }
-    return ds_fail(err, DS_EINVAL, "unknown sampler '%.40s': use ddpm, ddim or dpmpp2m", name);
-}
-
-int ds_guidance_from_name(const char *name, enum ds_guidance *out, ds_error *err) {
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(name, guidance_names[i])) {
-            *out = (enum ds_guidance)i;
-            return 0;
-        }
-    return ds_fail(err, DS_EINVAL, "unknown guidance mode '%.40s': use none, cfg or domain", name);
-}
-
 static int guided(const ds_sample_options *o) {
     return o->mode != DS_GUIDANCE_NONE && o->guidance != 1.0;
 }

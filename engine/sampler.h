@@ -17,9 +17,6 @@
 enum ds_sampler { DS_SAMPLER_DDPM, DS_SAMPLER_DDIM, DS_SAMPLER_DPMPP2M };
 enum ds_guidance { DS_GUIDANCE_NONE, DS_GUIDANCE_CFG, DS_GUIDANCE_DOMAIN };
 
-int ds_sampler_from_name(const char *name, enum ds_sampler *out, ds_error *err); /* "ddpm" ... */
-int ds_guidance_from_name(const char *name, enum ds_guidance *out,
-                          ds_error *err); /* "none" "cfg" "domain" */
 const char *ds_sampler_name(enum ds_sampler s);
 const char *ds_guidance_name(enum ds_guidance g);
 

@@ -225,7 +225,7 @@ START_TEST(round_trip) {
     ds_error err = {0};
     ck_assert_msg(!ds_st_open_owned("x", p, n, &st, &err), "%s", err.message);
     ck_assert_uint_eq(ds_st_count(st), 7);
-    ck_assert_str_eq(ds_st_name(st, 0), "bytes");
+    ck_assert_str_eq(ds_st_at(st, 0)->name, "bytes");
     ck_assert_uint_eq(ds_st_meta_count(st), 3);
     ck_assert_str_eq(ds_st_meta_key(st, 0), "M\xc3\xbcnchen");
     ck_assert_str_eq(ds_st_meta(st, "alpha"), "a \"quoted\" \\ line\n\ttab");

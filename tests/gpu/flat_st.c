@@ -114,7 +114,6 @@ int ds_st_open_file(const char *path, size_t max, int use_mmap, ds_st **out, ds_
 const char *ds_st_file_name(const ds_st *st) { return st->name ? st->name : "memory"; }
 size_t ds_st_count(const ds_st *st) { return st->count; }
 const ds_st_tensor *ds_st_at(const ds_st *st, size_t i) { return &st->items[i]; }
-const char *ds_st_name(const ds_st *st, size_t i) { return st->items[i].name; }
 const char *ds_st_meta(const ds_st *st, const char *key) {
     (void)st, (void)key;
     return NULL;
