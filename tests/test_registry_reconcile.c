@@ -238,6 +238,99 @@ START_TEST(ended_trainings_stay_ended) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- rows of datasets */
+
+START_TEST(datasets_that_cannot_be) {
+    ds_registry *r = start("cannot");
+    json_t *list = json_array();
+    char longest[PATH_MAX + 8], method[80];
+    memset(longest, 'a', sizeof longest);
+    longest[0] = '/', longest[PATH_MAX] = 0;
+    memset(method, 'm', sizeof method);
+    method[70] = 0;
+    const ds_dataset_new bad[] = {
+        {.name = "d"},
+        {.name = "d", .path = "rel"},
+        {.name = "d", .path = ""},
+        {.name = "d", .path = longest},
+        {.name = "d", .path = "/a\nb"},
+        {.name = "d", .path = "/a\x7f"},
+        {.name = "d", .path = "/a\xff"},
+        {.name = "d", .path = "/a", .options = list},
+        {.name = "d", .path = "/a", .method = method},
+        {.name = "a b", .path = "/a"},
+    };
+    static const char *const words[] = {
+        "not absolute", "not absolute", "not absolute", "not absolute", "0x0a",
+        "0x7f",         "not UTF-8",    "options",      "too long",     "a b"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        int64_t id, seq;
+        int created;
+        FAILS(DS_EINVAL, words[i], ds_dataset_add(r, &bad[i], &id, &created, &seq, err));
+    }
+    json_decref(list);
+    ck_assert_int_eq(number(r, "SELECT count(*) FROM datasets"), 0);
+    finish(r);
+}
+END_TEST
+
+START_TEST(what_is_told_of_a_dataset) {
+    ds_registry *r = start("told");
+    json_t *o = NULL;
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    MUST(ds_dataset_get(r, "d", &o, err));
+    json_t *v = json_object_get(o, "version");
+    ck_assert_int_eq((int)strlen(fx_string(v, "created_at")), 24);
+    ck_assert_int_eq((int)strlen(fx_string(o, "created_at")), 24);
+    ck_assert_int_eq(strncmp(fx_string(v, "created_at"), "20", 2), 0);
+    ck_assert(fx_int(v, "images") == 3 && fx_int(v, "classes") == 1 && fx_int(v, "bytes") == 30);
+    ck_assert(fx_int(v, "rejected") == 1 && fx_int(v, "version") == 1 &&
+              fx_int(o, "versions") == 1);
+    ck_assert_str_eq(fx_string(o, "path"), "/a");
+    ck_assert_str_eq(fx_string(o, "method"), "affiner");
+    ck_assert(json_is_true(json_object_get(o, "watch")));
+    ck_assert(json_is_null(json_object_get(o, "error")) &&
+              json_is_null(json_object_get(o, "base")));
+    ck_assert(fx_int(json_object_get(o, "scan"), "seq") == 1);
+    ck_assert(fx_int(json_object_get(o, "scan"), "done") == 1);
+    json_decref(o);
+    /* a removed one cannot be scanned or removed, a running scan of it is to stop */
+    MUST(ds_dataset_rescan(r, "d", NULL, err));
+    ds_job j = fx_claim(r, DS_JOB_SCAN);
+    MUST(ds_dataset_remove(r, "d", err));
+    ck_assert_int_eq(number(r, "SELECT cancel FROM jobs ORDER BY id DESC LIMIT 1"), 1);
+    FAILS(DS_ENOTFOUND, "was removed", ds_dataset_rescan(r, "d", NULL, err));
+    MUST(ds_job_cancelled(r, j.id, 130, -1, err));
+    finish(r);
+}
+END_TEST
+
+START_TEST(lists_of_events) {
+    ds_registry *r = start("events");
+    json_t *list = NULL;
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    int64_t last = ds_event_last_seq(r);
+    ck_assert_int_eq(last, number(r, "SELECT max(seq) FROM events"));
+    MUST(ds_events_list(r, 0, NULL, 1000, &list, err));
+    ck_assert_int_eq((int)json_array_size(list), last);
+    json_t *e = json_array_get(list, 0);
+    ck_assert(fx_string(e, "type") && fx_string(e, "subject") && fx_string(e, "at"));
+    json_decref(list);
+    MUST(ds_events_list(r, last - 2, NULL, 1000, &list, err));
+    ck_assert_int_eq((int)json_array_size(list), 2);
+    json_decref(list);
+    MUST(ds_events_list(r, 0, NULL, 3, &list, err));
+    ck_assert_int_eq((int)json_array_size(list), 3);
+    json_decref(list);
+    ck_assert_int_eq(fx_count(r, "job.queued"), 1);
+    ck_assert_int_eq(fx_count(r, "job"), 0); /* a type, not the beginning of one */
+    ck_assert_int_gt(fx_count(r, "job."), 1);
+    finish(r);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- what gc leaves alone */
 
 static int has(const json_t *facts, const char *set, const char *key) {
@@ -307,6 +400,9 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_failed_scan_trains_nothing);
     tcase_add_test(tc, bases_of_trainings);
     tcase_add_loop_test(tc, ended_trainings_stay_ended, 0, 2);
+    tcase_add_test(tc, datasets_that_cannot_be);
+    tcase_add_test(tc, what_is_told_of_a_dataset);
+    tcase_add_test(tc, lists_of_events);
     tcase_add_test(tc, what_caches_are_needed);
 }
 

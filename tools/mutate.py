@@ -19,6 +19,8 @@ and not done again.  Needs python3 and what the build needs; nothing else.
     --file F     only mutations of this file
     --again      also run again what was not noticed (after new tests)
     --limit N    stop after N
+
+MUTATE_PLACE names another folder than build/mutate: two runs can go on at a time.
 """
 import argparse
 import glob
@@ -32,7 +34,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PLACE = os.path.join(ROOT, "build", "mutate")
+PLACE = os.environ.get("MUTATE_PLACE", os.path.join(ROOT, "build", "mutate"))
 TREE = os.path.join(PLACE, "tree")
 RESULTS = os.path.join(PLACE, "results.tsv")
 PASSED = os.path.join(PLACE, "passed.txt") # programs that passed without a fault, by digest: seconds
