@@ -166,6 +166,7 @@ int ds_cmd_export(ds_cli *c, ds_error *err);
 int ds_cmd_evaluate(ds_cli *c, ds_error *err);
 int ds_cmd_verify(ds_cli *c, ds_error *err);
 int ds_cmd_sample(ds_cli *c, ds_error *err);
+int ds_cmd_compare(ds_cli *c, ds_error *err);
 int ds_cmd_list_jobs(ds_cli *c, ds_error *err);
 int ds_cmd_show_job(ds_cli *c, ds_error *err);
 int ds_cmd_logs(ds_cli *c, ds_error *err);

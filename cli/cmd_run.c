@@ -12,9 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* POST, then wait.  *job is the finished job. */
-static int post_and_follow(ds_cli *c, const char *path, const json_t *body, json_t **job,
-                           ds_error *err) {
+int ds_post_and_follow(ds_cli *c, const char *path, const json_t *body, json_t **job,
+                       ds_error *err) {
     json_t *queued = NULL;
     int rc = ds_client_call(c->http, "POST", path, body, &queued, err);
     if (rc) {
@@ -74,7 +73,7 @@ int ds_cmd_verify(ds_cli *c, ds_error *err) {
     json_object_set_new(body, "full", json_boolean(ds_opt_given(c, "full")));
     if (ds_opt_given(c, "base"))
         json_object_set_new(body, "base", json_string(ds_opt_text(c, "base", "")));
-    int rc = post_and_follow(c, "/v1/verify", body, &job, err);
+    int rc = ds_post_and_follow(c, "/v1/verify", body, &job, err);
     json_decref(body);
     if (rc)
         return rc;
@@ -230,7 +229,7 @@ int ds_cmd_sample(ds_cli *c, ds_error *err) {
     if (rc)
         return rc;
     json_t *body = sample_request(c), *job = NULL;
-    rc = post_and_follow(c, "/v1/samples", body, &job, err);
+    rc = ds_post_and_follow(c, "/v1/samples", body, &job, err);
     json_decref(body);
     if (!rc && !(rc = ds_job_verdict(job, err)))
         rc = fetch(c, ds_json_int(job, "id", 0), target, job, err);

@@ -186,6 +186,15 @@ static const ds_opt sample_options[] = {
     INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),
     TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7)"),
     END};
+static const ds_opt compare_options[] = {
+    INT("n", 'n', "N", 1, 256, "pairs of images (default 16)"),
+    PATH("output", 'o', "FILE", "PNG sheet to write (default A-B.png, as digits-v1-digits-v2.png)"),
+    FORCE,
+    FLAG("no-sheet", 0, "numbers only: nothing is drawn"),
+    TEXT("class", 'c', "CLASS", "one class of both (default: all in turn)"),
+    INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),
+    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7)"),
+    END};
 static const ds_opt list_jobs_options[] = {
     ONE_OF("status", "STATE", STATES, "only those in this state"),
     ONE_OF("kind", "KIND", "scan|train|sample|verify|import", "only those of this kind"),
@@ -386,6 +395,17 @@ const ds_command ds_commands[] = {
      "dsctl sample digits@v1 --class 7 --guidance 2 --seed 5 # one class\n"
      "dsctl sample digits -n 50000 -o samples/ # a file each, for evaluate or another program\n"
      "dsctl sample base -o base.png # the frozen base\n"},
+    {"compare", ds_cmd_compare, "A B", 2, 2, DS_ARG_REF, "two adapters side by side",
+     "FD, KID, sizes and settings of both, and which is better with the interval of the "
+     "difference: "
+     "of the same pictures and noise where one was measured against the other when it was made, "
+     "else of the two intervals. Distances are compared only where they have the same reference, "
+     "network and number of samples; it says where they have not. The sheet shows samples of both "
+     "in pairs, A left and B right, each pair from the same noise, each adapter as it was "
+     "evaluated.",
+     compare_options,
+     "dsctl compare digits@v1 digits@v2 # numbers, and digits-v1-digits-v2.png\n"
+     "dsctl compare digits@prod digits --no-sheet --json # for a program\n"},
     {"list-jobs", ds_cmd_list_jobs, "", 0, 0, DS_ARG_OTHER, "list the jobs",
      "Newest first: scans, trainings, samples and verifications.", list_jobs_options,
      "dsctl list-jobs --status running # what happens now\n"

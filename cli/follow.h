@@ -41,6 +41,10 @@ void ds_progress_numbers(const ds_cli *c, const json_t *progress, int columns, i
  * new reference to the finished job.  Ctrl-C: DS_ECANCELED with a message that the job goes on. */
 int ds_follow_job(ds_cli *c, int64_t id, double deadline, json_t **job, ds_error *err);
 
+/* POST that makes a job, its notes told, then as ds_follow_job with the option --timeout. */
+int ds_post_and_follow(ds_cli *c, const char *path, const json_t *body, json_t **job,
+                       ds_error *err);
+
 /* Not done: the error that a finished job's state and error member mean, else 0. */
 int ds_job_verdict(const json_t *job, ds_error *err);
 /* "DS_EIO" -> DS_EIO; DS_EFAILED for names that are not known. */

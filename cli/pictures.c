@@ -21,6 +21,8 @@ struct ds_pictures {
     char target[PATH_MAX], tmp[PATH_MAX]; /* target without a '/' at its end */
     int folder, force;
     ds_npz_writer *npz;
+    ds_picture_fn *fn; /* instead of both */
+    void *ud;
     /* the stream so far */
     ds_buf head;     /* 8 bytes of length, the header, the labels */
     size_t head_end; /* how long `head` gets; 0: not known yet */
@@ -102,6 +104,13 @@ int ds_pictures_open(ds_pictures **out, const char *target, int force, ds_error 
     return rc;
 }
 
+void ds_pictures_open_fn(ds_pictures **out, ds_picture_fn *fn, void *ud) {
+    ds_pictures *p = ds_xcalloc(1, sizeof *p);
+    p->fn = fn;
+    p->ud = ud;
+    *out = p;
+}
+
 static int foreign(ds_error *err) {
     return ds_fail(err, DS_EINTEGRITY, "what was sent is no file of samples");
 }
@@ -139,7 +148,7 @@ static int read_header(ds_pictures *p, size_t length, ds_error *err) {
     p->one = (size_t)(d[1] * d[2] * 3);
     p->head_end = 8 + length + (size_t)bytes;
     p->picture = ds_xmalloc(p->one);
-    return p->folder
+    return p->folder || p->fn
                ? 0
                : ds_npz_writer_open(&p->npz, p->target, p->force, n, p->height, p->width, err);
 }
@@ -163,6 +172,8 @@ static void file_name(const ds_pictures *p, char *out, size_t size) {
 static int picture_done(ds_pictures *p, ds_error *err) {
     char name[NAME_KEPT + 40], path[PATH_MAX], *png = NULL;
     size_t n = 0;
+    if (p->fn)
+        return p->fn(p->ud, p->done, p->picture, p->width, p->height, err);
     if (!p->folder)
         return ds_npz_writer_put(p->npz, p->picture, p->one, err);
     file_name(p, name, sizeof name);
@@ -254,7 +265,7 @@ int ds_pictures_finish(ds_pictures *p, int64_t *count, ds_error *err) {
     *count = p->done;
     if (!rc && p->folder && !(rc = put_in_place(p, err)))
         *p->tmp = 0;
-    else if (!rc) {
+    else if (!rc && p->npz) {
         rc = ds_npz_writer_finish(p->npz, err);
         p->npz = NULL;
     }

@@ -30,6 +30,10 @@ int ds_pictures_check(const char *target, int force, ds_error *err);
 
 /* Begins to write; the check is made again.  Release with finish or abort. */
 int ds_pictures_open(ds_pictures **out, const char *target, int force, ds_error *err);
+/* Nothing is written: fn is shown each picture, (height, width, 3), in order. */
+typedef int ds_picture_fn(void *ud, int64_t index, const uint8_t *rgb, int width, int height,
+                          ds_error *err);
+void ds_pictures_open_fn(ds_pictures **out, ds_picture_fn *fn, void *ud);
 /* The next bytes of the file. */
 int ds_pictures_put(ds_pictures *p, const void *data, size_t n, ds_error *err);
 /* Everything has arrived: puts it in place; *count pictures.  Releases p, also when it fails. */
