@@ -278,7 +278,6 @@ static int announce(ds_daemon *d, ds_error *err) {
 int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
     *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms(), .started = ds_monotonic()};
     ds_age_look();
-    d->n.train_loss = NAN;
     d->verified = ds_verified_new();
     signal(SIGPIPE, SIG_IGN);
     init_handles(d);

@@ -27,7 +27,6 @@ typedef struct {
     double job_seconds[DS_JOB_KIND_COUNT];
     uint64_t restarts_crash, restarts_exit, restarts_temporary, restarts_stopped;
     uint64_t train_steps, gate_refusals, reconciles;
-    double train_loss; /* newest; NAN = none yet */
     double loop_lag_seconds, loop_lag_max_seconds;
     double work_seconds_max; /* longest reconcile, its commits included */
 } ds_counters;

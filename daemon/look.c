@@ -20,6 +20,7 @@
 
 typedef struct {
     int entries, opened, files, image, given_up, unreadable;
+    int linked; /* links to folders, which are not followed */
     double until;
 } look;
 
@@ -79,8 +80,11 @@ static void look_into(look *l, const char *path, int depth) {
                 l->given_up = 1;
             else
                 l->image = image_magic(child);
-        } else if (S_ISLNK(st.st_mode) && image_extension(d->d_name))
+        } else if (S_ISLNK(st.st_mode) && image_extension(d->d_name)) {
             l->image = 1; /* where it leads is the scan's question */
+        } else if (S_ISLNK(st.st_mode)) {
+            l->linked += !stat(child, &st) && S_ISDIR(st.st_mode);
+        }
     }
     closedir(dir);
 }
@@ -122,6 +126,12 @@ int ds_look_at_folder(const char *path, char real[PATH_MAX], ds_error *err) {
                        path);
     if (!l.entries)
         return ds_fail(err, DS_EINVAL, "folder '%s' is empty: put images into it first", path);
+    if (l.linked)
+        return ds_fail(err, DS_EINVAL,
+                       "folder '%s' has no image of its own, and %d link%s to folders, which "
+                       "%s not followed: make a copy without links, cp -rL '%s' COPY, and add that",
+                       path, l.linked, l.linked == 1 ? "" : "s", l.linked == 1 ? "is" : "are",
+                       path);
     return ds_fail(err, DS_EINVAL,
                    "folder '%s' has no image among its %d files: JPEG, PNG, WebP and PNM are known",
                    path, l.files);

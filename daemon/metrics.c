@@ -1,5 +1,5 @@
-/* daemon/metrics.c - Prometheus text format.  Names: app prefix, base units; job ids and digests
- * are never labels, dataset names are (bounded to the newest 200 adapters). */
+/* daemon/metrics.c - Prometheus text format.  Names: app prefix, base units; digests are never
+ * labels, job ids only while a job runs, dataset names are (bounded to the newest 200 adapters). */
 #include "base/json.h"
 #include "daemon/daemon.h"
 #include "registry/adapters.h"
@@ -123,10 +123,23 @@ static void job_metrics(const ds_counters *n, ds_buf *b) {
                 (unsigned long long)n->restarts_crash, (unsigned long long)n->restarts_exit,
                 (unsigned long long)n->restarts_temporary, (unsigned long long)n->restarts_stopped);
     one(b, "train_steps_total", "counter", "Optimisation steps seen.", (double)n->train_steps);
-    if (!isnan(n->train_loss))
-        one(b, "train_loss", "gauge", "Newest training loss.", n->train_loss);
     one(b, "eval_regressions_total", "counter", "Adapters refused by the gate.",
         (double)n->gate_refusals);
+}
+
+/* Of each training that runs: two at the same time are two series.  Bounded by --workers. */
+static void loss_metrics(ds_daemon *d, ds_buf *b) {
+    ds_running running[80];
+    int n = ds_workers_running(d->workers, running, 80), any = 0;
+    for (int i = 0; i < n; i++) {
+        double loss = ds_json_number(running[i].progress, "loss", NAN);
+        if (running[i].kind != DS_JOB_TRAIN || isnan(loss))
+            continue;
+        if (!any++)
+            head(b, "train_loss", "gauge", "Newest loss of each training that runs.");
+        ds_buf_addf(b, "diffscaler_train_loss{job=\"%lld\",task=\"%s\"} %.17g\n",
+                    (long long)running[i].job, running[i].name, loss);
+    }
 }
 
 static void process_metrics(ds_daemon *d, ds_buf *b) {
@@ -147,12 +160,20 @@ static void process_metrics(ds_daemon *d, ds_buf *b) {
         fds++;
     if (dir)
         closedir(dir);
-    ds_buf_addf(b,
-                "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %.6f\n"
-                "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes %lld\n"
-                "# TYPE process_open_fds gauge\nprocess_open_fds %d\n"
-                "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds %.3f\n",
-                cpu, (long long)pages * sysconf(_SC_PAGESIZE), fds, (double)d->started_ms / 1000.0);
+    const struct {
+        const char *name, *type, *help;
+        double value;
+    } own[] = {
+        /* names and texts of the client libraries of Prometheus */
+        {"cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", cpu},
+        {"resident_memory_bytes", "gauge", "Resident memory size in bytes.",
+         (double)pages * (double)sysconf(_SC_PAGESIZE)},
+        {"open_fds", "gauge", "Number of open file descriptors.", fds},
+        {"start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.",
+         (double)d->started_ms / 1000.0}};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        ds_buf_addf(b, "# HELP process_%s %s\n# TYPE process_%s %s\nprocess_%s %.17g\n",
+                    own[i].name, own[i].help, own[i].name, own[i].type, own[i].name, own[i].value);
 }
 
 void ds_metrics_write(ds_daemon *d, ds_buf *b) {
@@ -162,6 +183,7 @@ void ds_metrics_write(ds_daemon *d, ds_buf *b) {
                 ds_registry_schema(d->registry));
     registry_metrics(d, b);
     job_metrics(n, b);
+    loss_metrics(d, b);
     fd_metrics(d, b);
     bar_metrics(d, b);
     one(b, "http_requests_total", "counter", "Requests answered.",

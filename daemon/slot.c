@@ -215,7 +215,6 @@ static void take_progress(ds_slot *s, const json_t *e) {
         if (done > s->last_done && s->last_done)
             s->d->n.train_steps += (uint64_t)(done - s->last_done);
         s->last_done = done;
-        s->d->n.train_loss = ds_json_number(e, "loss", s->d->n.train_loss);
     }
 }
 

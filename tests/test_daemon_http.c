@@ -94,6 +94,11 @@ START_TEST(bad_datasets) {
     rig_write(body, "no image");
     snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
     expect("POST", "/v1/datasets", body, 400, "DS_EINVAL", "no image");
+    char linked[500], there[500]; /* a folder of links to class folders */
+    snprintf(linked, sizeof linked, "%s/class", dir);
+    snprintf(there, sizeof there, "%s/..", dir);
+    ck_assert_int_eq(symlink(there, linked), 0);
+    expect("POST", "/v1/datasets", body, 400, "DS_EINVAL", "cp -rL");
     snprintf(body, sizeof body, "{\"path\":\"%s/notes.txt\"}", dir);
     expect("POST", "/v1/datasets", body, 400, "DS_EINVAL", "is a file");
     snprintf(body, sizeof body, "{\"path\":\"%s/nowhere\"}", dir);

@@ -54,12 +54,45 @@ START_TEST(failed_training_is_told) {
 }
 END_TEST
 
+/* As `promtool check metrics`: each series has a HELP and a TYPE before it; a training's loss tells
+ * whose it is. */
+static void check_metrics(int64_t job) {
+    int status, n = 0;
+    char *text = rig_text(&r, "GET", "/metrics", NULL, NULL, &status), want[100];
+    for (char *p = text; *p; p += strcspn(p, "\n") + 1) {
+        if (*p == '#')
+            continue;
+        int length = (int)strcspn(p, "{ ");
+        if (length > 4 && !strncmp(p + length - 4, "_sum", 4))
+            length -= 4;
+        if (length > 6 && !strncmp(p + length - 6, "_count", 6))
+            length -= 6;
+        for (int k = 0; k < 2; k++) {
+            snprintf(want, sizeof want, "# %s %.*s ", k ? "TYPE" : "HELP", length, p);
+            char *at = strstr(text, want);
+            ck_assert_msg(at && at < p, "no '%s' before %.40s", want, p);
+        }
+        n++;
+    }
+    ck_assert_int_gt(n, 30);
+    snprintf(want, sizeof want, "\ndiffscaler_train_loss{job=\"%lld\",task=\"digits\"} 0.25\n",
+             (long long)job);
+    for (int i = 0; i < 100 && !strstr(text, want); i++) { /* once its events are read */
+        usleep(50000);
+        free(text);
+        text = rig_text(&r, "GET", "/metrics", NULL, NULL, &status);
+    }
+    ck_assert_msg(strstr(text, want) != NULL, "%s not in %s", want, text);
+    free(text);
+}
+
 /* What runs goes back to the queue, its attempt not counted, and stays there over a restart. */
 START_TEST(pause_and_resume) {
     char state[16];
     rig_fake(&r, "train", "hang");
     rig_add(&r, "digits", photos, 201);
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    check_metrics(id);
     rig_says(&r, 404, "POST", "/v1/datasets/none/pause", NULL, "none");
     json_t *d = rig_want(&r, 200, "POST", "/v1/datasets/digits/pause", NULL);
     ck_assert(json_is_true(json_object_get(d, "paused")));

@@ -187,11 +187,11 @@ START_TEST(rubbish_costs_only_itself) {
     check_reason(&r, "ev\\x1bil", "control character");
     check_reason(&r, "c/fifo.png", "not a regular file");
     check_reason(&r, "c/sock.png", "not a regular file");
-    check_reason(&r, "c/outside.png", "link leaves the folder");
+    check_reason(&r, "c/outside.png", "link leaves the folder (cp -rL makes a copy");
     check_reason(&r, "c/absolute.png", "link leaves the folder");
     check_reason(&r, "c/dangling.png", "missing");
     check_reason(&r, "c/loop.png", "link cannot be followed");
-    check_reason(&r, "c/up", "link to a folder");
+    check_reason(&r, "c/up", "link to a folder is not followed (cp -rL");
     int as_root = geteuid() == 0; /* whom no mode stops, see unreadable_files_say_so */
     if (!as_root)
         check_reason(&r, "c/unreadable.png", "cannot be read: permission denied");

@@ -187,7 +187,7 @@ static int open_inside(int root_fd, const char *path) {
 
 static const char *open_reason(int e) {
     switch (e) {
-    case EXDEV: return "link leaves the folder";
+    case EXDEV: return "link leaves the folder (cp -rL makes a copy without links)";
     case ELOOP: return "link cannot be followed";
     case EACCES:
     case EPERM: return "cannot be read: permission denied";
@@ -213,7 +213,9 @@ int ds_open_beneath(int root_fd, const char *path, struct stat *st, char reason[
     }
     if (fstat(fd, st) || !S_ISREG(st->st_mode)) {
         snprintf(reason, DS_REASON_SIZE, "%s",
-                 S_ISDIR(st->st_mode) ? "link to a folder is not followed" : "not a regular file");
+                 S_ISDIR(st->st_mode)
+                     ? "link to a folder is not followed (cp -rL makes a copy without links)"
+                     : "not a regular file");
         close(fd);
         return -1;
     }
