@@ -77,12 +77,13 @@ static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     j->created_at = sqlite3_column_int64(q, 15);
 }
 
-static int repeated_scan(ds_registry *r, const ds_job *j) {
-    int64_t yes = 0;
-    return j->kind == DS_JOB_SCAN &&
-           !db_int(r, &yes, NULL,
-                   "SELECT 1 FROM datasets d WHERE d.id = ?1 AND " JOBS_SCAN_REPEATS("d"), "i",
-                   j->dataset_id);
+static int repeated_scan(ds_registry *r, const ds_job *j, int64_t *yes, ds_error *err) {
+    *yes = 0;
+    return j->kind != DS_JOB_SCAN ? 0
+                                  : db_int(r, yes, err,
+                                           "SELECT count(*) FROM datasets d WHERE d.id = ?1"
+                                           " AND " JOBS_SCAN_REPEATS("d"),
+                                           "i", j->dataset_id);
 }
 
 static int job_event(ds_registry *r, const char *type, const ds_job *j, const char *code,
@@ -90,8 +91,10 @@ static int job_event(ds_registry *r, const char *type, const ds_job *j, const ch
     char subject[32];
     int ended =
         strcmp(type, "job.queued") && strcmp(type, "job.started") && strcmp(type, "job.retrying");
-    if (!ended && repeated_scan(r, j))
-        return 0;
+    int64_t repeated = 0;
+    int rc = ended ? 0 : repeated_scan(r, j, &repeated, err);
+    if (rc || repeated)
+        return rc;
     snprintf(subject, sizeof subject, "job:%lld", (long long)j->id);
     json_t *p = json_object();
     json_object_set_new(p, "id", json_integer(j->id));
@@ -400,13 +403,15 @@ int64_t ds_job_backoff_ms(int64_t failed_attempts) {
 }
 
 /* A folder that is away fails every scan in the same way. */
-static int fails_again(ds_registry *r, const ds_job *j, const char *code, const char *message) {
-    int64_t yes = 0;
-    return j->kind == DS_JOB_SCAN &&
-           !db_int(r, &yes, NULL,
-                   "SELECT 1 FROM datasets WHERE id = ?1 AND state = 'failed' AND scan_done > 0"
-                   " AND error_code = ?2 AND error_message = ?3",
-                   "iss", j->dataset_id, code, message);
+static int fails_again(ds_registry *r, const ds_job *j, const char *code, const char *message,
+                       int64_t *yes, ds_error *err) {
+    *yes = 0;
+    return j->kind != DS_JOB_SCAN
+               ? 0
+               : db_int(r, yes, err,
+                        "SELECT count(*) FROM datasets WHERE id = ?1 AND state = 'failed'"
+                        " AND scan_done > 0 AND error_code = ?2 AND error_message = ?3",
+                        "iss", j->dataset_id, code, message);
 }
 
 static int fail(ds_registry *r, const ds_job *j, const ds_job_failure *f, int retry,
@@ -423,9 +428,12 @@ static int fail(ds_registry *r, const ds_job *j, const ds_job_failure *f, int re
     if (retry)
         return back_to_queue(r, j, 1, ds_now_ms() + ds_job_backoff_ms(j->attempts), "retry",
                              f->exit_code, f->exit_signal, code, message, err);
-    if (fails_again(r, j, code, message)) {
-        int64_t asked = 0;
-        int rc = job_scan_seq(r, j->id, &asked, err);
+    int64_t again = 0, asked = 0;
+    int rc = fails_again(r, j, code, message, &again, err);
+    if (rc)
+        return rc;
+    if (again) {
+        rc = job_scan_seq(r, j->id, &asked, err);
         if (!rc)
             rc = db_run(r, err, "UPDATE datasets SET scan_done = max(scan_done, ?2) WHERE id = ?1",
                         "ii", j->dataset_id, asked);
@@ -436,7 +444,7 @@ static int fail(ds_registry *r, const ds_job *j, const ds_job_failure *f, int re
                    .exit_signal = f->exit_signal,
                    .code = code,
                    .message = message};
-    int rc = job_finish(r, j, &end, err);
+    rc = job_finish(r, j, &end, err);
     if (!rc && j->kind == DS_JOB_SCAN)
         rc = scan_gave_up(r, j, code, message, 0, err);
     return rc;
