@@ -10,6 +10,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/fsck.h"
 #include "cli/start.h"
 
 #include <stdarg.h>
@@ -340,6 +341,27 @@ static void check_trainings(doctor *d) {
                (long long)more);
 }
 
+/* The quick part of fsck: what shows without reading the files. */
+static void check_store(doctor *d) {
+    json_t *doc = NULL, *f;
+    ds_error err;
+    size_t i;
+    if (ds_fsck_ask(d->c, 1, 0, &doc, &err)) {
+        if (err.code != DS_ENOTFOUND) /* nothing has been stored yet */
+            report(d, WARN, "store", "see the message", "%s", err.message);
+        return;
+    }
+    json_array_foreach(json_object_get(doc, "findings"), i, f) {
+        if (ds_json_bool(f, "damage", 0))
+            report(d, FAIL, "store", ds_json_string(f, "way_out", ""), "%s: %s",
+                   ds_json_string(f, "thing", "?"), ds_json_string(f, "cause", "?"));
+    }
+    if (!ds_json_int(doc, "damage", 0))
+        report(d, OK, "store", "", "%lld blobs and all rows fit together (dsctl fsck reads them)",
+               (long long)ds_json_int(json_object_get(doc, "checked"), "blobs", 0));
+    json_decref(doc);
+}
+
 /* Names from before some were reserved: they work, but are easily read as something else. */
 static void check_names(doctor *d) {
     json_t *items = NULL, *item, *n;
@@ -428,6 +450,7 @@ int ds_cmd_doctor(ds_cli *c, ds_error *err) {
     check_waiting(d);
     check_trainings(d);
     check_names(d);
+    check_store(d);
     check_cpu(d);
     check_inotify(d);
     int failed = d->worst == FAIL;

@@ -116,6 +116,9 @@ static const ds_opt gc_options[] = {
     TIME("older-than", "TIME", 60,
          "only what is older than 90s, 10m, 2h (default 1h, 1m at least)"),
     END};
+static const ds_opt fsck_options[] = {
+    FLAG("repair", 0, "also do what loses nothing: put blobs anew from copies, drop bad caches"),
+    FLAG("quick", 0, "only what shows without reading the files"), END};
 static const ds_opt show_dataset_options[] = {
     FLAG("rejected", 0, "list the files that are left out, each with its reason"),
     FLAG("manifest", 0, "print the manifest: path, size, sha256, class, one JSON object a line"),
@@ -482,6 +485,14 @@ const ds_command ds_commands[] = {
      gc_options,
      "dsctl gc --dry-run # what would go\n"
      "dsctl gc # let it go\n"},
+    {"fsck", ds_cmd_fsck, "", 0, 0, DS_ARG_OTHER, "check everything that is stored",
+     "Reads every blob, model and cache, and all rows of the registry; each finding says the "
+     "thing, "
+     "the cause and the way out. Works with and without a running daemon. What --repair moves away "
+     "is in quarantine/ of the state folder. Exit 9 when there is damage.",
+     fsck_options,
+     "dsctl fsck # is all of it still what was stored?\n"
+     "dsctl fsck --repair # mend what can be mended\n"},
     {"doctor", ds_cmd_doctor, "", 0, 0, DS_ARG_OTHER, "check this installation",
      "Checks the daemon, socket, state folder, worker, models, CPU and inotify limits; each line "
      "says ok, note, warn or fail and the way out, also which weights are missing and where people "

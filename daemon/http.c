@@ -257,6 +257,12 @@ int ds_reply_fd(ds_request *rq, const char *type, int fd, int64_t offset, int64_
     return queue_reply(rq, 200, type, r);
 }
 
+/* What was resumed is looked at only when libmicrohttpd is run: now, not at the next tick. */
+static void run_soon(ds_http *h) {
+    if (!h->closing)
+        uv_timer_start(&h->timer, on_timer, 0, 0);
+}
+
 /* ---- requests that are answered later ---- */
 
 int ds_request_wait(ds_request *rq, ds_error *err) {
@@ -283,6 +289,7 @@ void ds_http_retry(ds_http *h) {
         MHD_resume_connection(rq->connection);
         rq = next;
     }
+    run_soon(h);
 }
 
 /* ---- streams ---- */
@@ -354,6 +361,7 @@ static void stream_resume(stream *s) {
         return;
     s->suspended = 0;
     MHD_resume_connection(s->connection);
+    run_soon(s->http);
 }
 
 void ds_http_wake(ds_http *h) {

@@ -37,6 +37,8 @@ static const char usage[] =
     "                      the default) or probe (four pictures)\n"
     "  --idle SECONDS      a client that is silent for so long is cut off (default 30)\n"
     "  --log-level LEVEL   debug, info, warn or error (env DIFFSCALER_LOG; default info)\n"
+    "  --fsck HOW          check the state folder while no daemon runs, and exit: quick, full or\n"
+    "                      repair (what loses nothing); prints JSON; dsctl fsck is for people\n"
     "  --check-config      print the settings, check the files they name, and exit\n"
     "  --version, --help\n"
     "\n"
@@ -156,6 +158,7 @@ enum { /* in the order of the table of options */
        BASE_TASK,
        IDLE,
        LEVEL,
+       FSCK,
        CHECK,
        VERSION,
        HELP
@@ -194,6 +197,11 @@ static int apply(ds_options *o, int what, const char *v, ds_error *err) {
         rc = whole("--idle", v, 1, 3600, &seconds, err);
         o->idle_seconds = (unsigned)seconds;
         return rc;
+    case FSCK:
+        if (strcmp(v, "quick") && strcmp(v, "full") && strcmp(v, "repair"))
+            return ds_fail(err, DS_EINVAL, "--fsck '%.40s': use quick, full or repair", v);
+        snprintf(o->fsck, sizeof o->fsck, "%s", v);
+        return 0;
     case LEVEL: return level_of(v, &o->log_level, err);
     default: return 0;
     }
@@ -224,7 +232,7 @@ static int is_file(const char *option, const char *path, ds_error *err) {
 
 static int finish(ds_options *o, ds_error *err) {
     int rc = *o->state ? 0 : default_state(o->state, err);
-    if (rc)
+    if (rc || *o->fsck) /* which needs nothing but the folder */
         return rc;
     if (!*o->socket && snprintf(o->socket, PATH_MAX, "%s/socket", o->state) >= PATH_MAX)
         return ds_fail(err, DS_EINVAL, "state folder's path is too long");
@@ -279,6 +287,7 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
                                           {"base-task", required_argument, NULL, BASE_TASK},
                                           {"idle", required_argument, NULL, IDLE},
                                           {"log-level", required_argument, NULL, LEVEL},
+                                          {"fsck", required_argument, NULL, FSCK},
                                           {"check-config", no_argument, NULL, CHECK},
                                           {"version", no_argument, NULL, VERSION},
                                           {"help", no_argument, NULL, HELP},

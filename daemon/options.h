@@ -26,6 +26,7 @@ typedef struct {
     enum ds_log_level log_level;
     int base_given, feature_net_given; /* named by the user: must exist */
     int check_config;
+    char fsck[8]; /* quick, full, repair: nothing else is done; "" = no */
 } ds_options;
 
 /* 0; 1 when the program should exit with 0 (--help, --version: printed); negative: usage error. */

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "daemon/child.h"
 #include "daemon/daemon.h"
+#include "daemon/fsck.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +42,8 @@ int ds_daemon_main(int argc, char **argv) {
     int rc = ds_options_parse(argc, argv, &options, &err);
     if (rc < 0)
         return fail(&options, &err);
+    if (rc == 0 && *options.fsck)
+        return ds_fsck_main(options.state, options.fsck);
     if (rc == 0 && options.check_config) {
         ds_options_print(&options);
         rc = 1;

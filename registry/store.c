@@ -42,12 +42,23 @@ static void empty_dir(const char *dir) {
     closedir(d);
 }
 
-int ds_store_open(const char *state_dir, ds_store **out, ds_error *err) {
+int ds_store_open_as_it_is(const char *state_dir, ds_store **out, ds_error *err) {
+    if (strlen(state_dir) + 128 > PATH_MAX)
+        return ds_fail(err, DS_EINVAL, "state folder '%.80s...' has too long a path", state_dir);
     ds_store *s = ds_xcalloc(1, sizeof *s);
     ds_fs_join(s->root, sizeof s->root, state_dir, "blobs/sha256");
     ds_fs_join(s->tmp, sizeof s->tmp, state_dir, "blobs/tmp");
     pthread_mutex_init(&s->lock, NULL);
-    int rc = ds_fs_mkdirs(s->root, err);
+    *out = s;
+    return 0;
+}
+
+int ds_store_open(const char *state_dir, ds_store **out, ds_error *err) {
+    ds_store *s = NULL;
+    int rc = ds_store_open_as_it_is(state_dir, &s, err);
+    if (rc)
+        return rc;
+    rc = ds_fs_mkdirs(s->root, err);
     if (!rc)
         rc = ds_fs_mkdirs(s->tmp, err);
     /* A process that was killed may have made directories that it had no time to sync. */

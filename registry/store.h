@@ -40,6 +40,8 @@ enum ds_store_input {
 #define DS_BLOB_MAX ((int64_t)1 << 36) /* 64 GiB raw: nothing larger is accepted or read */
 
 int ds_store_open(const char *state_dir, ds_store **out, ds_error *err);
+/* Makes and removes nothing: for looking at a folder that somebody else may have. */
+int ds_store_open_as_it_is(const char *state_dir, ds_store **out, ds_error *err);
 void ds_store_close(ds_store *s); /* NULL is fine */
 
 /* Put a file or bytes.  expected: its sha256 if known (else NULL): anything else is DS_EINTEGRITY

@@ -54,6 +54,46 @@ static const fake_route reading[] = {
     {.request = "POST /v1/gc", .body = GC},
     {.request = NULL}};
 
+#define FSCK(damage, findings)                                                                     \
+    "{\"quick\":false,\"repair\":false,\"damage\":" damage ",\"findings\":[" findings              \
+    "],\"more\":0,\"checked\":{\"blobs\":3,\"bytes\":1000,\"models\":2,\"folders\":1,\"caches\":"  \
+    "4}}"
+START_TEST(fsck) {
+    static const fake_route good[] = {{.request = "POST /v1/fsck", .body = FSCK("0", "")},
+                                      {.request = NULL}};
+    static const fake_route bad[] = {
+        {.request = "POST /v1/fsck",
+         .body = FSCK("1", "{\"thing\":\"blob aa of d@v1\",\"cause\":\"its file is missing\","
+                           "\"way_out\":\"restore it\",\"damage\":true,\"repaired\":null},"
+                           "{\"thing\":\"cache/x\",\"cause\":\"it is damaged\",\"way_out\":\"w\","
+                           "\"damage\":false,\"repaired\":\"removed\"}")},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, good);
+    ck_run(r, &s, 0, "fsck");
+    ck_has(r.err, "3 blobs (1.0 kB), 2 models, 1 job folders, 4 caches looked at; no damage");
+    cli_free(&r);
+    ck_run(r, &s, 2, "fsck --quick --repair");
+    cli_free(&r);
+    fake_stop(&s);
+    fake_start(&s, bad);
+    ck_run(r, &s, 9, "fsck");
+    ck_has(r.out, "damage  blob aa of d@v1: its file is missing\n        restore it");
+    ck_has(r.out, "mended  cache/x: it is damaged\n        removed");
+    ck_has(r.err, "1 finding of damage; --repair does what loses nothing");
+    cli_free(&r);
+    ck_run(r, &s, 9, "fsck --repair --json");
+    ck_has(s.log.data, "{\"quick\":false,\"repair\":true}");
+    json_decref(cli_json(&r, "dsctl.v1/fsck"));
+    cli_free(&r);
+    ck_run(r, &s, 9, "fsck -q");
+    ck_assert_str_eq(r.out, "blob aa of d@v1\n");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 static const struct {
     const char *line, *shows[6], *quiet, *schema;
 } readers[] = {
@@ -288,6 +328,7 @@ START_TEST(doctor_names_missing_weights) {
 END_TEST
 
 static void cases(TCase *tc) {
+    tcase_add_test(tc, fsck);
     tcase_add_loop_test(tc, reading_commands, 0, sizeof readers / sizeof *readers);
     tcase_add_test(tc, a_missing_vae_is_said);
     tcase_add_test(tc, adding_a_base);
