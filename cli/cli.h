@@ -160,6 +160,7 @@ int ds_cmd_list_aliases(ds_cli *c, ds_error *err);
 int ds_cmd_remove_alias(ds_cli *c, ds_error *err);
 int ds_cmd_stop(ds_cli *c, ds_error *err);
 int ds_cmd_fsck(ds_cli *c, ds_error *err);
+int ds_cmd_prune(ds_cli *c, ds_error *err);
 int ds_cmd_list_adapters(ds_cli *c, ds_error *err);
 int ds_cmd_show_adapter(ds_cli *c, ds_error *err);
 int ds_cmd_pull_adapter(ds_cli *c, ds_error *err);

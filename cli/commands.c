@@ -116,6 +116,11 @@ static const ds_opt gc_options[] = {
     TIME("older-than", "TIME", 60,
          "only what is older than 90s, 10m, 2h (default 1h, 1m at least)"),
     END};
+static const ds_opt prune_options[] = {
+    FLAG("dry-run", 'n', "only say what would go"),
+    TIME("jobs", "TIME", 60, "ended jobs older than this (default: the daemon's, 90 days)"),
+    TIME("folders", "TIME", 60, "folders of ended jobs older than this (30 days)"),
+    TIME("events", "TIME", 60, "events older than this (365 days)"), END};
 static const ds_opt fsck_options[] = {
     FLAG("repair", 0, "also do what loses nothing: put blobs anew from copies, drop bad caches"),
     FLAG("quick", 0, "only what shows without reading the files"), END};
@@ -485,6 +490,14 @@ const ds_command ds_commands[] = {
      gc_options,
      "dsctl gc --dry-run # what would go\n"
      "dsctl gc # let it go\n"},
+    {"prune", ds_cmd_prune, "", 0, 0, DS_ARG_OTHER, "forget old jobs and events now",
+     "Removes ended jobs that nothing refers to, folders and checkpoints of ended jobs, old events "
+     "and left-over files. The daemon does it by itself once a day, with the ages of its options "
+     "--keep-jobs, --keep-folders and --keep-events. Adapters, evaluations, gates, and the events "
+     "of publications and gates stay for ever.",
+     prune_options,
+     "dsctl prune --dry-run # what would go\n"
+     "dsctl prune --folders 48h # and logs of jobs that ended two days ago\n"},
     {"fsck", ds_cmd_fsck, "", 0, 0, DS_ARG_OTHER, "check everything that is stored",
      "Reads every blob, model and cache, and all rows of the registry; each finding says the "
      "thing, "

@@ -13,7 +13,7 @@
     X(dataset_rescan) X(dataset_remove) X(dataset_pause) X(dataset_resume) X(stop)                 \
     X(base_list) X(base_get) X(base_add) X(base_remove) X(default_base_get) X(default_base_set)    \
     X(feature_net_list) X(feature_net_get) X(feature_net_add) X(feature_net_remove)                \
-    X(default_net_get) X(default_net_set) X(gc) X(fsck)        \
+    X(default_net_get) X(default_net_set) X(gc) X(fsck) X(prune)                   \
     X(adapter_list) X(adapter_get) X(adapter_file) X(adapter_aliases)                              \
     X(alias_set) X(alias_history) X(alias_remove) X(alias_list) X(adapter_remove)                  \
     X(job_list) X(job_get) X(job_log) X(job_events) X(job_file) X(job_metrics) X(job_cancel)       \

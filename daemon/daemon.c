@@ -8,6 +8,7 @@
 #include "daemon/folders.h"
 #include "daemon/look.h"
 #include "daemon/notify.h"
+#include "daemon/prune.h"
 #include "registry/datasets.h"
 #include "registry/events.h"
 #include "registry/place.h"
@@ -167,6 +168,7 @@ static void on_tick(uv_timer_t *t) {
         ds_daemon_poke(d);
     }
     ds_watch_tick(d->watch);
+    ds_prune_tick(d);
     if (d->o.rescan_seconds && d->ticks % (unsigned)d->o.rescan_seconds == 0)
         rescan_all(d);
     if (d->trim_at > 0 && now > d->trim_at) {

@@ -35,6 +35,11 @@ static const char usage[] =
     "  --base-task HOW     what is recorded of a base's own classes: full (256 pictures and a "
     "probe;\n"
     "                      the default) or probe (four pictures)\n"
+    "  --keep-jobs DAYS    ended jobs that nothing refers to are kept for so long (default 90)\n"
+    "  --keep-folders DAYS log, samples and result of ended jobs (default 30)\n"
+    "  --keep-events DAYS  events; those of publications and gates stay (default 365); 0, here "
+    "and\n"
+    "                      above, is for ever\n"
     "  --idle SECONDS      a client that is silent for so long is cut off (default 30)\n"
     "  --log-level LEVEL   debug, info, warn or error (env DIFFSCALER_LOG; default info)\n"
     "  --fsck HOW          check the state folder while no daemon runs, and exit: quick, full or\n"
@@ -138,6 +143,9 @@ static void set_defaults(ds_options *o) {
                       .settle_ms = 5000,
                       .rescan_seconds = 600,
                       .idle_seconds = 30,
+                      .keep_jobs_days = 90,
+                      .keep_folders_days = 30,
+                      .keep_events_days = 365,
                       .log_level = DS_LOG_INFO};
     ssize_t n = readlink("/proc/self/exe", o->self, sizeof o->self - 1);
     o->self[n > 0 ? n : 0] = 0;
@@ -156,6 +164,9 @@ enum { /* in the order of the table of options */
        SETTLE,
        RESCAN,
        BASE_TASK,
+       KEEP_JOBS,
+       KEEP_FOLDERS,
+       KEEP_EVENTS,
        IDLE,
        LEVEL,
        FSCK,
@@ -193,6 +204,9 @@ static int apply(ds_options *o, int what, const char *v, ds_error *err) {
         return o->base_probe_only || strcmp(v, "full") == 0
                    ? 0
                    : ds_fail(err, DS_EINVAL, "--base-task '%s': use full or probe", v);
+    case KEEP_JOBS: return whole("--keep-jobs", v, 0, 36500, &o->keep_jobs_days, err);
+    case KEEP_FOLDERS: return whole("--keep-folders", v, 0, 36500, &o->keep_folders_days, err);
+    case KEEP_EVENTS: return whole("--keep-events", v, 0, 36500, &o->keep_events_days, err);
     case IDLE:
         rc = whole("--idle", v, 1, 3600, &seconds, err);
         o->idle_seconds = (unsigned)seconds;
@@ -285,6 +299,9 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
                                           {"settle", required_argument, NULL, SETTLE},
                                           {"rescan", required_argument, NULL, RESCAN},
                                           {"base-task", required_argument, NULL, BASE_TASK},
+                                          {"keep-jobs", required_argument, NULL, KEEP_JOBS},
+                                          {"keep-folders", required_argument, NULL, KEEP_FOLDERS},
+                                          {"keep-events", required_argument, NULL, KEEP_EVENTS},
                                           {"idle", required_argument, NULL, IDLE},
                                           {"log-level", required_argument, NULL, LEVEL},
                                           {"fsck", required_argument, NULL, FSCK},
@@ -337,4 +354,6 @@ void ds_options_print(const ds_options *o) {
     printf("workers = %d\nnice = %d\nsettle = %g\nrescan = %d\nbase-task = %s\nidle = %u\n",
            o->workers, o->nice, o->settle_ms / 1000.0, o->rescan_seconds,
            o->base_probe_only ? "probe" : "full", o->idle_seconds);
+    printf("keep-jobs = %d\nkeep-folders = %d\nkeep-events = %d\n", o->keep_jobs_days,
+           o->keep_folders_days, o->keep_events_days);
 }

@@ -35,6 +35,8 @@ const ds_route ds_routes[] = {
     {"GET", "/v1/default-feature-net", ds_api_default_net_get, NULL, NULL},
     {"PUT", "/v1/default-feature-net", ds_api_default_net_set, NULL, "feature_net"},
     {"POST", "/v1/gc", ds_api_gc, NULL, "dry_run|grace_seconds"},
+    {"POST", "/v1/prune", ds_api_prune, NULL,
+     "dry_run|jobs_seconds|folders_seconds|events_seconds"},
     {"POST", "/v1/fsck", ds_api_fsck, NULL, "quick|repair"},
     {"GET", "/v1/adapters", ds_api_adapter_list, "dataset|status|max_fd|since|limit|cursor", NULL},
     {"GET", "/v1/adapters/{}", ds_api_adapter_get, NULL, NULL},

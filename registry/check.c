@@ -61,6 +61,8 @@ static const struct {
     {"a change of a job has no event",
      "SELECT 'job ' || id FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM events e WHERE"
      " e.subject = 'job:' || j.id) AND NOT (j.kind = 'scan' AND j.state IN ('queued', 'running'))"
+     " AND j.created_at >= coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key ="
+     " 'events_pruned_before'), 0)"
      " AND (SELECT count(*) FROM jobs) < 10000"},
 };
 

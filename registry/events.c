@@ -62,7 +62,8 @@ int ds_event_add(ds_registry *r, const char *type, const char *subject, const js
 
 int64_t ds_event_last_seq(ds_registry *r) {
     int64_t seq = 0;
-    return db_int(r, &seq, NULL, "SELECT max(seq) FROM events", "") ? 0 : seq;
+    return db_int(r, &seq, NULL, "SELECT seq FROM sqlite_sequence WHERE name = 'events'", "") ? 0
+                                                                                              : seq;
 }
 
 int ds_events_list(ds_registry *r, int64_t since, const char *type, int limit, json_t **out,

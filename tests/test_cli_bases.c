@@ -54,6 +54,41 @@ static const fake_route reading[] = {
     {.request = "POST /v1/gc", .body = GC},
     {.request = NULL}};
 
+START_TEST(prune) {
+    static const fake_route routes[] = {
+        {.request = "POST /v1/prune",
+         .body = "{\"dry_run\":true,\"jobs\":1200,\"events\":1,\"folders\":0,\"checkpoints\":2,"
+                 "\"files\":0,\"bytes\":1500000,\"error\":null}",
+         .times = 3},
+        {.request = "POST /v1/prune",
+         .body = "{\"dry_run\":false,\"bytes\":0,\"error\":null}",
+         .times = 1},
+        {.request = "POST /v1/prune", .body = "{\"dry_run\":false,\"error\":\"no space\"}"},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 0, "prune --dry-run --jobs 48h");
+    ck_has(s.log.data, "{\"dry_run\":true,\"jobs_seconds\":172800.0}");
+    ck_assert_str_eq(r.out, "1,200 jobs\n1 event\n2 checkpoints of ended jobs\n");
+    ck_has(r.err, "1.5 MB would be freed; without --dry-run they go");
+    cli_free(&r);
+    ck_run(r, &s, 0, "prune -n --json");
+    json_decref(cli_json(&r, "dsctl.v1/prune"));
+    cli_free(&r);
+    ck_run(r, &s, 0, "prune -n -q");
+    ck_assert_str_eq(r.out, "1500000\n");
+    cli_free(&r);
+    ck_run(r, &s, 0, "prune");
+    ck_has(r.err, "nothing has had its time");
+    cli_free(&r);
+    ck_run(r, &s, 1, "prune");
+    ck_has(r.err, "not all of it could go: no space");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 #define FSCK(damage, findings)                                                                     \
     "{\"quick\":false,\"repair\":false,\"damage\":" damage ",\"findings\":[" findings              \
     "],\"more\":0,\"checked\":{\"blobs\":3,\"bytes\":1000,\"models\":2,\"folders\":1,\"caches\":"  \
@@ -329,6 +364,7 @@ END_TEST
 
 static void cases(TCase *tc) {
     tcase_add_test(tc, fsck);
+    tcase_add_test(tc, prune);
     tcase_add_loop_test(tc, reading_commands, 0, sizeof readers / sizeof *readers);
     tcase_add_test(tc, a_missing_vae_is_said);
     tcase_add_test(tc, adding_a_base);

@@ -234,12 +234,60 @@ START_TEST(no_checkpoint_of_a_job_that_ended) {
 }
 END_TEST
 
+/* Old folders, what no job is there for, checkpoints and left-overs; nothing that is in use. */
+START_TEST(prune) {
+    static const char *const keys[] = {"jobs",        "events", "folders",
+                                       "checkpoints", "files",  "bytes"};
+    rig_start(&r, NULL);
+    add(4);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    rig_fake(&r, "sample", "hang");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{}"));
+    int64_t live = rig_wait_job(&r, "sample", NULL, "|running|", 10000);
+    ck_assert_int_eq(live, 3);
+    run("cd %s && mkdir -p jobs/1/checkpoints jobs/3/checkpoints jobs/2/checkpoints"
+        " jobs/1.foreign-1 jobs/2.foreign-1 jobs/77 && echo 12345 >jobs/2/checkpoints/a && touch -d"
+        " '3 days ago' jobs/1.foreign-1 jobs/77 cache/x.aaaaaa.tmp && touch cache/y.bbbbbb.tmp",
+        r.state);
+    rig_sql(&r, "UPDATE jobs SET finished_at = 1000 WHERE id = 1");
+    static const char *const bodies[] = {
+        "{\"dry_run\":true,\"folders_seconds\":86400,\"jobs_seconds\":86400}",
+        "{\"folders_seconds\":86400,\"jobs_seconds\":86400}", "{\"folders_seconds\":86400}"};
+    json_t *doc[3];
+    for (int i = 0; i < 3; i++) {
+        doc[i] = rig_want(&r, 200, "POST", "/v1/prune", bodies[i]);
+        ck_assert(json_is_null(json_object_get(doc[i], "error")));
+        if (i == 0)
+            ck_assert(is_there("jobs/1") && is_there("cache/x.aaaaaa.tmp"));
+    }
+    for (int k = 0; k < 6; k++) {
+        ck_assert_msg(ds_json_int(doc[0], keys[k], -1) == ds_json_int(doc[1], keys[k], -2), "%s",
+                      keys[k]);
+        ck_assert_msg(ds_json_int(doc[2], keys[k], -1) == 0, "%s", keys[k]);
+    }
+    ck_assert_int_eq(ds_json_int(doc[1], "jobs", 0), 1);
+    ck_assert_int_eq(ds_json_int(doc[1], "folders", 0), 2); /* jobs/1, jobs/1.foreign-1 */
+    ck_assert_int_eq(ds_json_int(doc[1], "checkpoints", 0), 1);
+    ck_assert_int_eq(ds_json_int(doc[1], "files", 0), 1);
+    ck_assert(!is_there("jobs/1") && !is_there("jobs/1.foreign-1") && is_there("jobs/2.foreign-1"));
+    ck_assert(is_there("jobs/2/worker.log") && !is_there("jobs/2/checkpoints"));
+    ck_assert(is_there("jobs/3/checkpoints")); /* it runs */
+    ck_assert(is_there("jobs/77"));            /* not ours yet: the next start moves it away */
+    ck_assert(!is_there("cache/x.aaaaaa.tmp") && is_there("cache/y.bbbbbb.tmp"));
+    for (int i = 0; i < 3; i++)
+        json_decref(doc[i]);
+    rig_says(&r, 400, "POST", "/v1/prune", "{\"jobs_seconds\":-1}", "must be a number");
+    rig_says(&r, 400, "POST", "/v1/prune", "{\"dry_run\":1}", "true or false");
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, restored_copy);
     tcase_add_test(tc, a_folder_of_another_registry);
     tcase_add_loop_test(tc, a_folder_without_a_mark, 0, 3);
     tcase_add_test(tc, rescans_leave_nothing);
+    tcase_add_test(tc, prune);
     tcase_add_loop_test(tc, no_checkpoint_of_a_job_that_ended, 0, 2);
 }
 

@@ -102,7 +102,9 @@ static const struct kind {
     {"sqlite3 $S/registry.db \"PRAGMA foreign_keys=OFF; UPDATE jobs SET base_id = 77\"",
      "registry.db", "refers to a missing row of bases", 1, 1, 0},
     {"sqlite3 $S/registry.db \"UPDATE adapters SET last_version = 7\"", "registry.db",
-     "version number is beyond", 1, 1, 0}};
+     "version number is beyond", 1, 1, 0},
+    {"sqlite3 $S/registry.db \"UPDATE blobs SET stored_sha256 = digest WHERE digest = '$D'\"",
+     "of digits@v1", "unpacks to the same", 1, 0, 1}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 START_TEST(each_kind) {

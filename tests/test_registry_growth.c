@@ -1,5 +1,6 @@
 /* tests/test_registry_growth.c - years of rescans leave nothing behind. */
 #include "registry/db.h"
+#include "registry/prune.h"
 #include "tests/registry_fixture.h"
 
 #include <sys/resource.h>
@@ -147,11 +148,107 @@ START_TEST(a_change_during_an_unchanged_scan) {
 }
 END_TEST
 
+/* All that prune finds with these horizons. */
+static ds_prune_rows prune_all(ds_registry *r, int64_t jobs_before, int64_t events_before,
+                               int dry_run) {
+    ds_prune_rows p = {
+        .jobs_before = jobs_before, .events_before = events_before, .dry_run = dry_run};
+    int more;
+    do {
+        ds_error e;
+        more = ds_prune_some(r, &p, &e);
+        ck_assert_msg(more >= 0, "%s", e.message);
+    } while (more);
+    return p;
+}
+
+static int64_t sample_job(ds_registry *r, int fail) {
+    int64_t id = 0;
+    MUST(ds_job_add(r, DS_JOB_SAMPLE, "d", NULL, 1, &id, err));
+    if (fail < 0)
+        return id; /* stays queued */
+    MUST(ds_job_claim(r, id, err));
+    ds_job_failure f = {.exit_code = 2, .exit_signal = -1};
+    if (fail)
+        MUST(ds_job_fail(r, id, &f, NULL, err));
+    else
+        MUST(ds_job_done(r, id, NULL, err));
+    return id;
+}
+
+static int exists(ds_registry *r, int64_t job) {
+    ds_job j;
+    return ds_job_read(r, job, &j, NULL) == 0;
+}
+
+START_TEST(old_rows_go_and_history_stays) {
+    ds_registry *r = fx_open(fx_dir("prune"));
+    fx_add(r, "d", "/a");
+    int64_t scan = fx_scan(r, "one"), train = fx_train(r, 1, "one", NULL).id;
+    fx_add(r, "e", "/b");
+    fx_scan(r, "two");
+    ds_job failed = fx_claim(r, DS_JOB_TRAIN); /* keeps the present content from being trained */
+    ds_job_failure f = {.exit_code = 2, .exit_signal = -1};
+    MUST(ds_job_fail(r, failed.id, &f, NULL, err));
+    int64_t done = sample_job(r, 0), bad = sample_job(r, 1), queued = sample_job(r, -1);
+    int64_t seq = ds_event_last_seq(r), published = fx_count(r, "adapter.published");
+    ds_prune_rows none = prune_all(r, 1000, 1000, 0); /* nothing is so old */
+    ck_assert(none.jobs == 0 && none.events == 0);
+    int64_t far = INT64_MAX / 2, before = all_rows(r);
+    ds_prune_rows dry = prune_all(r, far, far, 1);
+    ck_assert_int_eq(all_rows(r), before);
+    ds_prune_rows p = prune_all(r, far, far, 0);
+    ck_assert(p.jobs == dry.jobs && p.events >= dry.events); /* those of jobs that went as well */
+    ck_assert_int_eq(p.jobs, 4);                             /* two scans and two samples */
+    ck_assert(!exists(r, scan) && !exists(r, done) && !exists(r, bad));
+    ck_assert(exists(r, train) && exists(r, failed.id) && exists(r, queued));
+    ck_assert_int_eq(fx_count(r, "adapter.published"), published);
+    ck_assert(fx_count(r, "gate.") == 1 && fx_count(r, "alias.set") == 1);
+    ck_assert_int_eq(fx_count(r, "dataset.added"), 2);
+    ck_assert_int_eq(fx_count(r, "job."), 1); /* of the one that is queued */
+    MUST(ds_registry_check(r, err));
+    int made;
+    MUST(ds_reconcile(r, &made, err)); /* nothing is trained or scanned anew for it */
+    MUST(ds_reconcile(r, &made, err));
+    ck_assert_int_eq(made, 0);
+    ck_assert_int_eq(ds_event_last_seq(r), seq); /* cursors of readers stay good */
+    int64_t next = sample_job(r, 0);
+    ck_assert_int_gt(next, queued); /* numbers are not given out again */
+    ck_assert_int_gt(ds_event_last_seq(r), seq);
+    ck_assert(fx_foreign(r, "DELETE FROM events") != SQLITE_OK);
+    ck_assert_int_eq(fx_foreign(r, "BEGIN; INSERT INTO meta VALUES ('pruning', '1'); DELETE FROM"
+                                   " events WHERE type = 'adapter.published'; COMMIT"),
+                     SQLITE_CONSTRAINT);
+    MUST(ds_registry_check(r, err));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Whatever their age, the oldest go beyond a number; many windows. */
+START_TEST(limits_of_prune) {
+    ds_registry *r = fx_open(fx_dir("limits"));
+    MUST(db_run(r, err,
+                "INSERT INTO jobs(kind, state, name, created_at, started_at, finished_at)"
+                " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+                " SELECT 'sample', 'done', '', 1, 1, 1000000 + i FROM n",
+                ""));
+    ds_prune_rows p = {.jobs_most = 1200, .events_most = 0};
+    while (ds_prune_some(r, &p, NULL) > 0)
+        ;
+    ck_assert_int_eq(rows(r, "jobs"), 1201);
+    ck_assert_int_eq(p.jobs, 3799);
+    ck_assert(exists(r, 5000) && !exists(r, 3799));
+    ds_registry_close(r);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_set_timeout(tc, getenv("GROWTH_RESCANS") ? 7200 : 60);
     tcase_add_test(tc, unchanged_rescans_leave_no_row);
     tcase_add_test(tc, the_same_failure_again_leaves_no_row);
     tcase_add_test(tc, a_change_during_an_unchanged_scan);
+    tcase_add_test(tc, old_rows_go_and_history_stays);
+    tcase_add_test(tc, limits_of_prune);
 }
 
 int main(void) {
