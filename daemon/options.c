@@ -40,6 +40,9 @@ static const char usage[] =
     "  --keep-events DAYS  events; those of publications and gates stay (default 365); 0, here "
     "and\n"
     "                      above, is for ever\n"
+    "  --stall SECONDS     a worker that runs and says nothing for so long is ended and tried "
+    "again\n"
+    "                      (default 3600, 0 = never; at most 604800)\n"
     "  --idle SECONDS      a client that is silent for so long is cut off (default 30)\n"
     "  --log-level LEVEL   debug, info, warn or error (env DIFFSCALER_LOG; default info)\n"
     "  --fsck HOW          check the state folder while no daemon runs, and exit: quick, full or\n"
@@ -142,6 +145,7 @@ static void set_defaults(ds_options *o) {
                       .nice = 10,
                       .settle_ms = 5000,
                       .rescan_seconds = 600,
+                      .stall_seconds = 3600,
                       .idle_seconds = 30,
                       .keep_jobs_days = 90,
                       .keep_folders_days = 30,
@@ -167,6 +171,7 @@ enum { /* in the order of the table of options */
        KEEP_JOBS,
        KEEP_FOLDERS,
        KEEP_EVENTS,
+       STALL,
        IDLE,
        LEVEL,
        FSCK,
@@ -207,6 +212,7 @@ static int apply(ds_options *o, int what, const char *v, ds_error *err) {
     case KEEP_JOBS: return whole("--keep-jobs", v, 0, 36500, &o->keep_jobs_days, err);
     case KEEP_FOLDERS: return whole("--keep-folders", v, 0, 36500, &o->keep_folders_days, err);
     case KEEP_EVENTS: return whole("--keep-events", v, 0, 36500, &o->keep_events_days, err);
+    case STALL: return whole("--stall", v, 0, 604800, &o->stall_seconds, err);
     case IDLE:
         rc = whole("--idle", v, 1, 3600, &seconds, err);
         o->idle_seconds = (unsigned)seconds;
@@ -302,6 +308,7 @@ int ds_options_parse(int argc, char **argv, ds_options *o, ds_error *err) {
                                           {"keep-jobs", required_argument, NULL, KEEP_JOBS},
                                           {"keep-folders", required_argument, NULL, KEEP_FOLDERS},
                                           {"keep-events", required_argument, NULL, KEEP_EVENTS},
+                                          {"stall", required_argument, NULL, STALL},
                                           {"idle", required_argument, NULL, IDLE},
                                           {"log-level", required_argument, NULL, LEVEL},
                                           {"fsck", required_argument, NULL, FSCK},
@@ -351,9 +358,10 @@ void ds_options_print(const ds_options *o) {
            *o->feature_net ? o->feature_net : "(none found: datasets wait)");
     if (*o->listen)
         printf("listen = %s\ntoken-file = %s\n", o->listen, o->token_file);
-    printf("workers = %d\nnice = %d\nsettle = %g\nrescan = %d\nbase-task = %s\nidle = %u\n",
+    printf("workers = %d\nnice = %d\nsettle = %g\nrescan = %d\nbase-task = %s\nstall = %d\n"
+           "idle = %u\n",
            o->workers, o->nice, o->settle_ms / 1000.0, o->rescan_seconds,
-           o->base_probe_only ? "probe" : "full", o->idle_seconds);
+           o->base_probe_only ? "probe" : "full", o->stall_seconds, o->idle_seconds);
     printf("keep-jobs = %d\nkeep-folders = %d\nkeep-events = %d\n", o->keep_jobs_days,
            o->keep_folders_days, o->keep_events_days);
 }

@@ -20,6 +20,7 @@
 
 #define CANCEL_SECONDS 15.0
 #define STOP_SECONDS 20.0
+#define POLL_MOST 2.0
 enum { EXIT_GPU = 70, EXIT_AGAIN = 75 }; /* docs/jobs.md */
 #define SPEC_MAX (16 << 20)
 #define MANIFEST_MAX ((size_t)2 << 30)
@@ -258,6 +259,26 @@ static int64_t log_size(const ds_slot *s) {
     return stat(path, &st) ? 0 : st.st_size;
 }
 
+static void terminate(ds_slot *s);
+
+/* A worker that hangs would hold its slot for ever.  What counts is time in which it could have
+ * said something: not while it is stopped, and of a longer pause of this process or of the machine
+ * one POLL_MOST. */
+static void watch_silence(ds_slot *s, int heard) {
+    double now = ds_monotonic(), passed = fmin(now - s->polled_at, POLL_MOST);
+    s->polled_at = now;
+    if (heard)
+        s->quiet = 0;
+    else if (s->quiet < 1 || !ds_process_stopped(s->pid))
+        s->quiet += passed;
+    if (!s->d->o.stall_seconds || s->term_at > 0 || s->quiet < s->d->o.stall_seconds)
+        return;
+    s->stalled = 1;
+    ds_log(DS_LOG_WARN, "job %lld said nothing for %d s: its worker is ended", (long long)s->job.id,
+           s->d->o.stall_seconds);
+    terminate(s);
+}
+
 void ds_slot_poll(ds_slot *s) {
     if (s->phase != DS_SLOT_RUNNING)
         return;
@@ -265,6 +286,7 @@ void ds_slot_poll(ds_slot *s) {
     int64_t log = log_size(s), news = ds_tail_lines(&s->tail, s->events, 1 << 20, take_line, s);
     if (news || log != s->log_size)
         ds_daemon_wake(s->d);
+    watch_silence(s, news || log != s->log_size);
     s->log_size = log;
     double now = ds_monotonic();
     if (s->revision != s->committed && now - s->committed_at >= 1) {
@@ -313,6 +335,17 @@ static int to_be_postponed(const ds_slot *s) {
            (s->exit_code == EXIT_GPU && s->checkpoints);
 }
 
+static void stalled(ds_slot *s) {
+    char text[160];
+    s->outcome = DS_OUTCOME_FAIL;
+    s->retry = 1;
+    snprintf(text, sizeof text,
+             "the worker said nothing for %d s and was ended (see dsctl logs %lld; the limit is "
+             "diffscalerd --stall)",
+             s->d->o.stall_seconds, (long long)s->job.id);
+    set_error(s, "DS_ETIMEOUT", text);
+}
+
 /* Exit codes: docs/jobs.md. */
 static void on_exit_cb(void *ctx, int exit_code, int signal) {
     ds_slot *s = ctx;
@@ -329,6 +362,8 @@ static void on_exit_cb(void *ctx, int exit_code, int signal) {
         s->outcome = DS_OUTCOME_CANCEL;
     else if (s->stop || s->pause)
         s->outcome = DS_OUTCOME_REQUEUE;
+    else if (s->stalled)
+        stalled(s);
     else if (to_be_postponed(s))
         s->outcome = DS_OUTCOME_POSTPONE;
     else {
@@ -392,6 +427,7 @@ static void spawn(ds_slot *s) {
         return;
     }
     s->phase = DS_SLOT_RUNNING;
+    s->polled_at = ds_monotonic();
     s->pid = ds_child_pid(s->child);
     ds_process p;
     ds_process_identify(s->pid, &p); /* a process that is gone already is reaped by the loop */

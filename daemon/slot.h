@@ -36,6 +36,8 @@ typedef struct ds_slot {
     pid_t pid;
     double started, term_at, settle_at; /* monotonic seconds; 0 = not */
     int cancel, stop, pause, killed;    /* pause: stop of this job alone */
+    double polled_at, quiet;            /* monotonic; seconds that it ran and said nothing */
+    int stalled;                        /* ended for that */
 
     ds_tail tail;
     char stage[32];

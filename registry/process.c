@@ -56,6 +56,12 @@ int ds_process_identify(int64_t pid, ds_process *p) {
     return stat_of(pid, &state, &p->start);
 }
 
+int ds_process_stopped(int64_t pid) {
+    char state = 0;
+    int64_t start;
+    return !stat_of(pid, &state, &start) && (state == 'T' || state == 't');
+}
+
 int ds_process_alive(const ds_process *p) {
     char boot[37], state;
     int64_t start;

@@ -17,6 +17,9 @@ typedef struct {
 /* Fill *p for a process that runs now; -1 (pid and boot id filled, start 0) when it is gone. */
 int ds_process_identify(int64_t pid, ds_process *p);
 
+/* 1: stopped (SIGSTOP, a debugger). */
+int ds_process_stopped(int64_t pid);
+
 /* 1 while exactly this process exists and is not a zombie. */
 int ds_process_alive(const ds_process *p);
 

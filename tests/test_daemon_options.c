@@ -62,6 +62,7 @@ START_TEST(options_of_the_daemon) {
                {"--workers", "1", "--workers", "2", "--workers is given twice"},
                {"--state", "/tmp/y", NULL, NULL, "--state is given twice"},
                {"--worker-path", "/tmp", NULL, NULL, "given twice"},
+               {"--stall", "604801", NULL, NULL, "--stall '604801': a number from 0 to 604800"},
                {"--base-task", "none", NULL, NULL, "--base-task 'none': use full or probe"},
                {"--frob", NULL, NULL, NULL, "not known"},
                {"extra", NULL, NULL, NULL, "one argument too many"}};
@@ -78,9 +79,12 @@ START_TEST(options_of_the_daemon) {
     ck_assert_msg(!parse(&o, &err, "--workers", "2", "--workers", "2"), "%s", err.message);
     ck_assert_msg(!parse(&o, &err, "--idle", "7", "--rescan", "0"), "%s", err.message);
     ck_assert_uint_eq(o.idle_seconds, 7);
+    ck_assert_int_eq(o.stall_seconds, 3600);
     ck_assert(!o.base_probe_only);
     ck_assert_msg(!parse(&o, &err, "--base-task", "probe", NULL, NULL), "%s", err.message);
     ck_assert(o.base_probe_only);
+    ck_assert_msg(!parse(&o, &err, "--stall", "0", NULL, NULL), "%s", err.message);
+    ck_assert_int_eq(o.stall_seconds, 0);
 }
 END_TEST
 

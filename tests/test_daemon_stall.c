@@ -1,0 +1,75 @@
+/* tests/test_daemon_stall.c - a worker that hangs is ended; one that is only stopped is not. */
+#include "tests/daemon_rig.h"
+
+static rig r;
+
+static pid_t worker_of(int64_t id) {
+    char path[64];
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
+    json_t *job = rig_want(&r, 200, "GET", path, NULL);
+    pid_t pid = (pid_t)ds_json_int(job, "pid", 0);
+    json_decref(job);
+    ck_assert_int_gt(pid, 0);
+    return pid;
+}
+
+/* The attempt counts and says why; SIGTERM ends the first worker, SIGKILL the stubborn one. */
+START_TEST(a_silent_worker_is_ended) {
+    rig_open(&r, "silent");
+    char photos[400];
+    rig_images(&r, "photos", 3, photos);
+    rig_start(&r, (const char *const[]){"--stall", "2", NULL});
+    rig_fake(&r, "train", "hang");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    double begin = ds_monotonic();
+    rig_wait_job(&r, "train", "digits", "|queued|", 20000);
+    ck_assert_msg(ds_monotonic() - begin > 1.5, "ended too early");
+    rig_fake(&r, "train", "ok");
+    char path[64];
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
+    json_t *job = rig_want(&r, 200, "GET", path, NULL);
+    json_t *error = json_object_get(job, "error");
+    ck_assert_int_eq(ds_json_int(job, "attempts", 0), 1);
+    ck_assert_str_eq(ds_json_string(error, "code", ""), "DS_ETIMEOUT");
+    ck_assert_msg(strstr(ds_json_string(error, "message", ""), "said nothing for 2 s") != NULL,
+                  "%s", ds_json_string(error, "message", ""));
+    json_decref(job);
+    rig_wait_adapter(&r, "digits", 1, 15000);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+END_TEST
+
+/* Twice the limit in SIGSTOP, then it goes on and is done. */
+START_TEST(a_stopped_worker_is_left_alone) {
+    rig_open(&r, "stopped");
+    char photos[400];
+    rig_images(&r, "photos", 3, photos);
+    rig_start(&r, (const char *const[]){"--stall", "2", NULL});
+    rig_fake(&r, "train", "slow 1000");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    pid_t worker = worker_of(id);
+    kill(worker, SIGSTOP);
+    usleep(4500000);
+    ck_assert_int_eq(worker_of(id), worker);
+    kill(worker, SIGCONT);
+    rig_wait_adapter(&r, "digits", 1, 15000);
+    char path[64];
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
+    json_t *job = rig_want(&r, 200, "GET", path, NULL);
+    ck_assert_int_eq(ds_json_int(job, "attempts", 0), 1);
+    json_decref(job);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_test(tc, a_silent_worker_is_ended);
+    tcase_add_test(tc, a_stopped_worker_is_left_alone);
+}
+
+int main(int argc, char **argv) {
+    rig_main(argc, argv);
+    return ds_test_main("daemon_stall", cases);
+}
