@@ -2,9 +2,9 @@
  *
  * Host memory that runs out is an exhausted process: it says so on stderr and exits, at once and
  * without a signal, and the job resumes from its last checkpoint.  So do the libraries whose
- * allocations can be led here (jansson, SQLite): half a document is worse than none.  Sizes that
- * come from outside must be checked against a limit before they get here.  Device memory is
- * different: ds_device.alloc may return NULL.
+ * allocations can be led here (jansson, SQLite, OpenSSL): half a document is worse than none.
+ * Sizes that come from outside must be checked against a limit before they get here.  Device memory
+ * is different: ds_device.alloc may return NULL.
  */
 #ifndef DS_BASE_MEM_H
 #define DS_BASE_MEM_H
