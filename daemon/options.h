@@ -22,9 +22,9 @@ typedef struct {
     int settle_ms;
     int rescan_seconds;
     int keep_jobs_days, keep_folders_days, keep_events_days; /* 0 = for ever */
-    int stall_seconds;     /* of silent workers; 0 = no limit */
-    unsigned idle_seconds; /* of HTTP clients */
-    int base_probe_only;   /* no distance of a base's own classes is recorded */
+    int stall_seconds;                                       /* of silent workers; 0 = no limit */
+    unsigned idle_seconds;                                   /* of HTTP clients */
+    int base_probe_only; /* no distance of a base's own classes is recorded */
     enum ds_log_level log_level;
     int base_given, feature_net_given; /* named by the user: must exist */
     int check_config;
