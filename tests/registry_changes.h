@@ -174,6 +174,9 @@ static const struct {
     {"choose base", choose_base},
     {"first base again", back_to_first},
     {"remove base", remove_base},
+    {"last rescan", rescan},
+    {"reconcile: last scan", reconcile},
+    {"claim last scan", claim},
     {"remove dataset", remove_set},
     {"reconcile: nothing", reconcile},
 };
