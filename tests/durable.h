@@ -3,7 +3,8 @@
  * The test program has fsync, fdatasync, rename, renameat2 and link of its own, which every library
  * in it calls instead of the C library's (as a preloaded library would do it); they note the name
  * of what they were given, and do it.  So a sync that somebody drops, or moves behind the rename,
- * is seen without a power cut.  With `durable_fail` = n the n-th sync from now on fails with EIO.
+ * is seen without a power cut.  With `durable_fail` = n the n-th sync from now on fails with EIO, with
+ * `durable_fail_rename` the n-th rename.
  */
 #ifndef DS_TESTS_DURABLE_H
 #define DS_TESTS_DURABLE_H
@@ -22,7 +23,7 @@ static struct {
     char what; /* s(ync), r(ename) */
     char from[400], to[400];
 } durable_log[DURABLE_MOST];
-static int durable_count, durable_fail;
+static int durable_count, durable_fail, durable_fail_rename;
 
 static void durable_note(char what, const char *from, const char *to) {
     if (durable_count == DURABLE_MOST)
@@ -53,6 +54,10 @@ int fdatasync(int fd) { return durable_sync(fd, "fdatasync"); }
 int rename(const char *from, const char *to) {
     int (*real)(const char *, const char *);
     *(void **)&real = dlsym(RTLD_NEXT, "rename");
+    if (durable_fail_rename && --durable_fail_rename == 0) {
+        errno = EIO;
+        return -1;
+    }
     durable_note('r', from, to);
     return real(from, to);
 }
@@ -64,7 +69,7 @@ int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
     return real(a, from, b, to, flags);
 }
 
-static inline void durable_begin(void) { durable_count = durable_fail = 0; }
+static inline void durable_begin(void) { durable_count = durable_fail = durable_fail_rename = 0; }
 
 static inline int durable_syncs_of(const char *end) {
     int n = 0;

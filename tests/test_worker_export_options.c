@@ -1,6 +1,8 @@
 /* tests/test_worker_export_options.c - `diffscaler-worker export`: what each option changes in the
  * files, what is refused before anything is written, what --force replaces, and that a full disk
  * leaves nothing. */
+#include "tests/durable.h"
+
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -203,6 +205,9 @@ START_TEST(options_change_the_files) {
     begin();
     runs(0, COMMON "--format peft-like", "wrote ");
     ck_assert(!there("model.safetensors"));
+    st = file("adapter_model.safetensors");
+    ck_assert_str_eq(ds_st_meta(st, "format"), "pt");
+    ds_st_free(st);
 }
 END_TEST
 
@@ -278,19 +283,90 @@ START_TEST(a_full_disk_leaves_nothing) {
     runs(0, forms[_i], "wrote ");
     begin();
     int before = entries();
-    for (int at = 1; rc && at < 20; at++) {
+    for (int at = 1; at < 12; at++) {
+        int over = !rc; /* there were no more writes */
         snprintf(n, sizeof n, "%d", at);
         setenv("DS_TEST_ENOSPC", n, 1);
         rc = command(forms[_i]);
         unsetenv("DS_TEST_ENOSPC");
+        ck_assert_msg(!over || !rc, "write %d failed, the one before it was not looked at", at);
         failed += rc != 0;
-        if (!rc) /* there are no more writes */
-            break;
+        if (!rc) {
+            begin();
+            continue;
+        }
         ck_assert_msg(rc == 75 && strstr(said, "No space left"), "exit %d: %s", rc, said);
         ck_assert_msg(!ds_fs_exists(out), "write %d", at);
         ck_assert_int_eq(entries(), before);
     }
     ck_assert_int_ge(failed, 1);
+}
+END_TEST
+
+static void note(void *user, const char *line) { (void)user, (void)line; }
+
+static int by_hand(enum ds_export_format format, int force, ds_error *err) {
+    ds_export_options o = {.base = base_path,
+                           .adapter = adapter_path,
+                           .out_dir = out,
+                           .format = format,
+                           .force = force};
+    return ds_export(&o, note, NULL, err);
+}
+
+/* Each file was synced before the folder got its name; a sync that fails is said, and leaves
+ * nothing. */
+START_TEST(an_export_is_synced) {
+    static const struct {
+        enum ds_export_format format;
+        const char *file;
+    } forms[] = {{DS_EXPORT_DIT, "/model.safetensors"},
+                 {DS_EXPORT_DIFFUSERS, "/diffusion_pytorch_model.safetensors"},
+                 {DS_EXPORT_SAFETENSORS, "/adapter.safetensors"}};
+    ds_error err;
+    begin();
+    durable_begin();
+    ck_assert_int_eq(by_hand(forms[_i].format, 0, &err), 0);
+    if (_i < 2) /* the adapter is written under another name, and gets its own then */
+        ck_assert_int_ge(durable_syncs_of(forms[_i].file), 1);
+    int named = 0, syncs = 0;
+    for (int i = 0; i < durable_count; i++) {
+        syncs += durable_log[i].what == 's';
+        named |= durable_log[i].what == 'r' && !strcmp(durable_log[i].to, out);
+        ck_assert(!named || strcmp(durable_log[i].from, forms[_i].file));
+    }
+    ck_assert(named);
+    for (int n = 1; n < syncs; n++) { /* the last one is of the folder that holds it */
+        begin();
+        durable_begin();
+        durable_fail = n;
+        ck_assert_int_eq(by_hand(forms[_i].format, 0, &err), DS_EIO);
+        ck_assert_msg(!ds_fs_exists(out), "sync %d", n);
+    }
+}
+END_TEST
+
+/* A rename that fails: what was there is there. */
+START_TEST(a_rename_that_fails_loses_nothing) {
+    ds_error err;
+    begin();
+    durable_begin();
+    ck_assert_int_eq(by_hand(DS_EXPORT_DIT, 0, &err), 0);
+    int before = entries();
+    for (int n = 1; n <= 8; n++) {
+        durable_begin();
+        ck_assert_int_eq(by_hand(DS_EXPORT_SAFETENSORS, 0, &err), DS_ECONFLICT);
+        durable_fail_rename = n;
+        int rc = by_hand(DS_EXPORT_SAFETENSORS, 1, &err);
+        durable_begin();
+        if (!rc)
+            break;
+        ck_assert_int_eq(rc, DS_EIO);
+        ck_assert_msg(there("model.safetensors") && !there("adapter.safetensors"), "rename %d", n);
+        ck_assert_int_eq(entries(), before);
+    }
+    ck_assert(there("adapter.safetensors") && !there("model.safetensors"));
+    ck_assert_int_eq(entries(), before);
 }
 END_TEST
 
@@ -312,6 +388,12 @@ START_TEST(inputs_that_do_not_fit) {
     ds_base_free(b);
     snprintf(line, sizeof line, "--base %s --adapter ADAPTER -o OUT --format dit", path);
     runs(9, line, "belongs to base");
+    b = diffusers_base();
+    b->data[b->table.items[0].offset] += 1; /* positions of its own */
+    ck_assert_int_eq(ds_base_save(b, path, 0, NULL, NULL), 0);
+    ds_base_free(b);
+    snprintf(line, sizeof line, "--base %s -o OUT --format diffusers", path);
+    runs(2, line, "position");
     runs(3, "--base /none/base --adapter ADAPTER -o OUT --format dit", "/none/base");
     runs(3, "--base BASE --adapter /none/a -o OUT --format dit", "/none/a");
     runs(3, COMMON "--format diffusers --vae /none/vae", "/none/vae");
@@ -326,6 +408,8 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, wrong_words_write_nothing, 0, (int)(sizeof wrong / sizeof *wrong));
     tcase_add_test(tc, force_replaces_an_export_only);
     tcase_add_loop_test(tc, a_full_disk_leaves_nothing, 0, 5);
+    tcase_add_loop_test(tc, an_export_is_synced, 0, 3);
+    tcase_add_test(tc, a_rename_that_fails_loses_nothing);
     tcase_add_test(tc, inputs_that_do_not_fit);
 }
 
