@@ -97,7 +97,7 @@ START_TEST(an_import_is_whole_or_absent) {
     ds_error err;
     char sha[DS_HEX_SIZE], *name = NULL;
     float numbers[4] = {1, 2, 3, 4};
-    int64_t shape[1] = {4}, bytes;
+    int64_t shape[1] = {4}, bytes_of_it;
     int fresh;
     for (int fail = 0; fail < 2; fail++) {
         ds_st_writer *w = ds_st_writer_new();
@@ -107,13 +107,33 @@ START_TEST(an_import_is_whole_or_absent) {
         ck_assert_int_eq(ds_st_stream_put(s, numbers, sizeof numbers, &err), 0);
         durable_begin();
         durable_fail = fail;
-        ck_assert_int_eq(ds_st_stream_finish(s, sha, &name, &bytes, &fresh, &err),
+        ck_assert_int_eq(ds_st_stream_finish(s, sha, &name, &bytes_of_it, &fresh, &err),
                          fail ? DS_EIO : 0);
         ds_st_writer_free(w);
         if (fail)
             continue;
         ck_assert_int_eq(fresh, 1);
         durable_expect_whole(name);
+        free(name);
+    }
+    /* a part of it is there under that name: it is no part of a whole one */
+    for (int torn = 1; torn >= 0; torn--) {
+        ds_st_writer *w = ds_st_writer_new();
+        char *bytes;
+        size_t n;
+        numbers[0] = 9;
+        ds_st_writer_add(w, "x", DS_ST_F32, 1, shape, NULL);
+        ck_assert_int_eq(ds_st_stream_open(&s, w, ds_test_tmpdir(), &err), 0);
+        ck_assert_int_eq(ds_st_stream_put(s, numbers, sizeof numbers, &err), 0);
+        durable_begin();
+        ck_assert_int_eq(ds_st_stream_finish(s, sha, &name, &bytes_of_it, &fresh, &err), 0);
+        ck_assert_int_eq(fresh, 1);
+        ck_assert_int_eq(ds_fs_read(name, 1 << 20, &bytes, &n, NULL), 0);
+        ck_assert_int_eq((int)n, (int)bytes_of_it);
+        if (torn)
+            ck_assert_int_eq(truncate(name, 10), 0);
+        ds_st_writer_free(w);
+        free(bytes);
         free(name);
     }
 }

@@ -283,7 +283,7 @@ static void who_counts(const ds_train_options *o, int *train, int *held, int bot
 START_TEST(held_out_images_are_not_trained_on) {
     static const struct {
         int heldout, train, held, batch;
-    } splits[] = {{20, 63, 7, 63}, {3, 67, 3, 67}, {0, 70, 64, 70}};
+    } splits[] = {{20, 63, 7, 63}, {10, 63, 7, 63}, {3, 67, 3, 67}, {0, 70, 64, 70}};
     int train, held, both[IMAGES], shared = 0;
     ds_train_options o = plain;
     o.heldout = splits[_i].heldout;
@@ -722,12 +722,53 @@ START_TEST(a_checkpoint_continues_its_own_run_only) {
 }
 END_TEST
 
+/* The digest is right, and a part is missing or has another length. */
+START_TEST(a_checkpoint_has_all_its_parts) {
+    static const char *const names[] = {"p", "m", "v", "ema"};
+    char path[PATH_MAX], sha[DS_HEX_SIZE], *bytes, *made;
+    size_t size, n;
+    ds_st *st;
+    ds_error err;
+    ds_fs_join(path, sizeof path, ds_test_tmpdir(), "parts");
+    ds_trainer *t = trainer(&kept);
+    step(t);
+    ck_assert_int_eq(ds_trainer_save(t, path, NULL), 0);
+    ck_assert_int_eq(ds_fs_read(path, 1 << 26, &bytes, &size, NULL), 0);
+    ck_assert_int_eq(ds_st_open_memory("checkpoint", bytes, size - 64, &st, &err), 0);
+    for (int part = 0; part < 4; part++)
+        for (int how = 0; how < 2; how++) { /* absent, shorter */
+            ds_st_writer *w = ds_st_writer_new();
+            for (int i = 0; i < 4; i++) {
+                const ds_st_tensor *x = ds_st_find(st, names[i]);
+                int64_t shape[1] = {(int64_t)x->count - (i == part)};
+                if (i != part || how)
+                    ds_st_writer_add(w, names[i], DS_ST_F32, 1, shape, x->data);
+            }
+            static const char *const meta[] = {"step", "run", "schedule"};
+            for (int i = 0; i < 3; i++)
+                ds_st_writer_meta(w, meta[i], ds_st_meta(st, meta[i]));
+            ck_assert_int_eq(ds_st_writer_finish(w, &made, &n, NULL), 0);
+            ds_st_writer_free(w);
+            ds_digest(made, n, sha);
+            made = ds_xrealloc(made, n + 64);
+            memcpy(made + n, sha, 64);
+            ck_assert_int_eq(ds_fs_write(path, made, n + 64, NULL), 0);
+            ck_assert_msg(ds_trainer_load(t, path, &err) == DS_EINTEGRITY, "'%s' %d", names[part],
+                          how);
+            free(made);
+        }
+    ds_st_free(st);
+    free(bytes);
+    ds_trainer_free(t);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, open_world, close_world);
     tcase_add_test(tc, rates_at_each_step);
     tcase_add_loop_test(tc, a_step_is_adamw, 0, 3);
     tcase_add_test(tc, frozen_entries_do_not_count);
-    tcase_add_loop_test(tc, held_out_images_are_not_trained_on, 0, 3);
+    tcase_add_loop_test(tc, held_out_images_are_not_trained_on, 0, 4);
     tcase_add_test(tc, an_epoch_shows_each_image_once);
     tcase_add_test(tc, held_out_loss_is_of_the_average);
     tcase_add_test(tc, flips_are_mirror_images);
@@ -741,6 +782,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, images_that_do_not_fit_are_refused);
     tcase_add_test(tc, a_loss_that_is_no_number_stops_the_run);
     tcase_add_test(tc, a_checkpoint_continues_its_own_run_only);
+    tcase_add_test(tc, a_checkpoint_has_all_its_parts);
 }
 
 int main(void) { return ds_test_main("engine values", cases); }
