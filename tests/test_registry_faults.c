@@ -7,6 +7,11 @@
 
 #include "base/digest.h"
 #include "base/mem.h"
+#include "registry/base_tasks.h"
+#include "registry/cleanup.h"
+#include "registry/feature_nets.h"
+
+#include <math.h>
 
 /* countdown: instructions until the fault; 0 = none will come */
 static int fired;
@@ -139,7 +144,85 @@ START_TEST(a_fault_at_any_moment) {
 }
 END_TEST
 
-static void cases(TCase *tc) { tcase_add_test(tc, a_fault_at_any_moment); }
+/* ---------------------------------------------------------------- reading */
+
+#define READ(name, call)                                                                           \
+    static int name(ds_registry *r, json_t **out, ds_error *err) { return call; }
+READ(one_dataset, ds_dataset_get(r, "d", out, err))
+READ(all_datasets, ds_dataset_list(r, (ds_page){0}, 1, out, err))
+READ(watched, ds_dataset_watched(r, out, err))
+READ(rejected_files, ds_dataset_rejected(r, "d", out, err))
+READ(one_version, ds_dataset_version_get(r, 1, out, err))
+READ(one_adapter, ds_adapter_get(r, "d", out, err))
+READ(all_adapters, ds_adapter_list(r, (ds_page){0}, &(ds_adapter_filter){.max_fd = NAN}, out, err))
+READ(all_aliases, ds_alias_list(r, "d", out, err))
+READ(one_history, ds_alias_history(r, "d", "latest", out, err))
+READ(one_job, ds_job_get(r, 2, out, err))
+READ(all_jobs, ds_job_list(r, (ds_page){0}, &(ds_job_filter){0}, out, err))
+READ(waiting, ds_jobs_waiting(r, out, err))
+READ(payload, ds_job_payload(r, 2, out, err))
+READ(metrics, ds_job_metrics(r, 2, NULL, out, err))
+READ(measurements, ds_evaluation_list(r, (ds_page){0}, &(ds_evaluation_filter){0}, out, err))
+READ(gate, ds_gate_of_job(r, 2, out, err))
+READ(all_events, ds_events_list(r, 0, NULL, 100, out, err))
+READ(one_base, ds_base_get(r, 1, out, err))
+READ(all_bases, ds_base_list(r, (ds_page){0}, out, err))
+READ(all_nets, ds_feature_net_list(r, (ds_page){0}, out, err))
+READ(net_of_base, ds_feature_net_of_base(r, 1, out, err))
+READ(net_of_job, ds_feature_net_of_job(r, 2, out, err))
+READ(default_net, ds_feature_net_default(r, out, err))
+READ(old_tasks, ds_old_tasks(r, 1, NULL, NULL, out, err))
+READ(base_task, ds_base_task_get(r, 1, out, err))
+READ(facts, ds_cleanup_facts(r, out, err))
+
+static int (*const reads[])(ds_registry *r, json_t **out, ds_error *err) = {
+    one_dataset,  all_datasets, watched,    rejected_files, one_version, one_adapter, all_adapters,
+    all_aliases,  one_history,  one_job,    all_jobs,       waiting,     payload,     metrics,
+    measurements, gate,         all_events, one_base,       all_bases,   all_nets,    net_of_base,
+    net_of_job,   default_net,  old_tasks,  base_task,      facts};
+
+static char *read_text(ds_registry *r, int i, int *rc) {
+    json_t *doc = NULL;
+    ds_error err;
+    *rc = reads[i](r, &doc, &err);
+    char *text = *rc || !doc ? ds_xstrdup("") : json_dumps(doc, JSON_SORT_KEYS | JSON_ENCODE_ANY);
+    if (!*rc)
+        json_decref(doc);
+    return text;
+}
+
+/* What could not be read to its end is an error, never a shorter answer. */
+START_TEST(a_fault_while_reading) {
+    ds_registry *r = fx_open(fx_dir("reading"));
+    int rc, most = 0;
+    for (int i = 0; strcmp(changes[i].name, "delete"); i++)
+        MUST(changes[i].make(r, err));
+    for (int i = 0; i < (int)(sizeof reads / sizeof *reads); i++) {
+        arm(r, 1 << 30);
+        char *want = read_text(r, i, &rc);
+        int length = (1 << 30) - countdown;
+        arm(r, 0);
+        ck_assert_msg(rc == 0, "read %d", i);
+        for (int at = 1; at < length; at += length / 40 + 1) {
+            arm(r, at);
+            char *is = read_text(r, i, &rc);
+            arm(r, 0);
+            ck_assert_msg(rc || !strcmp(want, is), "read %d, fault at %d of %d: %s", i, at, length,
+                          is);
+            most += rc != 0;
+            free(is);
+        }
+        free(want);
+    }
+    ck_assert_int_gt(most, 200);
+    ds_registry_close(r);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_test(tc, a_fault_at_any_moment);
+    tcase_add_test(tc, a_fault_while_reading);
+}
 
 int main(void) {
     fx_fast_tmp();
