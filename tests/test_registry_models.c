@@ -1,5 +1,6 @@
 /* tests/test_registry_models.c - what names a base or a network, and what is told of one. */
 #include "registry/feature_nets.h"
+#include "registry/migrate.h"
 #include "tests/registry_fixture.h"
 
 #define A_SHA "aaaaaaaa11111111111111111111111111111111111111111111111111111111"
@@ -148,12 +149,67 @@ START_TEST(networks_that_are_gone) {
 }
 END_TEST
 
+START_TEST(cursors_and_counts) {
+    ds_registry *r = fx_open(fx_dir("cursors"));
+    static const char *const bad[] = {"0", "-1", "x", "1x", "99999999999999999999"};
+    json_t *o = NULL;
+    for (int i = 0; i < 5; i++)
+        FAILS(DS_EINVAL, "cursor", ds_base_list(r, (ds_page){.cursor = bad[i]}, &o, err));
+    fx_add(r, "one", "/1");
+    fx_add(r, "two", "/2");
+    MUST(ds_dataset_list(r, (ds_page){.limit = 1}, 0, &o, err));
+    ck_assert_int_eq((int)json_array_size(json_object_get(o, "items")), 1);
+    char next[40];
+    snprintf(next, sizeof next, "%s", fx_string(o, "next"));
+    json_decref(o);
+    MUST(ds_dataset_list(r, (ds_page){.limit = 1, .cursor = next}, 0, &o, err));
+    ck_assert_str_eq(fx_string(json_array_get(json_object_get(o, "items"), 0), "name"), "two");
+    json_decref(o);
+    MUST(ds_registry_counts(r, &o, err));
+    ck_assert_str_eq(fx_string(json_object_get(o, "default_feature_net"), "name"), "inception");
+    ck_assert_str_eq(fx_string(json_object_get(o, "base"), "name"), "emoji-dit");
+    ck_assert_int_eq(fx_int(o, "datasets"), 2);
+    json_decref(o);
+    ds_registry_close(r);
+}
+END_TEST
+
+/* The journal of migrations names the text of each; a number that cannot be is damage. */
+START_TEST(schema_numbers) {
+    char dir[PATH_MAX], path[PATH_MAX], sha[DS_HEX_SIZE];
+    snprintf(dir, sizeof dir, "%s", fx_dir("numbers"));
+    ds_registry *r = fx_open(dir);
+    sqlite3 *db;
+    sqlite3_stmt *q;
+    ds_fs_join(path, sizeof path, dir, "registry.db");
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    ck_assert_int_eq(
+        sqlite3_prepare_v2(db, "SELECT version, sha256 FROM migrations ORDER BY 1", -1, &q, NULL),
+        SQLITE_OK);
+    for (int i = 0; i < ds_migration_count; i++) {
+        ck_assert_int_eq(sqlite3_step(q), SQLITE_ROW);
+        ds_digest(ds_migrations[i].sql, strlen(ds_migrations[i].sql), sha);
+        ck_assert_str_eq((const char *)sqlite3_column_text(q, 1), sha);
+    }
+    sqlite3_finalize(q);
+    ds_registry_close(r);
+    static const char *const wrong[] = {"PRAGMA user_version = -1", "PRAGMA user_version = 0"};
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(sqlite3_exec(db, wrong[i], NULL, NULL, NULL), SQLITE_OK);
+        FAILS(DS_EINTEGRITY, "schema", ds_registry_open(dir, &r, err));
+    }
+    sqlite3_close(db);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_test(tc, references_to_bases);
     tcase_add_test(tc, names_that_are_taken_or_cannot_be);
     tcase_add_test(tc, what_is_told_of_a_base);
     tcase_add_test(tc, results_of_imports);
     tcase_add_test(tc, networks_that_are_gone);
+    tcase_add_test(tc, cursors_and_counts);
+    tcase_add_test(tc, schema_numbers);
 }
 
 int main(void) {
