@@ -77,13 +77,14 @@ static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     j->created_at = sqlite3_column_int64(q, 15);
 }
 
-static int repeated_scan(ds_registry *r, const ds_job *j, int64_t *yes, ds_error *err) {
+int job_scan_repeats(ds_registry *r, enum ds_job_kind kind, int64_t dataset_id, int64_t *yes,
+                     ds_error *err) {
     *yes = 0;
-    return j->kind != DS_JOB_SCAN ? 0
-                                  : db_int(r, yes, err,
-                                           "SELECT count(*) FROM datasets d WHERE d.id = ?1"
-                                           " AND " JOBS_SCAN_REPEATS("d"),
-                                           "i", j->dataset_id);
+    return kind != DS_JOB_SCAN ? 0
+                               : db_int(r, yes, err,
+                                        "SELECT count(*) FROM datasets d WHERE d.id = ?1"
+                                        " AND d.scan_done > 0 AND d.state IN ('ready', 'failed')",
+                                        "i", dataset_id);
 }
 
 static int job_event(ds_registry *r, const char *type, const ds_job *j, const char *code,
@@ -92,7 +93,7 @@ static int job_event(ds_registry *r, const char *type, const ds_job *j, const ch
     int ended =
         strcmp(type, "job.queued") && strcmp(type, "job.started") && strcmp(type, "job.retrying");
     int64_t repeated = 0;
-    int rc = ended ? 0 : repeated_scan(r, j, &repeated, err);
+    int rc = ended ? 0 : job_scan_repeats(r, j->kind, j->dataset_id, &repeated, err);
     if (rc || repeated)
         return rc;
     snprintf(subject, sizeof subject, "job:%lld", (long long)j->id);

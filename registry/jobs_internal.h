@@ -31,10 +31,11 @@ int job_read_running(ds_registry *r, int64_t id, ds_job *out, ds_error *err);
 /* running (or, when cancelled, queued) -> a final state: row, attempt, leases, event. */
 int job_finish(ds_registry *r, const ds_job *j, const job_end *end, ds_error *err);
 
-/* SQL: a scan of dataset `d` is a repeated one.  It leaves no row unless it finds something else
- * than the one before, and what happens to it before its end is no event: folders are scanned
+/* Is a job of this kind a repeated scan of the dataset?  It leaves no row unless it finds something
+ * else than the one before, and what happens to it before its end is no event: folders are scanned
  * every few minutes for years. */
-#define JOBS_SCAN_REPEATS(d) d ".scan_done > 0 AND " d ".state IN ('ready', 'failed')"
+int job_scan_repeats(ds_registry *r, enum ds_job_kind kind, int64_t dataset_id, int64_t *yes,
+                     ds_error *err);
 
 /* Instead of an end: job, attempts and curves go. */
 int job_forget(ds_registry *r, const ds_job *j, ds_error *err);

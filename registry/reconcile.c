@@ -76,12 +76,10 @@ static int enqueue(ds_registry *r, enum ds_job_kind kind, const struct wish *w, 
                     w->dataset_id, w->version_id, w->base_id, w->generation, ds_now_ms());
     if (rc)
         return rc;
-    int64_t id = db_rowid(r), quiet = 0;
-    if (kind == DS_JOB_SCAN &&
-        !db_int(r, &quiet, NULL,
-                "SELECT 1 FROM datasets d WHERE d.id = ?1 AND " JOBS_SCAN_REPEATS("d"), "i",
-                w->dataset_id))
-        return 0;
+    int64_t id = db_rowid(r), quiet;
+    rc = job_scan_repeats(r, kind, w->dataset_id, &quiet, err);
+    if (rc || quiet)
+        return rc;
     snprintf(subject, sizeof subject, "job:%lld", (long long)id);
     return ds_event_put(
         r, "job.queued", subject,
