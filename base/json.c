@@ -107,3 +107,9 @@ char *ds_json_canonical(const json_t *doc) {
     DS_ASSERT(text);
     return text;
 }
+
+int ds_json_is_text(const char *s) {
+    json_t *v = json_string(s);
+    json_decref(v);
+    return v != NULL;
+}

@@ -33,4 +33,7 @@ int ds_json_bool(const json_t *obj, const char *key, int otherwise);
 /* Canonical one-line text (sorted keys, compact), malloc'ed; for digests. */
 char *ds_json_canonical(const json_t *doc);
 
+/* 1: UTF-8, so that a document can hold it. */
+int ds_json_is_text(const char *s);
+
 #endif

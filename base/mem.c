@@ -16,8 +16,9 @@ void ds_out_of_memory(size_t n) {
     char text[80];
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     int never = pages > 0 && size > 0 && n / (size_t)size >= (size_t)pages;
-    int len = snprintf(text, sizeof text, "out of memory: cannot get %zu bytes\n", n);
-    ssize_t said = write(STDERR_FILENO, text, (size_t)len); /* or not: nothing can be done */
+    int len = n ? snprintf(text, sizeof text, "out of memory: cannot get %zu bytes\n", n)
+                : snprintf(text, sizeof text, "out of memory\n"); /* a library knows how much */
+    ssize_t said = write(STDERR_FILENO, text, (size_t)len);       /* or not: nothing can be done */
     _exit(never || said < -1 ? 1 : exit_status);
 }
 

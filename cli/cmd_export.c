@@ -49,7 +49,7 @@ static int download(ds_cli *c, const json_t *adapter, char path[PATH_MAX], ds_er
         return ds_fail_errno(err, "cannot make a temporary file in '%s'", dir ? dir : "/tmp");
     }
     FILE *f = fdopen(fd, "w+");
-    DS_ASSERT(f);
+    ds_need(f);
     int rc = ds_pull_into(c, adapter, f, err);
     if (fclose(f) && !rc)
         rc = ds_fail_errno(err, "cannot write '%s'", path);

@@ -31,7 +31,7 @@ static int unpack(FILE *in, FILE *out, int64_t limit, char packed[DS_HEX_SIZE],
     size_t n, left = 1;
     int64_t total = 0;
     int rc = 0, ended = 0;
-    DS_ASSERT(d);
+    ds_need(d);
     ZSTD_DCtx_setParameter(d, ZSTD_d_windowLogMax, DS_ZIO_WINDOW_LOG);
     while (!rc && (n = fread(a, 1, STEP, in)) > 0) {
         ZSTD_inBuffer src = {a, n, 0};
@@ -84,8 +84,7 @@ static int open_temporary(const char *target, char path[PATH_MAX], FILE **f, ds_
     mode_t mask = umask(0);
     umask(mask);
     fchmod(fd, 0666 & ~mask);
-    *f = fdopen(fd, "w+");
-    DS_ASSERT(*f);
+    *f = ds_need(fdopen(fd, "w+"));
     return 0;
 }
 

@@ -144,7 +144,7 @@ static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) 
     ds_buf path = {0};
     ds_buf_addf(&path, "/v1/jobs/%lld/files/grid.png", (long long)id);
     FILE *f = open_memstream(&data, &n);
-    DS_ASSERT(f);
+    ds_need(f);
     int rc = ds_client_download(c->http, path.data, f, NULL, NULL, NULL, err);
     fclose(f);
     if (!rc && (n < 8 || memcmp(data, "\x89PNG\r\n\x1a\n", 8)))

@@ -13,7 +13,7 @@ void ds_say(ds_cli *c, const char *fmt, ...) {
     char *text = NULL;
     int n = vasprintf(&text, fmt, ap);
     va_end(ap);
-    DS_ASSERT(n >= 0);
+    ds_need(n < 0 ? NULL : text);
     ds_put_clean(c, c->err, text);
     fputc('\n', c->err);
     fflush(c->err);
@@ -22,8 +22,7 @@ void ds_say(ds_cli *c, const char *fmt, ...) {
 
 static void dump(ds_cli *c, json_t *doc, int line) {
     size_t flags = JSON_REAL_PRECISION(15) | (line ? JSON_COMPACT : JSON_INDENT(2));
-    char *text = json_dumps(doc, flags);
-    DS_ASSERT(text);
+    char *text = ds_need(json_dumps(doc, flags));
     fprintf(c->out, "%s\n", text);
     free(text);
     if (line)

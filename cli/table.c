@@ -139,7 +139,7 @@ void ds_field(const ds_cli *c, const char *label, const char *fmt, ...) {
     char *text = NULL;
     int n = vasprintf(&text, fmt, ap);
     va_end(ap);
-    DS_ASSERT(n >= 0);
+    ds_need(n < 0 ? NULL : text);
     fprintf(c->out, "%s%-*s%s  ", ds_style_on(c, DS_DIM), LABEL, label, ds_style_off(c, DS_DIM));
     ds_put_clean(c, c->out, *text ? text : "-");
     fputc('\n', c->out);

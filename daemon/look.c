@@ -146,6 +146,11 @@ static int within(const char *path, const char *dir) {
 }
 
 int ds_look_at_place(const char *real, const char *state, ds_error *err) {
+    if (strlen(real) >= PATH_MAX) /* the registry counts characters */
+        return ds_fail(err, DS_EINVAL,
+                       "the folder's path has %zu bytes, the system's limit is %d: give a folder "
+                       "with a shorter one",
+                       strlen(real), PATH_MAX - 1);
     if (!strcmp(real, "/"))
         return ds_fail(
             err, DS_EINVAL,

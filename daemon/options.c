@@ -1,5 +1,6 @@
 /* daemon/options.c - see options.h. */
 #include "daemon/options.h"
+#include "base/json.h"
 #include "daemon/tcp.h"
 
 #include <errno.h>
@@ -103,6 +104,9 @@ static int absolute(char out[PATH_MAX], const char *path, ds_error *err) {
                            : snprintf(out, PATH_MAX, "%s/%s", cwd, path);
     if (!*path || n < 0 || n >= PATH_MAX - 256)
         return ds_fail(err, DS_EINVAL, "path '%.60s' is empty or too long", path);
+    if (!ds_json_is_text(out)) /* jobs are told about it in JSON */
+        return ds_fail(err, DS_EINVAL, "path '%.200s' is not UTF-8: use another, or rename it",
+                       out);
     while (n > 1 && out[n - 1] == '/')
         out[--n] = 0;
     return 0;

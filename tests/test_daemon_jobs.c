@@ -688,6 +688,25 @@ START_TEST(row_from_another_program) {
 }
 END_TEST
 
+/* 4,001 characters pass the row's CHECK; they are 8,001 bytes. */
+START_TEST(row_with_a_long_path) {
+    char statement[8300] = "INSERT INTO datasets(name, source_path) VALUES ('long', '/";
+    for (int i = 0; i < 4000; i++)
+        memcpy(statement + strlen(statement), "\xc3\xa4", 3);
+    memcpy(statement + strlen(statement), "')", 3);
+    rig_start(&r, NULL);
+    rig_sql(&r, statement);
+    rig_wait_job(&r, "scan", "long", "|failed|", 10000);
+    json_t *o = rig_want(&r, 200, "GET", "/v1/datasets/long", NULL);
+    const char *why = ds_json_string(json_object_get(o, "error"), "message", "");
+    ck_assert_msg(strstr(why, "has 8001 bytes") != NULL, "%s", why);
+    json_decref(o);
+    rig_add(&r, "long", photos, 409);
+    rig_add(&r, "short", photos, 201);
+    rig_wait_adapter(&r, "short", 1, 10000);
+}
+END_TEST
+
 static void expect_exit(int want, const char *words) {
     char path[400], *text;
     size_t n;
@@ -835,6 +854,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, killed_at_any_moment);
     tcase_add_test(tc, slots);
     tcase_add_test(tc, row_from_another_program);
+    tcase_add_test(tc, row_with_a_long_path);
     tcase_add_test(tc, refused_starts);
     tcase_add_test(tc, full_disk);
     tcase_add_test(tc, notifies);

@@ -62,6 +62,7 @@ START_TEST(options_of_the_daemon) {
                {"--workers", "1", "--workers", "2", "--workers is given twice"},
                {"--state", "/tmp/y", NULL, NULL, "--state is given twice"},
                {"--worker-path", "/tmp", NULL, NULL, "given twice"},
+               {"--base", "/tmp/a\xff", NULL, NULL, "is not UTF-8"},
                {"--stall", "604801", NULL, NULL, "--stall '604801': a number from 0 to 604800"},
                {"--base-task", "none", NULL, NULL, "--base-task 'none': use full or probe"},
                {"--frob", NULL, NULL, NULL, "not known"},

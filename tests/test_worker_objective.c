@@ -234,6 +234,14 @@ START_TEST(random_weights_are_refused) {
     ck_assert(!ds_json_bool(json_object_get(objective(&t), "measured"), "clear", 1));
     end(&t);
     free(path);
+    /* answers beyond the numbers: a very bad answer, and a report all the same */
+    path = untrained("huge.safetensors", 8, 3e37f);
+    t = try("huge", (ds_import_options){.source = path});
+    const json_t *table = json_object_get(json_object_get(objective(&t), "measured"), "table");
+    ck_assert_uint_eq(json_array_size(table), 8);
+    ck_assert(ds_json_number(json_array_get(table, 0), "loss", 0) > 1e5);
+    end(&t);
+    free(path);
 }
 END_TEST
 

@@ -165,8 +165,7 @@ static void print_document(const ds_evaluation *e) {
     json_object_set_new(doc, "against", e->o.against ? side_json(&e->real) : json_null());
     json_object_set(doc, "metrics", e->rows);
     json_object_set(doc, "notes", e->notes);
-    char *text = json_dumps(doc, JSON_INDENT(2));
-    DS_ASSERT(text);
+    char *text = ds_need(json_dumps(doc, JSON_INDENT(2)));
     puts(text);
     free(text);
     json_decref(doc);

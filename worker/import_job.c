@@ -1,5 +1,6 @@
 /* worker/import_job.c - job kind "import", and the command import-base. */
 #include "base/fs.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "worker/import.h"
@@ -148,6 +149,8 @@ static int parse(int argc, char **argv, ds_import_options *o) {
             k++;
         if (k < TEXTS && i + 1 < argc) {
             i++;
+            if (!ds_json_is_text(argv[i])) /* what is printed names it */
+                return fprintf(stderr, "error: %s takes a text in UTF-8\n", texts[k].name), 2;
             if (*texts[k].to && strcmp(*texts[k].to, argv[i]))
                 return fprintf(stderr, "error: %s is given twice, as '%s' and as '%s'\n",
                                texts[k].name, *texts[k].to, argv[i]),
@@ -199,8 +202,7 @@ int ds_worker_import_base(int argc, char **argv) {
     }
     json_t *doc = result_json("base", &r, o.report);
     ds_import_report_free(o.report);
-    char *text = json_dumps(doc, JSON_INDENT(2));
-    DS_ASSERT(text);
+    char *text = ds_need(json_dumps(doc, JSON_INDENT(2)));
     puts(text);
     free(text);
     json_decref(doc);

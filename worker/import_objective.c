@@ -352,10 +352,7 @@ static void close_measure(measure *m) {
 
 /* ---------------------------------------------------------------- the finding */
 
-/* A network whose answer is not finite has no loss. */
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(round(x * 1e5) / 1e5) : json_null();
-}
+static json_t *number(double x) { return json_real(round(x * 1e5) / 1e5); }
 
 static json_t *table_json(const ds_objective *f) {
     json_t *table = json_array();

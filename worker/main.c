@@ -82,8 +82,7 @@ static int print_scan(const ds_scan_result *r, const char *out, int force) {
     if (out && ds_fs_output_write(out, r->manifest, r->manifest_size, force, &err))
         return fprintf(stderr, "error: %s\n", err.message), ds_error_exit(err.code);
     json_t *doc = ds_scan_result_json(r);
-    char *text = json_dumps(doc, JSON_INDENT(2));
-    DS_ASSERT(text);
+    char *text = ds_need(json_dumps(doc, JSON_INDENT(2)));
     puts(text);
     free(text);
     json_decref(doc);

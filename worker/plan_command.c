@@ -319,8 +319,7 @@ static void print(const plan_run *r) {
                                           (json_int_t)r->peak));
         if (isfinite(r->sample_seconds))
             json_object_set_new(doc, "sample_seconds", json_real(r->sample_seconds));
-        char *text = json_dumps(doc, JSON_INDENT(2));
-        DS_ASSERT(text);
+        char *text = ds_need(json_dumps(doc, JSON_INDENT(2)));
         puts(text);
         free(text);
         json_decref(doc);

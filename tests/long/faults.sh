@@ -1,11 +1,11 @@
 #!/bin/bash
 # tests/long/faults.sh BUILD - one call of a worker's job goes wrong: memory that is not given, EIO, a write
-# that stops half way; each call of a scan, each file call of a training, each FAULT_STRIDE-th (20)
+# that stops half way; each call of a scan, each file call of a training, each FAULT_STRIDE-th (60)
 # allocation of a training.  No signal may end the worker, no verdict about the data may come of it (2, 6, 9),
 # what it calls done must be what an undisturbed run makes, and run again it must get there.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT" || exit 1
-stride=${FAULT_STRIDE:-20} most=${FAULT_MOST:-1000000} lib=$B/tests/long/preload_fault.so
+stride=${FAULT_STRIDE:-60} most=${FAULT_MOST:-1000000} lib=$B/tests/long/preload_fault.so
 "$B/tests/long/fixture" "$T" 0 || exit 1
 rm -f "$T"/ds/*/0[2-9].png # two pictures of each class
 
