@@ -294,6 +294,8 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
         rc = ds_models_register(d, err);
     if (!rc)
         rc = ds_workers_open(&d->workers, d, err);
+    if (!rc)
+        ds_prune_left_overs(d);
     ds_watch_options watch = {.settle_ms = o->settle_ms,
                               .max_dirs = MAX_WATCHED_DIRS,
                               .changed = on_folder_changed,

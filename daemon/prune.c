@@ -14,10 +14,12 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,6 +27,7 @@
 #define EVERY_TICKS 86400
 #define FOLDERS_AT_ONCE 64
 #define LEFT_OVER_MS (3600 * 1000)
+#define START_LEFT_OVER_MS (10 * 1000)
 
 typedef struct {
     char name[NAME_MAX + 1];
@@ -82,29 +85,49 @@ static void read_jobs(prune *p) {
         closedir(dir);
 }
 
+/* Whoever writes for long holds a lock on its file. */
+static int locked(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int yes = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+    if (fd >= 0)
+        close(fd);
+    return yes;
+}
+
 /* Named by mkostemps: what a killed program was writing.  The blob store and job folders tidy their
  * own. */
-static void remove_left_overs(prune *p) {
+static void remove_left_overs(const ds_daemon *d, int64_t least_ms, int dry_run,
+                              ds_prune_result *out) {
     static const char *const folders[] = {"cache", "cache/base",   "cache/hashes",
                                           "bases", "feature_nets", "backups"};
     char dir[PATH_MAX], path[PATH_MAX];
+    int64_t now = ds_now_ms();
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-        ds_fs_join(dir, sizeof dir, p->d->o.state, folders[i]);
+        ds_fs_join(dir, sizeof dir, d->o.state, folders[i]);
         DIR *list = opendir(dir);
         for (struct dirent *e; list && (e = readdir(list));) {
             struct stat st;
             ds_fs_join(path, sizeof path, dir, e->d_name);
             if (!ds_fs_ends_with(e->d_name, ".tmp") || lstat(path, &st) || !S_ISREG(st.st_mode) ||
-                p->now - mtime_ms(&st) < LEFT_OVER_MS)
+                llabs(now - mtime_ms(&st)) < least_ms || locked(path))
                 continue;
-            if (!p->o.dry_run && unlink(path))
+            if (!dry_run && unlink(path))
                 continue;
-            p->out.files++;
-            p->out.bytes += st.st_size;
+            out->files++;
+            out->bytes += st.st_size;
         }
         if (list)
             closedir(list);
     }
+}
+
+void ds_prune_left_overs(ds_daemon *d) {
+    ds_prune_result r = {0};
+    if (!ds_workers_busy(d->workers))
+        remove_left_overs(d, START_LEFT_OVER_MS, 0, &r);
+    if (r.files)
+        ds_log(DS_LOG_INFO, "removed %lld temporary files that were left behind",
+               (long long)r.files);
 }
 
 static _Thread_local int64_t tree_bytes;
@@ -142,7 +165,7 @@ static void on_work(uv_work_t *work) {
     prune *p = work->data;
     if (!p->looked) {
         read_jobs(p);
-        remove_left_overs(p);
+        remove_left_overs(p->d, LEFT_OVER_MS, p->o.dry_run, &p->out);
     }
     for (size_t i = p->from; i < p->to; i++)
         if (*p->list[i].name)

@@ -3,7 +3,7 @@
  *   rows      registry/prune.h
  *   folders   jobs/N of jobs that ended before the horizon or are not there any more, and
  *             jobs/N.foreign-K as old; checkpoints of every job that ended
- *   left-overs  temporary files of programs that are gone, an hour old at least
+ *   left-overs  temporary files of programs that are gone: an hour old, or at a start 10 s
  *
  * The daemon does it some minutes after its start and once a day; POST /v1/prune does it now.  Rows
  * go on the loop thread, some hundreds at a time; files on the pool.
@@ -30,6 +30,10 @@ void ds_prune_defaults(const ds_daemon *d, ds_prune_options *o);
 typedef void (*ds_prune_done)(void *ctx, const ds_prune_result *r, int rc, const ds_error *err);
 int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, void *ctx,
                    ds_error *err);
+
+/* At a start, when no worker is left of an earlier daemon: temporary files of those that were killed.
+ */
+void ds_prune_left_overs(ds_daemon *d);
 
 void ds_prune_tick(ds_daemon *d); /* once a second */
 

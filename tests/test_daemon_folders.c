@@ -234,6 +234,26 @@ START_TEST(no_checkpoint_of_a_job_that_ended) {
 }
 END_TEST
 
+/* Killed while they wrote: gone after the next start, but for what somebody holds or has just made. */
+START_TEST(left_overs_go_at_a_start) {
+    char path[500];
+    rig_start(&r, NULL);
+    ck_assert_int_eq(rig_stop(&r, SIGKILL), 128 + SIGKILL);
+    run("cd %s && touch -d '1 minute ago' cache/hashes/1.abcdef.tmp cache/f.abcdef.tmp bases/b.tmp"
+        " cache/held.tmp cache/hashes/1 && touch cache/new.tmp blobs/tmp/put-abcdef",
+        r.state);
+    snprintf(path, sizeof path, "%s/cache/held.tmp", r.state);
+    int fd = open(path, O_RDWR);
+    ck_assert(fd >= 0 && !flock(fd, LOCK_EX));
+    rig_start(&r, NULL);
+    ck_assert(!is_there("cache/hashes/1.abcdef.tmp") && !is_there("cache/f.abcdef.tmp"));
+    ck_assert(!is_there("bases/b.tmp") && !is_there("blobs/tmp/put-abcdef"));
+    ck_assert(is_there("cache/held.tmp") && is_there("cache/new.tmp"));
+    ck_assert(is_there("cache/hashes/1"));
+    close(fd);
+}
+END_TEST
+
 /* Old folders, what no job is there for, checkpoints and left-overs; nothing that is in use. */
 START_TEST(prune) {
     static const char *const keys[] = {"jobs",        "events", "folders",
@@ -287,6 +307,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_folder_of_another_registry);
     tcase_add_loop_test(tc, a_folder_without_a_mark, 0, 3);
     tcase_add_test(tc, rescans_leave_nothing);
+    tcase_add_test(tc, left_overs_go_at_a_start);
     tcase_add_test(tc, prune);
     tcase_add_loop_test(tc, no_checkpoint_of_a_job_that_ended, 0, 2);
 }
