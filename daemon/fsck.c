@@ -65,8 +65,11 @@ static int open_registry(fsck *k, ds_error *err) {
     int rc = ds_migrate_check(k->db, path, ds_migration_count, &version, err);
     if (rc && rc != DS_EINTEGRITY)
         return rc;
-    if (rc || version == 0) {
-        row_finding(k, "registry.db", rc && err ? err->message : "it has no tables");
+    if (rc) {
+        row_finding(k, "registry.db", err ? err->message : "it cannot be read");
+    } else if (version == 0) {
+        fsck_tell(k, 0, NULL, "start the daemon, which goes on with it", "registry.db",
+                  "it has no tables yet: its first start was cut short");
     } else if (version < ds_migration_count) {
         fsck_tell(k, 0, NULL, "start the daemon once, which brings it up to date", "registry.db",
                   "it is of an earlier program: rows are not looked at");

@@ -31,8 +31,7 @@ typedef void (*ds_prune_done)(void *ctx, const ds_prune_result *r, int rc, const
 int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, void *ctx,
                    ds_error *err);
 
-/* At a start, when no worker is left of an earlier daemon: temporary files of those that were killed.
- */
+/* At a start, when no worker is left of an earlier daemon: temporary files of who was killed. */
 void ds_prune_left_overs(ds_daemon *d);
 
 void ds_prune_tick(ds_daemon *d); /* once a second */

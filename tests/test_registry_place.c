@@ -1,19 +1,24 @@
 /* tests/test_registry_place.c - a registry that was taken away, or whose disk fails, acknowledges
- * nothing. */
+ * nothing; one whose upgrade is killed at any write goes on with it. */
+#include "registry/migrate.h"
 #include "registry/place.h"
 #include "tests/registry_fixture.h"
+
+#include <signal.h>
+#include <sys/wait.h>
 
 /* SQLite's own file layer with one call that fails: SQLite asks the default one when the registry
  * opens. */
 static sqlite3_vfs layer;
 static sqlite3_vfs *real;
 static int fail_sync, fail_write; /* the result code, 0 = work */
+static int writes, kill_at;       /* the write at which the process is killed; 0 = never */
 struct file {
     sqlite3_file base;
     sqlite3_io_methods methods;
     const sqlite3_io_methods *real;
 };
-static struct file *files[32];
+static struct file *files[65536];
 static int file_count;
 
 static const sqlite3_io_methods *real_of(sqlite3_file *f) {
@@ -27,12 +32,14 @@ static int x_sync(sqlite3_file *f, int flags) {
     return fail_sync ? fail_sync : real_of(f)->xSync(f, flags);
 }
 static int x_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
+    if (++writes == kill_at)
+        kill(getpid(), SIGKILL);
     return fail_write ? fail_write : real_of(f)->xWrite(f, p, n, at);
 }
 static int x_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags, int *out) {
     (void)v;
     int rc = real->xOpen(real, name, f, flags, out);
-    if (rc != SQLITE_OK || !f->pMethods || file_count == 32)
+    if (rc != SQLITE_OK || !f->pMethods || file_count == (int)(sizeof files / sizeof *files))
         return rc;
     struct file *mine = files[file_count++] = calloc(1, sizeof *mine); /* as long as the test */
     mine->real = f->pMethods;
@@ -48,7 +55,7 @@ static void setup(void) {
     layer = *real;
     layer.zName = "failing";
     layer.xOpen = x_open;
-    fail_sync = fail_write = 0;
+    fail_sync = fail_write = writes = kill_at = 0;
     ck_assert_int_eq(sqlite3_vfs_register(&layer, 1), SQLITE_OK);
 }
 static void teardown(void) { sqlite3_vfs_register(real, 1); }
@@ -134,12 +141,75 @@ START_TEST(another_file_of_the_name) {
 }
 END_TEST
 
+/* A state folder with the registry that version 1 wrote; 0: not run from the repository's root. */
+static int old_registry(char dir[PATH_MAX], const char *name) {
+    char path[PATH_MAX], *sql;
+    size_t n;
+    sqlite3 *db;
+    if (ds_fs_read("tests/golden/registry-v1.sql", 1 << 20, &sql, &n, NULL))
+        return 0;
+    snprintf(dir, PATH_MAX, "%s", fx_dir(name));
+    MUST(ds_fs_mkdirs(dir, err));
+    ds_fs_join(path, sizeof path, dir, "registry.db");
+    ck_assert_int_eq(
+        sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, real->zName),
+        SQLITE_OK);
+    ck_assert_int_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+    free(sql);
+    return 1;
+}
+
+/* Every KILL_STEP-th write (tests/long/migration_kills.sh: every one), each in a process of its own;
+ * every second time the next attempt is killed as well. */
+START_TEST(an_upgrade_that_is_killed) {
+    const char *wanted = getenv("KILL_STEP");
+    int step = wanted ? (int)strtol(wanted, NULL, 10) : 23, kills = 0, ended = 0;
+    char dir[PATH_MAX];
+    for (int at = 1; !ended; at += step) {
+        if (!old_registry(dir, "killed")) {
+            ds_test_skip("an_upgrade_that_is_killed", "not run from the repository's root");
+            return;
+        }
+        for (int again = 0; again <= kills % 2 && !ended; again++) {
+            pid_t pid = fork();
+            if (!pid) {
+                ds_registry *r = NULL;
+                writes = 0;
+                kill_at = again ? at / 2 + 1 : at;
+                _exit(ds_registry_open(dir, &r, NULL) ? 1 : 0);
+            }
+            int status = 0;
+            ck_assert(waitpid(pid, &status, 0) == pid);
+            ck_assert_msg(WIFSIGNALED(status) || (WIFEXITED(status) && WEXITSTATUS(status) == 0),
+                          "write %d: exit %d", at, WEXITSTATUS(status));
+            ended = !again && WIFEXITED(status); /* it has no such write */
+        }
+        kills += !ended;
+        ds_registry *r = NULL;
+        json_t *o = NULL;
+        MUST(ds_registry_open(dir, &r, err));
+        MUST(ds_registry_check(r, err));
+        ck_assert_int_eq(ds_registry_schema(r), ds_migration_count);
+        MUST(ds_adapter_get(r, "digits", &o, err));
+        ck_assert_int_eq((int)json_array_size(json_object_get(o, "evaluations")), 3);
+        json_decref(o);
+        ds_registry_close(r);
+    }
+    printf("registry_place: %d upgrades killed, each went on\n", kills);
+    ck_assert_int_gt(kills, 3);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    if (getenv("KILL_STEP"))
+        tcase_set_timeout(tc, 3600);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, a_failed_sync);
     tcase_add_test(tc, a_failed_write);
     tcase_add_test(tc, a_full_disk_is_no_broken_one);
     tcase_add_loop_test(tc, another_file_of_the_name, 0, 8);
+    tcase_add_test(tc, an_upgrade_that_is_killed);
 }
 
 int main(void) {

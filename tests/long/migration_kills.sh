@@ -1,0 +1,12 @@
+#!/bin/sh
+# tests/long/migration_kills.sh BUILD - a registry of version 1 is upgraded, and the process killed at
+# every write (each KILL_STEP-th, 1): the next start goes on, and nothing is missing.
+set -u
+build=${1:-build/release}
+export KILL_STEP="${KILL_STEP:-1}"
+if DS_BUILD=$build "$build/tests/test_registry_place"; then
+    echo "migration_kills: 1 passed, 0 failed, 0 skipped"
+else
+    echo "migration_kills: 0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
