@@ -39,10 +39,23 @@ if [ "$(id -u)" != 0 ]; then
     sudo=sudo
 fi
 log=$(mktemp)
-if ! { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
-    tail -20 "$log" >&2
-    echo "error: apt-get could not install:$missing" >&2
-    rm -f "$log"
-    exit 1
-fi
-rm -f "$log"
+trap 'rm -f "$log"' EXIT
+# Fresh machines upgrade themselves at first: apt is locked for minutes then.  DPkg::Lock::Timeout waits in silence and not
+# for the lock of the lists, so what is waited for is said here.
+end=$(($(date +%s) + ${DEPS_LOCK_SECONDS:-900})) said=
+apt() { # apt WHAT...
+    while ! DEBIAN_FRONTEND=noninteractive $sudo apt-get -o DPkg::Lock::Timeout=5 "$@" >"$log" 2>&1; do
+        lock=$(grep -iE 'could not get lock|unable to (acquire|lock)' "$log" | head -1 || true)
+        if [ -z "$lock" ] || [ "$(date +%s)" -ge "$end" ]; then
+            tail -20 "$log" >&2
+            [ -z "$lock" ] || echo "error: apt is still in use by another program; try again when it has ended" >&2
+            echo "error: apt-get could not install:$missing" >&2
+            exit 1
+        fi
+        [ -n "$said" ] || echo "waiting for apt, which another program uses (for ${DEPS_LOCK_SECONDS:-900} s at most): $lock"
+        said=1
+        sleep "${DEPS_LOCK_PAUSE:-3}"
+    done
+}
+apt update -qq
+apt install -y -qq --no-install-recommends $missing
