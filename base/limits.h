@@ -7,6 +7,8 @@
 #ifndef DS_BASE_LIMITS_H
 #define DS_BASE_LIMITS_H
 
+#include <stdint.h>
+
 /* method */
 #define DS_RANGE_RANK 1, 64
 /* train */
@@ -35,12 +37,21 @@
 #define DS_RANGE_PROBE_N 1, 64
 #define DS_RANGE_FD_TOLERANCE 0, 10
 #define DS_RANGE_KID_SIGMAS 0, 100
+#define DS_RANGE_WORSE_MARGIN 0, 100
+#define DS_RANGE_WORSE_SIGMAS 0, 1000
 /* device */
 #define DS_RANGE_THREADS 0, 1024 /* 0: as many as it may use */
 #define DS_DEVICE_ORDINALS 1024  /* cuda:N with N below it */
 /* imports */
 #define DS_RANGE_HEADS 1, 128
 #define DS_RANGE_HEADS_OR_NONE 0, 128 /* in a spec, 0: find out */
+
+/* Address space of the process that decodes pictures (worker/sandbox.h).  Under a hard limit below it
+ * none starts, unless the worker may raise limits: less would make pictures fail by their size. */
+#define DS_DECODER_MEMORY ((uint64_t)1536 << 20)
+/* MiB of a process's hard limit where that is below it and the user is not root, who may raise it;
+ * else 0.  pid 0: this process. */
+int64_t ds_address_limit_mib(int64_t pid);
 
 /* What a set needs to be measured: images for a Frechet distance, for KID; samples for an interval
  * of the distance. */

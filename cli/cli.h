@@ -73,7 +73,7 @@ typedef struct {
 extern const ds_command ds_commands[]; /* ends with name NULL */
 extern const ds_opt ds_global_options[];
 
-enum { DS_CLI_MAX_OPTIONS = 32, DS_CLI_MAX_ARGS = 4 };
+enum { DS_CLI_MAX_OPTIONS = 40, DS_CLI_MAX_ARGS = 4 };
 
 typedef struct {
     int given;

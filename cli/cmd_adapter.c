@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static void join_aliases(const json_t *a, ds_buf *out) {
     size_t i;
@@ -258,11 +259,21 @@ int ds_cmd_list_evaluations(ds_cli *c, ds_error *err) {
 }
 
 int ds_cmd_set_alias(ds_cli *c, ds_error *err) {
-    const char *text = c->args[2];
+    const char *text = c->args[2], *at = strchr(text, '@');
     char *end;
+    if (at) { /* NAME@v1, as every list shows it */
+        if ((size_t)(at - text) != strlen(c->args[0]) ||
+            strncasecmp(text, c->args[0], (size_t)(at - text)))
+            return ds_fail(err, DS_EINVAL,
+                           "'%s' is no version of %s; an alias points to one of its own: dsctl "
+                           "list-adapters --dataset %s",
+                           text, c->args[0], c->args[0]);
+        text = at + 1;
+    }
     long long version = strtoll(text + (text[0] == 'v'), &end, 10);
     if (*end || version < 1)
-        return ds_fail(err, DS_EINVAL, "'%s' is not a version such as 2 or v2", text);
+        return ds_fail(err, DS_EINVAL, "'%s' is not a version such as 2, v2 or %s@v2", text,
+                       c->args[0]);
     ds_buf path = {0};
     ds_buf_addf(&path, "/v1/adapters/");
     ds_url_segment(&path, c->args[0]);

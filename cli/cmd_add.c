@@ -23,15 +23,26 @@ static const double SCAN_PATIENCE = 0.7, JOB_PATIENCE = 0.15, SCAN_POLL = 0.03;
 /* Options of add-dataset that are members of "options" in the request. */
 static const struct {
     const char *option, *key;
-} trained[] = {{"rank", "rank"},         {"steps", "steps"},
-               {"seed", "seed"},         {"lr", "lr"},
-               {"batch", "batch"},       {"flip", "flip"},
-               {"side", "side"},         {"phi", "phi"},
-               {"targets", "targets"},   {"freeze-v", "freeze_v"},
-               {"guidance", "guidance"}, {"guidance-mode", "guidance_mode"},
-               {"sampler", "sampler"},   {"n", "n"},
-               {"verify", "verify"},     {"precision", "precision"},
-               {"device", "device"},     {"threads", "threads"}};
+} trained[] = {{"rank", "rank"},
+               {"steps", "steps"},
+               {"seed", "seed"},
+               {"lr", "lr"},
+               {"batch", "batch"},
+               {"flip", "flip"},
+               {"side", "side"},
+               {"phi", "phi"},
+               {"targets", "targets"},
+               {"freeze-v", "freeze_v"},
+               {"guidance", "guidance"},
+               {"guidance-mode", "guidance_mode"},
+               {"sampler", "sampler"},
+               {"n", "n"},
+               {"verify", "verify"},
+               {"precision", "precision"},
+               {"device", "device"},
+               {"threads", "threads"},
+               {"worse-margin", "worse_margin"},
+               {"worse-sigmas", "worse_sigmas"}};
 
 /* "q,k" -> ["q","k"]; an empty name between two commas stays, and is refused as a name. */
 static json_t *split_commas(const char *s) {

@@ -275,7 +275,13 @@ static void show_base(ds_cli *c, const json_t *b) {
     ds_field(c, "format", "%s", ds_json_string(b, "source_format", "-"));
     if (ds_json_string(b, "source_sha256", NULL))
         ds_field(c, "source was", "sha256:%s", ds_json_string(b, "source_sha256", "-"));
-    ds_field(c, "licence", "%s", ds_json_string(b, "license", "not stated"));
+    ds_field(
+        c, "licence", "%s",
+        ds_json_string(b, "license",
+                       ds_json_string(b, "source", NULL)
+                           ? "not stated: add it again with --license"
+                           : "not stated in the file; models/README.md (share/diffscaler/models "
+                             "where installed) has it, under 'Licences'"));
     ds_field(c, "feature net", "%s", ds_json_string(net, "name", "none"));
     ds_buf task = {0}; /* what it can do itself */
     ds_base_task_words(&task, json_object_get(b, "task"));

@@ -5,6 +5,7 @@
  */
 #include "base/digest.h"
 #include "base/fs.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include "base/zio.h"
 #include "cli/client.h"
@@ -410,6 +411,16 @@ static void check_cpu(doctor *d) {
     ds_buf_release(&have);
 }
 
+/* Of the daemon, whose workers inherit it; without one, of whoever would start it. */
+static void check_memory_limit(doctor *d) {
+    int64_t mib = ds_address_limit_mib(ds_json_int(d->status, "pid", 0));
+    if (mib)
+        report(d, FAIL, "memory limit",
+               "start diffscalerd without that limit (ulimit -v unlimited; LimitAS= of its unit)",
+               "the address space is limited to %lld MiB; decoding pictures needs %lld",
+               (long long)mib, (long long)(DS_DECODER_MEMORY >> 20));
+}
+
 static long long limit_of(const char *name) {
     char path[128], text[64] = "";
     snprintf(path, sizeof path, "/proc/sys/fs/inotify/%s", name);
@@ -451,6 +462,7 @@ int ds_cmd_doctor(ds_cli *c, ds_error *err) {
     check_trainings(d);
     check_names(d);
     check_store(d);
+    check_memory_limit(d);
     check_cpu(d);
     check_inotify(d);
     int failed = d->worst == FAIL;

@@ -69,7 +69,11 @@ int ds_cmd_verify(ds_cli *c, ds_error *err) {
     if (c->arg_count && ds_opt_given(c, "all"))
         return ds_fail(err, DS_EINVAL, "option --all and REF '%s' exclude each other", c->args[0]);
     json_t *body = json_object(), *job = NULL;
-    json_object_set_new(body, "ref", c->arg_count ? json_string(c->args[0]) : json_null());
+    int alone = c->arg_count && !strcmp(c->args[0], "base"); /* as in sample base */
+    json_object_set_new(body, "ref",
+                        c->arg_count && !alone ? json_string(c->args[0]) : json_null());
+    if (alone)
+        json_object_set_new(body, "base_task", json_true());
     json_object_set_new(body, "full", json_boolean(ds_opt_given(c, "full")));
     if (ds_opt_given(c, "base"))
         json_object_set_new(body, "base", json_string(ds_opt_text(c, "base", "")));

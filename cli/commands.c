@@ -83,6 +83,10 @@ static const ds_opt add_options[] = {
     INT_OF("n", 0, "N", DS_RANGE_N, "samples that are measured (default 512)"),
     ONE_OF("verify", "LEVEL", "auto|full",
            "full: measure every old task even if its probe agrees (default auto)"),
+    NUM_OF("worse-margin", 0, "SHARE", DS_RANGE_WORSE_MARGIN,
+           "a version is refused when its FD is so much above its bar's (default 0.14)"),
+    NUM_OF("worse-sigmas", 0, "Z", DS_RANGE_WORSE_SIGMAS,
+           ".. and by so many standard errors of the paired difference (default 3.5)"),
     DEVICE("auto (a GPU where there is one; the default), cpu, cuda, cuda:N or ref"),
     ONE_OF("precision", "TYPE", "bf16|f32|tf32",
            "precision of the frozen layers' products (default bf16)"),
@@ -383,7 +387,7 @@ const ds_command ds_commands[] = {
      "dsctl export birds --format diffusers -o birds-dit # for DiTPipeline.from_pretrained\n"
      "dsctl export birds@v2 --format dit --dtype bf16 # model.safetensors and model.pt\n"
      "dsctl export base --format diffusers # the frozen base itself\n"},
-    {"verify", ds_cmd_verify, "[REF]", 0, 1, DS_ARG_REF, "prove that adapters are unchanged",
+    {"verify", ds_cmd_verify, "[REF|base]", 0, 1, DS_ARG_REF, "prove that adapters are unchanged",
      "Draws the probe samples of each adapter again and compares their digests with those "
      "recorded at publication; where they cannot agree, or with --full, compares Frechet "
      "distances. The base's own samples are a task too (base:NAME): recorded by the first job of "
@@ -391,7 +395,8 @@ const ds_command ds_commands[] = {
      "damaged.",
      verify_options,
      "dsctl verify --all # every published adapter\n"
-     "dsctl verify digits --full # measure it again\n"},
+     "dsctl verify digits --full # measure it again\n"
+     "dsctl verify base # the base's own samples alone\n"},
     {"sample", ds_cmd_sample, "REF|base", 1, 1, DS_ARG_REF, "draw images",
      "Draws images from an adapter, or from the base alone: a sheet in one PNG file (digits@v1 "
      "goes "

@@ -22,7 +22,7 @@ static void note(json_t *notes, const char *fmt, ...) {
 }
 
 /* What a person should know of a dataset, in words: "notes" of docs/api.md. */
-static void add_notes(json_t *d) {
+static void add_notes(const ds_daemon *daemon, json_t *d) {
     json_t *notes = json_array(), *v = json_object_get(d, "version");
     const char *name = ds_json_string(d, "name", ""),
                *why = ds_name_reserved(DS_NAMED_DATASET, name);
@@ -38,6 +38,8 @@ static void add_notes(json_t *d) {
     else if (images && images < DS_IMAGES_FOR_KID)
         note(notes, "%lld images are too few for KID, which needs %d; FD is measured",
              (long long)images, DS_IMAGES_FOR_KID);
+    if (daemon->o.workers == 0)
+        note(notes, "no training begins: diffscalerd runs with --workers 0");
     if (ds_json_bool(d, "paused", 0))
         note(notes, "paused: no scan and no training begins until dsctl resume %s", name);
     json_t *options = json_object_get(d, "options");
@@ -54,7 +56,7 @@ static void add_notes(json_t *d) {
 static int get_dataset(ds_daemon *d, const char *name, json_t **out, ds_error *err) {
     int rc = ds_dataset_get(d->registry, name, out, err);
     if (!rc)
-        add_notes(*out);
+        add_notes(d, *out);
     return rc;
 }
 
@@ -131,6 +133,23 @@ static int choose_name(ds_daemon *d, const char *given, const char *path, char n
 }
 
 /* Everything that can be checked without the disk comes before everything that cannot. */
+/* A name that a list gives twice is a slip, and the other one that was meant is missing.  Rows from
+ * before are read all the same. */
+static int check_twice(const json_t *options, ds_error *err) {
+    const char *key;
+    json_t *list, *item;
+    size_t i;
+    json_object_foreach((json_t *)(uintptr_t)options, key, list) {
+        json_array_foreach(list, i, item) {
+            for (size_t k = 0; k < i; k++)
+                if (json_equal(json_array_get(list, k), item))
+                    return ds_fail(err, DS_EINVAL, "option '%s' names '%s' twice", key,
+                                   json_string_value(item));
+        }
+    }
+    return 0;
+}
+
 static int check_add(ds_daemon *d, const json_t *body, char real[PATH_MAX], ds_error *err) {
     const char *path, *name = ds_json_string(body, "name", NULL);
     int rc = ds_json_need_string(body, "path", &path, err);
@@ -139,6 +158,8 @@ static int check_add(ds_daemon *d, const json_t *body, char real[PATH_MAX], ds_e
     if (!rc)
         rc = ds_options_check(ds_json_string(body, "method", NULL),
                               json_object_get(body, "options"), err);
+    if (!rc)
+        rc = 0;
     if (!rc && name)
         rc = ds_name_check("dataset", name, err);
     if (!rc)
@@ -260,7 +281,7 @@ int ds_api_dataset_list(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_dataset_list(d->registry, page, ds_request_flag(rq, "removed"), &doc, err);
     size_t i;
     json_t *item;
-    json_array_foreach(json_object_get(doc, "items"), i, item) add_notes(item);
+    json_array_foreach(json_object_get(doc, "items"), i, item) add_notes(d, item);
     return rc ? rc : ds_reply_json(rq, 200, doc);
 }
 

@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/limits.h"
+#include "base/suggest.h"
 #include "daemon/api.h"
 #include "daemon/tail.h"
 #include "registry/adapters.h"
@@ -379,9 +380,16 @@ static int check_class(ds_daemon *d, const json_t *payload, const ds_adapter_ref
     json_t *classes = json_object_get(adapter, "class_map");
     json_array_foreach(classes, i, list) found |= !strcmp(ds_json_string(list, "name", ""), class);
     if (json_array_size(classes) && !found) {
+        size_t n = json_array_size(classes);
+        const char **names = ds_xcalloc(n, sizeof *names);
+        for (i = 0; i < n; i++)
+            names[i] = ds_json_string(json_array_get(classes, i), "name", "");
+        const char *near = ds_suggest(class, names, n);
         list_classes(classes, known);
-        rc = ds_fail(err, DS_EINVAL, "adapter '%s' has no class '%.60s': it has %s", a->ref, class,
-                     known);
+        rc = ds_fail(err, DS_EINVAL, "adapter '%s' has no class '%.60s': it has %s%s%.60s%s",
+                     a->ref, class, known, near ? "; did you mean '" : "", near ? near : "",
+                     near ? "'?" : "");
+        free(names);
     }
     json_decref(adapter);
     return rc;
@@ -466,8 +474,10 @@ int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
 }
 
 int ds_api_verify_add(ds_request *rq, void *ctx, ds_error *err) {
-    static const field fields[] = {
-        {"ref", 's', 0, 0, NULL}, {"base", 's', 0, 0, NULL}, {"full", 'b', 0, 0, NULL}};
+    static const field fields[] = {{"ref", 's', 0, 0, NULL},
+                                   {"base", 's', 0, 0, NULL},
+                                   {"full", 'b', 0, 0, NULL},
+                                   {"base_task", 'b', 0, 0, NULL}};
     json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)

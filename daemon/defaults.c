@@ -66,6 +66,8 @@ static const option options_table[] = {
     {"verify",               "gate",     NULL,    ENUM,   0, 0, "auto|full", "auto"},
     {"fd_tolerance",         "gate",     NULL,    NUM,    DS_RANGE_FD_TOLERANCE,    NULL, "0.02"},
     {"kid_tolerance_sigmas", "gate",     NULL,    NUM,    DS_RANGE_KID_SIGMAS,      NULL, "3.0"},
+    {"worse_margin",         "gate",     NULL,    NUM,    DS_RANGE_WORSE_MARGIN,    NULL, NULL},
+    {"worse_sigmas",         "gate",     NULL,    NUM,    DS_RANGE_WORSE_SIGMAS,    NULL, NULL},
     {"device",               "device",   "kind",  DEVICE, 0, 0, NULL, "auto"},
     {"precision",            "device",   NULL,    ENUM,   0, 0, "bf16|f32|tf32", "bf16"},
     {"threads",              "device",   NULL,    INT,    DS_RANGE_THREADS,         NULL, "0"},
@@ -82,6 +84,8 @@ static double clamp(double v, double least, double most) { return fmin(fmax(v, l
 static json_t *from_facts(const option *o, const json_t *spec, const ds_dataset_facts *f) {
     const json_t *train = json_object_get(spec, "train");
     double images = (double)f->images;
+    if (strncmp(o->option, "worse_", 6) == 0)
+        return NULL; /* left out of the spec, where the worker knows what was measured for it */
     if (strcmp(o->option, "steps") == 0)
         /* 64 images a step: 32 passes over the images, within what a person waits for */
         return json_integer((json_int_t)clamp(images * 32 / 64, 900, 3000));
@@ -273,7 +277,8 @@ int ds_options_apply(json_t *spec, const char *method, const json_t *options,
         json_t *given = json_object_get(options, o->option);
         json_t *value =
             given && !json_is_null(given) ? json_incref(given) : default_value(o, spec, facts);
-        DS_ASSERT(value);
+        if (!value)
+            continue;
         if (o->type == NUM && json_is_integer(value)) { /* one type for one key, whoever wrote it */
             json_t *real = json_real((double)json_integer_value(value));
             json_decref(value);

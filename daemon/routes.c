@@ -56,7 +56,7 @@ const ds_route ds_routes[] = {
     {"POST", "/v1/jobs/{}/cancel", ds_api_job_cancel, NULL, NULL},
     {"POST", "/v1/samples", ds_api_sample_add, NULL,
      "ref|base|n|class|steps|guidance|guidance_mode|sampler|seed|columns|sheet"},
-    {"POST", "/v1/verify", ds_api_verify_add, NULL, "ref|base|full"},
+    {"POST", "/v1/verify", ds_api_verify_add, NULL, "ref|base|full|base_task"},
     {"GET", "/v1/evaluations", ds_api_evaluation_list, "adapter|dataset|metric|limit|cursor", NULL},
     {"GET", "/v1/events", ds_api_events, "since|follow?|type", NULL},
     {"GET", "/v1/blobs/{}", ds_api_blob_get, NULL, NULL},

@@ -1,5 +1,6 @@
 /* daemon/start.c - diffscalerd from its arguments to its exit code. */
 #include "base/fs.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "daemon/child.h"
 #include "daemon/daemon.h"
@@ -51,6 +52,12 @@ int ds_daemon_main(int argc, char **argv) {
     if (rc > 0) /* something was printed, and that is all */
         return ds_fs_flush(stdout, "standard output", &err) ? (fail(&options, &err), 1) : 0;
     ds_log_init("daemon", options.log_level);
+    int64_t mib = ds_address_limit_mib(0);
+    if (mib)
+        ds_log(DS_LOG_WARN,
+               "the address space is limited to %lld MiB (ulimit -v): no picture can be decoded "
+               "with less than %lld, so scans and trainings will fail",
+               (long long)mib, (long long)(DS_DECODER_MEMORY >> 20));
     rc = ds_daemon_open(&daemon, &options, &err);
     if (!rc)
         ds_daemon_run(&daemon);

@@ -45,6 +45,8 @@ static const limit_case limit_cases[] = {
     {NULL, "probe_seed", "probe", "seed", 1, DS_RANGE_SEED},
     {NULL, "fd_tolerance", "gate", "fd_tolerance", 0, DS_RANGE_FD_TOLERANCE},
     {NULL, "kid_tolerance_sigmas", "gate", "kid_tolerance_sigmas", 0, DS_RANGE_KID_SIGMAS},
+    {"worse-margin", "worse_margin", "gate", "worse_margin", 0, DS_RANGE_WORSE_MARGIN},
+    {"worse-sigmas", "worse_sigmas", "gate", "worse_sigmas", 0, DS_RANGE_WORSE_SIGMAS},
     {"threads", "threads", "device", "threads", 1, DS_RANGE_THREADS},
 };
 enum { LIMIT_CASES = sizeof limit_cases / sizeof *limit_cases };

@@ -1,5 +1,6 @@
 /* tests/test_base_mem.c - allocation that does not fail, and the growing buffer. */
 #include "base/json.h"
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include "tests/harness.h"
@@ -127,10 +128,27 @@ START_TEST(exhaustion_ends_the_program) {
 }
 END_TEST
 
+/* A hard limit below what decoding needs is told to those who cannot raise it. */
+START_TEST(address_limit_is_seen) {
+    ck_assert_int_eq(ds_address_limit_mib(0), 0);
+    pid_t pid = fork();
+    if (!pid) {
+        struct rlimit r = {(rlim_t)1024 << 20, (rlim_t)1024 << 20};
+        int root = geteuid() == 0;
+        int unseen = setrlimit(RLIMIT_AS, &r) || (root && ds_address_limit_mib(0));
+        _exit(unseen || (root && seteuid(65534)) || ds_address_limit_mib(0) != 1024);
+    }
+    int status = 1;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_int_eq(status, 0);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, allocations);
     tcase_add_test(tc, buffer);
     tcase_add_test(tc, exhaustion_ends_the_program);
+    tcase_add_test(tc, address_limit_is_seen);
 }
 
 int main(void) { return ds_test_main("base_mem", register_cases); }

@@ -240,6 +240,9 @@ START_TEST(changing_commands) {
     ck_has(r.err, "digits@prod is digits@v2 (generation 3)");
     ck_has(s.log.data, "{\"version\":2} If-Match:2");
     cli_free(&r);
+    ck_run(r, &s, 0, "set-alias digits prod digits@v2"); /* as every list shows it */
+    ck_has(r.err, "digits@prod is digits@v2 (generation 3)");
+    cli_free(&r);
     ck_run(r, &s, 0, "set-alias digits prod 2 --json");
     json_decref(cli_json(&r, "dsctl.v1/alias"));
     cli_free(&r);

@@ -177,6 +177,46 @@ START_TEST(aliases_and_adapters_are_removed) {
 }
 END_TEST
 
+/* The base's own samples alone; a list that says a name twice; tolerances of the bars. */
+START_TEST(small_requests) {
+    char body[600];
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_adapter(&r, "digits", 1, 10000);
+    json_decref(rig_want(&r, 202, "POST", "/v1/verify", "{\"ref\":null,\"base_task\":true}"));
+    int64_t id = rig_wait_job(&r, "verify", NULL, "|done|", 5000);
+    char *path = ds_xasprintf("%s/jobs/%lld/spec.json", r.state, (long long)id);
+    json_t *spec = NULL;
+    ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &spec, NULL), 0);
+    ck_assert_uint_eq(json_array_size(json_object_get(spec, "old_tasks")), 0);
+    ck_assert(json_is_object(json_object_get(spec, "base_task")));
+    json_decref(spec);
+    free(path);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"options\":{\"targets\":[\"q\",\"k\",\"q\"]}}",
+             photos);
+    rig_says(&r, 400, "POST", "/v1/datasets", body, "option 'targets' names 'q' twice");
+    add_again(",\"options\":{\"worse_margin\":0.5,\"seed\":2}");
+    rig_wait_adapter(&r, "digits", 2, 10000);
+    char state[16];
+    path = ds_xasprintf("%s/jobs/%lld/spec.json", r.state,
+                        (long long)rig_job(&r, "train", "digits", state));
+    ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &spec, NULL), 0);
+    const json_t *gate = json_object_get(spec, "gate");
+    ck_assert_double_eq(ds_json_number(gate, "worse_margin", 0), 0.5);
+    ck_assert_ptr_null(json_object_get(gate, "worse_sigmas")); /* the worker's own */
+    json_decref(spec);
+    free(path);
+    /* nobody waits in silence for a training that cannot begin */
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    const char *const none[] = {"--workers", "0", NULL};
+    rig_start(&r, none);
+    json_t *d = dataset();
+    char *notes = json_dumps(json_object_get(d, "notes"), 0);
+    ck_assert_msg(strstr(notes, "runs with --workers 0") != NULL, "%s", notes);
+    free(notes);
+    json_decref(d);
+}
+END_TEST
+
 START_TEST(stop_ends_the_daemon) {
     rig_fake(&r, "train", "hang");
     rig_add(&r, "digits", photos, 201);
@@ -196,6 +236,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, failed_training_is_told);
     tcase_add_test(tc, pause_and_resume);
     tcase_add_test(tc, aliases_and_adapters_are_removed);
+    tcase_add_test(tc, small_requests);
     tcase_add_test(tc, stop_ends_the_daemon);
 }
 

@@ -378,7 +378,7 @@ START_TEST(classes_of_samples) {
     ck_assert_str_eq(ds_json_string(k, "name", ""), "all");
     json_decref(a);
     refused(400, "POST", "/v1/samples", "{\"ref\":\"digits\",\"class\":\"al\"}",
-            "adapter 'digits@v1' has no class 'al': it has all");
+            "adapter 'digits@v1' has no class 'al': it has all; did you mean 'all'?");
     json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":\"digits\",\"class\":\"all\"}"));
     rig_sql(&r, "DROP TRIGGER dataset_versions_fixed; UPDATE dataset_versions SET classes = "
                 "'[{\"name\":\"a\"},{\"name\":\"b\"},"

@@ -264,6 +264,7 @@ START_TEST(wrong_calls) {
         {{one, "--against", a}, 2, "Mixed_6c): 1, need 2"},
         {{a, "--against", a, "--mode", "clean"}, 2, "pt_inception-2015-12-05-6726825d.pth"},
         {{a, "--against", a, "--metrics", "fid,cmmd"}, 2, "no metric 'cmmd'"},
+        {{a, "--against", a, "--metrics", "kid,fid,kid"}, 2, "names kid twice"},
         {{a, "--against", a, "--metrics", "is"}, 2, "Inception Score"},
         {{a, "--against", stats, "--metrics", "kid"}, 2, "needs the pictures of both sides"},
         {{a, "--against", stats, "--metrics", "pr"}, 2, "needs the pictures of both sides"},

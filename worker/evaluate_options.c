@@ -71,6 +71,8 @@ static int parse_metrics(ds_ev_options *o, const char *text, ds_error *err) {
         if (i == DS_EV_METRICS)
             return ds_fail(err, DS_EINVAL, "no metric '%.*s'; there are fid, kid, is, pr and sfid",
                            (int)n, p);
+        if (o->want & ds_ev_metrics[i].want)
+            return ds_fail(err, DS_EINVAL, "option '--metrics' names %.*s twice", (int)n, p);
         o->want |= ds_ev_metrics[i].want;
         p += n + (p[n] == ',');
     }

@@ -3,13 +3,14 @@
 #ifndef DS_WORKER_SANDBOX_INTERNAL_H
 #define DS_WORKER_SANDBOX_INTERNAL_H
 
+#include "base/limits.h"
 #include "worker/sandbox.h"
 
 /* Descriptors of the child. */
 enum { DS_CHILD_SOCKET = 3, DS_CHILD_INPUT = 4, DS_CHILD_OUTPUT = 5 };
 
 #define DS_CHILD_OUTPUT_SIZE ((size_t)DS_DECODE_MAX_PIXELS * 3)
-#define DS_CHILD_MEMORY ((uint64_t)1536 << 20) /* address space */
+#define DS_CHILD_MEMORY DS_DECODER_MEMORY
 #define DS_CHILD_CPU_SECONDS 600
 /* Processor time, then a fresh child: RLIMIT_CPU never hits an innocent picture. */
 #define DS_CHILD_BUSY_MS 300000
