@@ -7,6 +7,7 @@
 
 #include "base/digest.h"
 #include "base/mem.h"
+#include "registry/bars.h"
 #include "registry/base_tasks.h"
 #include "registry/cleanup.h"
 #include "registry/feature_nets.h"
@@ -174,12 +175,14 @@ READ(default_net, ds_feature_net_default(r, out, err))
 READ(old_tasks, ds_old_tasks(r, 1, NULL, NULL, out, err))
 READ(base_task, ds_base_task_get(r, 1, out, err))
 READ(facts, ds_cleanup_facts(r, out, err))
+static json_t *spec; /* of a training to come */
+READ(bars, ds_bars(r, "d", spec, out, err))
 
 static int (*const reads[])(ds_registry *r, json_t **out, ds_error *err) = {
     one_dataset,  all_datasets, watched,    rejected_files, one_version, one_adapter, all_adapters,
     all_aliases,  one_history,  one_job,    all_jobs,       waiting,     payload,     metrics,
     measurements, gate,         all_events, one_base,       all_bases,   all_nets,    net_of_base,
-    net_of_job,   default_net,  old_tasks,  base_task,      facts};
+    net_of_job,   default_net,  old_tasks,  base_task,      facts,       bars};
 
 static char *read_text(ds_registry *r, int i, int *rc) {
     json_t *doc = NULL;
@@ -195,6 +198,8 @@ static char *read_text(ds_registry *r, int i, int *rc) {
 START_TEST(a_fault_while_reading) {
     ds_registry *r = fx_open(fx_dir("reading"));
     int rc, most = 0;
+    spec = fx_json("{\"dataset\":{\"tree_digest\":\"" NET_SHA "\"},\"feature_net\":{\"sha256\":"
+                   "\"" NET_SHA "\"},\"evaluate\":{\"n\":64}}");
     for (int i = 0; strcmp(changes[i].name, "delete"); i++)
         MUST(changes[i].make(r, err));
     for (int i = 0; i < (int)(sizeof reads / sizeof *reads); i++) {
@@ -215,6 +220,7 @@ START_TEST(a_fault_while_reading) {
         free(want);
     }
     ck_assert_int_gt(most, 200);
+    json_decref(spec);
     ds_registry_close(r);
 }
 END_TEST

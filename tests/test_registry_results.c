@@ -87,6 +87,13 @@ START_TEST(scans_with_one_thing_wrong) {
     MUST(ds_scan_finish(r, j.id, good, &b, &changed_now, err));
     ck_assert_int_eq(changed_now, 1);
     json_decref(good);
+    /* what may be long is with the version, not with the job */
+    MUST(ds_job_get(r, j.id, &good, err));
+    json_t *kept = json_object_get(good, "result");
+    ck_assert(json_is_true(json_object_get(kept, "changed")));
+    ck_assert(fx_int(kept, "images") == 3 && !json_object_get(kept, "classes"));
+    ck_assert_ptr_null(json_object_get(kept, "rejected"));
+    json_decref(good);
     ds_registry_close(r);
 }
 END_TEST
@@ -175,8 +182,17 @@ START_TEST(trainings_with_one_thing_wrong) {
     p.job = scan_job.id;
     FAILS(DS_EINVAL, "does not train", ds_publish(r, &p, ref, err));
     p.job = j.id;
+    json_object_set_new(json_object_get(result, "gate"), "self",
+                        fx_json("{\"verdict\":\"passed\",\"fd\":12.25,\"n\":64,\"bars\":[{\"role\":"
+                                "\"base\",\"ref\":\"base:emoji-dit\",\"verdict\":\"none\"}]}"));
     MUST(ds_publish(r, &p, ref, err));
     ck_assert_str_eq(ref, "d@v1");
+    json_t *list = NULL;
+    MUST(ds_events_list(r, 0, "gate.passed", 10, &list, err));
+    json_t *said = json_object_get(json_array_get(list, 0), "payload");
+    ck_assert_str_eq(fx_string(said, "self"), "passed");
+    ck_assert(fx_int(said, "tasks") == 1 && fx_int(said, "job") == j.id);
+    json_decref(list);
     json_decref(spec);
     json_decref(result);
     ds_registry_close(r);
