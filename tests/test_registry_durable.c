@@ -93,6 +93,27 @@ START_TEST(a_blob_is_whole_before_it_has_its_name) {
 }
 END_TEST
 
+/* A part that failed and whose caller went on: nothing of the whole is kept. */
+START_TEST(a_failed_part_ends_the_whole) {
+    ds_registry *r = fx_open(fx_dir("nested"));
+    ds_error e;
+    json_t *o = NULL;
+    ck_assert_int_eq(db_begin(r, &e), 0);
+    fx_add(r, "d", "/a"); /* a transaction in the transaction */
+    ck_assert_int_eq(db_begin(r, &e), 0);
+    ck_assert_int_eq(db_end(r, DS_EIO, &e), DS_EIO);
+    ck_assert_int_ne(db_end(r, 0, &e), 0);
+    ck_assert(sqlite3_get_autocommit(r->db));
+    FAILS(DS_ENOTFOUND, "does not exist", ds_dataset_get(r, "d", &o, err));
+    ck_assert_int_eq(db_begin(r, &e), 0); /* and the next one is its own */
+    fx_add(r, "d", "/a");
+    ck_assert_int_eq(db_end(r, 0, &e), 0);
+    MUST(ds_dataset_get(r, "d", &o, err));
+    json_decref(o);
+    ds_registry_close(r);
+}
+END_TEST
+
 /* The copy that is made before an upgrade. */
 START_TEST(a_backup_is_whole) {
     char dir[PATH_MAX], path[PATH_MAX];
@@ -110,6 +131,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, each_change_is_one_synced_commit);
     tcase_add_test(tc, what_cannot_be_synced_is_not_acknowledged);
     tcase_add_loop_test(tc, a_blob_is_whole_before_it_has_its_name, 0, 3);
+    tcase_add_test(tc, a_failed_part_ends_the_whole);
     tcase_add_test(tc, a_backup_is_whole);
 }
 

@@ -238,6 +238,25 @@ START_TEST(ended_trainings_stay_ended) {
 }
 END_TEST
 
+/* A job that waits is due at its time, not before; how long that is, is said. */
+START_TEST(jobs_are_due_at_their_time) {
+    ds_registry *r = start("due");
+    ds_job j;
+    int64_t wait = 0;
+    fx_add(r, "d", "/a");
+    ck_assert_int_eq(reconcile(r), 1);
+    sql(r, "UPDATE jobs SET run_after = 5000");
+    FAILS(DS_ENOTFOUND, "no job is due",
+          ds_job_next(r, DS_KIND_BIT(DS_JOB_SCAN), 4999, &j, &wait, err));
+    ck_assert_int_eq(wait, 1);
+    MUST(ds_job_next(r, DS_KIND_BIT(DS_JOB_SCAN), 5000, &j, &wait, err));
+    ck_assert_str_eq(j.name, "d");
+    FAILS(DS_ENOTFOUND, "no job is due",
+          ds_job_next(r, DS_KIND_BIT(DS_JOB_TRAIN), 5000, &j, &wait, err));
+    finish(r);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- rows of datasets */
 
 START_TEST(datasets_that_cannot_be) {
@@ -400,6 +419,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_failed_scan_trains_nothing);
     tcase_add_test(tc, bases_of_trainings);
     tcase_add_loop_test(tc, ended_trainings_stay_ended, 0, 2);
+    tcase_add_test(tc, jobs_are_due_at_their_time);
     tcase_add_test(tc, datasets_that_cannot_be);
     tcase_add_test(tc, what_is_told_of_a_dataset);
     tcase_add_test(tc, lists_of_events);

@@ -71,7 +71,8 @@ START_TEST(scans_with_one_thing_wrong) {
     ds_job j = fx_claim(r, DS_JOB_SCAN);
     MUST(ds_store_put_bytes(ds_registry_store(r), "m", 1, &b, err));
     json_t *good = fx_json("{\"tree_digest\":\"%s\",\"images\":3,\"bytes\":30,\"classes\":"
-                           "[{\"name\":\"0\",\"images\":3}],\"rejected\":[{\"path\":\"x\","
+                           "[{\"name\":\"0\",\"images\":3},{\"name\":\"1\",\"images\":0}],"
+                           "\"rejected\":[{\"path\":\"x\","
                            "\"reason\":\"y\"}],\"rejected_count\":1}",
                            b.sha256);
     int64_t before = total(r);
