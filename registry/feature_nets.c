@@ -230,10 +230,15 @@ int ds_feature_net_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *e
     if (json_is_null(*out))
         return ds_fail(err, DS_ENOTFOUND,
                        "there is no feature network: start the daemon with --feature-net FILE");
-    return db_run(r, err,
-                  "UPDATE jobs SET feature_net_id = ?2, feature_mode = ?3 WHERE id = ?1 AND"
-                  " feature_mode IS NULL",
-                  "iis", job, ds_json_int(*out, "id", 0), ds_json_string(*out, "mode", ""));
+    rc = db_run(r, err,
+                "UPDATE jobs SET feature_net_id = ?2, feature_mode = ?3 WHERE id = ?1 AND"
+                " feature_mode IS NULL",
+                "iis", job, ds_json_int(*out, "id", 0), ds_json_string(*out, "mode", ""));
+    if (rc) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    return rc;
 }
 
 /* Objects -------------------------------------------------------------------------------------- */
