@@ -395,6 +395,26 @@ START_TEST(a_full_body_is_sent_as_it_is) {
 }
 END_TEST
 
+/* What is null is not said; what adding a folder again changes is told. */
+START_TEST(adding_again) {
+    char body[700];
+    snprintf(body, sizeof body,
+             "{\"path\":\"%s\",\"name\":null,\"method\":null,\"base\":null,\"feature_net\":null,"
+             "\"watch\":null,\"publish_worse\":null,\"options\":null}",
+             photos);
+    json_t *doc = rig_want(&r, 200, "POST", "/v1/datasets", body);
+    ck_assert_str_eq(ds_json_string(doc, "name", ""), "digits");
+    ck_assert_int_eq((int)json_array_size(json_object_get(doc, "changes")), 0);
+    json_decref(doc);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"base\":\"emoji\"}", photos);
+    doc = rig_want(&r, 200, "POST", "/v1/datasets", body);
+    json_t *list = json_object_get(doc, "changes");
+    ck_assert_int_eq((int)json_array_size(list), 1);
+    ck_assert_str_eq(ds_json_string(json_array_get(list, 0), "option", ""), "base");
+    json_decref(doc);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- events */
 
 static int lines(const char *path, const char *words) {
@@ -436,6 +456,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, files_and_logs_of_a_job);
     tcase_add_test(tc, bodies_are_checked);
     tcase_add_test(tc, a_full_body_is_sent_as_it_is);
+    tcase_add_test(tc, adding_again);
     tcase_add_test(tc, events_by_number_and_type);
 }
 
