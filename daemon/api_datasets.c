@@ -159,7 +159,7 @@ static int check_add(ds_daemon *d, const json_t *body, char real[PATH_MAX], ds_e
         rc = ds_options_check(ds_json_string(body, "method", NULL),
                               json_object_get(body, "options"), err);
     if (!rc)
-        rc = 0;
+        rc = check_twice(json_object_get(body, "options"), err);
     if (!rc && name)
         rc = ds_name_check("dataset", name, err);
     if (!rc)

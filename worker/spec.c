@@ -405,8 +405,16 @@ static const field gate_fields[] = {
      NUMBER,
      AT(ds_spec_gate, kid_tolerance_sigmas),
      DS_RANGE_KID_SIGMAS},
-    {.key = "worse_margin", NUMBER, AT(ds_spec_gate, worse_margin), DS_RANGE_WORSE_MARGIN, OPTIONAL},
-    {.key = "worse_sigmas", NUMBER, AT(ds_spec_gate, worse_sigmas), DS_RANGE_WORSE_SIGMAS, OPTIONAL},
+    {.key = "worse_margin",
+     NUMBER,
+     AT(ds_spec_gate, worse_margin),
+     DS_RANGE_WORSE_MARGIN,
+     OPTIONAL},
+    {.key = "worse_sigmas",
+     NUMBER,
+     AT(ds_spec_gate, worse_sigmas),
+     DS_RANGE_WORSE_SIGMAS,
+     OPTIONAL},
     END};
 
 static const field cache_fields[] = {{.key = "cache", PATH, 0}, END};
