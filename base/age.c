@@ -5,6 +5,10 @@
 
 void ds_ages_look(ds_ages *a, int64_t wall, int64_t boot) {
     int64_t passed = boot - a->boot, step = wall - a->wall - passed;
+    if (!a->count) {
+        a->wall_0 = wall;
+        a->boot_0 = boot;
+    }
     if (a->count && step < DS_AGE_STEP_MS && step > -DS_AGE_STEP_MS) {
         a->list[a->count - 1].to = wall;
     } else {
@@ -36,6 +40,12 @@ int64_t ds_ages_of(const ds_ages *a, int64_t date) {
     return age > 0 ? age : 0;
 }
 
+int64_t ds_ages_now(const ds_ages *a) {
+    const int64_t set = INT64_C(1577836800000); /* 2020 */
+    int64_t steady = a->wall_0 + a->boot - a->boot_0;
+    return a->wall_0 >= set && steady < a->wall ? steady : a->wall;
+}
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static ds_ages ages; /* under lock */
 
@@ -60,4 +70,12 @@ int64_t ds_age_ms(struct timespec date) {
     int64_t age = ds_ages_of(&ages, ms_of(date));
     pthread_mutex_unlock(&lock);
     return age;
+}
+
+int64_t ds_age_now_ms(void) {
+    pthread_mutex_lock(&lock);
+    look();
+    int64_t now = ds_ages_now(&ages);
+    pthread_mutex_unlock(&lock);
+    return now;
 }

@@ -26,8 +26,9 @@ int ds_fs_test_full(void) {
 }
 
 void ds_fs_join(char *out, size_t size, const char *a, const char *b) {
-    int n = snprintf(out, size, "%s/%s", a, b);
-    DS_ASSERT(n >= 0 && (size_t)n < size);
+    int n = *a ? snprintf(out, size, "%s/%s", a, b) : -1;
+    if (n < 0 || (size_t)n >= size)
+        out[0] = 0;
 }
 
 static void parent_of(char out[PATH_MAX], const char *path) {

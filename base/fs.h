@@ -60,7 +60,7 @@ int ds_fs_write_all(int fd, const void *data, size_t n);
 /* Whether a file's name ends so: ds_fs_ends_with("a.npz", ".npz"). */
 int ds_fs_ends_with(const char *path, const char *end);
 
-/* "a/b" joined into out; DS_ASSERTs that it fits. */
+/* "a/b" joined into out; "", which names nothing, where it does not fit or a is "". */
 void ds_fs_join(char *out, size_t size, const char *a, const char *b);
 
 /* Test hook for full disks: when the environment has DS_TEST_ENOSPC=<n>, the n-th and all later

@@ -212,8 +212,7 @@ static void draw(ds_cli *c, const look *l, const char *trouble) {
     char *page = NULL;
     size_t n = 0;
     FILE *terminal = c->out;
-    c->out = open_memstream(&page, &n);
-    DS_ASSERT(c->out);
+    c->out = ds_need(open_memstream(&page, &n));
     if (trouble) {
         ds_buf_addf(&line, "%s", trouble);
         put_line(c, DS_RED, &line);

@@ -3,6 +3,7 @@
  *
  * A cache is only time: a damaged one is noticed by who uses it and made again, so it is no damage.
  * How they are laid out: worker/prepare_cache.c, hash_cache.c, feature_cache.c, latents.c. */
+#include "base/age.h"
 #include "base/digest.h"
 #include "base/fs.h"
 #include "base/json.h"
@@ -19,7 +20,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define CACHE_MAX ((size_t)4 << 30)
@@ -133,7 +133,7 @@ static void each(fsck *k, const char *folder, const char *begin, const char *end
             continue;
         snprintf(thing, sizeof thing, "%s/%s", folder, e->d_name);
         int temporary = n > 4 && !strcmp(e->d_name + n - 4, ".tmp");
-        if (temporary && time(NULL) - st.st_mtime > OLD_SECONDS)
+        if (temporary && ds_age_ms(st.st_mtim) > OLD_SECONDS * 1000)
             drop(k, thing, path, "left by a program that was killed");
         if (temporary || !wrong)
             continue;

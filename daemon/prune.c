@@ -6,6 +6,7 @@
  */
 #include "daemon/prune.h"
 
+#include "base/age.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -101,7 +102,6 @@ static void remove_left_overs(const ds_daemon *d, int64_t least_ms, int dry_run,
     static const char *const folders[] = {"cache", "cache/base",   "cache/hashes",
                                           "bases", "feature_nets", "backups"};
     char dir[PATH_MAX], path[PATH_MAX];
-    int64_t now = ds_now_ms();
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         ds_fs_join(dir, sizeof dir, d->o.state, folders[i]);
         DIR *list = opendir(dir);
@@ -109,7 +109,7 @@ static void remove_left_overs(const ds_daemon *d, int64_t least_ms, int dry_run,
             struct stat st;
             ds_fs_join(path, sizeof path, dir, e->d_name);
             if (!ds_fs_ends_with(e->d_name, ".tmp") || lstat(path, &st) || !S_ISREG(st.st_mode) ||
-                llabs(now - mtime_ms(&st)) < least_ms || locked(path))
+                ds_age_ms(st.st_mtim) < least_ms || locked(path))
                 continue;
             if (!dry_run && unlink(path))
                 continue;
@@ -239,7 +239,8 @@ int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, 
     if (rc)
         return rc;
     prune *p = ds_xcalloc(1, sizeof *p);
-    *p = (prune){.d = d, .o = *o, .now = ds_now_ms(), .last_id = last, .done = done, .ctx = ctx};
+    *p =
+        (prune){.d = d, .o = *o, .now = ds_age_now_ms(), .last_id = last, .done = done, .ctx = ctx};
     p->rows =
         (ds_prune_rows){.jobs_before = o->jobs > 0 ? p->now - (int64_t)(o->jobs * 1000) : 0,
                         .events_before = o->events > 0 ? p->now - (int64_t)(o->events * 1000) : 0,

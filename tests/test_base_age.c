@@ -62,6 +62,20 @@ START_TEST(many_steps) {
 }
 END_TEST
 
+START_TEST(now_by_the_boot_clock) {
+    begin();
+    ck_assert_int_eq(ds_ages_now(&a), T + 10000);
+    ds_ages_look(&a, T + 3650 * DAY, 16000);
+    ck_assert_int_eq(ds_ages_now(&a), T + 11000); /* ten years forth make nothing old */
+    ds_ages_look(&a, T - 3650 * DAY, 17000);
+    ck_assert_int_eq(ds_ages_now(&a), T - 3650 * DAY); /* nor back */
+    a = (ds_ages){0};
+    ds_ages_look(&a, 5000, 5000); /* no clock at the start */
+    ds_ages_look(&a, T, 6000);
+    ck_assert_int_eq(ds_ages_now(&a), T);
+}
+END_TEST
+
 START_TEST(of_the_machine) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -78,6 +92,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, set_forth);
     tcase_add_test(tc, set_back_and_forth);
     tcase_add_test(tc, many_steps);
+    tcase_add_test(tc, now_by_the_boot_clock);
     tcase_add_test(tc, of_the_machine);
 }
 

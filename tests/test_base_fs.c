@@ -46,6 +46,17 @@ static int count_entries(const char *path) {
     return n - 2;
 }
 
+START_TEST(joined_paths) {
+    char out[8];
+    ds_fs_join(out, sizeof out, "abc", "def");
+    ck_assert_str_eq(out, "abc/def");
+    ds_fs_join(out, sizeof out, "abc", "defg"); /* too long: nothing, and not a part of it */
+    ck_assert_str_eq(out, "");
+    ds_fs_join(out, sizeof out, "", "d"); /* and not the root's */
+    ck_assert_str_eq(out, "");
+}
+END_TEST
+
 START_TEST(places_for_results) {
     char *dir = in_tmp("out"), *file = in_tmp("out/file"), *under = in_tmp("out/file/x"),
          *none = in_tmp("out/nodir/x"), *slash = in_tmp("out/new/"), *fresh = in_tmp("out/new");
@@ -170,6 +181,7 @@ START_TEST(full_output) {
 END_TEST
 
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, joined_paths);
     tcase_add_test(tc, places_for_results);
     tcase_add_test(tc, special_files_stay);
     tcase_add_test(tc, a_pipe_is_not_waited_for);

@@ -11,8 +11,10 @@
 
 static int write_json(const ds_exporter *x, const char *name, json_t *doc, ds_error *err) {
     char path[4352], *text = json_dumps(doc, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
-    DS_ASSERT(text);
     json_decref(doc);
+    if (!text)
+        return ds_fail(err, DS_EFAILED, "cannot write '%s': a number of the model is not finite",
+                       name);
     ds_export_path(x, name, path);
     size_t n = strlen(text);
     text = ds_xrealloc(text, n + 1);
