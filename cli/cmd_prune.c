@@ -16,6 +16,7 @@ int ds_cmd_prune(ds_cli *c, ds_error *err) {
                   {"events", "event", "events"},
                   {"folders", "job folder", "job folders"},
                   {"checkpoints", "checkpoint of an ended job", "checkpoints of ended jobs"},
+                  {"caches", "cache of no more use", "caches of no more use"},
                   {"files", "left-over file", "left-over files"}};
     json_t *body = json_object(), *r = NULL;
     char text[DS_TEXT];

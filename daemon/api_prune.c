@@ -24,11 +24,11 @@ static void finish(wait *w) {
 
 static void done(void *ctx, const ds_prune_result *r, int rc, const ds_error *err) {
     wait *w = ctx;
-    json_t *doc =
-        json_pack("{sb sI sI sI sI sI sI so}", "dry_run", w->o.dry_run, "jobs", (json_int_t)r->jobs,
-                  "events", (json_int_t)r->events, "folders", (json_int_t)r->folders, "checkpoints",
-                  (json_int_t)r->checkpoints, "files", (json_int_t)r->files, "bytes",
-                  (json_int_t)r->bytes, "error", rc ? json_string(err->message) : json_null());
+    json_t *doc = json_pack(
+        "{sb sI sI sI sI sI sI sI so}", "dry_run", w->o.dry_run, "jobs", (json_int_t)r->jobs,
+        "events", (json_int_t)r->events, "folders", (json_int_t)r->folders, "checkpoints",
+        (json_int_t)r->checkpoints, "caches", (json_int_t)r->caches, "files", (json_int_t)r->files,
+        "bytes", (json_int_t)r->bytes, "error", rc ? json_string(err->message) : json_null());
     w->text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     w->done = 1;

@@ -276,6 +276,19 @@ void ds_gc_files(ds_gc *g) {
     remove_chosen(g);
 }
 
+void ds_gc_caches(ds_daemon *d, json_t *facts, int64_t grace_ms, int dry_run, ds_gc_part *out) {
+    gc *g = ds_xcalloc(1, sizeof *g);
+    *g = (gc){.d = d,
+              .facts = json_incref(facts),
+              .images = json_object(),
+              .grace_ms = grace_ms,
+              .dry_run = dry_run};
+    choose_caches(g);
+    remove_chosen(g);
+    *out = g->out.caches;
+    release(g);
+}
+
 int ds_gc_next(ds_gc *g, ds_error *err) { return ds_blobs_sweep_take(g->sweep, err); }
 
 int ds_gc_end(ds_gc *g, ds_gc_result *out, ds_error *err) {

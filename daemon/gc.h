@@ -34,6 +34,9 @@ void ds_gc_files(ds_gc *g);
 int ds_gc_next(ds_gc *g, ds_error *err); /* > 0: files has something to do */
 int ds_gc_end(ds_gc *g, ds_gc_result *out, ds_error *err);
 
+/* The caches alone, for prune: facts are those of ds_cleanup_facts.  Any thread. */
+void ds_gc_caches(ds_daemon *d, json_t *facts, int64_t grace_ms, int dry_run, ds_gc_part *out);
+
 /* Remove the file of a base or network, on the pool: only what an import wrote, and only when no
  * row names it (bases may share a VAE). */
 void ds_gc_remove_model(ds_daemon *d, int nets, const char *path);

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "daemon/finish.h"
+#include "daemon/gc.h"
+#include "registry/cleanup.h"
 #include "registry/prune.h"
 
 #include <dirent.h>
@@ -27,6 +29,7 @@
 #define FIRST_TICK 300
 #define EVERY_TICKS 86400
 #define FOLDERS_AT_ONCE 64
+#define CACHE_MS (86400 * 1000) /* of no use for so long at least, or just made */
 #define LEFT_OVER_MS (3600 * 1000)
 #define START_LEFT_OVER_MS (10 * 1000)
 
@@ -41,6 +44,7 @@ typedef struct {
     ds_daemon *d;
     ds_prune_options o;
     ds_prune_rows rows;
+    json_t *facts; /* owned; for the caches */
     int64_t now, last_id;
     folder *list; /* read by the pool; [from, to) are the present ones */
     size_t n, cap, from, to;
@@ -164,7 +168,11 @@ static void remove_folder(prune *p, const folder *f) {
 static void on_work(uv_work_t *work) {
     prune *p = work->data;
     if (!p->looked) {
+        ds_gc_part caches;
         read_jobs(p);
+        ds_gc_caches(p->d, p->facts, CACHE_MS, p->o.dry_run, &caches);
+        p->out.caches = caches.files;
+        p->out.bytes += caches.bytes;
         remove_left_overs(p->d, LEFT_OVER_MS, p->o.dry_run, &p->out);
     }
     for (size_t i = p->from; i < p->to; i++)
@@ -207,6 +215,7 @@ static void end(prune *p, int rc, const ds_error *err) {
     if (rc)
         ds_log(DS_LOG_WARN, "prune: %s", err->message);
     p->done(p->ctx, &p->out, rc, err);
+    json_decref(p->facts);
     free(p->list);
     free(p);
 }
@@ -235,12 +244,20 @@ int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, 
     int64_t last = 0;
     if (d->tidying)
         return ds_fail(err, DS_EBUSY, "a gc, an fsck or a prune is under way; wait for it");
+    json_t *facts = NULL;
     int rc = ds_job_last_id(d->registry, &last, err);
+    if (!rc)
+        rc = ds_cleanup_facts(d->registry, &facts, err);
     if (rc)
         return rc;
     prune *p = ds_xcalloc(1, sizeof *p);
-    *p =
-        (prune){.d = d, .o = *o, .now = ds_age_now_ms(), .last_id = last, .done = done, .ctx = ctx};
+    *p = (prune){.d = d,
+                 .o = *o,
+                 .facts = facts,
+                 .now = ds_age_now_ms(),
+                 .last_id = last,
+                 .done = done,
+                 .ctx = ctx};
     p->rows =
         (ds_prune_rows){.jobs_before = o->jobs > 0 ? p->now - (int64_t)(o->jobs * 1000) : 0,
                         .events_before = o->events > 0 ? p->now - (int64_t)(o->events * 1000) : 0,
@@ -255,12 +272,12 @@ int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, 
 
 static void told(void *ctx, const ds_prune_result *r, int rc, const ds_error *err) {
     (void)ctx, (void)err;
-    if (!rc && (r->jobs || r->events || r->folders || r->checkpoints || r->files))
+    if (!rc && (r->jobs || r->events || r->folders || r->checkpoints || r->caches || r->files))
         ds_log(DS_LOG_INFO,
                "pruned %lld jobs, %lld events, %lld job folders, %lld with checkpoints, %lld "
-               "left-over files",
+               "caches, %lld left-over files",
                (long long)r->jobs, (long long)r->events, (long long)r->folders,
-               (long long)r->checkpoints, (long long)r->files);
+               (long long)r->checkpoints, (long long)r->caches, (long long)r->files);
 }
 
 void ds_prune_tick(ds_daemon *d) {

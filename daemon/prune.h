@@ -3,6 +3,7 @@
  *   rows      registry/prune.h
  *   folders   jobs/N of jobs that ended before the horizon or are not there any more, and
  *             jobs/N.foreign-K as old; checkpoints of every job that ended
+ *   caches    what gc would remove of them, a day old at least
  *   left-overs  temporary files of programs that are gone: an hour old, or at a start 10 s
  *
  * The daemon does it some minutes after its start and once a day; POST /v1/prune does it now.  Rows
@@ -19,8 +20,8 @@ typedef struct {
 } ds_prune_options;
 
 typedef struct {
-    int64_t jobs, events;                       /* rows */
-    int64_t folders, checkpoints, files, bytes; /* bytes of all three */
+    int64_t jobs, events;                               /* rows */
+    int64_t folders, checkpoints, caches, files, bytes; /* bytes of all four */
 } ds_prune_result;
 
 void ds_prune_defaults(const ds_daemon *d, ds_prune_options *o);

@@ -69,6 +69,12 @@ static void count(ds_slot *s) {
     }
 }
 
+/* It ended as the one before it, and has no row any more. */
+static int forgotten(const ds_slot *s) {
+    ds_job job;
+    return ds_job_read(s->d->registry, s->job.id, &job, NULL) == DS_ENOTFOUND;
+}
+
 static int commit_failure(ds_slot *s, ds_error *err) {
     ds_job_failure f = {.exit_code = s->exit_signal ? -1 : s->exit_code,
                         .exit_signal = s->exit_signal ? s->exit_signal : -1,
@@ -87,9 +93,9 @@ static int commit_failure(ds_slot *s, ds_error *err) {
     int retried = 0;
     int rc = ds_job_fail(s->d->registry, s->job.id, &f, &retried, err);
     s->retry = retried;
-    if (!rc)
-        ds_log(DS_LOG_WARN, "job %lld (%s %s) %s: %s", (long long)s->job.id,
-               ds_job_kind_name(s->job.kind), s->job.name,
+    if (!rc) /* a folder that is away is no news at every scan */
+        ds_log(forgotten(s) ? DS_LOG_DEBUG : DS_LOG_WARN, "job %lld (%s %s) %s: %s",
+               (long long)s->job.id, ds_job_kind_name(s->job.kind), s->job.name,
                retried ? "failed and is tried again" : "failed",
                *s->error_message ? s->error_message : "the worker gave no reason");
     return rc;
@@ -159,7 +165,8 @@ static void settle(ds_slot *s) {
             const char *class = ds_json_string(s->finish.result, "device_class", "");
             if (*class)
                 snprintf(s->d->device_class, sizeof s->d->device_class, "%s", class);
-            ds_log(DS_LOG_INFO, "job %lld (%s %s) is done%s%s%s", (long long)s->job.id,
+            ds_log(s->finish.unchanged ? DS_LOG_DEBUG : DS_LOG_INFO,
+                   "job %lld (%s %s) is done%s%s%s", (long long)s->job.id,
                    ds_job_kind_name(s->job.kind), s->job.name, *s->finish.ref ? ": " : "",
                    s->finish.ref, s->finish.refused ? " refused by the gate" : "");
             ds_finish_clean(&s->finish);
@@ -435,7 +442,9 @@ static void spawn(ds_slot *s) {
     if (rc) /* it runs, and dies with this daemon: the row catches up at its end */
         ds_log(DS_LOG_WARN, "cannot record the process of job %lld: %s", (long long)s->job.id,
                err.message);
-    ds_log(DS_LOG_INFO, "job %lld (%s %s) runs as process %ld", (long long)s->job.id,
+    /* folders are scanned every few minutes for years, and somebody keeps this log */
+    ds_log(s->job.kind == DS_JOB_SCAN ? DS_LOG_DEBUG : DS_LOG_INFO,
+           "job %lld (%s %s) runs as process %ld", (long long)s->job.id,
            ds_job_kind_name(s->job.kind), s->job.name, (long)s->pid);
 }
 

@@ -256,8 +256,8 @@ END_TEST
 
 /* Old folders, what no job is there for, checkpoints and left-overs; nothing that is in use. */
 START_TEST(prune) {
-    static const char *const keys[] = {"jobs",        "events", "folders",
-                                       "checkpoints", "files",  "bytes"};
+    static const char *const keys[] = {"jobs",   "events", "folders", "checkpoints",
+                                       "caches", "files",  "bytes"};
     rig_start(&r, NULL);
     add(4);
     rig_wait_adapter(&r, "digits", 1, 10000);
@@ -267,7 +267,8 @@ START_TEST(prune) {
     ck_assert_int_eq(live, 3);
     run("cd %s && mkdir -p jobs/1/checkpoints jobs/3/checkpoints jobs/2/checkpoints"
         " jobs/1.foreign-1 jobs/2.foreign-1 jobs/77 && echo 12345 >jobs/2/checkpoints/a && touch -d"
-        " '3 days ago' jobs/1.foreign-1 jobs/77 cache/x.aaaaaa.tmp && touch cache/y.bbbbbb.tmp",
+        " '3 days ago' jobs/1.foreign-1 jobs/77 cache/x.aaaaaa.tmp cache/hashes/1 cache/hashes/99 "
+        "&& touch cache/y.bbbbbb.tmp",
         r.state);
     rig_sql(&r, "UPDATE jobs SET finished_at = 1000 WHERE id = 1");
     static const char *const bodies[] = {
@@ -280,7 +281,7 @@ START_TEST(prune) {
         if (i == 0)
             ck_assert(is_there("jobs/1") && is_there("cache/x.aaaaaa.tmp"));
     }
-    for (int k = 0; k < 6; k++) {
+    for (int k = 0; k < 7; k++) {
         ck_assert_msg(ds_json_int(doc[0], keys[k], -1) == ds_json_int(doc[1], keys[k], -2), "%s",
                       keys[k]);
         ck_assert_msg(ds_json_int(doc[2], keys[k], -1) == 0, "%s", keys[k]);
@@ -289,6 +290,8 @@ START_TEST(prune) {
     ck_assert_int_eq(ds_json_int(doc[1], "folders", 0), 2); /* jobs/1, jobs/1.foreign-1 */
     ck_assert_int_eq(ds_json_int(doc[1], "checkpoints", 0), 1);
     ck_assert_int_eq(ds_json_int(doc[1], "files", 0), 1);
+    ck_assert_int_eq(ds_json_int(doc[1], "caches", 0), 1); /* of a dataset that is not there */
+    ck_assert(is_there("cache/hashes/1") && !is_there("cache/hashes/99"));
     ck_assert(!is_there("jobs/1") && !is_there("jobs/1.foreign-1") && is_there("jobs/2.foreign-1"));
     ck_assert(is_there("jobs/2/worker.log") && !is_there("jobs/2/checkpoints"));
     ck_assert(is_there("jobs/3/checkpoints")); /* it runs */

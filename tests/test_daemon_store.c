@@ -31,7 +31,7 @@ static int two_days_older(const char *path, const struct stat *st, int flag, str
     return 0;
 }
 
-/* For every file a clock that jumped two days ahead, a foreign lock every now and then, and gc with
+/* For every file and ended job a clock that jumped two days ahead, a foreign lock every now and then, and gc and prune with
  * the least grace all the time.  A lock that is held for longer than the daemon waits for it makes
  * rows come long after their files. */
 static void disturb(int seconds, int long_ones) {
@@ -42,11 +42,19 @@ static void disturb(int seconds, int long_ones) {
     for (int i = 0; ds_monotonic() < end; i++) {
         nftw(blobs, two_days_older, 16, FTW_PHYS);
         json_decref(rig_call(&r, "POST", "/v1/gc", "{\"grace_seconds\":60}", NULL));
+        json_decref(rig_call(&r, "POST", "/v1/prune",
+                             "{\"jobs_seconds\":60,\"folders_seconds\":60,\"events_seconds\":60}",
+                             NULL));
         if (i % 8 == 0) {
             sqlite3 *db;
             if (!sqlite3_open(registry, &db) &&
-                !sqlite3_exec(db, "PRAGMA wal_autocheckpoint=0; BEGIN IMMEDIATE", 0, 0, 0))
+                !sqlite3_exec(db,
+                              "PRAGMA wal_autocheckpoint=0; BEGIN IMMEDIATE; UPDATE jobs SET"
+                              " finished_at = finished_at - 172800000",
+                              0, 0, 0)) {
                 usleep(long_ones && i % 40 == 0 ? 6500000 : 150000);
+                sqlite3_exec(db, "COMMIT", 0, 0, 0);
+            }
             sqlite3_close(db);
         }
         usleep(2000);
