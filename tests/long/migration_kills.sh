@@ -4,9 +4,12 @@
 set -u
 build=${1:-build/release}
 export KILL_STEP="${KILL_STEP:-1}"
-if DS_BUILD=$build "$build/tests/test_registry_place"; then
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if DS_BUILD=$build "$build/tests/test_registry_place" >"$log" 2>&1 && grep 'upgrades killed, each went on' "$log"; then
     echo "migration_kills: 1 passed, 0 failed, 0 skipped"
 else
+    tail -20 "$log"
     echo "migration_kills: 0 passed, 1 failed, 0 skipped"
     exit 1
 fi
