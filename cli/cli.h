@@ -115,6 +115,8 @@ int ds_parse_when(const char *s, double *ms, ds_error *err);
 const ds_command *ds_command_find(const char *name);
 void ds_help_command(FILE *f, const ds_command *cmd);
 void ds_help_overview(FILE *f);
+/* scdoc: the page dsctl-COMMAND(1) */
+void ds_man_page(FILE *f, const ds_command *k);
 void ds_man_dump(FILE *f); /* scdoc: the sections that the table and base/error.h decide */
 void ds_complete_bash(FILE *f);
 void ds_complete_zsh(FILE *f);

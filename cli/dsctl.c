@@ -103,7 +103,7 @@ static int run_command(ds_cli *c, ds_error *err) {
     return rc;
 }
 
-/* --help, --version and --dump-commands need neither a command nor its arguments. */
+/* --help, --version and --dump-command(s) need neither a command nor its arguments. */
 static int run_informative(ds_cli *c) {
     if (ds_opt_given(c, "version") && !c->command) {
         fprintf(c->out, "dsctl %s\n", DS_VERSION);
@@ -135,6 +135,12 @@ int ds_cli_run(int argc, char **argv, FILE *out, FILE *err_stream) {
     c->started = ds_monotonic();
     if (argc == 2 && !strcmp(argv[1], "--dump-commands")) {
         ds_man_dump(out);
+        free(c);
+        return fflush(out) ? 1 : 0;
+    }
+    const ds_command *page = NULL; /* for packaging/man/build.sh, as the one above */
+    if (argc == 3 && !strcmp(argv[1], "--dump-command") && (page = ds_command_find(argv[2]))) {
+        ds_man_page(out, page);
         free(c);
         return fflush(out) ? 1 : 0;
     }

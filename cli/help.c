@@ -124,3 +124,26 @@ void ds_man_dump(FILE *f) {
     DS_ERROR_MAP(X)
 #undef X
 }
+
+void ds_man_page(FILE *f, const ds_command *k) {
+    fprintf(f, "dsctl-%s(1)\n\n# NAME\n\ndsctl-%s - ", k->name, k->name);
+    scdoc_text(f, k->summary, strlen(k->summary));
+    fprintf(f, "\n\n# SYNOPSIS\n\n*dsctl %s*", k->name);
+    if (*k->args) {
+        fputc(' ', f);
+        scdoc_text(f, k->args, strlen(k->args));
+    }
+    fprintf(f, "%s\n\n# DESCRIPTION\n\n", k->options ? " [_options_]" : "");
+    scdoc_text(f, k->text, strlen(k->text));
+    fprintf(f, "\n\n");
+    if (k->options) {
+        fprintf(f, "# OPTIONS\n\n");
+        scdoc_options(f, k->options);
+    }
+    fprintf(f, "# OPTIONS OF EVERY COMMAND\n\n");
+    scdoc_options(f, ds_global_options);
+    fprintf(f, "# EXAMPLES\n\n```\n");
+    scdoc_examples(f, k->examples);
+    fprintf(f, "```\n\n# SEE ALSO\n\n*dsctl*(1), which has the references and exit codes, "
+               "*diffscalerd*(8)\n");
+}

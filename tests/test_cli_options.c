@@ -230,6 +230,33 @@ START_TEST(man_source) {
 }
 END_TEST
 
+/* `man dsctl-COMMAND` of each: what --help says, as scdoc takes it. */
+START_TEST(page_of_each_command) {
+    int have = !shell("command -v scdoc >/dev/null 2>&1");
+    char line[100], path[400];
+    if (!have)
+        ds_test_skip("page_of_each_command", "no scdoc");
+    for (const ds_command *k = ds_commands; k->name; k++) {
+        snprintf(line, sizeof line, "--dump-command %s", k->name);
+        cli_result r = bare(0, line);
+        snprintf(line, sizeof line, "dsctl-%s(1)\n", k->name);
+        ck_assert_msg(!strncmp(r.out, line, strlen(line)), "%s: %.60s", k->name, r.out);
+        ck_has(r.out, "# EXAMPLES");
+        for (const ds_opt *o = k->options; o && o->name; o++) {
+            snprintf(line, sizeof line, "*--%s*", o->name);
+            ck_has(r.out, line);
+        }
+        ds_buf page = {0};
+        ds_buf_addf(&page, "%s", r.out);
+        save("page.scd", page.data, path);
+        ds_buf_release(&page);
+        cli_free(&r);
+        if (have)
+            ck_assert_msg(!shell("scdoc < %s > /dev/null", path), "%s", k->name);
+    }
+}
+END_TEST
+
 START_TEST(short_texts) {
     char t[DS_TEXT];
     ck_assert_str_eq(ds_fmt_bytes(t, 0), "0 B");
@@ -390,6 +417,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, completions_parse, 0, 3);
     tcase_add_loop_test(tc, bash_completes, 0, sizeof completed / sizeof *completed);
     tcase_add_test(tc, man_source);
+    tcase_add_test(tc, page_of_each_command);
     tcase_add_test(tc, short_texts);
     tcase_add_test(tc, widths_and_cleaning);
     tcase_add_test(tc, tables_align);

@@ -14,4 +14,9 @@ d
 }" "$source" | scdoc > "$page.tmp"
     mv "$page.tmp" "$page"
 done
+# A page for each command: man dsctl-add-dataset.
+for command in $(sed -n 's/^## \([a-z-]*\).*/\1/p' "$out/commands.scd"); do
+    "$dsctl" --dump-command "$command" | scdoc >"$out/dsctl-$command.1.tmp"
+    mv "$out/dsctl-$command.1.tmp" "$out/dsctl-$command.1"
+done
 rm "$out/commands.scd"
