@@ -54,7 +54,7 @@ static const ds_opt add_options[] = {
     TEXT("name", 0, "NAME", "name of the dataset (default: that of the folder)"),
     FLAG("wait", 'w', "follow the training and show its outcome; exit 8 when it is refused"),
     TIME("timeout", "TIME", 0.1,
-         "with --wait: stop waiting after 90, 10m, 2h (exit 7; the job goes on)"),
+         "with --wait: stop waiting after 90, 10m, 2h (exit 7, the job goes on; default: never)"),
     TEXT("base", 'b', "NAME", "train on this base; 'default' follows the default base"),
     TEXT("feature-net", 0, "NAME[:MODE]",
          "measure with this network (list-feature-nets); 'bundled'; 'default' follows the default"),
@@ -99,21 +99,23 @@ static const ds_opt add_base_options[] = {
     TEXT("license", 0, "TEXT", "its licence, kept with it and named in exports"),
     INT_OF("heads", 0, "N", DS_RANGE_HEADS,
            "attention heads, where neither sizes nor config.json tell"),
-    TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
+    TEXT("weights", 0, "WHICH",
+         "of a file with several models: ema (the default), model (raw), or a key"),
     ONE_OF("objective", "WHAT", "eps|data-noise|noise-data|x0",
            "what it predicts, where that is known; otherwise read or measured"),
     PATH("probe", 0, "DIR", ".. on pictures of this folder, like those it was trained on"),
     FLAG("wait", 'w', "follow the import and show what was added"),
     TIME("timeout", "TIME", 0.1,
-         "with --wait: stop waiting after this time (exit 7; the job goes on)"),
+         "with --wait: stop waiting after this time (exit 7, the job goes on; default: never)"),
     END};
 static const ds_opt add_net_options[] = {
     TEXT("name", 0, "NAME", "name of the network (default: that of the file)"),
     TEXT("license", 0, "TEXT", "its licence"),
-    TEXT("weights", 0, "WHICH", "of a file with several models: ema, model (raw), or a key"),
+    TEXT("weights", 0, "WHICH",
+         "of a file with several models: ema (the default), model (raw), or a key"),
     FLAG("wait", 'w', "follow the import and show what was added"),
     TIME("timeout", "TIME", 0.1,
-         "with --wait: stop waiting after this time (exit 7; the job goes on)"),
+         "with --wait: stop waiting after this time (exit 7, the job goes on; default: never)"),
     END};
 static const ds_opt gc_options[] = {
     FLAG("dry-run", 'n', "only say what would go"),
@@ -157,16 +159,17 @@ static const ds_opt evaluate_options[] = {
     ONE_OF("mode", "MODE", "pytorch-fid|torch-fidelity|clean|bundled",
            "whose pixels, files and numbers (default pytorch-fid)"),
     TEXT("metrics", 0, "LIST", "of fid,kid,is,pr,sfid (default fid,kid; fid for statistics)"),
-    INT("n", 'n', "N", 2, 10000000, "take the first N (mode bundled: N drawn by the seed)"),
+    INT("n", 'n', "N", 2, 10000000,
+        "take the first N (mode bundled: N drawn by the seed; default: all)"),
     FLAG("recursive", 0, "look below folders in modes pytorch-fid and torch-fidelity"),
     FLAG("skip-broken", 0, "leave out files that cannot be read, also those that end the tool"),
     INT("seed", 0, "N", 0, 9e15, "of every random choice (default 0)"),
     PATH("save-stats", 0, "FILE", "also write the statistics as .npz"),
     FORCE,
-    DEVICE("auto (a GPU where there is one), cpu, cuda or cuda:N"),
+    DEVICE("auto (a GPU where there is one; the default), cpu, cuda or cuda:N"),
     ONE_OF("precision", "TYPE", "f32|tf32",
            "of the network on a GPU (default f32; tf32 is faster)"),
-    INT("threads", 0, "N", 0, 256, "threads; 0: as many as it may use"),
+    INT("threads", 0, "N", 0, 256, "threads; 0: as many as it may use (the default)"),
     END};
 static const ds_opt export_options[] = {
     ONE_OF("format", "FORMAT", "safetensors|dit|diffusers|peft-like",
@@ -181,22 +184,27 @@ static const ds_opt verify_options[] = {
     FLAG("all", 'a', "check every published adapter (default without REF)"),
     FLAG("full", 0, "measure Frechet distances even where probe digests agree"),
     TEXT("base", 'b', "NAME", "the adapters of this base (default: the default base, or REF's)"),
-    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7; the job goes on)"), END};
+    TIME("timeout", "TIME", 0.1,
+         "stop waiting after this time (exit 7, the job goes on; default: never)"),
+    END};
 static const ds_opt sample_options[] = {
     INT_OF("n", 'n', "N", DS_RANGE_SAMPLES, "number of images (default 16)"),
     PATH("output", 'o', "FILE|DIR/",
          "PNG sheet, .npz, or DIR/: a PNG each; '-': standard output (default: REF.png)"),
     FLAG("force", 'f', "replace an existing file, or a folder of samples"),
     TEXT("class", 'c', "CLASS", "one class (default: all in turn)"),
-    TEXT("base", 'b', "NAME", "draw from this base; an adapter made for another one is refused"),
+    TEXT("base", 'b', "NAME",
+         "draw from this base (default: REF's, or the default base); another one's REF is refused"),
     INT_OF("steps", 0, "N", DS_RANGE_SAMPLE_STEPS,
            "steps of the sampler (default: as it was evaluated)"),
     NUM_OF("guidance", 0, "W", DS_RANGE_GUIDANCE,
            "strength of the guidance; 1 is none (default: as it was evaluated)"),
-    ONE_OF("guidance-mode", "MODE", MODES, "classifier-free, or away from the frozen base"),
-    ONE_OF("sampler", "SAMPLER", SAMPLERS, "how noise becomes an image"),
+    ONE_OF("guidance-mode", "MODE", MODES,
+           "classifier-free, or away from the frozen base (default: as it was evaluated)"),
+    ONE_OF("sampler", "SAMPLER", SAMPLERS,
+           "how noise becomes an image (default: as it was evaluated)"),
     INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),
-    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7)"),
+    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7; default: never)"),
     END};
 static const ds_opt compare_options[] = {
     INT("n", 'n', "N", 1, 256, "pairs of images (default 16)"),
@@ -205,7 +213,7 @@ static const ds_opt compare_options[] = {
     FLAG("no-sheet", 0, "numbers only: nothing is drawn"),
     TEXT("class", 'c', "CLASS", "one class of both (default: all in turn)"),
     INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),
-    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7)"),
+    TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7; default: never)"),
     END};
 static const ds_opt list_jobs_options[] = {
     ONE_OF("status", "STATE", STATES, "only those in this state"),
@@ -214,14 +222,16 @@ static const ds_opt list_jobs_options[] = {
 static const ds_opt logs_options[] = {FLAG("follow", 'f', "go on until the job ends"), END};
 static const ds_opt watch_options[] = {
     NUM("interval", 'i', "SECONDS", 0.1, 3600, "time between two looks (default 0.5)"),
-    INT("count", 0, "N", 1, 1000000, "stop after N looks"), END};
+    INT("count", 0, "N", 1, 1000000, "stop after N looks (default: go on until Ctrl-C)"), END};
 static const ds_opt evaluations_options[] = {
     TEXT("adapter", 0, "REF", "only those of this adapter"),
     TEXT("dataset", 'd', "NAME", "only those of this dataset"),
     TEXT("metric", 'm', "METRIC", "only this metric: fd, kid, heldout_loss, ..."), PAGE, END};
 static const ds_opt events_options[] = {
     FLAG("follow", 'f', "go on with new events as they happen"),
-    TEXT("since", 0, "SEQ|WHEN", "after this event number, date (2026-01-31) or time ago (2h)"),
+    TEXT("since", 0, "SEQ|WHEN",
+         "after this event number, date (2026-01-31) or time ago (2h; default: all, or what is "
+         "new)"),
     TEXT("type", 't', "TYPE", "only this type, for example adapter.published"), END};
 static const ds_opt alias_options[] = {
     INT("if-generation", 0, "N", 0, 1e15, "only if the alias is at generation N (else exit 4)"),

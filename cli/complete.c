@@ -72,7 +72,7 @@ static void bash_arguments(FILE *f) {
             fprintf(f, "; words=$commands");
         else if (lister(k->kind))
             fprintf(f, "; words=$(%s)%s", lister(k->kind),
-                    !strcmp(k->name, "sample") ? "' base'" : "");
+                    strstr(k->args, "base") ? "' base'" : "");
         fprintf(f, " ;;\n");
     }
 }
@@ -174,7 +174,7 @@ static void zsh_argument(FILE *f, const ds_command *k) {
         fprintf(f, "_dsctl_commands");
     else if (lister(k->kind))
         fprintf(f, "{ local -a w; w=(${(f)\"$(%s)\"}%s); compadd -a w }", lister(k->kind),
-                !strcmp(k->name, "sample") ? " base" : "");
+                strstr(k->args, "base") ? " base" : "");
     fputc('\'', f);
 }
 
@@ -249,6 +249,6 @@ void ds_complete_fish(FILE *f) {
             fprintf(f, "'\n");
         } else if (lister(k->kind))
             fprintf(f, "%s' -a '(%s)%s'\n", k->name, lister(k->kind),
-                    !strcmp(k->name, "sample") ? " base" : "");
+                    strstr(k->args, "base") ? " base" : "");
     }
 }
