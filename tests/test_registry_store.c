@@ -446,6 +446,41 @@ START_TEST(many_sweeps) {
 }
 END_TEST
 
+static int seen_files;
+static int count_file(void *ctx, const char *sha256, int64_t age_ms, int64_t bytes) {
+    (void)sha256;
+    ck_assert(bytes > 0 && age_ms >= 0);
+    seen_files++;
+    return *(int *)ctx;
+}
+
+/* Only what has the name of a digest is one; what the caller says ends the walk is passed on. */
+START_TEST(strange_files_are_no_blobs) {
+    ds_registry *r = fx_open(fx_dir("strange"));
+    ds_store *s = ds_registry_store(r);
+    char path[PATH_MAX];
+    ds_blob b;
+    ds_error e;
+    int answer = 0;
+    MUST(ds_store_put_bytes(s, "one", 3, &b, err));
+    MUST(ds_store_put_bytes(s, "two", 3, &b, err));
+    blob_path(r, b.sha256, path);
+    char *end = path + strlen(path);
+    static const char *const ends[] = {".old", "x.zst", "", ".zst.tmp"};
+    for (int i = 0; i < 4; i++) {
+        snprintf(end - 4, 16, "%s", ends[i]);
+        MUST(ds_fs_write(path, "x", 1, err));
+    }
+    MUST(ds_store_each(s, count_file, &answer, err));
+    ck_assert_int_eq(seen_files, 2);
+    seen_files = 0;
+    answer = DS_ECANCELED;
+    ck_assert_int_eq(ds_store_each(s, count_file, &answer, &e), DS_ECANCELED);
+    ck_assert_int_eq(seen_files, 1);
+    ds_registry_close(r);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_test(tc, round_trip);
     tcase_add_test(tc, refusals);
@@ -457,6 +492,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_sweep_that_cannot_write_takes_nothing);
     tcase_add_test(tc, a_sweep_that_fails_half_way_brings_back);
     tcase_add_test(tc, what_a_running_job_reads_stays);
+    tcase_add_test(tc, strange_files_are_no_blobs);
 }
 
 int main(void) {
