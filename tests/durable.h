@@ -24,6 +24,7 @@ static struct {
     char from[400], to[400];
 } durable_log[DURABLE_MOST];
 static int durable_count, durable_fail, durable_fail_rename;
+static const char *durable_of; /* only syncs of files whose names end so can fail; NULL: of any */
 
 static void durable_note(char what, const char *from, const char *to) {
     if (durable_count == DURABLE_MOST)
@@ -40,7 +41,9 @@ static int durable_sync(int fd, const char *name) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
     path[n > 0 ? n : 0] = 0;
-    if (durable_fail && --durable_fail == 0) {
+    size_t length = strlen(path), end = durable_of ? strlen(durable_of) : 0;
+    int meant = length >= end && (!end || !strcmp(path + length - end, durable_of));
+    if (meant && durable_fail && --durable_fail == 0) {
         errno = EIO;
         return -1;
     }
@@ -69,7 +72,10 @@ int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
     return real(a, from, b, to, flags);
 }
 
-static inline void durable_begin(void) { durable_count = durable_fail = durable_fail_rename = 0; }
+static inline void durable_begin(void) {
+    durable_count = durable_fail = durable_fail_rename = 0;
+    durable_of = NULL;
+}
 
 static inline int durable_syncs_of(const char *end) {
     int n = 0;

@@ -62,6 +62,30 @@ START_TEST(what_cannot_be_synced_is_not_acknowledged) {
 }
 END_TEST
 
+/* The same of every change: an error, and made again it is made. */
+START_TEST(each_change_says_that_it_was_not_synced) {
+    ds_registry *r = fx_open(fx_dir("said"));
+    int failed = 0;
+    for (int i = 0; i < CHANGES; i++) {
+        ds_error e = {0};
+        ck_assert_int_eq(sqlite3_exec(r->db, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL),
+                         SQLITE_OK);
+        durable_begin();
+        durable_fail = 1;
+        durable_of = "/registry.db-wal";
+        int rc = changes[i].make(r, &e), hit = durable_fail == 0;
+        durable_begin();
+        ck_assert_msg((rc != 0) == hit, "%s: %d, the sync %s", changes[i].name, rc,
+                      hit ? "failed" : "was not asked for");
+        failed += hit;
+        if (rc)
+            ck_assert_msg(changes[i].make(r, &e) == 0, "%s: %s", changes[i].name, e.message);
+    }
+    ck_assert_int_ge(failed, CHANGES - 2);
+    ds_registry_close(r);
+}
+END_TEST
+
 /* _i: from memory, from a file, from a packed file. */
 START_TEST(a_blob_is_whole_before_it_has_its_name) {
     ds_registry *r = fx_open(fx_dir("blob"));
@@ -130,6 +154,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_test(tc, each_change_is_one_synced_commit);
     tcase_add_test(tc, what_cannot_be_synced_is_not_acknowledged);
+    tcase_add_test(tc, each_change_says_that_it_was_not_synced);
     tcase_add_loop_test(tc, a_blob_is_whole_before_it_has_its_name, 0, 3);
     tcase_add_test(tc, a_failed_part_ends_the_whole);
     tcase_add_test(tc, a_backup_is_whole);
