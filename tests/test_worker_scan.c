@@ -261,6 +261,37 @@ START_TEST(old_kernels_follow_no_link) {
 }
 END_TEST
 
+/* A registered root is not followed through links, neither in its own place nor above it. */
+START_TEST(root_without_links) {
+    ds_scan_result r;
+    ds_error err;
+    char link[600], real[520];
+    fresh("real/up/set");
+    picture("a.png", 20, 20, 1);
+    scan_ok((ds_scan_options){.no_links = 1});
+    snprintf(real, sizeof real, "%s/real/up", ds_test_tmpdir());
+    snprintf(link, sizeof link, "%s/link-up", ds_test_tmpdir());
+    ck_assert_int_eq(symlink(real, link), 0);
+    snprintf(root, sizeof root, "%s/link-up/set", ds_test_tmpdir());
+    scan_ok((ds_scan_options){0});
+    ck_assert_int_eq(scan_with((ds_scan_options){.no_links = 1}, &r, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "at 'link-up'") != NULL, "%s", err.message);
+    ds_scan_release(&r);
+    snprintf(root, sizeof root, "%s/link-set", ds_test_tmpdir());
+    snprintf(link, sizeof link, "%s/set", real);
+    ck_assert_int_eq(symlink(link, root), 0);
+    ck_assert_int_eq(scan_with((ds_scan_options){.no_links = 1}, &r, &err), DS_EINVAL);
+    ds_scan_release(&r);
+    snprintf(root, sizeof root, "%s/real/up/set/a.png", ds_test_tmpdir());
+    ck_assert_int_eq(scan_with((ds_scan_options){.no_links = 1}, &r, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "not a folder") != NULL, "%s", err.message);
+    ds_scan_release(&r);
+    snprintf(root, sizeof root, "%s/real/none/set", ds_test_tmpdir());
+    ck_assert_int_eq(scan_with((ds_scan_options){.no_links = 1}, &r, &err), DS_ENOTFOUND);
+    ds_scan_release(&r);
+}
+END_TEST
+
 START_TEST(limits_are_named) {
     fresh("limits");
     ds_scan_result r;
@@ -534,6 +565,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, rubbish_costs_only_itself);
     tcase_add_test(tc, unreadable_files_say_so);
     tcase_add_test(tc, old_kernels_follow_no_link);
+    tcase_add_test(tc, root_without_links);
     tcase_add_test(tc, limits_are_named);
     tcase_add_test(tc, scan_can_be_cancelled);
     tcase_add_test(tc, table_wins);

@@ -185,6 +185,41 @@ static int open_inside(int root_fd, const char *path) {
     return -1;
 }
 
+int ds_open_folder(const char *path, int links, int *out, ds_error *err) {
+    char part[256];
+    struct stat st;
+    int fd = open(links ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOTDIR ? ds_fail(err, DS_EINVAL, "'%s' is not a folder", path)
+                                : ds_fail_errno(err, "cannot open folder '%s'", path);
+    for (const char *p = path; !links && *(p += strspn(p, "/"));) {
+        size_t n = strcspn(p, "/");
+        snprintf(part, sizeof part, "%.*s", (int)n, p);
+        p += n;
+        int last = !p[strspn(p, "/")], next;
+        next = n < sizeof part
+                   ? openat(fd, part,
+                            (last ? O_RDONLY : O_PATH) | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                   : (errno = ENAMETOOLONG, -1);
+        int why = errno, link = next < 0 && (why == ENOTDIR || why == ELOOP) &&
+                                !fstatat(fd, part, &st, AT_SYMLINK_NOFOLLOW) && S_ISLNK(st.st_mode);
+        close(fd);
+        fd = next;
+        errno = why;
+        if (link)
+            return ds_fail(err, DS_EINVAL,
+                           "'%s' leads through a link, at '%s', where a folder was when it was "
+                           "added: it is not followed; put the folder back, or add the one that "
+                           "the link leads to",
+                           path, part);
+        if (fd < 0)
+            return why == ENOTDIR ? ds_fail(err, DS_EINVAL, "'%s' is not a folder", path)
+                                  : ds_fail_errno(err, "cannot open folder '%s'", path);
+    }
+    *out = fd;
+    return 0;
+}
+
 static const char *open_reason(int e) {
     switch (e) {
     case EXDEV: return "link leaves the folder (cp -rL makes a copy without links)";

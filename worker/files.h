@@ -53,6 +53,10 @@ int ds_path_beneath(const char *path);
  * reason. */
 int ds_open_beneath(int root_fd, const char *path, struct stat *st, char reason[DS_REASON_SIZE]);
 
+/* Open a folder by its absolute path.  links 0: no part of it may be a link, because the path was
+ * resolved when the folder was registered; ELOOP in DS_EINVAL.  DS_EINVAL: no folder. */
+int ds_open_folder(const char *path, int links, int *fd, ds_error *err);
+
 /* Read size bytes of fd into buf and hash them.  0, or -1 with reason ("changed while reading",
  * "cannot be read: ..."). */
 int ds_read_hashed(int fd, uint8_t *buf, size_t size, char sha256[DS_HEX_SIZE],

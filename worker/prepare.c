@@ -220,9 +220,9 @@ static int decode_all(prepare *p, ds_progress_fn progress, void *user, ds_error 
     int want = p->o->children > 0 ? p->o->children : 2, started = 0;
     want = want > CHILDREN_MAX ? CHILDREN_MAX : want;
     want = (int64_t)want > p->count ? (int)p->count : want;
-    p->root_fd = open(p->o->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (p->root_fd < 0)
-        return ds_fail_errno(err, "cannot open folder '%s'", p->o->root);
+    int rc = ds_open_folder(p->o->root, !p->o->no_links, &p->root_fd, err);
+    if (rc)
+        return rc;
     p->running = want;
     for (; started < want; started++)
         if (pthread_create(&threads[started], NULL, decoder, p))

@@ -23,6 +23,7 @@
 
 typedef struct {
     const char *root;
+    int no_links;         /* 1: the root is opened as ds_open_folder does without links */
     const char *manifest; /* path of manifest.ndjson */
     const char *cache_dir;
     const char *program; /* as in ds_sandbox_options */

@@ -351,16 +351,14 @@ int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress_fn 
         s.o.max_pixels = DS_DECODE_MAX_PIXELS;
     s.o.max_classes = s.o.max_classes > 0 ? s.o.max_classes : 10000;
     s.o.max_files = s.o.max_files > 0 ? s.o.max_files : 10000000;
-    s.root_fd = open(s.o.root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (s.root_fd < 0)
-        return errno == ENOTDIR ? ds_fail(err, DS_EINVAL, "'%s' is not a folder", s.o.root)
-                                : ds_fail_errno(err, "cannot open folder '%s'", s.o.root);
-    int damaged;
+    int damaged, rc = ds_open_folder(s.o.root, !s.o.no_links, &s.root_fd, err);
+    if (rc)
+        return rc;
     s.cache = ds_hash_cache_open(s.o.hash_cache, &damaged);
     if (damaged)
         warn(out, "the hash cache '%s' was damaged and is made anew", s.o.hash_cache);
     ds_candidate_list list = {0};
-    int rc = run(&s, &list, progress, user);
+    rc = run(&s, &list, progress, user);
     ds_error cache_error;
     if (ds_hash_cache_save(s.cache, &cache_error)) /* the next scan is slower, nothing else */
         warn(out, "the hash cache was not saved: %s", cache_error.message);

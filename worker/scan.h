@@ -21,6 +21,7 @@
 
 typedef struct {
     const char *root;
+    int no_links;           /* 1: the root is opened as ds_open_folder does without links */
     const char *dataset;    /* name of the one class of a flat folder */
     const char *hash_cache; /* file; NULL or "" = none */
     const char *program;    /* as in ds_sandbox_options */

@@ -16,6 +16,7 @@ static int on_scan(void *user, int64_t done, int64_t total) {
 int ds_job_scan(const ds_job *job, ds_error *err) {
     const ds_spec_scan *s = &job->spec->scan;
     ds_scan_options o = {.root = s->root,
+                         .no_links = 1,
                          .dataset = s->dataset,
                          .hash_cache = s->hash_cache,
                          .min_side = s->min_side,

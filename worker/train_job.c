@@ -140,6 +140,7 @@ static int prepare(train_job *t, ds_error *err) {
         return ds_fail(err, DS_EINVAL, "base '%s' works on %d channels; images have 3",
                        s->base.name, c->channels);
     ds_prepare_options o = {.root = s->dataset.root,
+                            .no_links = 1,
                             .manifest = s->dataset.manifest,
                             .cache_dir = s->cache_dir,
                             .side = t->tools.picture_side,
