@@ -37,7 +37,8 @@ static void print_names(ds_cli *c, const json_t *items) {
 
 static void add_row(ds_table *t, const json_t *d) {
     const json_t *v = json_object_get(d, "version");
-    const char *state = ds_json_string(d, "state", "");
+    const char *state = ds_json_string(json_object_get(d, "reach"), "state", /* of its folder */
+                                       ds_json_string(d, "state", ""));
     char text[DS_TEXT];
     ds_cell(t, ds_json_string(d, "name", NULL));
     snprintf(text, sizeof text, "v%lld", (long long)ds_json_int(v, "version", 0));
@@ -114,6 +115,11 @@ static void show(ds_cli *c, const json_t *d) {
     const char *error = ds_json_string(e, "message", json_string_value(e));
     ds_field(c, "name", "%s", ds_json_string(d, "name", "-"));
     ds_field(c, "path", "%s", ds_json_string(d, "path", "-"));
+    const json_t *reach = json_object_get(d, "reach");
+    if (json_is_object(reach))
+        ds_field(c, "folder", "%s since %s: %s", ds_json_string(reach, "state", "-"),
+                 ds_fmt_time(when, ds_json_string(reach, "since", NULL)),
+                 ds_json_string(reach, "why", "-"));
     ds_field(c, "state", "%s%s%s%s", ds_json_string(d, "state", "-"),
              ds_json_bool(d, "paused", 0) ? ", paused" : "", error ? ": " : "", error ? error : "");
     ds_buf why = {0};

@@ -34,6 +34,11 @@ int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err);
  * If-None-Match.  Damage is DS_EINTEGRITY and an event, never a body. */
 int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const char *type,
                      ds_error *err);
+/* A look at a path that a person named, by a helper (daemon/helper.h): DS_HTTP_WAIT until it has
+ * answered, then 0 and the canonical path, or what is wrong with it.  slot: which of the request's
+ * looks, 0 to 2.  DS_ETIMEOUT where the file system does not answer. */
+int ds_api_look(ds_request *rq, ds_daemon *d, int slot, enum ds_ask_op op, const char *word,
+                const char *path, int flag, char real[PATH_MAX], ds_error *err);
 /* Events for what a spec names in the store and what is missing there, or has another size. */
 void ds_serve_look(ds_daemon *d, const json_t *spec);
 /* The job as it is now. */

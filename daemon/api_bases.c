@@ -10,17 +10,13 @@
 #include "registry/names.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define LICENSE_MAX 200
 #define WEIGHTS_MAX 200
-enum { LOOK_MAX = 10000, LOOK_DEPTH = 4 }; /* entries, folders into each other */
 
 int ds_api_usable_base(ds_daemon *d, const char *ref, int64_t *id, json_t **out, ds_error *err) {
     json_t *base = NULL;
@@ -75,34 +71,25 @@ int ds_api_default_base_get(ds_request *rq, void *ctx, ds_error *err) {
 
 /* ---- importing ---- */
 
-/* The canonical path of something that can be read; *out NULL stays NULL for an absent member. */
-static int source_path(const json_t *body, const char *key, int needed, int file, char **out,
-                       ds_error *err) {
+enum { SOURCE, VAE, PROBE }; /* looks */
+
+/* The canonical path of something that can be read; *out NULL for an absent member. */
+static int source_path(ds_request *rq, ds_daemon *d, int slot, const json_t *body, const char *key,
+                       int file, char **out, ds_error *err) {
     const json_t *v = json_object_get(body, key);
     const char *path = json_string_value(v);
+    char real[PATH_MAX];
     *out = NULL;
     if (!v || json_is_null(v))
-        return needed ? ds_fail(err, DS_EINVAL, "'%s' is missing: a file or folder", key) : 0;
+        return slot == SOURCE ? ds_fail(err, DS_EINVAL, "'%s' is missing: a file or folder", key)
+                              : 0;
     if (!path || path[0] != '/')
         return ds_fail(err, DS_EINVAL, "'%s' must be an absolute path", key);
-    *out = realpath(path, NULL);
-    if (!*out)
-        return ds_fail_errno(err, "cannot read '%.300s'", path);
-    struct stat st;
-    int rc = stat(*out, &st) ? ds_fail_errno(err, "cannot look at '%.300s'", *out) : 0;
-    if (!rc && !S_ISREG(st.st_mode) && (file || !S_ISDIR(st.st_mode)))
-        rc = ds_fail(err, DS_EINVAL, "'%s' is '%.300s', which is no file%s", key, *out,
-                     file ? "" : " or folder");
-    if (!rc && S_ISREG(st.st_mode) && !st.st_size)
-        rc = ds_fail(err, DS_EINVAL, "'%s' is '%.300s', which is empty", key, *out);
-    if (!rc && access(*out, S_ISDIR(st.st_mode) ? R_OK | X_OK : R_OK))
-        rc = ds_fail_errno(err, "the daemon cannot read '%.300s'", *out);
-    if (rc) {
-        free(*out);
-        *out = NULL;
-        return rc;
-    }
-    return 0;
+    int rc = ds_api_look(rq, d, slot, slot == PROBE ? DS_ASK_PICTURES : DS_ASK_SOURCE, key, path,
+                         file, real, err);
+    if (!rc)
+        *out = ds_xstrdup(real);
+    return rc;
 }
 
 /* Controls in a text that is shown and stored. */
@@ -159,41 +146,6 @@ static int check_objective(const char *word, ds_error *err) {
     return ds_fail(err, DS_EINVAL, "'objective' must be eps, data-noise, noise-data or x0");
 }
 
-/* By its ending: the worker decodes.  1 also where there is too much to look at. */
-static int has_picture(const char *folder, int depth, int *budget) {
-    static const char *const ends[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".pnm"};
-    DIR *dir = opendir(folder);
-    int found = 0;
-    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
-        char path[PATH_MAX];
-        const char *dot = strrchr(e->d_name, '.');
-        for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
-            found |= !strcasecmp(dot, ends[i]);
-        found |= --*budget < 0;
-        if (!found && e->d_name[0] != '.' && depth < LOOK_DEPTH &&
-            (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN) &&
-            (size_t)snprintf(path, sizeof path, "%s/%s", folder, e->d_name) < sizeof path)
-            found = has_picture(path, depth + 1, budget);
-    }
-    if (dir)
-        closedir(dir);
-    return found;
-}
-
-/* The folder of probe pictures, or NULL. */
-static int probe_folder(const json_t *body, char **out, ds_error *err) {
-    int budget = LOOK_MAX, rc = source_path(body, "probe", 0, 0, out, err);
-    struct stat st;
-    if (rc || !*out)
-        return rc;
-    if (stat(*out, &st) || !S_ISDIR(st.st_mode))
-        return ds_fail(err, DS_EINVAL, "'probe' is no folder: '%.300s'", *out);
-    return has_picture(*out, 0, &budget)
-               ? 0
-               : ds_fail(err, DS_EINVAL, "the folder '%.300s' has no picture (.png, .jpg, ...)",
-                         *out);
-}
-
 static int check_import(const json_t *body, ds_error *err) {
     int rc = plain_text(body, "name", 64, err);
     if (!rc)
@@ -231,11 +183,11 @@ static int import_add(ds_request *rq, ds_daemon *d, int net, ds_error *err) {
     if (!rc)
         rc = check_import(body, err);
     if (!rc)
-        rc = source_path(body, "source", 1, net, &source, err);
+        rc = source_path(rq, d, SOURCE, body, "source", net, &source, err);
     if (!rc)
-        rc = source_path(body, "vae", 0, 0, &vae, err);
+        rc = source_path(rq, d, VAE, body, "vae", 0, &vae, err);
     if (!rc)
-        rc = probe_folder(body, &probe, err);
+        rc = source_path(rq, d, PROBE, body, "probe", 0, &probe, err);
     const char *given = ds_json_string(body, "name", NULL),
                *license = ds_json_string(body, "license", "");
     if (!rc && given)

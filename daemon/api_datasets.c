@@ -23,10 +23,15 @@ static void note(json_t *notes, const char *fmt, ...) {
 
 /* What a person should know of a dataset, in words: "notes" of docs/api.md. */
 static void add_notes(const ds_daemon *daemon, json_t *d) {
-    json_t *notes = json_array(), *v = json_object_get(d, "version");
+    json_t *notes = json_array(), *reach = ds_reach_json(daemon, ds_json_int(d, "id", 0)),
+           *v = json_object_get(d, "version");
     const char *name = ds_json_string(d, "name", ""),
                *why = ds_name_reserved(DS_NAMED_DATASET, name);
     int64_t images = ds_json_int(v, "images", 0);
+    json_object_set_new(d, "reach", reach);
+    if (json_is_object(reach))
+        note(notes, "its folder is %s: %s", ds_json_string(reach, "state", ""),
+             ds_json_string(reach, "why", ""));
     if (why)
         note(notes,
              "nothing new may be called '%s', because %s; this one stays usable: write %s@latest, "
@@ -132,7 +137,6 @@ static int choose_name(ds_daemon *d, const char *given, const char *path, char n
     return rc ? ds_fail(err, rc, "%s", none.message) : 0;
 }
 
-/* Everything that can be checked without the disk comes before everything that cannot. */
 /* A name that a list gives twice is a slip, and the other one that was meant is missing.  Rows from
  * before are read all the same. */
 static int check_twice(const json_t *options, ds_error *err) {
@@ -150,7 +154,9 @@ static int check_twice(const json_t *options, ds_error *err) {
     return 0;
 }
 
-static int check_add(ds_daemon *d, const json_t *body, char real[PATH_MAX], ds_error *err) {
+/* Everything that can be checked without the disk comes before everything that cannot. */
+static int check_add(ds_request *rq, ds_daemon *d, const json_t *body, char real[PATH_MAX],
+                     ds_error *err) {
     const char *path, *name = ds_json_string(body, "name", NULL);
     int rc = ds_json_need_string(body, "path", &path, err);
     if (!rc)
@@ -163,7 +169,7 @@ static int check_add(ds_daemon *d, const json_t *body, char real[PATH_MAX], ds_e
     if (!rc && name)
         rc = ds_name_check("dataset", name, err);
     if (!rc)
-        rc = ds_look_at_folder(path, real, err);
+        rc = ds_api_look(rq, d, 0, DS_ASK_LOOK, "", path, 0, real, err);
     return rc ? rc : ds_look_at_place(real, d->o.state, err);
 }
 
@@ -265,7 +271,7 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
     char real[PATH_MAX];
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
-        rc = check_add(ctx, body, real, err);
+        rc = check_add(rq, ctx, body, real, err);
     if (!rc)
         rc = add(rq, ctx, body, real, notes, err);
     json_decref(notes);

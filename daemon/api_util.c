@@ -59,6 +59,74 @@ int ds_api_id(ds_request *rq, int param, int64_t *id, ds_error *err) {
     return 0;
 }
 
+/* ---- looks ---- */
+
+typedef struct {
+    ds_request *rq;
+    ds_ask *ask;
+    int done, code;
+    char *text; /* the path, or what is wrong */
+} looked;
+
+typedef struct {
+    looked of[3];
+} looks;
+
+static void on_look(void *ctx, const ds_answer *a) {
+    looked *l = ctx;
+    if (!a->last)
+        return;
+    l->ask = NULL;
+    l->done = 1;
+    l->code = a->code;
+    l->text = ds_xstrdup(a->size ? a->text : "");
+    ds_request_go_on(l->rq);
+}
+
+static void on_look_late(void *ctx) {
+    looked *l = ctx;
+    ds_ask_forget(l->ask);
+    l->ask = NULL;
+    l->done = 1;
+    l->code = DS_ETIMEOUT;
+    ds_request_go_on(l->rq);
+}
+
+static void release_looks(void *state) {
+    looks *all = state;
+    for (int i = 0; i < 3; i++) {
+        ds_ask_forget(all->of[i].ask);
+        free(all->of[i].text);
+    }
+}
+
+int ds_api_look(ds_request *rq, ds_daemon *d, int slot, enum ds_ask_op op, const char *word,
+                const char *path, int flag, char real[PATH_MAX], ds_error *err) {
+    looks *all = ds_request_state(rq, sizeof *all, release_looks);
+    looked *l = &all->of[slot];
+    if (l->done && l->code == DS_ETIMEOUT)
+        return ds_fail(err, DS_ETIMEOUT,
+                       "the file system of '%.300s' does not answer: see to it, and try again",
+                       path);
+    if (l->done && l->code)
+        return ds_fail(err, l->code, "%s", l->text);
+    if (l->done) {
+        snprintf(real, PATH_MAX, "%s", l->text);
+        return 0;
+    }
+    if (l->ask) /* another look, or a lock, has called again */
+        return DS_HTTP_WAIT;
+    ds_question q = {.op = op, .flag = (uint32_t)flag};
+    if (strlen(path) >= sizeof q.path)
+        return ds_fail(err, DS_EINVAL, "path is too long (%zu bytes)", strlen(path));
+    snprintf(q.word, sizeof q.word, "%s", word);
+    snprintf(q.path, sizeof q.path, "%s", path);
+    l->rq = rq;
+    ds_ask_to to = {on_look, on_look_late, l};
+    l->ask = ds_helpers_ask(ds_watch_helpers(d->watch), &q, &to);
+    return l->done ? ds_api_look(rq, d, slot, op, word, path, flag, real, err) : DS_HTTP_WAIT;
+}
+
 void ds_api_overlay(ds_daemon *d, json_t *job) {
     ds_running running[80];
     int n = ds_workers_running(d->workers, running, 80);

@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "daemon/helper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ static void write_if_there(const char *path, const char *text) {
 }
 
 void ds_child_trampoline(int argc, char **argv) {
+    ds_helper_main(argc, argv);
     if (argc != 6 || strcmp(argv[1], TRAMPOLINE) != 0)
         return;
     setsid();
@@ -100,6 +102,8 @@ void ds_child_kill(ds_child *p) {
     kill(-p->handle.pid, SIGKILL);
     uv_process_kill(&p->handle, SIGKILL);
 }
+
+void ds_child_abandon(ds_child *p) { uv_close((uv_handle_t *)&p->handle, on_closed); }
 
 void ds_child_bound_log(const char *dir) {
     char path[PATH_MAX];

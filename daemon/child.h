@@ -37,10 +37,15 @@ pid_t ds_child_pid(const ds_child *p);
 void ds_child_terminate(ds_child *p); /* SIGTERM to the worker */
 void ds_child_kill(ds_child *p);      /* SIGKILL to its whole group */
 
+/* It was killed and does not end: a call of its hangs in a file system.  Its end is not told any
+ * more; the process is the caller's to wait for.  Frees p. */
+void ds_child_abandon(ds_child *p);
+
 /* Cut DIR/worker.log to its last part when it is over the limit. */
 void ds_child_bound_log(const char *dir);
 
-/* main() calls this first: runs the trampoline and does not return if argv asks for it. */
+/* main() calls this first: runs the trampoline, or a helper (daemon/helper.h), and does not return
+ * if argv asks for it. */
 void ds_child_trampoline(int argc, char **argv);
 
 #endif

@@ -18,12 +18,17 @@
 #include <malloc.h>
 #include <math.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define TICK_MS 1000
-#define MAX_CONNECTIONS 256
+#define MAX_CONNECTIONS 4096 /* less where there are not as many descriptors */
+#define OTHER_DESCRIPTORS 128
+#define LOCK_PATIENCE_MS 5 /* what the loop waits for another program's lock */
+#define LOCK_RETRY_MS 200
 #define MAX_WATCHED_DIRS 65536
 
 /* ---- work ---- */
@@ -51,25 +56,47 @@ void ds_daemon_poke_after(ds_daemon *d, int64_t ms) {
     uv_timer_start(&d->work, on_work, (uint64_t)ms, 0);
 }
 
+int ds_daemon_locked(ds_daemon *d, int rc, const char *what, const ds_error *err) {
+    int locked = rc == DS_EBUSY && ds_registry_lock_seen(d->registry);
+    if (!locked)
+        ds_log(DS_LOG_WARN, "cannot %s: %s", what, err->message);
+    else if (d->locked_since == 0) {
+        d->locked_since = ds_monotonic();
+        ds_log(DS_LOG_WARN, "another program holds the lock of the registry: changes wait for it");
+    }
+    return locked;
+}
+
+static void lock_over(ds_daemon *d) {
+    if (d->locked_since == 0 || ds_registry_locked(d->registry))
+        return;
+    ds_log(DS_LOG_INFO, "the lock of the registry is free again, after %.1f s",
+           ds_monotonic() - d->locked_since);
+    d->locked_since = 0;
+    ds_daemon_poke(d);
+}
+
+static void follow_root(void *ctx, int64_t id, const char *path, int watch) {
+    ds_daemon *d = ctx;
+    if (ds_look_at_place(path, d->o.state, NULL)) /* each scan would ask for the next */
+        return;
+    ds_watch_add(d->watch, id, path, watch);
+    ds_watch_keep(d->watch, &id, 1);
+}
+
 /* Watches follow the rows: whoever inserted a dataset, its folder is watched. */
-static void follow_watched(ds_daemon *d) {
-    json_t *list = NULL, *item;
-    size_t i;
+static void follow_roots(ds_daemon *d) {
     ds_error err;
-    if (ds_dataset_watched(d->registry, &list, &err)) {
+    int64_t number = ds_dataset_roots_number(d->registry);
+    if (number == d->roots_number)
+        return;
+    ds_watch_keep(d->watch, NULL, 0);
+    if (ds_dataset_each_root(d->registry, follow_root, d, &err)) {
         ds_log(DS_LOG_WARN, "cannot list watched folders: %s", err.message);
         return;
     }
-    ds_watch_keep(d->watch, NULL, 0);
-    json_array_foreach(list, i, item) {
-        int64_t id = ds_json_int(item, "id", 0);
-        const char *path = ds_json_string(item, "path", "/nonexistent");
-        if (!ds_look_at_place(path, d->o.state, NULL)) /* else each scan would ask for the next */
-            ds_watch_add(d->watch, id, path);
-        ds_watch_keep(d->watch, &id, 1);
-    }
+    d->roots_number = number;
     ds_watch_drop_others(d->watch);
-    json_decref(list);
 }
 
 static void on_work(uv_timer_t *t) {
@@ -79,12 +106,12 @@ static void on_work(uv_timer_t *t) {
     d->poked = 0;
     if (d->stopping)
         return;
-    follow_watched(d);
+    follow_roots(d);
     d->n.reconciles++;
-    if (ds_reconcile(d->registry, NULL, &err)) {
-        ds_log(DS_LOG_WARN, "cannot look for work: %s", err.message);
-        ds_daemon_poke_after(d, 5000);
-    }
+    int rc = ds_reconcile(d->registry, NULL, &err);
+    if (rc)
+        ds_daemon_poke_after(d,
+                             ds_daemon_locked(d, rc, "look for work", &err) ? LOCK_RETRY_MS : 5000);
     ds_workers_run(d->workers);
     d->n.work_seconds_max = fmax(d->n.work_seconds_max, ds_monotonic() - began);
 }
@@ -97,19 +124,18 @@ static void on_events(void *ctx, int64_t last_seq) {
     ds_daemon_poke(d);
 }
 
-static void on_folder_changed(void *ctx, int64_t id) {
+static int on_folder_changed(void *ctx, int64_t id) {
     ds_daemon *d = ctx;
     json_t *ds = NULL;
     ds_error err;
     if (d->stopping)
-        return;
+        return 0;
     int rc = ds_dataset_get_id(d->registry, id, &ds, &err);
     if (!rc)
         rc = ds_dataset_rescan(d->registry, ds_json_string(ds, "name", ""), NULL, &err);
     json_decref(ds);
-    if (rc && rc != DS_ENOTFOUND)
-        ds_log(DS_LOG_WARN, "cannot ask for a scan: %s", err.message);
     ds_daemon_poke(d);
+    return rc && rc != DS_ENOTFOUND ? ds_daemon_locked(d, rc, "ask for a scan", &err) : 0;
 }
 
 static void on_folder_armed(void *ctx, int64_t id) {
@@ -119,22 +145,17 @@ static void on_folder_armed(void *ctx, int64_t id) {
 
 /* A watch is a hint: at start and every --rescan seconds each watched folder is scanned. */
 static void rescan_all(ds_daemon *d) {
-    json_t *list = NULL, *item;
-    size_t i;
     ds_error err;
-    if (ds_dataset_watched(d->registry, &list, &err))
-        return;
-    json_array_foreach(
-        list, i,
-        item) if (ds_dataset_rescan(d->registry, ds_json_string(item, "name", ""), NULL, &err))
-        ds_log(DS_LOG_WARN, "cannot ask for a scan: %s", err.message);
-    json_decref(list);
+    int rc = ds_dataset_rescan_all(d->registry, &err);
+    d->rescan_due = rc && ds_daemon_locked(d, rc, "ask for scans", &err);
+    ds_watch_verify(d->watch);
     ds_daemon_poke(d);
 }
 
 /* ---- tick ---- */
 
 static void finish_stop(ds_daemon *d);
+static int write_start(ds_daemon *d, ds_error *err);
 static void stop(ds_daemon *d);
 
 /* The registry was taken away, or its disk failed: to go on would be to promise what nobody keeps.
@@ -169,7 +190,13 @@ static void on_tick(uv_timer_t *t) {
     }
     ds_watch_tick(d->watch);
     ds_prune_tick(d);
-    if (d->o.rescan_seconds && d->ticks % (unsigned)d->o.rescan_seconds == 0)
+    lock_over(d);
+    ds_error err;
+    if (d->announce_due && write_start(d, &err)) {
+        ds_log(DS_LOG_ERROR, "%s", err.message);
+        d->announce_due = 0;
+    }
+    if (d->rescan_due || (d->o.rescan_seconds && d->ticks % (unsigned)d->o.rescan_seconds == 0))
         rescan_all(d);
     if (d->trim_at > 0 && now > d->trim_at) {
         d->trim_at = 0;
@@ -203,6 +230,7 @@ static void finish_stop(ds_daemon *d) {
 static void stop(ds_daemon *d) {
     int again = d->stopping > 0;
     d->stopping++;
+    atomic_store(&d->stop_reading, 1);
     if (!again) {
         ds_notify("STOPPING=1\nSTATUS=workers write a checkpoint");
         ds_http_quiesce(d->http);
@@ -216,6 +244,26 @@ static void on_signal(uv_signal_t *s, int signum) {
     ds_daemon *d = s->data;
     ds_log(DS_LOG_INFO, "%s: %s", signum == SIGINT ? "interrupted" : "asked to stop",
            d->stopping ? "workers are killed" : "workers write a checkpoint and stop");
+    stop(d);
+}
+
+/* ---- reading all of a large registry ---- */
+
+static void read_work(uv_work_t *work) {
+    ds_daemon *d = work->data;
+    d->read_err = (ds_error){0};
+    ds_registry_check_file(d->o.state, &d->stop_reading, &d->read_err);
+}
+
+static void read_done(uv_work_t *work, int status) {
+    (void)status;
+    ds_daemon *d = work->data;
+    if (d->stopping || !d->read_err.code)
+        return;
+    ds_log(DS_LOG_ERROR, "%s", d->read_err.message);
+    if (d->read_err.code != DS_EINTEGRITY)
+        return;
+    d->fatal = d->read_err;
     stop(d);
 }
 
@@ -246,12 +294,33 @@ static void init_handles(ds_daemon *d) {
         d->sighup.data = d;
 }
 
+/* As many descriptors as this process may have; the workers' is theirs to know. */
+static unsigned most_connections(const ds_daemon *d) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return 256;
+    rlim_t want = 2 * MAX_CONNECTIONS + OTHER_DESCRIPTORS, have = limit.rlim_cur;
+    if (have < want) {
+        limit.rlim_cur = limit.rlim_max < want ? limit.rlim_max : want;
+        have = setrlimit(RLIMIT_NOFILE, &limit) ? have : limit.rlim_cur;
+    }
+    have = have > 2 * OTHER_DESCRIPTORS ? have - OTHER_DESCRIPTORS : OTHER_DESCRIPTORS;
+    have /= *d->o.listen ? 2 : 1;
+    return have < MAX_CONNECTIONS ? (unsigned)have : MAX_CONNECTIONS;
+}
+
+static int registry_locked(void *ctx, int probe) {
+    ds_daemon *d = ctx;
+    return probe ? ds_registry_locked(d->registry) : ds_registry_lock_seen(d->registry);
+}
+
 static int open_http(ds_daemon *d, ds_error *err) {
     ds_http_options o = {.socket_path = d->o.socket,
                          .routes = ds_routes,
                          .route_count = ds_route_count,
                          .ctx = d,
-                         .max_connections = MAX_CONNECTIONS,
+                         .locked = registry_locked,
+                         .max_connections = most_connections(d),
                          .idle_seconds = d->o.idle_seconds};
     int fd = -1, rc = ds_http_open(&d->http, &d->loop, &o, err);
     if (rc || !*d->o.listen)
@@ -277,6 +346,19 @@ static int announce(ds_daemon *d, ds_error *err) {
     return rc;
 }
 
+/* What a start writes; while another program holds the registry's lock it is due. */
+static int write_start(ds_daemon *d, ds_error *err) {
+    int rc = 0;
+    if (d->models_due)
+        rc = ds_models_register(d, err);
+    d->models_due = rc != 0;
+    if (!rc && d->announce_due)
+        rc = announce(d, err);
+    if (!rc)
+        d->announce_due = 0;
+    return rc && ds_daemon_locked(d, rc, "record the start", err) ? 0 : rc;
+}
+
 int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
     *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms(), .started = ds_monotonic()};
     ds_age_look();
@@ -287,24 +369,30 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
     if (rc)
         return rc;
     snprintf(d->o.state, sizeof d->o.state, "%s", ds_registry_dir(d->registry));
+    ds_registry_patience(d->registry, LOCK_PATIENCE_MS);
     rc = make_folders(d, err);
+    d->models_due = 1;
     if (!rc)
         rc = ds_folders_start(d, err);
     if (!rc)
-        rc = ds_models_register(d, err);
+        rc = write_start(d, err);
     if (!rc)
         rc = ds_workers_open(&d->workers, d, err);
     if (!rc)
         ds_prune_left_overs(d);
     ds_watch_options watch = {.settle_ms = o->settle_ms,
                               .max_dirs = MAX_WATCHED_DIRS,
+                              .self = d->o.self,
+                              .state = d->o.state,
                               .changed = on_folder_changed,
                               .armed = on_folder_armed,
+                              .reach = ds_reach_changed,
                               .ctx = d};
     if (!rc)
-        rc = ds_watch_open(&d->watch, &d->loop, &watch, err);
+        d->watch = ds_watch_open(&d->loop, &watch);
+    d->announce_due = 1;
     if (!rc)
-        rc = announce(d, err);
+        rc = write_start(d, err);
     if (!rc)
         rc = open_http(d, err);
     if (rc)
@@ -323,6 +411,9 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
         uv_timer_start(&d->watchdog, on_watchdog, watchdog, watchdog);
     rescan_all(d);
     ds_daemon_poke(d);
+    d->reading.data = d;
+    if (ds_registry_unread(d->registry))
+        uv_queue_work(&d->loop, &d->reading, read_work, read_done);
     return 0;
 }
 
@@ -336,6 +427,7 @@ void ds_daemon_run(ds_daemon *d) {
 
 void ds_daemon_close(ds_daemon *d) {
     d->stopping = d->stopping ? d->stopping : 1;
+    atomic_store(&d->stop_reading, 1);
     if (d->registry)
         ds_registry_on_events(d->registry, NULL, NULL);
     ds_http_close(d->http);

@@ -50,9 +50,16 @@ typedef struct ds_daemon {
     int tidying;             /* a gc is under way */
     struct ds_check *checks; /* files that the pool hashes (serve.c) */
     struct ds_verified *verified;
-    ds_error fatal; /* why it stops by itself; code 0: it does not */
+    ds_error fatal;       /* why it stops by itself; code 0: it does not */
+    int64_t roots_number; /* the list of folders that is watched (ds_dataset_roots_number) */
+    int rescan_due;       /* all folders are to be scanned */
+    int models_due, announce_due; /* could not be written at the start */
+    double locked_since;          /* another program holds the registry's lock; 0: no */
     unsigned ticks;
     double expected_tick, stop_started, trim_at;
+    uv_work_t reading; /* of all of a large registry, after the start */
+    _Atomic int stop_reading;
+    ds_error read_err;
     ds_counters n;
     char device_class[64]; /* of the newest result; "" = none yet */
 } ds_daemon;
@@ -67,6 +74,14 @@ void ds_daemon_close(ds_daemon *d); /* also after a failed open */
 void ds_daemon_wake(ds_daemon *d);                   /* readers of streams may go on */
 void ds_daemon_poke(ds_daemon *d);                   /* there may be something to do */
 void ds_daemon_poke_after(ds_daemon *d, int64_t ms); /* in ms at the latest; < 0: never */
+
+/* rc of a write that could not be made: says once that the lock is another program's, what else it
+ * was each time.  1: it is to be tried again soon. */
+int ds_daemon_locked(ds_daemon *d, int rc, const char *what, const ds_error *err);
+
+/* daemon/reach.c: what the folders of datasets answer, for the registry and for people. */
+int ds_reach_changed(void *ctx, int64_t id, enum ds_reach is, const char *text);
+json_t *ds_reach_json(const ds_daemon *d, int64_t id); /* {state,since,why}, null: nothing wrong */
 
 /* daemon/models.c: register the base and the feature network of the options; a missing bundled file
  * is a warning (datasets wait), one that was named is an error.  The base becomes the default

@@ -20,16 +20,20 @@
 #include <unistd.h>
 
 #define HEARTBEAT_SECONDS 15.0
+#define LOCKED_SECONDS 5.0 /* a change waits so long for another program's lock */
+#define LOCKED_POLL_MS 20
 #define REPLY_HEADERS 6
+#define BACKLOG 1024
 
-/* One accepted connection: only what the slow-client rule needs. */
+/* One accepted connection: only what the rules for slow clients need. */
 typedef struct conn {
     struct conn *prev, *next;
     int fd;
     double since;  /* when the request that is being read could have begun */
     int answering; /* its request is complete: libmicrohttpd's own time-out guards the rest */
     int cut;
-    const char *bad_url; /* what is wrong with the URL that is being read; NULL: nothing */
+    struct ds_request *rq; /* that is being read or answered */
+    const char *bad_url;   /* what is wrong with the URL that is being read; NULL: nothing */
 } conn;
 
 typedef struct stream {
@@ -47,7 +51,8 @@ struct ds_http {
     uv_loop_t *loop;
     uv_poll_t poll;
     uv_timer_t timer;
-    int handles;
+    uv_timer_t retry; /* for the handlers that a lock has stopped */
+    int handles, closing;
     struct MHD_Daemon *mhd;
     ds_http_options o;
     char socket_path[sizeof((struct sockaddr_un *)0)->sun_path];
@@ -55,8 +60,8 @@ struct ds_http {
     conn *conns;
     unsigned conn_count;
     stream *streams;
-    ds_request *waiting;
-    int closing;
+    ds_request *waiting; /* asleep until ds_request_go_on */
+    size_t body_bytes;   /* of all requests that are arriving */
     uint64_t answered;
 };
 
@@ -68,8 +73,12 @@ struct ds_request {
     char params[DS_HTTP_PARAMS][DS_HTTP_PARAM_MAX];
     ds_buf body;
     size_t discarded;
-    int replied, waiting;
-    struct ds_request *next_waiting;
+    int replied;
+    ds_request *prev, *next;        /* among those that wait */
+    int waiting, locked, for_retry; /* asleep; because of a lock; until ds_http_retry */
+    double locked_since;            /* 0: it never was */
+    void *state;
+    void (*release)(void *state);
     json_t *json;
     struct {
         char key[40], value[200];
@@ -263,35 +272,6 @@ static void run_soon(ds_http *h) {
         uv_timer_start(&h->timer, on_timer, 0, 0);
 }
 
-/* ---- requests that are answered later ---- */
-
-int ds_request_wait(ds_request *rq, ds_error *err) {
-    if (rq->http->closing)
-        return ds_fail(err, DS_EBUSY, "the daemon is stopping");
-    DS_ASSERT(!rq->replied && !rq->waiting);
-    rq->waiting = 1;
-    rq->next_waiting = rq->http->waiting;
-    rq->http->waiting = rq;
-    MHD_suspend_connection(rq->connection);
-    return 0;
-}
-
-/* Each comes to on_request again, and may wait again. */
-void ds_http_retry(ds_http *h) {
-    ds_request *rq = h ? h->waiting : NULL;
-    if (!rq)
-        return;
-    h->waiting = NULL;
-    while (rq) {
-        ds_request *next = rq->next_waiting;
-        rq->waiting = rq->header_count = 0;
-        rq->next_waiting = NULL;
-        MHD_resume_connection(rq->connection);
-        rq = next;
-    }
-    run_soon(h);
-}
-
 /* ---- streams ---- */
 
 static void stream_unlink(stream *s) {
@@ -371,6 +351,93 @@ void ds_http_wake(ds_http *h) {
         stream_resume(s);
 }
 
+/* ---- handlers that wait ---- */
+
+void *ds_request_state(ds_request *rq, size_t size, void (*release)(void *state)) {
+    if (!rq->state) {
+        rq->state = ds_xcalloc(1, size);
+        rq->release = release;
+    }
+    return rq->state;
+}
+
+static void sleep_now(ds_request *rq) {
+    ds_http *h = rq->http;
+    rq->waiting = 1;
+    rq->header_count = 0; /* the next call sets them again */
+    rq->prev = NULL;
+    rq->next = h->waiting;
+    if (rq->next)
+        rq->next->prev = rq;
+    h->waiting = rq;
+    MHD_suspend_connection(rq->connection);
+}
+
+void ds_request_go_on(ds_request *rq) {
+    if (!rq->waiting)
+        return;
+    rq->waiting = rq->locked = rq->for_retry = 0;
+    if (rq->prev)
+        rq->prev->next = rq->next;
+    else
+        rq->http->waiting = rq->next;
+    if (rq->next)
+        rq->next->prev = rq->prev;
+    MHD_resume_connection(rq->connection);
+    run_soon(rq->http);
+}
+
+int ds_request_wait(ds_request *rq, ds_error *err) {
+    if (rq->http->closing)
+        return ds_fail(err, DS_EBUSY, "the daemon is stopping");
+    DS_ASSERT(!rq->replied && !rq->waiting);
+    rq->for_retry = 1;
+    sleep_now(rq);
+    return 0;
+}
+
+/* Each comes to on_request again, and may wait again. */
+void ds_http_retry(ds_http *h) {
+    for (ds_request *rq = h ? h->waiting : NULL, *next; rq; rq = next) {
+        next = rq->next;
+        if (rq->for_retry)
+            ds_request_go_on(rq);
+    }
+}
+
+/* All that wait for the lock go on when it is free, or one by one when they have waited enough. */
+static void on_retry(uv_timer_t *t) {
+    ds_http *h = t->data;
+    double now = ds_monotonic();
+    int still = h->o.locked(h->o.ctx, 1), left = 0;
+    for (ds_request *rq = h->waiting, *next; rq; rq = next) {
+        next = rq->next;
+        if (rq->locked && (!still || now - rq->locked_since > LOCKED_SECONDS))
+            ds_request_go_on(rq);
+        else
+            left += rq->locked;
+    }
+    if (!left)
+        uv_timer_stop(t);
+}
+
+/* 1: the handler could not write because another program does, and will be called again. */
+static int wait_for_lock(ds_request *rq) {
+    ds_http *h = rq->http;
+    double now = ds_monotonic();
+    if (!h->o.locked || h->closing || !h->o.locked(h->o.ctx, 0))
+        return 0;
+    if (rq->locked_since == 0)
+        rq->locked_since = now;
+    if (now - rq->locked_since > LOCKED_SECONDS)
+        return 0;
+    rq->locked = 1;
+    sleep_now(rq);
+    if (!uv_is_active((uv_handle_t *)&h->retry))
+        uv_timer_start(&h->retry, on_retry, LOCKED_POLL_MS, LOCKED_POLL_MS);
+    return 1;
+}
+
 /* ---- dispatch ---- */
 
 /* 1 if url matches; params receive the segments under {}. */
@@ -414,8 +481,18 @@ static int dispatch(ds_request *rq) {
         if (strcmp(r->method, method) == 0) {
             ds_error err = {0};
             int rc = check_request(rq, r, &err);
+            if (!rc && h->closing)
+                rc = ds_fail(&err, DS_EBUSY, "the daemon is stopping");
+            if (!rc && h->o.locked)
+                h->o.locked(h->o.ctx, 0); /* of earlier calls */
             if (!rc)
                 rc = r->fn(rq, h->o.ctx, &err);
+            if (rc == DS_HTTP_WAIT) {
+                sleep_now(rq);
+                return 0;
+            }
+            if (rc == DS_EBUSY && wait_for_lock(rq))
+                return 0;
             DS_ASSERT(rc ? !rq->replied && err.code : rq->replied || rq->waiting);
             return rc ? reply_problem(rq, &err) : 0;
         }
@@ -485,6 +562,38 @@ static size_t on_unescape(void *cls, struct MHD_Connection *connection, char *s)
     return MHD_http_unescape(s);
 }
 
+/* Who has sent nothing new for longest is cut off: among those whose body is arriving (bodies 1),
+ * or among all whose request is not complete. */
+static int cut_longest(ds_http *h, const conn *but, int bodies) {
+    conn *oldest = NULL;
+    for (conn *c = h->conns; c; c = c->next)
+        if (c != but && !c->answering && !c->cut && (!bodies || (c->rq && c->rq->body.len)) &&
+            (!oldest || c->since < oldest->since))
+            oldest = c;
+    if (!oldest)
+        return 0;
+    if (oldest->rq) { /* its memory goes now, not when the connection is closed */
+        h->body_bytes -= oldest->rq->body.len;
+        oldest->rq->discarded += oldest->rq->body.len;
+        ds_buf_release(&oldest->rq->body);
+    }
+    oldest->cut = 1;
+    shutdown(oldest->fd, SHUT_RDWR);
+    return 1;
+}
+
+static void take_body(ds_request *rq, const char *data, size_t n) {
+    ds_http *h = rq->http;
+    if (rq->body.len + n > DS_HTTP_BODY_MAX || rq->discarded || rq->replied) {
+        rq->discarded += n;
+        return;
+    }
+    while (h->body_bytes + n > DS_HTTP_BODIES_MAX && cut_longest(h, rq->owner, 1)) {
+    }
+    ds_buf_add(&rq->body, data, n);
+    h->body_bytes += n;
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
                                   const char *method, const char *version, const char *data,
                                   size_t *size, void **state) {
@@ -500,14 +609,13 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         rq->owner = info ? info->socket_context : NULL;
         *state = rq;
+        if (rq->owner)
+            rq->owner->rq = rq;
         refuse_early(rq);
         return MHD_YES;
     }
     if (*size) {
-        if (rq->body.len + *size <= DS_HTTP_BODY_MAX && !rq->discarded)
-            ds_buf_add(&rq->body, data, *size);
-        else
-            rq->discarded += *size;
+        take_body(rq, data, *size);
         *size = 0;
         return rq->discarded > 8 * (size_t)DS_HTTP_BODY_MAX ? MHD_NO : MHD_YES;
     }
@@ -532,7 +640,12 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
     if (rq->owner) {
         rq->owner->answering = 0;
         rq->owner->since = ds_monotonic();
+        rq->owner->rq = NULL;
     }
+    if (rq->release)
+        rq->release(rq->state);
+    free(rq->state);
+    rq->http->body_bytes -= rq->body.len;
     ds_buf_release(&rq->body);
     json_decref(rq->json);
     free(rq);
@@ -553,6 +666,9 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
         h->conns = c;
         h->conn_count++;
         *state = c;
+        /* at its limit libmicrohttpd would accept nobody any more */
+        if (h->conn_count + h->o.max_connections / 16 >= h->o.max_connections)
+            cut_longest(h, c, 0);
     } else if (c) {
         if (c->prev)
             c->prev->next = c->next;
@@ -635,7 +751,7 @@ static int listen_on(const char *path, int *out, ds_error *err) {
     mode_t mask = umask(0117); /* the file is born with mode 0660 */
     int bad = bind(fd, (const struct sockaddr *)&addr, sizeof addr);
     umask(mask);
-    if (bad || listen(fd, 128)) {
+    if (bad || listen(fd, BACKLOG)) {
         rc = ds_fail_errno(err, "cannot listen on socket '%s'", path);
         close(fd);
         return rc;
@@ -688,8 +804,9 @@ int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_er
     }
     uv_poll_init(loop, &h->poll, info->epoll_fd);
     uv_timer_init(loop, &h->timer);
-    h->poll.data = h->timer.data = h;
-    h->handles = 2;
+    uv_timer_init(loop, &h->retry);
+    h->poll.data = h->timer.data = h->retry.data = h;
+    h->handles = 3;
     uv_poll_start(&h->poll, UV_READABLE, on_poll);
     *out = h;
     return 0;
@@ -716,8 +833,9 @@ void ds_http_close(ds_http *h) {
     if (!h)
         return;
     ds_http_quiesce(h);
-    h->closing = 1; /* a suspended connection cannot be closed */
-    ds_http_retry(h);
+    h->closing = 1;
+    while (h->waiting) /* they are told that the daemon stops */
+        ds_request_go_on(h->waiting);
     /* Streams say what there is still to say (the stop itself), then end. */
     for (int round = 0; round < 2; round++) {
         for (stream *s = h->streams; s; s = s->next) {
@@ -731,4 +849,5 @@ void ds_http_close(ds_http *h) {
     MHD_stop_daemon(h->mhd);
     uv_close((uv_handle_t *)&h->poll, on_closed);
     uv_close((uv_handle_t *)&h->timer, on_closed);
+    uv_close((uv_handle_t *)&h->retry, on_closed);
 }

@@ -5,10 +5,12 @@
  * ds_http_wake().  No thread of its own: libmicrohttpd's epoll descriptor sits under a uv_poll and
  * its next time-out under a uv_timer, so an idle server costs no wake-up.
  *
- * Limits: body 1 MiB (413), headers 16 KiB (431), `idle_seconds` for a request to arrive in full
- * and for every pause while it is answered, `max_connections`.
- * Thread: loop thread only.  A handler answers in the call or returns a negative code, which
- * becomes a problem+json document.
+ * Limits: body 1 MiB (413), headers 16 KiB (431), all bodies that are arriving 16 MiB,
+ * `idle_seconds` for a request to arrive in full and for every pause while it is answered,
+ * `max_connections`.  Where the last two limits are near, who has been idle for longest is cut
+ * off, so that nobody is shut out by those who send nothing.
+ * Thread: loop thread only.  A handler answers in the call, or returns DS_HTTP_WAIT and is called
+ * again later, or returns a negative code, which becomes a problem+json document.
  */
 #ifndef DS_DAEMON_HTTP_H
 #define DS_DAEMON_HTTP_H
@@ -21,6 +23,7 @@
 #include <uv.h>
 
 #define DS_HTTP_BODY_MAX (1 << 20)
+#define DS_HTTP_BODIES_MAX (16 << 20) /* of all requests that are arriving, together */
 #define DS_HTTP_HEADER_MAX (16 << 10)
 #define DS_HTTP_PARAMS 3
 #define DS_HTTP_PARAM_MAX 256
@@ -28,7 +31,10 @@
 typedef struct ds_http ds_http;
 typedef struct ds_request ds_request;
 
-/* 0 after exactly one ds_reply_*; a negative code (err filled) and no reply otherwise. */
+/* 0 after exactly one ds_reply_*; DS_HTTP_WAIT after it saw to it that ds_request_go_on will be
+ * called, which calls it again from its beginning; a negative code (err filled) and no reply
+ * otherwise. */
+#define DS_HTTP_WAIT 1
 typedef int (*ds_handler)(ds_request *rq, void *ctx, ds_error *err);
 
 /* pattern: "/v1/datasets/{}/rejected"; each {} is one non-empty path segment.
@@ -48,6 +54,10 @@ typedef struct {
     const ds_route *routes;
     size_t route_count;
     void *ctx; /* for the handlers */
+    /* DS_EBUSY from a handler, which has changed nothing: whether (probe 0) or still (probe 1) a
+     * lock is the reason.  Then the handler is called again when it is free, for up to 5 s.  NULL:
+     * never. */
+    int (*locked)(void *ctx, int probe);
     unsigned max_connections, idle_seconds;
 } ds_http_options;
 
@@ -63,6 +73,11 @@ void ds_http_retry(ds_http *h); /* requests that wait are handled again */
 void ds_http_tick(ds_http *h);  /* once a second: slow clients, heartbeats, vanished readers */
 unsigned ds_http_connections(const ds_http *h);
 uint64_t ds_http_requests(const ds_http *h); /* answered since the start */
+
+/* What a handler that waits remembers: zeroed at the first call, then the same; released (the
+ * memory is not the handler's to free) when the request ends, whether it was answered or not. */
+void *ds_request_state(ds_request *rq, size_t size, void (*release)(void *state));
+void ds_request_go_on(ds_request *rq);
 
 /* Request: all pointers live until the reply is sent. */
 const char *ds_request_param(const ds_request *rq, int i);

@@ -137,6 +137,61 @@ int ds_look_at_folder(const char *path, char real[PATH_MAX], ds_error *err) {
                    path, l.files);
 }
 
+/* ---- what is imported ---- */
+
+int ds_look_at_source(const char *key, const char *path, int file, char real[PATH_MAX],
+                      ds_error *err) {
+    struct stat st;
+    if (!realpath(path, real))
+        return ds_fail_errno(err, "cannot read '%.300s'", path);
+    if (stat(real, &st))
+        return ds_fail_errno(err, "cannot look at '%.300s'", real);
+    if (!S_ISREG(st.st_mode) && (file || !S_ISDIR(st.st_mode)))
+        return ds_fail(err, DS_EINVAL, "'%s' is '%.300s', which is no file%s", key, real,
+                       file ? "" : " or folder");
+    if (S_ISREG(st.st_mode) && !st.st_size)
+        return ds_fail(err, DS_EINVAL, "'%s' is '%.300s', which is empty", key, real);
+    if (access(real, S_ISDIR(st.st_mode) ? R_OK | X_OK : R_OK))
+        return ds_fail_errno(err, "the daemon cannot read '%.300s'", real);
+    return 0;
+}
+
+/* By its ending: the worker decodes.  1 also where there is too much to look at. */
+static int has_picture(const char *folder, int depth, int *budget) {
+    static const char *const ends[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".pnm"};
+    DIR *dir = opendir(folder);
+    int found = 0;
+    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+        char path[PATH_MAX];
+        const char *dot = strrchr(e->d_name, '.');
+        for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
+            found |= !strcasecmp(dot, ends[i]);
+        found |= --*budget < 0;
+        if (!found && e->d_name[0] != '.' && depth < MAX_DEPTH &&
+            (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN) &&
+            (size_t)snprintf(path, sizeof path, "%s/%s", folder, e->d_name) < sizeof path)
+            found = has_picture(path, depth + 1, budget);
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+int ds_look_for_pictures(const char *key, const char *path, char real[PATH_MAX], ds_error *err) {
+    int budget = 10000, rc = ds_look_at_source(key, path, 0, real, err);
+    struct stat st;
+    if (rc)
+        return rc;
+    if (stat(real, &st) || !S_ISDIR(st.st_mode))
+        return ds_fail(err, DS_EINVAL, "'%s' is no folder: '%.300s'", key, real);
+    return has_picture(real, 0, &budget)
+               ? 0
+               : ds_fail(err, DS_EINVAL, "the folder '%.300s' has no picture (.png, .jpg, ...)",
+                         real);
+}
+
+/* ---- where it lies ---- */
+
 /* path is dir or lies in it. */
 static int within(const char *path, const char *dir) {
     size_t n = strlen(dir);

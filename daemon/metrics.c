@@ -44,65 +44,47 @@ static void registry_metrics(ds_daemon *d, ds_buf *b) {
     json_decref(c);
 }
 
+#define NEWEST 200 /* versions whose names have a series */
+
 /* Names are [A-Za-z0-9._-], and preprocessings are words of the worker's, so no escaping is needed
  * in labels.  Values of different networks are not comparable: they are different series. */
-static void fd_metrics(ds_daemon *d, ds_buf *b) {
-    json_t *doc = NULL, *a;
-    size_t i;
-    ds_page page = {.limit = 200};
-    ds_adapter_filter f = {.status = "published", .max_fd = NAN};
-    if (ds_adapter_list(d->registry, page, &f, &doc, NULL))
-        return;
-    head(b, "eval_fd", "gauge", "Frechet distance of each task's newest published adapter.");
-    json_t *seen = json_object();
-    json_array_foreach(json_object_get(doc, "items"), i, a) {
-        const char *name = ds_json_string(a, "name", "");
-        if (!json_is_number(json_object_get(a, "fd")) || json_object_get(seen, name))
-            continue;
-        json_object_set_new(seen, name, json_true());
-        const json_t *net = json_object_get(a, "feature_net");
-        ds_buf_addf(b, "diffscaler_eval_fd{task=\"%s\",net=\"%.12s\",preprocess=\"%s\"} %.17g\n",
-                    name, ds_json_string(net, "sha256", ""), ds_json_string(net, "preprocess", ""),
-                    ds_json_number(a, "fd", NAN));
-    }
-    json_decref(seen);
-    json_decref(doc);
+static void fd_line(void *ctx, const ds_adapter_figures *f) {
+    if (!isnan(f->fd))
+        ds_buf_addf(ctx, "diffscaler_eval_fd{task=\"%s\",net=\"%.12s\",preprocess=\"%s\"} %.17g\n",
+                    f->name, f->net, f->preprocess, f->fd);
 }
 
-/* What each task's newest version, published or not, was measured against: the bar that decided. */
-static void bar_metrics(ds_daemon *d, ds_buf *b) {
-    static const char *const figures[][3] = {
-        {"adapter_bar_fd", "fd_bar",
-         "Frechet distance of what the newest version was measured "
-         "against, on the same reference."},
-        {"adapter_bar_change", "delta",
-         "Share by which the newest version is worse (above 0) or "
-         "better than that."}};
-    json_t *doc = NULL, *a;
-    size_t i;
-    ds_adapter_filter f = {.max_fd = NAN};
-    if (ds_adapter_list(d->registry, (ds_page){.limit = 200}, &f, &doc, NULL))
-        return;
-    for (size_t k = 0; k < 2; k++) {
-        json_t *seen = json_object();
-        head(b, figures[k][0], "gauge", figures[k][2]);
-        json_array_foreach(json_object_get(doc, "items"), i, a) {
-            const char *name = ds_json_string(a, "name", "");
-            const json_t *bar = json_object_get(a, "bar");
-            if (json_object_get(seen, name))
-                continue;
-            json_object_set_new(seen, name, json_true());
-            if (json_is_number(json_object_get(bar, figures[k][1])))
-                ds_buf_addf(b,
-                            "diffscaler_%s{task=\"%s\",role=\"%s\",bar=\"%s\",verdict=\"%s\"} "
-                            "%.17g\n",
-                            figures[k][0], name, ds_json_string(bar, "role", ""),
-                            ds_json_string(bar, "ref", ""), ds_json_string(a, "self", ""),
-                            ds_json_number(bar, figures[k][1], NAN));
-        }
-        json_decref(seen);
-    }
-    json_decref(doc);
+typedef struct {
+    ds_buf *fd, change;
+} bars;
+
+static void bar_line(ds_buf *b, const char *metric, const ds_adapter_figures *f, double value) {
+    if (!isnan(value))
+        ds_buf_addf(b, "diffscaler_%s{task=\"%s\",role=\"%s\",bar=\"%s\",verdict=\"%s\"} %.17g\n",
+                    metric, f->name, f->role, f->bar, f->self, value);
+}
+
+static void bar_lines(void *ctx, const ds_adapter_figures *f) {
+    bars *b = ctx;
+    bar_line(b->fd, "adapter_bar_fd", f, f->fd_bar);
+    bar_line(&b->change, "adapter_bar_change", f, f->delta);
+}
+
+/* What each task's newest version has, and what it was measured against, published or not: the bar
+ * that decided. */
+static void adapter_metrics(ds_daemon *d, ds_buf *b) {
+    bars two = {.fd = b};
+    head(b, "eval_fd", "gauge", "Frechet distance of each task's newest published adapter.");
+    ds_adapter_each_newest(d->registry, NEWEST, 1, fd_line, b, NULL);
+    head(b, "adapter_bar_fd", "gauge",
+         "Frechet distance of what the newest version was measured against, on the same "
+         "reference.");
+    ds_adapter_each_newest(d->registry, NEWEST, 0, bar_lines, &two, NULL);
+    head(b, "adapter_bar_change", "gauge",
+         "Share by which the newest version is worse (above 0) or better than that.");
+    if (two.change.data)
+        ds_buf_add(b, two.change.data, two.change.len);
+    ds_buf_release(&two.change);
 }
 
 static void job_metrics(const ds_counters *n, ds_buf *b) {
@@ -184,8 +166,7 @@ void ds_metrics_write(ds_daemon *d, ds_buf *b) {
     registry_metrics(d, b);
     job_metrics(n, b);
     loss_metrics(d, b);
-    fd_metrics(d, b);
-    bar_metrics(d, b);
+    adapter_metrics(d, b);
     one(b, "http_requests_total", "counter", "Requests answered.",
         (double)(ds_http_requests(d->http) + ds_http_requests(d->tcp)));
     one(b, "http_connections", "gauge", "Open connections.",

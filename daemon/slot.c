@@ -20,6 +20,7 @@
 
 #define CANCEL_SECONDS 15.0
 #define STOP_SECONDS 20.0
+#define KILL_SECONDS 3.0 /* what SIGKILL does not end by then hangs in the kernel */
 #define POLL_MOST 2.0
 enum { EXIT_GPU = 70, EXIT_AGAIN = 75 }; /* docs/jobs.md */
 #define SPEC_MAX (16 << 20)
@@ -538,6 +539,16 @@ void ds_slot_stop(ds_slot *s, int hurry) {
     }
 }
 
+/* Not even SIGKILL ends a process whose call hangs in a file system.  Its row stays running, so
+ * that nobody starts the job again while it is there; the slot takes other work. */
+static void abandon(ds_slot *s) {
+    ds_log(DS_LOG_WARN, "job %lld: process %ld cannot be ended, as its file system hangs",
+           (long long)s->job.id, (long)s->pid);
+    ds_child_abandon(s->child);
+    ds_workers_abandoned(s->d->workers, &s->job, s->pid);
+    release(s);
+}
+
 void ds_slot_tick(ds_slot *s) {
     double now = ds_monotonic();
     double limit = s->stop || s->pause ? STOP_SECONDS : CANCEL_SECONDS;
@@ -547,6 +558,10 @@ void ds_slot_tick(ds_slot *s) {
         s->killed = 1;
         ds_child_kill(s->child);
     }
+    if (s->phase == DS_SLOT_RUNNING && s->killed && !s->killed_at)
+        s->killed_at = now;
     if (s->phase == DS_SLOT_SETTLING && now >= s->settle_at)
         settle(s);
+    else if (s->phase == DS_SLOT_RUNNING && s->killed && now - s->killed_at > KILL_SECONDS)
+        abandon(s);
 }

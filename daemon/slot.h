@@ -34,10 +34,10 @@ typedef struct ds_slot {
     char dir[PATH_MAX], events[PATH_MAX];
     ds_child *child;
     pid_t pid;
-    double started, term_at, settle_at; /* monotonic seconds; 0 = not */
-    int cancel, stop, pause, killed;    /* pause: stop of this job alone */
-    double polled_at, quiet;            /* monotonic; seconds that it ran and said nothing */
-    int stalled;                        /* ended for that */
+    double started, term_at, settle_at, killed_at; /* monotonic seconds; 0 = not */
+    int cancel, stop, pause, killed;               /* pause: stop of this job alone */
+    double polled_at, quiet; /* monotonic; seconds that it ran and said nothing */
+    int stalled;             /* ended for that */
 
     ds_tail tail;
     char stage[32];

@@ -73,9 +73,13 @@ static int add_base_task(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *
 static int scan_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *err) {
     json_t *ds = NULL;
     char dir[PATH_MAX], name[64];
+    const char *why;
+    int64_t since;
     int rc = ds_dataset_get_id(d->registry, job->dataset_id, &ds, err);
     if (!rc) /* the row may be another program's */
         rc = ds_look_at_place(ds_json_string(ds, "path", "/"), d->o.state, err);
+    if (!rc && ds_watch_reach(d->watch, job->dataset_id, &why, &since) == DS_REACH_REFUSED)
+        rc = ds_fail(err, DS_EINVAL, "%s", why);
     if (rc) {
         json_decref(ds);
         return rc;

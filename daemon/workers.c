@@ -14,12 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MAX_SLOTS 67
 #define POLL_MS 250
 #define ORPHAN_SECONDS 15.0
-#define ARMING_SECONDS 2.0
+#define MOST_WAITS 8 /* folders that are asked about at a time */
 #define MAX_ORPHANS 64
 
 /* A worker that outlived the daemon that started it. */
@@ -53,7 +54,8 @@ static void orphan_signal(const orphan *o, int sig) {
         kill(-(pid_t)o->job.process.pid, sig);
 }
 
-static void orphan_gone(ds_workers *w, const orphan *o) {
+/* 0, or it has to be tried again. */
+static int orphan_gone(ds_workers *w, const orphan *o) {
     ds_error err;
     char dir[PATH_MAX], path[PATH_MAX];
     ds_job_dir(w->d, o->job.id, dir);
@@ -64,16 +66,20 @@ static void orphan_gone(ds_workers *w, const orphan *o) {
     int rc = cancelled ? ds_job_cancelled(w->d->registry, o->job.id, -1, -1, &err)
                        : ds_job_requeue(w->d->registry, o->job.id,
                                         "its worker had outlived an earlier daemon", &err);
-    if (rc)
-        ds_log(DS_LOG_WARN, "job %lld: %s", (long long)o->job.id, err.message);
+    return rc && ds_daemon_locked(w->d, rc, "put a job back into the queue", &err);
 }
 
 static void poll_orphans(ds_workers *w) {
     double now = ds_monotonic();
     for (int i = 0; i < w->orphan_count;) {
         orphan *o = &w->orphans[i];
+        if (o->killed) /* it may be this daemon's own child, abandoned */
+            waitpid((pid_t)o->job.process.pid, NULL, WNOHANG);
         if (!ds_process_alive(&o->job.process)) {
-            orphan_gone(w, o);
+            if (orphan_gone(w, o)) {
+                i++;
+                continue;
+            }
             *o = w->orphans[--w->orphan_count];
             ds_daemon_poke(w->d);
             continue;
@@ -98,6 +104,14 @@ static int adopt_orphans(ds_workers *w, ds_error *err) {
         orphan_signal(o, SIGTERM);
     }
     return rc;
+}
+
+void ds_workers_abandoned(ds_workers *w, const ds_job *job, pid_t pid) {
+    if (w->stopping || w->orphan_count == MAX_ORPHANS)
+        return; /* the next start looks for it */
+    orphan *o = &w->orphans[w->orphan_count++];
+    *o = (orphan){.job = *job, .term_at = ds_monotonic(), .killed = 1};
+    ds_process_identify(pid, &o->job.process);
 }
 
 /* ---- polling ---- */
@@ -138,12 +152,27 @@ static int directory_in_use(const ds_daemon *d, int64_t job) {
     return busy;
 }
 
-/* A scan waits until its folder is watched, so that no change falls between listing and watching;
- * but not for ever: a huge tree is scanned meanwhile and again when it is armed. */
-static int scan_waits(const ds_daemon *d, const ds_job *job) {
-    if (job->kind != DS_JOB_SCAN || !d->watch || !ds_watch_arming(d->watch, job->dataset_id))
-        return 0;
-    return ds_watch_arming_seconds(d->watch, job->dataset_id) < ARMING_SECONDS;
+/* What reads a dataset's folder starts when the folder can be had, and a scan when it is watched,
+ * so that no change falls between listing and watching. */
+typedef struct {
+    ds_workers *w;
+    int waits; /* jobs that were passed over because the answer is to come */
+} pick;
+
+static int on_pick(void *ctx, const ds_job *job) {
+    pick *p = ctx;
+    if (job->kind == DS_JOB_IMPORT && p->w->d->removing) {
+        p->waits++;
+        return 2;
+    }
+    enum ds_gate gate = DS_GATE_OPEN;
+    if (p->w->d->watch && (job->kind == DS_JOB_SCAN || job->kind == DS_JOB_TRAIN))
+        gate = ds_watch_gate(p->w->d->watch, job->dataset_id);
+    if (gate == DS_GATE_SHUT)
+        return 1;
+    if (gate == DS_GATE_WAIT || directory_in_use(p->w->d, job->id))
+        return ++p->waits < MOST_WAITS ? 1 : 2;
+    return 0;
 }
 
 static void min_wait(int64_t *least, int64_t ms) {
@@ -156,14 +185,12 @@ static void fill(ds_workers *w, ds_slot *s, int64_t *wait) {
     ds_error err;
     ds_job job;
     int64_t next = -1;
-    int rc = ds_job_next(w->d->registry, s->kinds, ds_now_ms(), &job, &next, &err);
+    pick p = {.w = w};
+    int rc = ds_job_next_of(w->d->registry, s->kinds, ds_now_ms(), on_pick, &p, &job, &next, &err);
     if (rc == DS_ENOTFOUND) {
         min_wait(wait, next);
-        return;
-    }
-    int waits = job.kind == DS_JOB_IMPORT && w->d->removing;
-    if (!rc && (waits || directory_in_use(w->d, job.id) || scan_waits(w->d, &job))) {
-        min_wait(wait, 100);
+        if (p.waits)
+            min_wait(wait, 100);
         return;
     }
     if (!rc)
@@ -174,8 +201,7 @@ static void fill(ds_workers *w, ds_slot *s, int64_t *wait) {
             job = claimed;
     }
     if (rc) {
-        ds_log(DS_LOG_WARN, "cannot start a job: %s", err.message);
-        min_wait(wait, 1000);
+        min_wait(wait, ds_daemon_locked(w->d, rc, "start a job", &err) ? 200 : 1000);
         return;
     }
     ds_slot_start(s, &job);

@@ -42,6 +42,10 @@ void ds_workers_pause(ds_workers *w, int64_t dataset_id);
 /* Ask a running job to stop (its registry flag is set already). */
 void ds_workers_cancel(ds_workers *w, int64_t job);
 
+/* The process of this job was killed and does not end; its slot is given up.  The row stays running
+ * until the process is gone, and goes back to the queue then. */
+void ds_workers_abandoned(ds_workers *w, const ds_job *job, pid_t pid);
+
 /* What is known of a running job beyond its row; pointers are borrowed until the loop turns. */
 typedef struct {
     int64_t job;

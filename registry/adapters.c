@@ -315,8 +315,38 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
     return 0;
 }
 
-/* The inner query walks the covering index alone, newest first, and stops at the limit; only the
- * rows that are shown are read in full. */
+enum { FEW = 1000 };
+
+/* Whether so few rows fulfil a condition that they can be sorted. */
+static int few(ds_registry *r, const char *sql, const char *types, double fd, int64_t since) {
+    int64_t n = FEW;
+    int rc = *types == 'd' ? db_int(r, &n, NULL, sql, "di", fd, (int64_t)FEW)
+                           : db_int(r, &n, NULL, sql, "ii", since, (int64_t)FEW);
+    return !rc && n < FEW;
+}
+
+/* The index that a list is read by: newest first, stopping at the limit, where what is asked for is
+ * frequent; else the one of the condition that few rows fulfil. */
+static const char *index_for(ds_registry *r, const ds_adapter_filter *f) {
+    if (f->dataset)
+        return "";
+    if (!isnan(f->max_fd) &&
+        few(r,
+            "SELECT count(*) FROM (SELECT 1 FROM adapter_versions WHERE deleted_at IS NULL AND"
+            " fd <= ?1 LIMIT ?2)",
+            "d", f->max_fd, 0))
+        return " INDEXED BY adapter_versions_fd";
+    if (f->since_ms && few(r,
+                           "SELECT count(*) FROM (SELECT 1 FROM adapter_versions WHERE deleted_at"
+                           " IS NULL AND created_at >= ?1 LIMIT ?2)",
+                           "i", 0, f->since_ms))
+        return " INDEXED BY adapter_versions_created";
+    return f->status && isnan(f->max_fd) && !f->since_ms ? " INDEXED BY adapter_versions_status"
+                                                         : " INDEXED BY adapter_versions_listing";
+}
+
+/* The inner query walks an index alone and stops at the limit; only the rows that are shown are
+ * read in full. */
 int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, json_t **out,
                     ds_error *err) {
     static const ds_adapter_filter any = {.max_fd = NAN};
@@ -333,7 +363,7 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
         &sql,
         "%s WHERE av.id IN (SELECT x.id FROM adapter_versions x%s WHERE x.id < ?1"
         " AND x.deleted_at IS NULL%s%s%s%s ORDER BY x.id DESC LIMIT ?2) ORDER BY av.id DESC",
-        ADAPTER_SELECT, f->dataset ? "" : " INDEXED BY adapter_versions_listing",
+        ADAPTER_SELECT, index_for(r, f),
         f->dataset ? " AND x.adapter_id IN (SELECT y.id FROM adapters y JOIN datasets z ON"
                      " z.id = y.dataset_id WHERE z.name = ?3)"
                    : " AND ?3 IS NULL",
@@ -344,6 +374,46 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
                                f->status, f->max_fd, f->since_ms);
     ds_buf_release(&sql);
     return page_collect(r, q, limit, adapter_row, NULL, out, err);
+}
+
+static const char *text_of(sqlite3_stmt *q, int col) {
+    const char *s = (const char *)sqlite3_column_text(q, col);
+    return s ? s : "";
+}
+static double number_of(sqlite3_stmt *q, int col) {
+    return sqlite3_column_type(q, col) == SQLITE_NULL ? NAN : sqlite3_column_double(q, col);
+}
+
+int ds_adapter_each_newest(ds_registry *r, int limit, int published,
+                           void (*fn)(void *ctx, const ds_adapter_figures *f), void *ctx,
+                           ds_error *err) {
+    sqlite3_stmt *q = db_query(
+        r, err,
+        "SELECT a.name, av.fd, e.feature_net, e.resize, gs.verdict, gb.role, gb.ref, gb.fd_bar,"
+        " gb.delta FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
+        "  INDEXED BY adapter_versions_listing WHERE deleted_at IS NULL"
+        "  AND (?2 = 0 OR status = 'published') ORDER BY id DESC LIMIT ?1) GROUP BY adapter_id) n"
+        " JOIN adapter_versions av ON av.id = n.id JOIN adapters a ON a.id = av.adapter_id"
+        " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"
+        "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' LIMIT 1)"
+        " LEFT JOIN gates g ON g.job_id = av.job_id LEFT JOIN gate_self gs ON gs.gate_id = g.id"
+        " LEFT JOIN gate_bars gb ON gb.gate_id = g.id AND gb.position = " BARS_DECIDING(
+            "g.id") " ORDER BY n.id DESC",
+        "ii", (int64_t)limit, (int64_t)published);
+    int rc;
+    while ((rc = db_step(r, q, err)) > 0) {
+        ds_adapter_figures f = {.name = text_of(q, 0),
+                                .fd = number_of(q, 1),
+                                .net = text_of(q, 2),
+                                .preprocess = text_of(q, 3),
+                                .self = text_of(q, 4),
+                                .role = text_of(q, 5),
+                                .bar = text_of(q, 6),
+                                .fd_bar = number_of(q, 7),
+                                .delta = number_of(q, 8)};
+        fn(ctx, &f);
+    }
+    return rc;
 }
 
 /* Old tasks ----------------------------------------------------------------------------------- */

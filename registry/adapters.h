@@ -41,6 +41,16 @@ typedef struct {
 int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, json_t **out,
                     ds_error *err);
 
+/* For each name among the newest `limit` versions, its newest: one that is published, or any.  What
+ * is not there is "" or NAN.  The texts live during the call of fn. */
+typedef struct {
+    const char *name, *net, *preprocess, *self, *role, *bar;
+    double fd, fd_bar, delta;
+} ds_adapter_figures;
+int ds_adapter_each_newest(ds_registry *r, int limit, int published,
+                           void (*fn)(void *ctx, const ds_adapter_figures *f), void *ctx,
+                           ds_error *err);
+
 /* The old_tasks array of a train or verify spec (docs/jobs.md), in order of name: of every name but
  * `except_name` (NULL = none excepted) its @latest if that is on this base, else its newest
  * published version on it; only_ref: just this one. */

@@ -337,9 +337,8 @@ int ds_base_usage(ds_registry *r, json_t *base, ds_error *err) {
     sqlite3_stmt *q =
         db_query(r, err,
                  "SELECT (SELECT count(*) FROM datasets d WHERE d.state <> 'removed' AND"
-                 " coalesce(d.base_id, " ACTIVE ") = ?1), (SELECT count(*) FROM adapter_versions"
-                 " av WHERE av.base_id = ?1 AND av.deleted_at IS NULL AND av.status ="
-                 " 'published')",
+                 " coalesce(d.base_id, " ACTIVE ") = ?1), coalesce((SELECT value FROM counters"
+                 " WHERE key = 'base.' || ?1), 0)",
                  "i", ds_json_int(base, "id", 0));
     int rc = db_step(r, q, err);
     if (rc < 0)

@@ -58,6 +58,22 @@ static const struct {
     {"a dataset's content belongs to another dataset",
      "SELECT d.name FROM datasets d JOIN dataset_versions v ON v.id = d.version_id"
      " WHERE v.dataset_id <> d.id"},
+    {"a count that is kept is not what is counted",
+     "SELECT key FROM counters WHERE value <> CASE key"
+     " WHEN 'datasets' THEN (SELECT count(*) FROM datasets WHERE state <> 'removed')"
+     " WHEN 'adapters' THEN (SELECT count(*) FROM adapter_versions WHERE status = 'published'"
+     "  AND deleted_at IS NULL)"
+     " WHEN 'blobs' THEN (SELECT count(*) FROM blobs WHERE state = 'present')"
+     " WHEN 'blob_bytes' THEN (SELECT coalesce(sum(stored_bytes), 0) FROM blobs"
+     "  WHERE state = 'present')"
+     " WHEN 'roots' THEN value"
+     " ELSE CASE substr(key, 1, 4)"
+     " WHEN 'base' THEN (SELECT count(*) FROM adapter_versions WHERE base_id ="
+     "  CAST(substr(key, 6) AS INTEGER) AND status = 'published' AND deleted_at IS NULL)"
+     " WHEN 'net.' THEN (SELECT count(DISTINCT e.adapter_version_id) FROM evaluations e JOIN"
+     "  adapter_versions av ON av.id = e.adapter_version_id WHERE e.feature_net = substr(key, 5)"
+     "  AND av.status = 'published' AND av.deleted_at IS NULL)"
+     " ELSE (SELECT count(*) FROM jobs WHERE state = substr(key, 6)) END END"},
     {"a change of a job has no event",
      "SELECT 'job ' || id FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM events e WHERE"
      " e.subject = 'job:' || j.id) AND NOT (j.kind = 'scan' AND j.state IN ('queued', 'running'))"

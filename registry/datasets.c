@@ -82,8 +82,8 @@ static int add_new(ds_registry *r, const ds_dataset_new *d, const char *options,
                    ds_error *err) {
     int rc = db_run(r, err,
                     "INSERT INTO datasets(name, source_path, method, options, watch, base_id,"
-                    " feature_net_id, feature_mode, publish_worse) VALUES (?1, ?2,"
-                    " coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6, ?7, ?8, ?9)",
+                    " feature_net_id, feature_mode, publish_worse, root_resolved) VALUES (?1, ?2,"
+                    " coalesce(?3, 'affiner'), coalesce(?4, '{}'), ?5, ?6, ?7, ?8, ?9, 1)",
                     "ssssiIIsi", d->name, d->path, d->method, options,
                     (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0,
                     net_id(d), net_mode(d), (int64_t)d->publish_worse);
@@ -98,7 +98,7 @@ static int revive(ds_registry *r, const ds_dataset_new *d, const char *options, 
                     " options = coalesce(?4, '{}'), watch = ?5, state = 'scanning',"
                     " deleted_at = NULL, error_code = NULL, error_message = NULL, base_id = ?6,"
                     " feature_net_id = ?7, feature_mode = ?8, publish_worse = ?9,"
-                    " scan_wanted = scan_wanted + 1 WHERE id = ?1",
+                    " root_resolved = 1, scan_wanted = scan_wanted + 1 WHERE id = ?1",
                     "isssiIIsi", id, d->path, d->method, options,
                     (int64_t)(d->watch < 0 ? 1 : d->watch != 0), d->base_id > 0 ? d->base_id : 0,
                     net_id(d), net_mode(d), (int64_t)d->publish_worse);
@@ -397,26 +397,58 @@ int ds_dataset_list(ds_registry *r, ds_page page, int with_removed, json_t **out
     return 0;
 }
 
-int ds_dataset_watched(ds_registry *r, json_t **out, ds_error *err) {
-    sqlite3_stmt *q = db_query(r, err,
-                               "SELECT id, name, source_path FROM datasets WHERE watch = 1 AND"
-                               " state <> 'removed' ORDER BY id",
-                               "");
-    json_t *items = json_array();
+int ds_dataset_each_root(ds_registry *r,
+                         void (*fn)(void *ctx, int64_t id, const char *path, int watch), void *ctx,
+                         ds_error *err) {
+    sqlite3_stmt *q = db_query(
+        r, err, "SELECT id, source_path, watch FROM datasets WHERE state <> 'removed' ORDER BY id",
+        "");
     int rc;
-    while ((rc = db_step(r, q, err)) > 0) {
-        json_t *o = json_object();
-        js_int(o, "id", q, 0);
-        js_text(o, "name", q, 1);
-        js_text(o, "path", q, 2);
-        json_array_append_new(items, o);
-    }
-    if (rc) {
-        json_decref(items);
+    while ((rc = db_step(r, q, err)) > 0)
+        fn(ctx, sqlite3_column_int64(q, 0), (const char *)sqlite3_column_text(q, 1),
+           sqlite3_column_int(q, 2));
+    return rc;
+}
+
+int64_t ds_dataset_roots_number(ds_registry *r) {
+    int64_t n = 0;
+    db_int(r, &n, NULL, "SELECT value FROM counters WHERE key = 'roots'", "");
+    return n;
+}
+
+int ds_dataset_resolve(ds_registry *r, int64_t id, const char *real, int *done, ds_error *err) {
+    int rc = db_begin(r, err);
+    json_t *was = NULL;
+    *done = 0;
+    if (rc)
         return rc;
+    rc = ds_dataset_get_id(r, id, &was, err);
+    if (!rc)
+        rc = db_run(r, err,
+                    "UPDATE datasets SET source_path = ?2, root_resolved = 1 WHERE id = ?1"
+                    " AND root_resolved = 0",
+                    "is", id, real);
+    if (!rc && db_changes(r)) {
+        *done = 1;
+        rc = subject_event(r, "dataset.resolved", ds_json_string(was, "name", ""),
+                           json_pack("{s:I,s:O,s:o}", "id", (json_int_t)id, "from",
+                                     json_object_get(was, "path"), "to", js_string(real)),
+                           err);
     }
-    *out = items;
-    return 0;
+    json_decref(was);
+    return db_end(r, rc, err);
+}
+
+int ds_dataset_rescan_all(ds_registry *r, ds_error *err) {
+    int rc = db_begin(r, err);
+    if (rc)
+        return rc;
+    rc = db_run(r, err,
+                "UPDATE datasets SET scan_wanted = scan_wanted + 1 WHERE watch = 1"
+                " AND state <> 'removed'",
+                "");
+    r->settled_seq = -1;
+    return db_end(r, rc, err);
 }
 
 int ds_dataset_rejected(ds_registry *r, const char *name, json_t **out, ds_error *err) {

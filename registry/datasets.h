@@ -57,8 +57,20 @@ int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE]
 /* By name; removed ones only when asked for. */
 int ds_dataset_list(ds_registry *r, ds_page page, int with_removed, json_t **out, ds_error *err);
 
-/* [{id,name,path}] of live datasets with watch = 1: what to watch. */
-int ds_dataset_watched(ds_registry *r, json_t **out, ds_error *err);
+/* Folders of live datasets: what to watch, or (watch 0) only to know of.  It is another list when
+ * the number that ds_dataset_roots_number gives is another one. */
+int ds_dataset_each_root(ds_registry *r,
+                         void (*fn)(void *ctx, int64_t id, const char *path, int watch), void *ctx,
+                         ds_error *err);
+int64_t ds_dataset_roots_number(ds_registry *r);
+
+/* The path of a row that another program inserted, and that no scan has read yet, leads through a
+ * link: it becomes `real`, once (*done = 1, event dataset.resolved).  *done = 0: a scan has read
+ * it, so a link that is there now is not followed. */
+int ds_dataset_resolve(ds_registry *r, int64_t id, const char *real, int *done, ds_error *err);
+
+/* A scan of every live dataset with watch = 1, in one transaction. */
+int ds_dataset_rescan_all(ds_registry *r, ds_error *err);
 
 /* {"items":[{path,reason}],"next":null,"count":true number} of the latest version or failed scan.
  */

@@ -42,6 +42,8 @@ int db_fail_handle(sqlite3 *db, ds_error *err, const char *path, const char *doi
 }
 
 int db_fail(ds_registry *r, ds_error *err, const char *doing) {
+    int code = sqlite3_errcode(r->db) & 0xff;
+    r->lock_seen |= code == SQLITE_BUSY || code == SQLITE_LOCKED;
     const char *path = sqlite3_db_filename(r->db, "main");
     place_note_error(r);
     return db_fail_handle(r->db, err, path ? path : "", doing);

@@ -30,6 +30,7 @@ struct ds_registry {
     sqlite3 *db;
     ds_store *store;
     int lock_fd;
+    int unread; /* the file is large, and not all of its pages were looked at */
     int schema;
     char dir[PATH_MAX];
     struct db_cached {
@@ -41,6 +42,7 @@ struct ds_registry {
     int64_t told_seq;     /* newest event that on_events was told of */
     void (*on_events)(void *ctx, int64_t last_seq);
     void *on_events_ctx;
+    int lock_seen; /* a call failed because another program has the lock (ds_registry_lock_seen) */
     int64_t settled_seq, settled_data; /* ds_reconcile found nothing to do at these */
     struct place place[PLACE_FILES];   /* of the files, when they were opened */
     ds_error broken;                   /* why nothing is written any more; code 0 = all is well */

@@ -256,16 +256,16 @@ int ds_feature_net_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *e
 #define NET_SELECT                                                                                 \
     "SELECT f.id, f.name, f.path, f.sha256, f.kind, f.source, f.source_format, f.source_sha256,"   \
     " f.license, f.parameters, f.bytes, f.created_at, f.id = " DEFAULT_ID ","                      \
-    " (SELECT count(*) FROM datasets d LEFT JOIN bases b ON b.id = coalesce(d.base_id,"            \
+    " (SELECT count(*) FROM datasets d INDEXED BY datasets_uses LEFT JOIN bases b ON b.id = "      \
+    "coalesce(d.base_id,"                                                                          \
     "  " MODELS_ACTIVE ") WHERE d.state <> 'removed' AND f.id = CASE"                              \
     "  WHEN d.feature_net_id IS NOT NULL THEN d.feature_net_id"                                    \
     "  WHEN d.feature_mode IS NOT NULL THEN b.feature_net_id"                                      \
     "  ELSE coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'default_feature_net')," \
     "   b.feature_net_id) END),"                                                                   \
-    " (SELECT count(*) FROM adapter_versions av WHERE " MEASURED_WITH(                             \
-        "f.id") "), f.removed_at IS NOT NULL,"                                                     \
-                " (SELECT value FROM meta WHERE key = 'default_feature_mode'), f.report FROM "     \
-                "feature_nets f "
+    " coalesce((SELECT value FROM counters WHERE key = 'net.' || f.sha256), 0),"                   \
+    " f.removed_at IS NOT NULL, (SELECT value FROM meta WHERE key = 'default_feature_mode'),"      \
+    " f.report FROM feature_nets f "
 
 static json_t *net_row(sqlite3_stmt *q, void *ctx) {
     (void)ctx;

@@ -47,6 +47,7 @@ typedef struct {
     enum ds_job_state state;
     int64_t dataset_id, dataset_version_id, base_id; /* 0 = none */
     int64_t attempts, max_attempts, run_after;       /* run_after in ms since 1970 */
+    int64_t priority;                                /* greater first */
     int cancel;                                      /* asked for */
     int64_t postponed;                               /* times in a row, see ds_job_postpone */
     int64_t created_at;                              /* ms since 1970 */
@@ -74,6 +75,12 @@ void ds_job_tree_digest(ds_registry *r, int64_t id, char out[DS_HEX_SIZE]);
  * clock that was set back: the row gets now + that back-off. */
 int ds_job_next(ds_registry *r, unsigned kinds, int64_t now, ds_job *out, int64_t *wait_ms,
                 ds_error *err);
+
+/* The same, asking about each that is due: 0 take it, 1 not this one, 2 none of the rest either
+ * (DS_ENOTFOUND; *wait_ms says nothing about those that were passed over). */
+typedef int (*ds_job_pick)(void *ctx, const ds_job *job);
+int ds_job_next_of(ds_registry *r, unsigned kinds, int64_t now, ds_job_pick pick, void *ctx,
+                   ds_job *out, int64_t *wait_ms, ds_error *err);
 
 /* queued -> running, attempts + 1, event job.started.  DS_ECONFLICT if it is not queued any more.
  */

@@ -5,11 +5,13 @@
 
 #include <stdlib.h>
 
-#define JOB_SELECT                                                                                 \
+#define JOB_SELECT JOB_COLUMNS JOB_JOINS
+#define JOB_COLUMNS                                                                                \
     "SELECT j.id, j.kind, j.state, d.name, dv.version, j.name, j.attempts, j.max_attempts,"        \
     " j.created_at, j.started_at, j.finished_at, j.run_after, j.error_code, j.error_message,"      \
     " j.stage, j.progress, a.name || '@v' || av.version, j.pid, j.result, j.cancel, j.postponed,"  \
-    " (SELECT b.name FROM bases b WHERE b.id = j.base_id) FROM jobs j"                             \
+    " (SELECT b.name FROM bases b WHERE b.id = j.base_id) FROM jobs j"
+#define JOB_JOINS                                                                                  \
     " LEFT JOIN datasets d ON d.id = j.dataset_id"                                                 \
     " LEFT JOIN dataset_versions dv ON dv.id = j.dataset_version_id"                               \
     " LEFT JOIN adapter_versions av ON av.id = j.adapter_version_id"                               \
@@ -131,7 +133,9 @@ int ds_job_list(ds_registry *r, ds_page page, const ds_job_filter *f, json_t **o
     if (f->kind && ds_job_kind_parse(f->kind) < 0)
         return ds_fail(err, DS_EINVAL, "job kind '%.40s' does not exist", f->kind);
     ds_buf sql = {0}; /* only the conditions asked for, so that the right index is used */
-    ds_buf_addf(&sql, "%s WHERE j.id < ?1%s%s%s ORDER BY j.id DESC LIMIT ?2", JOB_SELECT,
+    const char *by = f->state && !f->dataset && !f->kind ? " INDEXED BY jobs_state" : "";
+    ds_buf_addf(&sql,
+                JOB_COLUMNS "%s" JOB_JOINS " WHERE j.id < ?1%s%s%s ORDER BY j.id DESC LIMIT ?2", by,
                 f->state ? " AND j.state = ?3" : " AND ?3 IS NULL",
                 f->kind ? " AND j.kind = ?4" : " AND ?4 IS NULL",
                 f->dataset ? " AND j.dataset_id = (SELECT x.id FROM datasets x WHERE x.name = ?5)"

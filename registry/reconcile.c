@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-#define AT_ONCE 500 /* jobs made in one transaction; the rest follows in the next call */
+#define AT_ONCE 100 /* jobs made in one transaction, some ms; the rest follows in the next call */
 
 struct wish {
     int64_t dataset_id, version_id, generation, base_id;

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,9 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define PATIENCE_MS 5000
+#define LARGE (64 << 20) /* bytes of a file that takes too long to read in full at a start */
 
 /* The pid inside is only for messages, and to see that an owner is gone. */
 static long lock_owner(int fd) {
@@ -90,9 +94,45 @@ static int check_pages(ds_registry *r, const char *sql, ds_error *err) {
     return rc;
 }
 
+int ds_registry_unread(const ds_registry *r) { return r->unread; }
+
+static int on_progress(void *stop) { return atomic_load((const _Atomic int *)stop); }
+
+int ds_registry_check_file(const char *dir, const _Atomic int *stop, ds_error *err) {
+    char path[PATH_MAX];
+    sqlite3 *db = NULL;
+    sqlite3_stmt *q = NULL;
+    ds_fs_join(path, sizeof path, dir, "registry.db");
+    int rc = 0, code = sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+    if (code == SQLITE_OK) {
+        sqlite3_busy_timeout(db, PATIENCE_MS);
+        sqlite3_progress_handler(db, 10000, on_progress, (void *)(uintptr_t)stop);
+        code = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &q, NULL);
+    }
+    if (code == SQLITE_OK)
+        code = sqlite3_step(q);
+    const char *said = code == SQLITE_ROW ? (const char *)sqlite3_column_text(q, 0) : NULL;
+    if (said && strcmp(said, "ok") != 0)
+        rc =
+            ds_fail(err, DS_EINTEGRITY,
+                    "registry '%s' is damaged (%.120s); move the file away and restore a copy from "
+                    "backups/, or try: sqlite3 FILE .recover",
+                    path, said);
+    else if (!said && code != SQLITE_INTERRUPT && db)
+        rc = db_fail_handle(db, err, path, "read all of the registry");
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    return atomic_load(stop) ? 0 : rc;
+}
+
 static int first_facts(ds_registry *r, ds_error *err) {
     unsigned char raw[16] = {0};
     char hex[33], now[24];
+    int64_t have = 0; /* without the lock, which another program may hold for long */
+    if (!db_int(r, &have, NULL, "SELECT count(*) FROM meta WHERE key IN ('instance', 'created')",
+                "") &&
+        have == 2)
+        return 0;
     if (getrandom(raw, sizeof raw, 0) != (ssize_t)sizeof raw)
         return ds_fail_errno(err, "cannot get random bytes");
     for (int i = 0; i < 16; i++)
@@ -117,13 +157,16 @@ static int open_db(ds_registry *r, ds_error *err) {
                      : ds_fail(err, DS_ENOMEM, "cannot open '%s': not enough memory", path);
     if (sqlite3_db_readonly(r->db, "main") == 1)
         return ds_fail(err, DS_EPERM, "registry '%s' is read-only; check owner and mode", path);
-    sqlite3_busy_timeout(r->db, 5000);
+    ds_registry_patience(r, PATIENCE_MS);
     sqlite3_extended_result_codes(r->db, 1);
     sqlite3_db_config(r->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(r->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     /* The version is looked at first: a newer file is neither read further nor written. */
     int have, rc = ds_migrate_check(r->db, path, ds_migration_count, &have, err);
-    if (rc || (rc = pragmas(r, err)) || (rc = check_pages(r, "PRAGMA quick_check(1)", err)))
+    struct stat st;
+    r->unread = !stat(path, &st) && st.st_size > LARGE;
+    if (rc || (rc = pragmas(r, err)) ||
+        (!r->unread && (rc = check_pages(r, "PRAGMA quick_check(1)", err))))
         return rc;
     if ((rc = ds_migrate(r->db, path, backups, ds_migrations, ds_migration_count, &r->schema, err)))
         return rc;
@@ -176,7 +219,12 @@ int ds_registry_open(const char *state_dir, ds_registry **out, ds_error *err) {
     ds_fs_join(backups, sizeof backups, r->dir, "backups");
     remove_leftovers(r->dir);
     remove_leftovers(backups);
-    if ((rc = ds_store_open(r->dir, &r->store, err)) || (rc = ds_jobs_recover(r, NULL, err)))
+    if ((rc = ds_store_open(r->dir, &r->store, err)))
+        goto fail;
+    ds_registry_patience(r, 250);
+    rc = ds_jobs_recover(r, NULL, err);
+    ds_registry_patience(r, PATIENCE_MS);
+    if (rc && !(rc == DS_EBUSY && ds_registry_lock_seen(r)))
         goto fail;
     ds_registry_foreign_change(r);
     place_remember(r);
@@ -212,6 +260,24 @@ const char *ds_registry_dir(const ds_registry *r) { return r->dir; }
 ds_store *ds_registry_store(ds_registry *r) { return r->store; }
 int ds_registry_schema(const ds_registry *r) { return r->schema; }
 
+void ds_registry_patience(ds_registry *r, int ms) { sqlite3_busy_timeout(r->db, ms); }
+
+int ds_registry_lock_seen(ds_registry *r) {
+    int seen = r->lock_seen;
+    r->lock_seen = 0;
+    return seen;
+}
+
+int ds_registry_locked(ds_registry *r) {
+    if (r->tx_depth)
+        return 0;
+    int seen = r->lock_seen, rc = db_run(r, NULL, "BEGIN IMMEDIATE", "");
+    r->lock_seen = seen;
+    if (!rc)
+        db_run(r, NULL, "ROLLBACK", "");
+    return rc == DS_EBUSY;
+}
+
 void ds_registry_instance(ds_registry *r, char *out, size_t size) {
     sqlite3_stmt *q = db_query(r, NULL, "SELECT value FROM meta WHERE key = 'instance'", "");
     *out = 0;
@@ -238,7 +304,8 @@ void ds_registry_on_events(ds_registry *r, void (*fn)(void *ctx, int64_t last_se
 static int count_jobs(ds_registry *r, json_t *jobs, ds_error *err) {
     for (int s = 0; s < DS_JOB_STATE_COUNT; s++)
         json_object_set_new(jobs, ds_job_state_name((enum ds_job_state)s), json_integer(0));
-    sqlite3_stmt *q = db_query(r, err, "SELECT state, count(*) FROM jobs GROUP BY state", "");
+    sqlite3_stmt *q =
+        db_query(r, err, "SELECT substr(key, 6), value FROM counters WHERE key GLOB 'jobs.*'", "");
     int rc;
     while ((rc = db_step(r, q, err)) > 0)
         js_int(jobs, (const char *)sqlite3_column_text(q, 0), q, 1);
@@ -249,13 +316,12 @@ int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err) {
     json_t *o = json_object(), *jobs = json_object(), *blobs = json_object(), *base = NULL;
     json_object_set_new(o, "jobs", jobs);
     json_object_set_new(o, "blobs", blobs);
-    sqlite3_stmt *q =
-        db_query(r, err,
-                 "SELECT (SELECT count(*) FROM datasets WHERE state <> 'removed'),"
-                 " (SELECT count(*) FROM adapter_versions INDEXED BY adapter_versions_listing"
-                 "   WHERE status = 'published' AND deleted_at IS NULL), count(*),"
-                 " coalesce(sum(stored_bytes), 0) FROM blobs WHERE state = 'present'",
-                 "");
+    sqlite3_stmt *q = db_query(r, err,
+                               "SELECT (SELECT value FROM counters WHERE key = 'datasets'),"
+                               " (SELECT value FROM counters WHERE key = 'adapters'),"
+                               " (SELECT value FROM counters WHERE key = 'blobs'),"
+                               " (SELECT value FROM counters WHERE key = 'blob_bytes')",
+                               "");
     int rc = db_step(r, q, err);
     if (rc > 0) {
         js_int(o, "datasets", q, 0);

@@ -42,8 +42,16 @@ typedef struct {
 
 /* Open the state folder, creating what is missing: take the lock (DS_ECONFLICT naming the pid of
  * the process that has it), check and migrate the registry (backup first), remove half-written
- * files, and put `running` jobs whose process is gone back to `queued` (ds_jobs_recover). */
+ * files, and put `running` jobs whose process is gone back to `queued` (ds_jobs_recover; not while
+ * another program holds the registry's lock: then they are still among ds_jobs_running). */
 int ds_registry_open(const char *state_dir, ds_registry **out, ds_error *err);
+
+/* A registry file of more than 64 MiB is not read in full before ds_registry_open returns: 1 then.
+ * ds_registry_check_file reads the file of a state folder in full, on a connection of its own and
+ * on any thread, beside the daemon's: DS_EINTEGRITY when it is damaged.  *stop = 1 ends it early,
+ * with 0. */
+int ds_registry_unread(const ds_registry *r);
+int ds_registry_check_file(const char *dir, const _Atomic int *stop, ds_error *err);
 
 /* Closes, checkpoints, releases the lock.  NULL is fine. */
 void ds_registry_close(ds_registry *r);
@@ -52,6 +60,11 @@ const char *ds_registry_dir(const ds_registry *r); /* absolute path of the state
 ds_store *ds_registry_store(ds_registry *r);
 int ds_registry_schema(const ds_registry *r); /* number of the last migration */
 
+/* How long a call waits for another program's lock before it gives DS_EBUSY: 5 s at first, which is
+ * too long for a loop that others wait for. */
+void ds_registry_patience(ds_registry *r, int ms);
+int ds_registry_lock_seen(ds_registry *r); /* such a DS_EBUSY since the last call of this? */
+int ds_registry_locked(ds_registry *r);    /* does another program have the write lock now? */
 /* Which registry this is: 32 hex digits, made with it; a copy of it has the same. */
 void ds_registry_instance(ds_registry *r, char *out, size_t size);
 

@@ -10,20 +10,41 @@ static ds_watch *watch;
 static int changes[4], armed[4];
 static char root[300];
 
-static void on_changed(void *ctx, int64_t id) { (void)ctx, changes[id]++; }
+static int changed_rc, reached, told_rc;
+static enum ds_reach reach;
+static char reach_text[600];
+static int on_changed(void *ctx, int64_t id) {
+    (void)ctx;
+    changes[id] += !changed_rc;
+    return changed_rc;
+}
+static int on_reach(void *ctx, int64_t id, enum ds_reach is, const char *text) {
+    (void)ctx, (void)id;
+    reached += !told_rc;
+    reach = is;
+    snprintf(reach_text, sizeof reach_text, "%s", text);
+    return told_rc;
+}
 static void on_armed(void *ctx, int64_t id) { (void)ctx, armed[id]++; }
 
 static void setup(void) {
     static int n;
+    setenv(DS_HELPER_ENV, "1", 1);
     memset(changes, 0, sizeof changes);
     memset(armed, 0, sizeof armed);
     snprintf(root, sizeof root, "%s/watch%d-%d", ds_test_tmpdir(), (int)getpid(), n++);
     ck_assert_int_eq(mkdir(root, 0755), 0);
+    changed_rc = reached = told_rc = 0;
+    reach = DS_REACH_UNKNOWN;
     uv_loop_init(&loop);
-    ds_error err;
-    ds_watch_options o = {
-        .settle_ms = 100, .max_dirs = 100, .changed = on_changed, .armed = on_armed};
-    ck_assert_msg(ds_watch_open(&watch, &loop, &o, &err) == 0, "%s", err.message);
+    ds_watch_options o = {.settle_ms = 100,
+                          .max_dirs = 100,
+                          .self = "/proc/self/exe",
+                          .state = "/nonexistent/state",
+                          .changed = on_changed,
+                          .armed = on_armed,
+                          .reach = on_reach};
+    watch = ds_watch_open(&loop, &o);
 }
 
 static void teardown(void) {
@@ -38,6 +59,13 @@ static void spin(int ms) {
         uv_run(&loop, UV_RUN_NOWAIT);
         ds_watch_tick(watch);
     }
+}
+
+/* The same until a counter has a value, which may take a while where processes start. */
+static void spin_until(const int *counter, int value) {
+    for (int i = 0; i < 400 && *counter < value; i++)
+        spin(10);
+    ck_assert_int_ge(*counter, value);
 }
 
 static void file(const char *name) {
@@ -56,8 +84,8 @@ static void folder(const char *name) {
 }
 
 START_TEST(settles_once) {
-    ds_watch_add(watch, 1, root);
-    spin(50);
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
     ck_assert_int_eq(armed[1], 1);
     ck_assert_int_eq(changes[1], 0);
     for (int i = 0; i < 8; i++) { /* a copy that takes 0.4 s, with pauses below the settle time */
@@ -75,7 +103,8 @@ START_TEST(settles_once) {
 END_TEST
 
 START_TEST(never_quiet_is_reported_too) {
-    ds_watch_add(watch, 1, root);
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
     for (int i = 0; i < 30 && !changes[1]; i++) {
         file("log.png");
         spin(50);
@@ -86,8 +115,8 @@ END_TEST
 
 START_TEST(new_and_moved_folders) {
     folder("a");
-    ds_watch_add(watch, 1, root);
-    spin(50);
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
     folder("b");
     folder("b/c");
     spin(260);
@@ -118,13 +147,186 @@ START_TEST(new_and_moved_folders) {
 }
 END_TEST
 
+static void move(const char *from, const char *to) { ck_assert_int_eq(rename(from, to), 0); }
+
+/* Another folder in its place: that one is watched, at once, and the old one is not. */
+START_TEST(swapped_root) {
+    char old[400], new[400], path[500];
+    snprintf(old, sizeof old, "%s.old", root);
+    snprintf(new, sizeof new, "%s.new", root);
+    ck_assert_int_eq(mkdir(new, 0755), 0);
+    folder("inside");
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
+    move(root, old);
+    move(new, root);
+    spin_until(&changes[1], 1);
+    spin(300);
+    ck_assert_int_eq(changes[1], 1);
+    ck_assert_uint_eq(ds_watch_dirs(watch), 1);
+    file("x.png");
+    spin_until(&changes[1], 2);
+    snprintf(path, sizeof path, "%s/stray.png", old);
+    int fd = open(path, O_WRONLY | O_CREAT, 0644);
+    close(fd);
+    snprintf(path, sizeof path, "%s/inside/stray.png", old);
+    fd = open(path, O_WRONLY | O_CREAT, 0644);
+    close(fd);
+    spin(300);
+    ck_assert_int_eq(changes[1], 2);
+    ck_assert_int_eq(renameat2(AT_FDCWD, root, AT_FDCWD, old, RENAME_EXCHANGE), 0);
+    spin_until(&changes[1], 3);
+    ck_assert_uint_eq(ds_watch_dirs(watch), 2);
+}
+END_TEST
+
+/* A folder above it moves: what was there is not it any more, and comes back as itself. */
+START_TEST(moved_parents) {
+    char up[400], away[400], deep[400], path[500];
+    snprintf(up, sizeof up, "%s/up", root);
+    snprintf(away, sizeof away, "%s/away", root);
+    snprintf(deep, sizeof deep, "%s/up/on/top", root);
+    folder("up"), folder("up/on"), folder("up/on/top");
+    ds_watch_add(watch, 1, deep, 1);
+    spin_until(&armed[1], 1);
+    move(up, away);
+    spin_until(&reached, 1);
+    ck_assert_int_eq(reach, DS_REACH_MISSING);
+    spin_until(&changes[1], 1);
+    ck_assert_uint_eq(ds_watch_dirs(watch), 0);
+    snprintf(path, sizeof path, "%s/on/top/unseen.png", away);
+    close(open(path, O_WRONLY | O_CREAT, 0644));
+    spin(300);
+    ck_assert_int_eq(changes[1], 1);
+    move(away, up);
+    spin_until(&reached, 2);
+    ck_assert_int_eq(reach, DS_REACH_OK);
+    spin_until(&changes[1], 2);
+    file("up/on/top/y.png");
+    spin_until(&changes[1], 3);
+    /* and once more, now that the folders above were found anew */
+    snprintf(path, sizeof path, "%s/up/elsewhere", root);
+    snprintf(deep, sizeof deep, "%s/up/on", root);
+    move(deep, path);
+    spin_until(&reached, 3);
+    folder("up/on"), folder("up/on/top");
+    spin_until(&reached, 4);
+    ck_assert_int_eq(reach, DS_REACH_OK);
+}
+END_TEST
+
+/* A link in its place, or on the way to it, is not followed; what cannot be written down is said
+ * again. */
+START_TEST(link_in_its_place) {
+    char old[400], up[400], sub[410];
+    snprintf(old, sizeof old, "%s.real", root);
+    snprintf(up, sizeof up, "%s.up", root);
+    snprintf(sub, sizeof sub, "%s/sub", up);
+    ck_assert(mkdir(up, 0755) == 0 && mkdir(sub, 0755) == 0);
+    ds_watch_add(watch, 1, root, 1);
+    ds_watch_add(watch, 2, sub, 1);
+    spin_until(&armed[1], 1);
+    spin_until(&armed[2], 1);
+    told_rc = 1;
+    move(root, old);
+    ck_assert_int_eq(symlink(old, root), 0);
+    spin(300);
+    ck_assert_int_eq(reached, 0);
+    told_rc = 0;
+    spin_until(&reached, 1);
+    ck_assert_int_eq(reach, DS_REACH_LINK);
+    ck_assert_str_eq(reach_text, old);
+    ck_assert_int_eq(ds_watch_gate(watch, 1), DS_GATE_OPEN); /* the scan says it */
+    ck_assert_uint_eq(ds_watch_dirs(watch), 1);
+    ck_assert_int_eq(unlink(root), 0);
+    move(old, root);
+    spin_until(&reached, 2);
+    ck_assert_int_eq(reach, DS_REACH_OK);
+    move(up, old);
+    ck_assert_int_eq(symlink(old, up), 0);
+    spin_until(&reached, 3);
+    ck_assert_int_eq(reach, DS_REACH_LINK);
+}
+END_TEST
+
+/* A change that could not be written down is reported again. */
+START_TEST(change_is_kept) {
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
+    changed_rc = 1;
+    file("a.png");
+    spin(300);
+    changed_rc = 0;
+    spin_until(&changes[1], 1);
+}
+END_TEST
+
+/* The processes that this one has started. */
+static int children(pid_t out[16]) {
+    char path[64];
+    int n = 0;
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+    FILE *f = fopen(path, "r");
+    for (int pid; f && n < 16 && fscanf(f, "%d", &pid) == 1;)
+        out[n++] = pid;
+    if (f)
+        fclose(f);
+    return n;
+}
+
+/* A file system that does not answer, as a helper that is stopped sees it: its dataset is marked, one
+ * of another mount goes on, and all is well when it answers. */
+START_TEST(unreachable) {
+    pid_t pids[16];
+    char other[] = "/var/tmp/ds-watch-XXXXXX";
+    struct stat here, there;
+    ck_assert(mkdtemp(other) && stat(other, &there) == 0 && stat(root, &here) == 0);
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
+    int n = children(pids);
+    ck_assert_int_eq(n, 1);
+    kill(pids[0], SIGSTOP);
+    folder("new");
+    spin_until(&reached, 1);
+    ck_assert_int_eq(reach, DS_REACH_UNREACHABLE);
+    ck_assert_int_eq(ds_watch_gate(watch, 1), DS_GATE_SHUT);
+    ck_assert_uint_eq(ds_helpers_stuck(ds_watch_helpers(watch)), 1);
+    ds_watch_add(watch, 2, other, 1);
+    spin_until(&armed[2], 1);
+    ck_assert_int_eq(ds_watch_gate(watch, 2), DS_GATE_OPEN);
+    char path[64];
+    snprintf(path, sizeof path, "%s/x.png", other);
+    close(open(path, O_WRONLY | O_CREAT, 0644));
+    spin_until(&changes[2], 1);
+    kill(pids[0], SIGCONT);
+    spin_until(&reached, 2);
+    ck_assert_int_eq(reach, DS_REACH_OK);
+    ck_assert_uint_eq(ds_helpers_stuck(ds_watch_helpers(watch)), 0);
+    spin(300);
+    int seen = changes[1];
+    file("new/x.png"); /* in the folder that was made while nobody could look */
+    spin_until(&changes[1], seen + 1);
+    /* one that dies is replaced */
+    n = children(pids);
+    for (int i = 0; i < n; i++)
+        kill(pids[i], SIGKILL);
+    folder("newer");
+    spin_until(&changes[1], seen + 2);
+    spin(300);
+    seen = changes[1];
+    file("newer/x.png");
+    spin_until(&changes[1], seen + 1);
+    ds_fs_remove(other, NULL);
+}
+END_TEST
+
 START_TEST(shared_folder) {
     folder("sub");
     char sub[400];
     snprintf(sub, sizeof sub, "%s/sub", root);
-    ds_watch_add(watch, 1, root);
-    ds_watch_add(watch, 2, sub);
-    spin(50);
+    ds_watch_add(watch, 1, root, 1);
+    ds_watch_add(watch, 2, sub, 1);
+    spin_until(&armed[2], 1);
     file("sub/x.png");
     spin(260);
     ck_assert_int_eq(changes[1], 1);
@@ -143,8 +345,8 @@ START_TEST(limit_is_said) {
         snprintf(name, sizeof name, "d%d", i);
         folder(name);
     }
-    ds_watch_add(watch, 1, root);
-    spin(200);
+    ds_watch_add(watch, 1, root, 1);
+    spin_until(&armed[1], 1);
     ck_assert_int_eq(armed[1], 1);
     ck_assert_uint_eq(ds_watch_dirs(watch), 100);
     ck_assert(strstr(ds_watch_note(watch), "100"));
@@ -166,9 +368,9 @@ START_TEST(overflow) {
     char other[400], path[500];
     snprintf(other, sizeof other, "%s.other", root);
     ck_assert_int_eq(mkdir(other, 0755), 0);
-    ds_watch_add(watch, 1, root);
-    ds_watch_add(watch, 2, other);
-    spin(50);
+    ds_watch_add(watch, 1, root, 1);
+    ds_watch_add(watch, 2, other, 1);
+    spin_until(&armed[2], 1);
     snprintf(path, sizeof path, "%s/same.png", root);
     snprintf(other, sizeof other, "%s/same2.png", root);
     file("same.png");
@@ -304,6 +506,11 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, settles_once);
     tcase_add_test(tc, never_quiet_is_reported_too);
     tcase_add_test(tc, new_and_moved_folders);
+    tcase_add_test(tc, swapped_root);
+    tcase_add_test(tc, moved_parents);
+    tcase_add_test(tc, link_in_its_place);
+    tcase_add_test(tc, change_is_kept);
+    tcase_add_test(tc, unreachable);
     tcase_add_test(tc, shared_folder);
     tcase_add_test(tc, limit_is_said);
     tcase_add_test(tc, overflow);

@@ -92,6 +92,7 @@ START_TEST(damage_is_found) {
     const char *dir = fx_dir("damage");
     char path[PATH_MAX], *good;
     size_t n;
+    _Atomic int go_on = 0, stopped = 1;
     ds_registry *r = fx_open(dir);
     for (int i = 0; i < 50; i++) {
         char name[16];
@@ -118,10 +119,14 @@ START_TEST(damage_is_found) {
         ds_error e;
         int rc = ds_registry_open(dir, &r, &e);
         ck_assert_msg(rc == DS_EINTEGRITY, "page %zu: %s", page, rc ? e.message : "opened");
+        rc = ds_registry_check_file(dir, &go_on, &e); /* as it is read beside a running daemon */
+        ck_assert_msg(rc == DS_EINTEGRITY, "page %zu: %s", page, rc ? e.message : "not found");
+        ck_assert_int_eq(ds_registry_check_file(dir, &stopped, &e), 0);
         found++;
     }
     ck_assert_int_eq(found, 40);
     MUST(ds_fs_write(path, good, n, err));
+    MUST(ds_registry_check_file(dir, &go_on, err));
     MUST(ds_registry_open(dir, &r, err));
     ds_registry_close(r);
     free(good);
