@@ -151,7 +151,6 @@ END_TEST
     static int name(ds_registry *r, json_t **out, ds_error *err) { return call; }
 READ(one_dataset, ds_dataset_get(r, "d", out, err))
 READ(all_datasets, ds_dataset_list(r, (ds_page){0}, 1, out, err))
-READ(watched, ds_dataset_watched(r, out, err))
 READ(rejected_files, ds_dataset_rejected(r, "d", out, err))
 READ(one_version, ds_dataset_version_get(r, 1, out, err))
 READ(one_adapter, ds_adapter_get(r, "d", out, err))
@@ -175,6 +174,18 @@ READ(default_net, ds_feature_net_default(r, out, err))
 READ(old_tasks, ds_old_tasks(r, 1, NULL, NULL, out, err))
 READ(base_task, ds_base_task_get(r, 1, out, err))
 READ(facts, ds_cleanup_facts(r, out, err))
+static void add_root(void *list, int64_t id, const char *path, int watch) {
+    json_array_append_new(list, json_pack("[Isi]", (json_int_t)id, path, watch));
+}
+static int watched(ds_registry *r, json_t **out, ds_error *err) {
+    json_t *list = json_array();
+    int rc = ds_dataset_each_root(r, add_root, list, err);
+    if (rc)
+        json_decref(list);
+    else
+        *out = list;
+    return rc;
+}
 static json_t *spec; /* of a training to come */
 READ(bars, ds_bars(r, "d", spec, out, err))
 
