@@ -39,6 +39,8 @@ int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const cha
  * looks, 0 to 2.  DS_ETIMEOUT where the file system does not answer. */
 int ds_api_look(ds_request *rq, ds_daemon *d, int slot, enum ds_ask_op op, const char *word,
                 const char *path, int flag, char real[PATH_MAX], ds_error *err);
+/* DS_EINTEGRITY and the event, for who found a blob missing or damaged (why) by reading it. */
+int ds_serve_damaged(ds_daemon *d, const char *sha256, const char *why, ds_error *err);
 /* Events for what a spec names in the store and what is missing there, or has another size. */
 void ds_serve_look(ds_daemon *d, const json_t *spec);
 /* The job as it is now. */

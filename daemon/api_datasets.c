@@ -329,8 +329,15 @@ int ds_api_dataset_manifest(ds_request *rq, void *ctx, ds_error *err) {
     int rc = ds_request_int(rq, "version", 0, INT64_MAX, 0, &version, err);
     if (!rc)
         rc = ds_dataset_manifest(d->registry, ds_request_param(rq, 0), version, sha, err);
-    if (!rc)
-        rc = ds_store_read(ds_registry_store(d->registry), sha, (size_t)1 << 30, &data, &n, err);
+    if (rc)
+        return rc;
+    rc = ds_store_read(ds_registry_store(d->registry), sha, (size_t)1 << 30, &data, &n, err);
+    if (rc == DS_ENOTFOUND || rc == DS_EINTEGRITY)
+        rc = ds_serve_damaged(d, sha,
+                              rc == DS_ENOTFOUND ? "its file is missing"
+                                                 : "it is not what"
+                                                   " was stored",
+                              err);
     if (rc)
         return rc;
     ds_reply_header(rq, "ETag", "\"%s\"", sha);

@@ -52,6 +52,12 @@ static int damaged(ds_daemon *d, const ds_blob *b, const struct stat *st, const 
                    b->sha256, why);
 }
 
+int ds_serve_damaged(ds_daemon *d, const char *sha256, const char *why, ds_error *err) {
+    ds_blob b;
+    int rc = ds_blob_get(d->registry, sha256, &b, err);
+    return rc ? rc : damaged(d, &b, &(struct stat){0}, why, err);
+}
+
 /* ---- on the pool ---- */
 
 static void check_work(uv_work_t *work) {

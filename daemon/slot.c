@@ -7,6 +7,7 @@
 #include "daemon/api.h"
 #include "daemon/folders.h"
 #include "registry/blobs.h"
+#include "registry/datasets.h"
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -449,6 +450,18 @@ static void spawn(ds_slot *s) {
            ds_job_kind_name(s->job.kind), s->job.name, (long)s->pid);
 }
 
+/* The manifest's file is missing or damaged: a scan of the folder puts it again. */
+static int manifest_lost(ds_slot *s) {
+    ds_error err, why = s->work_err;
+    if (!*s->spec.manifest_sha256 || (s->work_rc != DS_ENOTFOUND && s->work_rc != DS_EINTEGRITY) ||
+        ds_dataset_rescan(s->d->registry, s->job.name, NULL, &err))
+        return 0;
+    ds_serve_damaged(s->d, s->spec.manifest_sha256, "a training could not read it", &err);
+    ds_fail(&s->work_err, DS_EBUSY, "the folder is scanned again for its manifest: %.350s",
+            why.message);
+    return 1;
+}
+
 static void prepare_done(uv_work_t *work, int status) {
     (void)status;
     ds_slot *s = work->data;
@@ -459,7 +472,7 @@ static void prepare_done(uv_work_t *work, int status) {
         s->outcome = s->cancel ? DS_OUTCOME_CANCEL : DS_OUTCOME_REQUEUE;
         settle(s);
     } else if (s->work_rc)
-        fail_early(s, s->work_rc, &s->work_err);
+        fail_early(s, manifest_lost(s) ? DS_EBUSY : s->work_rc, &s->work_err);
     else
         spawn(s);
 }
