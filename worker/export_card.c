@@ -218,8 +218,10 @@ static void section_adapter(ds_buf *b, const ds_exporter *x) {
     const json_t *d = meta(x, "dataset"), *m = meta(x, "method"), *t = meta(x, "train");
     ds_buf_addf(b, "## Data\n\n");
     line(b, "dataset", ds_json_string(d, "name", NULL));
-    ds_buf_addf(b, "- %lld images in %d classes\n", (long long)ds_json_int(d, "images", 0),
-                x->adapter->spec.classes);
+    long long images = ds_json_int(d, "images", 0);
+    int classes = x->adapter->spec.classes;
+    ds_buf_addf(b, "- %lld image%s in %d class%s\n", images, images == 1 ? "" : "s", classes,
+                classes == 1 ? "" : "es");
     line(b, "sha256 of its manifest", ds_json_string(d, "tree_digest", NULL));
     ds_buf_addf(b, "\n## Method\n\n");
     ds_buf_addf(b, "- %s, rank %d, side %s, phi %s, %zu trained parameters\n",
