@@ -3,7 +3,7 @@
 # with BUILD as its argument; a line each, then the sum.  Each prints a closing line
 # "name: N passed, N failed, N skipped".  LONG_SECONDS bounds one of them (3600).
 set -u
-build=$1
+build=${1:?usage: tools/run_long.sh BUILD [NAME...]}
 shift
 cd "$(dirname "$0")/.." || exit 1
 log=$(mktemp)
@@ -19,7 +19,7 @@ for program in tests/long/*; do
     rc=$?
     line=$(grep -aE '^[^:]*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -1)
     [ -n "$line" ] || line="$name: 0 passed, 1 failed, 0 skipped"
-    n=$(echo "${line##*: }" | tr -dc '0-9 ')
+    n=$(echo "${line##*: }" | tr -dc '0-9 ' | tr -s ' ')
     p=${n%% *} n=${n#* } f=${n%% *} n=${n#* } s=${n%% *}
     [ $rc -eq 0 ] || [ "$f" -gt 0 ] || f=1
     printf '%-40s %5s passed %3s failed %3s skipped %6s s\n' "$name" "$p" "$f" "$s" "$(($(date +%s) - start))"
