@@ -78,8 +78,10 @@ START_TEST(each_change_says_that_it_was_not_synced) {
         ck_assert_msg((rc != 0) == hit, "%s: %d, the sync %s", changes[i].name, rc,
                       hit ? "failed" : "was not asked for");
         failed += hit;
-        if (rc)
+        if (rc) {
+            r->broken.code = 0; /* as after a new start */
             ck_assert_msg(changes[i].make(r, &e) == 0, "%s: %s", changes[i].name, e.message);
+        }
     }
     ck_assert_int_ge(failed, CHANGES - 2);
     ds_registry_close(r);
