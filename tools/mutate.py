@@ -23,6 +23,7 @@ and not done again.  Needs python3 and what the build needs; nothing else.
 MUTATE_PLACE names another folder than build/mutate: two runs can go on at a time.
 """
 import argparse
+import fcntl
 import glob
 import hashlib
 import os
@@ -267,6 +268,11 @@ def main():
         score(mutations, found)
         return
     os.makedirs(TREE, exist_ok=True)
+    lock = open(os.path.join(PLACE, "lock"), "w", encoding="utf-8")
+    try: # two in one tree would see each other's faults
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit("another run works in %s; MUTATE_PLACE names another folder" % PLACE)
     copy_tree()
     took = sure(sorted({t for m in todo for t in m.tests}))
     texts = {f: open(os.path.join(TREE, f), encoding="utf-8").read() for f in {m.file for m in todo}}
