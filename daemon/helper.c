@@ -360,6 +360,14 @@ static void tell_late(ds_ask *a) {
         a->to.late(a->to.ctx);
 }
 
+/* One whose asker has waited for too long and does not know; whoever is told may forget any ask. */
+static ds_ask *overdue(const lane *l, double before) {
+    for (ds_ask *a = l->first; a; a = a->next)
+        if (!a->late && a->since < before)
+            return a;
+    return NULL;
+}
+
 static void set_aside(proc *p) {
     lane *l = p->lane;
     ds_log(DS_LOG_WARN, "'%.300s' has not answered for %g s: its helper %ld is set aside",
@@ -382,9 +390,8 @@ void ds_helpers_tick(ds_helpers *h) {
     }
     for (lane *l = h->lanes; l; l = l->next) {
         serve(h, l);
-        for (ds_ask *a = l->first; a && !l->proc; a = a->next)
-            if (now - a->since > h->patience)
-                tell_late(a);
+        for (ds_ask *a; !l->proc && (a = overdue(l, now - h->patience));)
+            tell_late(a);
     }
 }
 

@@ -130,6 +130,32 @@ END_TEST
 
 /* A row of another program that leads through a link is resolved once; a link that comes later, and
  * the state folder behind one, are not followed. */
+/* More ask than helpers may hang: those that wait in the queue are told all the same. */
+START_TEST(a_queue_that_hangs) {
+    enum { CLIENTS = 9 };
+    char dir[400], body[500];
+    pid_t pid[CLIENTS];
+    int end;
+    rig_images(&r, "set", 1, dir);
+    rig_write(getenv(DS_HELPER_HANG), dir);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"other\"}", dir);
+    for (int i = 0; i < CLIENTS; i++) {
+        ck_assert((pid[i] = fork()) >= 0);
+        if (!pid[i]) {
+            int status = 0;
+            json_decref(rig_call(&r, "POST", "/v1/datasets", body, &status));
+            _exit(status == 504 ? 0 : 1);
+        }
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        ck_assert_int_eq(waitpid(pid[i], &end, 0), pid[i]);
+        ck_assert_msg(WIFEXITED(end) && WEXITSTATUS(end) == 0, "client %d", i);
+    }
+    unlink(getenv(DS_HELPER_HANG));
+    rig_add(&r, "other", dir, 201);
+}
+END_TEST
+
 START_TEST(rows_with_links) {
     char dir[400], link[420], other[400], sql[1000], moved[420];
     rig_images(&r, "real", 3, dir);
@@ -317,6 +343,7 @@ static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, hung_folder);
+    tcase_add_test(tc, a_queue_that_hangs);
     tcase_add_test(tc, rows_with_links);
     tcase_add_test(tc, foreign_lock);
     tcase_add_test(tc, idle_crowd);
