@@ -90,7 +90,9 @@ static int command(const char *line) {
                                                : p;
     in(log, "log");
     pid_t pid = fork();
-    if (!pid) {
+    if (pid)
+        free(copy);
+    else {
         int fd = open(log, O_RDWR | O_CREAT | O_TRUNC, 0600);
         dup2(fd, 1);
         dup2(fd, 2);

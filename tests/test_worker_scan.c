@@ -268,12 +268,14 @@ START_TEST(root_without_links) {
     char link[600], real[520];
     fresh("real/up/set");
     picture("a.png", 20, 20, 1);
-    scan_ok((ds_scan_options){.no_links = 1});
+    r = scan_ok((ds_scan_options){.no_links = 1});
+    ds_scan_release(&r);
     snprintf(real, sizeof real, "%s/real/up", ds_test_tmpdir());
     snprintf(link, sizeof link, "%s/link-up", ds_test_tmpdir());
     ck_assert_int_eq(symlink(real, link), 0);
     snprintf(root, sizeof root, "%s/link-up/set", ds_test_tmpdir());
-    scan_ok((ds_scan_options){0});
+    r = scan_ok((ds_scan_options){0});
+    ds_scan_release(&r);
     ck_assert_int_eq(scan_with((ds_scan_options){.no_links = 1}, &r, &err), DS_EINVAL);
     ck_assert_msg(strstr(err.message, "at 'link-up'") != NULL, "%s", err.message);
     ds_scan_release(&r);
