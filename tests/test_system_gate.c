@@ -12,11 +12,13 @@
 
 enum { REPEATS = SYS_SLOW ? 1 : 3, FLIPS = SYS_SLOW ? 200 : 1000, PULLS = SYS_SLOW ? 8 : 32 };
 
+enum { PROBE, FULL }; /* what is recorded of the base's own classes */
+
 /* A rig of its own with copies of base and feature network, and two published adapters. */
-static void gate_rig(rig *r, const char *name, int datasets) {
+static void gate_rig(rig *r, const char *name, int datasets, int own) {
     ds_error err;
     rig_open(r, name);
-    r->full_base_task = 1; /* changes are told by how much they cost its own classes */
+    r->full_base_task = own == FULL;
     char base[200];
     snprintf(base, sizeof base, "%s/base.safetensors", r->dir);
     must(ds_fs_copy(r->base, base, &err), &err);
@@ -68,7 +70,7 @@ static void expect_latest(const rig *r, const char *name, const char *ref) {
 
 START_TEST(same_things_never_refused) {
     rig r;
-    gate_rig(&r, "same", 2);
+    gate_rig(&r, "same", 2, PROBE);
     for (int k = 0; k < REPEATS; k++) {
         EXPECT(&r, 0, "verify", "--all");
         EXPECT(&r, 0, "verify", "--all", "--full");
@@ -101,7 +103,7 @@ static void scale_base(const char *path) {
 
 START_TEST(changed_base) {
     rig r;
-    gate_rig(&r, "base", 1);
+    gate_rig(&r, "base", 1, FULL);
     char *kept = ds_xasprintf("%s.kept", r.base), *stripes = folder("stripes");
     ds_error err;
     must(ds_fs_copy(r.base, kept, &err), &err);
@@ -125,7 +127,7 @@ END_TEST
 
 START_TEST(broken_feature_net) {
     rig r;
-    gate_rig(&r, "net", 1);
+    gate_rig(&r, "net", 1, FULL);
     char *kept = ds_xasprintf("%s.kept", r.net), *stripes = folder("stripes"), *bytes, *z;
     size_t n, zn;
     ds_error err;
@@ -187,7 +189,7 @@ static void perturb_adapter(const char *path) {
 
 START_TEST(perturbed_adapter) {
     rig r;
-    gate_rig(&r, "adapter", 1);
+    gate_rig(&r, "adapter", 1, PROBE);
     char sha[DS_HEX_SIZE], blob[PATH_MAX], *kept = ds_xasprintf("%s/kept", r.dir),
                                            *stripes = folder("stripes"), *out = in_tmp("x.zst");
     ds_error err;
@@ -223,7 +225,7 @@ END_TEST
  * of device or engine: level 2 decides, the new adapter is kept as rejected, @latest stays. */
 START_TEST(worse_than_recorded) {
     rig r;
-    gate_rig(&r, "worse", 1);
+    gate_rig(&r, "worse", 1, PROBE);
     char *stripes = folder("stripes"), file[256], *why = NULL;
     EXPECT(&r, 0, "add-dataset", stripes, "--wait", QUICK);
     rig_close(&r);
@@ -370,7 +372,7 @@ static void flips_in_store(const rig *r) {
 
 START_TEST(flipped_bits) {
     rig r;
-    gate_rig(&r, "flips", 1);
+    gate_rig(&r, "flips", 1, PROBE);
     char sha[DS_HEX_SIZE], path[PATH_MAX], *out = in_tmp("flipped.zst");
     adapter_digest(&r, "tiles", sha);
     blob_path(&r, sha, path);
