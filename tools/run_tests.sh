@@ -1,7 +1,7 @@
 #!/bin/sh
 # tools/run_tests.sh BUILD... - run every test program of each build folder; one line each, then the sum.
 # A program prints its own closing line "name: N passed, N failed, N skipped" (tests/harness.c).
-# As many at a time as there are processors, but those that measure time or start daemons run alone.
+# As many at a time as there are processors, the longest first; those that measure time run alone.
 set -u
 if [ "${1:-}" = --one ]; then # run one program: its line on stdout, its numbers in $3
     program=$2
@@ -43,13 +43,16 @@ for build in "$@"; do
         esac
         n=$((n + 1))
         case "$program" in
-        */test_system_* | */test_daemon_* | */test_*_speed | */test_registry_list) list=alone ;;
+        */test_*_speed | */test_registry_list | */test_daemon_http | */test_daemon_reach | */test_system_kill) list=alone ;;
         *) list=together ;;
         esac
         echo "--one $program $work/$n" >>"$work/$list"
     done
 done
-xargs -r -L 1 -P "$(nproc)" "$0" <"$work/together"
+# What takes minutes begins first, so that nothing is left to wait for at the end.
+grep -E 'release.*(system_gate|worker_bars|worker_cuda|worker_base_task)$|asan.*worker_(evaluate_sides|latent|feature_net)' "$work/together" >"$work/long"
+grep -vxF -f "$work/long" "$work/together" >"$work/short"
+cat "$work/long" "$work/short" | xargs -r -L 1 -P "$(nproc)" "$0"
 xargs -r -L 1 -P 1 "$0" <"$work/alone"
 results() { for i in $(seq "$n"); do [ ! -f "$work/$i" ] || cat "$work/$i"; done; }
 sum() { results | awk -v k="$1" '{s += $k} END {print s + 0}'; }
