@@ -175,6 +175,10 @@ int db_run(ds_registry *r, ds_error *err, const char *sql, const char *types, ..
     va_start(ap, types);
     sqlite3_stmt *st = query_v(r, err, sql, types, ap);
     va_end(ap);
+    if (st && r->broken.code && !sqlite3_stmt_readonly(st)) { /* a ROLLBACK is none that writes */
+        sqlite3_clear_bindings(st);
+        return ds_registry_broken(r, err);
+    }
     int rc = db_step(r, st, err);
     if (rc > 0)
         db_reset(st);

@@ -49,6 +49,7 @@ START_TEST(what_cannot_be_synced_is_not_acknowledged) {
     d.name = "e";
     d.path = "/b";
     FAILS(DS_EIO, "the disk of registry", ds_dataset_add(r, &d, &id, &created, &seq, err));
+    FAILS(DS_EIO, "the disk of registry", db_run(r, err, "DELETE FROM events", "")); /* alone */
     ds_registry_close(r);
     MUST(ds_registry_open(dir, &r, err));
     FAILS(DS_ENOTFOUND, "does not exist", ds_dataset_get(r, "e", &o, err));
