@@ -680,11 +680,15 @@ static RIG_UNUSED int64_t rig_job(const rig *r, const char *kind, const char *na
     return id;
 }
 
+/* Waits are in the time of an idle machine; one under load is slow, not wrong. */
+enum { RIG_PATIENCE = 6 };
+
 /* Wait until that job is in one of the states "|done|failed|"; returns its id. */
 static RIG_UNUSED int64_t rig_wait_job(const rig *r, const char *kind, const char *name,
                                        const char *states, int ms) {
     char state[16], want[24];
-    for (double end = ds_monotonic() + ms / 1000.0; ds_monotonic() < end; usleep(20000)) {
+    for (double end = ds_monotonic() + RIG_PATIENCE * ms / 1000.0; ds_monotonic() < end;
+         usleep(20000)) {
         int64_t id = rig_job(r, kind, name, state);
         snprintf(want, sizeof want, "|%s|", state);
         if (id && strstr(states, want))
@@ -699,7 +703,8 @@ static RIG_UNUSED int64_t rig_wait_job(const rig *r, const char *kind, const cha
 static RIG_UNUSED void rig_wait_adapter(const rig *r, const char *name, int64_t version, int ms) {
     char path[200];
     snprintf(path, sizeof path, "/v1/adapters/%s", name);
-    for (double end = ds_monotonic() + ms / 1000.0; ds_monotonic() < end; usleep(20000)) {
+    for (double end = ds_monotonic() + RIG_PATIENCE * ms / 1000.0; ds_monotonic() < end;
+         usleep(20000)) {
         json_t *doc = rig_call(r, "GET", path, NULL, NULL);
         int64_t have = ds_json_int(doc, "version", 0);
         json_decref(doc);

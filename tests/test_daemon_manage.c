@@ -227,7 +227,7 @@ START_TEST(stop_ends_the_daemon) {
     ck_assert_int_eq(rig_wait_exit(&r, 10000), 0);
     rig_start(&r, NULL); /* the state folder is free, and the work goes on */
     rig_fake(&r, "train", "ok");
-    rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    rig_wait_job(&r, "train", "digits", "|running|done|", 10000);
 }
 END_TEST
 
