@@ -183,35 +183,10 @@ static int keep(void *ud, int64_t index, const uint8_t *rgb, int width, int heig
     return 0;
 }
 
-typedef struct {
-    ds_pictures *p;
-    ds_error *err;
-    int rc;
-} fetching;
-
-static int on_piece(void *ud, const void *data, size_t n) {
-    fetching *f = ud;
-    return f->rc = ds_pictures_put(f->p, data, n, f->err);
-}
-
-static int fetch(ds_cli *c, int64_t job, row_of_pictures *out, ds_error *err) {
-    fetching f = {.err = err};
-    ds_error answer;
-    char path[80];
-    int64_t n;
-    ds_pictures_open_fn(&f.p, keep, out);
-    snprintf(path, sizeof path, "/v1/jobs/%lld/files/samples.safetensors", (long long)job);
-    int rc = ds_client_stream(c->http, path, on_piece, &f, NULL, NULL, &answer);
-    if (!rc)
-        return ds_pictures_finish(f.p, &n, err);
-    ds_pictures_abort(f.p);
-    if (!f.rc)
-        *err = answer;
-    return f.rc ? f.rc : rc;
-}
-
 static int draw_one(ds_cli *c, const json_t *adapter, row_of_pictures *out, ds_error *err) {
     json_t *body = json_object(), *job = NULL;
+    ds_pictures *p;
+    int64_t n;
     json_object_set(body, "ref", json_object_get(adapter, "ref"));
     json_object_set_new(body, "n", json_integer((json_int_t)ds_opt_number(c, "n", 16)));
     json_object_set_new(body, "seed", json_integer((json_int_t)ds_opt_number(c, "seed", 1)));
@@ -222,8 +197,10 @@ static int draw_one(ds_cli *c, const json_t *adapter, row_of_pictures *out, ds_e
     json_decref(body);
     if (!rc)
         rc = ds_job_verdict(job, err);
-    if (!rc)
-        rc = fetch(c, ds_json_int(job, "id", 0), out, err);
+    if (!rc) {
+        ds_pictures_open_fn(&p, keep, out);
+        rc = ds_pictures_fetch(p, c->http, ds_json_int(job, "id", 0), NULL, NULL, &n, err);
+    }
     json_decref(job);
     return rc;
 }

@@ -164,47 +164,25 @@ static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) 
     return rc;
 }
 
-typedef struct {
-    ds_pictures *p;
-    ds_progress bar;
-    ds_error *err;
-    int rc;
-} fetching;
-
-static int on_piece(void *ud, const void *data, size_t n) {
-    fetching *f = ud;
-    return f->rc = ds_pictures_put(f->p, data, n, f->err);
-}
-
 static void on_fetched(void *ud, int64_t done, int64_t total) {
-    fetching *f = ud;
     if (total < (8 << 20)) /* not worth a line */
         return;
     json_t *o = json_pack("{s:I, s:I, s:s}", "done", (json_int_t)done, "total", (json_int_t)total,
                           "unit", "bytes");
-    ds_progress_update(&f->bar, "fetch", o);
+    ds_progress_update(ud, "fetch", o);
     json_decref(o);
 }
 
 /* The pictures one by one, as they come; *n of them. */
 static int fetch_single(ds_cli *c, int64_t id, const char *target, int64_t *n, ds_error *err) {
-    fetching f = {.err = err};
-    char path[80];
-    int rc = ds_pictures_open(&f.p, target, ds_opt_given(c, "force"), err);
+    ds_pictures *p;
+    ds_progress bar;
+    int rc = ds_pictures_open(&p, target, ds_opt_given(c, "force"), err);
     if (rc)
         return rc;
-    ds_progress_start(&f.bar, c);
-    snprintf(path, sizeof path, "/v1/jobs/%lld/files/samples.safetensors", (long long)id);
-    ds_error answer;
-    rc = ds_client_stream(c->http, path, on_piece, &f, on_fetched, &f, &answer);
-    ds_progress_clear(&f.bar);
-    if (f.rc)
-        rc = f.rc; /* why it stopped stands in err already */
-    else if (rc)
-        *err = answer;
-    if (!rc)
-        return ds_pictures_finish(f.p, n, err);
-    ds_pictures_abort(f.p);
+    ds_progress_start(&bar, c);
+    rc = ds_pictures_fetch(p, c->http, id, on_fetched, &bar, n, err);
+    ds_progress_clear(&bar);
     return rc;
 }
 

@@ -284,3 +284,31 @@ void ds_pictures_abort(ds_pictures *p) {
     free(p->picture);
     free(p);
 }
+
+typedef struct {
+    ds_pictures *p;
+    ds_error *err;
+    int rc;
+} fetching;
+
+static int on_piece(void *ud, const void *data, size_t n) {
+    fetching *f = ud;
+    return f->rc = ds_pictures_put(f->p, data, n, f->err);
+}
+
+int ds_pictures_fetch(ds_pictures *p, ds_client *h, int64_t job, ds_client_progress_fn *progress,
+                      void *ud, int64_t *count, ds_error *err) {
+    fetching f = {.p = p, .err = err};
+    ds_error answer;
+    char path[80];
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/samples.safetensors", (long long)job);
+    int rc = ds_client_stream(h, path, on_piece, &f, progress, ud, &answer);
+    if (f.rc)
+        rc = f.rc; /* why it stopped stands in err already */
+    else if (rc)
+        *err = answer;
+    if (!rc)
+        return ds_pictures_finish(p, count, err);
+    ds_pictures_abort(p);
+    return rc;
+}

@@ -15,6 +15,7 @@
 #define DS_CLI_PICTURES_H
 
 #include "base/error.h"
+#include "cli/client.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -34,6 +35,10 @@ int ds_pictures_open(ds_pictures **out, const char *target, int force, ds_error 
 typedef int ds_picture_fn(void *ud, int64_t index, const uint8_t *rgb, int width, int height,
                           ds_error *err);
 void ds_pictures_open_fn(ds_pictures **out, ds_picture_fn *fn, void *ud);
+/* All of a job's pictures from the daemon, and the end: releases p, also when it fails.  progress
+ * (may be NULL) as in ds_client_stream. */
+int ds_pictures_fetch(ds_pictures *p, ds_client *h, int64_t job, ds_client_progress_fn *progress,
+                      void *ud, int64_t *count, ds_error *err);
 /* The next bytes of the file. */
 int ds_pictures_put(ds_pictures *p, const void *data, size_t n, ds_error *err);
 /* Everything has arrived: puts it in place; *count pictures.  Releases p, also when it fails. */

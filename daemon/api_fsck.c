@@ -1,11 +1,9 @@
-/* daemon/api_fsck.c - POST /v1/fsck.
- *
- * As with gc, the answer is a stream that says nothing until the pool is done; the work goes on
- * when the reader is gone. */
+/* daemon/api_fsck.c - POST /v1/fsck. */
 #include "base/json.h"
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/fsck.h"
+#include "daemon/later.h"
 
 #include <stdlib.h>
 
@@ -14,17 +12,10 @@ typedef struct {
     ds_daemon *d;
     ds_fsck_options o;
     ds_fsck_result f;
-    int rc, done, gone; /* the work is done; the reader is gone */
+    int rc;
     ds_error err;
-    char *text; /* the answer */
+    ds_later *answer;
 } look;
-
-static void finish(look *l) {
-    if (!l->done || !l->gone)
-        return;
-    free(l->text);
-    free(l);
-}
 
 static void on_work(uv_work_t *work) {
     look *l = work->data;
@@ -40,28 +31,10 @@ static void on_done(uv_work_t *work, int status) {
     if (l->rc)
         ds_log(DS_LOG_WARN, "fsck: %s", l->err.message);
     json_object_set_new(doc, "error", l->rc ? json_string(l->err.message) : json_null());
-    l->text = json_dumps(doc, JSON_COMPACT);
-    json_decref(doc);
     ds_fsck_release(&l->f, l->o.store);
     l->d->tidying = 0;
-    l->done = 1;
-    if (!l->d->stopping)
-        ds_daemon_wake(l->d);
-    finish(l);
-}
-
-static int fill(void *state, ds_buf *out) {
-    look *l = state;
-    if (!l->done)
-        return 0;
-    ds_buf_addf(out, "%s\n", l->text ? l->text : "{}");
-    return 1;
-}
-
-static void reader_gone(void *state) {
-    look *l = state;
-    l->gone = 1;
-    finish(l);
+    ds_later_tell(l->answer, doc);
+    free(l);
 }
 
 int ds_api_fsck(ds_request *rq, void *ctx, ds_error *err) {
@@ -73,8 +46,8 @@ int ds_api_fsck(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_fail(err, DS_EINVAL, "'quick' and 'repair' must be true or false");
     if (!rc && json_is_true(quick) && json_is_true(repair))
         rc = ds_fail(err, DS_EINVAL, "'quick' reads no file, so there is nothing to repair by it");
-    if (!rc && d->tidying)
-        rc = ds_fail(err, DS_EBUSY, "a gc or an fsck is under way; wait for it");
+    if (!rc)
+        rc = ds_later_check(d, err);
     if (rc)
         return rc;
     look *l = ds_xcalloc(1, sizeof *l);
@@ -82,8 +55,8 @@ int ds_api_fsck(ds_request *rq, void *ctx, ds_error *err) {
     l->o = (ds_fsck_options){d->o.state, ds_registry_store(d->registry), json_is_true(quick),
                              json_is_true(repair)};
     l->work.data = l;
+    l->answer = ds_later_new(d);
     d->tidying = 1;
     uv_queue_work(&d->loop, &l->work, on_work, on_done);
-    ds_stream_source src = {fill, reader_gone, l, NULL};
-    return ds_reply_stream(rq, "application/json", &src);
+    return ds_later_reply(l->answer, rq);
 }

@@ -1,11 +1,9 @@
-/* daemon/api_gc.c - /v1/gc.
- *
- * The files go on a thread of the pool, so the answer comes as a stream that says nothing until it
- * is done.  The work goes on when the reader is gone. */
+/* daemon/api_gc.c - /v1/gc.  The files go on a thread of the pool; the answer comes later. */
 #include "base/json.h"
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/gc.h"
+#include "daemon/later.h"
 #include "registry/blobs.h"
 
 #include <stdlib.h>
@@ -16,20 +14,13 @@ typedef struct {
     ds_daemon *d;
     ds_gc *gc;
     double grace_seconds;
-    int dry_run, done, gone; /* the work is done; the reader is gone */
-    char *text;              /* the answer */
+    int dry_run;
+    ds_later *answer;
 } tidy;
 
 static json_t *part_json(const ds_gc_part *p) {
     return json_pack("{sI sI sI}", "removed", (json_int_t)p->files, "bytes", (json_int_t)p->bytes,
                      "young", (json_int_t)p->young);
-}
-
-static void finish(tidy *t) {
-    if (!t->done || !t->gone)
-        return;
-    free(t->text);
-    free(t);
 }
 
 static void on_work(uv_work_t *work) {
@@ -49,16 +40,12 @@ static void answer(tidy *t, int failed, const ds_error *why) {
         "{sb sf so so so sb so}", "dry_run", t->dry_run, "grace_seconds", t->grace_seconds, "blobs",
         part_json(&r.blobs), "caches", part_json(&r.caches), "models", part_json(&r.models),
         "importing", r.importing, "error", rc || failed ? json_string(err.message) : json_null());
-    t->text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
-    json_decref(doc);
     t->d->removing--;
     t->d->tidying = 0;
-    t->done = 1;
-    if (!t->d->stopping) {
+    if (!t->d->stopping)
         ds_daemon_poke(t->d);
-        ds_daemon_wake(t->d);
-    }
-    finish(t);
+    ds_later_tell(t->answer, doc);
+    free(t);
 }
 
 /* Some blobs more, or the answer.  Between two turns the loop does whatever else there is. */
@@ -73,20 +60,6 @@ static void on_done(uv_work_t *work, int status) {
         answer(t, more, &err);
 }
 
-static int fill(void *state, ds_buf *out) {
-    tidy *t = state;
-    if (!t->done)
-        return 0;
-    ds_buf_addf(out, "%s\n", t->text ? t->text : "{}");
-    return 1;
-}
-
-static void reader_gone(void *state) {
-    tidy *t = state;
-    t->gone = 1;
-    finish(t);
-}
-
 static int start(ds_request *rq, ds_daemon *d, int64_t ms, int dry_run, ds_error *err) {
     ds_gc *gc = NULL;
     int rc = ds_gc_begin(d, ms, dry_run, &gc, err);
@@ -98,11 +71,11 @@ static int start(ds_request *rq, ds_daemon *d, int64_t ms, int dry_run, ds_error
     t->grace_seconds = (double)ms / 1000;
     t->dry_run = dry_run;
     t->work.data = t;
+    t->answer = ds_later_new(d);
     d->tidying = 1;
     d->removing++;
     uv_queue_work(&d->loop, &t->work, on_work, on_done);
-    ds_stream_source src = {fill, reader_gone, t, NULL};
-    return ds_reply_stream(rq, "application/json", &src);
+    return ds_later_reply(t->answer, rq);
 }
 
 int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
@@ -118,8 +91,8 @@ int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
         !(json_is_number(grace) && json_number_value(grace) >= 60 &&
           json_number_value(grace) <= 1e9))
         rc = ds_fail(err, DS_EINVAL, "'grace_seconds' must be a number from 60 to 1e9");
-    if (!rc && d->tidying)
-        rc = ds_fail(err, DS_EBUSY, "a gc or an fsck is under way; wait for it");
+    if (!rc)
+        rc = ds_later_check(d, err);
     if (rc)
         return rc;
     int64_t ms = grace ? (int64_t)(json_number_value(grace) * 1000) : DS_SWEEP_GRACE_MS;

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "daemon/finish.h"
 #include "daemon/gc.h"
+#include "daemon/later.h"
 #include "registry/cleanup.h"
 #include "registry/prune.h"
 
@@ -242,10 +243,10 @@ static void on_done(uv_work_t *work, int status) {
 int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, void *ctx,
                    ds_error *err) {
     int64_t last = 0;
-    if (d->tidying)
-        return ds_fail(err, DS_EBUSY, "a gc, an fsck or a prune is under way; wait for it");
     json_t *facts = NULL;
-    int rc = ds_job_last_id(d->registry, &last, err);
+    int rc = ds_later_check(d, err);
+    if (!rc)
+        rc = ds_job_last_id(d->registry, &last, err);
     if (!rc)
         rc = ds_cleanup_facts(d->registry, &facts, err);
     if (rc)

@@ -47,15 +47,31 @@ static json_t *alias_object(sqlite3_stmt *q) {
     "SELECT a.name, l.alias, av.version, l.generation, l.updated_at FROM aliases l"                \
     " JOIN adapters a ON a.id = l.adapter_id JOIN adapter_versions av ON av.id = l.version_id"
 
+static int generation_of(ds_registry *r, int64_t adapter, const char *alias, int64_t *out,
+                         ds_error *err) {
+    return db_int(r, out, err,
+                  "SELECT generation FROM aliases WHERE adapter_id = ?1 AND alias = ?2", "is",
+                  adapter, alias);
+}
+
+/* Optimistic concurrency: `want` is what the caller saw, -1 = whatever it is. */
+static int check_unmoved(const char *name, const char *alias, int64_t want, int64_t have,
+                         ds_error *err) {
+    return want < 0 || want == have
+               ? 0
+               : ds_fail(err, DS_ECONFLICT,
+                         "alias '%s@%s' has generation %lld, not %lld: somebody moved it; look "
+                         "again",
+                         name, alias, (long long)have, (long long)want);
+}
+
 static int set(ds_registry *r, const char *name, const char *alias, int64_t version,
                int64_t if_generation, const char *reason, ds_error *err) {
     int64_t adapter = 0, row = 0, have = 0;
     int rc = target(r, name, version, &adapter, &row, err);
     if (rc)
         return rc;
-    rc =
-        db_int(r, &have, err, "SELECT generation FROM aliases WHERE adapter_id = ?1 AND alias = ?2",
-               "is", adapter, alias);
+    rc = generation_of(r, adapter, alias, &have, err);
     if (rc && rc != DS_ENOTFOUND)
         return rc;
     int64_t last = 0; /* also of an alias that was removed: a number is never given twice */
@@ -65,10 +81,8 @@ static int set(ds_registry *r, const char *name, const char *alias, int64_t vers
                 "is", adapter, alias);
     if (rc)
         return rc;
-    if (if_generation >= 0 && if_generation != have)
-        return ds_fail(err, DS_ECONFLICT,
-                       "alias '%s@%s' has generation %lld, not %lld: somebody moved it; look again",
-                       name, alias, (long long)have, (long long)if_generation);
+    if ((rc = check_unmoved(name, alias, if_generation, have, err)))
+        return rc;
     rc = db_run(r, err,
                 "INSERT INTO aliases(adapter_id, alias, version_id, reason, updated_at, generation)"
                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (adapter_id, alias) DO UPDATE SET"
@@ -117,19 +131,15 @@ static int remove_one(ds_registry *r, const char *name, const char *alias, int64
     int64_t adapter = 0, have = 0;
     int rc = known_adapter(r, name, &adapter, err);
     if (!rc)
-        rc = db_int(r, &have, err,
-                    "SELECT generation FROM aliases WHERE adapter_id = ?1 AND alias = ?2", "is",
-                    adapter, alias);
+        rc = generation_of(r, adapter, alias, &have, err);
     if (rc == DS_ENOTFOUND && adapter)
         return ds_fail(err, DS_ENOTFOUND, "adapter '%s' has no alias '%s'", name, alias);
     if (rc)
         return rc;
-    if (if_generation >= 0 && if_generation != have)
-        return ds_fail(err, DS_ECONFLICT,
-                       "alias '%s@%s' has generation %lld, not %lld: somebody moved it; look again",
-                       name, alias, (long long)have, (long long)if_generation);
-    rc = db_run(r, err, "DELETE FROM aliases WHERE adapter_id = ?1 AND alias = ?2", "is", adapter,
-                alias);
+    rc = check_unmoved(name, alias, if_generation, have, err);
+    if (!rc)
+        rc = db_run(r, err, "DELETE FROM aliases WHERE adapter_id = ?1 AND alias = ?2", "is",
+                    adapter, alias);
     char subject[2 * DS_NAME_SIZE + 16];
     snprintf(subject, sizeof subject, "alias:%s@%s", name, alias);
     return rc ? rc

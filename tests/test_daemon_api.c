@@ -345,7 +345,7 @@ START_TEST(bodies_are_checked) {
         for (int k = 0; k < 100; k++, usleep(20000)) { /* one gc at a time */
             json_t *doc = rig_call(&r, bodies[i].method, bodies[i].path, bodies[i].body, &status);
             const char *detail = ds_json_string(doc, "detail", "");
-            if (status == 503 && strstr(detail, "gc is under way")) {
+            if (status == 503 && strstr(detail, "is under way; wait for it")) {
                 json_decref(doc);
                 continue;
             }

@@ -73,3 +73,42 @@ print("manifest", json.load(sys.stdin)["version"]["tree_digest"])'
 import json, sys
 for a in json.load(sys.stdin)["items"]: print("adapter", a["ref"], a["status"], a["digest"])'
 }
+
+# by_test PROGRAM WORDS [N]: a test program that makes the long run when the environment says so, and then prints WORDS.
+by_test() {
+    DS_BUILD=$B "$B/tests/$1" >"$T/log" 2>&1 && grep "$2" "$T/log" && PASSED=${3:-1} && finish
+    tail -20 "$T/log"
+    bad "$1"
+    finish
+}
+
+# Of a daemon whose workers only scan: expect WHAT COMMAND...; wait_for SECONDS COMMAND...; p99 PATH N: of N requests, in ms.
+S=$T/state
+expect() {
+    what=$1
+    shift
+    if "$@"; then ok; else bad "$what"; fi
+}
+wait_for() {
+    tries=$(($1 * 5))
+    shift
+    while [ $tries -gt 0 ]; do
+        "$@" && return 0
+        tries=$((tries - 1))
+        sleep 0.2
+    done
+    return 1
+}
+api() { curl -s -m 30 --unix-socket "$S/socket" "$@"; }
+ready() { [ "$(api http://d/readyz)" = ok ]; }
+start_scanner() {
+    "$B/diffscalerd" --state "$S" --workers 0 --settle 0.3 2>>"$T/log" 9>&- &
+    DPID=$!
+    wait_for 20 ready
+}
+gone() { ! kill -0 "$DPID" 2>/dev/null; }
+p99() {
+    for _ in $(seq "$2"); do printf 'url = "http://d%s"\noutput = /dev/null\n' "$1"; done >"$T/urls"
+    api -m 60 -w '%{time_total}\n' -K "$T/urls" | awk '{print $1 * 1000}' | sort -n | sed -n $(($2 * 99 / 100))p
+}
+below() { awk -v a="${1:-1e9}" -v b="$2" 'BEGIN {exit !(a + 0 < b)}'; }
