@@ -1,8 +1,8 @@
 /* daemon/later.h - an answer that comes when work of the pool is done (gc, prune, fsck).
  *
  * It is a stream that says nothing until then, so nobody is held up.  The work goes on when the
- * reader is gone.  Thread: loop thread.  Ownership: freed by itself when the answer is there and the
- * reader has gone, whichever is last; ds_later_drop before there is a reader. */
+ * reader is gone.  Thread: loop thread.  Ownership: freed by itself when the answer is there and
+ * the reader has gone, whichever is last; ds_later_drop before there is a reader. */
 #ifndef DS_DAEMON_LATER_H
 #define DS_DAEMON_LATER_H
 
