@@ -19,7 +19,7 @@ static double one_mode(enum ds_fid_mode mode, float *out, const uint8_t *in, int
     for (int i = 0; i < TIMES; i++) {
         double begin = ds_processor_time();
         for (int k = 0; k < PICTURES; k++)
-            ds_fid_preprocess(mode, out, in, side, side);
+            ds_fid_preprocess(mode, DS_INCEPTION_SIDE, out, in, side, side);
         t[i] = (ds_processor_time() - begin) * 1e3 / PICTURES;
     }
     return ds_median(t, TIMES);

@@ -13,11 +13,11 @@
 struct ds_features {
     ds_inception *net;
     char digest[DS_HEX_SIZE];
-    float *batch;    /* (BATCH,299,299,3) */
-    uint8_t *scaled; /* (299,299,3) */
+    int side;        /* that the network reads */
+    size_t pixels;   /* numbers of one picture */
+    float *batch;    /* (BATCH,side,side,3) */
+    uint8_t *scaled; /* (side,side,3) */
 };
-
-#define PIXELS ((size_t)DS_INCEPTION_SIDE * DS_INCEPTION_SIDE * 3)
 
 int ds_feature_sets_match(const ds_feature_set *a, const ds_feature_set *b, ds_error *err) {
     if (strcmp(a->net, b->net))
@@ -53,8 +53,10 @@ int ds_features_open(ds_device *dev, const char *path, const char *want, ds_feat
         free(f);
         return rc;
     }
-    f->batch = ds_xmalloc(BATCH * PIXELS * sizeof *f->batch);
-    f->scaled = ds_xmalloc(PIXELS);
+    f->side = ds_inception_side(f->net);
+    f->pixels = (size_t)f->side * (size_t)f->side * 3;
+    f->batch = ds_xmalloc(BATCH * f->pixels * sizeof *f->batch);
+    f->scaled = ds_xmalloc(f->pixels);
     *out = f;
     return 0;
 }
@@ -70,16 +72,15 @@ void ds_features_close(ds_features *f) {
 
 const char *ds_features_net(const ds_features *f) { return f->digest; }
 
-/* One picture -> (299,299,3) in [0,1].  Pictures that are not square are stretched, as every FID
+/* One picture -> (side,side,3) in [0,1].  Pictures that are not square are stretched, as every FID
  * tool does. */
 static void load_picture(const ds_features *f, float *to, const uint8_t *from, int height,
                          int width) {
-    if (height != DS_INCEPTION_SIDE || width != DS_INCEPTION_SIDE) {
-        ds_resize_bicubic(f->scaled, DS_INCEPTION_SIDE, DS_INCEPTION_SIDE, from, width, height,
-                          (size_t)width * 3, 3);
+    if (height != f->side || width != f->side) {
+        ds_resize_bicubic(f->scaled, f->side, f->side, from, width, height, (size_t)width * 3, 3);
         from = f->scaled;
     }
-    for (size_t i = 0; i < PIXELS; i++)
+    for (size_t i = 0; i < f->pixels; i++)
         to[i] = (float)from[i] / 255.0f;
 }
 
@@ -96,7 +97,7 @@ int ds_features_compute(ds_features *f, const uint8_t *images, int64_t n, int he
     for (int64_t at = 0; at < n; at += BATCH) {
         int B = n - at < BATCH ? (int)(n - at) : BATCH;
         for (int b = 0; b < B; b++)
-            load_picture(f, f->batch + (size_t)b * PIXELS, images + (size_t)(at + b) * picture,
+            load_picture(f, f->batch + (size_t)b * f->pixels, images + (size_t)(at + b) * picture,
                          height, width);
         ds_inception_forward(f->net, f->batch, B, NULL, out + (size_t)at * DS_FEATURE_DIM);
         if (progress && progress(ud, at + B, n))

@@ -33,23 +33,25 @@ int ds_fid_mode_find(const char *name, enum ds_fid_mode *out, ds_error *err) {
 }
 
 /* The bundled network reads what ds_resize_bicubic gives on 8 bits, over 255. */
-static void preprocess_bundled(float *out, const uint8_t *rgb, int w, int h) {
-    enum { S = DS_INCEPTION_SIDE };
-    uint8_t *bytes = ds_xmalloc(DS_INCEPTION_PIXELS);
-    ds_resize_bicubic(bytes, S, S, rgb, w, h, (size_t)w * 3, 3);
-    for (size_t i = 0; i < DS_INCEPTION_PIXELS; i++)
+static void preprocess_bundled(float *out, int side, const uint8_t *rgb, int w, int h) {
+    const size_t n = (size_t)side * (size_t)side * 3;
+    uint8_t *bytes = ds_xmalloc(n);
+    ds_resize_bicubic(bytes, side, side, rgb, w, h, (size_t)w * 3, 3);
+    for (size_t i = 0; i < n; i++)
         out[i] = (float)bytes[i] / 255.0f;
     free(bytes);
 }
 
-void ds_fid_preprocess(enum ds_fid_mode mode, float *out, const uint8_t *rgb, int w, int h) {
+void ds_fid_preprocess(enum ds_fid_mode mode, int side, float *out, const uint8_t *rgb, int w,
+                       int h) {
     enum { S = DS_INCEPTION_SIDE };
+    DS_ASSERT(mode == DS_FID_BUNDLED || side == S);
     DS_ASSERT(w >= 1 && h >= 1 && w <= DS_FID_PICTURE_SIDE_MAX && h <= DS_FID_PICTURE_SIDE_MAX);
     switch (mode) {
     case DS_FID_PYTORCH_FID: ds_resize_torch_f32(out, S, S, rgb, w, h); break;
     case DS_FID_TORCH_FIDELITY: ds_resize_tf1_f32(out, S, S, rgb, w, h, 128, 1 / 128.0f); break;
     case DS_FID_CLEAN: ds_resize_pil_f32(out, S, S, rgb, w, h, 128, 1 / 128.0f); break;
-    case DS_FID_BUNDLED: preprocess_bundled(out, rgb, w, h); break;
+    case DS_FID_BUNDLED: preprocess_bundled(out, side, rgb, w, h); break;
     case DS_FID_MODE_COUNT: DS_ASSERT(!"not a mode");
     }
 }
@@ -118,6 +120,7 @@ void ds_fid_net_close(ds_fid_net *net) {
 }
 
 const char *ds_fid_net_digest(const ds_fid_net *net) { return net->digest; }
+int ds_fid_net_side(const ds_fid_net *net) { return ds_inception_side(net->net); }
 const ds_inception *ds_fid_net_inception(const ds_fid_net *net) { return net->net; }
 
 void ds_fid_net_run(ds_fid_net *net, const float *const *images, int B, float *features,

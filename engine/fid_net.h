@@ -48,8 +48,10 @@ const char *ds_fid_mode_preprocess(enum ds_fid_mode mode); /* the id to store */
 int ds_fid_mode_dim(enum ds_fid_mode mode);                /* of the features: 2048 or 768 */
 int ds_fid_mode_find(const char *name, enum ds_fid_mode *out, ds_error *err);
 
-/* out (299,299,3) = what the network of this mode reads for a picture (h,w,3), packed rows. */
-void ds_fid_preprocess(enum ds_fid_mode mode, float *out, const uint8_t *rgb, int w, int h);
+/* out (side,side,3) = what the network of this mode reads for a picture (h,w,3), packed rows.
+ * side: ds_fid_net_side; that of all modes but the bundled one is DS_INCEPTION_SIDE. */
+void ds_fid_preprocess(enum ds_fid_mode mode, int side, float *out, const uint8_t *rgb, int w,
+                       int h);
 
 typedef struct ds_fid_net ds_fid_net;
 
@@ -63,6 +65,7 @@ int ds_fid_net_open(ds_device *dev, enum ds_fid_mode mode, const char *path, int
 void ds_fid_net_close(ds_fid_net *net); /* NULL is fine */
 
 const char *ds_fid_net_digest(const ds_fid_net *net); /* SHA-256 of the file */
+int ds_fid_net_side(const ds_fid_net *net); /* of the pictures that it reads */
 const ds_inception *ds_fid_net_inception(const ds_fid_net *net);
 
 /* features (B,dim); spatial (B,2023) and logits (B,1008, no bias) may be NULL and exist in FID

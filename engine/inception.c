@@ -178,8 +178,8 @@ static step plan_step(const node *n, const char *block, extent at[MAPS], const i
     return s;
 }
 
-static void make_plan(plan *p, enum ds_inception_part part) {
-    extent at[MAPS] = {[Y] = {DS_INCEPTION_SIDE, DS_INCEPTION_SIDE, 3}};
+static void make_plan(plan *p, enum ds_inception_part part, int side) {
+    extent at[MAPS] = {[Y] = {side, side, 3}};
     int buffer[MAPS] = {0, 1, 2, 3}, channels = 0;
     const char *block = "";
     *p = (plan){0};
@@ -213,7 +213,7 @@ static const step *unit_at(const plan *p, int i) {
 
 const char *ds_inception_part_unit(enum ds_inception_part part, int i, char name[64]) {
     plan p;
-    make_plan(&p, part);
+    make_plan(&p, part, DS_INCEPTION_SIDE);
     const step *s = unit_at(&p, i);
     if (!s)
         return NULL;
@@ -227,7 +227,7 @@ const char *ds_inception_unit(int i, char name[64]) {
 
 void ds_inception_unit_shape(enum ds_inception_part part, int i, int64_t shape[4]) {
     plan p;
-    make_plan(&p, part);
+    make_plan(&p, part, DS_INCEPTION_SIDE);
     const step *s = unit_at(&p, i);
     DS_ASSERT(s);
     shape[0] = s->geo.out_channels;
@@ -241,7 +241,7 @@ void ds_inception_unit_shape(enum ds_inception_part part, int i, int64_t shape[4
 struct ds_inception {
     ds_device *dev;
     enum ds_inception_part part;
-    int batch_max;
+    int batch_max, side;
     plan plan;
     float *maps[MAPS]; /* device: batch_max images each */
     float *means;      /* device: (batch_max, 288), (batch_max, 768), (batch_max, 2048) */
@@ -263,7 +263,7 @@ static int fan_in(const ds_conv *g) { return g->kernel_h * g->kernel_w * g->in_c
 
 size_t ds_inception_part_bytes(ds_device *dev, enum ds_inception_part part, int batch_max) {
     plan p;
-    make_plan(&p, part);
+    make_plan(&p, part, DS_INCEPTION_SIDE);
     size_t floats = MEANS, weights = 0;
     if (part == DS_INCEPTION_FID) {
         floats += DS_INCEPTION_LOGITS + SPATIAL_PIXELS * CUT;
@@ -312,7 +312,7 @@ static int time_step(ds_device *dev, const step *s, int batch, double *seconds, 
 int ds_inception_seconds(ds_device *dev, enum ds_inception_part part, int batch, double *seconds,
                          ds_error *err) {
     plan p;
-    make_plan(&p, part);
+    make_plan(&p, part, DS_INCEPTION_SIDE);
     *seconds = 0;
     int rc = 0;
     for (int i = 0; !rc && i < p.count; i++)
@@ -451,6 +451,27 @@ static int take_memory(ds_inception *net, ds_error *err) {
     return net->means ? 0 : no_memory(net, err);
 }
 
+/* The whole network is defined for 299 alone: its maps of 17 x 17 are part of what it gives. */
+static int read_side(ds_inception *net, const ds_st *st, ds_error *err) {
+    const char *text = ds_st_meta(st, DS_INCEPTION_SIDE_KEY);
+    char *end = NULL;
+    long side = text ? strtol(text, &end, 10) : DS_INCEPTION_SIDE;
+    const int least = net->part == DS_INCEPTION_FID ? DS_INCEPTION_SIDE : DS_INCEPTION_SIDE_MIN;
+    net->side = (int)side;
+    if (text && (*end || side < least || side > DS_INCEPTION_SIDE))
+        return ds_fail(err, DS_EINTEGRITY,
+                       "'%.200s': metadata " DS_INCEPTION_SIDE_KEY " is '%.40s', a side of %d to "
+                       "%d pixels is needed",
+                       ds_st_file_name(st), text, least, DS_INCEPTION_SIDE);
+    return 0;
+}
+
+int ds_inception_side(const ds_inception *net) { return net->side; }
+
+static size_t pixels_of(const ds_inception *net) {
+    return (size_t)net->side * (size_t)net->side * 3;
+}
+
 int ds_inception_open(ds_device *dev, enum ds_inception_part part, const ds_st *st, int batch_max,
                       ds_inception **out, ds_error *err) {
     DS_ASSERT(batch_max >= 1 && batch_max <= DS_INCEPTION_BATCH_MAX);
@@ -458,8 +479,11 @@ int ds_inception_open(ds_device *dev, enum ds_inception_part part, const ds_st *
     net->dev = dev;
     net->part = part;
     net->batch_max = batch_max;
-    make_plan(&net->plan, part);
-    int rc = take_memory(net, err);
+    int rc = read_side(net, st, err);
+    if (!rc) {
+        make_plan(&net->plan, part, net->side);
+        rc = take_memory(net, err);
+    }
     for (int i = 0; !rc && i < net->plan.count; i++)
         if (net->plan.steps[i].kind == CONV)
             rc = load_unit(net, st, &net->plan.steps[i], err);
@@ -592,8 +616,8 @@ void ds_inception_run(ds_inception *net, const float *const *images, int B,
     ds_device *dev = net->dev;
     float *first = net->maps[net->plan.steps[0].in];
     for (int b = 0; b < B; b++)
-        dev->upload(dev, first + (size_t)b * DS_INCEPTION_PIXELS, images[b],
-                    DS_INCEPTION_PIXELS * sizeof **images);
+        dev->upload(dev, first + (size_t)b * pixels_of(net), images[b],
+                    pixels_of(net) * sizeof **images);
     const int wanted = (out->mixed_5d != NULL) | (out->mixed_6c != NULL) << 1 |
                        (out->pool != NULL) << 2 | (out->spatial != NULL) << 3 |
                        (out->logits != NULL) << 4;
@@ -617,7 +641,7 @@ void ds_inception_forward(ds_inception *net, const float *images, int B, float *
     const float *each[DS_INCEPTION_BATCH_MAX];
     DS_ASSERT(B >= 1 && B <= net->batch_max);
     for (int b = 0; b < B; b++)
-        each[b] = images + (size_t)b * DS_INCEPTION_PIXELS;
+        each[b] = images + (size_t)b * pixels_of(net);
     ds_inception_out out = {.mixed_5d = mixed_5d, .mixed_6c = mixed_6c};
     ds_inception_run(net, each, B, &out);
 }

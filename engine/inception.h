@@ -13,7 +13,10 @@
  *
  * Ownership: a ds_inception belongs to the device it was made on and must be freed before it.
  * Thread: as the device, one thread at a time.
- * Units: images f32 NHWC, 299 x 299 x 3 RGB, in the range that the weights were trained with ([0,1]
+ * A trunk's file may state a smaller side for its pictures (metadata diffscaler.side): the layers are
+ * the same, the maps smaller, and the features others, as the file's digest is.
+ *
+ * Units: images f32 NHWC, 299 x 299 x 3 RGB (or of the stated side), in the range that the weights were trained with ([0,1]
  * for the bundled network, [-1,1] for FID's); features f32.
  * Determinism: a row's features do not depend on the batch or on the number of threads.
  * Precision: exact f32, but TF32 on a device that was opened with precision tf32 (then its class
@@ -26,6 +29,8 @@
 #include "kernels/device.h"
 
 #define DS_INCEPTION_SIDE 299
+#define DS_INCEPTION_SIDE_MIN 75 /* the last maps of the trunk are 3 x 3 */
+#define DS_INCEPTION_SIDE_KEY "diffscaler.side"
 #define DS_INCEPTION_PIXELS ((size_t)DS_INCEPTION_SIDE * DS_INCEPTION_SIDE * 3)
 #define DS_INCEPTION_BATCH_MAX 64
 #define DS_INCEPTION_5D 288 /* channels of the taps */
@@ -46,7 +51,9 @@ enum ds_inception_part {
  * `<unit>.bn.{weight,bias,running_mean,running_var}`; the whole network also fc.weight (1008,2048)
  * and fc.bias); st is not needed afterwards.  batch_max (1..DS_INCEPTION_BATCH_MAX) fixes the
  * memory, about 14 MB of device memory per image.
- * DS_EINTEGRITY: a tensor is missing, of another shape or not finite.  DS_ENOMEM. */
+ * DS_EINTEGRITY: a tensor is missing, of another shape or not finite; a side that is out of
+ * DS_INCEPTION_SIDE_MIN..DS_INCEPTION_SIDE, or another than that for the whole network.
+ * DS_ENOMEM. */
 int ds_inception_open(ds_device *dev, enum ds_inception_part part, const ds_st *st, int batch_max,
                       ds_inception **out, ds_error *err);
 /* The trunk. */
@@ -54,11 +61,13 @@ int ds_inception_new(ds_device *dev, const ds_st *st, int batch_max, ds_inceptio
                      ds_error *err);
 void ds_inception_free(ds_inception *net); /* NULL is fine */
 
+int ds_inception_side(const ds_inception *net); /* of the pictures that it reads */
+
 /* The batch that suits a device: its last maps are 8 x 8 pixels, and a GPU is filled by 64 of them;
  * on the processor 8 make products large enough, and 110 MB of maps. */
 int ds_inception_batch(const ds_device *dev);
 
-/* Device memory that opening asks for, in bytes (planning); of the trunk. */
+/* Device memory that opening asks for, in bytes (planning; of pictures of 299); of the trunk. */
 size_t ds_inception_bytes(ds_device *dev, int batch_max);
 size_t ds_inception_part_bytes(ds_device *dev, enum ds_inception_part part, int batch_max);
 
@@ -78,11 +87,11 @@ typedef struct {
     float *logits;   /* (B,1008), without bias */
 } ds_inception_out;
 
-/* images: B <= batch_max pointers to (299,299,3), host memory. */
+/* images: B <= batch_max pointers to (side,side,3), host memory. */
 void ds_inception_run(ds_inception *net, const float *const *images, int B,
                       const ds_inception_out *out);
 
-/* The trunk's: images (B,299,299,3) contiguous, mixed_5d (B,288) or NULL, mixed_6c (B,768). */
+/* The trunk's: images (B,side,side,3) contiguous, mixed_5d (B,288) or NULL, mixed_6c (B,768). */
 void ds_inception_forward(ds_inception *net, const float *images, int B, float *mixed_5d,
                           float *mixed_6c);
 

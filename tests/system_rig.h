@@ -209,9 +209,7 @@ static UNUSED void rig_open(rig *r, const char *name) {
     snprintf(r->log, sizeof r->log, "%s/daemon.log", dir);
     snprintf(r->base, sizeof r->base, "%s/base.safetensors", ds_test_tmpdir());
     ck_assert_int_eq(mkdir(r->dir, 0755), 0);
-    char *net = fixture_net();
-    snprintf(r->net, sizeof r->net, "%s", net);
-    free(net);
+    snprintf(r->net, sizeof r->net, "%s", fixture_net());
 }
 
 static UNUSED void exec_daemon(const rig *r) {
@@ -478,6 +476,7 @@ static UNUSED void system_fixture(void) {
     char *base = in_tmp("base.safetensors");
     make_base(base, 1);
     chmod(base, 0644);
+    chmod(fixture_net(), 0644);
     free(base);
     for (int i = 0; i < 2; i++) {
         char *dir = in_tmp(sets[i]);

@@ -99,7 +99,7 @@ START_TEST(features_and_logits) {
         uint8_t *rgb = ds_xmalloc((size_t)sizes[i][0] * (size_t)sizes[i][1] * 3);
         in[i] = ds_xmalloc(DS_INCEPTION_PIXELS * 4);
         fid_picture(rgb, i, sizes[i][0], sizes[i][1]);
-        ds_fid_preprocess(mode, in[i], rgb, sizes[i][0], sizes[i][1]);
+        ds_fid_preprocess(mode, DS_INCEPTION_SIDE, in[i], rgb, sizes[i][0], sizes[i][1]);
         free(rgb);
     }
     ds_fid_net_run(net, (const float *const *)in, n, pool, spatial, logits);
@@ -152,7 +152,7 @@ static void fill_suites(enum ds_fid_mode mode, ds_fid_suite **real, ds_fid_suite
         for (int at = 0; at < SET; at += BATCH) {
             for (int b = 0; b < BATCH; b++) {
                 fid_picture(rgb, (set ? 1000 : 2000) + at + b, 40, 36);
-                ds_fid_preprocess(mode, in[b], rgb, 40, 36);
+                ds_fid_preprocess(mode, DS_INCEPTION_SIDE, in[b], rgb, 40, 36);
             }
             ds_fid_net_run(net, (const float *const *)in, BATCH, pool, NULL, logits);
             for (int b = 0; b < BATCH; b++)

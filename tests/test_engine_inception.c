@@ -287,11 +287,16 @@ END_TEST
 
 /* ---------------------------------------------------------------- files that must be refused */
 
-static int open_changed(ds_device *dev, const char *drop, float replace, ds_error *err) {
+/* The file without `drop`, or with `replace` as its last number, and with this side in its metadata
+ * (NULL: none); *keep (may be NULL) takes the network. */
+static int open_with(ds_device *dev, const char *drop, float replace, const char *side,
+                     ds_inception **keep, ds_error *err) {
     ds_st *st, *changed;
     ck_assert(!ds_st_open_zst(NET_FILE, DS_FEATURE_NET_MAX, NULL, NULL, &st, err));
     ds_st_writer *w = ds_st_writer_new();
     float *copy = NULL;
+    if (side)
+        ds_st_writer_meta(w, DS_INCEPTION_SIDE_KEY, side);
     for (size_t i = 0; i < ds_st_count(st); i++) {
         const ds_st_tensor *t = ds_st_at(st, i);
         const void *data = t->data;
@@ -311,13 +316,54 @@ static int open_changed(ds_device *dev, const char *drop, float replace, ds_erro
     ck_assert(!ds_st_open_owned("changed", bytes, n, &changed, err));
     ds_inception *net = NULL;
     int rc = ds_inception_new(dev, changed, 1, &net, err);
-    ds_inception_free(net);
+    if (keep)
+        *keep = net;
+    else
+        ds_inception_free(net);
     ds_st_free(changed);
     ds_st_free(st);
     ds_st_writer_free(w);
     free(copy);
     return rc;
 }
+
+static int open_changed(ds_device *dev, const char *drop, float replace, ds_error *err) {
+    return open_with(dev, drop, replace, NULL, NULL, err);
+}
+
+/* A file that states a side: its maps are smaller, and it reads pictures of that side. */
+START_TEST(a_file_states_its_side) {
+    static const struct {
+        const char *text;
+        int ok;
+    } cases[] = {{"75", 1},  {"299", 1},  {"74", 0}, {"300", 0}, {"", 0},
+                 {"75x", 0}, {"0x60", 0}, {"-75", 0}};
+    enum { S = 75 };
+    ds_device *dev = device("cpu", 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_error err = {0};
+        int rc = open_with(dev, "", 0, cases[i].text, NULL, &err);
+        ck_assert_msg(rc == (cases[i].ok ? 0 : DS_EINTEGRITY), "%s: %s", cases[i].text,
+                      err.message);
+        ck_assert(cases[i].ok || strstr(err.message, "diffscaler.side"));
+    }
+    ds_error err = {0};
+    ds_inception *net;
+    ck_assert_msg(!open_with(dev, "", 0, "75", &net, &err), "%s", err.message);
+    ck_assert_int_eq(ds_inception_side(net), S);
+    float *in = ds_xcalloc((size_t)S * S * 3, sizeof *in), *out = ds_xcalloc(2 * 768, sizeof *out);
+    for (int i = 0; i < S * S * 3; i++) /* one bright corner pixel tells that the last row is read */
+        in[i] = 0.5f;
+    ds_inception_forward(net, in, 1, NULL, out);
+    for (int c = 0; c < 3; c++)
+        in[((S - 3) * S + S - 3) * 3 + c] = 1;
+    ds_inception_forward(net, in, 1, NULL, out + 768);
+    ck_assert(memcmp(out, out + 768, 768 * sizeof *out) != 0);
+    free(in), free(out);
+    ds_inception_free(net);
+    ds_device_close(dev);
+}
+END_TEST
 
 START_TEST(wrong_files_are_refused) {
     ds_error err = {0};
@@ -395,6 +441,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, resize_progress_and_cancel);
     tcase_add_test(tc, the_network_is_one_segment);
     tcase_add_test(tc, wrong_files_are_refused);
+    tcase_add_test(tc, a_file_states_its_side);
     tcase_add_test(tc, flipped_bits_are_refused);
 }
 

@@ -129,6 +129,13 @@ static int has_warning(const char *name, const char *part) {
     return found;
 }
 
+/* As published: of the same features, but in other groups (four there), so sums are in another
+ * order. */
+static int near(double fd, const json_t *published) {
+    double value = number(published, "value");
+    return fabs(fd - value) <= 1e-9 * value;
+}
+
 /* The first of a name has the base as its bar, and what it was measured with is what is published.
  */
 START_TEST(the_first_version_has_the_base) {
@@ -137,17 +144,15 @@ START_TEST(the_first_version_has_the_base) {
     ck_assert_str_eq(text_at(bar_at(r, 0), "role", NULL), "base");
     ck_assert_str_eq(text_at(bar_at(r, 0), "ref", NULL), "base:micro");
     ck_assert_str_eq(text_at(bar_at(r, 0), "verdict", NULL), "passed");
-    ck_assert(number(bar_at(r, 0), "fd_now") == number(evaluation_of(r, "adapter", "fd"), "value"));
-    /* there without groups, so sums are in another order */
-    double base = number(evaluation_of(r, "base", "fd"), "value");
-    ck_assert(fabs(number(bar_at(r, 0), "fd_bar") - base) < 1e-6 * base);
+    ck_assert(near(number(bar_at(r, 0), "fd_now"), evaluation_of(r, "adapter", "fd")));
+    ck_assert(near(number(bar_at(r, 0), "fd_bar"), evaluation_of(r, "base", "fd")));
     ck_assert(number(self_of(r), "fd") == number(bar_at(r, 0), "fd_now"));
     ck_assert_int_eq(whole(bar_at(r, 0), "n"), SAMPLES);
     json_decref(r);
 }
 END_TEST
 
-/* The bar's numbers are those that it was published with, to the bit; the new adapter's bytes do
+/* The bar's numbers are those that it was published with; the new adapter's bytes do
  * not depend on what it is compared with. */
 START_TEST(a_bar_is_what_it_was) {
     json_t *r = result_of("again",
@@ -156,7 +161,7 @@ START_TEST(a_bar_is_what_it_was) {
     const json_t *b = bar_at(r, 0);
     ck_assert_str_eq(text_at(b, "ref", NULL), "blobs@v1");
     ck_assert_str_eq(text_at(b, "role", NULL), "latest");
-    ck_assert(number(b, "fd_bar") == number(evaluation_of(was, "adapter", "fd"), "value"));
+    ck_assert(near(number(b, "fd_bar"), evaluation_of(was, "adapter", "fd")));
     ck_assert(number(b, "kid_bar") == number(evaluation_of(was, "adapter", "kid"), "value"));
     ck_assert(number(b, "fd_now") == number(b, "fd_bar"));
     ck_assert(number(b, "z") == 0 && number(b, "std_error") == 0 && number(b, "delta") == 0);
@@ -370,8 +375,7 @@ START_TEST(another_base_is_a_bar) {
                           with_bar(version_spec(2, 1, 0), bar_of(dir, "latest", "blobs@v1")), 0),
            *was = read_json(dir, "result.json");
     expect_bar(r, "passed", "FD ");
-    ck_assert(number(bar_at(r, 0), "fd_bar") ==
-              number(evaluation_of(was, "adapter", "fd"), "value"));
+    ck_assert(near(number(bar_at(r, 0), "fd_bar"), evaluation_of(was, "adapter", "fd")));
     json_decref(r), json_decref(was);
     free(dir), free(path);
 }
@@ -395,8 +399,7 @@ START_TEST(each_is_sampled_as_it_is_served) {
     json_t *r = result_of("settings", with_bar(version_spec(2, 1, 0), b), 0),
            *was = read_json(first, "result.json");
     expect_bar(r, "passed", "each with its own sampler settings: dpmpp2m, 4 steps");
-    ck_assert(number(bar_at(r, 0), "fd_bar") !=
-              number(evaluation_of(was, "adapter", "fd"), "value"));
+    ck_assert(!near(number(bar_at(r, 0), "fd_bar"), evaluation_of(was, "adapter", "fd")));
     json_decref(r), json_decref(was);
 }
 END_TEST
@@ -482,6 +485,7 @@ START_TEST(classes_go_by_name) {
 END_TEST
 
 static void register_cases(TCase *tc) {
+    feature_side = "171"; /* the least at which what is worse here is so by its distance */
     fixture_make();
     json_t *spec = version_spec(1, 1, 0);
     if (SANITIZED)

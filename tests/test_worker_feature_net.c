@@ -120,7 +120,7 @@ START_TEST(the_reference_is_of_that_network) {
     ds_feature_net_close(net);
     ds_fid_net *plain;
     must(ds_fid_net_open(dev, DS_FID_TORCH_FIDELITY, fid_path, 8, &plain, &err), &err);
-    ds_fid_preprocess(DS_FID_TORCH_FIDELITY, prepared, grey, SIDE, SIDE);
+    ds_fid_preprocess(DS_FID_TORCH_FIDELITY, DS_INCEPTION_SIDE, prepared, grey, SIDE, SIDE);
     const float *at = prepared;
     ds_fid_net_run(plain, &at, 1, x + DS_INCEPTION_POOL, NULL, NULL);
     ck_assert_mem_eq(x, x + DS_INCEPTION_POOL, DS_INCEPTION_POOL * sizeof *x);
@@ -177,7 +177,8 @@ END_TEST
 START_TEST(networks_are_not_mixed_up) {
     json_t *a = task_with_net(fid_job, "blobs", net_json(NULL)),
            *b = task_of(bundled_job, "stripes"), *spec;
-    char *net = fixture_net(), sha[DS_HEX_SIZE];
+    const char *net = fixture_net();
+    char sha[DS_HEX_SIZE];
     unpacked_digest(net, sha);
     json_object_set_new(b, "feature_net", file_json("inception", net, sha));
     spec = verify_spec(json_pack("[o,o]", a, b), "full");
@@ -190,7 +191,6 @@ START_TEST(networks_are_not_mixed_up) {
                       number(t, "fd_recorded"), number(t, "fd_now"));
     }
     json_decref(gate);
-    free(net);
 }
 END_TEST
 

@@ -112,7 +112,8 @@ static void change_base(const char *to) {
 
 /* The feature network with the sign of every 5th weight of its convolutions turned. */
 static void break_network(const char *to) {
-    char *net = fixture_net(), *bytes;
+    const char *net = fixture_net();
+    char *bytes;
     size_t n;
     ds_st *st;
     ds_error err;
@@ -128,7 +129,6 @@ static void break_network(const char *to) {
     ds_st_free(st);
     must(ds_zio_write_file(to, bytes, n, 1, &err), &err);
     free(bytes);
-    free(net);
 }
 
 /* ---------------------------------------------------------------- verdicts */
@@ -330,7 +330,8 @@ START_TEST(truncated_base_is_refused) {
 END_TEST
 
 START_TEST(broken_feature_network_is_refused) {
-    char *path = in_tmp("net.zst"), *net = fixture_net();
+    const char *net = fixture_net();
+    char *path = in_tmp("net.zst");
     break_network(path);
     json_t *spec = with_path(train_spec("stripes"), "feature_net", "net.zst");
     json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
@@ -339,7 +340,6 @@ START_TEST(broken_feature_network_is_refused) {
     spec = with_path(verify_spec(one(task_of(blobs, "blobs")), "auto"), "feature_net", "net.zst");
     expect_refusal("flipped-net", spec, 8, "feature network", NO_AMOUNT);
     free(path);
-    free(net);
 }
 END_TEST
 

@@ -188,6 +188,7 @@ static int read_pictures(ds_evaluation *e, ds_ev_side *s, const char *what, ds_e
     int tool = ds_ev_tool(e->o.mode) != NULL;
     ds_picture_options po = {.folder = s->path,
                              .mode = e->o.mode,
+                             .side = ds_fid_net_side(e->net),
                              .use = ds_ev_use(e->o.mode),
                              .files = (const char *const *)s->list.paths,
                              .file_count = s->list.count,

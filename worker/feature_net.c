@@ -127,7 +127,8 @@ static int compute_whole(ds_feature_net *net, const uint8_t *images, int64_t n, 
         int B = n - first < BATCH ? (int)(n - first) : BATCH;
         for (int b = 0; b < B; b++) {
             float *to = net->batch + (size_t)b * DS_INCEPTION_PIXELS;
-            ds_fid_preprocess(net->mode, to, images + (size_t)(first + b) * picture, side, side);
+            ds_fid_preprocess(net->mode, DS_INCEPTION_SIDE, to,
+                              images + (size_t)(first + b) * picture, side, side);
             at[b] = to;
         }
         ds_fid_net_run(net->whole, at, B, out + (size_t)first * dim, NULL, NULL);

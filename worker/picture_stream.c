@@ -108,7 +108,7 @@ static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *fil
     to->notes = reply.info.notes;
     to->width = reply.info.width;
     to->height = reply.info.height;
-    ds_fid_preprocess(s->o.mode, to->image, ds_sandbox_output(box), reply.info.width,
+    ds_fid_preprocess(s->o.mode, s->o.side, to->image, ds_sandbox_output(box), reply.info.width,
                       reply.info.height);
     return 0;
 }
@@ -191,7 +191,7 @@ static void *npz_reader(void *arg) {
     int64_t i;
     while ((i = take_from_npz(s, rgb, size, &err)) >= 0) {
         slot *to = &s->slots[i % s->slot_count];
-        ds_fid_preprocess(s->o.mode, to->image, rgb, w, h);
+        ds_fid_preprocess(s->o.mode, s->o.side, to->image, rgb, w, h);
         pthread_mutex_lock(&s->lock);
         to->state = READY;
         to->width = w;
@@ -264,6 +264,7 @@ int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o,
               o->n >= 0);
     ds_picture_stream *s = ds_xcalloc(1, sizeof *s);
     s->o = *o;
+    s->o.side = o->side ? o->side : DS_INCEPTION_SIDE;
     s->root_fd = -1;
     s->hash = ds_sha256_new();
     pthread_mutex_init(&s->lock, NULL);
@@ -278,7 +279,8 @@ int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o,
     s->slot_count = 2 * o->batch + o->decoders;
     s->slots = ds_xcalloc((size_t)s->slot_count, sizeof *s->slots);
     for (int i = 0; i < s->slot_count; i++)
-        s->slots[i].image = ds_xaligned(DS_INCEPTION_PIXELS * sizeof(float));
+        s->slots[i].image =
+            ds_xaligned((size_t)s->o.side * (size_t)s->o.side * 3 * sizeof(float));
     for (int i = 0; i < o->decoders && i < s->total; i++) {
         if (pthread_create(&s->threads[i], NULL, o->npz ? npz_reader : decoder, s)) {
             ds_picture_stream_close(s);

@@ -25,6 +25,7 @@ typedef struct {
     const char *folder;
     const char *program; /* as in ds_sandbox_options */
     enum ds_fid_mode mode;
+    int side; /* of what next gives: ds_fid_net_side; 0 = DS_INCEPTION_SIDE */
     enum ds_decode_use use;
     /* The files, relative to folder, in this order; NULL: all picture files below it, by path.
      * Borrowed until close. */
@@ -47,7 +48,7 @@ void ds_picture_stream_close(ds_picture_stream *s); /* NULL is fine; also in the
 int64_t ds_picture_stream_total(const ds_picture_stream *s); /* files in the list */
 int64_t ds_picture_stream_done(const ds_picture_stream *s);  /* of them, given out or rejected */
 
-/* The next pictures: up to `batch` pointers to (299,299,3) and their positions in the list, valid
+/* The next pictures: up to `batch` pointers to (side,side,3) and their positions in the list, valid
  * until the next call.  *count = 0: that was all. */
 int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *indices, int *count,
                            ds_error *err);

@@ -152,7 +152,7 @@ static int write_input(const options *o, const ds_image_info *info, const uint8_
         return ds_fail(err, DS_EINVAL, "a side of the picture is longer than %d pixels",
                        DS_FID_PICTURE_SIDE_MAX);
     float *x = ds_xaligned(DS_INCEPTION_PIXELS * sizeof *x);
-    ds_fid_preprocess(o->mode, x, rgb, info->width, info->height);
+    ds_fid_preprocess(o->mode, DS_INCEPTION_SIDE, x, rgb, info->width, info->height);
     int rc = ds_fs_write(o->out, x, DS_INCEPTION_PIXELS * sizeof *x, err);
     free(x);
     return rc;
