@@ -10,7 +10,7 @@ static json_t *cuda_spec(void) {
     json_object_set_new(train, "steps", json_integer(12));
     json_object_set_new(train, "checkpoint_every", json_integer(4));
     json_object_set_new(train, "heldout_every", json_integer(6));
-    json_object_set_new(s, "evaluate", /* the emulated feature network takes a second a picture */
+    json_object_set_new(s, "evaluate", /* emulated: slow */
                         json_pack("{s:i, s:i, s:i, s:i}", "n", 4, "seed", 7, "kid_subsets", 2,
                                   "kid_subset_size", 2));
     return s;
@@ -96,7 +96,7 @@ START_TEST(job) {
     json_object_set_new(verify, "device",
                         json_pack("{s:s, s:s}", "kind", "cuda", "precision", "bf16"));
     char *again = make_job("again", verify);
-    set_memory(8192, 8192 - 32 - 64);
+    set_memory(8192, 8192 - 32 - 16);
     run_expect(again, 75);
     wait_for(again, "not enough device memory for the feature network");
     set_memory(8192, 0);

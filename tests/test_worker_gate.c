@@ -103,7 +103,7 @@ static void change_base(const char *to) {
     float *noise = ds_xmalloc(b->table.total * sizeof *noise);
     ds_rng_normal(noise, b->table.total, 6, DS_STREAM_TEST, 0, 0);
     for (size_t i = 0; i < b->table.total; i++)
-        b->data[i] += 0.5f * noise[i];
+        b->data[i] += 1.0f * noise[i];
     must(ds_base_save(b, to, 0, NULL, &err), &err);
     free(noise);
     free(from);
@@ -547,6 +547,7 @@ START_TEST(a_full_disk_is_no_verdict) {
 END_TEST
 
 static void register_cases(TCase *tc) {
+    feature_side = "171"; /* as in test_worker_bars.c: damage must show in the distance */
     fixture_make();
     blobs = make_job("blobs-job", train_spec("blobs"));
     if (run_job(blobs)) {
