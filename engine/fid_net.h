@@ -65,7 +65,7 @@ int ds_fid_net_open(ds_device *dev, enum ds_fid_mode mode, const char *path, int
 void ds_fid_net_close(ds_fid_net *net); /* NULL is fine */
 
 const char *ds_fid_net_digest(const ds_fid_net *net); /* SHA-256 of the file */
-int ds_fid_net_side(const ds_fid_net *net); /* of the pictures that it reads */
+int ds_fid_net_side(const ds_fid_net *net);           /* of the pictures that it reads */
 const ds_inception *ds_fid_net_inception(const ds_fid_net *net);
 
 /* features (B,dim); spatial (B,2023) and logits (B,1008, no bias) may be NULL and exist in FID

@@ -11,13 +11,13 @@
  * of Mixed_6d at every pixel (sFID: "mixed_6/conv:0[..., :7]" of the TensorFlow graph, whose
  * mixed_N counts from Mixed_5b = mixed) and the 1008 logits without bias (Inception Score).
  *
+ * A trunk's file may state a smaller side for its pictures (metadata diffscaler.side): the layers
+ * are the same, the maps smaller, and the features others, as the file's digest is.
+ *
  * Ownership: a ds_inception belongs to the device it was made on and must be freed before it.
  * Thread: as the device, one thread at a time.
- * A trunk's file may state a smaller side for its pictures (metadata diffscaler.side): the layers are
- * the same, the maps smaller, and the features others, as the file's digest is.
- *
- * Units: images f32 NHWC, 299 x 299 x 3 RGB (or of the stated side), in the range that the weights were trained with ([0,1]
- * for the bundled network, [-1,1] for FID's); features f32.
+ * Units: images f32 NHWC, 299 x 299 x 3 RGB (or of the stated side), in the range that the weights
+ * were trained with ([0,1] for the bundled network, [-1,1] for FID's); features f32.
  * Determinism: a row's features do not depend on the batch or on the number of threads.
  * Precision: exact f32, but TF32 on a device that was opened with precision tf32 (then its class
  * ends in -tf32).  What that changes: docs/decisions.md.  The logits are always exact.

@@ -336,8 +336,8 @@ START_TEST(a_file_states_its_side) {
     static const struct {
         const char *text;
         int ok;
-    } cases[] = {{"75", 1},  {"299", 1},  {"74", 0}, {"300", 0}, {"", 0},
-                 {"75x", 0}, {"0x60", 0}, {"-75", 0}};
+    } cases[] = {{"75", 1}, {"299", 1}, {"74", 0},   {"300", 0},
+                 {"", 0},   {"75x", 0}, {"0x60", 0}, {"-75", 0}};
     enum { S = 75 };
     ds_device *dev = device("cpu", 1);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -352,7 +352,8 @@ START_TEST(a_file_states_its_side) {
     ck_assert_msg(!open_with(dev, "", 0, "75", &net, &err), "%s", err.message);
     ck_assert_int_eq(ds_inception_side(net), S);
     float *in = ds_xcalloc((size_t)S * S * 3, sizeof *in), *out = ds_xcalloc(2 * 768, sizeof *out);
-    for (int i = 0; i < S * S * 3; i++) /* one bright corner pixel tells that the last row is read */
+    for (int i = 0; i < S * S * 3;
+         i++) /* one bright corner pixel tells that the last row is read */
         in[i] = 0.5f;
     ds_inception_forward(net, in, 1, NULL, out);
     for (int c = 0; c < 3; c++)

@@ -279,8 +279,7 @@ int ds_picture_stream_open(ds_picture_stream **out, const ds_picture_options *o,
     s->slot_count = 2 * o->batch + o->decoders;
     s->slots = ds_xcalloc((size_t)s->slot_count, sizeof *s->slots);
     for (int i = 0; i < s->slot_count; i++)
-        s->slots[i].image =
-            ds_xaligned((size_t)s->o.side * (size_t)s->o.side * 3 * sizeof(float));
+        s->slots[i].image = ds_xaligned((size_t)s->o.side * (size_t)s->o.side * 3 * sizeof(float));
     for (int i = 0; i < o->decoders && i < s->total; i++) {
         if (pthread_create(&s->threads[i], NULL, o->npz ? npz_reader : decoder, s)) {
             ds_picture_stream_close(s);
