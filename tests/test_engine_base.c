@@ -21,11 +21,11 @@ static const struct {
 } limits[] = {
 #define LIMIT(name, least, most)                                                                   \
     { #name " is", offsetof(ds_dit_config, name), least, most }
-    LIMIT(channels, 1, 64),      LIMIT(side, 1, 1024),          LIMIT(patch, 1, 64),
-    LIMIT(width, 8, 8192),       LIMIT(depth, 1, 256),          LIMIT(heads, 1, 128),
-    LIMIT(classes, 0, 10000000), LIMIT(mlp_ratio, 1, 16),       LIMIT(freq_dim, 2, 4096),
-    LIMIT(learn_sigma, 0, 1),    LIMIT(train_steps, 2, 100000), LIMIT(time_shift, 0, 1),
-    LIMIT(pixel, 0, 1),
+    LIMIT(channels, 1, 64),      LIMIT(side, 1, 1024),           LIMIT(patch, 1, 64),
+    LIMIT(width, 8, 8192),       LIMIT(depth, 1, 256),           LIMIT(heads, 1, 128),
+    LIMIT(classes, 0, 10000000), LIMIT(mlp_ratio, 1, 16),        LIMIT(freq_dim, 2, 4096),
+    LIMIT(learn_sigma, 0, 1),    LIMIT(train_steps, 2, 100000),  LIMIT(time_shift, 0, 1),
+    LIMIT(pixel, 0, 1),          LIMIT(guidance_channels, 0, 3), LIMIT(norm2_eps_e6, 0, 1000000),
 };
 
 static void expect_shape(const ds_dit_config *c, const char *words) {
@@ -42,11 +42,19 @@ START_TEST(shapes_have_limits) {
     ds_dit_config c = config;
     int value;
     expect_shape(&c, NULL);
-    for (int k = 0; k < 2; k++) {
-        value = k ? limits[_i].most + 1 : limits[_i].least - 1;
+    for (int k = 0; k < 4; k++) {
+        int outside = k / 2;
+        value = k % 2 ? limits[_i].most + outside : limits[_i].least - outside;
         c = config;
         memcpy((char *)&c + limits[_i].at, &value, sizeof value);
-        expect_shape(&c, limits[_i].words);
+        /* what must fit together follows */
+        if (limits[_i].at == offsetof(ds_dit_config, patch) && value > 0)
+            c.side = 2 * value;
+        if (limits[_i].at == offsetof(ds_dit_config, side))
+            c.patch = 1;
+        if (limits[_i].at == offsetof(ds_dit_config, heads))
+            c.width = 512;
+        expect_shape(&c, outside ? limits[_i].words : NULL);
     }
 }
 END_TEST
@@ -210,8 +218,137 @@ START_TEST(adapters_that_cannot_share_a_batch) {
 }
 END_TEST
 
+/* The n-th allocation finds no room, of memory or of a weight: said, and nothing is left behind. */
+static void *(*alloc)(ds_device *dev, size_t bytes);
+static ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
+static int calls, fails;
+static void *failing_alloc(ds_device *dev, size_t bytes) {
+    return ++calls == fails ? NULL : alloc(dev, bytes);
+}
+static ds_weight *failing_weight(ds_device *dev, int m, int n, int f32, int grad) {
+    return ++calls == fails ? NULL : weight_new(dev, m, n, f32, grad);
+}
+static int failing_weights(ds_device *dev, int m, int n, int count, ds_weight **each,
+                           ds_weight **all) {
+    (void)dev, (void)m, (void)n, (void)count, (void)each, (void)all;
+    return 1;
+}
+
+START_TEST(nets_without_room) {
+    const ds_device_options f32 = {.kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
+    const ds_method_spec spec = {
+        .method = DS_METHOD_AFFINER, .rank = 2, .targets = DS_TARGET_FC2, .classes = CLASSES};
+    ds_device *dev;
+    ds_model *model;
+    ds_adapter *a;
+    ds_net *net;
+    ds_error err;
+    ds_base *b = base_without_zeros();
+    ck_assert_int_eq(ds_device_open(&dev, &f32, NULL), 0);
+    ck_assert_int_eq(ds_model_new(&model, dev, b, NULL), 0);
+    ck_assert_int_eq(ds_adapter_new(&a, b, &spec, NULL), 0);
+    const ds_adapter *pair[] = {a, a};
+    alloc = dev->alloc;
+    weight_new = dev->weight_new;
+    dev->alloc = failing_alloc;
+    dev->weight_new = failing_weight;
+    static const struct {
+        enum ds_net_kind kind;
+        int count;
+    } kinds[] = {{DS_NET_INFER, 0},
+                 {DS_NET_INFER, 1},
+                 {DS_NET_STACKED, 2},
+                 {DS_NET_FOLDED, 2},
+                 {DS_NET_TRAIN, 1}};
+    for (int k = 0; k < 5; k++) {
+        calls = fails = 0;
+        ck_assert_int_eq(ds_net_new(&net, model, kinds[k].kind, pair, kinds[k].count, 2, &err), 0);
+        ds_net_free(net);
+        int most = calls;
+        ck_assert_int_gt(most, 20); /* ten layers, two each */
+        for (fails = 1; fails <= most; fails++) {
+            calls = 0;
+            ck_assert_msg(ds_net_new(&net, model, kinds[k].kind, pair, kinds[k].count, 2, &err) ==
+                              DS_ENOMEM,
+                          "kind %d, allocation %d of %d", k, fails, most);
+            ck_assert_uint_gt(strlen(err.message), 20);
+        }
+    }
+    fails = 0;
+    dev->weights_new = failing_weights; /* one weight for all tasks */
+    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_FOLDED, pair, 2, 2, &err), DS_ENOMEM);
+    ck_assert_msg(strstr(err.message, "of 2 tasks") != NULL, "%s", err.message);
+    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_FOLDED, pair, 1, 2, &err), 0); /* not of one */
+    ds_net_free(net);
+    dev->weights_new = NULL;
+    dev->host_memory = 0; /* a device that needs a copy of the base */
+    ds_model *copy;
+    calls = 0;
+    fails = 1;
+    ck_assert_int_eq(ds_model_new(&copy, dev, b, &err), DS_ENOMEM);
+    ck_assert_msg(strstr(err.message, "the base") != NULL, "%s", err.message);
+    fails = 0;
+    ck_assert_int_eq(ds_model_new(&copy, dev, b, &err), 0);
+    ck_assert(!memcmp(copy->data, b->data, b->table.total * sizeof(float)));
+    ds_model_free(copy);
+    ds_adapter_free(a);
+    ds_model_free(model);
+    ds_base_free(b);
+    ds_device_close(dev);
+}
+END_TEST
+
+/* A configuration as text and back: every field, those that came later with what they mean where
+ * they are not said. */
+START_TEST(configurations_as_text) {
+    static const char *const fields[] = {
+        "channels",  "side",        "patch",       "width",    "depth",      "heads",
+        "mlp_ratio", "classes",     "learn_sigma", "freq_dim", "time_shift", "guidance_channels",
+        "pixel",     "train_steps", "beta_start",  "beta_end"};
+    ds_dit_config c = config, back;
+    ds_error err;
+    c.latent_scale = 0.25;
+    c.norm2_eps_e6 = 7;
+    c.guidance_channels = 2;
+    c.time_shift = 1;
+    json_t *doc = ds_dit_config_to_json(&c);
+    char *text = ds_json_canonical(doc);
+    ck_assert_int_eq(ds_dit_config_from_json(&back, "a", text, &err), 0);
+    ck_assert(!memcmp(&c, &back, sizeof c));
+    free(text);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        json_t *less = json_deep_copy(doc);
+        json_object_del(less, fields[i]);
+        text = ds_json_canonical(less);
+        ck_assert_msg(ds_dit_config_from_json(&back, "a.st", text, &err) != 0, "%s", fields[i]);
+        ck_assert_msg(strstr(err.message, fields[i]) && !strncmp(err.message, "base 'a.st'", 11),
+                      "%s", err.message);
+        json_decref(less);
+        free(text);
+    }
+    json_object_del(doc, "norm2_eps_e6");
+    json_object_del(doc, "latent_scale");
+    for (int pixel = 0; pixel < 2; pixel++) {
+        json_object_set_new(doc, "pixel", json_integer(pixel));
+        text = ds_json_canonical(doc);
+        ck_assert_int_eq(ds_dit_config_from_json(&back, "a", text, &err), 0);
+        ck_assert(back.norm2_eps_e6 == 1 && back.latent_scale == (pixel ? 0 : 0.18215));
+        free(text);
+    }
+    json_object_set_new(doc, "classes", json_integer(1LL << 40));
+    text = ds_json_canonical(doc);
+    ck_assert_int_eq(ds_dit_config_from_json(&back, "a", text, &err), DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "classes is -1"));
+    free(text);
+    json_decref(doc);
+    ck_assert_int_ne(ds_dit_config_from_json(&back, "a", "{", &err), 0);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     label_images();
+    tcase_add_test(tc, nets_without_room);
+    tcase_add_test(tc, configurations_as_text);
     tcase_add_loop_test(tc, shapes_have_limits, 0, (int)(sizeof limits / sizeof *limits));
     tcase_add_test(tc, numbers_of_a_shape_fit_together);
     tcase_add_loop_test(tc, files_that_are_no_base, 0, CHANGES);

@@ -71,6 +71,21 @@ static const struct {
      "num_heads has two values"},
     {DS_FOREIGN_ARGS, "{'a':{'b':{'c':{'d':{'e':{'f':{'v_pred':true}}}}}}}", "v_pred"},
     {DS_FOREIGN_ARGS, "{'vae':{'num_heads':'x','num_classes':'y'}}", NULL},
+    {DS_FOREIGN_DIT, "{'(conflict)':'num_heads'}", "field '(conflict)' is not known"},
+    {DS_FOREIGN_DIT, "{'_class_name':null}", "_class_name is null"},
+    {DS_FOREIGN_DIT, "{'interpolation_scale':1.0}", NULL},
+    {DS_FOREIGN_DIT, "{'num_layers':null,'norm_eps':null}", NULL},
+    {DS_FOREIGN_VAE, "{'block_out_channels':[128,256.0]}", NULL},
+    {DS_FOREIGN_VAE, "{'block_out_channels':[128,256.5]}", "expected is a list of whole numbers"},
+    {DS_FOREIGN_VAE, "{'block_out_channels':128}", "block_out_channels"},
+    {DS_FOREIGN_VAE, "{'latents_std':[1,1,2]}", "supported is only [1]"},
+    {DS_FOREIGN_PIPELINE, "{'id2label':7}", "expected is an object"},
+    {DS_FOREIGN_ARGS, "{'prediction':7}", "expected is a text"},
+    {DS_FOREIGN_ARGS, "{'objective':'pred_v'}", NULL},
+    {DS_FOREIGN_ARGS, "{'a':{'beta_end':'x'}}", "beta_end is \"x\""},
+    {DS_FOREIGN_ARGS, "{'a':{'class_dropout_prob':'x'}}", "class_dropout_prob"},
+    {DS_FOREIGN_ARGS, "{'a':{'num_train_timesteps':1.5}}", "num_train_timesteps"},
+    {DS_FOREIGN_ARGS, "{'a':{'lr':'x','objective':3}}", NULL},
 };
 
 static json_t *doc_of(const char *text) {
@@ -139,7 +154,74 @@ START_TEST(numbers_of_python) {
 }
 END_TEST
 
+/* Which settings decide something, where they are found, and what agrees with a number. */
+START_TEST(questions_about_settings) {
+    static const struct {
+        const char *field;
+        enum ds_foreign_kind kind;
+    } kinds[] = {{"num_heads", DS_FOREIGN_NUMBER}, {"beta_end", DS_FOREIGN_NUMBER},
+                 {"prediction", DS_FOREIGN_OTHER}, {"noise_schedule", DS_FOREIGN_OTHER},
+                 {"objective", DS_FOREIGN_OTHER},  {"lr", DS_FOREIGN_NO},
+                 {"image_size", DS_FOREIGN_NO},    {"my_own", DS_FOREIGN_NO}};
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        ck_assert_msg(ds_foreign_decides(kinds[i].field) == kinds[i].kind, "%s", kinds[i].field);
+    json_t *doc = doc_of("{'x':null,'a':{'x':5,'b':{'y':6}},'n':2,'f':2.0,'t':'2','z':null,"
+                         "'1':{'2':{'3':{'4':{'5':{'6':{'7':{'8':{'9':{'deep':1}}}}}}}}}}");
+    ck_assert_int_eq((int)json_integer_value(ds_foreign_find(doc, "x", 0)), 5); /* null is absent */
+    ck_assert_int_eq((int)json_integer_value(ds_foreign_find(doc, "y", 0)), 6);
+    ck_assert_ptr_null(ds_foreign_find(doc, "w", 0));
+    ck_assert_int_eq((int)json_integer_value(ds_foreign_find(doc, "deep", 0)), 1);
+    ck_assert_ptr_nonnull(ds_foreign_find(doc, "y", DS_FOREIGN_DEPTH - 2)); /* two inside */
+    ck_assert_ptr_null(ds_foreign_find(doc, "y", DS_FOREIGN_DEPTH - 1));
+    ck_assert(ds_foreign_agrees(doc, "n", 2) && !ds_foreign_agrees(doc, "n", 3));
+    ck_assert(ds_foreign_agrees(doc, "f", 2) && !ds_foreign_agrees(doc, "t", 2));
+    ck_assert(ds_foreign_agrees(doc, "z", 2) && ds_foreign_agrees(doc, "absent", 2));
+    json_decref(doc);
+    static const struct {
+        const char *doc;
+        int dit, facebook;
+    } about[] = {{"{}", 0, 0},
+                 {"{'num_layers':2}", 1, 0},
+                 {"{'hidden_size':2}", 0, 1},
+                 {"{'patch_size':2}", 1, 1},
+                 {"{'_class_name':'x','dropout':1}", 0, 0}, /* of any program */
+                 {"{'learn_sigma':true,'license':'mit'}", 0, 0}};
+    for (size_t i = 0; i < sizeof about / sizeof about[0]; i++) {
+        doc = doc_of(about[i].doc);
+        ck_assert_msg(ds_foreign_is(DS_FOREIGN_DIT, doc) == about[i].dit, "%s", about[i].doc);
+        ck_assert_msg(ds_foreign_is(DS_FOREIGN_FACEBOOK, doc) == about[i].facebook, "%s",
+                      about[i].doc);
+        json_decref(doc);
+    }
+}
+END_TEST
+
+/* Settings inside of others are in the report with their path; those that are not known, in one
+ * line. */
+START_TEST(report_of_nested_settings) {
+    ds_import_report *report = ds_import_report_new();
+    json_t *doc = doc_of("{'a':{'b':{'beta_end':0.01,'noise_schedule':'linear'}},'mine':1,'lr':1}");
+    ck_assert_int_eq(ds_foreign_check(DS_FOREIGN_ARGS, "args", doc, report, NULL), 0);
+    const json_t *list = json_object_get(ds_import_report_json(report), "fields"), *v;
+    size_t i, seen = 0;
+    json_array_foreach(list, i, v) {
+        const char *name = ds_json_string(v, "field", ""), *use = ds_json_string(v, "use", "");
+        seen += !strcmp(name, "a.b.beta_end") && !strcmp(use, "used");
+        seen += !strcmp(name, "a.b.noise_schedule") && !strcmp(use, "harmless");
+        seen += !strcmp(name, "lr") && !strcmp(use, "harmless");
+    }
+    ck_assert_uint_eq(seen, 3);
+    const json_t *ignored =
+        json_array_get(json_object_get(ds_import_report_json(report), "ignored"), 0);
+    ck_assert_str_eq(ds_json_string(ignored, "tensors", ""), "a, mine");
+    json_decref(doc);
+    ds_import_report_free(report);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, questions_about_settings);
+    tcase_add_test(tc, report_of_nested_settings);
     tcase_add_loop_test(tc, fields, 0, (int)(sizeof cases / sizeof cases[0]));
     tcase_add_test(tc, report_of_fields);
     tcase_add_test(tc, numbers_of_python);

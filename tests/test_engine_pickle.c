@@ -4,6 +4,8 @@
 #include "tests/harness.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A bytes literal with its length. */
@@ -166,7 +168,232 @@ static const struct {
        "ab."),
      DS_EINTEGRITY, ""},
     {P("\x82\x01."), DS_EINVAL, "opcode EXT1"},
+    {P("\x97."), DS_EINVAL, "opcode NEXT_BUFFER"},
+    {P("\x98."), DS_EINVAL, "opcode READONLY_BUFFER"},
+    /* an operand that is cut off, where the bytes that are there would go on as opcodes */
+    {P("NJN."), DS_EINTEGRITY, "cut off"},
+    {P("NM."), DS_EINTEGRITY, "cut off"},
+    {P("NG000000."), DS_EINTEGRITY, "cut off"},
+    {P("\x8a\x04N."), DS_EINTEGRITY, "cut off"},
+    {P("\x8a\x0cN."), DS_EINTEGRITY, "cut off"},
+    {P("N\x8b."), DS_EINTEGRITY, "cut off"},
+    {P("\x8b\x04\0\0\0N."), DS_EINTEGRITY, "cut off"},
+    {P("NX\x02\0\0\0."), DS_EINTEGRITY, "cut off"},
+    {P("NXN."), DS_EINTEGRITY, "cut off"},
+    {P("N\x8c\x02."), DS_EINTEGRITY, "cut off"},
+    {P("N\x8dN0N0N0."), DS_EINTEGRITY, "cut off"},
+    {P("NT\x02\0\0\0."), DS_EINTEGRITY, "cut off"},
+    {P("NU\x02."), DS_EINTEGRITY, "cut off"},
+    {P("NB\x02\0\0\0."), DS_EINTEGRITY, "cut off"},
+    {P("NC\x02."), DS_EINTEGRITY, "cut off"},
+    {P("N\x8e\x02\0\0\0\0\0\0\0."), DS_EINTEGRITY, "cut off"},
+    {P("N\x96\x02\0\0\0\0\0\0\0."), DS_EINTEGRITY, "cut off"},
+    {P("N\x95N0N0N0."), DS_EINTEGRITY, "cut off"},
+    {P("Nr0N."), DS_EINTEGRITY, "cut off"},
+    {P("NjN0."), DS_EINTEGRITY, "cut off"},
+    {P("N\x80"), DS_EINTEGRITY, "cut off"},
+    {P("NI5."), DS_EINTEGRITY, "no end"},
+    {P("NF5."), DS_EINTEGRITY, "no end"},
+    {P("NS'a'."), DS_EINTEGRITY, "no end"},
+    {P("NVa."), DS_EINTEGRITY, "no end"},
+    {P("Np5."), DS_EINTEGRITY, "no end"},
+    {P("Ng5."), DS_EINTEGRITY, "no end"},
+    {P("Ncab\ncd."), DS_EINTEGRITY, "no end"},
+    /* not enough on the stack, or above the mark */
+    {P("\x85."), DS_EINTEGRITY, "stack is empty"},
+    {P("N\x87."), DS_EINTEGRITY, "stack is empty"},
+    {P("N(a."), DS_EINTEGRITY, "stack is empty"},
+    {P("}(Ns."), DS_EINTEGRITY, "stack is empty"},
+    {P("(u."), DS_EINTEGRITY, "stack is empty"},
+    {P("Nu."), DS_EINTEGRITY, "mark is missing"},
+    {P("Ne."), DS_EINTEGRITY, "mark is missing"},
+    {P("Nl."), DS_EINTEGRITY, "mark is missing"},
+    {P("Nd."), DS_EINTEGRITY, "mark is missing"},
+    {P("N1."), DS_EINTEGRITY, "mark is missing"},
+    {P("\x8f\x90."), DS_EINTEGRITY, "mark is missing"},
+    {P("N\x91."), DS_EINTEGRITY, "mark is missing"},
+    {P("No."), DS_EINTEGRITY, "mark is missing"},
+    {P("Nia\nb\n."), DS_EINTEGRITY, "mark is missing"},
+    {P("Q."), DS_EINTEGRITY, "stack is empty"},
+    {P("NR."), DS_EINTEGRITY, "stack is empty"},
+    {P(")}\x92."), DS_EINTEGRITY, "stack is empty"},
+    {P("}b."), DS_EINTEGRITY, "stack is empty"},
+    {P("Vx\n\x93."), DS_EINTEGRITY, "stack is empty"},
+    {P("NVx\n\x93."), DS_EINTEGRITY, "global is not text"},
+    {P("Vx\nN\x93."), DS_EINTEGRITY, "global is not text"},
+    {P("N)R."), DS_EINTEGRITY, "no function"},
+    {P("cx\ny\nNR."), DS_EINTEGRITY, "no function"},
+    {P("K\x01Nb."), DS_EINTEGRITY, "plain value"},
+    {P("ccollections\nOrderedDict\n(K\x01tR."), DS_EINTEGRITY, "else than a list"},
+    {P("ccollections\nOrderedDict\n(]]tR."), DS_EINTEGRITY, "else than a list"},
+    {P("ccollections\nOrderedDict\n((K\x01ltR."), DS_EINTEGRITY, "else than pairs"},
+    {P("ccollections\nOrderedDict\n(((K\x01lltR."), DS_EINTEGRITY, "else than pairs"},
+    {P("ccollections\nOrderedDict\n(((K\x01K\x02K\x03lltR."), DS_EINTEGRITY, "else than pairs"},
+    {P("ctorch\nSize\n(K\x01tR."), DS_EINTEGRITY, "unusable arguments"},
+    {P("ctorch\nSize\n())tR."), DS_EINTEGRITY, "unusable arguments"},
+    {P("ctorch\nSize\n)R."), DS_EINTEGRITY, "unusable arguments"},
+    {P("ctorch\nfloat32\n)R."), DS_EINTEGRITY, "unusable arguments"},
 };
+
+/* ('storage', type, key, 'cpu', elements, ...) and what is wrong with it. */
+#define STORAGE "(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nK\x0c"
+#define TENSOR "ctorch._utils\n_rebuild_tensor_v2\n"
+static const struct {
+    const char *bytes;
+    size_t n;
+    int code;
+    const char *words; /* NULL: is right */
+} storages[] = {
+    {P(STORAGE "tQ."), 0, NULL},
+    {P(STORAGE "NtQ."), 0, NULL},
+    {P(STORAGE "K\x01tQ."), DS_EINVAL, "view of a storage"},
+    {P(STORAGE "NNtQ."), DS_EINTEGRITY, "no storage"},
+    {P("(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\ntQ."), DS_EINTEGRITY, "no storage"},
+    {P("(Vstored\nctorch\nFloatStorage\nV0\nVcpu\nK\x0ctQ."), DS_EINTEGRITY, "no storage"},
+    {P("(Vstorage\nctorch\nfloat32\nV0\nVcpu\nK\x0ctQ."), DS_EINTEGRITY, "type of a storage"},
+    {P("(Vstorage\nNV0\nVcpu\nK\x0ctQ."), DS_EINTEGRITY, "type of a storage"},
+    {P("(Vstorage\nctorch\nNewStorage\nV0\nVcpu\nK\x0ctQ."), 0, NULL},
+    {P("(Vstorage\nctorch\nFloatStorage\nK\x01Vcpu\nK\x0ctQ."), DS_EINTEGRITY, "name of a storage"},
+    {P("(Vstorage\nctorch\nFloatStorage\nV\nVcpu\nK\x0ctQ."), DS_EINTEGRITY, "name of a storage"},
+    {P("(Vstorage\nctorch\nFloatStorage\n"
+       "V0123456789012345678901234567890123456789012345678901234567890123\nVcpu\nK\x0ctQ."),
+     0, NULL},
+    {P("(Vstorage\nctorch\nFloatStorage\n"
+       "V01234567890123456789012345678901234567890123456789012345678901234\nVcpu\nK\x0ctQ."),
+     DS_EINTEGRITY, "name of a storage"},
+    {P("(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nVx\ntQ."), DS_EINTEGRITY, "size of a storage"},
+    {P(TENSOR "(" STORAGE "tQK\0(K\x0ct(K\x01ttR."), 0, NULL},
+    {P(TENSOR "(" STORAGE "tQK\0(K\x0dt(K\x01ttR."), DS_EINTEGRITY, "outside its storage"},
+    {P(TENSOR "(" STORAGE "tQK\x01(K\x0ct(K\x01ttR."), DS_EINTEGRITY, "outside its storage"},
+    {P(TENSOR "(" STORAGE "tQK\x0c(K\0t(K\x01ttR."), 0, NULL},
+    {P(TENSOR "(" STORAGE "tQK\x0d(K\0t(K\x01ttR."), DS_EINTEGRITY, "outside its storage"},
+    {P(TENSOR "(" STORAGE "tQK\0(K\x0ct)tR."), DS_EINTEGRITY, "shape of a tensor"},
+    {P(TENSOR "(" STORAGE "tQK\0])tR."), DS_EINTEGRITY, "shape of a tensor"},
+    {P(TENSOR "(" STORAGE "tQK\0)]tR."), DS_EINTEGRITY, "shape of a tensor"},
+    {P(TENSOR "(" STORAGE "tQK\0(Nt(K\x01ttR."), DS_EINTEGRITY, "shape of a tensor"},
+    {P(TENSOR "(" STORAGE "tQK\0(K\x01t(NttR."), DS_EINTEGRITY, "shape of a tensor"},
+    {P(TENSOR "(" STORAGE "tQN))tR."), DS_EINTEGRITY, "no storage"},
+    {P(TENSOR "(" STORAGE "tQK\0)tR."), DS_EINTEGRITY, "no storage"},
+    {P(TENSOR "(NK\0))tR."), DS_EINTEGRITY, "no storage"},
+    /* of a type whose numbers are not known nothing can be outside */
+    {P(TENSOR "((Vstorage\nctorch\nNewStorage\nV0\nVcpu\nK\x0ctQK\0(K\x63t(K\x01ttR."), 0, NULL},
+};
+
+START_TEST(storages_and_tensors) {
+    ds_pickle *p = NULL;
+    ds_error err = {0};
+    int rc = ds_pickle_read(&p, "x", storages[_i].bytes, storages[_i].n, NULL, &err);
+    ck_assert_msg(rc == storages[_i].code, "case %d: %d: %s", _i, rc, err.message);
+    if (rc) {
+        ck_assert_msg(strstr(err.message, storages[_i].words) != NULL, "case %d: %s", _i,
+                      err.message);
+        return;
+    }
+    const ds_pickle_node *root = ds_pickle_at(p, ds_pickle_root(p));
+    ck_assert(root->kind == DS_PICKLE_STORAGE || root->kind == DS_PICKLE_TENSOR);
+    const ds_pickle_storage *s = root->kind == DS_PICKLE_TENSOR
+                                     ? ds_pickle_at(p, root->tensor->storage)->storage
+                                     : root->storage;
+    int known = !memmem(storages[_i].bytes, storages[_i].n, "NewStorage", 10);
+    ck_assert(s->count == 12 && s->dtype == (known ? DS_ST_F32 : DS_ST_OTHER));
+    ck_assert_ptr_nonnull(ds_pickle_at(p, s->key)->text);
+    if (root->kind == DS_PICKLE_TENSOR)
+        ck_assert(root->tensor->dtype == s->dtype && root->tensor->ndim == 1 &&
+                  root->tensor->stride[0] == 1);
+    ds_pickle_free(p);
+}
+END_TEST
+
+/* The names of PyTorch's types, and what of them is read. */
+START_TEST(types_of_storages) {
+    static const struct {
+        const char *name;
+        enum ds_st_dtype dtype;
+    } types[] = {{"FloatStorage", DS_ST_F32},        {"HalfStorage", DS_ST_F16},
+                 {"BFloat16Storage", DS_ST_BF16},    {"DoubleStorage", DS_ST_F64},
+                 {"LongStorage", DS_ST_I64},         {"IntStorage", DS_ST_I32},
+                 {"ShortStorage", DS_ST_I16},        {"CharStorage", DS_ST_I8},
+                 {"ByteStorage", DS_ST_U8},          {"BoolStorage", DS_ST_BOOL},
+                 {"ComplexFloatStorage", DS_ST_C64}, {"ComplexDoubleStorage", DS_ST_C128},
+                 {"QInt8Storage", DS_ST_I8},         {"QInt32Storage", DS_ST_I32},
+                 {"UntypedStorage", DS_ST_U8}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        char text[200];
+        ds_pickle *p;
+        int n =
+            snprintf(text, sizeof text, "(Vstorage\nctorch\n%s\nV0\nVcpu\nI12\ntQ.", types[i].name);
+        ck_assert_int_eq(ds_pickle_read(&p, "x", text, (size_t)n, NULL, NULL), 0);
+        ck_assert_msg(ds_pickle_at(p, ds_pickle_root(p))->storage->dtype == types[i].dtype, "%s",
+                      types[i].name);
+        ds_pickle_free(p);
+    }
+    /* in an untyped storage the bytes are counted: 12 of them are 3 numbers of 4, 6 of 2 */
+    static const struct {
+        const char *name;
+        int fits;
+        enum ds_st_dtype dtype;
+    } views[] = {{"float32", 3, DS_ST_F32},         {"float16", 6, DS_ST_F16},
+                 {"bfloat16", 6, DS_ST_BF16},       {"float64", 1, DS_ST_F64},
+                 {"uint16", 6, DS_ST_U16},          {"uint32", 3, DS_ST_U32},
+                 {"uint64", 1, DS_ST_U64},          {"float8_e4m3fn", 12, DS_ST_F8_E4M3},
+                 {"float8_e5m2", 12, DS_ST_F8_E5M2}};
+    for (size_t i = 0; i < sizeof views / sizeof *views; i++)
+        for (int more = 0; more < 2; more++) {
+            char text[300];
+            ds_pickle *p;
+            int n =
+                snprintf(text, sizeof text,
+                         "ctorch._utils\n_rebuild_tensor_v3\n((Vstorage\nctorch\nUntypedStorage\n"
+                         "V0\nVcpu\nI12\ntQI0\n(I%d\nt(I1\ntNNctorch\n%s\ntR.",
+                         views[i].fits + more, views[i].name);
+            int rc = ds_pickle_read(&p, "x", text, (size_t)n, NULL, NULL);
+            ck_assert_msg(rc == (more ? DS_EINTEGRITY : 0), "%s, %d more: %d", views[i].name, more,
+                          rc);
+            if (rc)
+                continue;
+            ck_assert(ds_pickle_at(p, ds_pickle_root(p))->tensor->dtype == views[i].dtype);
+            ds_pickle_free(p);
+        }
+}
+END_TEST
+
+/* Python 2's way: OrderedDict([[key, value], ...]), pairs as lists or tuples. */
+START_TEST(dicts_of_pairs) {
+    static const char text[] = "ccollections\nOrderedDict\n(((Va\nK\x01l(Vb\nK\x02tltR.";
+    ds_pickle *p;
+    ds_error err = {0};
+    ck_assert_msg(!ds_pickle_read(&p, "x", text, sizeof text - 1, NULL, &err), "%s", err.message);
+    const ds_pickle_node *root = ds_pickle_at(p, ds_pickle_root(p));
+    ck_assert_int_eq(root->kind, DS_PICKLE_DICT);
+    ck_assert_int_eq((int)ds_pickle_get(p, root, "a")->i, 1);
+    ck_assert_int_eq((int)ds_pickle_get(p, root, "b")->i, 2);
+    ds_pickle_free(p);
+}
+END_TEST
+
+/* Members are counted even where an object that nobody makes gets an empty list. */
+START_TEST(members_are_counted) {
+    const size_t own = 4; /* the object's class has two names, and it two parts */
+    const size_t times = DS_PICKLE_ITEMS_MAX - own;
+    static const char head[] = "cx\ny\n)R]N\x94", tail[] = "0(e.";
+    for (int full = 0; full < 2; full++) {
+        size_t n = sizeof head - 1 + 1 + 3 * (times - !full);
+        char *text = malloc(n + sizeof tail), *at = text;
+        ck_assert_ptr_nonnull(text);
+        at = mempcpy(at, head, sizeof head - 1);
+        *at++ = '0';
+        for (size_t i = 0; i < times - !full; i++)
+            at = mempcpy(at, "h\0a", 3);
+        at = mempcpy(at, tail, sizeof tail - 1);
+        ds_pickle *p = NULL;
+        ds_error err = {0};
+        int rc = ds_pickle_read(&p, "x", text, (size_t)(at - text), NULL, &err);
+        ck_assert_msg(rc == (full ? DS_ELIMIT : 0), "%d %s", rc, err.message);
+        ds_pickle_free(p);
+        free(text);
+    }
+}
+END_TEST
 
 START_TEST(what_is_damage) {
     ds_pickle *p = NULL;
@@ -198,6 +425,10 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, what_an_opcode_makes, 0, (int)(sizeof good / sizeof *good));
     tcase_add_loop_test(tc, what_is_damage, 0, (int)(sizeof bad / sizeof *bad));
     tcase_add_test(tc, the_last_of_two_keys_counts);
+    tcase_add_loop_test(tc, storages_and_tensors, 0, (int)(sizeof storages / sizeof *storages));
+    tcase_add_test(tc, types_of_storages);
+    tcase_add_test(tc, dicts_of_pairs);
+    tcase_add_test(tc, members_are_counted);
 }
 
 int main(void) { return ds_test_main("engine_pickle", cases); }

@@ -580,7 +580,73 @@ START_TEST(objects_beside_and_inside) {
 }
 END_TEST
 
+/* A name that is as long as a mark, part by part, is none. */
+START_TEST(names_as_long_as_a_mark) {
+    static const char *const beside[] = {"d.e.w", "a.b.x", "a.c.w", "b.b.w"};
+    for (size_t k = 0; k < sizeof beside / sizeof beside[0]; k++) {
+        ds_st_writer *w = ds_st_writer_new();
+        for (int i = 0; i < 3; i++)
+            add(w, "model.", names[i], '.', i, RAW);
+        add(w, "other.", beside[k], '.', 0, OTHER);
+        char *path = write_st(w, "beside.safetensors");
+        ds_error err = {0};
+        int got = taken(path, NULL, NULL, &err);
+        ck_assert_msg(got == RAW, "%s: %d %s", beside[k], got, err.message);
+        free(path);
+    }
+}
+END_TEST
+
+/* A list fits one of two models, whichever is larger. */
+START_TEST(a_list_beside_two_models) {
+    for (int first = 0; first < 2; first++) { /* the large one comes before, or behind */
+        ds_buf p = {0};
+        ds_buf_add(&p, "\x80\x02}(", 4);
+        key(&p, "model");
+        model_dict(&p, RAW, "", 1);
+        key(&p, first ? "a_large" : "z_large");
+        model_dict(&p, OTHER, "", 1);
+        for (int i = 0; i < 9; i++) {
+            char name[8];
+            snprintf(name, sizeof name, "x%d", i);
+            key(&p, name);
+            tensor(&p, 0, OTHER);
+            ds_buf_add(&p, "s", 1);
+        }
+        key(&p, "ema");
+        ds_buf_add(&p, "}", 1);
+        key(&p, "shadow_params");
+        model_list(&p, AVERAGED, 1);
+        ds_buf_add(&p, "su.", 3);
+        ds_buf file = zip_of(&p, storage, sizeof storage);
+        char *path = tmp("two.pt");
+        FILE *out = fopen(path, "wb");
+        ck_assert(out && fwrite(file.data, 1, file.len, out) == file.len && !fclose(out));
+        ds_error err = {0};
+        ds_import_report *report = ds_import_report_new();
+        int got = taken(path, NULL, report, &err);
+        ck_assert_msg(got == AVERAGED, "%d: %d %s", first, got, err.message);
+        ck_assert_int_eq(taken(path, "model", NULL, NULL), RAW);
+        ck_assert_int_eq(taken(path, "ema", NULL, NULL), AVERAGED);
+        const json_t *others =
+            json_object_get(json_object_get(ds_import_report_json(report), "weights"), "others");
+        ck_assert_int_eq((int)json_array_size(others), 2);
+        for (size_t i = 0; i < 2; i++) {
+            const json_t *o = json_array_get(others, i);
+            int large = strstr(ds_json_string(o, "key", ""), "large") != NULL;
+            ck_assert_int_eq(ds_json_int(o, "tensors", 0), large ? 12 : 3);
+        }
+        ds_import_report_free(report);
+        ds_buf_release(&p);
+        ds_buf_release(&file);
+        free(path);
+    }
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, names_as_long_as_a_mark);
+    tcase_add_test(tc, a_list_beside_two_models);
     tcase_add_loop_test(tc, flat_names, 0, (int)(sizeof flat / sizeof flat[0]));
     tcase_add_loop_test(tc, dicts_of_models, 0, FILES);
     tcase_add_test(tc, wrappers_inside_names);

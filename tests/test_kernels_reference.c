@@ -314,6 +314,23 @@ START_TEST(adamw_closed_forms) {
     expect_all("m of clipped", m2, (float[]){0.075f, -1.25f}, 2, 1e-7);
     ops->sum_squares(dev, &sum, g, 2);
     expect_close("sum of squares", 0, sum, 25.09, 1e-6);
+    /* a norm below the limit, or no limit: as it is; one that is no number: nothing happens */
+    const double limits[] = {3, 2, 0, -1}, no_number[] = {NAN, INFINITY};
+    for (int i = 0; i < 4; i++) {
+        float p1[2] = {0}, m1[2] = {0}, v1[2] = {0};
+        ops->adamw(dev, p1, m1, v1, NULL, g, NULL, 2, 0.1f, 0.5f, 0.5f, 1e-8f, 0, limits[i], &four,
+                   0, 1);
+        expect_all("m of not clipped", m1, (float[]){0.15f, -2.5f}, 2, 1e-7);
+    }
+    for (int i = 0; i < 2; i++) {
+        float p1[2] = {1, 2}, m1[2] = {3, 4}, v1[2] = {5, 6}, e1[2] = {7, 8};
+        ops->adamw(dev, p1, m1, v1, e1, g, NULL, 2, 0.1f, 0.5f, 0.5f, 1e-8f, 0.1f, 1, &no_number[i],
+                   0.5f, 1);
+        expect_all("p", p1, (float[]){1, 2}, 2, 0);
+        expect_all("m", m1, (float[]){3, 4}, 2, 0);
+        expect_all("v", v1, (float[]){5, 6}, 2, 0);
+        expect_all("ema", e1, (float[]){7, 8}, 2, 0);
+    }
 }
 END_TEST
 

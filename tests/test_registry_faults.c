@@ -174,6 +174,22 @@ READ(default_net, ds_feature_net_default(r, out, err))
 READ(old_tasks, ds_old_tasks(r, 1, NULL, NULL, out, err))
 READ(base_task, ds_base_task_get(r, 1, out, err))
 READ(facts, ds_cleanup_facts(r, out, err))
+static int chosen_net(ds_registry *r, json_t **out, ds_error *err) {
+    ds_feature_choice c;
+    int rc = ds_feature_choice_resolve(r, "inception", &c, err);
+    if (!rc)
+        *out = json_pack("{sI, ss}", "id", (json_int_t)c.id, "mode", c.mode);
+    return rc;
+}
+static int base_in_use(ds_registry *r, json_t **out, ds_error *err) {
+    json_t *base = json_pack("{si}", "id", 1);
+    int rc = ds_base_usage(r, base, err);
+    if (rc)
+        json_decref(base);
+    else
+        *out = base;
+    return rc;
+}
 static void add_root(void *list, int64_t id, const char *path, int watch) {
     json_array_append_new(list, json_pack("[Isi]", (json_int_t)id, path, watch));
 }
@@ -190,10 +206,11 @@ static json_t *spec; /* of a training to come */
 READ(bars, ds_bars(r, "d", spec, out, err))
 
 static int (*const reads[])(ds_registry *r, json_t **out, ds_error *err) = {
-    one_dataset,  all_datasets, watched,    rejected_files, one_version, one_adapter, all_adapters,
-    all_aliases,  one_history,  one_job,    all_jobs,       waiting,     payload,     metrics,
-    measurements, gate,         all_events, one_base,       all_bases,   all_nets,    net_of_base,
-    net_of_job,   default_net,  old_tasks,  base_task,      facts,       bars};
+    one_dataset,  all_datasets, watched,      rejected_files, one_version, one_adapter,
+    all_adapters, all_aliases,  one_history,  one_job,        all_jobs,    waiting,
+    payload,      metrics,      measurements, gate,           all_events,  one_base,
+    all_bases,    all_nets,     net_of_base,  net_of_job,     default_net, old_tasks,
+    base_task,    facts,        bars,         chosen_net,     base_in_use};
 
 static char *read_text(ds_registry *r, int i, int *rc) {
     json_t *doc = NULL;

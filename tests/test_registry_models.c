@@ -1,4 +1,5 @@
 /* tests/test_registry_models.c - what names a base or a network, and what is told of one. */
+#include "registry/db.h"
 #include "registry/feature_nets.h"
 #include "registry/migrate.h"
 #include "tests/registry_fixture.h"
@@ -202,7 +203,293 @@ START_TEST(schema_numbers) {
 }
 END_TEST
 
+/* A default without a mode, as an earlier program left it, is measured in the usual mode. */
+START_TEST(choices_and_defaults) {
+    ds_registry *r = fx_open(fx_dir("choices"));
+    ds_feature_choice c = {.follow = 1};
+    int64_t id;
+    json_t *o = NULL;
+    ds_model_facts f = {.name = "fid", .path = "/fid", .sha256 = FID_SHA, .kind = "inception-fid"};
+    MUST(ds_feature_net_register(r, &f, &id, err));
+    FAILS(DS_EINVAL, "which network? give its name", ds_feature_net_choose(r, &c, err));
+    ck_assert_int_eq(fx_count(r, "feature_net.default"), 0);
+    c = (ds_feature_choice){.id = 99, .mode = "clean"};
+    FAILS(DS_ENOTFOUND, "feature network 99 does not exist", ds_feature_net_choose(r, &c, err));
+    MUST(ds_feature_net_default(r, &o, err)); /* nothing of it is left */
+    ck_assert_str_eq(fx_string(o, "name"), "inception");
+    ck_assert(json_is_true(json_object_get(o, "bundled")));
+    json_decref(o);
+    char sql[120];
+    snprintf(sql, sizeof sql, "INSERT INTO meta(key, value) VALUES ('default_feature_net', '%lld')",
+             (long long)id);
+    ck_assert_int_eq(fx_foreign(r, sql), SQLITE_OK);
+    MUST(ds_feature_net_default(r, &o, err));
+    ck_assert_str_eq(fx_string(o, "name"), "fid");
+    ck_assert_str_eq(fx_string(o, "mode"), "pytorch-fid");
+    ck_assert(json_is_false(json_object_get(o, "bundled")));
+    json_decref(o);
+    FAILS(DS_ENOTFOUND, "job 99 does not exist", ds_feature_net_of_job(r, 99, &o, err));
+    FAILS(DS_ENOTFOUND, "does not exist", ds_feature_net_get(r, "none", &o, err));
+    FAILS(DS_ENOTFOUND, "base 99 does not exist", ds_base_activate(r, 99, err));
+    FAILS(DS_ENOTFOUND, "base 99 does not exist", ds_base_choose(r, 99, err));
+    ck_assert(!ds_base_chosen(r) && fx_count(r, "base.default") == 0);
+    MUST(ds_base_resolve(r, NULL, &id, err));
+    ck_assert_int_eq(id, 1);
+    char words[300];
+    memset(words, 'x', sizeof words);
+    words[200] = 0;
+    FAILS(DS_EINVAL, "is too long a name", ds_feature_choice_resolve(r, words, &c, err));
+    words[199] = 0;
+    ds_error e;
+    ck_assert(ds_feature_choice_resolve(r, words, &c, &e) && !strstr(e.message, "too long a name"));
+    /* without any network */
+    ck_assert_int_eq(
+        fx_foreign(r, "DELETE FROM meta WHERE key = 'default_feature_net'; UPDATE bases SET"
+                      " feature_net_id = NULL"),
+        SQLITE_OK);
+    FAILS(DS_ENOTFOUND, "there is no feature network: start the daemon with --feature-net",
+          ds_feature_net_default(r, &o, err));
+    MUST(ds_feature_net_of_base(r, 1, &o, err));
+    ck_assert(json_is_null(o));
+    json_decref(o);
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    FAILS(DS_ENOTFOUND, "there is no feature network", ds_feature_net_of_job(r, j.id, &o, err));
+    ck_assert_int_eq(fx_foreign(r, "DELETE FROM meta WHERE key = 'active_base'"), SQLITE_OK);
+    FAILS(DS_ENOTFOUND, "no base is active; register one first", ds_base_get(r, 0, &o, err));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* What is named in a refusal: some, and that there are more. */
+START_TEST(many_that_need_it) {
+    ds_registry *r = fx_open(fx_dir("many"));
+    ds_model_facts f = {.name = "fid", .path = "/fid", .sha256 = FID_SHA, .kind = "inception-fid"};
+    int64_t id, seq;
+    int created;
+    ds_feature_choice c;
+    MUST(ds_feature_net_register(r, &f, &id, err));
+    MUST(ds_feature_choice_resolve(r, "fid", &c, err));
+    for (int i = 1; i <= 6; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "d%d", i);
+        ds_dataset_new d = {.name = name, .path = "/a", .watch = -1, .net = &c};
+        MUST(ds_dataset_add(r, &d, &id, &created, &seq, err));
+        if (i == 5)
+            FAILS(DS_ECONFLICT, "or remove-dataset): d1, d2, d3, d4, d5",
+                  ds_feature_net_remove(r, "fid", NULL, err));
+    }
+    ds_error e;
+    ck_assert_int_eq(ds_feature_net_remove(r, "fid", NULL, &e), DS_ECONFLICT);
+    ck_assert_ptr_nonnull(strstr(e.message, "in use: 6 datasets are measured"));
+    ck_assert_str_eq(strstr(e.message, "): "), "): d1, d2, d3, d4, d5, ...");
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Results that do not belong to the job, or cannot be taken. */
+START_TEST(imports_that_are_none) {
+    ds_registry *r = fx_open(fx_dir("none"));
+    int64_t id;
+    json_t *spec = fx_json("{\"what\":\"base\",\"name\":\"asked\",\"source\":\"/s\"}"),
+           *result = fx_json("{\"what\":\"base\",\"name\":\"found\",\"sha256\":\"" A_SHA
+                             "\",\"config\":{\"pixel\":0},\"vae\":{\"sha256\":\"short\"}}");
+    MUST(ds_job_add(r, DS_JOB_SAMPLE, "", NULL, 1, &id, err));
+    MUST(ds_job_claim(r, id, err));
+    ds_import i = {.job = id, .spec = spec, .result = result, .path = "/f"};
+    FAILS(DS_EINVAL, "is not an import", ds_import_finish(r, &i, err));
+    MUST(ds_job_add(r, DS_JOB_IMPORT, "x", spec, 3, &id, err));
+    i.job = id;
+    FAILS(DS_ECONFLICT, "not running", ds_import_finish(r, &i, err));
+    MUST(ds_job_claim(r, id, err));
+    i.vae_path = "/v";
+    FAILS(DS_EINVAL, "VAE: 'short' is not a sha256 digest", ds_import_finish(r, &i, err));
+    FAILS(DS_ENOTFOUND, "does not exist", ds_base_resolve(r, "found", &id, err));
+    ck_assert_int_eq(fx_count(r, "base.added"), 1); /* the fixture's */
+    i.vae_path = NULL;
+    MUST(ds_import_finish(r, &i, err));
+    MUST(ds_base_resolve(r, "found", &id,
+                         err)); /* its own name, as it is another one than asked for */
+    json_t *o = NULL;
+    MUST(ds_base_get(r, id, &o, err));
+    ck_assert(json_is_null(json_object_get(o, "vae")) &&
+              json_is_null(json_object_get(o, "license")));
+    ck_assert(json_is_null(json_object_get(o, "parameters")) &&
+              json_is_null(json_object_get(o, "source_format")));
+    ck_assert_str_eq(fx_string(o, "path"), "/f");
+    json_decref(o);
+    FAILS(DS_EINVAL, "base: 'x' is not a sha256 digest",
+          ds_base_put(r, "y", "/y", "x", NULL, 0, &id, err));
+    FAILS(DS_EINVAL, "feature network: '' is not a sha256",
+          ds_feature_net_put(r, "y", "/y", NULL, &id, err));
+    json_decref(spec);
+    json_decref(result);
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Lists in pages: newest first, the cursor ends with the last one. */
+START_TEST(pages) {
+    ds_registry *r = fx_open(fx_dir("pages"));
+    int64_t id;
+    MUST(ds_base_put(r, "two", "/2", A_SHA, NULL, 0, &id, err));
+    MUST(ds_base_put(r, "three", "/3", B_SHA, NULL, 0, &id, err));
+    static const char *const names[] = {"three", "two", "emoji-dit"};
+    for (int limit = -1; limit <= 4; limit++) {
+        int seen = 0, calls = 0, most = limit < 1 ? 3 : limit;
+        char cursor[32] = "";
+        do {
+            json_t *o = NULL;
+            MUST(ds_base_list(r, (ds_page){.limit = limit, .cursor = cursor}, &o, err));
+            size_t n = json_array_size(json_object_get(o, "items"));
+            ck_assert_int_eq((int)n, 3 - seen < most ? 3 - seen : most);
+            for (size_t i = 0; i < n; i++)
+                ck_assert_str_eq(fx_string(json_array_get(json_object_get(o, "items"), i), "name"),
+                                 names[seen++]);
+            ck_assert_int_eq(json_is_null(json_object_get(o, "next")), seen == 3);
+            snprintf(cursor, sizeof cursor, "%s", fx_string(o, "next") ? fx_string(o, "next") : "");
+            json_decref(o);
+            calls++;
+        } while (*cursor);
+        ck_assert_int_eq(calls, (3 + most - 1) / most);
+    }
+    ck_assert_int_eq(page_limit((ds_page){0}), DS_LIST_DEFAULT);
+    ck_assert_int_eq(page_limit((ds_page){.limit = -5}), DS_LIST_DEFAULT);
+    ck_assert_int_eq(page_limit((ds_page){.limit = DS_LIST_MAX}), DS_LIST_MAX);
+    ck_assert_int_eq(page_limit((ds_page){.limit = DS_LIST_MAX + 1}), DS_LIST_MAX);
+    int64_t at;
+    MUST(page_cursor((ds_page){.cursor = "999999999999999999"}, &at, err)); /* 18 digits */
+    ck_assert(at == 999999999999999999);
+    FAILS(DS_EINVAL, "cursor", page_cursor((ds_page){.cursor = "1000000000000000000"}, &at, err));
+    MUST(page_cursor((ds_page){.cursor = ""}, &at, err));
+    ck_assert(at == INT64_MAX);
+    ds_registry_close(r);
+}
+END_TEST
+
+/* What a killed process left is gone after an opening, and nothing else. */
+START_TEST(leftovers_and_identity) {
+    static const char *const files[] = {"registry.db.tmp", "backups/x.db.tmp", "notes.tmp.txt",
+                                        "backups/y.db", ".tmp"};
+    char dir[PATH_MAX], path[PATH_MAX], one[64], two[64];
+    snprintf(dir, sizeof dir, "%s", fx_dir("left"));
+    ds_registry *r = fx_open(dir);
+    ds_registry_instance(r, one, sizeof one);
+    ck_assert(strlen(one) == 32 && strspn(one, "0123456789abcdef") == 32);
+    ck_assert_str_eq(strrchr(ds_registry_dir(r), '/'), strrchr(dir, '/'));
+    ds_registry_close(r);
+    ds_fs_join(path, sizeof path, dir, "backups");
+    MUST(ds_fs_mkdirs(path, err));
+    for (int i = 0; i < 5; i++) {
+        ds_fs_join(path, sizeof path, dir, files[i]);
+        FILE *f = fopen(path, "w");
+        ck_assert(f && !fclose(f));
+    }
+    MUST(ds_registry_open(dir, &r, err));
+    for (int i = 0; i < 5; i++) {
+        ds_fs_join(path, sizeof path, dir, files[i]);
+        ck_assert_msg(ds_fs_exists(path) == (i >= 2), "%s", files[i]);
+    }
+    ds_registry_instance(r, two, sizeof two);
+    ck_assert_str_eq(one, two); /* the same for ever */
+    ds_registry_close(r);
+    r = fx_open(fx_dir("other"));
+    ds_registry_instance(r, two, sizeof two);
+    ck_assert_str_ne(one, two);
+    ds_registry_close(r);
+    ds_registry_close(NULL);
+}
+END_TEST
+
+/* The lock of another program is seen, and leaves no trace here. */
+START_TEST(a_lock_of_others) {
+    ds_registry *r = fx_open(fx_dir("lock"));
+    char path[PATH_MAX];
+    sqlite3 *db;
+    int64_t id;
+    ds_fs_join(path, sizeof path, ds_registry_dir(r), "registry.db");
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    ck_assert_int_eq(ds_registry_locked(r), 0);
+    ck_assert_int_eq(ds_registry_lock_seen(r), 0);
+    ck_assert_int_eq(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    ds_registry_patience(r, 1);
+    ck_assert_int_eq(ds_registry_locked(r), 1);
+    ck_assert_int_eq(ds_registry_lock_seen(r), 0); /* a look is none */
+    FAILS(DS_EBUSY, "another program holds the lock",
+          ds_base_put(r, "x", "/x", A_SHA, NULL, 0, &id, err));
+    ck_assert_int_eq(ds_registry_lock_seen(r), 1);
+    ck_assert_int_eq(ds_registry_lock_seen(r), 0);
+    ck_assert_int_eq(sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
+    MUST(ds_base_put(r, "x", "/x", A_SHA, NULL, 0, &id, err));
+    ck_assert_int_eq(ds_registry_locked(r), 0);
+    sqlite3_close(db);
+    ds_registry_close(r);
+}
+END_TEST
+
+/* A part that failed is no part of what is kept, even where its caller went on. */
+START_TEST(nested_transactions) {
+    ds_registry *r = fx_open(fx_dir("nested"));
+    int64_t id, n;
+    MUST(db_begin(r, err));
+    MUST(ds_base_put(r, "x", "/x", A_SHA, NULL, 0, &id, err));
+    MUST(db_begin(r, err));
+    ds_error e = {0};
+    ck_assert_int_eq(db_end(r, DS_EINVAL, &e), DS_EINVAL);
+    FAILS(DS_EFAILED, "a part of the transaction failed", db_end(r, 0, err));
+    FAILS(DS_ENOTFOUND, "does not exist", ds_base_resolve(r, "x", &id, err));
+    MUST(db_begin(r, err));
+    MUST(db_begin(r, err));
+    MUST(ds_base_put(r, "x", "/x", A_SHA, NULL, 0, &id, err));
+    MUST(db_end(r, 0, err));
+    MUST(db_end(r, 0, err));
+    MUST(ds_base_resolve(r, "x", &id, err));
+    ck_assert_int_eq(db_int(r, &n, NULL, "SELECT NULL", ""), DS_ENOTFOUND);
+    ck_assert_int_eq(db_int(r, &n, NULL, "SELECT 1 WHERE 0", ""), DS_ENOTFOUND);
+    ck_assert(!db_int(r, &n, NULL, "SELECT 7", "") && n == 7);
+    FAILS(DS_ECONFLICT, "registry rule",
+          db_run(r, err, "INSERT INTO meta(key, value) VALUES ('instance', '1')", ""));
+    FAILS(DS_EFAILED, "prepare a statement", db_run(r, err, "SELECT nonsense FROM nowhere", ""));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* An empty file with a number that cannot be is no fresh one. */
+START_TEST(an_empty_file_with_a_number) {
+    static const struct {
+        const char *sql;
+        int code;
+        const char *says;
+    } files[] = {{"PRAGMA user_version = -1", DS_EINTEGRITY, "has 0 tables but schema -1"},
+                 {"PRAGMA user_version = 1", DS_EINTEGRITY, "has 0 tables but schema 1"},
+                 {"CREATE TABLE x(a); PRAGMA application_id = 1146307410", DS_EINTEGRITY,
+                  "has 1 tables but schema 0"}};
+    for (int i = 0; i < 3; i++) {
+        char dir[PATH_MAX], path[PATH_MAX];
+        ds_registry *r;
+        sqlite3 *db;
+        snprintf(dir, sizeof dir, "%s", fx_dir("empty"));
+        MUST(ds_fs_mkdirs(dir, err));
+        ds_fs_join(path, sizeof path, dir, "registry.db");
+        ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+        ck_assert_int_eq(sqlite3_exec(db, files[i].sql, NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(db);
+        FAILS(files[i].code, files[i].says, ds_registry_open(dir, &r, err));
+    }
+    ck_assert_int_eq(DS_APPLICATION_ID, 1146307410);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, choices_and_defaults);
+    tcase_add_test(tc, many_that_need_it);
+    tcase_add_test(tc, imports_that_are_none);
+    tcase_add_test(tc, pages);
+    tcase_add_test(tc, leftovers_and_identity);
+    tcase_add_test(tc, a_lock_of_others);
+    tcase_add_test(tc, nested_transactions);
+    tcase_add_test(tc, an_empty_file_with_a_number);
     tcase_add_test(tc, references_to_bases);
     tcase_add_test(tc, names_that_are_taken_or_cannot_be);
     tcase_add_test(tc, what_is_told_of_a_base);

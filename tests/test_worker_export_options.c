@@ -94,6 +94,7 @@ static int command(const char *line) {
         free(copy);
     else {
         int fd = open(log, O_RDWR | O_CREAT | O_TRUNC, 0600);
+        dup2(open(adapter_path, O_RDONLY), 0); /* for --adapter - */
         dup2(fd, 1);
         dup2(fd, 2);
         int rc = ds_worker_export(argc, argv);
@@ -403,6 +404,116 @@ START_TEST(inputs_that_do_not_fit) {
 }
 END_TEST
 
+/* A base as the test wants it, in place of the common one: the export's exit and words. */
+static void of_base(ds_base *b, const char *format, int want, const char *words) {
+    char path[PATH_MAX], line[2 * PATH_MAX];
+    in(path, "own.safetensors");
+    ck_assert_int_eq(ds_base_save(b, path, 0, NULL, NULL), 0);
+    ds_base_free(b);
+    begin();
+    snprintf(line, sizeof line, "--base %s --no-measure -o OUT --format %s", path, format);
+    runs(want, line, words);
+    ck_assert_int_eq(ds_fs_exists(out), !want);
+}
+
+/* What diffusers cannot have: other features of time, another width of the MLP, other positions. */
+START_TEST(bases_that_a_layout_cannot_hold) {
+    ds_dit_config c = config;
+    ds_base *b;
+    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    of_base(b, "diffusers", 2,
+            "diffusers knows freq_dim 256 and mlp_ratio 4 only; this base has 64 and 4");
+    c.freq_dim = 256;
+    c.mlp_ratio = 2;
+    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    of_base(b, "diffusers", 2, "this base has 256 and 2: use format dit or safetensors");
+    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    of_base(b, "dit", 0, "wrote ");
+    for (int i = 0; i < 4; i++) { /* positions on both sides of 1e-4 */
+        static const float by[] = {5e-5f, -5e-5f, 2e-4f, -2e-4f};
+        b = diffusers_base();
+        b->data[b->table.items[0].offset + 7] += by[i];
+        of_base(b, "diffusers", i < 2 ? 0 : 2,
+                i < 2 ? "wrote " : "computes position embeddings itself");
+    }
+}
+END_TEST
+
+START_TEST(numbers_that_are_not_finite) {
+    static const char *const formats[] = {"dit", "dit --no-pt", "diffusers", "safetensors --merge",
+                                          "dit --dtype bf16"};
+    for (int i = 0; i < 5; i++) {
+        ds_base *b = diffusers_base();
+        b->data[b->table.items[i == 4 ? b->table.count - 2 : 3].offset] = i % 2 ? INFINITY : NAN;
+        of_base(b, formats[i], 9, "holds a value that is not finite");
+    }
+}
+END_TEST
+
+/* From standard input it is the same adapter. */
+START_TEST(an_adapter_from_standard_input) {
+    char one[DS_HEX_SIZE], two[DS_HEX_SIZE], path[PATH_MAX];
+    ds_fs_join(path, sizeof path, out, "adapter.safetensors");
+    begin();
+    runs(0, COMMON "--format safetensors", "wrote ");
+    ck_assert_int_eq(ds_digest_file(path, one, NULL), 0);
+    begin();
+    runs(0, "--base BASE --adapter - -o OUT --format safetensors", "wrote ");
+    ck_assert_int_eq(ds_digest_file(path, two, NULL), 0);
+    ck_assert_str_eq(one, two);
+    runs(0, "--help", "usage: diffscaler-worker export");
+    runs(0, "-h", "--no-measure");
+    runs(2, "--help --force", "unknown argument '--help'");
+}
+END_TEST
+
+/* What the peft-like folder says of itself. */
+START_TEST(description_of_the_factors) {
+    char path[PATH_MAX];
+    json_t *doc;
+    begin();
+    runs(0, COMMON "--format peft-like", "wrote ");
+    ds_fs_join(path, sizeof path, out, "adapter_config.json");
+    ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &doc, NULL), 0);
+    ck_assert_str_eq(ds_json_string(doc, "peft_type", ""), "DIFFSCALER_AFFINER");
+    ck_assert_str_eq(ds_json_string(doc, "base_model_name_or_path", ""), "tiny");
+    ck_assert_str_eq(ds_json_string(doc, "side", ""), "out");
+    ck_assert_str_eq(ds_json_string(doc, "phi", ""), "identity");
+    ck_assert_str_eq(ds_json_string(doc, "formula", ""), "y = a * (W x) + bias + b + B phi(A x)");
+    ck_assert(ds_json_int(doc, "r", 0) == 2 && ds_json_int(doc, "lora_alpha", 0) == 2 &&
+              ds_json_int(doc, "null_row", 0) == 4);
+    json_t *modules = json_object_get(doc, "target_modules");
+    ck_assert_int_eq((int)json_array_size(modules), 2); /* q of the one block, and fc2 */
+    ck_assert_str_eq(json_string_value(json_array_get(modules, 0)),
+                     "transformer_blocks.0.attn1.to_q");
+    ck_assert_str_eq(json_string_value(json_array_get(modules, 1)),
+                     "transformer_blocks.0.ff.net.2");
+    ck_assert_int_eq((int)json_array_size(json_object_get(doc, "classes")), CLASSES);
+    json_decref(doc);
+    ds_st *st = file("adapter_model.safetensors");
+    static const struct {
+        const char *name;
+        int ndim;
+        int64_t shape[2];
+    } parts[] = {{"transformer_blocks.0.attn1.to_q.lora_A.weight", 2, {2, 32}},
+                 {"transformer_blocks.0.attn1.to_q.lora_B.weight", 2, {32, 2}},
+                 {"transformer_blocks.0.attn1.to_q.affiner_a", 1, {32}},
+                 {"transformer_blocks.0.ff.net.2.lora_A.weight", 2, {2, 128}},
+                 {"transformer_blocks.0.ff.net.2.affiner_b", 1, {32}},
+                 {"class_embedder.rows", 2, {CLASSES, 32}}};
+    const ds_st_tensor *t;
+    for (int i = 0; i < 6; i++) {
+        char name[120];
+        ds_error err = {0};
+        snprintf(name, sizeof name, "base_model.model.%s", parts[i].name);
+        ck_assert_msg(!ds_st_need(st, name, parts[i].ndim, parts[i].shape, &t, &err), "%s",
+                      err.message);
+    }
+    ck_assert_uint_eq(ds_st_count(st), 9); /* of each layer four, and the rows */
+    ds_st_free(st);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_unchecked_fixture(tc, make_world, NULL);
     tcase_add_loop_test(tc, dtype_is_of_the_matrices, 0, 5);
@@ -413,6 +524,10 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, an_export_is_synced, 0, 3);
     tcase_add_test(tc, a_rename_that_fails_loses_nothing);
     tcase_add_test(tc, inputs_that_do_not_fit);
+    tcase_add_test(tc, bases_that_a_layout_cannot_hold);
+    tcase_add_test(tc, numbers_that_are_not_finite);
+    tcase_add_test(tc, an_adapter_from_standard_input);
+    tcase_add_test(tc, description_of_the_factors);
 }
 
 int main(void) { return ds_test_main("worker_export_options", cases); }
