@@ -607,7 +607,7 @@ START_TEST(a_list_beside_two_models) {
         key(&p, first ? "a_large" : "z_large");
         model_dict(&p, OTHER, "", 1);
         for (int i = 0; i < 9; i++) {
-            char name[8];
+            char name[16];
             snprintf(name, sizeof name, "x%d", i);
             key(&p, name);
             tensor(&p, 0, OTHER);
