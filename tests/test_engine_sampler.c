@@ -73,6 +73,13 @@ static int step_count, draw_count;
 static const struct ds_ops *real;
 static struct ds_ops watched;
 
+static int embeddings; /* of timesteps, each time for so many rows as are kept */
+static void watch_embedding(ds_device *dev, float *out, const float *t, int B, int dim,
+                            float period, int shift) {
+    embeddings++;
+    real->timestep_embedding(dev, out, t, B, dim, period, shift);
+}
+
 static void watch_step(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
                        const float *base, const float *noise, const ds_step *s, int B, size_t px,
                        size_t outpx) {
@@ -98,8 +105,9 @@ static void watch(ds_device *dev) {
     watched = *real;
     watched.sampler_step = watch_step;
     watched.normal = watch_normal;
+    watched.timestep_embedding = watch_embedding;
     dev->ops = &watched;
-    step_count = draw_count = 0;
+    step_count = draw_count = embeddings = 0;
 }
 
 static void near(double is, double want, const char *what, int at) {
@@ -429,6 +437,29 @@ START_TEST(a_small_base_makes_small_batches) {
 }
 END_TEST
 
+/* Modulations of all steps at once, of as many as there is room for, or of each step alone. */
+START_TEST(modulations_that_are_kept) {
+    static const struct {
+        int rows, times;
+    } tables[] = {{0, 1}, {8, 1}, {1000, 1}, {4, 2}, {6, 2}, {2, 4}, {-1, 4}, {1, 4}};
+    world w = open_world(3, 0, 1);
+    ds_net *net = net_of(&w, w.other, 2);
+    ds_sample_request q[2] = {{.index = 0, .label = 0}, {.index = 1, .label = 1}};
+    ds_sample_options o = two_steps;
+    o.steps = 4;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        o.table_rows = tables[i].rows;
+        watch(w.dev);
+        ck_assert_int_eq(ds_sample(NULL, NULL, net, NULL, &o, q, 2, NULL, NULL, NULL), 0);
+        w.dev->ops = real;
+        ck_assert_msg(embeddings == tables[i].times, "%d rows: %d times", tables[i].rows,
+                      embeddings);
+    }
+    ds_net_free(net);
+    close_world(&w);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- what is refused */
 
 START_TEST(requests_that_are_refused) {
@@ -526,6 +557,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, pixels_of_numbers);
     tcase_add_test(tc, a_stop_is_an_error);
     tcase_add_test(tc, a_small_base_makes_small_batches);
+    tcase_add_test(tc, modulations_that_are_kept);
     tcase_add_test(tc, requests_that_are_refused);
     tcase_add_test(tc, no_room_is_said);
 }
