@@ -537,6 +537,69 @@ START_TEST(headers_and_samples_of_pnm) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- WebP */
+
+static void little(char *to, size_t v) {
+    for (int i = 0; i < 4; i++)
+        to[i] = (char)(v >> 8 * i);
+}
+
+/* A chunk behind the others, within the announced size. */
+static void webp_chunk(ds_buf *b, const char *type, const char *data, size_t n, size_t says) {
+    char size[4];
+    little(size, says);
+    ds_buf_add(b, type, 4);
+    ds_buf_add(b, size, 4);
+    ds_buf_add(b, data, n);
+    little(b->data + 4, b->len - 8);
+}
+
+START_TEST(parts_of_a_webp) {
+    static const char animated[] = "RIFF\x24\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\x07\0\0\x07\0\0"
+                                   "ANIM\x06\0\0\0\xff\xff\xff\xff\0\0";
+    static const char turned[] = LE("\1\0\x12\1\3\0\1\0\0\0\6\0\0\0");
+    uint8_t rgba[3 * 2 * 4];
+    ck_assert_ptr_null(pixels(DS_DECODE_TRAIN, animated, sizeof animated - 1));
+    ck_assert_int_eq(info.verdict, DS_DECODE_UNSUPPORTED);
+    ck_assert_str_eq(reason, "animated WebP is not supported");
+    for (int alpha = 0; alpha < 2; alpha++) {
+        memset(rgba, 255, sizeof rgba);
+        rgba[0] = 10;
+        rgba[3] = alpha ? 100 : 255;
+        ds_buf b = make_webp(3, 2, rgba);
+        uint8_t *got = pixels(DS_DECODE_TRAIN, b.data, b.len);
+        ck_assert(got && info.width == 3 && info.height == 2 && info.orientation == 1);
+        ck_assert_int_eq(info.notes, alpha ? DS_NOTE_ALPHA : 0);
+        ck_assert_int_eq(got[0], alpha ? (10 * 100 + 255 * 155 + 127) / 255 : 10);
+        free(got);
+        ck_assert_int_lt(header(b.data, b.len - 1), 0);
+        ck_assert_str_eq(reason, "truncated: the WebP data ends before its announced size");
+        ck_assert_int_eq(info.verdict, DS_DECODE_BROKEN);
+        ck_assert_int_lt(header(b.data, 20), 0);
+        size_t whole = b.len;
+        webp_chunk(&b, "XMP ", "odd\0", 4, 3); /* and a byte that fills it up */
+        webp_chunk(&b, "EXIF", turned, sizeof turned - 1, sizeof turned - 1);
+        got = pixels(DS_DECODE_TRAIN, b.data, b.len);
+        ck_assert(got && info.width == 2 && info.height == 3 && info.orientation == 6);
+        ck_assert_int_eq(info.notes, DS_NOTE_ORIENTATION | (alpha ? DS_NOTE_ALPHA : 0));
+        free(got);
+        got = pixels(DS_DECODE_PILLOW, b.data, b.len); /* as stored, and said */
+        ck_assert(got && info.width == 3 && info.height == 2 && got[0] == 10);
+        ck_assert_int_eq(info.notes, DS_NOTE_ORIENTATION | (alpha ? DS_NOTE_ALPHA : 0));
+        free(got);
+        little(b.data + 4, whole - 8); /* what is behind the announced size is not looked at */
+        ck_assert(!header(b.data, b.len) && info.orientation == 1);
+        b.len = whole;
+        webp_chunk(&b, "EXIF", turned, sizeof turned - 1, sizeof turned); /* longer than the file */
+        ck_assert(!header(b.data, b.len) && info.orientation == 1);
+        b.len = whole;
+        webp_chunk(&b, "EXIF", "II*\0nonsense", 12, 12);
+        ck_assert(!header(b.data, b.len) && info.orientation == 1);
+        ds_buf_release(&b);
+    }
+}
+END_TEST
+
 /* As many pixels as are allowed, and one less. */
 START_TEST(as_many_pixels_as_allowed) {
     ds_buf files[3] = {make_slope_png(7, 3, 1), {0}, {0}};
@@ -573,6 +636,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, chunks_of_a_png, 0, (int)(sizeof pngs / sizeof *pngs));
     tcase_add_test(tc, packed_text_of_a_png);
     tcase_add_loop_test(tc, headers_and_samples_of_pnm, 0, (int)(sizeof pnms / sizeof *pnms));
+    tcase_add_test(tc, parts_of_a_webp);
     tcase_add_test(tc, as_many_pixels_as_allowed);
 }
 
