@@ -657,6 +657,15 @@ START_TEST(no_room_is_said) {
         ck_assert_int_lt(n, 20);
     }
     ds_vae_free(vae);
+    static uint8_t rgb[8 * 8 * 3];
+    alloc_fails = 0;
+    vae = open_vae(dev, DS_VAE_ENCODER | DS_VAE_DECODER);
+    alloc_calls = 0;
+    alloc_fails = 1;
+    ck_assert_int_eq(ds_vae_encode_u8(vae, rgb, 8, 8, z[0], z[1], &err), DS_ENOMEM);
+    alloc_calls = 0;
+    ck_assert_int_eq(ds_vae_decode_u8(vae, z[0], 2, 2, rgb, &err), DS_ENOMEM);
+    ds_vae_free(vae);
     dev->alloc = alloc;
     ds_device_close(dev);
 }

@@ -51,6 +51,75 @@ START_TEST(device) {
 }
 END_TEST
 
+/* Words for devices, and which device is opened for them. */
+START_TEST(words_for_devices) {
+    static const char *const good[] = {"auto", "cpu", "cuda", "cuda:0", "cuda:7", "ref"},
+                             *const bad[] = {"",        "gpu", "cpu:0", "cuda:",     "cuda:x",
+                                             "cuda:1x", "CPU", "refs",  "cuda:99999"};
+    ds_error err = {0};
+    for (int i = 0; i < (int)(sizeof good / sizeof *good); i++)
+        EXPECT(!ds_device_kind_check(good[i], &err), "'%s': %s", good[i], err.message);
+    for (int i = 0; i < (int)(sizeof bad / sizeof *bad); i++) {
+        ds_device *one = NULL;
+        ds_device_options o = {.kind = bad[i]};
+        EXPECT(ds_device_kind_check(bad[i], &err) == DS_EINVAL, "'%s'", bad[i]);
+        EXPECT(strstr(err.message, "is not known: use auto, cpu, cuda, cuda:N or ref"), "%s",
+               err.message);
+        EXPECT(ds_device_open(&one, &o, &err) == DS_EINVAL && !one, "'%s' is opened", bad[i]);
+    }
+    static const char *const precisions[] = {"f32", "bf16", "tf32"};
+    enum ds_precision p = DS_PRECISION_F32;
+    for (int i = 0; i < 3; i++) {
+        EXPECT(!ds_precision_from_name(precisions[i], &p, &err) && (int)p == i, "%s",
+               precisions[i]);
+        EXPECT(!strcmp(ds_precision_names[i], precisions[i]), "%s", precisions[i]);
+    }
+    EXPECT(ds_precision_from_name("f16", &p, &err) == DS_EINVAL && strstr(err.message, "'f16'"),
+           "f16");
+    EXPECT(!ds_precision_names[3], "more than three");
+    /* on a processor with AVX2: its kernels, not the plain ones; what it has not is not opened */
+    ds_device *one;
+    ds_device_options o = {.kind = "ref"};
+    ck_assert_int_eq(ds_device_open(&one, &o, NULL), 0);
+    EXPECT(!strcmp(one->name, "ref"), "%s", one->name);
+    ds_device_close(one);
+    o = (ds_device_options){.kind = "cpu", .precision = DS_PRECISION_TF32};
+    EXPECT(ds_device_open(&one, &o, &err) == DS_EINVAL && strstr(err.message, "tf32"),
+           "tf32 on the processor");
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return;
+    ck_assert_int_eq(ds_device_open(&one, NULL, NULL), 0);
+    EXPECT(!strcmp(one->name, "cpu"), "%s", one->name);
+    ds_device_close(one);
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const struct {
+        const char *isa;
+        int there;
+    } sets[] = {{"avx2", 1},
+                {"avx512", wide},
+                {"avx512bf16", wide && __builtin_cpu_supports("avx512bf16")}};
+    for (int i = 0; i < 3; i++)
+        for (int half = 0; half < 2; half++) {
+            o = (ds_device_options){.kind = "cpu",
+                                    .isa = sets[i].isa,
+                                    .precision = half ? DS_PRECISION_BF16 : DS_PRECISION_F32};
+            int rc = ds_device_open(&one, &o, &err);
+            EXPECT(rc == (sets[i].there ? 0 : DS_ENOTFOUND), "%s: %d %s", sets[i].isa, rc,
+                   err.message);
+            if (rc)
+                continue;
+            char want[40]; /* bf16 has products of its own on the last of them only */
+            snprintf(want, sizeof want, "cpu-%s-%s", (half ? i == 2 : i > 0) ? "avx512" : "avx2",
+                     half ? "bf16" : "f32");
+            EXPECT(!strncmp(one->device_class, want, 10), "%s is %s", sets[i].isa,
+                   one->device_class);
+            EXPECT(one->host_memory && one->act_size == (half ? 2 : 4), "%s", one->device_class);
+            ds_device_close(one);
+        }
+}
+END_TEST
+
 START_TEST(linear_by_hand) {
     float W[6] = {1, 2, 3, -1, 0, 1}, x[6] = {1, 1, 1, 2, 0, -1}, bias[2] = {0.5f, -2}, y[4], dx[6];
     ds_weight *w = dev->weight_new(dev, 2, 3, 0, 1);
@@ -370,6 +439,7 @@ END_TEST
 static void register_cases(TCase *tc) {
     tcase_add_checked_fixture(tc, open_ref, close_ref);
     tcase_add_test(tc, device);
+    tcase_add_test(tc, words_for_devices);
     tcase_add_test(tc, linear_by_hand);
     tcase_add_test(tc, gelu_and_silu_values);
     tcase_add_test(tc, fused_is_plain);

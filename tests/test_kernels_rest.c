@@ -363,75 +363,6 @@ START_TEST(opening) {
 }
 END_TEST
 
-/* Words for devices, and which device is opened for them. */
-START_TEST(words_for_devices) {
-    static const char *const good[] = {"auto", "cpu", "cuda", "cuda:0", "cuda:7", "ref"},
-                             *const bad[] = {"",        "gpu", "cpu:0", "cuda:",     "cuda:x",
-                                             "cuda:1x", "CPU", "refs",  "cuda:99999"};
-    ds_error err = {0};
-    for (int i = 0; i < COUNT(good); i++)
-        EXPECT(!ds_device_kind_check(good[i], &err), "'%s': %s", good[i], err.message);
-    for (int i = 0; i < COUNT(bad); i++) {
-        ds_device *dev = NULL;
-        ds_device_options o = {.kind = bad[i]};
-        EXPECT(ds_device_kind_check(bad[i], &err) == DS_EINVAL, "'%s'", bad[i]);
-        EXPECT(strstr(err.message, "is not known: use auto, cpu, cuda, cuda:N or ref"), "%s",
-               err.message);
-        EXPECT(ds_device_open(&dev, &o, &err) == DS_EINVAL && !dev, "'%s' is opened", bad[i]);
-    }
-    static const char *const precisions[] = {"f32", "bf16", "tf32"};
-    enum ds_precision p = DS_PRECISION_F32;
-    for (int i = 0; i < 3; i++) {
-        EXPECT(!ds_precision_from_name(precisions[i], &p, &err) && (int)p == i, "%s",
-               precisions[i]);
-        EXPECT(!strcmp(ds_precision_names[i], precisions[i]), "%s", precisions[i]);
-    }
-    EXPECT(ds_precision_from_name("f16", &p, &err) == DS_EINVAL && strstr(err.message, "'f16'"),
-           "f16");
-    EXPECT(!ds_precision_names[3], "more than three");
-    /* on a processor with AVX2: its kernels, not the plain ones; what it has not is not opened */
-    ds_device *dev;
-    ds_device_options o = {.kind = "ref"};
-    ck_assert_int_eq(ds_device_open(&dev, &o, NULL), 0);
-    EXPECT(!strcmp(dev->name, "ref"), "%s", dev->name);
-    ds_device_close(dev);
-    o = (ds_device_options){.kind = "cpu", .precision = DS_PRECISION_TF32};
-    EXPECT(ds_device_open(&dev, &o, &err) == DS_EINVAL && strstr(err.message, "tf32"),
-           "tf32 on the processor");
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return;
-    ck_assert_int_eq(ds_device_open(&dev, NULL, NULL), 0);
-    EXPECT(!strcmp(dev->name, "cpu"), "%s", dev->name);
-    ds_device_close(dev);
-    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    const struct {
-        const char *isa;
-        int there;
-    } sets[] = {{"avx2", 1},
-                {"avx512", wide},
-                {"avx512bf16", wide && __builtin_cpu_supports("avx512bf16")}};
-    for (int i = 0; i < 3; i++)
-        for (int half = 0; half < 2; half++) {
-            o = (ds_device_options){.kind = "cpu",
-                                    .isa = sets[i].isa,
-                                    .precision = half ? DS_PRECISION_BF16 : DS_PRECISION_F32};
-            int rc = ds_device_open(&dev, &o, &err);
-            EXPECT(rc == (sets[i].there ? 0 : DS_ENOTFOUND), "%s: %d %s", sets[i].isa, rc,
-                   err.message);
-            if (rc)
-                continue;
-            char want[40]; /* bf16 has products of its own on the last of them only */
-            snprintf(want, sizeof want, "cpu-%s-%s", (half ? i == 2 : i > 0) ? "avx512" : "avx2",
-                     half ? "bf16" : "f32");
-            EXPECT(!strncmp(dev->device_class, want, 10), "%s is %s", sets[i].isa,
-                   dev->device_class);
-            EXPECT(dev->host_memory && dev->act_size == (half ? 2 : 4), "%s", dev->device_class);
-            ds_device_close(dev);
-        }
-}
-END_TEST
-
 START_TEST(sum_squares) {
     static const size_t sizes[] = {1, 7, 65, 16385, 200003};
     for (int set = 0; set < KERNEL_SETS; set++) {
@@ -662,7 +593,6 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, adamw_without_extras);
     tcase_add_test(tc, adamw_norms);
     tcase_add_test(tc, opening);
-    tcase_add_test(tc, words_for_devices);
     tcase_add_test(tc, sum_squares);
     tcase_add_test(tc, rounding_to_bf16);
 }

@@ -325,7 +325,8 @@ START_TEST(an_export_is_synced) {
         const char *file;
     } forms[] = {{DS_EXPORT_DIT, "/model.safetensors"},
                  {DS_EXPORT_DIFFUSERS, "/diffusion_pytorch_model.safetensors"},
-                 {DS_EXPORT_SAFETENSORS, "/adapter.safetensors"}};
+                 {DS_EXPORT_SAFETENSORS, "/adapter.safetensors"},
+                 {DS_EXPORT_PEFT, "/adapter_model.safetensors"}};
     ds_error err;
     begin();
     durable_begin();
@@ -521,7 +522,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, wrong_words_write_nothing, 0, (int)(sizeof wrong / sizeof *wrong));
     tcase_add_test(tc, force_replaces_an_export_only);
     tcase_add_loop_test(tc, a_full_disk_leaves_nothing, 0, 5);
-    tcase_add_loop_test(tc, an_export_is_synced, 0, 3);
+    tcase_add_loop_test(tc, an_export_is_synced, 0, 4);
     tcase_add_test(tc, a_rename_that_fails_loses_nothing);
     tcase_add_test(tc, inputs_that_do_not_fit);
     tcase_add_test(tc, bases_that_a_layout_cannot_hold);
