@@ -345,8 +345,55 @@ START_TEST(configurations_as_text) {
 }
 END_TEST
 
+/* Matrices that stay in 16 bits: only bf16 is handed out as it lies there. */
+START_TEST(matrices_in_16_bits) {
+    static const enum ds_st_dtype types[] = {DS_ST_BF16, DS_ST_F16, DS_ST_F32};
+    static float room[1 << 16];
+    char path[PATH_MAX], *bytes;
+    size_t n;
+    ds_base *b, *is;
+    ds_error err;
+    ds_fs_join(path, sizeof path, ds_test_tmpdir(), "half.safetensors");
+    for (int k = 0; k < 3; k++) {
+        b = base_without_zeros();
+        ds_st_writer *w = ds_st_writer_new();
+        json_t *doc = ds_dit_config_to_json(&config);
+        char *text = ds_json_canonical(doc);
+        ds_st_writer_meta(w, "diffscaler.config", text);
+        for (int i = 0; i < b->table.count; i++) {
+            const ds_param *p = &b->table.items[i];
+            int64_t shape[4] = {p->shape[0], p->shape[1], p->shape[2], p->shape[3]};
+            ds_st_writer_add_f32(w, p->name, p->kind == DS_PARAM_WEIGHT ? types[k] : DS_ST_F32,
+                                 p->ndim, shape, b->data + p->offset);
+        }
+        ck_assert_int_eq(ds_st_writer_finish(w, &bytes, &n, NULL), 0);
+        ck_assert_int_eq(ds_fs_write(path, bytes, n, NULL), 0);
+        for (int unpacked = 0; unpacked < 2; unpacked++) {
+            ck_assert_msg(!ds_base_open_within(&is, path, NULL, unpacked ? SIZE_MAX : 0, &err),
+                          "%s", err.message);
+            for (int i = 0; i < is->table.count; i++) {
+                const ds_param *p = &is->table.items[i];
+                int stays = p->kind == DS_PARAM_WEIGHT && k < 2 && !unpacked;
+                ck_assert_int_eq(ds_base_held(is, i) == NULL, stays);
+                ck_assert_int_eq(ds_base_bf16(is, i) != NULL, stays && k == 0);
+                const float *x = ds_base_values(is, i, room), *want = b->data + p->offset;
+                for (size_t j = 0; j < p->count; j++) /* 8 bits of bf16, 11 of f16 */
+                    ck_assert(fabsf(x[j] - want[j]) <= 0.004f * fabsf(want[j]) + 1e-6f);
+            }
+            ds_base_free(is);
+        }
+        ds_st_writer_free(w);
+        json_decref(doc);
+        free(text);
+        free(bytes);
+        ds_base_free(b);
+    }
+}
+END_TEST
+
 static void cases(TCase *tc) {
     label_images();
+    tcase_add_test(tc, matrices_in_16_bits);
     tcase_add_test(tc, nets_without_room);
     tcase_add_test(tc, configurations_as_text);
     tcase_add_loop_test(tc, shapes_have_limits, 0, (int)(sizeof limits / sizeof *limits));
