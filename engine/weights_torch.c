@@ -88,7 +88,8 @@ static int add_value(walker *k, const ds_pickle_node *v, size_t len, int listed)
             for (int i = 0; i < v->tensor->ndim; i++)
                 count *= (uint64_t)v->tensor->shape[i];
             k->w->averaged_skipped += count;
-            snprintf(k->w->averaged_name, sizeof k->w->averaged_name, "%.*s", (int)len, k->path);
+            size_t n = len - (len && k->path[len - 1] == '.');
+            snprintf(k->w->averaged_name, sizeof k->w->averaged_name, "%.*s", (int)n, k->path);
         }
         free(what);
         return 0;

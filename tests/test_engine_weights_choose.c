@@ -189,7 +189,8 @@ static const struct {
     [LIST_TURNED] = {"a list of other shapes", NULL, DS_EINVAL, NULL,
                      "'ema.shadow_params' are a list of 3"},
     [OBJECT] = {"an object's attributes", NULL, AVERAGED, "ema.shadow", ""},
-    [NUMBERED] = {"numbered", NULL, DS_EINVAL, NULL, "holds 'model' and averaged weights"},
+    [NUMBERED] = {"numbered", NULL, DS_EINVAL, NULL,
+                  "holds 'model' and averaged weights in a form that is not known, as 'ema'"},
     [TWO] = {"two averages", NULL, DS_EINVAL, NULL, "'ema.emas.0', 'ema.emas.1'"},
     [TIED] = {"two that share", NULL, DS_EINVAL, NULL, "'model', 'state_dict'"},
     [ALIAS] = {"one twice", NULL, RAW, "model", ""},
@@ -644,7 +645,71 @@ START_TEST(a_list_beside_two_models) {
 }
 END_TEST
 
+/* Averaged numbers in a form that is not known, under an own key: from half to twice as many as the
+ * model has, or objects for half of its tensors, are refused by their name; less is beside it. */
+START_TEST(averages_of_an_unknown_form) {
+    static const struct {
+        int numbers, refused; /* the model has six */
+    } flat_ones[] = {{2, 0}, {3, 1}, {6, 1}, {12, 1}, {13, 0}};
+    float x[16] = {0};
+    ds_error err = {0};
+    for (size_t k = 0; k < sizeof flat_ones / sizeof *flat_ones; k++) {
+        ds_st_writer *w = ds_st_writer_new();
+        for (int i = 0; i < 3; i++)
+            add(w, "model.", names[i], '.', i, RAW);
+        ds_st_writer_add_f32(w, "ema.all", DS_ST_F32, 1, (int64_t[]){flat_ones[k].numbers}, x);
+        char *path = write_st(w, "unknown.safetensors");
+        int got = taken(path, NULL, NULL, &err);
+        ck_assert_msg(got == (flat_ones[k].refused ? DS_EINVAL : RAW), "%d numbers: %d",
+                      flat_ones[k].numbers, got);
+        if (flat_ones[k].refused)
+            ck_assert_msg(
+                strstr(err.message,
+                       "holds 'model' and averaged weights in a form that is not known, as "
+                       "'ema.all'; --weights model takes the former"),
+                "%s", err.message);
+        ck_assert_int_eq(taken(path, "model", NULL, NULL), RAW);
+        free(path);
+    }
+    for (int objects = 0; objects <= 2; objects++)
+        for (int more = 0; more < 2; more++) { /* of three tensors one is enough, of four two */
+            ds_buf p = {0};
+            ds_buf_add(&p, "\x80\x02}(", 4);
+            key(&p, "model");
+            model_dict(&p, RAW, "", 1);
+            if (more) {
+                key(&p, "more");
+                tensor(&p, 0, RAW);
+                ds_buf_add(&p, "s", 1);
+            }
+            key(&p, "ema");
+            ds_buf_add(&p, "}", 1);
+            for (int i = 0; i < objects; i++) {
+                key(&p, names[i]);
+                pk_global(&p, "numpy", "array");
+                ds_buf_add(&p, ")Rs", 3);
+            }
+            ds_buf_add(&p, "u.", 2);
+            ds_buf file = zip_of(&p, storage, sizeof storage);
+            char *path = tmp("unknown.pt");
+            FILE *out = fopen(path, "wb");
+            ck_assert(out && fwrite(file.data, 1, file.len, out) == file.len && !fclose(out));
+            ds_weights *w;
+            ck_assert_int_eq(ds_weights_open(&w, path, NULL, &err), 0);
+            int rc = ds_weights_choose(w, marks, &err), enough = objects > more;
+            ck_assert_msg(rc == (enough ? DS_EINVAL : 0), "%d objects, %d more: %d", objects, more,
+                          rc);
+            ck_assert(!rc || strstr(err.message, objects == 1 ? "as 'ema.a.b.w'" : "as 'ema.c.w'"));
+            ds_weights_close(w);
+            ds_buf_release(&p);
+            ds_buf_release(&file);
+            free(path);
+        }
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, averages_of_an_unknown_form);
     tcase_add_test(tc, names_as_long_as_a_mark);
     tcase_add_test(tc, a_list_beside_two_models);
     tcase_add_loop_test(tc, flat_names, 0, (int)(sizeof flat / sizeof flat[0]));
