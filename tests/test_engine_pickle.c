@@ -85,6 +85,12 @@ static const struct {
     {P("K\x07p5\nK\x08"
        "0g5\n."),
      DS_PICKLE_INT, 7, NULL, -1},
+    {P("K\x07p9\nK\x08"
+       "0g9\n."),
+     DS_PICKLE_INT, 7, NULL, -1},
+    {P("K\x07p00000000005\nK\x08"
+       "0g5\n."),
+     DS_PICKLE_INT, 7, NULL, -1},
     {P("K\x07\x94K\x08"
        "0h\x00."),
      DS_PICKLE_INT, 7, NULL, -1},

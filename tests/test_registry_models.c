@@ -66,7 +66,19 @@ START_TEST(what_is_told_of_a_base) {
     ck_assert_str_eq(fx_string(o, "sha256"), A_SHA);
     ck_assert_int_eq((int)strlen(fx_string(o, "created_at")), 24);
     ck_assert_int_eq((int)json_array_size(json_object_get(o, "missing")), 0);
+    ck_assert(json_is_null(json_object_get(o, "feature_net")));
     json_decref(o);
+    MUST(ds_base_get(r, 1, &o, err));
+    const json_t *net = json_object_get(o, "feature_net");
+    ck_assert_str_eq(fx_string(net, "name"), "inception");
+    ck_assert_str_eq(fx_string(net, "path"), "/nets/inception");
+    ck_assert_str_eq(fx_string(net, "sha256"), NET_SHA);
+    ck_assert(fx_int(net, "id") == 1 && fx_int(o, "id") == 1);
+    ck_assert(json_is_true(json_object_get(o, "default")) &&
+              json_is_false(json_object_get(o, "removed")));
+    json_decref(o);
+    FAILS(DS_ECONFLICT, "base 'emoji-dit' is in use: it is the default base; choose another one",
+          ds_base_remove(r, 1, NULL, err));
     FAILS(DS_ENOTFOUND, "99", ds_base_get(r, 99, &o, err));
     ck_assert_int_eq(fx_foreign(r, "UPDATE bases SET config = '{\"pixel\":0}' WHERE name = 'one'"),
                      SQLITE_OK);
