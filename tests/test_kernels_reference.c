@@ -436,10 +436,60 @@ START_TEST(pools_by_hand) {
 }
 END_TEST
 
+/* One step of each sampler on two elements, of which the first is guided: eps = 0.5 + 2 (1 - 0.5). */
+START_TEST(sampler_steps_by_hand) {
+    const float out[4] = {1, 1, 0, 0}, guide[4] = {0.5f, 7, 9, 9}, noise[2] = {1, -1};
+    ds_step s = {.guided = 1,
+                 .limit = 1,
+                 .guidance = 2,
+                 .a = 0.5f,
+                 .b = 0.5f,
+                 .a_prev = 0.75f,
+                 .b_prev = 0.25f};
+    float x[2] = {1, 1}, twin[2] = {0}, before[2] = {4, 4};
+    s.kind = DS_STEP_DDIM; /* x0 = (x - b eps) / a: 0.5 and 1 */
+    ops->sampler_step(dev, x, twin, NULL, out, guide, NULL, &s, 1, 2, 2);
+    expect_all("ddim", x, (float[]){0.75f * 0.5f + 0.25f * 1.5f, 1}, 2, 1e-7);
+    expect_all("twin", twin, x, 2, 0);
+    s.kind = DS_STEP_DPMPP2M;
+    s.ratio = 0.5;
+    s.gain = 2;
+    s.c_now = 1.5;
+    s.c_before = -0.5;
+    x[0] = x[1] = 1;
+    ops->sampler_step(dev, x, NULL, before, out, guide, NULL, &s, 1, 2, 2);
+    expect_all("dpmpp2m", x, (float[]){0.5f + 2 * (0.75f - 2), 0.5f + 2 * (1.5f - 2)}, 2, 1e-6);
+    expect_all("x0", before, (float[]){0.5f, 1}, 2, 1e-7);
+    s.last = 1;
+    x[0] = x[1] = 1;
+    ops->sampler_step(dev, x, NULL, before, out, guide, NULL, &s, 1, 2, 2);
+    expect_all("last dpmpp2m", x, (float[]){0.5f, 1}, 2, 1e-7);
+    s = (ds_step){.kind = DS_STEP_DDPM,
+                  .pixel = 1,
+                  .learned = 1,
+                  .a = 0.5f,
+                  .b = 0.5f,
+                  .mean_x0 = 0.25,
+                  .mean_xt = 0.5,
+                  .log_beta = 2,
+                  .log_variance = -2};
+    x[0] = 3; /* x0 = 5 and -1 before it is cut off, f = 1/2: the variance is exp(0) */
+    x[1] = 0;
+    ops->sampler_step(dev, x, NULL, NULL, out, NULL, noise, &s, 1, 2, 4);
+    expect_all("ddpm", x, (float[]){0.25f + 1.5f + 1, -0.25f - 1}, 2, 1e-6);
+    s.last = 1;
+    x[0] = 3;
+    x[1] = 0;
+    ops->sampler_step(dev, x, NULL, NULL, out, NULL, NULL, &s, 1, 2, 4);
+    expect_all("last ddpm", x, (float[]){0.25f + 1.5f, -0.25f}, 2, 1e-6);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_add_checked_fixture(tc, open_ref, close_ref);
     tcase_add_test(tc, device);
     tcase_add_test(tc, words_for_devices);
+    tcase_add_test(tc, sampler_steps_by_hand);
     tcase_add_test(tc, linear_by_hand);
     tcase_add_test(tc, gelu_and_silu_values);
     tcase_add_test(tc, fused_is_plain);

@@ -409,6 +409,8 @@ START_TEST(leftovers_and_identity) {
     r = fx_open(fx_dir("other"));
     ds_registry_instance(r, two, sizeof two);
     ck_assert_str_ne(one, two);
+    FAILS(DS_EIO, "cannot back up the registry: '/nonexistent/x.db.tmp'",
+          ds_registry_backup(r, "/nonexistent/x.db", err));
     ds_registry_close(r);
     ds_registry_close(NULL);
 }

@@ -179,7 +179,7 @@ START_TEST(options_change_the_files) {
     ck_assert_ptr_null(strstr(text, "license: mit"));
     free(text);
     begin();
-    runs(0, "--base BASE --no-measure --format dit --no-pt --output OUT", "wrote ");
+    runs(0, "--base BASE --no-measure --format dit --no-pt --output OUT --format dit", "wrote ");
     ds_st *st = file("model.safetensors");
     float first[2][32 * 1001];
     int64_t shape[2] = {1001, 32}; /* classes, copies of the null row, the null row */
