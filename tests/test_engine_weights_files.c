@@ -709,7 +709,11 @@ START_TEST(parts_of_a_legacy_file) {
         free(path);
     }
     ds_buf_release(&object);
-    /* one name for two storages; and a type whose size is not known */
+}
+END_TEST
+
+/* Two storages of one name; and one that has no data. */
+START_TEST(storages_of_a_legacy_file) {
     static const struct {
         pk_tensor_spec second;
         const char *says; /* NULL: is right */
@@ -797,6 +801,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, entries_that_are_packed_otherwise);
     tcase_add_test(tc, packed_data_of_another_length);
     tcase_add_test(tc, parts_of_a_legacy_file);
+    tcase_add_test(tc, storages_of_a_legacy_file);
     tcase_add_test(tc, names_of_tensors);
 }
 
