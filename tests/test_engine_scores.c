@@ -122,6 +122,13 @@ START_TEST(kid_by_hand) {
         ck_assert_int_eq(ds_kid_compare(&x, &y, 2, 2, 1, &r, &err), DS_EINVAL);
         ck_assert_ptr_nonnull(strstr(err.message, "too few pictures for KID"));
     }
+    for (int k = 0; k < 2; k++) { /* a number that is none, on either side */
+        static const float none[4] = {0, 1, NAN, 1};
+        ds_feature_set x = a, y = b;
+        (k ? &x : &y)->x = none;
+        ck_assert_int_eq(ds_kid_compare(&x, &y, 2, 2, 1, &r, &err), DS_EFAILED);
+        ck_assert_ptr_nonnull(strstr(err.message, "features are not finite"));
+    }
     /* a subset is drawn from each set in an order of its own */
     static float many[2][40];
     for (int i = 0; i < 40; i++)

@@ -346,6 +346,7 @@ static const struct {
      "damaged JPEG: bad segment length"},
     {B("\xff\xd8\xff\xfe\0\0" FRAME("\2", "\3", "\1") SCAN END), 0, 0, 1, 0,
      "damaged JPEG: bad segment length"},
+    {B("\xff\xd8\xff"), 0, 0, 1, 0, "truncated: the JPEG data ends before"},
     {B("\xff\xd8" FRAME("\2", "\3", "\1") SCAN), 3, 2, 1, 0,
      "truncated: the JPEG data ends before its end marker"},
     {B("\xff\xd8" FRAME("\2", "\3", "\1") SCAN "\xff"), 3, 2, 1, 0,
