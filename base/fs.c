@@ -325,8 +325,15 @@ int ds_fs_mkdirs(const char *path, ds_error *err) {
             return ds_fail_errno(err, "cannot create directory '%s'", p);
         *s = keep;
         if (!keep)
-            return 0;
+            break;
     }
+    struct stat st;
+    if (stat(p, &st))
+        return ds_fail_errno(err, "cannot create directory '%s'", p);
+    return S_ISDIR(st.st_mode)
+               ? 0
+               : ds_fail(err, DS_EINVAL,
+                         "cannot create directory '%s': what is there is not a folder", p);
 }
 
 static int remove_at(int dirfd, const char *name, int depth) {

@@ -88,6 +88,7 @@ START_TEST(trees_go) {
     ck_assert(!ds_fs_exists(in("tree")));
     ck_assert(ds_fs_exists(in("beside")) && ds_fs_exists(in("kept/z"))); /* links go, not theirs */
     says(ds_fs_mkdirs(in("beside/x"), &err), DS_ENOTFOUND, &err, "cannot create directory");
+    says(ds_fs_mkdirs(in("beside"), &err), DS_EINVAL, &err, "is not a folder");
     says(ds_fs_mkdirs("", &err), DS_EINVAL, &err, "bad path");
     /* deeper than anything of ours */
     char deep[PATH_MAX];
