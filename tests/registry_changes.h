@@ -6,6 +6,7 @@
 #define DS_TESTS_REGISTRY_CHANGES_H
 
 #include "registry/db.h"
+#include "registry/prune.h"
 #include "tests/registry_fixture.h"
 
 static int countdown;
@@ -97,6 +98,97 @@ static int progress(ds_registry *r, ds_error *err) {
     json_decref(p);
     return rc;
 }
+/* As if it had waited nine times. */
+static int nine_times(ds_registry *r, ds_error *err) {
+    return db_run(r, err, "UPDATE jobs SET postponed = 9 WHERE state = 'running'", "");
+}
+static int process(ds_registry *r, ds_error *err) {
+    ds_process p = {.pid = 7, .start = 8, .boot_id = "b"};
+    return ds_job_process(r, taken(r, DS_JOB_TRAIN).id, &p, err);
+}
+static int metric(ds_registry *r, ds_error *err) {
+    return ds_job_metric(r, taken(r, DS_JOB_TRAIN).id, "loss", 3, 0.5, err);
+}
+static int lease(ds_registry *r, ds_error *err) {
+    char path[PATH_MAX];
+    ck_assert_int_eq(ds_store_path(r->store, NET_SHA, path, NULL), 0);
+    json_t *spec = json_pack("{s{ss ss} s[{ss ss}]}", "a", "path", path, "sha256", NET_SHA, "b",
+                             "path", "/elsewhere", "sha256", BASE_SHA);
+    int rc = ds_blob_lease_spec(r, taken(r, DS_JOB_TRAIN).id, spec, err);
+    json_decref(spec);
+    return rc;
+}
+static int pause_set(ds_registry *r, ds_error *err) { return ds_dataset_pause(r, "d", 1, err); }
+static int resume_set(ds_registry *r, ds_error *err) { return ds_dataset_pause(r, "d", 0, err); }
+static int add_verify(ds_registry *r, ds_error *err) {
+    int64_t id;
+    return ds_job_add(r, DS_JOB_VERIFY, "", NULL, 1, &id, err);
+}
+/* Task 0 is recorded, and an old task was measured on a new class of devices. */
+static int verified(ds_registry *r, ds_error *err) {
+    json_t *result = fx_json(
+        "{\"gate\":{\"verdict\":\"passed\",\"tasks\":[{\"name\":\"d\",\"ref\":\"d@v1\",\"level\":2,"
+        "\"unchanged\":false,\"verdict\":\"passed\",\"probe_class\":\"gpu\",\"probe_now\":"
+        "\"" NET_SHA "\",\"probe_n\":4,\"probe_seed\":1}]},\"base_task\":{\"probe\":{"
+        "\"device_class\":\"cpu-test\",\"sha256\":\"" NET_SHA "\",\"n\":4,\"seed\":11},"
+        "\"reference\":null,\"fd\":7.5,\"n\":256,\"classes\":6}}");
+    int rc = fx_verify_finish(r, taken(r, DS_JOB_VERIFY).id, result, err);
+    json_decref(result);
+    return rc;
+}
+/* As a row of another program. */
+static int forget_root(ds_registry *r, ds_error *err) {
+    return db_run(r, err, "UPDATE datasets SET root_resolved = 0 WHERE id = 2", "");
+}
+static int resolve(ds_registry *r, ds_error *err) {
+    int done;
+    return ds_dataset_resolve(r, 2, "/real", &done, err);
+}
+static int rescan_all(ds_registry *r, ds_error *err) { return ds_dataset_rescan_all(r, err); }
+static int remove_alias(ds_registry *r, ds_error *err) {
+    return ds_alias_remove(r, "d", "prod", -1, err);
+}
+static int fail_scan(ds_registry *r, ds_error *err) {
+    static const ds_job_failure f = {
+        .exit_code = 2, .exit_signal = -1, .code = "DS_EINVAL", .message = "empty"};
+    return ds_job_fail(r, taken(r, DS_JOB_SCAN).id, &f, NULL, err);
+}
+static int add_import(ds_registry *r, ds_error *err) {
+    int64_t id;
+    json_t *payload = json_pack("{ss}", "what", "base");
+    int rc = ds_job_add(r, DS_JOB_IMPORT, "third", payload, 1, &id, err);
+    json_decref(payload);
+    return rc;
+}
+static int imported(ds_registry *r, ds_error *err) {
+    json_t *spec = fx_json("{\"what\":\"base\",\"name\":\"third\",\"source\":\"/src\"}"),
+           *result = fx_json("{\"what\":\"base\",\"name\":\"third\",\"sha256\":\"cccc1111cccc1111"
+                             "cccc1111cccc1111cccc1111cccc1111cccc1111cccc1111\",\"config\":"
+                             "{\"pixel\":true}}");
+    ds_import i = {
+        .job = taken(r, DS_JOB_IMPORT).id, .spec = spec, .result = result, .path = "/third"};
+    int rc = ds_import_finish(r, &i, err);
+    json_decref(spec);
+    json_decref(result);
+    return rc;
+}
+static int add_second(ds_registry *r, ds_error *err) {
+    ds_dataset_new d = {.name = "e", .path = "/b", .watch = -1};
+    int64_t id, seq;
+    int created;
+    return ds_dataset_add(r, &d, &id, &created, &seq, err);
+}
+static int remove_second(ds_registry *r, ds_error *err) { return ds_dataset_remove(r, "e", err); }
+static int add_event(ds_registry *r, ds_error *err) {
+    return ds_event_add(r, "daemon.started", "daemon", NULL, err);
+}
+static int prune(ds_registry *r, ds_error *err) {
+    ds_prune_rows p = {.jobs_before = INT64_MAX, .events_before = INT64_MAX};
+    return ds_prune_some(r, &p, err);
+}
+static int delete_all(ds_registry *r, ds_error *err) {
+    return ds_adapter_delete(r, "d@v1", 1, err);
+}
 static int cancel_running(ds_registry *r, ds_error *err) {
     int running;
     return ds_job_cancel(r, taken(r, DS_JOB_SCAN).id, &running, err);
@@ -145,7 +237,11 @@ static const struct {
     {"scan finished", scan_one},
     {"reconcile: train", reconcile},
     {"claim train", claim},
+    {"process", process},
+    {"lease", lease},
+    {"metric", metric},
     {"progress", progress},
+    {"nine times", nine_times},
     {"postpone", postpone},
     {"claim again", claim},
     {"requeue", requeue},
@@ -154,6 +250,11 @@ static const struct {
     {"claim a fourth time", claim},
     {"publish", publish_one},
     {"set alias", set_alias},
+    {"pause", pause_set},
+    {"resume", resume_set},
+    {"verify", add_verify},
+    {"claim verify", claim},
+    {"verified", verified},
     {"rescan", rescan},
     {"reconcile: rescan", reconcile},
     {"claim rescan", claim},
@@ -174,9 +275,30 @@ static const struct {
     {"choose base", choose_base},
     {"first base again", back_to_first},
     {"remove base", remove_base},
+    {"remove alias", remove_alias},
+    {"import", add_import},
+    {"claim import", claim},
+    {"imported", imported},
+    {"fourth rescan", rescan},
+    {"reconcile: fourth scan", reconcile},
+    {"claim fourth scan", claim},
+    {"scan fails", fail_scan},
+    {"fifth rescan", rescan},
+    {"reconcile: fifth scan", reconcile},
+    {"claim fifth scan", claim},
+    {"scan fails again", fail_scan},
+    {"second set", add_second},
+    {"forget its root", forget_root},
+    {"resolve", resolve},
+    {"rescan all", rescan_all},
+    {"reconcile: second set", reconcile},
+    {"remove second set", remove_second},
+    {"event", add_event},
+    {"prune", prune},
     {"last rescan", rescan},
     {"reconcile: last scan", reconcile},
     {"claim last scan", claim},
+    {"delete all", delete_all},
     {"remove dataset", remove_set},
     {"reconcile: nothing", reconcile},
 };
