@@ -111,6 +111,16 @@ START_TEST(refusals) {
     MUST(ds_fs_write(file, two, 2 * zn, err));
     FAILS(DS_EINTEGRITY, "after its zstd frame",
           ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    two[zn / 2] ^= 0x55;
+    MUST(ds_fs_write(file, two, zn, err));
+    FAILS(DS_EINTEGRITY, "is damaged", ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    MUST(ds_fs_write(file, "", 0, err));
+    FAILS(DS_EINTEGRITY, "truncated", ds_store_put_file(s, file, DS_STORE_ZSTD, NULL, &b, err));
+    FAILS(DS_EINVAL, "not a sha256", ds_store_put_file(s, file, DS_STORE_RAW, "x", &b, err));
+    MUST(ds_fs_remove(file, err));
+    ck_assert_int_eq(symlink("/etc/passwd", file), 0); /* not followed */
+    FAILS(DS_EIO, "cannot open", ds_store_put_file(s, file, DS_STORE_RAW, NULL, &b, err));
+    MUST(ds_fs_remove(file, err));
     /* "unpacks to 2^62 bytes": refused by its header */
     static const unsigned char bomb[] = {0x28, 0xb5, 0x2f, 0xfd, 0xe4, 0, 0, 0,
                                          0,    0,    0,    0,    0x40, 1, 0, 0};
@@ -446,6 +456,105 @@ START_TEST(many_sweeps) {
 }
 END_TEST
 
+/* The same content packed in another way is another file than the row's. */
+START_TEST(packed_anew_is_damage) {
+    ds_registry *r = fx_open(fx_dir("anew"));
+    char path[PATH_MAX], *p = noise(5000, 3);
+    ds_blob b;
+    MUST(ds_store_put_bytes(ds_registry_store(r), p, 5000, &b, err));
+    MUST(ds_blob_add(r, &b, "x", err));
+    blob_path(r, b.sha256, path);
+    MUST(ds_zio_write_file(path, p, 5000, 19, err));
+    MUST(ds_store_verify(ds_registry_store(r), b.sha256, NULL, err));
+    FAILS(DS_EINTEGRITY, "its file has sha256", ds_blob_check(r, b.sha256, err));
+    FAILS(DS_ENOTFOUND, "does not exist", ds_blob_check(r, NET_SHA, err));
+    free(p);
+    ds_registry_close(r);
+}
+END_TEST
+
+/* What a process that was killed left in tmp/ goes with the next start, hidden files do not. */
+START_TEST(left_overs_go_at_the_start) {
+    char dir[PATH_MAX], path[PATH_MAX], hidden[PATH_MAX];
+    snprintf(dir, sizeof dir, "%s", fx_dir("leftovers"));
+    ds_registry_close(fx_open(dir));
+    ds_fs_join(path, sizeof path, dir, "blobs/tmp/put-abcdef");
+    ds_fs_join(hidden, sizeof hidden, dir, "blobs/tmp/.keep");
+    MUST(ds_fs_write(path, "half", 4, err));
+    MUST(ds_fs_write(hidden, "x", 1, err));
+    ds_registry *r = fx_open(dir);
+    ck_assert(!ds_fs_exists(path) && ds_fs_exists(hidden));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Folders of the store that are not what they should be. */
+START_TEST(folders_in_the_way) {
+    ds_registry *r = fx_open(fx_dir("inway"));
+    ds_store *s = ds_registry_store(r);
+    char sha[DS_HEX_SIZE], path[PATH_MAX], tmp[PATH_MAX], *shard;
+    int yes = -1, taken = -1;
+    ds_blob b;
+    ds_digest("content", 7, sha);
+    blob_path(r, sha, path);
+    shard = strrchr(path, '/');
+    *shard = 0;
+    MUST(ds_fs_write(path, "a file", 6, err)); /* where its folder should be */
+    ds_fs_join(tmp, sizeof tmp, ds_registry_dir(r), "blobs/tmp");
+    FAILS(DS_ENOTFOUND, "cannot rename", ds_store_put_bytes(s, "content", 7, &b, err));
+    ck_assert_int_eq(rmdir(tmp), 0); /* nothing is left there */
+    FAILS(DS_ENOTFOUND, "cannot create", ds_store_put_bytes(s, "content", 7, &b, err));
+    FAILS(DS_ENOTFOUND, "cannot stat", ds_store_may_go(s, sha, 0, &yes, err));
+    FAILS(DS_ENOTFOUND, "cannot stat", ds_store_take_away(s, sha, 0, &taken, err));
+    ck_assert(yes == 0 && taken == 0);
+    ck_assert(mkdir(tmp, 0750) == 0 && unlink(path) == 0);
+    *shard = '/';
+    MUST(ds_store_may_go(s, sha, 0, &yes, err)); /* it is not there: nothing keeps it */
+    ck_assert_int_eq(yes, 1);
+    MUST(ds_store_put_bytes(s, "content", 7, &b, err));
+    MUST(ds_store_may_go(s, sha, 3600000, &yes, err));
+    ck_assert_int_eq(yes, 0); /* young */
+    MUST(ds_store_take_away(s, sha, 0, &taken, err));
+    ck_assert(taken == 1 && !present(r, sha));
+    MUST(ds_store_bring_back(s, sha, err));
+    ck_assert(present(r, sha));
+    MUST(ds_store_take_away(s, sha, 0, &taken, err));
+    MUST(ds_store_put_bytes(s, "content", 7, &b, err)); /* the younger one stays */
+    MUST(ds_store_bring_back(s, sha, err));
+    ck_assert(present(r, sha) && rmdir(tmp) == 0);
+    ck_assert_int_eq(mkdir(tmp, 0750), 0);
+    MUST(ds_store_discard(s, sha, err)); /* there is none: as it should be */
+    ds_registry_close(r);
+}
+END_TEST
+
+static void folder_for_the_file(between *b) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/blobs/tmp/gone-%s", ds_registry_dir(b->r), b->blob.sha256);
+    ck_assert(unlink(path) == 0 && mkdir(path, 0755) == 0);
+}
+
+/* What was taken aside and cannot be removed is said at the end. */
+START_TEST(a_file_that_cannot_be_removed) {
+    between b = {.r = fx_open(fx_dir("stuck"))};
+    ds_blob_sweep *s = NULL;
+    ds_sweep w;
+    put_it(&b);
+    MUST(ds_blob_add(b.r, &b.blob, "x", err));
+    age(b.r, b.blob.sha256);
+    MUST(ds_blobs_sweep_begin(b.r, 0, 0, &s, err));
+    ds_blobs_sweep_look(s);
+    ds_error e;
+    ck_assert_int_gt(ds_blobs_sweep_take(s, &e), 0);
+    folder_for_the_file(&b);
+    ds_blobs_sweep_files(s);
+    ck_assert_int_eq(ds_blobs_sweep_take(s, &e), 0);
+    FAILS(DS_EIO, "cannot remove", ds_blobs_sweep_end(s, &w, err));
+    ck_assert(w.removed == 1 && !present(b.r, b.blob.sha256));
+    ds_registry_close(b.r);
+}
+END_TEST
+
 static int seen_files;
 static int count_file(void *ctx, const char *sha256, int64_t age_ms, int64_t bytes) {
     (void)sha256;
@@ -492,6 +601,10 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_sweep_that_cannot_write_takes_nothing);
     tcase_add_test(tc, a_sweep_that_fails_half_way_brings_back);
     tcase_add_test(tc, what_a_running_job_reads_stays);
+    tcase_add_test(tc, packed_anew_is_damage);
+    tcase_add_test(tc, left_overs_go_at_the_start);
+    tcase_add_test(tc, folders_in_the_way);
+    tcase_add_test(tc, a_file_that_cannot_be_removed);
     tcase_add_test(tc, strange_files_are_no_blobs);
 }
 
