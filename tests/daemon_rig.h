@@ -12,6 +12,11 @@
  *   slow MS        proper result after MS            worse          (train) FD 20 instead of 5
  *   mortal         dies of SIGTERM itself            mixed          exit 8 with a result of exit 0
  *   latent, elsewhere (import)  a base that needs a VAE; a result that names another file
+ *   odd            (train) a result without measurements
+ *   wordy N        more than a page on stderr, its last line without an end, exit N
+ *   busy           progress in two stages, ten metrics and a warning at once, then as ok
+ *   sulky          until SIGTERM, then exit 5        deaf           hears SIGTERM when asked again
+ *   family         stubborn, and so is a child of its; DIR/child holds its number
  */
 #ifndef DS_TESTS_DAEMON_RIG_H
 #define DS_TESTS_DAEMON_RIG_H
@@ -237,6 +242,7 @@ static int rig_train(const char *dir, const json_t *spec, const char *how) {
         json_object_set_new(gate, "reason", json_string("worse: FD 5.00 -> 20.00"));
         refused = 1;
     }
+    int odd = strcmp(how, "odd") == 0;
     snprintf(text, sizeof text, "adapter of %s %s seed %lld", ds_json_string(spec, "name", "?"),
              ds_json_string(ds, "tree_digest", "?"),
              (long long)ds_json_int(json_object_get(spec, "train"), "seed", 0));
@@ -264,6 +270,8 @@ static int rig_train(const char *dir, const json_t *spec, const char *how) {
                                                "ci_low", "ci_high", "n_real", 3, "n_fake", 512,
                                                "seed", 7, "feature_net", net, "resize",
                                                "pil-bicubic-1", "sample_digest", zero));
+    if (odd)
+        json_object_del(r, "evaluations");
     rig_base_task(dir, spec, r);
     ds_fs_join(path, sizeof path, dir, "grid.png");
     ds_fs_write(path, "\x89PNG fake", 9, NULL);
@@ -334,6 +342,48 @@ static void rig_wait_term(int seconds) {
         usleep(10000);
 }
 
+/* 25 steps after the 10 that all report, and another stage that counts its own; in one piece, so
+ * that the daemon reads all of it at once. */
+static void rig_busy(const char *dir) {
+    ds_buf b = {0};
+    char path[PATH_MAX];
+    ds_buf_addf(&b, "{\"type\":\"progress\",\"stage\":\"train\",\"done\":35,\"total\":100,"
+                    "\"secret\":1,\"unit\":\"steps\"}\n");
+    for (int i = 0; i < 10; i++)
+        ds_buf_addf(&b, "{\"type\":\"metric\",\"key\":\"loss\",\"step\":%d,\"value\":%d.5}\n", i,
+                    i);
+    ds_buf_addf(&b, "{\"type\":\"warning\",\"message\":\"be careful\"}\n"
+                    "{\"type\":\"progress\",\"stage\":\"evaluate\",\"done\":7}\n"
+                    "{\"type\":\"progress\",\"stage\":\"evaluate\",\"done\":9,\"total\":9}\n");
+    ds_fs_join(path, sizeof path, dir, "events.ndjson");
+    int fd = open(path, O_WRONLY | O_APPEND);
+    if (write(fd, b.data, b.len) != (ssize_t)b.len)
+        _exit(75);
+    close(fd);
+    ds_buf_release(&b);
+}
+
+/* It and a child of its ignore SIGTERM for a minute. */
+static void rig_family(const char *dir) {
+    char path[PATH_MAX], text[24];
+    signal(SIGTERM, SIG_IGN);
+    pid_t child = fork();
+    if (child > 0) {
+        ds_fs_join(path, sizeof path, dir, "child");
+        snprintf(text, sizeof text, "%d\n", (int)child);
+        ds_fs_write(path, text, strlen(text), NULL);
+    }
+    sleep(60);
+    _exit(1);
+}
+
+static int rig_wordy(int code) {
+    for (int i = 0; i < 100; i++)
+        fprintf(stderr, "line %d of many\n", i);
+    fprintf(stderr, "fatal: the very end");
+    return code;
+}
+
 static int rig_worker(const char *dir) {
     unsetenv("DS_TEST_ENOSPC"); /* meant for the daemon */
     char path[PATH_MAX], how[64] = "ok", file[300];
@@ -370,6 +420,12 @@ static int rig_worker(const char *dir) {
         fprintf(stderr, "fatal: the end\n");
         return (int)strtol(how + 6, NULL, 10);
     }
+    if (strncmp(how, "wordy ", 6) == 0)
+        return rig_wordy((int)strtol(how + 6, NULL, 10));
+    if (strcmp(how, "busy") == 0)
+        rig_busy(dir);
+    if (strcmp(how, "family") == 0)
+        rig_family(dir);
     if (strcmp(how, "crash") == 0)
         kill(getpid(), SIGKILL);
     if (strcmp(how, "liar") == 0)
@@ -383,6 +439,15 @@ static int rig_worker(const char *dir) {
         signal(SIGTERM, SIG_DFL);
     if (strcmp(how, "hang") == 0 || strcmp(how, "mortal") == 0)
         rig_wait_term(60);
+    if (strcmp(how, "sulky") == 0 || strcmp(how, "deaf") == 0)
+        rig_wait_term(60);
+    if (strcmp(how, "sulky") == 0)
+        return 5;
+    if (strcmp(how, "deaf") == 0) { /* the end of a daemon can be told more than once */
+        usleep(400000);
+        rig_terminated = 0;
+        rig_wait_term(60);
+    }
     if (strncmp(how, "slow ", 5) == 0)
         for (int i = (int)strtol(how + 5, NULL, 10) / 10; i > 0 && !rig_terminated; i--)
             usleep(10000);
@@ -479,7 +544,7 @@ static RIG_UNUSED void rig_spawn(rig *r, const char *const *options) {
     const char *args[40] = {
         "test", "diffscalerd",   "--state", r->state,   "--base", base,     "--feature-net",
         net,    "--worker-path", worker,    "--settle", "0.3",    "--nice", "0"};
-    int n = 14;
+    int n = options && *options && !strcmp(*options, "--nice") ? 12 : 14;
     for (; options && *options; options++)
         args[n++] = *options;
     args[n] = NULL;
@@ -651,7 +716,52 @@ static RIG_UNUSED void rig_sql(const rig *r, const char *statement) {
     sqlite3_close(db);
 }
 
+/* What one value of the registry is. */
+static RIG_UNUSED int64_t rig_number(const rig *r, const char *query) {
+    char path[400];
+    sqlite3 *db;
+    sqlite3_stmt *q;
+    snprintf(path, sizeof path, "%s/registry.db", r->state);
+    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    sqlite3_busy_timeout(db, 5000);
+    ck_assert_msg(sqlite3_prepare_v2(db, query, -1, &q, NULL) == SQLITE_OK, "%s", query);
+    ck_assert_int_eq(sqlite3_step(q), SQLITE_ROW);
+    int64_t n = sqlite3_column_int64(q, 0);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    return n;
+}
+
+/* Exists and is no zombie (whoever is process 1 here may reap late). */
+static RIG_UNUSED int rig_alive(pid_t pid) {
+    char path[64], text[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return 0;
+    if (!fgets(text, sizeof text, f))
+        text[0] = 0;
+    fclose(f);
+    const char *p = strrchr(text, ')');
+    return p && p[1] == ' ' && p[2] != 'Z' && p[2] != 'X';
+}
+
 /* ---- what tests wait for ---- */
+
+/* Until the daemon's log has these words. */
+static RIG_UNUSED void rig_wait_log(const rig *r, const char *words) {
+    char path[400];
+    snprintf(path, sizeof path, "%s/daemon.log", r->dir);
+    for (int i = 0; i < 1000; i++, usleep(20000)) {
+        char *text = NULL;
+        size_t n;
+        int there = !ds_fs_read(path, 1 << 20, &text, &n, NULL) && strstr(text, words);
+        free(text);
+        if (there)
+            return;
+    }
+    ck_abort_msg("the log does not say '%s'", words);
+}
 
 /* 201 or 200; scan_seq of the answer. */
 static RIG_UNUSED int64_t rig_add(const rig *r, const char *name, const char *path, int expect) {

@@ -1,4 +1,5 @@
-/* tests/test_daemon_stall.c - a worker that hangs is ended; one that is only stopped is not. */
+/* tests/test_daemon_stall.c - a worker that hangs is ended, also one that does not hear; one that is
+ * only stopped is not. */
 #include "tests/daemon_rig.h"
 
 static rig r;
@@ -64,9 +65,54 @@ START_TEST(a_stopped_worker_is_left_alone) {
 }
 END_TEST
 
+static int64_t stubborn(const char *name) {
+    char dir[400];
+    rig_images(&r, name, 2, dir);
+    rig_add(&r, name, dir, 201);
+    int64_t id = rig_wait_job(&r, "train", name, "|running|", 10000);
+    char path[64];
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
+    for (int i = 0, speaks = 0; i < 500 && !speaks; i++, usleep(20000)) {
+        json_t *job = rig_want(&r, 200, "GET", path, NULL);
+        speaks = json_is_object(json_object_get(job, "progress"));
+        json_decref(job);
+    }
+    return id;
+}
+
+/* SIGTERM is ignored: after 15 s a cancelled one is killed, after 20 s a paused one, and meanwhile the
+ * daemon answers. */
+START_TEST(workers_that_ignore_the_end) {
+    rig_open(&r, "deaf");
+    rig_start(&r, (const char *const[]){"--workers", "2", NULL});
+    rig_fake(&r, "train", "stubborn");
+    int64_t a = stubborn("a"), b = stubborn("b");
+    pid_t of_a = worker_of(a), of_b = worker_of(b);
+    double began = ds_monotonic();
+    char path[500];
+    snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", (long long)a);
+    json_decref(rig_want(&r, 202, "POST", path, NULL));
+    json_decref(rig_want(&r, 200, "POST", "/v1/datasets/b/pause", NULL));
+    usleep(1500000);
+    ck_assert(worker_of(a) == of_a && worker_of(b) == of_b);
+    snprintf(path, sizeof path, "%s/jobs/%lld/cancel", r.state, (long long)a);
+    ck_assert(ds_fs_exists(path));
+    ck_assert_int_eq(rig_wait_job(&r, "train", "a", "|cancelled|", 4000), a);
+    double took = ds_monotonic() - began;
+    ck_assert_msg(took > 14 && took < 19, "%g s", took);
+    ck_assert(kill(of_a, 0) != 0 && errno == ESRCH && rig_alive(of_b));
+    ck_assert_int_eq(rig_wait_job(&r, "train", "b", "|queued|", 4000), b);
+    took = ds_monotonic() - began;
+    ck_assert_msg(took > 19 && took < 24, "%g s", took);
+    ck_assert(!rig_alive(of_b));
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_test(tc, a_silent_worker_is_ended);
     tcase_add_test(tc, a_stopped_worker_is_left_alone);
+    tcase_add_test(tc, workers_that_ignore_the_end);
 }
 
 int main(int argc, char **argv) {
