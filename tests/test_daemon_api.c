@@ -2,6 +2,8 @@
  * leave out what they should, members of the wrong type, files of jobs, and damage of blobs. */
 #include "tests/daemon_rig.h"
 
+#include <time.h>
+
 static rig r;
 static char photos[400];
 
@@ -201,6 +203,12 @@ START_TEST(filters_leave_out_the_rest) {
     };
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         counts(lists[i].path, lists[i].n);
+    char since[80]; /* an hour ago and in an hour, in milliseconds */
+    for (int i = -1; i < 2; i += 2) {
+        snprintf(since, sizeof since, "/v1/adapters?since=%lld",
+                 (long long)(time(NULL) + i * 3600) * 1000);
+        counts(since, i < 0 ? 3 : 0);
+    }
     int all = count("/v1/evaluations"), digits = count("/v1/evaluations?dataset=digits");
     ck_assert_msg(all > digits && digits > 0, "%d of %d", digits, all);
     /* pages: what follows begins after what was given */
@@ -272,6 +280,17 @@ START_TEST(files_and_logs_of_a_job) {
     text = answer("GET", path, NULL, NULL, 200);
     ck_assert(strncmp(body_of(text), "fake worker", 11) == 0);
     free(text);
+    /* the same to its end, as it grows: it has ended */
+    for (int from = 0; from < 10; from += 5) {
+        snprintf(path, sizeof path, "/v1/jobs/%lld/log?follow=1&offset=%d", id, from);
+        text = rig_text(&r, "GET", path, NULL, NULL, &status);
+        ck_assert_str_eq(text, "fake worker: train refuse\n" + from);
+        free(text);
+    }
+    snprintf(path, sizeof path, "/v1/jobs/%lld/log?follow=1&offset=100000", id);
+    text = rig_text(&r, "GET", path, NULL, NULL, &status);
+    ck_assert_str_eq(text, "fake worker: train refuse\n");
+    free(text);
     static const char *const numbers[] = {"0", "-1", "x", "1x", "99999999999999999999"};
     for (int i = 0; i < 5; i++) {
         snprintf(path, sizeof path, "/v1/jobs/%s", numbers[i]);
@@ -289,6 +308,12 @@ START_TEST(files_and_logs_of_a_job) {
 END_TEST
 
 /* ---------------------------------------------------------------- bodies */
+
+/* 260 characters: no name is as long */
+#define TEN "abcdefghij"
+#define LONG                                                                                       \
+    TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN    \
+        TEN TEN TEN
 
 static const struct {
     const char *method, *path, *body;
@@ -326,6 +351,13 @@ static const struct {
     {"POST", "/v1/samples", "{\"ref\":\"base\",\"guidance\":\"2\"}", 400, "guidance"},
     {"POST", "/v1/samples", "{\"ref\":\"nope\"}", 404, "nope"},
     {"POST", "/v1/samples", "{\"ref\":7}", 400, "ref"},
+    {"POST", "/v1/samples", "{\"ref\":\"" LONG "\"}", 400, "'ref' must be a text"},
+    {"POST", "/v1/samples", "{\"n\":50001}", 400, "'n' must be"},
+    {"POST", "/v1/samples", "{\"seed\":-1}", 400, "'seed' must be"},
+    {"POST", "/v1/samples", "{\"sheet\":1}", 400, "'sheet' must be true or false"},
+    {"POST", "/v1/samples", "{\"guidance_mode\":\"cf\"}", 400, "must be one of |cfg|domain|none|"},
+    {"POST", "/v1/samples", "{\"base\":\"nope\"}", 404, "nope"},
+    {"POST", "/v1/verify", "{\"base_task\":1}", 400, "'base_task' must be true or false"},
     {"POST", "/v1/verify", "{\"full\":\"yes\"}", 400, "'full' must be true or false"},
     {"POST", "/v1/verify", "{\"ref\":\"nope@v1\"}", 404, "nope"},
     {"PUT", "/v1/default-base", "{\"base\":\"nope\"}", 404, "nope"},
@@ -373,6 +405,10 @@ START_TEST(a_full_body_is_sent_as_it_is) {
     json_decref(job);
     rig_wait_job(&r, "sample", NULL, "|running|", 10000);
     char path[500];
+    json_t *s = rig_want(&r, 200, "GET", "/v1/status", NULL), *runs = json_object_get(s, "running");
+    ck_assert_int_eq((int)json_array_size(runs), 1);
+    ck_assert_int_eq(ds_json_int(json_array_get(runs, 0), "id", 0), id);
+    json_decref(s);
     snprintf(path, sizeof path, "%s/jobs/%lld/spec.json", r.state, id);
     for (int i = 0; i < 500 && ds_json_read_file(path, 1 << 20, &spec, NULL); i++)
         usleep(20000); /* claimed first, written then */
@@ -395,6 +431,109 @@ START_TEST(a_full_body_is_sent_as_it_is) {
 }
 END_TEST
 
+/* Two jobs run: each is shown with its own process, stage and progress, and as it is now rather than
+ * as it was written down last. */
+START_TEST(each_job_as_it_runs) {
+    char path[500];
+    int64_t ids[2];
+    rig_fake(&r, "sample", "hang");
+    rig_fake(&r, "train", "hang");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"base\":\"emoji\",\"n\":1}"));
+    ids[0] = rig_wait_job(&r, "sample", NULL, "|running|", 10000);
+    snprintf(path, sizeof path, "%s/x.png", photos);
+    rig_write(path, "\x89PNG x");
+    rig_wait_job(&r, "train", "digits", "|running|", 20000);
+    char state[16];
+    ids[1] = rig_job(&r, "train", "digits", state);
+    pid_t pids[2];
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)ids[i]);
+        json_t *job = NULL, *p = NULL;
+        for (int k = 0; k < 500 && !json_is_object(p); k++, usleep(20000)) {
+            json_decref(job);
+            job = rig_want(&r, 200, "GET", path, NULL);
+            p = json_object_get(job, "progress");
+        }
+        ck_assert_str_eq(ds_json_string(job, "stage", ""), i ? "train" : "sample");
+        pids[i] = (pid_t)ds_json_int(job, "pid", 0);
+        json_decref(job);
+    }
+    ck_assert(pids[0] > 0 && pids[1] > 0 && pids[0] != pids[1]);
+    usleep(300000); /* it is written down at once, and then only when there is news */
+    rig_sql(&r, "UPDATE jobs SET progress = '{\"done\":1}', stage = 'old' WHERE state = 'running'");
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)ids[i]);
+        json_t *job = rig_want(&r, 200, "GET", path, NULL);
+        ck_assert_int_eq(ds_json_int(json_object_get(job, "progress"), "done", 0), 10);
+        ck_assert_str_eq(ds_json_string(job, "stage", ""), i ? "train" : "sample");
+        json_decref(job);
+        snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", (long long)ids[i]);
+        answers("POST", path, NULL, NULL, 202);
+    }
+    rig_wait_job(&r, "sample", NULL, "|cancelled|", 4000);
+    rig_wait_job(&r, "train", "digits", "|cancelled|", 4000);
+}
+END_TEST
+
+/* A client that was there before hears that the daemon stops. */
+START_TEST(not_ready_while_it_stops) {
+    static const char ask[] = "GET /readyz HTTP/1.1\r\nHost: d\r\n\r\n";
+    char buf[2000];
+    rig_fake(&r, "sample", "stubborn");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"n\":1}"));
+    rig_wait_job(&r, "sample", NULL, "|running|", 10000);
+    usleep(300000); /* its worker is deaf by now */
+    int fd = rig_connect(&r);
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL), (ssize_t)sizeof ask - 1);
+        usleep(200000);
+        ssize_t n = recv(fd, buf, sizeof buf - 1, 0);
+        buf[n > 0 ? n : 0] = 0;
+        ck_assert_msg(strncmp(buf, i ? "HTTP/1.1 503" : "HTTP/1.1 200", 12) == 0, "%s", buf);
+        ck_assert(!i || strstr(buf, "the daemon is stopping"));
+        if (!i)
+            kill(r.pid, SIGTERM);
+        usleep(200000);
+    }
+    close(fd);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* the second time: at once */
+}
+END_TEST
+
+/* A rehearsal removes nothing, and says that it is one. */
+START_TEST(gc_can_be_rehearsed) {
+    char orphan[400];
+    struct timespec old[2] = {{1000000000, 0}, {1000000000, 0}};
+    snprintf(orphan, sizeof orphan, "%s/bases/orphan.safetensors", r.state);
+    rig_write(orphan, "x");
+    ck_assert_int_eq(utimensat(AT_FDCWD, orphan, old, 0), 0);
+    for (int dry = 1; dry >= 0; dry--) {
+        json_t *doc = rig_want(&r, 200, "POST", "/v1/gc",
+                               dry ? "{\"dry_run\":true,\"grace_seconds\":60}"
+                                   : "{\"dry_run\":false,\"grace_seconds\":60.5}");
+        ck_assert_int_eq(ds_json_bool(doc, "dry_run", -1), dry);
+        ck_assert(ds_json_number(doc, "grace_seconds", 0) == (dry ? 60 : 60.5));
+        json_t *models = json_object_get(doc, "models");
+        ck_assert(ds_json_int(models, "removed", 0) == 1 && ds_json_int(models, "bytes", 0) == 1);
+        ck_assert_int_eq(ds_fs_exists(orphan), dry);
+        json_decref(doc);
+    }
+    /* a row that cannot be marked: said, and nothing is removed */
+    rig_write(orphan, "x");
+    ck_assert_int_eq(utimensat(AT_FDCWD, orphan, old, 0), 0);
+    rig_sql(&r, "INSERT INTO blobs(digest, raw_bytes, stored_bytes, stored_sha256, media_type,"
+                " created_at) VALUES (replace(hex(zeroblob(32)), '0', 'a'), 1, 1,"
+                " replace(hex(zeroblob(32)), '0', 'a'), 'x', 1);"
+                "CREATE TRIGGER no BEFORE UPDATE OF state ON blobs BEGIN SELECT RAISE(ABORT, 'not"
+                " now'); END");
+    rig_says(&r, 409, "POST", "/v1/gc", "{}", "not now");
+    ck_assert(ds_fs_exists(orphan));
+    rig_sql(&r, "DROP TRIGGER no");
+    json_decref(rig_want(&r, 200, "POST", "/v1/gc", "{}"));
+    ck_assert(!ds_fs_exists(orphan));
+}
+END_TEST
+
 /* What is null is not said; what adding a folder again changes is told. */
 START_TEST(adding_again) {
     char body[700];
@@ -412,6 +551,10 @@ START_TEST(adding_again) {
     ck_assert_int_eq((int)json_array_size(list), 1);
     ck_assert_str_eq(ds_json_string(json_array_get(list, 0), "option", ""), "base");
     json_decref(doc);
+    char other[400];
+    rig_images(&r, "other", 2, other);
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\"}", other);
+    rig_says(&r, 409, "POST", "/v1/datasets", body, "is already");
 }
 END_TEST
 
@@ -456,6 +599,9 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, files_and_logs_of_a_job);
     tcase_add_test(tc, bodies_are_checked);
     tcase_add_test(tc, a_full_body_is_sent_as_it_is);
+    tcase_add_test(tc, each_job_as_it_runs);
+    tcase_add_test(tc, not_ready_while_it_stops);
+    tcase_add_test(tc, gc_can_be_rehearsed);
     tcase_add_test(tc, adding_again);
     tcase_add_test(tc, events_by_number_and_type);
 }

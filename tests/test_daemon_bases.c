@@ -455,6 +455,10 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     latents("used", ds_json_string(json_object_get(b, "vae"), "sha256", ""), l_used);
     json_decref(b);
     latents("unused", tree, l_unused); /* the digest of something else */
+    char l_cut[400];                   /* nobody knows whose it is */
+    latents("cut", tree, l_cut);
+    ck_assert_int_eq(truncate(l_cut, 143), 0);
+    age(l_cut);
     snprintf(strange, sizeof strange, "%s/cache/strange.bin", r.state);
     rig_write(strange, "x");
     age(strange);
@@ -480,7 +484,7 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     ck_assert_int_gt(part(doc, "caches", "bytes"), 0);
     json_decref(doc);
     ck_assert(ds_fs_exists(used) && ds_fs_exists(f_used) && ds_fs_exists(base_used));
-    ck_assert(ds_fs_exists(l_used) && !ds_fs_exists(l_unused));
+    ck_assert(ds_fs_exists(l_used) && !ds_fs_exists(l_unused) && ds_fs_exists(l_cut));
     ck_assert(ds_fs_exists(t_new) && !ds_fs_exists(t_old));
     ck_assert(ds_fs_exists(strange) && ds_fs_exists(young));
     ck_assert(!ds_fs_exists(unused) && !ds_fs_exists(f_unused) && !ds_fs_exists(base_unused));

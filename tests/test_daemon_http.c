@@ -1,5 +1,8 @@
 /* tests/test_daemon_http.c - the API as a client sees it, good clients and bad ones. */
+#include "daemon/http.h"
 #include "tests/daemon_rig.h"
+
+#include <sys/resource.h>
 
 static rig r;
 
@@ -280,6 +283,124 @@ START_TEST(add_is_quick) {
 }
 END_TEST
 
+/* Has the head of the answer this line? */
+static void says(const char *request, int want, const char *line, int yes) {
+    ds_buf q = {0};
+    ds_buf_addf(&q, "%s HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                request);
+    char *text = rig_exchange(rig_connect(&r), q.data, q.len, 0), *body = strstr(text, "\r\n\r\n");
+    ds_buf_release(&q);
+    ck_assert_msg(body && strtol(text + 9, NULL, 10) == want, "%s: %s", request, text);
+    if (!strncmp(request, "HEAD", 4))
+        ck_assert_str_eq(body, "\r\n\r\n");
+    body[2] = 0;
+    ck_assert_msg((strcasestr(text, line) != NULL) == yes, "%s: %s in %s", request, line, text);
+    free(text);
+}
+
+START_TEST(heads_of_answers) {
+    says("HEAD /healthz", 200, "\r\nContent-Length: 3\r\n", 1);
+    says("GET /healthz", 200, "\r\nContent-Type: text/plain\r\n", 1);
+    says("GET /healthz", 200, "\r\nCache-Control: no-store\r\n", 1);
+    says("GET /v1/version", 200, "\r\nContent-Type: application/json\r\n", 1);
+    says("GET /v1/events", 200, "\r\nContent-Type: application/x-ndjson\r\n", 1);
+    says("GET /v1/none", 404, "\r\nContent-Type: application/problem+json\r\n", 1);
+    says("GET /v1/none", 404, "\r\nAllow:", 0);
+    says("PUT /v1/datasets/x", 405, "\r\nAllow: GET, DELETE\r\n", 1);
+    says("DELETE /v1/datasets", 405, "\r\nAllow: POST, GET\r\n", 1);
+    says("HEAD /v1/stop", 405, "\r\nAllow: POST\r\n", 1);
+    says("GET /v1/datasets//x", 404, "", 1);
+    says("GET /v1/version/", 404, "", 1);
+    says("GET /v1/versio", 404, "", 1);
+    json_t *e = rig_want(&r, 404, "GET", "/v1/none", NULL);
+    ck_assert_str_eq(ds_json_string(e, "type", ""), "https://diffscaler.dev/errors/not-found");
+    ck_assert_str_eq(ds_json_string(e, "title", ""), "not found");
+    ck_assert_int_eq(ds_json_int(e, "exit", 0), 3);
+    json_decref(e);
+    /* the longest word of a path, and one that is too long */
+    char path[400];
+    for (int n = DS_HTTP_PARAM_MAX - 1; n <= DS_HTTP_PARAM_MAX; n++) {
+        ck_assert_int_lt(n, 300);
+        snprintf(path, sizeof path, "/v1/jobs/%0*d", n, 7);
+        rig_says(&r, 404, "GET", path, NULL, n < DS_HTTP_PARAM_MAX ? "job 7" : "no such path");
+    }
+}
+END_TEST
+
+static void no_socket(void) { ck_assert(!ds_fs_exists(r.socket)); }
+
+/* Somebody else answers there; a file of another kind is there; the path is too long. */
+START_TEST(sockets_of_others) {
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    char text[300];
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    no_socket();
+    snprintf(addr.sun_path, sizeof addr.sun_path, "%.107s", r.socket);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), other;
+    ck_assert(!bind(fd, (struct sockaddr *)&addr, sizeof addr) && !listen(fd, 4));
+    rig_spawn(&r, NULL);
+    ck_assert_int_eq(rig_wait_exit(&r, 10000), 4);
+    rig_wait_log(&r, "another program answers on socket");
+    ck_assert((other = rig_connect(&r)) >= 0); /* and goes on to */
+    close(other);
+    close(fd);
+    rig_start(&r, NULL); /* now it is stale */
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    memset(text, 'x', sizeof text);
+    memcpy(text, "/tmp/", 5);
+    text[108] = 0;
+    rig_spawn(&r, (const char *const[]){"--socket", text, NULL});
+    ck_assert_int_eq(rig_wait_exit(&r, 10000), 2);
+    rig_wait_log(&r, "has 108 bytes, 107 is the most");
+}
+END_TEST
+
+/* No descriptor is left for its queue of events: nothing stays behind. */
+START_TEST(a_server_that_cannot_start) {
+    uv_loop_t loop;
+    ds_http *h = NULL;
+    ds_error err;
+    struct rlimit limit, less;
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    uv_loop_init(&loop);
+    int next = dup(2);
+    close(next);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    less = limit;
+    less.rlim_cur = (rlim_t)next + 1;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &less), 0);
+    ds_http_options o = {.socket_path = r.socket, .max_connections = 10, .idle_seconds = 5};
+    int rc = ds_http_open(&h, &loop, &o, &err);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    ck_assert_int_eq(rc, DS_EFAILED);
+    ck_assert_str_eq(err.message, "cannot start the HTTP server");
+    no_socket();
+    int again = dup(2);
+    ck_assert_int_eq(again, next); /* nor a descriptor */
+    close(again);
+    ck_assert_int_eq(uv_loop_close(&loop), 0);
+}
+END_TEST
+
+/* Something is where a folder of the state should be. */
+START_TEST(folders_that_cannot_be_made) {
+    char path[400];
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    static const char *const names[] = {"jobs", "cache", "bases", "feature_nets"};
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", r.state, names[i]);
+        ds_fs_remove(path, NULL);
+        rig_write(path, "a file");
+        rig_spawn(&r, NULL);
+        int code = rig_wait_exit(&r, 10000);
+        ck_assert_msg(code > 0, "%s is a file: exit %d", names[i], code);
+        ck_assert_int_eq(unlink(path), 0);
+        no_socket();
+    }
+    rig_start(&r, NULL);
+}
+END_TEST
+
 static RIG_UNUSED double proc_value(pid_t pid, const char *file, const char *key) {
     char path[64], line[256];
     double v = -1;
@@ -338,6 +459,10 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, slow_client);
     tcase_add_test(tc, many_clients);
     tcase_add_test(tc, add_is_quick);
+    tcase_add_test(tc, heads_of_answers);
+    tcase_add_test(tc, sockets_of_others);
+    tcase_add_test(tc, a_server_that_cannot_start);
+    tcase_add_test(tc, folders_that_cannot_be_made);
     tcase_add_test(tc, idle_costs_nothing);
 }
 

@@ -59,6 +59,10 @@ START_TEST(every_route_knows_its_words) {
             snprintf(words, sizeof words, "query parameter '%s' %s", word,
                      flag ? "is 'maybe', must be 1 or 0" : "has no value");
             refused(400, t->method, url, NULL, words);
+            snprintf(url, sizeof url, "%s?%.*s=1", path, (int)strlen(word) - 1, word); /* cut */
+            refused(400, t->method, url, NULL, "is not known here");
+            snprintf(url, sizeof url, "%s?%sx=1", path, word);
+            refused(400, t->method, url, NULL, "is not known here");
             p += m + (p[m] == '|');
         }
         if (!strcmp(t->method, "GET")) {
@@ -117,7 +121,13 @@ START_TEST(numbers) {
         snprintf(path, sizeof path, "/v1/adapters?max_fd=%s", fd[i]);
         refused(400, "GET", path, NULL, "'max_fd'");
     }
-    refused(400, "GET", "/v1/jobs?cursor=x", NULL, "cursor");
+    static const char *const lists[] = {"adapters",     "jobs",    "bases",
+                                        "feature_nets", "aliases", "evaluations"};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        snprintf(path, sizeof path, "/v1/%s?cursor=x", lists[i]);
+        refused(400, "GET", path, NULL, "cursor");
+    }
+    refused(400, "GET", "/v1/datasets/x/rejected?cursor=x", NULL, "cursor");
     refused(400, "GET", "/v1/jobs/+1", NULL, "named by its number");
     int status;
     free(rig_text(&r, "GET", "/v1/events", "Last-Event-ID: x\r\n", NULL, &status));
@@ -148,6 +158,10 @@ START_TEST(filters_name_what_exists) {
     refused(400, "GET", "/v1/events?type=typo", NULL, "'typo'");
     refused(400, "GET", "/v1/events?type=adapter.publishd", NULL, "'adapter.published'?");
     refused(400, "GET", "/v1/events?type=jobs.", NULL, "'jobs.'");
+    refused(
+        400, "GET",
+        "/v1/events?type=a.very.long.name.of.a.type.of.events.that.nobody.can.have.given.ever.x",
+        NULL, "event type is too long");
     int64_t id = rig_wait_job(&r, "train", "digits", "|done|", 5000);
     snprintf(path, sizeof path, "/v1/jobs/%lld/metrics?key=nothing", (long long)id);
     refused(404, "GET", path, NULL, "no metric 'nothing'");
@@ -195,6 +209,7 @@ START_TEST(rejected_files_in_pages) {
     rig_sql(&r, "UPDATE dataset_versions SET rejected_count = 3, rejected = '[{\"path\":\"a\","
                 "\"reason\":\"x\"},{\"path\":\"b\",\"reason\":\"x\"},"
                 "{\"path\":\"c\",\"reason\":\"x\"}]'");
+    double began = ds_monotonic();
     json_t *all = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected", NULL),
            *a = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=2", NULL),
            *b = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=2&cursor=2", NULL);
@@ -203,7 +218,15 @@ START_TEST(rejected_files_in_pages) {
     ck_assert_str_eq(ds_json_string(a, "next", ""), "2");
     ck_assert_uint_eq(json_array_size(json_object_get(b, "items")), 1);
     ck_assert(json_is_null(json_object_get(b, "next")));
+    ck_assert_double_lt(ds_monotonic() - began, 1); /* no matter what the limit is */
     json_decref(all), json_decref(a), json_decref(b);
+    a = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=3", NULL);
+    ck_assert_uint_eq(json_array_size(json_object_get(a, "items")), 3);
+    ck_assert(json_is_null(json_object_get(a, "next")));
+    b = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=1&cursor=7", NULL);
+    ck_assert_uint_eq(json_array_size(json_object_get(b, "items")), 0);
+    ck_assert(json_is_null(json_object_get(b, "next")));
+    json_decref(a), json_decref(b);
 }
 END_TEST
 
@@ -387,6 +410,9 @@ START_TEST(classes_of_samples) {
     refused(400, "POST", "/v1/samples", "{\"ref\":\"digits\",\"class\":\"x\"}",
             "it has a, b, c, d, e, f, g, h and 2 more");
     rig_sql(&r, "UPDATE bases SET config = '{\"classes\":3}'");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"base\":\"emoji\",\"n\":1}"));
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples",
+                         "{\"base\":\"emoji\",\"ref\":\"digits\",\"n\":1}"));
     refused(400, "POST", "/v1/samples", "{\"class\":\"3\"}", "has classes 0 to 2, not '3'");
     refused(400, "POST", "/v1/samples", "{\"class\":\"red\"}", "has classes 0 to 2, not 'red'");
     json_t *job = rig_want(&r, 202, "POST", "/v1/samples", "{\"class\":\"2\",\"guidance\":2}");
@@ -412,6 +438,28 @@ START_TEST(sources_of_imports) {
     refused(400, "POST", "/v1/bases", body, "which is empty");
     refused(400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
     refused(404, "POST", "/v1/bases", "{\"source\":\"/nowhere/x.pt\"}", "/nowhere/x.pt");
+    /* words of a licence */
+    static const struct {
+        const char *license, *note;
+    } licenses[] = {{"CC-BY-NC 4.0", "its licence is non-commercial"},
+                    {"NC", "its licence is non-commercial"},
+                    {"for Non-Commercial use", "its licence is non-commercial"},
+                    {"UIUC/NCSA", NULL},
+                    {"INC", NULL},
+                    {"MIT", NULL},
+                    {"", "it looks like the DiT-XL/2 weights"}};
+    snprintf(path, sizeof path, "%s/DiT-XL-2.pt", r.dir);
+    rig_write(path, "weights");
+    for (int i = 0; i < 7; i++) {
+        snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"m%d\",\"license\":\"%s\"}", path,
+                 i, licenses[i].license);
+        json_t *job = rig_want(&r, 202, "POST", "/v1/bases", body);
+        const char *note = ds_json_string(job, "note", NULL);
+        ck_assert_msg(!note == !licenses[i].note &&
+                          (!note || !strncmp(note, licenses[i].note, strlen(licenses[i].note))),
+                      "'%s': %s", licenses[i].license, note ? note : "no note");
+        json_decref(job);
+    }
 }
 END_TEST
 

@@ -1,4 +1,5 @@
 /* tests/test_daemon_tcp.c - the TCP listener: nothing without the token, everything with it. */
+#include "daemon/tcp.h"
 #include "tests/daemon_rig.h"
 
 #include <arpa/inet.h>
@@ -170,12 +171,87 @@ START_TEST(refused_starts) {
 }
 END_TEST
 
+/* HOST:PORT and what is none; what failed before does not matter where one could be had. */
+START_TEST(places_to_listen_on) {
+    static const char *const good[] = {"127.0.0.1:0", "localhost:65535", "[::1]:7", "a.b:1"};
+    static const char *const bad[] = {"",           ":7",          "host:",   "host",
+                                      "host:65536", "host:12345a", "host:-1", "host:000007",
+                                      "::1:7",      "[::1:7",      "host: 7"};
+    char bound[DS_TCP_NAME], longest[80];
+    ds_error err;
+    int fd = -1;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        ck_assert_msg(ds_tcp_check(good[i], &err) == 0, "%s: %s", good[i], err.message);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ck_assert_msg(ds_tcp_check(bad[i], &err) == DS_EINVAL, "'%s'", bad[i]);
+    memset(longest, 'h', sizeof longest);
+    memcpy(longest + 63, ":7", 3);
+    ck_assert_int_eq(ds_tcp_check(longest, &err), 0);
+    memcpy(longest + 63, "h:7", 4);
+    ck_assert_int_eq(ds_tcp_check(longest, &err), DS_EINVAL);
+    errno = EADDRINUSE;
+    ck_assert_msg(ds_tcp_listen("127.0.0.1:0", &fd, bound, &err) == 0, "%s", err.message);
+    ck_assert(fd >= 0 && !strncmp(bound, "127.0.0.1:", 10) && strcmp(bound, "127.0.0.1:0") != 0);
+    int second = -1;
+    char again[DS_TCP_NAME];
+    ck_assert_int_eq(ds_tcp_listen(bound, &second, again, &err), DS_ECONFLICT);
+    ck_assert(second < 0 && strstr(err.message, "another program listens on"));
+    close(fd);
+    ck_assert_int_eq(ds_tcp_listen(bound, &second, again, &err), 0);
+    ck_assert_str_eq(again, bound);
+    close(second);
+    ck_assert_int_ne(ds_tcp_listen("203.0.113.7:7", &fd, bound, &err), 0); /* not ours */
+    ck_assert_int_eq(ds_tcp_listen("no host:7", &fd, bound, &err), DS_EINVAL);
+}
+END_TEST
+
+/* Both ends of a token's length, and what may be in it. */
+START_TEST(tokens) {
+    char text[600], digest[DS_HEX_SIZE], want[DS_HEX_SIZE], header[600];
+    static const int lengths[] = {15, 16, 512, 513};
+    ds_error err;
+    for (int i = 0; i < 4; i++)
+        for (int end = 0; end < 2; end++) {
+            memset(text, 'k', sizeof text);
+            memcpy(text + lengths[i], end ? "\n" : "", end ? 2 : 1);
+            rig_write(token_file, text);
+            chmod(token_file, 0600);
+            int rc = ds_token_read(token_file, digest, &err);
+            ck_assert_msg(rc == (i == 1 || i == 2 ? 0 : DS_EINVAL), "%d: %d", lengths[i], rc);
+            if (rc)
+                continue;
+            ds_digest(text, (size_t)lengths[i], want);
+            ck_assert_str_eq(digest, want);
+        }
+    ck_assert(!ds_token_good(digest, NULL) && !ds_token_good(digest, "Bearer"));
+    snprintf(header, sizeof header, "BEARER %.512s", text);
+    ck_assert_int_eq(ds_token_good(digest, header), 1);
+    header[7] = 'l';
+    ck_assert_int_eq(ds_token_good(digest, header), 0);
+    rig_write(token_file, "0123456789abcdef\n\n"); /* two lines */
+    chmod(token_file, 0600);
+    ck_assert_int_eq(ds_token_read(token_file, digest, &err), DS_EINVAL);
+    rig_write(token_file, "0123456789abcde\x7f\n");
+    chmod(token_file, 0600);
+    ck_assert_int_eq(ds_token_read(token_file, digest, &err), DS_EINVAL);
+    rig_write(token_file, TOKEN);
+    for (int mode = 0600; mode < 0700; mode += 010) {
+        chmod(token_file, (mode_t)mode);
+        ck_assert_int_eq(ds_token_read(token_file, digest, &err), mode == 0600 ? 0 : DS_EPERM);
+    }
+    chmod(token_file, 0604);
+    ck_assert_int_eq(ds_token_read(token_file, digest, &err), DS_EPERM);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, nothing_without_the_token);
     tcase_add_test(tc, followers_wake);
     tcase_add_test(tc, refused_starts);
+    tcase_add_test(tc, places_to_listen_on);
+    tcase_add_test(tc, tokens);
 }
 
 int main(int argc, char **argv) {

@@ -501,8 +501,139 @@ START_TEST(look) {
 }
 END_TEST
 
+static void only(const char *name, const void *bytes, size_t n) {
+    char path[400];
+    ds_fs_remove(root, NULL);
+    ck_assert_int_eq(mkdir(root, 0755), 0);
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    ck_assert_int_eq(ds_fs_write(path, bytes, n, NULL), 0);
+}
+
+/* By its ending or by its first bytes. */
+START_TEST(what_looks_like_an_image) {
+    static const char *const endings[] = {".jpg", ".jpeg", ".png", ".webp", ".pnm",
+                                          ".ppm", ".pgm",  ".pbm", ".PNG"};
+    static const struct {
+        const char *bytes;
+        size_t n;
+        int is;
+    } first[] = {{"\xff\xd8\xff\xe0", 4, 1},
+                 {"\xff\xd8\xfe\xe0", 4, 0},
+                 {"\xff\xd9\xff\xe0", 4, 0},
+                 {"\xfe\xd8\xff\xe0", 4, 0},
+                 {"\x89PNG", 4, 1},
+                 {"\x89PN", 3, 0},
+                 {"\x89PNK", 4, 0},
+                 {"RIFF1234WEBP", 12, 1},
+                 {"RIFF1234WEBQ", 12, 0},
+                 {"RIFG1234WEBP", 12, 0},
+                 {"RIFF1234WEB", 11, 0},
+                 {"P1\n8", 4, 1},
+                 {"P6 8", 4, 1},
+                 {"P6#8", 4, 1},
+                 {"P7 8", 4, 0},
+                 {"P0 8", 4, 0},
+                 {"P68 ", 4, 0},
+                 {"Q6 8", 4, 0}};
+    char name[40], real[PATH_MAX];
+    ds_error err;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        snprintf(name, sizeof name, "x%s", endings[i]);
+        only(name, "?", 1);
+        ck_assert_msg(ds_look_at_folder(root, real, &err) == 0, "%s", endings[i]);
+    }
+    static const char *const others[] = {"x.gif", "png", "x.png.txt", "x."};
+    for (int i = 0; i < 4; i++) {
+        only(others[i], "????????????", 12);
+        ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+        ck_assert(strstr(err.message, "no image among its 1 files") != NULL);
+    }
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++) {
+        only("x", first[i].bytes, first[i].n);
+        ck_assert_msg((ds_look_at_folder(root, real, &err) == 0) == first[i].is, "%zu", i);
+    }
+}
+END_TEST
+
+/* What cannot be looked at to its end is the scan's question; links are told. */
+START_TEST(a_look_is_short) {
+    char path[600], real[PATH_MAX];
+    ds_error err;
+    snprintf(path, sizeof path, "%s/a/b/c/d", root);
+    ck_assert_int_eq(ds_fs_mkdirs(path, NULL), 0); /* four deep, and nothing in it */
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "no image among its 0 files") != NULL);
+    snprintf(path, sizeof path, "%s/a/b/c/d/e", root);
+    ck_assert_int_eq(ds_fs_mkdirs(path, NULL), 0); /* five: not looked into */
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), 0);
+    ck_assert_int_eq(ds_fs_remove(path, NULL), 0);
+    for (int links = 1; links < 3; links++) {
+        snprintf(path, sizeof path, "%s/to%d", root, links);
+        ck_assert_int_eq(symlink("/tmp", path), 0);
+        ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, links == 1 ? "1 link to folders, which is not followed"
+                                                     : "2 links to folders, which are not") != NULL,
+                      "%s", err.message);
+    }
+    snprintf(path, sizeof path, "%s/z.png", root);
+    ck_assert_int_eq(symlink("/nowhere", path), 0); /* a link that is called so is the scan's */
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), 0);
+    only("x", "?", 1);
+    for (int i = 1; i < 257; i++) { /* 256 files without an ending are read, one more is enough */
+        snprintf(path, sizeof path, "%s/%d", root, i);
+        if (i == 256)
+            ck_assert_int_eq(ds_look_at_folder(root, real, &err), DS_EINVAL);
+        close(open(path, O_WRONLY | O_CREAT, 0644));
+    }
+    ck_assert_int_eq(ds_look_at_folder(root, real, &err), 0);
+    ck_assert_int_eq(ds_look_at_folder("relative", real, &err), DS_EINVAL);
+    char *longest = ds_xmalloc(PATH_MAX);
+    memset(longest, 'x', PATH_MAX);
+    longest[0] = '/';
+    longest[PATH_MAX - 256] = 0;
+    ck_assert_int_eq(ds_look_at_folder(longest, real, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "too long") != NULL);
+    free(longest);
+    ck_assert_int_eq(ds_look_at_folder("/nowhere/at/all", real, &err), DS_ENOTFOUND);
+}
+END_TEST
+
+START_TEST(what_an_import_may_name) {
+    char path[400], real[PATH_MAX];
+    ds_error err;
+    snprintf(path, sizeof path, "%s/model.pt", root);
+    ck_assert_int_eq(ds_look_at_source("source", path, 0, real, &err), DS_ENOTFOUND);
+    ck_assert_int_eq(ds_fs_write(path, "", 0, NULL), 0);
+    ck_assert_int_eq(ds_look_at_source("source", path, 0, real, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "which is empty") != NULL);
+    ck_assert_int_eq(ds_fs_write(path, "w", 1, NULL), 0);
+    ck_assert_int_eq(ds_look_at_source("source", path, 1, real, &err), 0);
+    ck_assert_str_eq(real, path);
+    ck_assert_int_eq(ds_look_at_source("source", root, 0, real, &err), 0); /* a folder too */
+    ck_assert_int_eq(ds_look_at_source("source", root, 1, real, &err), DS_EINVAL);
+    ck_assert_str_eq(strstr(err.message, "which"), "which is no file");
+    ck_assert_int_eq(ds_look_at_source("source", "/dev/null", 0, real, &err), DS_EINVAL);
+    ck_assert_str_eq(strstr(err.message, "which"), "which is no file or folder");
+    /* pictures to measure with: somewhere in it */
+    ck_assert_int_eq(ds_look_for_pictures("probe", path, real, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "'probe' is no folder") != NULL);
+    ck_assert_int_eq(ds_look_for_pictures("probe", root, real, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "has no picture") != NULL);
+    folder("a"), folder("a/.hidden"), folder("a/b");
+    file("a/.hidden/x.png");
+    ck_assert_int_eq(ds_look_for_pictures("probe", root, real, &err), DS_EINVAL);
+    file("a/b/x.JPG");
+    ck_assert_int_eq(ds_look_for_pictures("probe", root, real, &err), 0);
+    ck_assert_str_eq(real, root);
+    ck_assert_int_eq(ds_look_for_pictures("probe", "/nowhere", real, &err), DS_ENOTFOUND);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, what_looks_like_an_image);
+    tcase_add_test(tc, a_look_is_short);
+    tcase_add_test(tc, what_an_import_may_name);
     tcase_add_test(tc, settles_once);
     tcase_add_test(tc, never_quiet_is_reported_too);
     tcase_add_test(tc, new_and_moved_folders);
