@@ -415,6 +415,13 @@ static void latents(const char *name, const char *vae, char path[400]) {
     age(path);
 }
 
+/* One whose head ends too early: nobody knows whose it is. */
+static void cut_latents(const char *vae, char path[400]) {
+    latents("cut", vae, path);
+    ck_assert_int_eq(truncate(path, 143), 0);
+    age(path);
+}
+
 static int64_t part(const json_t *doc, const char *name, const char *what) {
     return ds_json_int(json_object_get(doc, name), what, -1);
 }
@@ -422,7 +429,8 @@ static int64_t part(const json_t *doc, const char *name, const char *what) {
 START_TEST(gc_takes_only_what_nothing_needs) {
     char used[400], unused[400], base_used[400], base_unused[400], f_used[400], f_unused[400];
     char key[200], strange[400], orphan[400], young[400], hashes[400], tree[DS_HEX_SIZE];
-    char l_used[400], l_unused[400], more[500], t_old[400], t_new[400], sha[DS_HEX_SIZE];
+    char l_used[400], l_unused[400], l_cut[400], t_old[400], t_new[400];
+    char more[500], sha[DS_HEX_SIZE];
     rig_start(&r, NULL);
     snprintf(more, sizeof more, ",\"name\":\"big\",\"vae\":\"%s\"", source);
     imported("/v1/bases", more);
@@ -455,10 +463,7 @@ START_TEST(gc_takes_only_what_nothing_needs) {
     latents("used", ds_json_string(json_object_get(b, "vae"), "sha256", ""), l_used);
     json_decref(b);
     latents("unused", tree, l_unused); /* the digest of something else */
-    char l_cut[400];                   /* nobody knows whose it is */
-    latents("cut", tree, l_cut);
-    ck_assert_int_eq(truncate(l_cut, 143), 0);
-    age(l_cut);
+    cut_latents(tree, l_cut);
     snprintf(strange, sizeof strange, "%s/cache/strange.bin", r.state);
     rig_write(strange, "x");
     age(strange);

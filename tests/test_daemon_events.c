@@ -106,8 +106,8 @@ START_TEST(followers_wake) {
     ck_assert(read_until(c, &job, "0\r\n\r\n", 5000)); /* the stream ends with the job */
     ck_assert(read_until(d, &log, "0\r\n\r\n", 5000));
     ck_assert(read_until(a, &all, "job.cancelled", 5000));
-    /* with no job running it is the event alone that wakes */
-    usleep(400000);
+    /* with no job running it is the event alone that wakes; a look at who is gone comes between */
+    usleep(1300000);
     json_decref(rig_call(&r, "DELETE", "/v1/datasets/digits", NULL, NULL));
     ck_assert(read_until(a, &all, "dataset.removed", 1000));
     ck_assert(read_until(b, &sse, "event: dataset.removed", 1000));

@@ -522,6 +522,12 @@ START_TEST(results_that_do_not_fit) {
         {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
          "\"good\"}]}",
          "'gate.self.bars[0]' is malformed", 0},
+        {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"latest\",\"ref\":\"\",\"verdict\":"
+         "\"passed\"}]}",
+         "'gate.self.bars[0]' is malformed", 0},
+        {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"first\",\"ref\":\"d@v1\",\"verdict\":"
+         "\"passed\"}]}",
+         "'gate.self.bars[0]' is malformed", 0},
         {"{\"verdict\":\"passed\",\"bars\":[{\"role\":\"latest\",\"ref\":\"d@v1\",\"verdict\":"
          "\"passed\"},{\"role\":\"base\",\"ref\":\"base:other\",\"verdict\":\"passed\"}]}",
          "about base:other", 0},
