@@ -468,6 +468,22 @@ START_TEST(bars_that_cannot_be_read) {
 }
 END_TEST
 
+/* Types of events that exist: those of this program, their groups, and what others have written. */
+START_TEST(types_of_events) {
+    ds_registry *r = start("types");
+    static const char *const good[] = {"job.done", "job.", "adapter.published", "my.own"};
+    sql(r, "INSERT INTO events(at, type, subject, payload) VALUES (1, 'my.own', 'x', '{}')");
+    for (int i = 0; i < 4; i++)
+        MUST(ds_event_type_check(r, good[i], err));
+    FAILS(DS_EINVAL, "of type 'job'", ds_event_type_check(r, "job", err));
+    FAILS(DS_EINVAL, "of type 'my.'", ds_event_type_check(r, "my.", err));
+    FAILS(DS_EINVAL, "of type ''", ds_event_type_check(r, "", err));
+    FAILS(DS_EINVAL, "did you mean 'job.done'?", ds_event_type_check(r, "job.don", err));
+    FAILS(DS_EINVAL, "docs/api.md lists them", ds_event_type_check(r, "quite.another", err));
+    ds_registry_close(r);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- long lists */
 
 START_TEST(rejected_files_are_bounded) {
@@ -499,6 +515,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, work_that_cannot_be_queued);
     tcase_add_test(tc, sets_that_cannot_be_changed);
     tcase_add_test(tc, bars_that_cannot_be_read);
+    tcase_add_test(tc, types_of_events);
     tcase_add_test(tc, rejected_files_are_bounded);
 }
 
