@@ -534,6 +534,42 @@ START_TEST(gc_can_be_rehearsed) {
 }
 END_TEST
 
+/* A row that cannot be written is an answer, never "done". */
+START_TEST(changes_that_are_refused) {
+    static const struct {
+        const char *when, *method, *path, *body;
+    } cases[] = {
+        {"UPDATE ON meta", "PUT", "/v1/default-base", "{\"base\":\"emoji\"}"},
+        {"INSERT ON meta", "PUT", "/v1/default-base", "{\"base\":\"emoji\"}"},
+        {"INSERT ON jobs", "POST", "/v1/samples", "{\"n\":1}"},
+        {"INSERT ON jobs", "POST", "/v1/verify", "{}"},
+        {"INSERT ON aliases", "PUT", "/v1/adapters/digits/aliases/prod", "{\"version\":1}"},
+        {"DELETE ON aliases", "DELETE", "/v1/adapters/flags?force=1", NULL},
+        {"UPDATE ON datasets", "POST", "/v1/datasets/digits/rescan", NULL},
+        {"UPDATE ON datasets", "DELETE", "/v1/datasets/digits", NULL},
+        {"INSERT ON events", "POST", "/v1/datasets/digits/pause", NULL},
+    };
+    int refused = 0;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char sql[200];
+        int status;
+        snprintf(sql, sizeof sql,
+                 "CREATE TRIGGER no BEFORE %s BEGIN SELECT RAISE(ABORT, 'not now'); END",
+                 cases[i].when);
+        rig_sql(&r, sql);
+        json_t *doc = rig_call(&r, cases[i].method, cases[i].path, cases[i].body, &status);
+        rig_sql(&r, "DROP TRIGGER no");
+        int is = status == 409 && strstr(ds_json_string(doc, "detail", ""), "not now");
+        ck_assert_msg(is || i < 2, "%s %s: %d", cases[i].method, cases[i].path, status);
+        refused += is; /* of the first two one, as the row is there or not */
+        json_decref(doc);
+    }
+    ck_assert_int_ge(refused, (int)(sizeof cases / sizeof *cases) - 1);
+    counts("/v1/datasets", 2);
+    counts("/v1/adapters", 3);
+}
+END_TEST
+
 /* What is null is not said; what adding a folder again changes is told. */
 START_TEST(adding_again) {
     char body[700];
@@ -602,6 +638,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, each_job_as_it_runs);
     tcase_add_test(tc, not_ready_while_it_stops);
     tcase_add_test(tc, gc_can_be_rehearsed);
+    tcase_add_test(tc, changes_that_are_refused);
     tcase_add_test(tc, adding_again);
     tcase_add_test(tc, events_by_number_and_type);
 }

@@ -438,6 +438,19 @@ START_TEST(sources_of_imports) {
     refused(400, "POST", "/v1/bases", body, "which is empty");
     refused(400, "POST", "/v1/bases", "{\"source\":\"x.pt\"}", "absolute");
     refused(404, "POST", "/v1/bases", "{\"source\":\"/nowhere/x.pt\"}", "/nowhere/x.pt");
+    /* called as their files are */
+    static const char *const files[][2] = {{"DiT-S-2-256x256.pt", "DiT-S-2-256x256"},
+                                           {"other.safetensors.zst", "other"},
+                                           {"My net (2).PTH", "My-net-2"},
+                                           {"plain", "plain"}};
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", r.dir, files[i][0]);
+        rig_write(path, "weights");
+        snprintf(body, sizeof body, "{\"source\":\"%s\"}", path);
+        json_t *job = rig_want(&r, 202, "POST", i ? "/v1/feature_nets" : "/v1/bases", body);
+        ck_assert_str_eq(ds_json_string(job, "name", ""), files[i][1]);
+        json_decref(job);
+    }
     /* words of a licence */
     static const struct {
         const char *license, *note;

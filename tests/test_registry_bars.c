@@ -284,6 +284,21 @@ START_TEST(base_of_a_bar) {
             MUST(ds_fs_remove(file, err));
         }
     }
+    char text[PATH_MAX + 200]; /* its VAE, while the file is there */
+    snprintf(text, sizeof text, "UPDATE bases SET vae_path = '%s', vae_sha256 = '" VAE_SHA "'",
+             file);
+    ck_assert_int_eq(fx_foreign(r, text), SQLITE_OK);
+    for (int there = 1; there >= 0; there--) {
+        MUST(there ? ds_fs_write(file, "x", 1, err) : ds_fs_remove(file, err));
+        MUST(ds_bars(r, "d", spec, &bars, err));
+        base = json_object_get(json_object_get(json_array_get(bars, 0), "base"), "vae");
+        ck_assert_int_eq(json_is_object(base), there);
+        if (there) {
+            ck_assert_str_eq(fx_string(base, "path"), file);
+            ck_assert_str_eq(fx_string(base, "sha256"), VAE_SHA);
+        }
+        json_decref(bars);
+    }
     json_decref(spec);
     finish(r);
 }

@@ -484,6 +484,29 @@ START_TEST(types_of_events) {
 }
 END_TEST
 
+/* A number that is another one when folders are to be watched anew, and only then. */
+START_TEST(changes_of_roots_are_counted) {
+    ds_registry *r = start("roots");
+    static const struct {
+        const char *text;
+        int changes;
+    } what[] = {{"UPDATE datasets SET watch = 0", 1},
+                {"UPDATE datasets SET source_path = '/b'", 1},
+                {"UPDATE datasets SET scan_wanted = 7", 0},
+                {"UPDATE datasets SET state = 'removed', deleted_at = 1", 1}};
+    int64_t before = ds_dataset_roots_number(r), now;
+    fx_add(r, "d", "/a");
+    ck_assert_int_gt(now = ds_dataset_roots_number(r), before);
+    for (int i = 0; i < 4; i++) {
+        before = now;
+        sql(r, what[i].text);
+        now = ds_dataset_roots_number(r);
+        ck_assert_msg((now != before) == what[i].changes, "%s", what[i].text);
+    }
+    ds_registry_close(r);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- long lists */
 
 START_TEST(rejected_files_are_bounded) {
@@ -516,6 +539,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, sets_that_cannot_be_changed);
     tcase_add_test(tc, bars_that_cannot_be_read);
     tcase_add_test(tc, types_of_events);
+    tcase_add_test(tc, changes_of_roots_are_counted);
     tcase_add_test(tc, rejected_files_are_bounded);
 }
 
