@@ -338,7 +338,32 @@ static const struct {
     {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"base\":\"nope\"}", 404, "nope"},
     {"POST", "/v1/datasets", "{\"path\":\"/none/at/all\"}", 404, "/none/at/all"},
     {"POST", "/v1/datasets", "{\"path\":\"tmp\"}", 400, "tmp"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"options\":{\"targets\":[\"q\",\"q\"]}}", 400,
+     "option 'targets' names 'q' twice"},
     {"POST", "/v1/gc", "{\"dry_run\":1}", 400, "'dry_run' must be true or false"},
+    /* of two things that are wrong the first is told */
+    {"POST", "/v1/gc", "{\"dry_run\":1,\"grace_seconds\":5}", 400, "'dry_run' must be"},
+    {"POST", "/v1/datasets", "{\"watch\":5}", 400, "path"},
+    {"POST", "/v1/datasets", "{\"path\":\"/tmp\",\"watch\":5,\"options\":[]}", 400, "'watch'"},
+    {"POST", "/v1/datasets", "{\"path\":\"x\",\"options\":[],\"name\":\"a b\"}", 400, "options"},
+    {"POST", "/v1/datasets", "{\"path\":\"x\",\"name\":\"a b\"}", 400, "a b"},
+    {"POST", "/v1/bases", "{\"source\":\"x\",\"heads\":-1}", 400, "heads"},
+    {"POST", "/v1/bases", "{\"license\":5,\"heads\":-1}", 400, "license"},
+    {"POST", "/v1/bases", "{\"name\":5,\"license\":5}", 400, "'name'"},
+    {"POST", "/v1/bases", "{\"heads\":-1,\"objective\":\"no\"}", 400, "heads"},
+    {"POST", "/v1/bases", "{\"objective\":\"no\",\"source\":\"x\"}", 400, "'objective'"},
+    {"POST", "/v1/samples", "{\"ref\":\"nope\",\"base\":\"none\"}", 404, "'nope'"},
+    {"POST", "/v1/samples", "{\"ref\":\"nope\",\"class\":\"x\"}", 404, "'nope'"},
+    {"PUT", "/v1/adapters/digits/aliases/prod", "{\"reason\":5}", 400, "version"},
+    {"GET", "/v1/jobs?limit=0&dataset=nope", NULL, 400, "limit"},
+    {"GET", "/v1/adapters?limit=0&since=x", NULL, 400, "limit"},
+    {"GET", "/v1/adapters?dataset=nope&since=x", NULL, 404, "nope"},
+    {"GET", "/v1/evaluations?dataset=nope&metric=none", NULL, 404, "nope"},
+    {"GET", "/v1/evaluations?metric=none&adapter=nope", NULL, 400, "none"},
+    {"GET", "/v1/events?since=x&type=nope", NULL, 400, "since"},
+    {"GET", "/v1/jobs/x/log?offset=x", NULL, 400, "named by its number"},
+    {"GET", "/v1/jobs/999/log?offset=x", NULL, 400, "offset"},
+    {"GET", "/v1/jobs/999/events?since=x", NULL, 400, "since"},
     {"POST", "/v1/gc", "{\"grace_seconds\":59}", 400, "from 60 to 1e9"},
     {"POST", "/v1/gc", "{\"grace_seconds\":2e9}", 400, "from 60 to 1e9"},
     {"POST", "/v1/gc", "{\"grace_seconds\":\"60\"}", 400, "from 60 to 1e9"},
@@ -382,9 +407,9 @@ START_TEST(bodies_are_checked) {
                 continue;
             }
             ck_assert_msg(status == bodies[i].status, "%s %s: %d, not %d: %s", bodies[i].path,
-                          bodies[i].body, status, bodies[i].status, detail);
+                          bodies[i].body ? bodies[i].body : "", status, bodies[i].status, detail);
             ck_assert_msg(!bodies[i].words || strstr(detail, bodies[i].words),
-                          "%s: '%s' has no '%s'", bodies[i].body, detail, bodies[i].words);
+                          "%s: '%s' has no '%s'", bodies[i].path, detail, bodies[i].words);
             json_decref(doc);
             break;
         }
@@ -591,6 +616,13 @@ START_TEST(adding_again) {
     rig_images(&r, "other", 2, other);
     snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"digits\"}", other);
     rig_says(&r, 409, "POST", "/v1/datasets", body, "is already");
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"base\":\"emoji\",\"feature_net\":\"nope\"}",
+             other);
+    rig_says(&r, 404, "POST", "/v1/datasets", body, "nope");
+    snprintf(body, sizeof body,
+             "{\"path\":\"%s\",\"name\":\"base\",\"base\":\"emoji\",\"feature_net\":\"net\"}",
+             other);
+    rig_says(&r, 400, "POST", "/v1/datasets", body, "choose another name");
 }
 END_TEST
 
