@@ -172,6 +172,20 @@ static int imported(ds_registry *r, ds_error *err) {
     json_decref(result);
     return rc;
 }
+static int add_third(ds_registry *r, ds_error *err) {
+    ds_dataset_new d = {.name = "f", .path = "/f", .watch = -1};
+    int64_t id, seq;
+    int created;
+    return ds_dataset_add(r, &d, &id, &created, &seq, err);
+}
+static int scan_three(ds_registry *r, ds_error *err) { return scanned(r, "three", err); }
+static int choose_third(ds_registry *r, ds_error *err) { return ds_base_choose(r, 3, err); }
+static int rescan_third(ds_registry *r, ds_error *err) {
+    return ds_dataset_rescan(r, "f", NULL, err);
+}
+static int requeue_scan(ds_registry *r, ds_error *err) {
+    return ds_job_requeue(r, taken(r, DS_JOB_SCAN).id, "the daemon stops", err);
+}
 static int add_second(ds_registry *r, ds_error *err) {
     ds_dataset_new d = {.name = "e", .path = "/b", .watch = -1};
     int64_t id, seq;
@@ -287,6 +301,17 @@ static const struct {
     {"reconcile: fifth scan", reconcile},
     {"claim fifth scan", claim},
     {"scan fails again", fail_scan},
+    {"third set", add_third},
+    {"reconcile: third set", reconcile},
+    {"claim scan of the third set", claim},
+    {"third set scanned", scan_three},
+    {"reconcile: training of the third set", reconcile},
+    {"choose third base", choose_third}, /* that training is not wanted any more */
+    {"rescan of the third set", rescan_third},
+    {"reconcile: rescan of the third set", reconcile},
+    {"claim rescan of the third set", claim},
+    {"cancel rescan of the third set", cancel_running},
+    {"requeue what is cancelled", requeue_scan},
     {"second set", add_second},
     {"forget its root", forget_root},
     {"resolve", resolve},
