@@ -4,12 +4,16 @@
 
 static rig r;
 
+/* Claimed first, it has a process a moment later. */
 static pid_t worker_of(int64_t id) {
     char path[64];
+    pid_t pid = 0;
     snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
-    json_t *job = rig_want(&r, 200, "GET", path, NULL);
-    pid_t pid = (pid_t)ds_json_int(job, "pid", 0);
-    json_decref(job);
+    for (int i = 0; i < 500 && pid <= 0; i++, usleep(pid <= 0 ? 20000 : 0)) {
+        json_t *job = rig_want(&r, 200, "GET", path, NULL);
+        pid = (pid_t)ds_json_int(job, "pid", 0);
+        json_decref(job);
+    }
     ck_assert_int_gt(pid, 0);
     return pid;
 }
