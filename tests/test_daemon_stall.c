@@ -51,7 +51,7 @@ START_TEST(a_stopped_worker_is_left_alone) {
     char photos[400];
     rig_images(&r, "photos", 3, photos);
     rig_start(&r, (const char *const[]){"--stall", "2", NULL});
-    rig_fake(&r, "train", "slow 1000");
+    rig_fake(&r, "train", "slow 600");
     rig_add(&r, "digits", photos, 201);
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
     pid_t worker = worker_of(id);

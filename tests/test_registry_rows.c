@@ -354,6 +354,71 @@ START_TEST(each_kind_has_its_own_end) {
 }
 END_TEST
 
+/* What a folder of a job is marked with; what the next start finds of running jobs. */
+START_TEST(jobs_of_an_earlier_daemon) {
+    ds_registry *r = start("earlier");
+    char tree[DS_HEX_SIZE];
+    json_t *v = NULL;
+    ds_process me;
+    int made = -1;
+    fx_add(r, "d", "/a");
+    int64_t scan = fx_scan(r, "one");
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    MUST(ds_dataset_version_get(r, 1, &v, err));
+    ds_job_tree_digest(r, j.id, tree);
+    ck_assert_str_eq(tree, fx_string(v, "tree_digest"));
+    json_decref(v);
+    ds_job_tree_digest(r, scan, tree);
+    ck_assert_str_eq(tree, "");
+    ck_assert_int_eq(ds_process_identify(getpid(), &me), 0);
+    MUST(ds_job_process(r, j.id, &me, err));
+    MUST(ds_jobs_recover(r, &made, err)); /* it is there */
+    ck_assert_int_eq(made, 0);
+    me.start++;
+    MUST(ds_job_process(r, j.id, &me, err));
+    MUST(ds_jobs_recover(r, &made, err)); /* another one has its number */
+    ck_assert_int_eq(made, 1);
+    MUST(ds_job_read(r, j.id, &j, err));
+    ck_assert(j.state == DS_JOB_QUEUED && j.attempts == 0);
+    MUST(ds_jobs_recover(r, NULL, err));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* The first training of a base brings its record. */
+START_TEST(a_training_records_the_base) {
+    ds_registry *r = start("record");
+    ds_blob a, f;
+    json_t *spec, *result, *o = NULL;
+    char ref[DS_HEX_SIZE + 16];
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    MUST(ds_store_put_bytes(ds_registry_store(r), "adapter", 7, &a, err));
+    MUST(ds_store_put_bytes(ds_registry_store(r), "reference", 9, &f, err));
+    fx_training(r, &j, 1, &a, &f, &spec, &result);
+    json_object_set_new(result, "base_task",
+                        fx_json("{\"probe\":{\"device_class\":\"cpu-test\",\"sha256\":\"" NET_SHA
+                                "\",\"n\":4,\"seed\":11},\"reference\":null,\"fd\":7.5,\"n\":256,"
+                                "\"classes\":6}"));
+    ds_publication p = {
+        .job = j.id, .spec = spec, .result = result, .adapter = &a, .reference = &f};
+    MUST(ds_publish(r, &p, ref, err));
+    ck_assert_int_eq(fx_count(r, "base.recorded"), 1);
+    ck_assert_int_eq(number(r, "SELECT count(*) FROM base_tasks WHERE fd = 7.5 AND classes = 6"),
+                     1);
+    ck_assert_int_eq(number(r, "SELECT count(*) FROM base_probes"), 1);
+    MUST(ds_job_get(r, j.id, &o, err));
+    json_t *task = json_object_get(json_object_get(o, "result"), "base_task");
+    ck_assert_str_eq(fx_string(task, "ref"), "base:emoji-dit");
+    ck_assert(json_is_true(json_object_get(task, "recorded")));
+    json_decref(o);
+    json_decref(spec);
+    json_decref(result);
+    ds_registry_close(r);
+}
+END_TEST
+
 /* This very process: its boot, its start, and when it is another one. */
 START_TEST(processes_are_told_apart) {
     ds_process p, other;
@@ -534,6 +599,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, words_for_the_end_of_a_worker);
     tcase_add_test(tc, a_removed_set_asks_its_jobs_to_stop);
     tcase_add_test(tc, each_kind_has_its_own_end);
+    tcase_add_test(tc, jobs_of_an_earlier_daemon);
+    tcase_add_test(tc, a_training_records_the_base);
     tcase_add_test(tc, processes_are_told_apart);
     tcase_add_test(tc, work_that_cannot_be_queued);
     tcase_add_test(tc, sets_that_cannot_be_changed);
