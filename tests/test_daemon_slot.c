@@ -426,6 +426,25 @@ START_TEST(inputs_that_cannot_be_written) {
 }
 END_TEST
 
+/* A whole result that cannot be kept just now waits, and its attempt does not count. */
+START_TEST(a_result_that_cannot_be_stored) {
+    char sha[DS_HEX_SIZE], path[500];
+    ds_digest("statistics", 10, sha); /* the reference of each training here */
+    snprintf(path, sizeof path, "%s/blobs/sha256/%.2s/%s.zst", r.state, sha, sha);
+    ck_assert_int_eq(ds_fs_mkdirs(path, NULL), 0);
+    int64_t id = training("ok", "|queued|running|");
+    wait_error(id, "cannot rename");
+    json_t *job = job_of(id);
+    ck_assert_str_eq(ds_json_string(json_object_get(job, "error"), "code", ""), "DS_EIO");
+    ck_assert_str_eq(ds_json_string(job, "state", ""), "queued");
+    ck_assert_int_eq(ds_json_int(job, "attempts", -1), 0);
+    json_decref(job);
+    ck_assert_int_eq(rmdir(path), 0);
+    run_now();
+    rig_wait_adapter(&r, "digits", 1, 10000);
+}
+END_TEST
+
 static void trigger(const char *text) {
     char sql[400];
     snprintf(sql, sizeof sql, "CREATE TRIGGER no %s END", text);
@@ -673,6 +692,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, what_a_worker_says);
     tcase_add_test(tc, postponed_again_and_again);
     tcase_add_test(tc, inputs_that_cannot_be_written);
+    tcase_add_test(tc, a_result_that_cannot_be_stored);
     tcase_add_test(tc, a_start_that_cannot_be_recorded);
     tcase_add_test(tc, a_process_that_cannot_be_recorded);
     tcase_add_test(tc, cancelled_before_it_begins);
