@@ -153,11 +153,11 @@ int ds_base_task_show(ds_registry *r, json_t *base, ds_error *err) {
     js_time(o, "created_at", q, 14);
     db_reset(q);
     json_object_set_new(base, "task", o);
+    json_object_set_new(o, "device_classes", classes);
     if ((rc = add_probes(r, id, o, err)))
         return rc;
     json_array_foreach(json_object_get(o, "probes"), i, probe)
         json_array_append(classes, json_object_get(probe, "device_class"));
-    json_object_set_new(o, "device_classes", classes);
     json_object_del(o, "probes");
     json_object_del(o, "probe");
     return add_last(r, id, o, err);
