@@ -39,7 +39,25 @@ const char *ds_test_emulated_gpu(void) {
 
 const char *ds_test_tmpdir(void) { return dir; }
 
+static char only[1000]; /* names of tests, between commas; "": all */
+static int added;
+
+#undef _tcase_add_test
+void ds_tcase_add_test(TCase *tc, const TTest *test, int signal, int exit_value, int start,
+                       int end) {
+    char word[200];
+    snprintf(word, sizeof word, ",%s,", test->name);
+    if (*only && !strstr(only, word))
+        return;
+    added++;
+    _tcase_add_test(tc, test, signal, exit_value, start, end);
+}
+
 int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {
+    const char *wanted = getenv("CK_RUN_CASE");
+    if (wanted && *wanted)
+        snprintf(only, sizeof only, ",%s,", wanted);
+    unsetenv("CK_RUN_CASE"); /* to Check it is the name of all tests together */
     skipped =
         mmap(NULL, sizeof *skipped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     const char *tmp = getenv("TMPDIR");
@@ -54,6 +72,10 @@ int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {
     TCase *tc = tcase_create(name);
     tcase_set_timeout(tc, 900);
     register_cases(tc);
+    if (!added) {
+        fprintf(stderr, "%s: no test is called '%s'\n", name, wanted ? wanted : "");
+        return 1;
+    }
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
