@@ -1,4 +1,5 @@
 /* tests/test_worker_bars.c - a new version against its bars: the rule, and real jobs. */
+#include "tests/open_fails.h"
 #include "tests/worker_fixture.h"
 
 #include "engine/adapter.h"
@@ -171,6 +172,26 @@ START_TEST(a_bar_is_what_it_was) {
     ck_assert_str_eq(text_at(r, "adapter", "sha256"), text_at(was, "adapter", "sha256"));
     json_decref(was);
     json_decref(r);
+}
+END_TEST
+
+/* A bar that cannot be read now is no verdict: the job waits, and comes to the same one later. */
+START_TEST(a_bar_that_cannot_be_read_now) {
+    char *dir = make_job("again",
+                         with_bar(version_spec(2, 1, 0), bar_of(first, "latest", "blobs@v1"))),
+         *result = ds_xasprintf("%s/result.json", dir);
+    ds_error err;
+    must(ds_fs_remove(result, &err), &err); /* all before the gate is there */
+    open_fails(ENOMEM, 1, "blobs-job/adapter");
+    run_expect(dir, 75);
+    open_fails(0, 0, NULL);
+    ck_assert(!ds_fs_exists(result));
+    ck_assert(!has_warning("again", "is no bar"));
+    run_expect(dir, 0);
+    json_t *r = read_json(dir, "result.json");
+    ck_assert_str_eq(text_at(bar_at(r, 0), "verdict", NULL), "passed");
+    json_decref(r);
+    free(result), free(dir);
 }
 END_TEST
 
@@ -501,6 +522,7 @@ static void register_cases(TCase *tc) {
         return;
     tcase_add_test(tc, the_first_version_has_the_base);
     tcase_add_test(tc, a_bar_is_what_it_was);
+    tcase_add_test(tc, a_bar_that_cannot_be_read_now);
     tcase_add_test(tc, a_worse_version_is_refused);
     tcase_add_test(tc, the_rule_is_the_specs);
     tcase_add_test(tc, a_force_is_said);

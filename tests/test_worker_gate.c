@@ -1,4 +1,5 @@
 /* tests/test_worker_gate.c - the gate: its rule, and injected regressions in real jobs. */
+#include "tests/open_fails.h"
 #include "tests/worker_fixture.h"
 
 #include "engine/adapter.h"
@@ -147,6 +148,25 @@ static const json_t *first_task(const json_t *gate) {
     return json_array_get(json_object_get(gate, "tasks"), 0);
 }
 
+static char *events_of(const char *name) {
+    char *path = ds_xasprintf("%s/%s/events.ndjson", ds_test_tmpdir(), name), *text;
+    size_t n;
+    ds_error err;
+    must(ds_fs_read(path, 1 << 22, &text, &n, &err), &err);
+    free(path);
+    return text;
+}
+
+static void expect_warning(const char *name, const char *words) {
+    char *text = events_of(name);
+    const char *hit = strstr(text, words);
+    ck_assert_msg(hit != NULL, "no event of %s says '%s'", name, words);
+    while (hit > text && hit[-1] != '\n')
+        hit--;
+    ck_assert(strstr(hit, "\"type\":\"warning\"") != NULL);
+    free(text);
+}
+
 enum { AMOUNT, NO_AMOUNT };
 
 /* Refused, naming the task, the cause and the amount. */
@@ -157,6 +177,7 @@ static void expect_refusal(const char *name, json_t *spec, int status, const cha
     printf("%s: %s\n", name, reason);
     ck_assert_msg(strstr(reason, "task 'blobs': ") != NULL, "%s", reason);
     ck_assert_msg(strstr(reason, cause) != NULL, "%s", reason);
+    ck_assert_msg(reason[strlen(reason) - 1] != ' ', "'%s'", reason); /* nothing was to follow */
     ck_assert_str_eq(text_at(gate, "worst_task", NULL), "blobs");
     const json_t *delta = json_object_get(gate, "delta"), *t = first_task(gate);
     ck_assert_str_eq(text_at(t, "verdict", NULL), "refused");
@@ -297,6 +318,7 @@ START_TEST(changed_base_is_refused_before_training) {
     json_t *spec = with_path(train_spec("stripes"), "base", "other-base.safetensors");
     json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
     expect_refusal("changed-base", spec, 9, "base file", AMOUNT);
+    expect_warning("changed-base", "base file");
     char *dir = in_tmp("changed-base"), *checkpoints = ds_xasprintf("%s/checkpoints", dir);
     json_t *r = read_json(dir, "result.json");
     ck_assert_str_eq(text_at(r, "status", NULL), "rejected");
@@ -336,6 +358,7 @@ START_TEST(broken_feature_network_is_refused) {
     json_t *spec = with_path(train_spec("stripes"), "feature_net", "net.zst");
     json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
     expect_refusal("broken-net", spec, 9, "feature network", AMOUNT);
+    expect_warning("broken-net", "feature network");
     flip_bit(net, path, 50);
     spec = with_path(verify_spec(one(task_of(blobs, "blobs")), "auto"), "feature_net", "net.zst");
     expect_refusal("flipped-net", spec, 8, "feature network", NO_AMOUNT);
@@ -381,25 +404,6 @@ END_TEST
 
 static const char unknown_sha[] = "00000000000000000000000000000000"
                                   "00000000000000000000000000000000";
-
-static char *events_of(const char *name) {
-    char *path = ds_xasprintf("%s/%s/events.ndjson", ds_test_tmpdir(), name), *text;
-    size_t n;
-    ds_error err;
-    must(ds_fs_read(path, 1 << 22, &text, &n, &err), &err);
-    free(path);
-    return text;
-}
-
-static void expect_warning(const char *name, const char *words) {
-    char *text = events_of(name);
-    const char *hit = strstr(text, words);
-    ck_assert_msg(hit != NULL, "no event of %s says '%s'", name, words);
-    while (hit > text && hit[-1] != '\n')
-        hit--;
-    ck_assert(strstr(hit, "\"type\":\"warning\"") != NULL);
-    free(text);
-}
 
 /* A task whose probe is another one and that cannot be measured is refused, with the reason; one
  * whose probe is the same is proven, also where everything should be measured. */
@@ -546,6 +550,94 @@ START_TEST(a_full_disk_is_no_verdict) {
 }
 END_TEST
 
+/* The job's own network is damaged, and the task was measured with another one: that is no matter
+ * of the task. */
+START_TEST(a_network_that_no_task_needs) {
+    char *path = in_tmp("unneeded.zst");
+    const char *net = fixture_net();
+    flip_bit(net, path, 50);
+    json_t *t = task_of(blobs, "blobs");
+    json_object_set_new(t, "feature_net_sha256", json_string(unknown_sha));
+    json_t *gate = verdict_of(
+        "unneeded", with_path(verify_spec(one(t), "auto"), "feature_net", "unneeded.zst"), 0);
+    ck_assert_int_eq(json_integer_value(json_object_get(first_task(gate), "level")), 1);
+    ck_assert_str_eq(text_at(first_task(gate), "reason", NULL), "");
+    json_decref(gate);
+    free(path);
+}
+END_TEST
+
+/* Nothing is known of this class of devices, and nothing can be measured: nothing was done. */
+START_TEST(an_unknown_class_alone_proves_nothing) {
+    json_t *t = task_of(blobs, "blobs"), *spec;
+    json_object_set_new(t, "reference", json_null());
+    spec = verify_spec(one(t), "auto");
+    json_object_set_new(json_object_get(spec, "device"), "precision", json_string("bf16"));
+    json_t *gate = verdict_of("class-alone", spec, 8);
+    const char *reason = text_at(first_task(gate), "reason", NULL);
+    ck_assert_int_eq(json_integer_value(json_object_get(first_task(gate), "level")), 0);
+    ck_assert_msg(!strstr(reason, "has changed"), "%s", reason);
+    json_decref(gate);
+}
+END_TEST
+
+/* What keeps the gate from a verdict ends the job, which has no result then. */
+static void expect_no_verdict(const char *name, json_t *spec, int status, const char *words) {
+    char *dir = make_job(name, spec), *result = ds_xasprintf("%s/result.json", dir);
+    run_expect(dir, status);
+    char *events = events_of(name);
+    ck_assert_msg(strstr(events, words) != NULL, "%s", events);
+    ck_assert(!ds_fs_exists(result));
+    free(events);
+    free(result);
+    free(dir);
+}
+
+/* A whole and registered reference that cannot be this task's. */
+START_TEST(a_reference_of_other_classes_is_no_verdict) {
+    static const int64_t counts[] = {1, 2, 3};
+    char *from = ds_xasprintf("%s/reference.safetensors.zst", blobs), *to = in_tmp("three.zst");
+    ds_reference was, three = {0};
+    ds_error err;
+    must(ds_reference_read(&was, from, NULL, &err), &err);
+    ds_feature_set set = ds_reference_set(&was);
+    must(ds_reference_make_of(&three, counts, 3, 6, "p", was.tree_digest, &set, "FD", &err), &err);
+    must(ds_zio_write_file(to, three.bytes, three.size, 1, &err), &err);
+    json_t *t = task_with_file("reference", "three.zst");
+    json_object_set_new(json_object_get(t, "reference"), "sha256", json_string(three.sha256));
+    expect_no_verdict("three", verify_spec(one(t), "full"), 9,
+                      "verifying task 'blobs': the reference has 3 classes, the adapter 2");
+    ds_reference_release(&was);
+    ds_reference_release(&three);
+    free(from);
+    free(to);
+}
+END_TEST
+
+/* Memory that is short while a file is opened. */
+START_TEST(a_file_that_cannot_be_opened_now_is_no_verdict) {
+    static const struct {
+        int from; /* the network is only looked at the first time */
+        const char *file;
+    } cases[] = {{2, "inception-v3-mixed6c"}, {1, "blobs-job/adapter"}, {1, "blobs-job/reference"}};
+    for (int i = 0; i < 3; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "no-memory-%d", i);
+        json_t *spec = verify_spec(one(task_of(blobs, "blobs")), "full");
+        open_fails(ENOMEM, cases[i].from, cases[i].file);
+        expect_no_verdict(name, spec, 75, "DS_ENOMEM");
+        open_fails(0, 0, NULL);
+    }
+    /* nor is it taken for damage before a training, which goes on until it needs the file */
+    json_t *spec = train_spec("blobs");
+    json_object_set_new(json_object_get(spec, "train"), "steps", json_integer(1));
+    json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
+    open_fails(ENOMEM, 1, "blobs-job/adapter");
+    expect_no_verdict("no-memory-train", spec, 75, "verifying task 'blobs'");
+    open_fails(0, 0, NULL);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     feature_side = "171"; /* as in test_worker_bars.c: damage must show in the distance */
     fixture_make();
@@ -563,6 +655,10 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, nothing_to_compare_with_is_refused);
     tcase_add_test(tc, damage_is_found_before_training);
     tcase_add_test(tc, a_full_disk_is_no_verdict);
+    tcase_add_test(tc, a_network_that_no_task_needs);
+    tcase_add_test(tc, an_unknown_class_alone_proves_nothing);
+    tcase_add_test(tc, a_reference_of_other_classes_is_no_verdict);
+    tcase_add_test(tc, a_file_that_cannot_be_opened_now_is_no_verdict);
     if (SANITIZED) /* too few pictures to measure by, and each of these evaluates again */
         return;
     tcase_add_test(tc, second_task_leaves_the_first_alone);

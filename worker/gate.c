@@ -92,15 +92,23 @@ static void found(checking *c, const char *fmt, ...) {
     va_end(ap);
 }
 
-static void check_adapter(checking *c, int decode) {
+/* What cannot be read now, for want of memory, is no finding: the code then. */
+static int found_unreadable(checking *c, const char *what, int code, const ds_error *e,
+                            ds_error *err) {
+    if (ds_job_is_temporary(code))
+        return ds_fail(err, code, "%s", e->message);
+    found(c, "%s: %s", what, e->message);
+    return 0;
+}
+
+static int check_adapter(checking *c, int decode, ds_error *err) {
     const ds_spec_file *f = &c->task->adapter;
     char *bytes, sha[DS_HEX_SIZE];
     size_t n;
     ds_error e;
-    if (ds_zio_read_file(f->path, ADAPTER_MAX, &bytes, &n, &e)) {
-        found(c, "its adapter cannot be read: %s", e.message);
-        return;
-    }
+    int rc = ds_zio_read_file(f->path, ADAPTER_MAX, &bytes, &n, &e);
+    if (rc)
+        return found_unreadable(c, "its adapter cannot be read", rc, &e, err);
     ds_digest(bytes, n, sha);
     if (strcmp(sha, f->sha256))
         found(c, "its adapter file '%s' is damaged: its sha256 is %s, the registered one is %s",
@@ -111,19 +119,19 @@ static void check_adapter(checking *c, int decode) {
         found(c, "its adapter cannot be used: %s", e.message);
     }
     free(bytes);
+    return 0;
 }
 
-static void check_reference(checking *c) {
+static int check_reference(checking *c, ds_error *err) {
     const ds_spec_file *f = &c->task->reference;
     ds_error e;
-    if (f->path && ds_reference_read(&c->reference, f->path, f->sha256, &e)) {
-        found(c, "its reference features are damaged: %s", e.message);
-        c->reference = (ds_reference){0};
-    }
+    int rc = f->path ? ds_reference_read(&c->reference, f->path, f->sha256, &e) : 0;
+    return rc ? found_unreadable(c, "its reference features are damaged", rc, &e, err) : 0;
 }
 
-static void check_integrity(checking *c, int decode) {
+static int check_integrity(checking *c, ds_error *err) {
     const ds_tools *t = c->tools;
+    int rc = 0;
     if (strcmp(c->task->base_sha256, t->job->spec->base.sha256))
         found(c, "it belongs to base %s, not to %s", c->task->base_sha256,
               t->job->spec->base.sha256);
@@ -132,10 +140,12 @@ static void check_integrity(checking *c, int decode) {
     if (t->vae_finding[0])
         found(c, "%s", t->vae_finding);
     if (!of_base(c))
-        check_adapter(c, decode);
-    check_reference(c);
+        rc = check_adapter(c, 1, err);
+    if (!rc)
+        rc = check_reference(c, err);
     if (t->features_finding[0] && ds_tools_same_features(t, c->task, &c->reference))
         found(c, "%s", t->features_finding);
+    return rc;
 }
 
 /* What is known of the task's samples on this device class; without, the recipe of publication. */
@@ -243,11 +253,9 @@ static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o
     checking c = {.tools = tools, .task = task, .out = o};
     char why_not[DS_GATE_REASON] = "";
     double fd_error = NAN, kid_error = NAN;
-    int rc = 0;
     *o = (ds_gate_task){
         .task = task, .fd_now = NAN, .fd_lo = NAN, .fd_hi = NAN, .kid_now = NAN, .delta = NAN};
-    check_integrity(&c, 1);
-    int proven = check_probe(&c, err, &rc);
+    int rc = check_integrity(&c, err), proven = rc ? 0 : check_probe(&c, err, &rc);
     if (!rc && (!proven || c.finding[0] || tools->job->spec->gate.verify == DS_VERIFY_FULL) &&
         !cannot_measure(&c, why_not, &rc, err))
         rc = measure(&c, &fd_error, &kid_error, err);
@@ -278,9 +286,9 @@ int ds_gate_preflight(const ds_tools *tools) {
         checking c = {.task = task_at(s, i)};
         if (strcmp(c.task->base_sha256, s->base.sha256))
             found(&c, "it belongs to base %s, not to %s", c.task->base_sha256, s->base.sha256);
-        if (!of_base(&c))
-            check_adapter(&c, 0);
-        check_reference(&c);
+        if (!of_base(&c) && check_adapter(&c, 0, NULL))
+            continue; /* ds_gate_run reads it again */
+        (void)check_reference(&c, NULL);
         ds_reference_release(&c.reference);
         if (c.finding[0]) {
             findings++;

@@ -9,6 +9,7 @@
  *   level 2     otherwise, or with verify=full: FD and KID against the stored reference features
  *               at the recorded N, seed and sampler settings
  *
+ * A file that cannot be read for want of memory is no finding: the job ends, to be run again.
  * An integrity finding is a refusal whatever is measured; the amount is measured all the same where
  * the damaged thing can still be used, so that the verdict says what it would have cost.
  * Level 2 refuses when
