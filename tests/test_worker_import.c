@@ -122,6 +122,11 @@ START_TEST(vae_spellings_are_one) {
         ck_assert(fabs(ds_json_number(r.config, "latent_scale", 0) - 0.18215) < 1e-9);
         must(ds_st_open_file(r.vae_file, 1 << 24, 0, &st[i], &err), &err);
         ck_assert_str_eq(ds_st_meta(st[i], "diffscaler.kind"), "vae");
+        const char *from = ds_st_meta(st[i], "diffscaler.source_sha256"),
+                   *format = ds_st_meta(st[i], "diffscaler.source_format");
+        ck_assert(from && ds_digest_valid(from) && strcmp(from, r.vae_sha256));
+        ck_assert_msg(format && !strncmp(format, "VAE of ", 7) && strchr(format, ','), "%s",
+                      format);
         ds_device *dev; /* the network builds from it */
         ds_vae *vae;
         must(ds_device_open(&dev, &(ds_device_options){.kind = "ref"}, &err), &err);
@@ -339,6 +344,132 @@ static int stop_late(void *user, const char *stage, uint64_t done, uint64_t tota
     return !strcmp(stage, "convert") && done > total / 2;
 }
 
+/* A base of our own kind with so many channels of latents under TMP/name. */
+static char *latent_base(const char *name, int channels) {
+    ds_dit_config c = {.channels = channels,
+                       .side = 8,
+                       .patch = 2,
+                       .width = 32,
+                       .depth = 1,
+                       .heads = 2,
+                       .mlp_ratio = 4,
+                       .classes = 3,
+                       .freq_dim = 256,
+                       .norm2_eps_e6 = 1,
+                       .latent_scale = 0.18215,
+                       .train_steps = 1000,
+                       .beta_start = 1e-4,
+                       .beta_end = 0.02};
+    char *path = in_tmp(name);
+    ds_base *b;
+    ds_error err;
+    must(ds_base_new(&b, &c, 1, &err), &err);
+    must(ds_base_save(b, path, 0, NULL, &err), &err);
+    ds_base_free(b);
+    return path;
+}
+
+/* The channels of the latents are those of the base; where they are not, nothing is left. */
+START_TEST(vae_has_the_channels_of_the_base) {
+    char *dir = in_tmp("channels");
+    for (int channels = 4; channels <= 8; channels += 4) {
+        char *source = latent_base("latent.safetensors", channels);
+        ds_import_options o = {.source = source, .vae = VAES "vae-names/old", .out_dir = dir};
+        ds_import_result r;
+        ds_error err = {0};
+        int rc = ds_import_base(&o, &r, &err);
+        ck_assert_msg(rc == (channels == 4 ? 0 : DS_EINVAL), "%d %s", rc, err.message);
+        if (rc)
+            ck_assert_msg(strstr(err.message, "has 4 latent channels, the base takes 8") != NULL,
+                          "%s", err.message);
+        else
+            ds_import_result_release(&r);
+        ck_assert_int_eq(files_in(dir), 2);
+        free(source);
+    }
+    free(dir);
+}
+END_TEST
+
+/* What cannot take its name is an error, and what was written before it goes. */
+START_TEST(a_name_that_cannot_be_taken) {
+    char *dir = in_tmp("free"), *blocked = in_tmp("blocked");
+    ds_import_options o = {
+        .source = GOLDEN "diffusers", .vae = VAES "vae-names/old", .out_dir = dir};
+    ds_import_result r, none;
+    ds_error err;
+    must(ds_import_base(&o, &r, &err), &err);
+    const char *const digests[] = {r.sha256, r.vae_sha256};
+    o.out_dir = blocked;
+    for (int i = 0; i < 2; i++) {
+        char *taken = ds_xasprintf("%s/%s.safetensors", blocked, digests[i]),
+             *in = ds_xasprintf("%s/x", taken);
+        must(ds_fs_mkdirs(in, &err), &err);
+        ck_assert_msg(ds_import_base(&o, &none, &err) != 0, "file %d", i);
+        ck_assert(!none.config && !*none.file);
+        ck_assert_int_eq(files_in(blocked), 1); /* what was in the way, nothing else */
+        must(ds_fs_remove(taken, &err), &err);
+        free(in);
+        free(taken);
+    }
+    for (int k = 1; k < 200; k++) { /* the k-th write of it and all later ones fail */
+        char at[16];
+        ds_error full;
+        must(ds_fs_remove(blocked, &err), &err);
+        snprintf(at, sizeof at, "%d", k);
+        fflush(NULL);
+        setenv("DS_TEST_ENOSPC", at, 1);
+        pid_t pid = fork(); /* the count is a process's */
+        if (!pid) {
+            int rc = ds_import_base(&o, &none, &full);
+            _exit(rc == DS_ENOSPC && !files_in(blocked) ? 1 : rc ? 2 : 0);
+        }
+        unsetenv("DS_TEST_ENOSPC");
+        int status = wait_job(pid);
+        ck_assert_msg(status < 2, "write %d: %d", k, status);
+        if (!status)
+            break;
+        k += k > 8 ? 9 : 0;
+    }
+    ck_assert_int_eq(files_in(blocked), 2);
+    ds_import_result_release(&r);
+    free(dir);
+    free(blocked);
+}
+END_TEST
+
+/* Names are lower case, and what a name cannot have becomes one '-'. */
+START_TEST(names_are_made) {
+    static const struct {
+        const char *given, *want;
+    } names[] = {{"Tiny  DiT/2 (EMA)", "tiny-dit-2-ema-"},
+                 {"..x", "x"},
+                 {"-_a.B_c-", "a.b_c-"},
+                 {"\xc3\x84", "base"},
+                 {"AZaz09@[`{", "azaz09-"},
+                 {"0123456789012345678901234567890123456789012345678901234567890123456789",
+                  "012345678901234567890123456789012345678901234567890123456789012"}};
+    char *dir = in_tmp("names"), *file = in_tmp("My.Model.V2.pt");
+    ds_error err;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ds_import_options o = {
+            .source = GOLDEN "diffusers-fp16", .name = names[i].given, .out_dir = dir};
+        ds_import_result r;
+        must(ds_import_base(&o, &r, &err), &err);
+        ck_assert_str_eq(r.name, names[i].want);
+        ds_import_result_release(&r);
+    }
+    must(ds_fs_copy(GOLDEN "facebook/model.pt", file, &err), &err);
+    ds_import_options o = {.source = file, .name = "", .out_dir = dir, .heads = 2};
+    ds_import_result r;
+    must(ds_import_base(&o, &r, &err), &err);
+    ck_assert_str_eq(r.name, "my.model.v2");
+    ds_import_result_release(&r);
+    free(file);
+    free(dir);
+}
+END_TEST
+
 START_TEST(cancelled_or_full_leaves_nothing) {
     char *dir = in_tmp("nothing");
     ds_error err;
@@ -380,6 +511,17 @@ START_TEST(job_writes_its_result) {
     ck_assert_str_eq(text_at(r, "what", NULL), "base");
     ck_assert_str_eq(text_at(r, "name", NULL), "tiny-dit");
     ck_assert_str_eq(text_at(r, "license", NULL), "ours");
+    char *log = ds_xasprintf("%s/events.ndjson", dir), *events;
+    size_t n;
+    int stages = 0;
+    must(ds_fs_read(log, 1 << 20, &events, &n, &(ds_error){0}), &(ds_error){0});
+    for (char *at = events; (at = strstr(at, "\"type\":\"stage\"")); at++)
+        stages++;
+    ck_assert_msg(stages >= 3 && stages <= 5, "%d stages", stages); /* each once, in turn */
+    ck_assert(strstr(events, "\"stage\":\"digest\"") && strstr(events, "\"stage\":\"convert\"") &&
+              strstr(events, "\"stage\":\"objective\""));
+    free(events);
+    free(log);
     file_digest(text_at(r, "file", NULL), digest);
     ck_assert_str_eq(digest, text_at(r, "sha256", NULL));
     file_digest(text_at(r, "vae", "file"), digest);
@@ -414,6 +556,104 @@ START_TEST(job_says_why_not) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- as commands */
+
+/* Exit status of a command; what it prints goes to TMP/out and TMP/err. */
+static int command(int (*run)(int, char **), const char *const *args, char **out, char **err) {
+    char *to = in_tmp("out"), *errors = in_tmp("err");
+    size_t n;
+    int count = 0;
+    while (args[count])
+        count++;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (!pid) {
+        if (!freopen(to, "w", stdout) || !freopen(errors, "w", stderr))
+            _exit(99);
+        int rc = run(count, (char **)(uintptr_t)args);
+        fflush(NULL);
+        _exit(rc);
+    }
+    int status = wait_job(pid);
+    must(ds_fs_read(to, 1 << 20, out, &n, &(ds_error){0}), &(ds_error){0});
+    must(ds_fs_read(errors, 1 << 20, err, &n, &(ds_error){0}), &(ds_error){0});
+    free(to);
+    free(errors);
+    return status;
+}
+
+static void expect_command(int (*run)(int, char **), const char *const *args, int status,
+                           const char *says) {
+    char *out, *err;
+    int got = command(run, args, &out, &err);
+    ck_assert_msg(got == status && strstr(status ? err : out, says), "exit %d: %s%s", got, out,
+                  err);
+    ck_assert_msg(!status || !*out, "%s", out);
+    free(out);
+    free(err);
+}
+
+START_TEST(import_base_as_a_command) {
+    char *dir = in_tmp("command");
+    const char *const source = GOLDEN "facebook/model.pt";
+    const char *const good[] = {source, "-o",     dir, "--heads",   "2",   "--heads",
+                                "2",    "--name", "N", "--license", "MIT", NULL};
+    const struct {
+        const char *args[8];
+        int status;
+        const char *says;
+    } calls[] = {{{"--help"}, 0, "usage: diffscaler-worker import-base"},
+                 {{"x", "-h"}, 0, "usage: diffscaler-worker import-base"},
+                 {{NULL}, 2, "which model?"},
+                 {{source}, 2, "where to?"},
+                 {{source, "-o"}, 2, "unexpected argument '-o'"},
+                 {{source, source, "-o", dir}, 2, "unexpected argument"},
+                 {{source, "-o", dir, "--frob"}, 2, "unexpected argument '--frob'"},
+                 {{source, "-o", dir, "--heads", "0"}, 2, "--heads takes a number from 1 to 128"},
+                 {{source, "-o", dir, "--heads", "129"}, 2, "--heads takes a number from 1 to 128"},
+                 {{source, "-o", dir, "--heads", "2x"}, 2, "--heads takes a number"},
+                 {{source, "-o", dir, "--heads", "2", "--heads", "3"}, 2, "'2' and as '3'"},
+                 {{source, "-o", dir, "--name", "a", "--name", "b"}, 2, "as 'a' and as 'b'"},
+                 {{source, "-o", dir, "--name", "\xff"}, 2, "--name takes a text in UTF-8"},
+                 {{source, "-o", dir}, 2, "--heads"},
+                 {{"/nonexistent.pt", "-o", dir}, 3, "error: "}};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        expect_command(ds_worker_import_base, calls[i].args, calls[i].status, calls[i].says);
+    char *out, *err;
+    ck_assert_int_eq(command(ds_worker_import_base, good, &out, &err), 0);
+    json_t *doc;
+    must(ds_json_parse("out", out, strlen(out), &doc, &(ds_error){0}), &(ds_error){0});
+    ck_assert_str_eq(text_at(doc, "name", NULL), "n");
+    ck_assert_str_eq(text_at(doc, "license", NULL), "MIT");
+    ck_assert(ds_fs_exists(text_at(doc, "file", NULL)));
+    ck_assert_msg(strstr(err, "note: ") && strstr(err, "warning: "), "%s", err);
+    json_decref(doc);
+    free(out);
+    free(err);
+    free(dir);
+}
+END_TEST
+
+START_TEST(import_feature_net_as_a_command) {
+    const struct {
+        const char *args[6];
+        int status;
+        const char *says;
+    } calls[] = {{{"--help"}, 0, "usage: diffscaler-worker import-feature-net"},
+                 {{"-h"}, 0, "usage: diffscaler-worker import-feature-net"},
+                 {{"file"}, 2, "usage: "},
+                 {{"file", "dir", "x"}, 2, "usage: "},
+                 {{"file", "dir", "--weights"}, 2, "usage: "},
+                 {{"file", "dir", "--frob", "ema"}, 2, "usage: "},
+                 {{"file", "dir", "--weights", "ema", "x"}, 2, "usage: "},
+                 {{"--file", "dir"}, 2, "usage: "},
+                 {{"/nonexistent.pth", "dir"}, 3, "error: "},
+                 {{VAES "vae.safetensors", "dir"}, 2, "is not the network of FID"}};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        expect_command(ds_worker_import_feature_net, calls[i].args, calls[i].status, calls[i].says);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, bases_keep_their_numbers, 0, BASES);
     tcase_add_test(tc, vae_spellings_are_one);
@@ -421,6 +661,11 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, wrong_folders_are_refused);
     tcase_add_test(tc, vae_must_fit);
     tcase_add_test(tc, cancelled_or_full_leaves_nothing);
+    tcase_add_test(tc, vae_has_the_channels_of_the_base);
+    tcase_add_test(tc, a_name_that_cannot_be_taken);
+    tcase_add_test(tc, names_are_made);
+    tcase_add_test(tc, import_base_as_a_command);
+    tcase_add_test(tc, import_feature_net_as_a_command);
     tcase_add_test(tc, job_writes_its_result);
     tcase_add_test(tc, job_says_why_not);
 }

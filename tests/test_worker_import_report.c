@@ -489,6 +489,9 @@ START_TEST(job_keeps_the_report) {
     ck_assert_ptr_nonnull(strstr(text, "\"note\""));
     ck_assert_ptr_nonnull(strstr(text, "taken from 'model' (asked for)"));
     ck_assert_ptr_nonnull(strstr(text, "assumed: noise schedule"));
+    /* what was not measured is a warning */
+    ck_assert_ptr_nonnull(
+        strstr(text, "\"type\":\"warning\",\"message\":\"objective: not measured"));
     free(text);
     free(log);
     json_decref(r);

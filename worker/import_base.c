@@ -343,11 +343,11 @@ static int convert(ds_weights *w, const ds_dit_names *d, const ds_import_options
     return write_base(w, d, o, r, err);
 }
 
-/* What an import that is refused has written goes again. */
+/* What an import that fails or is refused has written goes again. */
 static void remove_new(const ds_import_result *r) {
-    if (r->new_file)
+    if (r->new_file && *r->file)
         ds_fs_remove(r->file, NULL);
-    if (r->new_vae_file)
+    if (r->new_vae_file && *r->vae_file)
         ds_fs_remove(r->vae_file, NULL);
 }
 
@@ -373,11 +373,12 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     rc = ds_dit_names_open(&d, w, o->heads, err);
     rc = rc ? rc : ds_import_objective_said(&claim, o, w, d, err);
     rc = rc ? rc : convert(w, d, o, out, err);
-    if (!rc && (rc = ds_import_objective_find(&claim, o, out, err)))
-        remove_new(out);
+    rc = rc ? rc : ds_import_objective_find(&claim, o, out, err);
     ds_dit_names_free(d);
     ds_weights_close(w);
-    if (rc)
+    if (rc) {
+        remove_new(out);
         ds_import_result_release(out);
+    }
     return rc;
 }
