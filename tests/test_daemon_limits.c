@@ -75,6 +75,13 @@ START_TEST(words) {
         }
         ck_assert_int_eq(by_daemon(c->member, json_string(c->bad), &err), DS_EINVAL);
         ck_assert_int_eq(by_dsctl(c->option, c->bad, &err), DS_EINVAL);
+        /* nor a part of a word, more than one, or nothing */
+        char longer[80];
+        snprintf(longer, sizeof longer, "%sx", c->good);
+        ck_assert_int_eq(by_daemon(c->member, json_string(longer), &err), DS_EINVAL);
+        ck_assert_int_eq(by_daemon(c->member, json_stringn(c->good, 2), &err), DS_EINVAL);
+        ck_assert_int_eq(by_daemon(c->member, json_string(""), &err), DS_EINVAL);
+        ck_assert_int_eq(by_daemon(c->member, json_integer(1), &err), DS_EINVAL);
     }
 }
 END_TEST
@@ -152,6 +159,144 @@ START_TEST(changes_are_told) {
 }
 END_TEST
 
+static json_t *apply(const char *options, int64_t images, int64_t classes) {
+    ds_dataset_facts facts = {.images = images, .classes = classes};
+    json_t *spec = json_object(), *o = options ? json_loads(options, 0, NULL) : NULL;
+    ds_error err = {0};
+    ck_assert_msg(!ds_options_apply(spec, NULL, o, &facts, &err), "%s", err.message);
+    json_decref(o);
+    return spec;
+}
+
+static double at(const json_t *spec, const char *section, const char *key) {
+    const json_t *v = json_object_get(json_object_get(spec, section), key);
+    ck_assert_msg(json_is_number(v), "%s.%s is no number", section, key);
+    return json_number_value(v);
+}
+
+/* Defaults that depend on the dataset: around each place where they bend. */
+START_TEST(defaults_of_a_dataset) {
+    static const struct {
+        int64_t images;
+        double steps, heldout, subset;
+    } sets[] = {{0, 900, 0, 2},        {1, 900, 0, 2},        {2, 900, 1, 2},
+                {3, 900, 1, 3},        {19, 900, 1, 19},      {20, 900, 2, 20},
+                {99, 900, 9, 99},      {100, 900, 10, 100},   {101, 900, 10, 100},
+                {639, 900, 63, 100},   {640, 900, 64, 100},   {650, 900, 64, 100},
+                {1800, 900, 64, 100},  {1802, 901, 64, 100},  {5998, 2999, 64, 100},
+                {6000, 3000, 64, 100}, {6002, 3000, 64, 100}, {1000000, 3000, 64, 100}};
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        json_t *spec = apply(NULL, sets[i].images, 1);
+        ck_assert_msg(at(spec, "train", "steps") == sets[i].steps &&
+                          at(spec, "train", "heldout") == sets[i].heldout &&
+                          at(spec, "evaluate", "kid_subset_size") == sets[i].subset,
+                      "%lld images: %g %g %g", (long long)sets[i].images,
+                      at(spec, "train", "steps"), at(spec, "train", "heldout"),
+                      at(spec, "evaluate", "kid_subset_size"));
+        ck_assert(at(spec, "train", "label_dropout") == 0 && at(spec, "train", "warmup") == 50);
+        ck_assert(at(spec, "train", "micro_batch") == 64);
+        json_decref(spec);
+    }
+    static const struct {
+        const char *options, *section, *key;
+        double want;
+    } given[] = {{"{\"steps\":499}", "train", "warmup", 49},
+                 {"{\"steps\":500}", "train", "warmup", 50},
+                 {"{\"steps\":9}", "train", "warmup", 0},
+                 {"{\"steps\":10,\"warmup\":null}", "train", "warmup", 1},
+                 {"{\"batch\":24}", "train", "micro_batch", 24},
+                 {"{\"n\":7}", "evaluate", "kid_subset_size", 7},
+                 {"{\"heldout\":0}", "train", "heldout", 0},
+                 {"{\"sample_steps\":3}", "sample", "steps", 3},
+                 {"{\"eval_seed\":8}", "evaluate", "seed", 8},
+                 {"{\"probe_seed\":12}", "probe", "seed", 12},
+                 {"{\"lr\":1}", "train", "lr", 1}};
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        json_t *spec = apply(given[i].options, 1000, 2);
+        ck_assert_msg(at(spec, given[i].section, given[i].key) == given[i].want, "%s: %s is %g",
+                      given[i].options, given[i].key, at(spec, given[i].section, given[i].key));
+        ck_assert(at(spec, "train", "label_dropout") == 0.1);
+        json_decref(spec);
+    }
+    json_t *spec = apply("{\"lr\":1}", 1000, 2), *gate = json_object_get(spec, "gate");
+    ck_assert(json_is_real(json_object_get(json_object_get(spec, "train"), "lr")));
+    ck_assert(!json_object_get(gate, "worse_margin") && !json_object_get(gate, "worse_sigmas"));
+    ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(spec, "method"), "targets")),
+                      8);
+    json_decref(spec);
+}
+END_TEST
+
+/* What is refused as a whole, with the word that is wrong and those that would do. */
+START_TEST(odd_options) {
+    static const struct {
+        const char *method, *options, *says;
+    } bad[] = {{"affine", "{}", "method 'affine' is not known: one of affiner|embedding|full"},
+               {"aff", "{}", "method 'aff' is not known"},
+               {"", "{}", "method '' is not known"},
+               {NULL, "[]", "'options' must be an object"},
+               {NULL, "{\"rnak\":4}", "did you mean 'rank'?"},
+               {NULL, "{\"qqqqqqqqqqqq\":4}", "there are rank, side, phi"},
+               {NULL, "{\"rank\":4.0}", "option 'rank' must be a whole number"},
+               {NULL, "{\"lr\":\"1\"}", "option 'lr' must be a number"},
+               {NULL, "{\"flip\":1}", "option 'flip' must be true or false"},
+               {NULL, "{\"targets\":[]}", "option 'targets' must be a list of q|k|v"},
+               {NULL, "{\"targets\":\"q\"}", "option 'targets' must be a list of q|k|v"},
+               {NULL, "{\"targets\":[\"q\",\"f\"]}", "option 'targets' names 'f': known are q|k"},
+               {NULL, "{\"targets\":[\"\"]}", "option 'targets' names ''"},
+               {NULL, "{\"targets\":[7]}", "names 'something that is no text'"},
+               {NULL, "{\"device\":7}", "option 'device' must be auto, cpu"}};
+    static const char *const methods[] = {"affiner", "embedding", "full", NULL};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *o = json_loads(bad[i].options, 0, NULL);
+        ds_error err = {0};
+        ck_assert_msg(ds_options_check(bad[i].method, o, &err) == DS_EINVAL, "%s", bad[i].options);
+        ck_assert_msg(strstr(err.message, bad[i].says) != NULL, "%s", err.message);
+        json_t *spec = json_object();
+        ck_assert_int_eq(ds_options_apply(spec, bad[i].method, o, &(ds_dataset_facts){0}, &err),
+                         DS_EINVAL);
+        ck_assert_uint_eq(json_object_size(spec), 0);
+        json_decref(spec);
+        json_decref(o);
+    }
+    for (int i = 0; i < 4; i++)
+        ck_assert_int_eq(ds_options_check(methods[i], NULL, NULL), 0);
+}
+END_TEST
+
+/* Each pair that has no effect, and its neighbour that has one. */
+START_TEST(options_without_effect) {
+    static const struct {
+        const char *method, *options, *says;
+    } cases[] = {{"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full"},
+                 {"affiner", "{\"targets\":[\"q\"]}", NULL},
+                 {NULL, "{\"rank\":4}", NULL},
+                 {"full", "{\"rank\":null}", NULL},
+                 {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",
+                  "guidance has no effect with guidance_mode none"},
+                 {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL},
+                 {NULL, "{\"guidance_mode\":\"none\"}", NULL},
+                 {NULL, "{\"precision\":\"tf32\",\"device\":\"cpu\"}",
+                  "precision tf32 is f32 on the processor"},
+                 {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}",
+                  "precision tf32 is f32 on the processor"},
+                 {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL},
+                 {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *o = json_loads(cases[i].options, 0, NULL),
+               *list = ds_options_without_effect(cases[i].method, o);
+        ck_assert_msg(json_array_size(list) == (cases[i].says != NULL), "%s", cases[i].options);
+        if (cases[i].says)
+            ck_assert_str_eq(json_string_value(json_array_get(list, 0)), cases[i].says);
+        json_decref(list);
+        json_decref(o);
+    }
+    json_t *none = ds_options_without_effect(NULL, NULL);
+    ck_assert_uint_eq(json_array_size(none), 0);
+    json_decref(none);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_test(tc, numbers);
     tcase_add_test(tc, odd_numbers);
@@ -159,6 +304,9 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, none_is_left_out);
     tcase_add_test(tc, together);
     tcase_add_test(tc, changes_are_told);
+    tcase_add_test(tc, defaults_of_a_dataset);
+    tcase_add_test(tc, odd_options);
+    tcase_add_test(tc, options_without_effect);
 }
 
 int main(void) { return ds_test_main("daemon_limits", cases); }
