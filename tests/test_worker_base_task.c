@@ -167,6 +167,19 @@ START_TEST(a_changed_base_is_refused) {
 }
 END_TEST
 
+/* Where the reference cannot be written there is no record, and no result that says so. */
+START_TEST(a_record_needs_its_reference) {
+    json_t *s = verify_of(json_null(), "auto");
+    char *dir = make_job("unwritable", s), *result = ds_xasprintf("%s/result.json", dir),
+         *path = ds_xasprintf("%s/%s/x", dir, DS_BASE_TASK_REFERENCE);
+    ds_error err;
+    must(ds_fs_mkdirs(path, &err), &err);
+    run_expect(dir, 1);
+    ck_assert(!ds_fs_exists(result));
+    free(dir), free(path), free(result);
+}
+END_TEST
+
 /* The same record, whatever job it is made in; before the tasks in the order of the gate. */
 START_TEST(a_training_records_it_too) {
     json_t *s = train_spec("blobs");
@@ -278,6 +291,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, another_probe_is_measured);
     tcase_add_test(tc, a_damaged_reference_is_refused);
     tcase_add_test(tc, a_changed_base_is_refused);
+    tcase_add_test(tc, a_record_needs_its_reference);
     tcase_add_test(tc, a_training_records_it_too);
 }
 

@@ -2,6 +2,7 @@
  * the import of FID's network; and what it says when something is wrong. */
 #include "engine/npz.h"
 #include "tests/evaluate_fixture.h"
+#include "worker/evaluate_cmd.h"
 #include "worker/import_feature_net.h"
 #include "worker/picture_stream.h"
 
@@ -277,6 +278,17 @@ START_TEST(wrong_calls) {
         {{a, "--against", a, "--n", "-3"}, 2, "--n"},
         {{a, "--against", a, "--seed", "1.5"}, 2, "whole number"},
         {{a, "--against", a, "--frobnicate"}, 2, "--frobnicate"},
+        {{a, "--against", a, "--mode", "tensorflow"}, 2, "tensorflow"},
+        {{a, "--against", a, "--device", "gpu"}, 2, "gpu"},
+        {{a, "--against", a, "--threads", "257"}, 2, "from 0 to 256"},
+        {{a, "--against", a, "--seed", "-1"}, 2, "from 0 to 9"},
+        {{a, "--against", a, "--n", "1e99"}, 2, "--n"},
+        {{a, "--against", a, "--n", ""}, 2, "--n"},
+        {{a, "--against", a, "--n", "3x"}, 2, "'3x'"},
+        {{a, "--against", a, "--metrics", ""}, 2, "names none"},
+        {{a, "--against", a, "--metrics", "fi"}, 2, "no metric 'fi'"},
+        {{a, "--against", a, "--seed", "1", "--seed", "2"}, 2, "--seed is given twice"},
+        {{a, "--against"}, 2, "'--against' is not known or has no value"},
         {{a, "--against", a, "--precision", "bf16"}, 2, "use f32 or tf32"},
         {{a, "--against", a, "--precision", "f64"}, 2, "'f64'"},
         {{a, "--against", a, "--device", "cpu", "--precision", "tf32"}, 2, "knows no tf32"},
@@ -296,6 +308,99 @@ START_TEST(wrong_calls) {
 }
 END_TEST
 
+START_TEST(help_is_printed) {
+    static const char *const forms[] = {"--help", "-h"};
+    for (int i = 0; i < 2; i++) {
+        said s = run(forms[i], NULL);
+        ck_assert_int_eq(s.exit, 0);
+        ck_assert_str_eq(s.err, "");
+        ck_assert_int_eq(strncmp(s.out, "usage: diffscaler-worker evaluate SAMPLES", 41), 0);
+        ck_assert(strstr(s.out, "--save-stats") && strstr(s.out, "examples:"));
+        said_free(&s);
+    }
+}
+END_TEST
+
+/* A program in a folder of its own: its network is where an installation has it, or is named. */
+START_TEST(the_bundled_network_is_found) {
+    char *a = make_folder("own", 0, 3, 16, 16), *bin = in_tmp("prefix/lib/bin"),
+         *program = in_tmp("prefix/lib/bin/program"), *out = in_tmp("found.npz"), full[PATH_MAX];
+    static const char *const places[] = {
+        NULL, "prefix/models", "prefix/lib/share/diffscaler/models", "prefix/lib/bin/models"};
+    ds_error err;
+    ck_assert_ptr_nonnull(realpath("models", full));
+    must(ds_fs_mkdirs(bin, &err), &err);
+    must(ds_fs_copy("/proc/self/exe", program, &err), &err);
+    ck_assert(!chmod(program, 0755));
+    for (int i = 0; i < 4; i++) {
+        char *place = places[i] ? in_tmp(places[i]) : NULL, *slash = place;
+        if (place) {
+            slash = strrchr(place, '/');
+            *slash = 0;
+            must(ds_fs_mkdirs(place, &err), &err);
+            *slash = '/';
+            ck_assert(!symlink(full, place));
+        }
+        char *log = in_tmp("err.txt");
+        fflush(NULL);
+        pid_t pid = fork();
+        if (!pid) {
+            if (!freopen(log, "w", stderr))
+                _exit(99);
+            execl(program, "program", "evaluate", a, "--save-stats", out, "--force", "--quiet",
+                  (char *)NULL);
+            _exit(98);
+        }
+        char *text;
+        ck_assert_int_eq(wait_job(pid), places[i] ? 0 : 3);
+        text = slurp(log);
+        ck_assert_msg(!places[i] == !!strstr(text, "cannot find the bundled network"), "%s", text);
+        if (place)
+            ck_assert(!unlink(place));
+        free(text);
+        free(log);
+        free(place);
+    }
+    free(a), free(bin), free(program), free(out);
+}
+END_TEST
+
+/* A number that is none is no row of the result; the reason says which. */
+START_TEST(numbers_that_are_none) {
+    enum { DIM = 2 };
+    static double mu[2][DIM], sigma[DIM * DIM] = {1, 0, 0, 1};
+    for (int bad = 0; bad < 2; bad++) {
+        ds_device dev = {.device_class = "cpu-x"};
+        ds_evaluation e = {.dev = &dev, .rows = json_array()};
+        ds_error err = {0};
+        ds_npz_stats st = {.mu = mu[0], .sigma = sigma, .dim = DIM, .n = 9};
+        e.fake.stats = e.real.stats = st;
+        e.real.stats.mu = mu[1];
+        mu[1][0] = bad ? 1e200 : 3; /* whose square is no number */
+        e.fake.from_stats = e.real.from_stats = e.o.want = DS_FID_WANT_FID;
+        e.o.against = "x";
+        e.o.quiet = 1;
+        e.o.mode = DS_FID_CLEAN;
+        e.notes = json_array();
+        int rc = ds_ev_metrics[0].add(&e, &err);
+        ck_assert_int_eq(!rc, !bad);
+        ck_assert_uint_eq(json_array_size(e.rows), !bad);
+        if (bad)
+            ck_assert_msg(strstr(err.message, "finite") != NULL, "%s", err.message);
+        else {
+            const json_t *r = json_array_get(e.rows, 0);
+            ck_assert_double_eq_tol(ds_json_number(r, "value", 0), 9, 1e-9);
+            ck_assert_int_eq(ds_json_int(r, "n", 0), 9);
+            ck_assert_int_eq(ds_json_int(r, "n_reference", 0), 9);
+            ck_assert_str_eq(ds_json_string(r, "metric", ""), "fid");
+            ck_assert_str_eq(ds_json_string(r, "name", ""), "FID");
+        }
+        json_decref(e.rows);
+        json_decref(e.notes);
+    }
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_set_timeout(tc, 300);
     tcase_add_test(tc, bundled_folders);
@@ -305,9 +410,14 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, rounded_weights_are_said);
     tcase_add_test(tc, fid_end_to_end);
     tcase_add_test(tc, wrong_calls);
+    tcase_add_test(tc, help_is_printed);
+    tcase_add_test(tc, the_bundled_network_is_found);
+    tcase_add_test(tc, numbers_that_are_none);
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "evaluate"))
+        return ds_worker_evaluate(argc - 2, argv + 2);
     int rc = fixture_dispatch(argc, argv);
     return rc >= 0 ? rc : ds_test_main("worker_evaluate", register_cases);
 }

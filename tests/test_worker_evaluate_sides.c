@@ -2,6 +2,7 @@
  * the first picture is read, and what remains when one metric cannot be had. */
 #include "engine/npz.h"
 #include "tests/evaluate_fixture.h"
+#include "worker/reference.h"
 
 #include <math.h>
 #include <sys/resource.h>
@@ -309,6 +310,40 @@ START_TEST(large_files_are_streamed) {
 }
 END_TEST
 
+/* A reference is of one network and one preparation: of another one it is refused. */
+START_TEST(references_must_fit) {
+    enum { ROWS = 20 };
+    static float x[ROWS * DS_FEATURE_DIM];
+    static const int64_t counts[] = {ROWS};
+    char *a = make_folder("8-a", 0, 4, 24, 20), *path = in_tmp("8-reference.zst");
+    ds_error err;
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
+        x[i] = ds_rng_uniform(3, DS_STREAM_TEST, 0, i, 0);
+    for (int k = 0; k < 4; k++) { /* it fits; another network, preparation, number of features */
+        ds_feature_set set = {.x = x, .n = ROWS, .dim = k == 3 ? 64 : DS_FEATURE_DIM};
+        unpacked_digest(FEATURE_NET, set.net);
+        set.net[0] = k == 1 ? (set.net[0] == '0' ? '1' : '0') : set.net[0];
+        snprintf(set.resize, sizeof set.resize, "%s",
+                 ds_fid_mode_preprocess(k == 2 ? DS_FID_CLEAN : DS_FID_BUNDLED));
+        ds_reference r = {0};
+        must(ds_reference_make_of(&r, counts, 1, ROWS, "p", "t", &set, "FD", &err), &err);
+        must(ds_zio_write_file(path, r.bytes, r.size, 1, &err), &err);
+        ds_reference_release(&r);
+        said s = run(a, "--against", path, BUNDLED, "--mode", "bundled", "--json", "--metrics",
+                     "fid", NULL);
+        if (k)
+            refused_at_once(s, 2, "was made with network");
+        else {
+            json_t *doc = document(&s);
+            ck_assert_int_eq(ds_json_int(metric(doc, "fd768"), "n_reference", 0), ROWS);
+            json_decref(doc);
+            said_free(&s);
+        }
+    }
+    free(a), free(path);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_set_timeout(tc, 300);
     tcase_add_test(tc, npz_is_like_a_folder);
@@ -318,6 +353,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, full_output);
     tcase_add_test(tc, another_decoding_is_said);
     tcase_add_test(tc, large_files_are_streamed);
+    tcase_add_test(tc, references_must_fit);
 }
 
 int main(int argc, char **argv) {

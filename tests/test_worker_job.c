@@ -84,6 +84,11 @@ START_TEST(result_is_complete) {
         ck_assert_msg(ds_fs_exists(f), "%s is missing", files[i]);
         free(f);
     }
+    const json_t *loss = json_object_get(r, "loss");
+    double first = ds_json_number(loss, "first", NAN), last = ds_json_number(loss, "last", NAN);
+    ck_assert_msg(first > 0 && last > 0 && last != first, "loss %g -> %g", first, last);
+    ck_assert_int_eq(events_of(undisturbed, "checkpoint", NULL), STEPS / 10);
+    ck_assert_int_eq(events_of(undisturbed, "metric", NULL), 1 + STEPS / 20);
     ck_assert_int_eq(events_of(undisturbed, "done", NULL), 1);
     ck_assert_int_ge(events_of(undisturbed, "progress", NULL), 3);
     ck_assert_int_eq(events_of(undisturbed, "error", NULL), 0);

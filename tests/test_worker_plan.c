@@ -251,6 +251,176 @@ START_TEST(the_feature_network_counts) {
 }
 END_TEST
 
+/* What is short now and would do if nothing else ran is put off; the message has both figures, and
+ * the micro-batch that would fit. */
+START_TEST(short_now_is_put_off) {
+    world w = open_world();
+    ds_error err;
+    ck_assert_int_eq(plan(&w, 0, &err), 0);
+    w.o.recompute = config.depth;
+    ds_plan_input in = {.program = 8 << 20};
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), 0);
+    double need = w.p.peak; /* the least that it can do with */
+    in.limit = need - 1;
+    in.most = need;
+    w.o.recompute = 0;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), DS_ENOMEM);
+    ck_assert(!w.p.never && w.o.recompute == config.depth);
+    char want[200];
+    snprintf(
+        want, sizeof want,
+        "training needs %.0f MiB and only %.0f MiB of %.0f MiB are available: wait until other "
+        "programs end; micro_batch 8 would need ",
+        need / (1 << 20), in.limit / (1 << 20), in.most / (1 << 20));
+    ck_assert_msg(!strncmp(err.message, want, strlen(want)), "%s", err.message);
+    in.most = need - 1;
+    w.o.recompute = 0;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), DS_EINVAL);
+    ck_assert(w.p.never);
+    snprintf(want, sizeof want,
+             "training needs %.0f MiB and only %.0f MiB are available: micro_batch 8 would need ",
+             need / (1 << 20), in.limit / (1 << 20));
+    ck_assert_msg(!strncmp(err.message, want, strlen(want)), "%s", err.message);
+    in.limit = in.most = need;
+    w.o.recompute = 0;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), 0);
+    ck_assert_int_eq(w.o.recompute, config.depth);
+    close_world(&w);
+}
+END_TEST
+
+static size_t some_free, in_all;
+static size_t free_now(ds_device *dev) { return dev ? some_free : 0; }
+static size_t all_of_it(ds_device *dev) { return dev ? in_all : 0; }
+
+/* A device of its own: 95 % of what is free or ours, and of all but a gigabyte. */
+START_TEST(a_device_of_its_own) {
+    world w = open_world();
+    ds_plan_input in = {.program = 8 << 20, .nets = 1, .held = 3 << 20, .limit = 1e12};
+    ds_error err;
+    const double gib = 1 << 30;
+    w.dev->host_memory = 0;
+    w.dev->free_bytes = free_now;
+    w.dev->total_bytes = all_of_it;
+    some_free = (size_t)8 << 30;
+    in_all = (size_t)16 << 30;
+    ck_assert_msg(!ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), "%s", err.message);
+    double ours = (3 << 20) + (double)w.dev->workspace_bytes(w.dev);
+    ck_assert(w.p.own && w.p.free == 8 * gib && w.p.total == 16 * gib);
+    ck_assert_double_eq_tol(w.p.limit, 0.95 * (8 * gib + ours), 1);
+    ck_assert_double_eq_tol(w.p.most, 0.95 * 16 * gib - gib, 1);
+    ck_assert(w.p.libraries == 256 << 20 && w.p.host_limit == 1e12);
+    ck_assert_double_eq_tol(w.p.host, w.p.program + w.p.base + w.p.images + w.p.checkpoint, 1);
+    double peak = w.p.peak;
+    some_free = 1 << 20; /* others have it now */
+    w.o.recompute = 0;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), DS_ENOMEM);
+    ck_assert(!w.p.never);
+    ck_assert_msg(strstr(err.message, "(1 MiB are free of 16384 MiB in all): wait for what else "
+                                      "runs there to end"),
+                  "%s", err.message);
+    in_all = (size_t)(peak / 4); /* and there never was enough */
+    w.o.recompute = 0;
+    ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &spec, &w.o, &in, &err), DS_EINVAL);
+    ck_assert(w.p.never);
+    ck_assert_msg(strstr(err.message, "a smaller batch or the device cpu may do"), "%s",
+                  err.message);
+    w.dev->host_memory = 1;
+    w.dev->free_bytes = w.dev->total_bytes = NULL;
+    close_world(&w);
+}
+END_TEST
+
+static char *printed(const ds_plan *p) {
+    char *text = NULL;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+    ds_plan_print(f, p);
+    fclose(f);
+    return text;
+}
+
+/* What people and programs are told of a plan, of figures that are known. */
+START_TEST(a_plan_is_said) {
+    const double mib = 1 << 20;
+    ds_plan p = {.program = 1 * mib,
+                 .base = 2 * mib,
+                 .copy = 0.04 * mib,
+                 .t = {.weights = 3 * mib, .state = 4 * mib, .activations = 5 * mib, .batch = mib},
+                 .images = 6 * mib,
+                 .workspace = 7 * mib,
+                 .checkpoint = 8 * mib,
+                 .sampling = 9 * mib,
+                 .features = 10 * mib,
+                 .train = 50 * mib,
+                 .evaluate = 51 * mib,
+                 .peak = 51 * mib,
+                 .batch = 64,
+                 .micro_batch = 16,
+                 .steps = 100,
+                 .depth = 6,
+                 .step_seconds = NAN,
+                 .device_class = "cpu-x",
+                 .threads = 1};
+    char *text = printed(&p);
+    ck_assert_msg(strstr(text, "plan for cpu-x, 1 thread: batch 64 in micro-batches of 16\n") &&
+                      strstr(text, "evaluation instead of training          19.0 MiB\n") &&
+                      strstr(text, "peak                                    51.0 MiB\n") &&
+                      !strstr(text, "copy on the device") && !strstr(text, "memory is short") &&
+                      !strstr(text, "a step takes"),
+                  "%s", text);
+    free(text);
+    json_t *doc = ds_plan_json(&p), *bytes = json_object_get(doc, "bytes");
+    static const struct {
+        const char *key;
+        double mib;
+    } parts[] = {{"program", 1},     {"base", 2},        {"weights", 3}, {"state", 4},
+                 {"activations", 5}, {"batch", 1},       {"images", 6},  {"workspace", 7},
+                 {"checkpoint", 8},  {"evaluation", 19}, {"train", 50},  {"evaluate", 51},
+                 {"peak", 51},       {"libraries", 0}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        ck_assert_msg(ds_json_number(bytes, parts[i].key, -1) == parts[i].mib * mib, "%s",
+                      parts[i].key);
+    static const char *const unknown[] = {"step_seconds", "step_cpu_seconds", "train_seconds",
+                                          "feature_seconds"};
+    for (int i = 0; i < 4; i++)
+        ck_assert(json_is_null(json_object_get(doc, unknown[i])));
+    ck_assert(json_is_null(json_object_get(bytes, "limit")) &&
+              json_is_null(json_object_get(bytes, "most")));
+    json_decref(doc);
+    p.threads = 2;
+    p.limit = p.most = 60 * mib;
+    p.recompute = 2;
+    static const struct {
+        double step;
+        const char *says;
+    } times[] = {{0.5, "100 steps 50 s;"},
+                 {0.99, "100 steps 99 s;"},
+                 {1, "100 steps 2 min;"},
+                 {53, "100 steps 88 min;"},
+                 {54, "100 steps 1.5 h;"}};
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
+        p.step_seconds = times[i].step;
+        p.step_cpu_seconds = 7;
+        p.feature_seconds = 200;
+        text = printed(&p);
+        ck_assert_msg(strstr(text, "2 threads") && strstr(text, times[i].says) &&
+                          strstr(text, "51.0 MiB of 60\n") &&
+                          strstr(text, "activations of 2 of 6 blocks are computed again") &&
+                          strstr(text, "processor time 7 s a step") &&
+                          strstr(text, "evaluation take 3 min more"),
+                      "%s", text);
+        free(text);
+    }
+    doc = ds_plan_json(&p);
+    ck_assert(ds_json_number(doc, "train_seconds", 0) == 5400 &&
+              ds_json_number(doc, "step_cpu_seconds", 0) == 7 &&
+              ds_json_number(doc, "feature_seconds", 0) == 200 &&
+              ds_json_number(json_object_get(doc, "bytes"), "limit", 0) == 60 * mib);
+    json_decref(doc);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, the_feature_network_counts);
@@ -258,6 +428,9 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, parts_add_up_and_seconds_are_found);
     tcase_add_test(tc, the_evaluation_is_the_larger_of_its_halves);
     tcase_add_test(tc, a_distance_takes_main_memory);
+    tcase_add_test(tc, short_now_is_put_off);
+    tcase_add_test(tc, a_device_of_its_own);
+    tcase_add_test(tc, a_plan_is_said);
     tcase_add_test(tc, a_distance_takes_what_is_planned);
     tcase_add_loop_test(tc, the_peak_is_as_planned, 0, 2);
 }

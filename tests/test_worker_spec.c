@@ -7,6 +7,7 @@
 #include "worker/spec.h"
 
 #include <math.h>
+#include <sys/file.h>
 
 static const char digest[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -367,6 +368,158 @@ START_TEST(torn_event_line_is_ended) {
 }
 END_TEST
 
+/* A verification has old tasks as a training has them; there may be so many and no more. */
+START_TEST(verifications_have_tasks) {
+    json_t *doc = full_spec(), *tasks = json_object_get(doc, "old_tasks");
+    static const char *const of_training[] = {"name",  "version",        "dataset",       "method",
+                                              "train", "sample",         "evaluate",      "probe",
+                                              "bars",  "base_reference", "publish_worse", NULL};
+    for (int i = 0; of_training[i]; i++)
+        json_object_del(doc, of_training[i]);
+    json_object_set_new(doc, "kind", json_string("verify"));
+    json_array_append(tasks, json_array_get(tasks, 0));
+    ds_spec *s;
+    ds_error err;
+    ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
+    ck_assert(s->kind == DS_JOB_VERIFY && s->task_count == 2 && s->base_task_known);
+    ck_assert_str_eq(s->tasks[1].ref, "flags@v1");
+    ck_assert(s->tasks[1].fd == 12.3 && s->tasks[1].kid == 0.01 && s->tasks[1].probe.n == 4);
+    ds_spec_free(s);
+    json_object_set_new(json_array_get(tasks, 0), "feature_net",
+                        json_pack("{s:s, s:n, s:s}", "name", "n", "path", "sha256", digest));
+    ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
+    ck_assert(!s->tasks[0].feature_net.path && !strcmp(s->tasks[0].feature_net.name, "n"));
+    ds_spec_free(s);
+    json_object_del(doc, "old_tasks");
+    ck_assert_int_eq(parse(doc, &s, &err), DS_EINVAL);
+    json_t *many = json_array(), *none = json_null();
+    for (int i = 0; i <= DS_SPEC_TASKS_MAX; i++)
+        json_array_append(many, none);
+    json_object_set_new(doc, "old_tasks", many);
+    ck_assert_int_eq(parse(doc, &s, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "must be a list of at most 100000 tasks") != NULL, "%s",
+                  err.message);
+    json_array_remove(many, 0); /* as many as there may be: now it is their content */
+    ck_assert_int_eq(parse(doc, &s, &err), DS_EINVAL);
+    ck_assert_msg(strstr(err.message, "old_tasks[0] must be an object") != NULL, "%s", err.message);
+    json_decref(doc);
+}
+END_TEST
+
+/* Both ends of the other two lists. */
+START_TEST(lists_are_bounded) {
+    static const struct {
+        int most;
+        const char *says;
+    } lists[] = {{DS_SPEC_BARS_MAX, "bars must be a list of at most 8"},
+                 {DS_SPEC_PROBES_MAX, "old_tasks[0].probes must be a list of at most 1000"}};
+    for (int i = 0; i < 2; i++)
+        for (int more = 0; more < 2; more++) {
+            json_t *doc = full_spec(), *task = json_array_get(json_object_get(doc, "old_tasks"), 0),
+                   *list = json_array(),
+                   *one = i ? json_object_get(task, "probe")
+                            : json_array_get(json_object_get(doc, "bars"), 0);
+            for (int k = 0; k < lists[i].most + more; k++)
+                json_array_append(list, one);
+            json_object_set_new(i ? task : doc, i ? "probes" : "bars", list);
+            ds_spec *s;
+            ds_error err = {0};
+            ck_assert_int_eq(parse(doc, &s, &err), more ? DS_EINVAL : 0);
+            ck_assert_msg(!more || strstr(err.message, lists[i].says), "%s", err.message);
+            if (!more) {
+                ck_assert_int_eq(i ? s->tasks[0].probe_count : s->bar_count, lists[i].most);
+                ds_spec_free(s);
+            }
+            json_decref(doc);
+        }
+}
+END_TEST
+
+/* ---------------------------------------------------------------- run */
+
+/* A result of this spec with an adapter is the end: nothing else is looked at, and the files that
+ * the spec names are not there. */
+START_TEST(a_finished_training_is_not_begun_again) {
+    static const struct {
+        const char *verdict, *adapter, *spec;
+        int status;
+    } cases[] = {{"passed", "{}", NULL, 0},
+                 {"refused", "{}", NULL, 8},
+                 {"passed", "null", NULL, 2}, /* it ended before it had one */
+                 {"passed", "{}", digest, 2}, /* of another spec */
+                 {"passed", NULL, NULL, 2}};  /* none at all */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *doc = full_spec();
+        ds_spec *s;
+        ds_error err;
+        json_object_set_new(json_object_get(doc, "device"), "kind", json_string("cpu"));
+        must(parse(doc, &s, &err), &err);
+        char *dir = make_job("finished", doc), *path = ds_xasprintf("%s/result.json", dir),
+             *text = ds_xasprintf("{\"spec\":\"%s\",\"adapter\":%s,\"gate\":{\"verdict\":\"%s\","
+                                  "\"reason\":\"it fell\"}}",
+                                  cases[i].spec ? cases[i].spec : s->digest,
+                                  cases[i].adapter ? cases[i].adapter : "1", cases[i].verdict);
+        if (cases[i].adapter)
+            must(ds_fs_write(path, text, strlen(text), &err), &err);
+        run_expect(dir, cases[i].status);
+        ck_assert_int_eq(ds_fs_exists(path), cases[i].status != 2);
+        free(text);
+        free(path);
+        must(ds_fs_remove(dir, &err), &err);
+        free(dir);
+        ds_spec_free(s);
+    }
+}
+END_TEST
+
+/* Who holds the lock gets two seconds to go; then the job is put off. */
+START_TEST(a_locked_job_is_put_off) {
+    char *dir = make_job("held", full_spec()), *path = ds_xasprintf("%s/lock", dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), status = -1;
+    ck_assert(fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB));
+    double begin = ds_monotonic();
+    pid_t pid = start_job(dir, NULL, NULL), gone = 0;
+    while (!gone && ds_monotonic() - begin < 20) {
+        usleep(20000);
+        gone = waitpid(pid, &status, WNOHANG);
+    }
+    if (!gone)
+        kill(pid, SIGKILL);
+    ck_assert_msg(gone == pid && WIFEXITED(status) && WEXITSTATUS(status) == 75, "status %d",
+                  status);
+    ck_assert(ds_monotonic() - begin >= 1.9);
+    close(fd);
+    free(path);
+    free(dir);
+}
+END_TEST
+
+/* A place where no lock can be is an error of its own. */
+START_TEST(a_job_must_be_a_folder) {
+    char *none = in_tmp("no-such-job"), *file = in_tmp("a-file");
+    ds_error err;
+    must(ds_fs_write(file, "", 0, &err), &err);
+    char *const calls[][5] = {{none, NULL},
+                              {file, NULL},
+                              {NULL},
+                              {none, none, NULL},
+                              {"--parent", "0", none, NULL},
+                              {"--parent", "1x", none, NULL},
+                              {none, "--parent", NULL},
+                              {"--device", "gpu", none, NULL},
+                              {"--device", "cpu", "--device", "cpu", NULL},
+                              {"--frob", NULL}};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        int n = 0;
+        while (n < 5 && calls[i][n])
+            n++;
+        ck_assert_msg(ds_worker_run(n, (char **)(uintptr_t)calls[i]) == 2, "call %zu", i);
+    }
+    free(none);
+    free(file);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, good_spec_is_read);
     tcase_add_test(tc, bars_and_the_base_are_optional);
@@ -376,6 +529,11 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, limits);
     tcase_add_test(tc, labels_in_proportion);
     tcase_add_test(tc, torn_event_line_is_ended);
+    tcase_add_test(tc, verifications_have_tasks);
+    tcase_add_test(tc, lists_are_bounded);
+    tcase_add_test(tc, a_finished_training_is_not_begun_again);
+    tcase_add_test(tc, a_locked_job_is_put_off);
+    tcase_add_test(tc, a_job_must_be_a_folder);
 }
 
 int main(int argc, char **argv) {
