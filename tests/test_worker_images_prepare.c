@@ -237,15 +237,16 @@ START_TEST(damaged_cache_is_rebuilt) {
     ds_images_close(im);
     cache_file(path, sizeof path);
     ck_assert_int_eq(ds_fs_read(path, 1 << 20, &data, &n, NULL), 0);
-    static const long spots[] = {0, 8, 60, 200, 4096, 4300, -1, -30};
-    for (size_t k = 0; k < 10; k++) {
+    static const long spots[] = {0, 8, 16, 24, 32, 40, 60, 150, 200, 250, 4096, 4300, -1, -30};
+    enum { SPOTS = sizeof spots / sizeof *spots };
+    for (size_t k = 0; k < SPOTS + 2; k++) {
         size_t keep = n;
         char *copy = ds_xmalloc(n);
         memcpy(copy, data, n);
-        if (k < 8)
+        if (k < SPOTS)
             copy[spots[k] >= 0 ? (size_t)spots[k] : n - (size_t)-spots[k]] ^= 8;
         else
-            keep = k == 8 ? n - 1 : 100;
+            keep = k == SPOTS ? n - 1 : 100;
         FILE *f = fopen(path, "wb");
         ck_assert_uint_eq(fwrite(copy, 1, keep, f), keep);
         fclose(f);
@@ -279,6 +280,48 @@ START_TEST(bad_manifests_are_refused) {
     ck_assert_int_eq(ds_fs_write(manifest, bad_manifests[_i], strlen(bad_manifests[_i]), NULL), 0);
     ds_images *im;
     ck_assert_int_eq(prepare(&im, 16, NULL), DS_EINVAL);
+}
+END_TEST
+
+START_TEST(sides_and_channels_are_bounded) {
+    static const struct {
+        int side, channels;
+        const char *says;
+    } bad[] = {{0, 3, "a side of 1 to"},
+               {-1, 3, "a side of 1 to"},
+               {DS_SANDBOX_MAX_SIDE + 1, 3, "a side of 1 to"},
+               {16, 1, "with 3 channels, not 1"},
+               {16, 4, "with 3 channels, not 4"}};
+    fresh("bounds");
+    picture("a.png", 20, 20, 1);
+    scan();
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ds_prepare_options o = {.root = root,
+                                .manifest = manifest,
+                                .cache_dir = cache_dir,
+                                .side = bad[i].side,
+                                .channels = bad[i].channels};
+        ds_images *im = (ds_images *)&o;
+        ck_assert_int_eq(ds_prepare_open(&im, &o, NULL, NULL, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, bad[i].says) != NULL, "%s", err.message);
+        ck_assert_ptr_null(im);
+    }
+    ds_images *im = prepare_ok(1);
+    ck_assert(im->n == 1 && im->side == 1);
+    ds_images_close(im);
+    ds_prepare_options o = {
+        .root = root, .manifest = manifest, .cache_dir = cache_dir, .side = 12, .channels = 3};
+    char *gone = ds_xasprintf("%s.none", manifest);
+    o.manifest = gone;
+    ck_assert_int_eq(ds_prepare_open(&im, &o, NULL, NULL, &err), DS_ENOTFOUND);
+    o.manifest = manifest;
+    o.program = "/nonexistent/decoder";
+    ck_assert_int_eq(ds_prepare_open(&im, &o, NULL, NULL, &err), DS_EFAILED);
+    ck_assert_msg(strstr(err.message, "cannot start the image decoder") != NULL, "%s", err.message);
+    o.program = NULL;
+    o.root = gone;
+    ck_assert_int_ne(ds_prepare_open(&im, &o, NULL, NULL, &err), 0);
+    free(gone);
 }
 END_TEST
 
@@ -340,6 +383,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, damaged_cache_is_rebuilt);
     tcase_add_loop_test(tc, bad_manifests_are_refused, 0,
                         (int)(sizeof bad_manifests / sizeof *bad_manifests));
+    tcase_add_test(tc, sides_and_channels_are_bounded);
     tcase_add_test(tc, full_disk_is_said);
     tcase_add_test(tc, prepare_can_be_cancelled);
     tcase_add_test(tc, leftovers_of_dead_processes_are_removed);

@@ -4,7 +4,6 @@
 #include "tests/harness.h"
 #include "tests/picture_files.h"
 #include "worker/hash_cache.h"
-#include "worker/metadata_csv.h"
 #include "worker/sandbox.h"
 #include "worker/scan.h"
 
@@ -371,28 +370,6 @@ START_TEST(table_wins) {
 }
 END_TEST
 
-static const struct {
-    const char *text, *message;
-} bad_tables[] = {
-    {"", "must name the columns"},
-    {"file_name,class\na,b\n", "must name the columns"},
-    {"file_name,label\n\"a,b\n", "line 2: the quote is never closed"},
-    {"file_name,label\n\"a\"x,b\n", "line 2: text after the closing quote"},
-    {"file_name,label\nok,b\nonly\n", "line 3: too few columns"},
-};
-
-START_TEST(bad_tables_are_refused_with_their_line) {
-    ds_csv_table t;
-    ds_rejected_list rejected = {0};
-    ds_error err = {0};
-    const char *text = bad_tables[_i].text;
-    ck_assert_int_eq(ds_csv_parse(&t, "metadata.csv", text, strlen(text), 100, &rejected, &err),
-                     DS_EINVAL);
-    ck_assert_msg(strstr(err.message, bad_tables[_i].message) != NULL, "%s", err.message);
-    ds_rejected_release(&rejected);
-}
-END_TEST
-
 /* Names of 4 kB: what is listed stays small, what is not is counted, and short ones do not slip in
  * behind the long ones. */
 START_TEST(lists_of_rejected_files_are_bounded) {
@@ -414,21 +391,47 @@ START_TEST(lists_of_rejected_files_are_bounded) {
 }
 END_TEST
 
-START_TEST(tables_with_repeats) {
-    ds_csv_table t;
-    ds_rejected_list rejected = {0};
-    ds_error err = {0};
-    const char *text = "label,file_name\ncat,a\ndog,b\ncat,a\ncat,b\ncat,c";
-    ck_assert_int_eq(ds_csv_parse(&t, "m", text, strlen(text), 100, &rejected, &err), 0);
-    ck_assert_int_eq(t.count, 2);
-    ck_assert_str_eq(ds_csv_find(&t, "a")->label, "cat");
-    ck_assert_str_eq(ds_csv_find(&t, "c")->label, "cat");
-    ck_assert_ptr_null(ds_csv_find(&t, "b"));
-    ck_assert_int_eq(rejected.count, 1);
-    ds_csv_release(&t);
-    ck_assert_int_eq(ds_csv_parse(&t, "m", text, strlen(text), 4, &rejected, &err), DS_EINVAL);
-    ck_assert_ptr_nonnull(strstr(err.message, "more than 4 rows"));
-    ds_rejected_release(&rejected);
+/* Each limit at its end, and one beyond. */
+START_TEST(limits_at_their_ends) {
+    fresh("ends");
+    picture("a/1.png", 20, 30, 1);
+    picture("b/2.png", 25, 30, 1);
+    const struct {
+        ds_scan_options o;
+        int images; /* 0: refused */
+    } cases[] = {{{.min_side = 20}, 2},    {{.min_side = 21}, 1},    {{.min_side = 25}, 1},
+                 {{.min_side = 26}, 0},    {{.max_pixels = 750}, 2}, {{.max_pixels = 749}, 1},
+                 {{.max_pixels = 599}, 0}, {{.max_classes = 2}, 2},  {{.max_classes = 1}, 0},
+                 {{.max_files = 2}, 2},    {{.max_files = 1}, 0},    {{.max_pixels = -5}, 2}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_scan_result r;
+        ds_error err;
+        int rc = scan_with(cases[i].o, &r, &err);
+        ck_assert_msg(rc == (cases[i].images ? 0 : DS_EINVAL), "case %zu: %d %s", i, rc,
+                      err.message);
+        if (!rc) {
+            ck_assert_msg(r.images == cases[i].images, "case %zu: %lld", i, (long long)r.images);
+            ck_assert_int_eq(r.class_count, cases[i].images);
+        }
+        ds_scan_release(&r);
+    }
+    ds_scan_result r = scan_ok((ds_scan_options){0});
+    ck_assert(r.min_width == 20 && r.max_width == 25 && r.min_height == 30 && r.max_height == 30);
+    struct stat st[2];
+    char path[700];
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", root, i ? "b/2.png" : "a/1.png");
+        ck_assert_int_eq(stat(path, &st[i]), 0);
+    }
+    ck_assert_int_eq(r.bytes, st[0].st_size + st[1].st_size);
+    ck_assert_ptr_nonnull(
+        strstr(r.warnings[1], "2 of 2 classes have one image only, the first is 'a'"));
+    ds_scan_release(&r);
+    ck_assert(!remove(path));
+    r = scan_ok((ds_scan_options){0});
+    ck_assert_ptr_nonnull(strstr(r.warnings[0], "1 image: FD needs 2 at least"));
+    ck_assert_ptr_nonnull(strstr(r.warnings[1], "1 of 1 class has one image only"));
+    ds_scan_release(&r);
 }
 END_TEST
 
@@ -571,9 +574,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, limits_are_named);
     tcase_add_test(tc, scan_can_be_cancelled);
     tcase_add_test(tc, table_wins);
-    tcase_add_loop_test(tc, bad_tables_are_refused_with_their_line, 0,
-                        (int)(sizeof bad_tables / sizeof *bad_tables));
-    tcase_add_test(tc, tables_with_repeats);
+    tcase_add_test(tc, limits_at_their_ends);
     tcase_add_test(tc, lists_of_rejected_files_are_bounded);
     tcase_add_test(tc, unchanged_files_are_not_read_again);
     tcase_add_test(tc, fresh_files_are_not_trusted);
