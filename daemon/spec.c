@@ -127,7 +127,7 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec 
             json_object_set(ds, keys[i], json_object_get(v, keys[i]));
         set_path(ds, "manifest", dir, "manifest.ndjson");
         json_object_set_new(spec, "dataset", ds);
-        json_object_set_new(spec, "old_tasks", tasks);
+        json_object_set(spec, "old_tasks", tasks);
         json_object_set(spec, "publish_worse", json_object_get(v, "publish_worse"));
         set_path(spec, "cache_dir", d->o.state, "cache");
         char base_cache[PATH_MAX];
@@ -141,6 +141,7 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec 
         rc = ds_options_apply(spec, ds_json_string(v, "method", "affiner"),
                               json_object_get(v, "options"), &facts, err);
     }
+    json_decref(tasks);
     json_decref(v);
     return rc;
 }
@@ -234,7 +235,7 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
         rc = ds_feature_net_of_base(d->registry, base_id, &net, err);
     if (!rc) {
         json_object_set_new(spec, "feature_net", json_is_object(net) ? model_of(net) : json_null());
-        json_object_set_new(spec, "old_tasks", tasks);
+        json_object_set(spec, "old_tasks", tasks);
         set_path(spec, "cache_dir", d->o.state, "cache");
         static const char *const members[] = {"gate", "device", NULL};
         rc = ds_options_plain(spec, members, err);
@@ -242,6 +243,7 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
             json_object_set_new(json_object_get(spec, "gate"), "verify", json_string("full"));
     }
     json_decref(net);
+    json_decref(tasks);
     json_decref(payload);
     return rc;
 }
