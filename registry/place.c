@@ -54,6 +54,19 @@ int ds_registry_in_place(ds_registry *r, ds_error *err) {
     return ds_registry_broken(r, err);
 }
 
+/* Was it a quota?  SQLite keeps the system's error of a statement, but not of a commit, where it
+ * writes the log: that file is asked itself. */
+static int of_quota(ds_registry *r) {
+    sqlite3_file *log = NULL;
+    int last = 0;
+    if (sqlite3_system_errno(r->db) == EDQUOT)
+        return 1;
+    return sqlite3_file_control(r->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK &&
+           log && log->pMethods &&
+           log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &last) == SQLITE_OK &&
+           last == EDQUOT;
+}
+
 void place_note_error(ds_registry *r) {
     int code = sqlite3_extended_errcode(r->db);
     if (r->broken.code)
@@ -66,7 +79,7 @@ void place_note_error(ds_registry *r) {
     case SQLITE_IOERR_READ:
     case SQLITE_IOERR_FSTAT:
     case SQLITE_IOERR_CORRUPTFS:
-        if (code == SQLITE_IOERR_WRITE && sqlite3_system_errno(r->db) == EDQUOT)
+        if (code == SQLITE_IOERR_WRITE && of_quota(r))
             return; /* a full disk by another name */
         ds_fail(&r->broken, DS_EIO,
                 "the disk of registry '%s/registry.db' failed (%s, %d): nothing more is written; "

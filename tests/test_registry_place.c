@@ -4,6 +4,7 @@
 #include "registry/place.h"
 #include "tests/registry_fixture.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -12,6 +13,8 @@
 static sqlite3_vfs layer;
 static sqlite3_vfs *real;
 static int fail_sync, fail_write; /* the result code, 0 = work */
+static int fail_errno;            /* of a write that fails */
+static int last_errno;            /* as the file keeps it */
 static int writes, kill_at;       /* the write at which the process is killed; 0 = never */
 struct file {
     sqlite3_file base;
@@ -34,7 +37,15 @@ static int x_sync(sqlite3_file *f, int flags) {
 static int x_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
     if (++writes == kill_at)
         kill(getpid(), SIGKILL);
+    if (fail_write)
+        last_errno = fail_errno;
     return fail_write ? fail_write : real_of(f)->xWrite(f, p, n, at);
+}
+static int x_control(sqlite3_file *f, int op, void *p) {
+    if (op != SQLITE_FCNTL_LAST_ERRNO)
+        return real_of(f)->xFileControl(f, op, p);
+    *(int *)p = last_errno;
+    return SQLITE_OK;
 }
 static int x_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags, int *out) {
     (void)v;
@@ -46,6 +57,7 @@ static int x_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags, 
     mine->methods = *f->pMethods;
     mine->methods.xSync = x_sync;
     mine->methods.xWrite = x_write;
+    mine->methods.xFileControl = x_control;
     f->pMethods = &mine->methods;
     return rc;
 }
@@ -55,7 +67,7 @@ static void setup(void) {
     layer = *real;
     layer.zName = "failing";
     layer.xOpen = x_open;
-    fail_sync = fail_write = writes = kill_at = 0;
+    fail_sync = fail_write = fail_errno = last_errno = writes = kill_at = 0;
     ck_assert_int_eq(sqlite3_vfs_register(&layer, 1), SQLITE_OK);
 }
 static void teardown(void) { sqlite3_vfs_register(real, 1); }
@@ -96,6 +108,84 @@ START_TEST(a_failed_write) {
     FAILS(DS_EIO, "", add(r, err));
     fail_write = 0;
     stays_broken(r, DS_EIO, "the disk of registry");
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Of what a write can give, what keeps us from writing on: 0 nothing, else the code of all that
+ * follows. */
+static const struct {
+    int result, os_error, code, after;
+    const char *word;
+} results[] = {
+    {SQLITE_IOERR_FSYNC, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_IOERR_DIR_FSYNC, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_IOERR_WRITE, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_IOERR_TRUNCATE, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_IOERR_READ, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_IOERR_FSTAT, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_IOERR_CORRUPTFS, EIO, DS_EIO, DS_EIO, "the disk of registry"},
+    {SQLITE_CORRUPT, 0, DS_EINTEGRITY, DS_EINTEGRITY, "is damaged"},
+    {SQLITE_NOTADB, 0, DS_EINTEGRITY, DS_EINTEGRITY, "is damaged"},
+    {SQLITE_IOERR_WRITE, EDQUOT, 0, 0, ""}, /* a quota is room, and may be given */
+    {SQLITE_IOERR_LOCK, EIO, 0, 0, ""},
+    {SQLITE_IOERR_NOMEM, 0, 0, 0, ""},
+};
+
+START_TEST(what_a_write_can_give) {
+    char dir[32];
+    ds_error e;
+    snprintf(dir, sizeof dir, "result%d", _i);
+    ds_registry *r = fx_open(fx_dir(dir));
+    fx_add(r, "d", "/a");
+    fail_write = results[_i].result;
+    fail_errno = results[_i].os_error;
+    int rc = add(r, &e);
+    ck_assert(rc != 0 && (!results[_i].code || rc == results[_i].code));
+    fail_write = fail_errno = 0;
+    if (results[_i].after)
+        stays_broken(r, results[_i].after, results[_i].word);
+    else {
+        MUST(ds_registry_broken(r, err));
+        MUST(add(r, err));
+    }
+    ds_registry_close(r);
+}
+END_TEST
+
+/* A folder that cannot be looked at for a moment is no other one. */
+START_TEST(a_look_that_fails_says_nothing) {
+    char dir[PATH_MAX], away[PATH_MAX + 8];
+    snprintf(dir, sizeof dir, "%s", fx_dir("looked"));
+    snprintf(away, sizeof away, "%s.away", dir);
+    ds_registry *r = fx_open(dir);
+    ck_assert(rename(dir, away) == 0 && symlink(dir, dir) == 0);
+    MUST(ds_registry_in_place(r, err)); /* ELOOP: not known */
+    ck_assert(unlink(dir) == 0 && rename(away, dir) == 0);
+    MUST(add(r, err));
+    ck_assert(rename(dir, away) == 0);
+    MUST(ds_fs_write(dir, "a file", 6, err));
+    FAILS(DS_EINTEGRITY, "was removed while it was in use", ds_registry_in_place(r, err));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Some keep the file elsewhere: what the link leads to is looked at as well. */
+START_TEST(another_file_behind_a_link) {
+    char dir[PATH_MAX], file[PATH_MAX], kept[PATH_MAX], other[PATH_MAX];
+    snprintf(dir, sizeof dir, "%s", fx_dir("linked"));
+    ds_registry *r = fx_open(dir);
+    ds_registry_close(r);
+    ds_fs_join(file, sizeof file, dir, "registry.db");
+    ds_fs_join(kept, sizeof kept, dir, "kept.db");
+    ds_fs_join(other, sizeof other, dir, "other");
+    ck_assert(rename(file, kept) == 0 && symlink("kept.db", file) == 0);
+    if (ds_registry_open(dir, &r, NULL))
+        return; /* a link is refused */
+    MUST(add(r, err));
+    MUST(ds_fs_write(other, "another", 7, err));
+    ck_assert_int_eq(rename(other, kept), 0);
+    FAILS(DS_EINTEGRITY, "registry.db' was replaced", ds_registry_in_place(r, err));
     ds_registry_close(r);
 }
 END_TEST
@@ -207,6 +297,9 @@ static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, a_failed_sync);
     tcase_add_test(tc, a_failed_write);
+    tcase_add_loop_test(tc, what_a_write_can_give, 0, sizeof results / sizeof *results);
+    tcase_add_test(tc, a_look_that_fails_says_nothing);
+    tcase_add_test(tc, another_file_behind_a_link);
     tcase_add_test(tc, a_full_disk_is_no_broken_one);
     tcase_add_loop_test(tc, another_file_of_the_name, 0, 8);
     tcase_add_test(tc, an_upgrade_that_is_killed);
