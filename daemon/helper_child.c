@@ -177,6 +177,8 @@ static int open_root(helper *h, int above) {
     const char *p = h->q->path;
     int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     struct stat st = {0};
+    if (fd < 0 || fstat(fd, &st))
+        return place(h, DS_ROOT_ERROR, strerror(errno));
     while (*p) {
         p += strspn(p, "/");
         size_t n = strcspn(p, "/");
