@@ -287,9 +287,9 @@ static void show_base(ds_cli *c, const json_t *b) {
     ds_base_task_words(&task, json_object_get(b, "task"));
     ds_field(c, "own samples", "%s", task.len ? task.data : "not recorded yet");
     ds_buf_release(&task);
-    ds_field(c, "used by", "%s datasets, %s adapters",
-             ds_fmt_count(x, ds_json_int(b, "datasets", 0)),
-             ds_fmt_count(y, ds_json_int(b, "adapters", 0)));
+    int64_t sets = ds_json_int(b, "datasets", 0), adapters = ds_json_int(b, "adapters", 0);
+    ds_field(c, "used by", "%s dataset%s, %s adapter%s", ds_fmt_count(x, sets),
+             sets == 1 ? "" : "s", ds_fmt_count(y, adapters), adapters == 1 ? "" : "s");
     ds_field(c, "added", "%s", ds_fmt_time(x, ds_json_string(b, "created_at", NULL)));
     ds_show_understood(c, b, 1);
     say_missing(c, b);
@@ -321,9 +321,9 @@ int ds_cmd_set_default_base(ds_cli *c, ds_error *err) {
     if (c->json)
         ds_print_json(c, "base", b, 0);
     else
-        ds_say(c, "the default base is %s; %lld dataset%s train on it now",
+        ds_say(c, "the default base is %s; %lld dataset%s on it now",
                ds_json_string(b, "name", c->args[0]), (long long)ds_json_int(b, "datasets", 0),
-               ds_json_int(b, "datasets", 0) == 1 ? "" : "s");
+               ds_json_int(b, "datasets", 0) == 1 ? " trains" : "s train");
     json_decref(b);
     return 0;
 }

@@ -30,6 +30,8 @@ typedef enum {
     FAKE_INTERRUPT  /* answers, and then "the user presses Ctrl-C" */
 } fake_kind;
 
+enum { FAKE_ROUTES = 96 };
+
 typedef struct {
     const char *request; /* "GET /v1/jobs/4" */
     int status;
@@ -41,8 +43,9 @@ typedef struct {
 } fake_route;
 
 typedef struct {
-    fake_route routes[48];
-    int served[48], count, listener;
+    fake_route routes[FAKE_ROUTES];
+    int served[FAKE_ROUTES], count, listener;
+    int requests, fail_at; /* so many came; this one (from 1) is answered with an error, 0: none */
     char socket[200];
     ds_buf log; /* requests */
     pthread_mutex_t lock;
@@ -93,6 +96,11 @@ static fake_route fake_find(fake_server *s, const char *request) {
     static const fake_route none = {
         .status = 404,
         .body = "{\"title\":\"not found\",\"status\":404,\"detail\":\"no such thing\",\"exit\":3}"};
+    static const fake_route broken = {
+        .status = 500,
+        .body = "{\"title\":\"failed\",\"status\":500,\"detail\":\"it broke\",\"exit\":1}"};
+    if (++s->requests == s->fail_at)
+        return broken;
     for (int i = 0; i < s->count; i++)
         if (fake_matches(s->routes[i].request, request) &&
             (!s->routes[i].times || s->served[i] < s->routes[i].times)) {
@@ -162,7 +170,7 @@ static int fake_listen(const char *path) {
 __attribute__((unused)) static void fake_start(fake_server *s, const fake_route *routes) {
     *s = (fake_server){.lock = PTHREAD_MUTEX_INITIALIZER};
     for (; routes[s->count].request; s->count++) {
-        ck_assert_int_lt(s->count, 48);
+        ck_assert_int_lt(s->count, FAKE_ROUTES);
         s->routes[s->count] = routes[s->count];
     }
     snprintf(s->socket, sizeof s->socket, "%s/s%d", ds_test_tmpdir(), (int)getpid());

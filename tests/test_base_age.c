@@ -36,6 +36,29 @@ START_TEST(set_forth) {
 }
 END_TEST
 
+/* Looks far apart: what lies between two of them counts on both sides of a step; a date some ms
+ * before a stretch is of it; a step is one from a second on, either way. */
+START_TEST(edges_of_a_stretch) {
+    a = (ds_ages){0};
+    ds_ages_look(&a, T, 5000);
+    ds_ages_look(&a, T + 2 * DAY + 30000, 35000);
+    ck_assert_int_eq(a.count, 2);
+    ck_assert_int_eq(ds_ages_of(&a, T + 20000), 10000);           /* before the step, if it was */
+    ck_assert_int_eq(ds_ages_of(&a, T + 2 * DAY + 10000), 20000); /* or after it */
+    ck_assert_int_eq(ds_ages_of(&a, T - 5), 30005);
+    ck_assert_int_eq(ds_ages_of(&a, T - 1000), 31000);
+    ck_assert_int_eq(ds_ages_of(&a, T - 1001), 2 * DAY + 31001); /* older than the process */
+    for (int sign = -1; sign <= 1; sign += 2) {
+        a = (ds_ages){0};
+        ds_ages_look(&a, T, 5000);
+        ds_ages_look(&a, T + 10000 + sign * 999, 15000);
+        ck_assert_int_eq(a.count, 1);
+        ds_ages_look(&a, T + 20000 + sign * 1999, 25000);
+        ck_assert_int_eq(a.count, 2);
+    }
+}
+END_TEST
+
 START_TEST(set_back_and_forth) {
     begin();
     ds_ages_look(&a, T - 2 * DAY + 11000, 16000);
@@ -90,6 +113,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_test(tc, without_steps);
     tcase_add_test(tc, set_forth);
+    tcase_add_test(tc, edges_of_a_stretch);
     tcase_add_test(tc, set_back_and_forth);
     tcase_add_test(tc, many_steps);
     tcase_add_test(tc, now_by_the_boot_clock);

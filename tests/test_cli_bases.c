@@ -3,6 +3,8 @@
 #include "base/fs.h"
 #include "tests/cli_fake.h"
 
+#include <sys/stat.h>
+
 #define SHA "aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11"
 #define BASE(vae, missing)                                                                         \
     "{\"id\":2,\"name\":\"xl\",\"path\":\"/state/bases/x.safetensors\",\"sha256\":\"" SHA          \
@@ -255,6 +257,12 @@ START_TEST(adding_a_base) {
     ck_run(r, &s, 3, "add-base /none/x.pt");
     ck_has(r.err, "cannot add '/none/x.pt'");
     cli_free(&r);
+    ck_run(r, &s, 3, "add-base %s --probe /none/p", file);
+    ck_has(r.err, "cannot add '/none/p'");
+    cli_free(&r);
+    ck_run(r, &s, 3, "add-base %s --vae /none/v", file);
+    ck_has(r.err, "cannot add '/none/v'");
+    cli_free(&r);
     ck_run(r, &s, 2, "add-base %s --timeout 3s", file);
     ck_has(r.err, "--timeout needs --wait");
     cli_free(&r);
@@ -316,8 +324,10 @@ START_TEST(changing_commands) {
 END_TEST
 
 /* Runs doctor --json against a daemon with these answers; all details and fixes as one text. */
+static fake_route store = {.request = "none"}; /* what it says of POST /v1/fsck */
 static void doctor(const char *bases, const char *nets, const char *status, char out[8192]) {
     fake_route routes[] = {{.request = "GET /v1/status", .body = status},
+                           store,
                            {.request = "GET /readyz", .body = "ok"},
                            {.request = "GET /v1/bases?limit=1000", .body = bases},
                            {.request = "GET /v1/feature_nets?limit=1000", .body = nets},
@@ -355,6 +365,8 @@ START_TEST(doctor_names_missing_weights) {
            out);
     ck_has(out, "warn vae base 'xl' works on latents and has no VAE");
     ck_has(out, "sd-vae-ft-ema (stabilityai, MIT)");
+    ck_has_not(out, "weights");
+    ck_has(out, "fail network file feature network 'fid' is not where it was, '/n'; 7 adapters");
     ck_has(out, "ok fid network");
     ck_has(out, "warn jobs job 4 (train d) could not run 12 times in a row: no space left");
     doctor(LIST(XL), LIST(NET), STATUS(""), out);
@@ -362,7 +374,54 @@ START_TEST(doctor_names_missing_weights) {
 }
 END_TEST
 
+/* The store, and a network that nothing was measured with yet but that is the default. */
+START_TEST(doctor_looks_at_the_store) {
+    char out[8192], path[300];
+    setenv("PATH", "/nonexistent", 1);
+    store = (fake_route){.request = "POST /v1/fsck",
+                         .body = "{\"damage\":0,\"checked\":{\"blobs\":3},\"findings\":[{\"thing\":"
+                                 "\"jobs/9\",\"cause\":\"nobody's\",\"damage\":false}]}"};
+    doctor(LIST(XL), LIST("{\"name\":\"n\",\"path\":\"/none\",\"default\":true,\"adapters\":0}"),
+           STATUS(""), out);
+    ck_has(out, "ok store 3 blobs and all rows fit together");
+    ck_has_not(out, "jobs/9");
+    ck_has(out, "fail network file feature network 'n'");
+    store.body = "{\"damage\":1,\"findings\":[{\"thing\":\"blob aa\",\"cause\":\"it is missing\","
+                 "\"way_out\":\"restore it\",\"damage\":true}]}";
+    doctor(LIST(XL), LIST("{\"name\":\"n\",\"path\":\"/none\",\"adapters\":0}"), STATUS(""), out);
+    ck_has(out, "fail store blob aa: it is missing restore it");
+    ck_has_not(out, "fit together");
+    ck_has_not(out, "network file"); /* nobody needs it */
+    store.status = 500;
+    store.body = "{\"detail\":\"it broke\",\"exit\":1}";
+    doctor(LIST(XL), LIST(NET), STATUS(""), out);
+    ck_has(out, "warn store it broke see the message");
+    doctor(LIST(XL), LIST(NET), "{\"version\":\"0.0\",\"pid\":1}", out);
+    ck_has(out, "warn daemon version 0.0, dsctl is " DS_VERSION);
+    /* what lies at the socket's place */
+    fake_route broken[] = {{.request = "GET *", .status = 500, .body = "{\"detail\":\"hm\"}"},
+                           {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, broken);
+    chmod(s.socket, 0666);
+    ck_run(r, &s, 1, "--state %s doctor", ds_test_tmpdir());
+    ck_has(r.out, "fail  daemon        hm\n");
+    ck_has(r.out, "see its log");
+    ck_has(r.out, "lets every user in (mode 0666)");
+    cli_free(&r);
+    fake_stop(&s);
+    snprintf(path, sizeof path, "%s/no-socket", ds_test_tmpdir());
+    ck_assert_int_eq(ds_fs_write(path, "", 0, NULL), 0);
+    r = cli_line(path, "doctor");
+    ck_assert_int_eq(r.exit, 1);
+    ck_has(r.out, "is not a socket");
+    cli_free(&r);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, doctor_looks_at_the_store);
     tcase_add_test(tc, fsck);
     tcase_add_test(tc, prune);
     tcase_add_loop_test(tc, reading_commands, 0, sizeof readers / sizeof *readers);

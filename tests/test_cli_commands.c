@@ -235,6 +235,7 @@ START_TEST(changing_commands) {
     json_decref(cli_json(&r, "dsctl.v1/dataset"));
     cli_free(&r);
     ck_run(r, &s, 0, "cancel-job 4");
+    ck_assert_str_eq(r.err, "job 4 is being cancelled\n");
     cli_free(&r);
     ck_run(r, &s, 0, "set-alias digits prod v2 --if-generation 2");
     ck_has(r.err, "digits@prod is digits@v2 (generation 3)");
@@ -434,6 +435,7 @@ START_TEST(pull_writes_verified_files) {
     ck_run(r, &p.server, 0, "pull-adapter digits@latest -o -");
     ck_assert_uint_eq(r.out_n, p.packed_n);
     ck_assert_mem_eq(r.out, p.packed, p.packed_n);
+    ck_assert_str_eq(r.err, "");
     cli_free(&r);
     ck_assert_int_eq(chdir(ds_test_tmpdir()), 0);
     ck_run(r, &p.server, 0, "pull-adapter digits@latest -q");

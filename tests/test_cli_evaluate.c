@@ -106,6 +106,11 @@ END_TEST
 
 START_TEST(the_workers_exit_is_ours) {
     char line[600];
+    make_worker("exit 0");
+    unsetenv("DIFFSCALER_WORKER");
+    setenv("PATH", "/nonexistent", 1);
+    snprintf(line, sizeof line, "evaluate pics --against %s", dir);
+    expect(NULL, 3, line, "cannot find the program 'diffscaler-worker'");
     make_worker("exit 9");
     snprintf(line, sizeof line, "evaluate pics --against %s", dir);
     expect(NULL, 9, line, "evaluation failed");

@@ -90,6 +90,15 @@ END_TEST
 START_TEST(the_base_alone_needs_no_adapter) {
     cli_result r;
     start("exit 0");
+    server.routes[3].body = "{\"name\":\"d/t\",\"path\":\"/m/d\",\"license\":null,\"vae\":null}";
+    ck_run(r, &server, 0, "export base --format diffusers -q");
+    ck_assert_str_eq(r.out, "d_t-diffusers\n");
+    cli_free(&r);
+    char *bare = slurp("args");
+    ck_has_not(bare, "--license");
+    ck_has_not(bare, "--vae");
+    free(bare);
+    server.routes[3].body = base_json;
     ck_run(r, &server, 0, "export base --format dit --no-pt");
     ck_has(r.err, "the base exported to dit-dit");
     char *args = slurp("args");

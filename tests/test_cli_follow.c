@@ -78,6 +78,30 @@ START_TEST(add_returns_within_a_second) {
 }
 END_TEST
 
+/* A training that is there is asked for once; one that comes a moment later is waited for. */
+START_TEST(add_looks_for_its_training) {
+    fake_route routes[] = {
+        {.request = "POST /v1/datasets", .body = DS("done", "false", V1, "null")},
+        {.request = GET_JOBS, .body = NO_JOBS, .times = 2},
+        {.request = GET_JOBS,
+         .body = JOBS("failed"),
+         .times = 1}, /* a successor is about to come */
+        {.request = GET_JOBS, .body = JOBS("queued")},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 0, "add-dataset %s", ds_test_tmpdir());
+    ck_has(r.out, "training queued as job 4");
+    cli_free(&r);
+    ck_assert_int_eq(s.served[3], 1);
+    ck_run(r, &s, 0, "add-dataset %s", ds_test_tmpdir());
+    ck_assert_int_eq(s.served[3], 2);
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 START_TEST(add_sends_options) {
     fake_route routes[] = {
         {.request = "POST /v1/datasets", .status = 201, .body = DS("done", "true", V1, "null")},
@@ -656,6 +680,7 @@ END_TEST
 
 static void cases(TCase *tc) {
     tcase_add_loop_test(tc, add_returns_within_a_second, 0, sizeof adds / sizeof *adds);
+    tcase_add_test(tc, add_looks_for_its_training);
     tcase_add_test(tc, add_sends_options);
     tcase_add_test(tc, wait_shows_progress_and_outcome);
     tcase_add_loop_test(tc, wait_exit_codes, 0, sizeof ends / sizeof *ends);

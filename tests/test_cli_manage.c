@@ -1,6 +1,9 @@
 /* tests/test_cli_manage.c - what is taken away, paused and stopped; and failed trainings, which every
  * list has to show. */
+#include "base/fs.h"
 #include "tests/cli_fake.h"
+
+#include <sys/stat.h>
 
 #define FAILED                                                                                     \
     "{\"id\":1,\"name\":\"digits\",\"path\":\"/x\",\"state\":\"ready\",\"adapter\":null,"          \
@@ -109,6 +112,33 @@ START_TEST(doctor_tells_of_failed_trainings) {
 }
 END_TEST
 
+/* Of a name that nobody has: not found, with the nearest one. */
+START_TEST(names_that_are_not_there) {
+    static const char *const lines[] = {"remove-adapter digts",
+                                        "list-aliases digts",
+                                        "remove-alias digts prod",
+                                        "pause digts",
+                                        "resume digts",
+                                        "set-alias digts prod 2",
+                                        "show-dataset digts --rejected"};
+    static const fake_route only[] = {
+        {.request = "GET /v1/adapters?limit=1000",
+         .body = "{\"items\":[{\"name\":\"digits\",\"ref\":\"digits@v1\"}],\"next\":null}"},
+        {.request = "GET /v1/datasets?limit=1000", .body = "{\"items\":[" FAILED "]}"},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, only);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        ck_run(r, &s, 3, "%s", lines[i]);
+        ck_has(r.err, "did you mean 'digits'?");
+        ck_assert_str_eq(r.out, "");
+        cli_free(&r);
+    }
+    fake_stop(&s);
+}
+END_TEST
+
 #define VERSION(pid) "{\"version\":\"x\",\"pid\":" pid "}"
 
 /* It waits until the daemon that said so is gone: nobody answers, or another one does. */
@@ -127,7 +157,7 @@ START_TEST(stop_waits_for_the_end) {
     cli_free(&r);
     s.routes[1].times = 0;
     ck_run(r, &s, 7, "stop --timeout 0.3");
-    ck_has(r.err, "has not stopped within");
+    ck_has(r.err, "diffscalerd (pid 7) has not stopped within 0 s");
     cli_free(&r);
     s.routes[1] = (fake_route){.request = "GET /v1/version", .kind = FAKE_CLOSE};
     ck_run(r, &s, 0, "stop --json");
@@ -140,10 +170,82 @@ START_TEST(stop_waits_for_the_end) {
 }
 END_TEST
 
+/* Without a daemon the program itself looks, and its end is ours. */
+START_TEST(fsck_without_a_daemon) {
+    static const struct {
+        const char *line, *script, *args;
+        int exit;
+        const char *out, *err;
+    } runs[] = {
+        {"fsck",
+         "echo '{\"damage\":1,\"findings\":[{\"thing\":\"blob aa\",\"damage\":true}]}'; exit 9",
+         "full", 9, "damage  blob aa", "1 finding of damage"},
+        {"fsck --quick", "echo '{\"damage\":0,\"more\":3,\"checked\":{\"blobs\":7}}'", "quick", 0,
+         "", "and 3 findings more\n7 blobs"},
+        {"fsck --quick", "echo '{\"damage\":0}'", "quick", 0, "",
+         "no damage that shows without reading the files"},
+        {"fsck --repair", "echo '{\"damage\":2}'; exit 9", "repair", 9, "",
+         "2 findings of damage could not be mended"},
+        {"fsck", "echo 'no registry there' >&2; echo more; exit 3", "full", 3, "",
+         "cannot check the state folder: no registry there\n"},
+        {"fsck", "kill -9 $$", "full", 1, "",
+         "cannot check the state folder: diffscalerd was killed"},
+        {"fsck", "echo nonsense", "full", 1, "", "cannot check the state folder: nonsense"},
+    };
+    char path[300], *args, want[400];
+    size_t n;
+    snprintf(path, sizeof path, "%s/bin", ds_test_tmpdir());
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    setenv("PATH", path, 1);
+    cli_result r = cli_line("/nonexistent/socket", "fsck");
+    ck_assert_int_eq(r.exit, 5); /* no program either: that the daemon is away says more */
+    ck_has(r.err, "cannot reach diffscalerd");
+    cli_free(&r);
+    snprintf(path, sizeof path, "%s/bin/diffscalerd", ds_test_tmpdir());
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        char *script =
+            ds_xasprintf("#!/bin/sh\necho \"$*\" >'%s.args'\n%s\n", path, runs[i].script);
+        ck_assert(!ds_fs_write(path, script, strlen(script), NULL) && !chmod(path, 0700));
+        snprintf(want, sizeof want, "--state /s %s", runs[i].line);
+        r = cli_line("/nonexistent/socket", want);
+        ck_assert_msg(r.exit == runs[i].exit, "%zu: exit %d: %s", i, r.exit, r.err);
+        ck_has(r.out, runs[i].out);
+        ck_has(r.err, runs[i].err);
+        snprintf(want, sizeof want, "--state /s --fsck %s\n", runs[i].args);
+        snprintf(path + strlen(path), 6, ".args");
+        ck_assert_int_eq(ds_fs_read(path, 1000, &args, &n, NULL), 0);
+        ck_assert_str_eq(args, want);
+        path[strlen(path) - 5] = 0;
+        free(args);
+        free(script);
+        cli_free(&r);
+    }
+}
+END_TEST
+
+/* The daemon answers, and what it answers is that it could not. */
+START_TEST(fsck_that_fails) {
+    const fake_route fails[] = {
+        {.request = "POST /v1/fsck", .body = "{\"damage\":0,\"error\":\"the disk failed\"}"},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, fails);
+    ck_run(r, &s, 1, "fsck --json");
+    ck_has(r.err, "cannot check the state folder: the disk failed");
+    ck_assert_str_eq(r.out, "");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, fsck_without_a_daemon);
+    tcase_add_test(tc, fsck_that_fails);
     tcase_add_loop_test(tc, managing_commands, 0, sizeof cases_of / sizeof *cases_of);
     tcase_add_test(tc, as_json);
     tcase_add_test(tc, doctor_tells_of_failed_trainings);
+    tcase_add_test(tc, names_that_are_not_there);
     tcase_add_test(tc, stop_waits_for_the_end);
 }
 

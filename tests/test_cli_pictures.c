@@ -1,5 +1,6 @@
 /* tests/test_cli_pictures.c - many samples into a folder of PNG files or into an .npz file: names,
  * pixels, what is replaced, what is left behind when it fails, and memory. */
+#include "base/digest.h"
 #include "base/fs.h"
 #include "base/png_write.h"
 #include "cli/pictures.h"
@@ -8,6 +9,7 @@
 #include <dirent.h>
 #include <limits.h>
 #include <malloc.h>
+#include <png.h>
 #include <sys/stat.h>
 
 #define JOB(state, more) "{\"id\":4,\"kind\":\"sample\",\"state\":\"" state "\"" more "}"
@@ -219,7 +221,234 @@ START_TEST(pieces_and_memory) {
 }
 END_TEST
 
+/* What is written is a picture to any reader: each pixel in its place. */
+START_TEST(a_png_has_its_pixels) {
+    enum { W = 7, H = 5 };
+    uint8_t px[W * H * 3], got[W * H * 3];
+    char *png, path[300], *file;
+    size_t n, m;
+    ds_error err;
+    for (int i = 0; i < W * H * 3; i++)
+        px[i] = (uint8_t)(i * 37 + i / W);
+    ck_assert_int_eq(ds_png_encode(px, W, H, &png, &n, &err), 0);
+    png_image image = {.version = PNG_IMAGE_VERSION};
+    ck_assert(png_image_begin_read_from_memory(&image, png, n));
+    ck_assert(image.width == W && image.height == H && image.format == PNG_FORMAT_RGB);
+    ck_assert(png_image_finish_read(&image, NULL, got, 0, NULL));
+    ck_assert_mem_eq(px, got, sizeof px);
+    snprintf(path, sizeof path, "%s/one.png", ds_test_tmpdir());
+    ck_assert_int_eq(ds_png_write(path, px, W, H, &err), 0);
+    ck_assert_int_eq(ds_fs_read(path, 1 << 20, &file, &m, &err), 0);
+    ck_assert(m == n && !memcmp(file, png, n));
+    free(file);
+    free(png);
+    ck_assert_int_eq(ds_png_write("/none/x.png", px, W, H, &err), DS_ENOTFOUND);
+}
+END_TEST
+
+/* Header and first bytes of files that are none of samples, beside one that is. */
+#define LABELS(dtype, shape, at)                                                                   \
+    "\"labels\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" at "}"
+#define IMAGES(dtype, shape, at)                                                                   \
+    "\"images\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" at "}"
+#define ONE LABELS("I32", "[1]", "[0,4]")
+static const struct {
+    const char *header;
+    int good;
+} headers[] = {
+    {"{" ONE "," IMAGES("U8", "[1,2,1,3]", "[4,10]") "}", 1},
+    {"{" ONE "," IMAGES("U8", "[1,16384,1,3]", "[4,49156]") "}", 1},
+    {"{" ONE "," IMAGES("U8", "[1,1,16384,3]", "[4,49156]") "}", 1},
+    {"{" LABELS("I64", "[1]", "[0,4]") "," IMAGES("U8", "[1,2,1,3]", "[4,10]") "}", 0},
+    {"{" LABELS("I32", "[1,1]", "[0,4]") "," IMAGES("U8", "[1,2,1,3]", "[4,10]") "}", 0},
+    {"{" IMAGES("U8", "[1,2,1,3]", "[4,10]") "}", 0},
+    {"{" ONE "}", 0},
+    {"{" ONE "," IMAGES("I8", "[1,2,1,3]", "[4,10]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,2,3]", "[4,10]") "}", 0},
+    {"{" LABELS("I32", "[1]", "[1,5]") "," IMAGES("U8", "[1,2,1,3]", "[4,10]") "}", 0},
+    {"{" LABELS("I32", "[0]", "[0,0]") "," IMAGES("U8", "[0,2,1,3]", "[0,0]") "}", 0},
+    {"{" LABELS("I32", "[1]", "[0,8]") "," IMAGES("U8", "[1,2,1,3]", "[8,14]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,2,1,3]", "[6,12]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[2,2,1,3]", "[4,10]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,0,1,3]", "[4,4]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,2,0,3]", "[4,4]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,16385,1,3]", "[4,49159]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,1,16385,3]", "[4,49159]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,2,1,4]", "[4,10]") "}", 0},
+    {"{" ONE "," IMAGES("U8", "[1,2,1,3]", "[4,11]") "}", 0},
+    {"{" ONE "," ONE "," IMAGES("U8", "[1,2,1,3]", "[4,10]") "}", 0},
+    {"{" LABELS("I32", "[16777217]", "[0,67108868]") "," IMAGES("U8", "[16777217,1,1,3]",
+                                                                "[67108868,117440519]") "}",
+     0},
+    {"[]", 0},
+    {"{}", 0},
+    {"{", 0},
+};
+
+static int nothing(void *ud, int64_t index, const uint8_t *rgb, int w, int h, ds_error *err) {
+    (void)rgb;
+    *(int *)ud += w * 100 + h;
+    return index == 1 ? ds_fail(err, DS_ELIMIT, "enough") : 0;
+}
+
+static int put_header(const void *header, uint64_t length, size_t n) {
+    ds_pictures *p;
+    int calls = 0;
+    ds_buf b = {0};
+    ds_error err = {0};
+    ds_pictures_open_fn(&p, nothing, &calls);
+    ds_buf_add(&b, &length, 8);
+    ds_buf_add(&b, header, n);
+    int rc = ds_pictures_put(p, b.data, b.len, &err);
+    ck_assert_int_eq(rc, err.code);
+    ck_assert(!rc || strstr(err.message, "no file of samples"));
+    ds_pictures_abort(p);
+    ds_buf_release(&b);
+    return rc;
+}
+
+START_TEST(headers_are_checked) {
+    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
+        size_t n = strlen(headers[i].header);
+        ck_assert_msg(put_header(headers[i].header, n, n) ==
+                          (headers[i].good ? 0 : (int)DS_EINTEGRITY),
+                      "%s", headers[i].header);
+    }
+    ck_assert_int_eq(put_header("", 1, 0), DS_EINTEGRITY);
+    ck_assert_int_eq(put_header("", (64 << 20) + 1, 0), DS_EINTEGRITY);
+    ck_assert_int_eq(put_header("", 64 << 20, 0), 0); /* the rest may come */
+    /* whoever takes the pictures may say stop */
+    ds_buf file = make_file(4, 5, NULL);
+    ds_pictures *p;
+    ds_error err = {0};
+    int calls = 0;
+    ds_pictures_open_fn(&p, nothing, &calls);
+    ck_assert_int_eq(ds_pictures_put(p, file.data, file.len, &err), DS_ELIMIT);
+    ck_assert_int_eq(calls, 2 * 505);
+    ds_pictures_abort(p);
+    ds_buf_release(&file);
+}
+END_TEST
+
+static int finish_over(const char *target, int force, const char *made, ds_error *err) {
+    ds_buf file = make_file(2, 3, NULL);
+    ds_pictures *p;
+    int64_t count;
+    char path[PATH_MAX];
+    ck_assert_int_eq(ds_pictures_open(&p, target, force, err), 0);
+    put_all(p, file.data, file.len, file.len);
+    snprintf(path, sizeof path, "%s%s", target, made); /* comes while the pictures do */
+    ck_assert(ds_fs_ends_with(path, "/") ? mkdir(path, 0755) == 0
+                                         : !ds_fs_write(path, "mine", 4, NULL));
+    ds_buf_release(&file);
+    return ds_pictures_finish(p, &count, err);
+}
+
+/* Only pictures of an earlier sample are replaced, also when others come in the last moment. */
+START_TEST(what_is_not_ours_stays) {
+    static const struct {
+        const char *name;
+        int ours;
+    } names[] = {{"00001.png", 1},   {"000001-x.png", 1}, {"0001-x.png", 0},  {"00001x.png", 0},
+                 {"00001-x.txt", 0}, {"x00001-x.png", 0}, {"00001-x.png.", 0}};
+    char dir[300], path[400], npz[300], *text;
+    size_t n;
+    ds_error err = {0};
+    const char *tmp = ds_test_tmpdir();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(dir, sizeof dir, "%s/ours%zu", tmp, i);
+        snprintf(path, sizeof path, "%s/%s", dir, names[i].name);
+        ck_assert(mkdir(dir, 0755) == 0 && !ds_fs_write(path, "", 0, NULL));
+        ck_assert_int_eq(ds_pictures_check(dir, 0, &err), DS_ECONFLICT);
+        ck_assert_msg(ds_pictures_check(dir, 1, &err) == (names[i].ours ? 0 : (int)DS_ECONFLICT),
+                      "%s", names[i].name);
+    }
+    snprintf(dir, sizeof dir, "%s/late/", tmp);
+    ck_assert_int_eq(finish_over(dir, 0, "", &err), 0); /* an empty folder is none to keep */
+    ck_assert_int_eq(entries(dir), 2);
+    int before = entries(tmp);
+    snprintf(dir, sizeof dir, "%s/file", tmp);
+    ck_assert(mkdir(dir, 0755) == 0);
+    for (int force = 0; force < 2; force++) {
+        snprintf(path, sizeof path, "%s/mine%d.txt", dir, force);
+        ck_assert_int_eq(finish_over(dir, force, force ? "/mine1.txt" : "/mine0.txt", &err),
+                         DS_ECONFLICT);
+        ck_assert(ds_fs_exists(path));
+        ck_assert(unlink(path) == 0);
+    }
+    snprintf(npz, sizeof npz, "%s/late.npz", tmp);
+    ck_assert_int_eq(finish_over(npz, 0, "", &err), DS_ECONFLICT);
+    ck_assert_int_eq(ds_fs_read(npz, 100, &text, &n, &err), 0);
+    ck_assert(n == 4 && !memcmp(text, "mine", 4));
+    free(text);
+    ck_assert_int_eq(entries(tmp), before + 2); /* dir and late.npz: nothing is left beside them */
+}
+END_TEST
+
+/* The disk is full at the first, second, .. write: an error, and nothing is left. */
+START_TEST(a_full_disk_leaves_nothing) {
+    ds_buf file = make_file(3, 3, NULL);
+    char target[300], limit[16];
+    ds_pictures *p = NULL;
+    int64_t count;
+    ds_error err = {0};
+    int before = entries(ds_test_tmpdir()), npz = _i / 3;
+    snprintf(target, sizeof target, "%s/full%s", ds_test_tmpdir(), npz ? ".npz" : "/");
+    snprintf(limit, sizeof limit, "%d", _i % 3 + 1);
+    setenv("DS_TEST_ENOSPC", limit, 1);
+    int rc = ds_pictures_open(&p, target, 0, &err);
+    if (!rc)
+        rc = ds_pictures_put(p, file.data, file.len, &err);
+    ck_assert_int_eq(rc, DS_ENOSPC);
+    ck_assert(strstr(err.message, "cannot write '"));
+    if (p)
+        ds_pictures_abort(p);
+    ck_assert_int_eq(entries(ds_test_tmpdir()), before);
+    unsetenv("DS_TEST_ENOSPC");
+    ck_assert_int_eq(ds_pictures_open(&p, target, 0, &err), 0); /* ended early: neither */
+    put_all(p, file.data, file.len - 1, file.len);
+    ck_assert_int_eq(ds_pictures_finish(p, &count, &err), DS_EINTEGRITY);
+    ck_assert_int_eq(count, 2);
+    ck_assert_int_eq(entries(ds_test_tmpdir()), before);
+    ds_buf_release(&file);
+}
+END_TEST
+
+/* Names are cut and cleaned; the whole .npz is what zipfile and numpy open: its bytes are pinned. */
+START_TEST(names_and_bytes) {
+    char names[300] = "[\\\"", folder[300], long_name[200] = "00000-", npz[300], sha[DS_HEX_SIZE];
+    int64_t count;
+    ds_pictures *p;
+    ds_error err;
+    memset(names + 3, 'n', 150);
+    snprintf(names + 153, 20, "\\\"]");
+    memset(long_name + 6, 'n', 100);
+    snprintf(long_name + 106, 10, ".png");
+    ds_buf file = make_file(2, 3, names);
+    snprintf(folder, sizeof folder, "%s/long/", ds_test_tmpdir());
+    ck_assert_int_eq(ds_pictures_open(&p, folder, 0, &err), 0);
+    put_all(p, file.data, file.len, file.len);
+    ck_assert_int_eq(ds_pictures_finish(p, &count, &err), 0);
+    has_picture(folder, long_name, 0, 3);
+    has_picture(folder, "00001-1.png", 1, 3);
+    snprintf(npz, sizeof npz, "%s/two.npz", ds_test_tmpdir());
+    ck_assert_int_eq(ds_pictures_open(&p, npz, 0, &err), 0);
+    put_all(p, file.data, file.len, 50);
+    ck_assert_int_eq(ds_pictures_finish(p, &count, &err), 0);
+    ck_assert_int_eq(ds_digest_file(npz, sha, &err), 0);
+    ck_assert_str_eq(sha, "6491abc0903080061e35892844c520c750e847d502885c07358facfdab1541c4");
+    struct stat st;
+    ck_assert(!stat(npz, &st) && (st.st_mode & 0777) == 0644);
+    ds_buf_release(&file);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, a_png_has_its_pixels);
+    tcase_add_test(tc, headers_are_checked);
+    tcase_add_test(tc, what_is_not_ours_stays);
+    tcase_add_loop_test(tc, a_full_disk_leaves_nothing, 0, 6);
+    tcase_add_test(tc, names_and_bytes);
     tcase_add_test(tc, folder_of_pictures);
     tcase_add_test(tc, npz_of_pictures);
     tcase_add_loop_test(tc, broken_streams_leave_nothing, 0, sizeof broken / sizeof *broken);

@@ -542,7 +542,53 @@ START_TEST(jobs_that_only_wait) {
 }
 END_TEST
 
+/* The base's digest is kept with what tells its file: another file is hashed again, whichever sign
+ * of it is the only one; a cache that cannot be used costs nothing but time. */
+START_TEST(digests_of_models_are_kept) {
+    static const struct {
+        const char *change, *content; /* in the rig's folder */
+    } steps[] = {
+        {"true", "base"},
+        {"printf BASE >x && touch -r emoji.safetensors x && mv x emoji.safetensors", "BASE"},
+        {"printf Base >emoji.safetensors && touch -d '2 days ago' emoji.safetensors", "Base"},
+        {"touch -r emoji.safetensors m; printf More- >emoji.safetensors; touch -r m"
+         " emoji.safetensors",
+         "More-"},
+        {"printf '[1]' >state/cache/models.json", "More-"},
+        {"sed -i s/sha256/sha/ state/cache/models.json", "More-"},
+        {"rm state/cache/models.json", "More-"}};
+    char command[700], sha[DS_HEX_SIZE], path[300];
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        snprintf(command, sizeof command, "cd %s && %s", r.dir, steps[i].change);
+        ck_assert_int_eq(system(command), 0);
+        for (int again = 0; again < 2; again++) { /* made, then used */
+            rig_start(&r, NULL);
+            json_t *doc = rig_want(&r, 200, "GET", "/v1/status", NULL);
+            ds_digest(steps[i].content, strlen(steps[i].content), sha);
+            ck_assert_str_eq(ds_json_string(json_object_get(doc, "base"), "sha256", ""), sha);
+            json_decref(doc);
+            ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+        }
+        json_t *cache = NULL;
+        snprintf(path, sizeof path, "%s/cache/models.json", r.state);
+        ck_assert_int_eq(ds_json_read_file(path, 1 << 20, &cache, NULL), 0);
+        snprintf(path, sizeof path, "%s/emoji.safetensors", r.dir);
+        ck_assert_str_eq(ds_json_string(json_object_get(cache, path), "sha256", ""), sha);
+        json_decref(cache);
+    }
+    /* it is believed: what it says is not hashed again */
+    snprintf(command, sizeof command, "sed -i s/%.8s/00000000/ %s/cache/models.json", sha, r.state);
+    ck_assert_int_eq(system(command), 0);
+    rig_start(&r, NULL);
+    json_t *doc = rig_want(&r, 200, "GET", "/v1/status", NULL);
+    ck_assert_int_eq(
+        strncmp(ds_json_string(json_object_get(doc, "base"), "sha256", ""), "00000000", 8), 0);
+    json_decref(doc);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, digests_of_models_are_kept);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, from_file_to_base);

@@ -80,11 +80,19 @@ START_TEST(restored_copy) {
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     ck_assert_int_eq(rank_of(2), 4);
     run("touch %s/jobs/2/cancel", r.state);
+    run("cd %s/jobs && mkdir 097 97 98 97.foreign-1 99x 1234567890123456789 123456789012345678 && "
+        "touch 097/x 97/x 99x/x 1234567890123456789/x 123456789012345678/x",
+        r.state);
     run("cp %s/copy.db %s/registry.db && rm -f %s/registry.db-*", r.dir, r.state, r.state);
     rig_fake(&r, "train", "ok");
     rig_start(&r, NULL);
     ck_assert(is_there("jobs/2.foreign-1/cancel") && !is_there("jobs/2"));
-    ck_assert_int_ge(foreign_events(), 1);
+    ck_assert_int_ge(foreign_events(), 3);
+    ck_assert(is_there("jobs/97.foreign-2/x") && !is_there("jobs/97")); /* the first that is free */
+    ck_assert(is_there("jobs/123456789012345678.foreign-1"));
+    ck_assert(is_there("jobs/98"));                              /* nothing in it */
+    ck_assert(is_there("jobs/097/x") && is_there("jobs/99x/x")); /* no numbers of jobs */
+    ck_assert(is_there("jobs/1234567890123456789/x"));
     add(2);
     ck_assert_int_eq(rig_wait_job(&r, "train", "digits", "|done|cancelled|failed|", 10000), 2);
     char state[16];
@@ -268,8 +276,14 @@ START_TEST(prune) {
     run("cd %s && mkdir -p jobs/1/checkpoints jobs/3/checkpoints jobs/2/checkpoints"
         " jobs/1.foreign-1 jobs/2.foreign-1 jobs/77 && echo 12345 >jobs/2/checkpoints/a && touch -d"
         " '3 days ago' jobs/1.foreign-1 jobs/77 cache/x.aaaaaa.tmp cache/hashes/1 cache/hashes/99 "
-        "&& touch cache/y.bbbbbb.tmp",
+        "&& touch cache/y.bbbbbb.tmp && printf 1234567 >cache/x.aaaaaa.tmp && touch -d '3 days ago'"
+        " cache/x.aaaaaa.tmp",
         r.state);
+    run("cd %s/jobs && mkdir 5.foreign 5.foreig-1 x.foreign-1 1234567890123456789 && touch 6 && "
+        "touch -d '3 days ago' 5.foreign 5.foreig-1 x.foreign-1 1234567890123456789 6 && "
+        "for i in $(seq 100 199); do mkdir $i.foreign-1 && touch -d '3 days ago' $i.foreign-1; "
+        "done",
+        r.state); /* more than go at a time */
     rig_sql(&r, "UPDATE jobs SET finished_at = 1000 WHERE id = 1");
     static const char *const bodies[] = {
         "{\"dry_run\":true,\"folders_seconds\":86400,\"jobs_seconds\":86400}",
@@ -287,19 +301,32 @@ START_TEST(prune) {
         ck_assert_msg(ds_json_int(doc[2], keys[k], -1) == 0, "%s", keys[k]);
     }
     ck_assert_int_eq(ds_json_int(doc[1], "jobs", 0), 1);
-    ck_assert_int_eq(ds_json_int(doc[1], "folders", 0), 2); /* jobs/1, jobs/1.foreign-1 */
+    ck_assert_int_eq(ds_json_int(doc[1], "folders", 0), 102); /* and jobs/1, jobs/1.foreign-1 */
     ck_assert_int_eq(ds_json_int(doc[1], "checkpoints", 0), 1);
     ck_assert_int_eq(ds_json_int(doc[1], "files", 0), 1);
     ck_assert_int_eq(ds_json_int(doc[1], "caches", 0), 1); /* of a dataset that is not there */
     ck_assert(is_there("cache/hashes/1") && !is_there("cache/hashes/99"));
     ck_assert(!is_there("jobs/1") && !is_there("jobs/1.foreign-1") && is_there("jobs/2.foreign-1"));
     ck_assert(is_there("jobs/2/worker.log") && !is_there("jobs/2/checkpoints"));
+    ck_assert(is_there("jobs/5.foreign") && is_there("jobs/5.foreig-1") && is_there("jobs/6") &&
+              is_there("jobs/x.foreign-1") && is_there("jobs/1234567890123456789"));
+    ck_assert(!is_there("jobs/100.foreign-1") && !is_there("jobs/199.foreign-1"));
     ck_assert(is_there("jobs/3/checkpoints")); /* it runs */
     ck_assert(is_there("jobs/77"));            /* not ours yet: the next start moves it away */
     ck_assert(!is_there("cache/x.aaaaaa.tmp") && is_there("cache/y.bbbbbb.tmp"));
     for (int i = 0; i < 3; i++)
         json_decref(doc[i]);
-    rig_says(&r, 400, "POST", "/v1/prune", "{\"jobs_seconds\":-1}", "must be a number");
+    static const char *const keys_of_time[] = {"jobs_seconds", "folders_seconds", "events_seconds"};
+    for (int i = 0; i < 3; i++) {
+        static const char *const bad[] = {"-1", "\"1\"", "1.1e10"};
+        char body[60];
+        for (int k = 0; k < 3; k++) {
+            snprintf(body, sizeof body, "{\"%s\":%s}", keys_of_time[i], bad[k]);
+            rig_says(&r, 400, "POST", "/v1/prune", body, "must be a number from 0 to 1e10");
+        }
+        snprintf(body, sizeof body, "{\"dry_run\":true,\"%s\":1e10}", keys_of_time[i]);
+        json_decref(rig_want(&r, 200, "POST", "/v1/prune", body));
+    }
     rig_says(&r, 400, "POST", "/v1/prune", "{\"dry_run\":1}", "true or false");
 }
 END_TEST

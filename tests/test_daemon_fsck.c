@@ -170,10 +170,47 @@ START_TEST(not_behind_a_daemon) {
     ck_assert_int_eq(code, 4);
     rig_says(&r, 400, "POST", "/v1/fsck", "{\"quick\":true,\"repair\":true}", "nothing to repair");
     rig_says(&r, 400, "POST", "/v1/fsck", "{\"quick\":1}", "true or false");
+    rig_says(&r, 400, "POST", "/v1/fsck", "{\"repair\":\"yes\"}", "true or false");
+}
+END_TEST
+
+static int send_post(const char *path) {
+    int fd = rig_connect(&r);
+    ck_assert_int_ge(fd, 0);
+    ck_assert(dprintf(fd,
+                      "POST %s HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
+                      "Content-Length: 2\r\n\r\n{}",
+                      path) > 0);
+    return fd;
+}
+
+/* One such work at a time; whoever asked and went away keeps nobody from asking again. */
+START_TEST(one_at_a_time) {
+    static const char *const others[] = {"/v1/fsck", "/v1/prune", "/v1/gc"};
+    int code;
+    run("truncate -s 150M %s/cache/hashes/big && printf DSHASH01 | dd of=%s/cache/hashes/big "
+        "conv=notrunc 2>/dev/null",
+        r.state, r.state);
+    for (int i = 0; i < 2; i++) {
+        int fd = send_post("/v1/fsck");
+        usleep(20000);
+        for (int k = 0; k < 3 && !i; k++)
+            rig_says(&r, 503, "POST", others[k], "{}", "is under way; wait for it");
+        close(fd);
+        int status = 503;
+        for (int k = 0; k < 500 && status == 503; k++, usleep(10000))
+            json_decref(rig_call(&r, "POST", "/v1/fsck", "{\"quick\":true}", &status));
+        ck_assert_int_eq(status, 200);
+    }
+    json_t *doc = check(1, "repair", &code);
+    ck_assert(finding(doc, "cache/hashes/big", "damaged") != NULL);
+    ck_assert(json_is_null(json_object_get(doc, "error")));
+    json_decref(doc);
 }
 END_TEST
 
 static void cases(TCase *tc) {
+    tcase_add_test(tc, one_at_a_time);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, each_kind, 0, 2 * KINDS);

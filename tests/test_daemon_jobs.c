@@ -3,7 +3,9 @@
 #include "base/rng.h"
 #include "tests/daemon_rig.h"
 
+#include <math.h>
 #include <sqlite3.h>
+#include <time.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { SLOW = 1 }; /* fewer rounds: each start takes ten times as long */
@@ -225,6 +227,39 @@ static int wish(void) {
     return yes;
 }
 
+/* Each metric in its order, by type; and what two trainings, one of them refused, make of them. */
+static void check_metrics(const char *text) {
+    static const char types[] =
+        "build_info g,jobs g,datasets g,adapters g,blobs g,blob_bytes g,events_total c,"
+        "job_duration_seconds s,worker_restarts_total c,train_steps_total c,"
+        "eval_regressions_total c,eval_fd g,adapter_bar_fd g,adapter_bar_change g,"
+        "http_requests_total c,http_connections g,inotify_overflows_total c,watched_directories g,"
+        "reconciles_total c,work_seconds_max g,loop_lag_seconds g,loop_lag_seconds_max g,";
+    static const char *const lines[] = {
+        "\ndiffscaler_jobs{state=\"rejected\"} 1\n",
+        "\ndiffscaler_jobs{state=\"running\"} 0\n",
+        "\ndiffscaler_datasets 1\n",
+        "\ndiffscaler_adapters 1\n",
+        "\ndiffscaler_job_duration_seconds_count{kind=\"train\"} 2\n",
+        "\ndiffscaler_worker_restarts_total{reason=\"crash\"} 0\n",
+        "\ndiffscaler_eval_regressions_total 1\n",
+        "\ndiffscaler_eval_fd{task=\"digits\",net=\"",
+        "\",preprocess=\"pil-bicubic-1\"} 5\n",
+        "bar=\"digits@v1\",verdict=\"refused\"} 3\n"};
+    ds_buf got = {0};
+    for (const char *p = text; (p = strstr(p, "# TYPE diffscaler_")); p++) {
+        char name[80], type[20];
+        ck_assert_int_eq(sscanf(p + 18, "%79s %19s", name, type), 2);
+        ds_buf_addf(&got, "%s %c,", name, *type);
+    }
+    ck_assert_str_eq(got.data, types);
+    ds_buf_release(&got);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        ck_assert_msg(strstr(text, lines[i]) != NULL, "%s is not in:\n%s", lines[i], text);
+    const char *started = strstr(text, "\nprocess_start_time_seconds ");
+    ck_assert(started && fabs(strtod(started + 28, NULL) - (double)time(NULL)) < 600);
+}
+
 /* A worse version stays rejected, a force counts once and outlives a restart, the next is judged. */
 START_TEST(worse_than_latest) {
     int status;
@@ -257,7 +292,7 @@ START_TEST(worse_than_latest) {
                                "diffscaler_adapter_bar_fd{task=\"digits\",role=\"latest\",bar="
                                "\"digits@v1\",verdict=\"refused\"} 5\n") != NULL,
                   "%s", text);
-    ck_assert(strstr(text, "diffscaler_adapter_bar_change{task=\"digits\"") != NULL);
+    check_metrics(text);
     free(text);
     usleep(500000); /* a verdict is an answer: no other training comes */
     ck_assert_int_eq(ds_json_int((d = get_job(id)), "id", 0), id);

@@ -184,9 +184,18 @@ START_TEST(rows_with_links) {
     wait_reach("linked", "link");
     ck_assert(has_event("dataset.missing"));
     doc = rig_want(&r, 200, "GET", "/v1/datasets/linked", NULL);
+    why = ds_json_string(json_object_get(doc, "reach"), "why", "");
+    snprintf(sql, sizeof sql, "a link, to '%s', is where a folder was: it is not followed", other);
+    ck_assert_msg(strstr(why, sql) == why, "%s", why);
+    ck_assert_int_eq((int)strlen(ds_json_string(json_object_get(doc, "reach"), "since", "")), 24);
     ck_assert_str_eq(ds_json_string(doc, "path", ""), dir);
     json_decref(doc);
     ck_assert_int_eq(unlink(dir), 0);
+    wait_reach("linked", "missing");
+    doc = rig_want(&r, 200, "GET", "/v1/datasets/linked", NULL);
+    ck_assert_str_eq(ds_json_string(json_object_get(doc, "reach"), "why", ""),
+                     "the folder does not exist; it is looked for until it is back");
+    json_decref(doc);
     ck_assert_int_eq(rename(moved, dir), 0);
     wait_reach("linked", "");
 }

@@ -231,6 +231,100 @@ START_TEST(old_rows_go_and_history_stays) {
 }
 END_TEST
 
+static int64_t add_event(ds_registry *r, int64_t at) {
+    MUST(db_run(r, err,
+                "INSERT INTO events(at, type, subject) VALUES (?1, 'daemon.started', 'daemon')",
+                "i", at));
+    return ds_event_last_seq(r);
+}
+
+static int64_t add_ended(ds_registry *r, int64_t at) {
+    MUST(db_run(r, err,
+                "INSERT INTO jobs(kind, state, name, created_at, started_at, finished_at)"
+                " VALUES ('sample', 'done', '', 1, 1, ?1)",
+                "i", at));
+    int64_t id = 0;
+    MUST(db_int(r, &id, err, "SELECT max(id) FROM jobs", ""));
+    return id;
+}
+
+/* What ended, or happened, at the horizon itself stays; what is older by a ms goes. */
+START_TEST(horizons_of_prune) {
+    ds_registry *r = fx_open(fx_dir("horizon"));
+    int64_t jobs[2] = {add_ended(r, 4999), add_ended(r, 5000)};
+    int64_t from = ds_event_last_seq(r), n = 0, newest = 0;
+    MUST(db_int(r, &newest, err, "SELECT max(at) FROM events", ""));
+    add_event(r, 7999);
+    add_event(r, 8000);
+    ds_prune_rows p = prune_all(r, 5000, 8000, 0);
+    ck_assert(p.jobs == 1 && !exists(r, jobs[0]) && exists(r, jobs[1]));
+    MUST(db_int(r, &n, err,
+                "SELECT min(seq) FROM events WHERE seq > ?1 AND type ="
+                " 'daemon.started'",
+                "i", from));
+    ck_assert_int_eq(n, from + 2);
+    ck_assert_int_eq(p.events, 1);
+    MUST(db_int(r, &n, err,
+                "SELECT CAST(value AS INTEGER) FROM meta WHERE key ="
+                " 'events_pruned_before'",
+                ""));
+    ck_assert_int_eq(n, newest + 1); /* of all up to the last that went */
+    add_event(r, 3000);
+    prune_all(r, 0, 4000, 0); /* 0: whatever their age, jobs stay */
+    ck_assert(exists(r, jobs[1]));
+    MUST(db_int(r, &n, err,
+                "SELECT CAST(value AS INTEGER) FROM meta WHERE key ="
+                " 'events_pruned_before'",
+                ""));
+    ck_assert_int_ge(n, newest + 1); /* it never goes back */
+    MUST(db_int(r, &n, err, "SELECT count(*) FROM meta WHERE key = 'pruning'", ""));
+    ck_assert_int_eq(n, 0);
+    /* beyond a number the oldest events go, whatever their age */
+    int64_t last = 0;
+    for (int i = 0; i < 10; i++)
+        last = add_event(r, 9000);
+    ds_prune_rows most = {.events_most = 3};
+    while (ds_prune_some(r, &most, NULL) > 0)
+        ;
+    MUST(db_int(r, &n, err, "SELECT min(seq) FROM events WHERE type = 'daemon.started'", ""));
+    ck_assert_int_eq(n, last - 3);
+    ds_registry_close(r);
+}
+END_TEST
+
+START_TEST(uses_of_folders) {
+    ds_registry *r = fx_open(fx_dir("uses"));
+    int64_t ended = add_ended(r, 5000);
+    fx_add(r, "d", "/a");
+    MUST(ds_reconcile(r, NULL, err));
+    ds_job j;
+    MUST(ds_job_next(r, DS_KIND_BIT(DS_JOB_SCAN), INT64_MAX, &j, NULL, err));
+    const struct {
+        int64_t job, before;
+        enum ds_folder_use use;
+    } want[] = {{ended, 5000, DS_FOLDER_ENDED},
+                {ended, 5001, DS_FOLDER_OLD},
+                {j.id, INT64_MAX, DS_FOLDER_LIVE},
+                {j.id + 1, INT64_MAX, DS_FOLDER_NONE},
+                {ended, 0, DS_FOLDER_ENDED}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        enum ds_folder_use use = 99;
+        MUST(ds_prune_folder(r, want[i].job, want[i].before, &use, err));
+        ck_assert_msg(use == want[i].use, "%zu: %d", i, (int)use);
+    }
+    /* a registry that cannot be asked says so, and nothing goes */
+    ck_assert_int_eq(fx_foreign(r, "ALTER TABLE jobs RENAME COLUMN finished_at TO ended"),
+                     SQLITE_OK);
+    enum ds_folder_use use = 99;
+    ds_error e;
+    ck_assert(ds_prune_folder(r, ended, 9999, &use, &e) != 0);
+    ck_assert_int_eq(use, DS_FOLDER_NONE);
+    ds_prune_rows p = {.jobs_before = 9999};
+    ck_assert_int_lt(ds_prune_some(r, &p, &e), 0);
+    ds_registry_close(r);
+}
+END_TEST
+
 /* Whatever their age, the oldest go beyond a number; many windows. */
 START_TEST(limits_of_prune) {
     ds_registry *r = fx_open(fx_dir("limits"));
@@ -256,6 +350,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_change_during_an_unchanged_scan);
     tcase_add_test(tc, old_rows_go_and_history_stays);
     tcase_add_test(tc, limits_of_prune);
+    tcase_add_test(tc, horizons_of_prune);
+    tcase_add_test(tc, uses_of_folders);
 }
 
 int main(void) {
