@@ -155,6 +155,11 @@ START_TEST(stop_waits_for_the_end) {
     ck_has(r.err, "diffscalerd (pid 7) has stopped");
     ck_assert_int_eq(s.served[1], 2);
     cli_free(&r);
+    s.served[1] = 0; /* an answer that is an error says nothing of its end */
+    s.fail_at = s.requests + 2;
+    ck_run(r, &s, 0, "stop");
+    ck_assert_int_eq(s.served[1], 2);
+    cli_free(&r);
     s.routes[1].times = 0;
     ck_run(r, &s, 7, "stop --timeout 0.3");
     ck_has(r.err, "diffscalerd (pid 7) has not stopped within 0 s");

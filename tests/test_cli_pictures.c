@@ -366,6 +366,7 @@ START_TEST(what_is_not_ours_stays) {
     snprintf(dir, sizeof dir, "%s/late/", tmp);
     ck_assert_int_eq(finish_over(dir, 0, "", &err), 0); /* an empty folder is none to keep */
     ck_assert_int_eq(entries(dir), 2);
+    has_picture(dir, "00001.png", 1, 3); /* no label, no name */
     int before = entries(tmp);
     snprintf(dir, sizeof dir, "%s/file", tmp);
     ck_assert(mkdir(dir, 0755) == 0);
