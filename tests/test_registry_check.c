@@ -146,8 +146,49 @@ START_TEST(few_of_each_and_nothing_else) {
                                    "DELETE FROM events WHERE subject = 'job:1'; DELETE FROM meta"
                                    " WHERE key = 'pruning'"),
                      SQLITE_OK);
+    ck_assert_int_eq(
+        fx_foreign(r, "INSERT INTO evaluations(at, job_id, adapter_version_id, subject, metric,"
+                      " value, feature_net) SELECT at, job_id, adapter_version_id, subject, 'x', 1,"
+                      " feature_net FROM evaluations WHERE feature_net IS NOT NULL"),
+        SQLITE_OK); /* measured twice by one network: it counts once */
     ck_assert_int_eq(check(r, "", 0, &all), 0);
     ds_registry_close(r);
+}
+END_TEST
+
+static void only_pages(void *ctx, const char *thing, const char *cause) {
+    (void)thing;
+    *(int *)ctx += 1;
+    ck_assert_msg(!strncmp(cause, "damaged: ", 9) || !strncmp(cause, "its pages", 9), "%s", cause);
+}
+
+static void no_table(void *ctx, const char *thing, const char *cause) {
+    (void)thing;
+    *(int *)ctx += strstr(cause, ": no such table: ") != NULL;
+}
+
+/* Damaged pages are all that is said of them; a rule that cannot be asked is a finding. */
+START_TEST(what_cannot_be_read) {
+    char file[PATH_MAX], noise[4000];
+    sqlite3 *db;
+    int n = 0;
+    ds_registry *r = make("pages");
+    ds_fs_join(file, sizeof file, ds_registry_dir(r), "registry.db");
+    ds_registry_close(r);
+    memset(noise, 'x', sizeof noise);
+    int fd = open(file, O_RDWR);
+    for (int page = 3; page < 40; page += 4) /* of 4096 bytes */
+        ck_assert(pwrite(fd, noise, sizeof noise, 4096 * page + 50) == sizeof noise);
+    close(fd);
+    ck_assert_int_eq(sqlite3_open_v2(file, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    ck_assert_int_gt(ds_check_rows(db, 0, only_pages, &n), 0);
+    ck_assert_int_gt(n, 0);
+    sqlite3_close(db);
+    ck_assert_int_eq(sqlite3_open(":memory:", &db), SQLITE_OK);
+    n = 0;
+    ck_assert_int_eq(ds_check_rows(db, 0, no_table, &n), 17); /* the rules */
+    ck_assert_int_eq(n, 17);
+    sqlite3_close(db);
 }
 END_TEST
 
@@ -233,6 +274,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_loop_test(tc, each_rule_is_looked_at, 0, BROKEN);
     tcase_add_test(tc, few_of_each_and_nothing_else);
+    tcase_add_test(tc, what_cannot_be_read);
     tcase_add_test(tc, a_file_is_known_by_all_that_tells_it);
     tcase_add_test(tc, a_file_is_hashed_as_a_whole);
 }
