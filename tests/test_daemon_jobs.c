@@ -237,11 +237,9 @@ static void check_metrics(const char *text) {
         "reconciles_total c,work_seconds_max g,loop_lag_seconds g,loop_lag_seconds_max g,";
     static const char *const lines[] = {
         "\ndiffscaler_jobs{state=\"rejected\"} 1\n",
-        "\ndiffscaler_jobs{state=\"running\"} 0\n",
         "\ndiffscaler_datasets 1\n",
         "\ndiffscaler_adapters 1\n",
         "\ndiffscaler_job_duration_seconds_count{kind=\"train\"} 2\n",
-        "\ndiffscaler_worker_restarts_total{reason=\"crash\"} 0\n",
         "\ndiffscaler_eval_regressions_total 1\n",
         "\ndiffscaler_eval_fd{task=\"digits\",net=\"",
         "\",preprocess=\"pil-bicubic-1\"} 5\n",
