@@ -280,22 +280,6 @@ START_TEST(answers_that_help_nobody) {
 }
 END_TEST
 
-/* The socket is asked itself, whatever the environment says of proxies. */
-START_TEST(no_proxy_is_asked) {
-    static const fake_route routes[] = {{.request = "GET /v1/status", .body = "{\"pid\":7}"},
-                                        {.request = NULL}};
-    fake_server s;
-    cli_result r;
-    setenv("http_proxy", "http://127.0.0.1:9", 1);
-    setenv("ALL_PROXY", "socks5://127.0.0.1:9", 1);
-    fake_start(&s, routes);
-    ck_run(r, &s, 0, "status -q");
-    ck_assert_str_eq(r.out, "7\n");
-    cli_free(&r);
-    fake_stop(&s);
-}
-END_TEST
-
 /* No room for what was drawn; and a standard output that takes nothing. */
 START_TEST(pictures_that_cannot_be_written) {
     static const fake_route routes[] = {
@@ -362,7 +346,6 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, did_you_mean, 0, sizeof suggested / sizeof *suggested);
     tcase_add_test(tc, bad_folders);
     tcase_add_test(tc, answers_that_help_nobody);
-    tcase_add_test(tc, no_proxy_is_asked);
     tcase_add_test(tc, pictures_that_cannot_be_written);
     tcase_add_test(tc, output_that_cannot_be_written);
     tcase_add_test(tc, interrupted_request);
