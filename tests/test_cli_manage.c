@@ -22,7 +22,8 @@ static const fake_route routes[] = {
     {.request = "GET /v1/bases*", .body = "{\"items\":[],\"next\":null}"},
     {.request = "GET /v1/feature_nets*", .body = "{\"items\":[],\"next\":null}"},
     {.request = "GET /v1/status",
-     .body = "{\"version\":\"" DS_VERSION "\",\"pid\":7,\"failed_trainings\":{\"count\":12,"
+     .body = "{\"version\":\"" DS_VERSION "\",\"pid\":7,\"default_feature_net\":{\"bundled\":true},"
+             "\"failed_trainings\":{\"count\":12,"
              "\"items\":[{\"dataset\":\"digits\",\"job\":4,\"error\":{\"message\":"
              "\"the loss is not finite\"}}]}}"},
     {.request = "DELETE /v1/adapters/digits@v2",
@@ -67,6 +68,7 @@ START_TEST(managing_commands) {
     ck_run(r, &s, 0, "%s", cases_of[_i].line);
     ck_has(r.out, cases_of[_i].out);
     ck_has(r.err, cases_of[_i].err);
+    ck_has_not(r.out, "measured with"); /* the bundled network is no news */
     ck_has(s.log.data, cases_of[_i].asked);
     cli_free(&r);
     fake_stop(&s);
