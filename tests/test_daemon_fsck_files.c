@@ -320,6 +320,10 @@ START_TEST(blobs_that_nobody_names) {
     json_t *doc = look(NULL), *c = json_object_get(doc, "checked");
     ck_assert(fx_int(c, "blobs") == 1 && fx_int(c, "bytes") == b.stored_bytes);
     json_decref(doc);
+    MUST(ds_store_put_bytes(ds_registry_store(r), "another one", 11, &b, err));
+    snprintf(want, sizeof want, "1 files of %lld bytes that no row names",
+             (long long)b.stored_bytes);
+    finds("quick", "blobs", want, 0); /* of that one alone */
 }
 END_TEST
 
