@@ -56,6 +56,7 @@ static void unpack(rig *r, const char *name, const char *archive) {
     ck_assert_ptr_nonnull(base);
     snprintf(r->base, sizeof r->base, "%s", base);
     free(base);
+    ck_assert_ptr_nonnull(realpath(BUNDLED_NET, r->net)); /* that its numbers were made with */
     EXPECT_SHELL(r, "zstd -dc " FIXTURES "%s.tar.zst | tar -xf - --no-same-owner -C %s", archive,
                  r->dir);
     EXPECT_SHELL(r,

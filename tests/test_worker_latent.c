@@ -175,9 +175,9 @@ START_TEST(killed_job_resumes) {
     use_cache(spec, "killed-cache");
     char *dir = make_job("killed", spec);
     int kills = 0;
-    for (int i = 0; i < (SANITIZED ? 2 : 8); i++) {
+    for (int i = 0; i < (SANITIZED ? 4 : 8); i++) {
         pid_t pid = start_job(dir, NULL, NULL);
-        usleep(ds_rng_u32(5, DS_STREAM_TEST, (uint32_t)i, 0, 0) % (SANITIZED ? 3000000 : 400000));
+        usleep(ds_rng_u32(5, DS_STREAM_TEST, (uint32_t)i, 0, 0) % (SANITIZED ? 800000 : 400000));
         kill(pid, SIGKILL);
         int status = wait_job(pid);
         kills += status == 1000 + SIGKILL;
