@@ -444,7 +444,7 @@ static int rig_worker(const char *dir) {
     if (strcmp(how, "sulky") == 0)
         return 5;
     if (strcmp(how, "deaf") == 0) { /* the end of a daemon can be told more than once */
-        usleep(400000);
+        usleep(1200000);
         rig_terminated = 0;
         rig_wait_term(60);
     }

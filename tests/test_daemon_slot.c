@@ -639,7 +639,7 @@ START_TEST(a_worker_that_outlived_its_daemon) {
     int64_t id = training("deaf", "|running|");
     pid_t worker = worker_of(id);
     rig_stop(&r, SIGKILL);
-    usleep(700000);
+    usleep(1800000);
     ck_assert(rig_alive(worker));
     rig_fake(&r, "train", "ok");
     double began = ds_monotonic();
