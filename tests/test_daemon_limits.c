@@ -6,6 +6,7 @@
 #include "tests/limits_walk.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,6 +102,32 @@ START_TEST(none_is_left_out) {
         }
     }
     json_decref(spec);
+}
+END_TEST
+
+/* The spec of a request has the bytes that it had when tests/golden/options.ndjson was made: names,
+ * order and defaults. */
+START_TEST(specs_are_what_they_were) {
+    char line[8192];
+    int lines = 0;
+    FILE *f = fopen("tests/golden/options.ndjson", "r");
+    ck_assert_ptr_nonnull(f);
+    for (; fgets(line, sizeof line, f); lines++) {
+        json_t *r = json_loads(line, 0, NULL), *spec = json_object();
+        ds_dataset_facts facts = {.images = json_integer_value(json_object_get(r, "images")),
+                                  .classes = json_integer_value(json_object_get(r, "classes"))};
+        ds_error err = {0};
+        ck_assert_ptr_nonnull(r);
+        int rc = ds_options_apply(spec, json_string_value(json_object_get(r, "method")),
+                                  json_object_get(r, "options"), &facts, &err);
+        ck_assert_msg(!rc, "%s", err.message);
+        char *text = json_dumps(spec, JSON_COMPACT);
+        ck_assert_str_eq(text, json_string_value(json_object_get(r, "spec")));
+        free(text);
+        json_decref(r), json_decref(spec);
+    }
+    fclose(f);
+    ck_assert_int_eq(lines, 7);
 }
 END_TEST
 
@@ -302,6 +329,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, odd_numbers);
     tcase_add_test(tc, words);
     tcase_add_test(tc, none_is_left_out);
+    tcase_add_test(tc, specs_are_what_they_were);
     tcase_add_test(tc, together);
     tcase_add_test(tc, changes_are_told);
     tcase_add_test(tc, defaults_of_a_dataset);
