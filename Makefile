@@ -20,7 +20,7 @@ PKGFLAGS := $(shell pkg-config --cflags $(PKGS_BASE) 2>/dev/null)
 ALL_CFLAGS = -std=c17 $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno -pthread $(CPPFLAGS) $(PKGFLAGS) -MMD -MP
 
 objs = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
-BASE_O := $(call objs,base/*.c)
+BASE_O := $(call objs,base/*.c contract/*.c) # every program has both
 KERNELS_O := $(call objs,kernels/*.c kernels/ref/*.c kernels/cpu/*.c kernels/cuda/*.c)
 ENGINE_O := $(call objs,engine/*.c)
 WORKER_O := $(filter-out $(BUILD)/worker/main.o,$(call objs,worker/*.c))

@@ -172,8 +172,7 @@ typedef struct {
     ds_fd_parts parts;
 } version;
 
-static const ds_spec_gate rule = {.worse_margin = DS_SPEC_WORSE_MARGIN,
-                                  .worse_sigmas = DS_SPEC_WORSE_SIGMAS};
+static ds_spec_gate rule; /* the one that is taken when nobody says one */
 
 static void measure(version *v, const ds_feature_set *real) {
     ds_error err;
@@ -381,6 +380,8 @@ static int judge(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    rule.worse_margin = strtod(ds_option_find("worse_margin")->absent, NULL);
+    rule.worse_sigmas = strtod(ds_option_find("worse_sigmas")->absent, NULL);
     if (argc > 1 && !strcmp(argv[1], "judge"))
         return judge(argc, argv);
 

@@ -30,7 +30,8 @@ typedef enum {
     DS_OPT_DURATION, /* "90", "90s", "10m", "2h", "3d": seconds, min <= value <= max */
     DS_OPT_WHEN,     /* a duration ago, "2026-01-31" or RFC 3339: ms since 1970 */
     DS_OPT_DEVICE,   /* a word of base/limits.h: auto, cpu, cuda, cuda:N, ref */
-    DS_OPT_CHOICE    /* one of `choices`, separated by | */
+    DS_OPT_CHOICE,   /* one of `choices`, separated by | */
+    DS_OPT_LIST      /* some of `choices`, separated by commas */
 } ds_opt_type;
 
 typedef struct {
@@ -73,7 +74,7 @@ typedef struct {
 extern const ds_command ds_commands[]; /* ends with name NULL */
 extern const ds_opt ds_global_options[];
 
-enum { DS_CLI_MAX_OPTIONS = 40, DS_CLI_MAX_ARGS = 4 };
+enum { DS_CLI_MAX_OPTIONS = 64, DS_CLI_MAX_ARGS = 4 };
 
 typedef struct {
     int given;

@@ -11,6 +11,7 @@
 #include "cli/follow.h"
 #include "cli/format.h"
 #include "cli/start.h"
+#include "contract/options.h"
 
 #include <errno.h>
 #include <math.h>
@@ -20,31 +21,7 @@
 
 static const double SCAN_PATIENCE = 0.7, JOB_PATIENCE = 0.15, SCAN_POLL = 0.03;
 
-/* Options of add-dataset that are members of "options" in the request. */
-static const struct {
-    const char *option, *key;
-} trained[] = {{"rank", "rank"},
-               {"steps", "steps"},
-               {"seed", "seed"},
-               {"lr", "lr"},
-               {"batch", "batch"},
-               {"flip", "flip"},
-               {"side", "side"},
-               {"phi", "phi"},
-               {"targets", "targets"},
-               {"freeze-v", "freeze_v"},
-               {"guidance", "guidance"},
-               {"guidance-mode", "guidance_mode"},
-               {"sampler", "sampler"},
-               {"n", "n"},
-               {"verify", "verify"},
-               {"precision", "precision"},
-               {"device", "device"},
-               {"threads", "threads"},
-               {"worse-margin", "worse_margin"},
-               {"worse-sigmas", "worse_sigmas"}};
-
-/* "q,k" -> ["q","k"]; an empty name between two commas stays, and is refused as a name. */
+/* "q,k" -> ["q","k"] */
 static json_t *split_commas(const char *s) {
     json_t *list = json_array();
     for (;; s++) {
@@ -56,20 +33,27 @@ static json_t *split_commas(const char *s) {
     }
 }
 
-static json_t *value_of(const ds_cli *c, const char *name) {
-    for (const ds_opt *o = c->command->options; o->name; o++) {
-        if (strcmp(o->name, name))
-            continue;
-        if (!strcmp(name, "targets"))
-            return split_commas(ds_opt_text(c, name, ""));
-        switch (o->type) {
-        case DS_OPT_FLAG: return json_true();
-        case DS_OPT_INT: return json_integer((json_int_t)ds_opt_number(c, name, 0));
-        case DS_OPT_NUMBER: return json_real(ds_opt_number(c, name, 0));
-        default: return json_string(ds_opt_text(c, name, ""));
-        }
+/* What an option that is given says in the request. */
+static json_t *value_of(const ds_cli *c, const ds_option *o) {
+    switch (o->type) {
+    case DS_OPTION_BOOL: return json_boolean(strcmp(o->otherwise, "true") != 0);
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED: return json_integer((json_int_t)ds_opt_number(c, o->flag, 0));
+    case DS_OPTION_NUM: return json_real(ds_opt_number(c, o->flag, 0));
+    case DS_OPTION_LIST: return split_commas(ds_opt_text(c, o->flag, ""));
+    case DS_OPTION_ENUM:
+    case DS_OPTION_DEVICE: return json_string(ds_opt_text(c, o->flag, ""));
     }
     return NULL;
+}
+
+/* The options of a training (contract/options.def) that are given. */
+static json_t *given_options(const ds_cli *c) {
+    json_t *options = json_object();
+    for (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++)
+        if (ds_opt_given(c, o->flag))
+            json_object_set_new(options, o->name, value_of(c, o));
+    return options;
 }
 
 static int make_request(ds_cli *c, json_t **request, ds_error *err) {
@@ -85,12 +69,11 @@ static int make_request(ds_cli *c, json_t **request, ds_error *err) {
     char *full = realpath(dir, NULL);
     if (!full)
         return ds_fail_errno(err, "cannot add '%s'", dir);
-    json_t *r = json_object(), *options = json_object();
+    json_t *r = json_object();
     json_t *path = json_string(full);
     free(full);
     if (!path) { /* jansson refuses text that is not UTF-8 */
         json_decref(r);
-        json_decref(options);
         return ds_fail(err, DS_EINVAL, "cannot add '%s': its path is not UTF-8; rename it", dir);
     }
     json_object_set_new(r, "path", path);
@@ -102,9 +85,7 @@ static int make_request(ds_cli *c, json_t **request, ds_error *err) {
         json_object_set_new(r, "feature_net", json_string(ds_opt_text(c, "feature-net", "")));
     if (ds_opt_given(c, "method"))
         json_object_set_new(r, "method", json_string(ds_opt_text(c, "method", "")));
-    for (size_t i = 0; i < sizeof trained / sizeof *trained; i++)
-        if (ds_opt_given(c, trained[i].option))
-            json_object_set_new(options, trained[i].key, value_of(c, trained[i].option));
+    json_t *options = given_options(c);
     if (json_object_size(options))
         json_object_set(r, "options", options);
     json_decref(options);
@@ -311,8 +292,8 @@ static void add_changes(ds_buf *b, const json_t *changes) {
 static int asked_for_options(const ds_cli *c) {
     static const char *const others[] = {"base", "feature-net", "method", "no-watch"};
     int given = 0;
-    for (size_t i = 0; i < sizeof trained / sizeof *trained; i++)
-        given |= ds_opt_given(c, trained[i].option);
+    for (size_t i = 0; i < ds_option_count; i++)
+        given |= ds_opt_given(c, ds_option_table[i].flag);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         given |= ds_opt_given(c, others[i]);
     return given;

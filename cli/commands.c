@@ -2,6 +2,8 @@
  * all made from it, so they cannot disagree. */
 #include "base/limits.h"
 #include "cli/cli.h"
+#include "contract/job.h"
+#include "contract/options.h"
 
 #include <string.h>
 
@@ -15,7 +17,7 @@
     { name, letter, DS_OPT_INT, metavar, help, NULL, lo, hi }
 #define NUM(name, letter, metavar, lo, hi, help)                                                   \
     { name, letter, DS_OPT_NUMBER, metavar, help, NULL, lo, hi }
-/* range: one of base/limits.h */
+/* range: one of base/limits.h or contract/options.h */
 #define INT_OF(name, letter, metavar, range, help)                                                 \
     { name, letter, DS_OPT_INT, metavar, help, NULL, range }
 #define NUM_OF(name, letter, metavar, range, help)                                                 \
@@ -23,7 +25,7 @@
 /* least seconds */
 #define TIME(name, metavar, least, help)                                                           \
     { name, 0, DS_OPT_DURATION, metavar, help, NULL, least, 1e9 }
-#define DEVICE(help)                                                                               \
+#define ON_DEVICE(help)                                                                            \
     { "device", 0, DS_OPT_DEVICE, "KIND", help, NULL, 0, 0 }
 #define WHEN(name, metavar, help)                                                                  \
     { name, 0, DS_OPT_WHEN, metavar, help, NULL, 0, 0 }
@@ -36,9 +38,7 @@
     INT("limit", 'l', "N", 1, 1000000, "show at most N (default 100)"),                            \
         FLAG("all", 'a', "show all of them")
 
-#define STATES "queued|running|done|rejected|failed|cancelled"
-#define MODES "cfg|domain|none"
-#define SAMPLERS "dpmpp2m|ddim|ddpm"
+#define STATES DS_WORDS(DS_JOB_STATES)
 
 const ds_opt ds_global_options[] = {
     PATH("socket", 0, "PATH", "socket of diffscalerd (default: socket in the state folder)"),
@@ -49,6 +49,28 @@ const ds_opt ds_global_options[] = {
     FLAG("help", 'h', "explain the command and exit"),
     FLAG("version", 'V', "print the version and exit"),
     END};
+
+/* A row of contract/options.def as an option; its help says the default. */
+#define RANGE(...) RANGE_(__VA_ARGS__)
+#define RANGE_(least, most) .min = least, .max = most
+#define WORDS(list) .choices = DS_WORDS(list)
+#define ANY .choices = NULL
+#define IS(value) " (default " value ")"
+#define OFF ""
+#define ON ""
+#define ALL " (default all)"
+#define BY(says) " (default: " says ")"
+#define LEFT_OUT(value) IS(value)
+#define SINCE(value, default_) default_
+#define TYPE_INT DS_OPT_INT
+#define TYPE_SEED DS_OPT_INT
+#define TYPE_NUM DS_OPT_NUMBER
+#define TYPE_BOOL DS_OPT_FLAG
+#define TYPE_ENUM DS_OPT_CHOICE
+#define TYPE_LIST DS_OPT_LIST
+#define TYPE_DEVICE DS_OPT_DEVICE
+#define OPTION(section_, name_, flag_, key_, member_, type_, metavar_, help_, default_, ...)       \
+    {.name = flag_, .type = TYPE_##type_, .metavar = metavar_, .help = help_ default_, __VA_ARGS__},
 
 static const ds_opt add_options[] = {
     TEXT("name", 0, "NAME", "name of the dataset (default: that of the folder)"),
@@ -62,36 +84,9 @@ static const ds_opt add_options[] = {
     FLAG("no-watch", 0, "do not train again when the folder changes"),
     FLAG("publish-worse", 0,
          "publish the next version even if it is worse than what there is; counts once"),
-    ONE_OF("method", "METHOD", "affiner|embedding|full", "what is trained (default affiner)"),
-    INT_OF("rank", 0, "R", DS_RANGE_RANK, "rank of the low-rank part (default 8)"),
-    INT_OF("steps", 0, "N", DS_RANGE_STEPS, "training steps (default: 900 to 3000, by images)"),
-    INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed of every random number (default 1)"),
-    NUM_OF("lr", 0, "RATE", DS_RANGE_LR, "learning rate (default 0.006)"),
-    INT_OF("batch", 0, "N", DS_RANGE_BATCH, "images per step (default 64)"),
-    FLAG("flip", 0, "mirror images at random; not for letters or digits"),
-    ONE_OF("side", "SIDE", "out|in", "scale outputs or inputs of layers (default out)"),
-    ONE_OF("phi", "PHI", "identity|relu", "function inside the low-rank part (default identity)"),
-    TEXT("targets", 0, "LIST",
-         "layers, separated by commas, of q,k,v,proj,fc1,fc2,adaln,final (default all)"),
-    FLAG("freeze-v", 0, "train U only"),
-    NUM_OF("guidance", 0, "W", DS_RANGE_GUIDANCE,
-           "guidance of the samples that are measured (default 1.5)"),
-    ONE_OF("guidance-mode", "MODE", MODES,
-           "classifier-free, or away from the frozen base (default domain)"),
-    ONE_OF("sampler", "SAMPLER", SAMPLERS,
-           "sampler of the samples that are measured (default dpmpp2m)"),
-    INT_OF("n", 0, "N", DS_RANGE_N, "samples that are measured (default 512)"),
-    ONE_OF("verify", "LEVEL", "auto|full",
-           "full: measure every old task even if its probe agrees (default auto)"),
-    NUM_OF("worse-margin", 0, "SHARE", DS_RANGE_WORSE_MARGIN,
-           "a version is refused when its FD is so much above its bar's (default 0.14)"),
-    NUM_OF("worse-sigmas", 0, "Z", DS_RANGE_WORSE_SIGMAS,
-           ".. and by so many standard errors of the paired difference (default 3.5)"),
-    DEVICE("auto (a GPU where there is one; the default), cpu, cuda, cuda:N or ref"),
-    ONE_OF("precision", "TYPE", "bf16|f32|tf32",
-           "precision of the frozen layers' products (default bf16)"),
-    INT_OF("threads", 0, "N", DS_RANGE_THREADS,
-           "threads of the worker; 0: as many as it may use (the default)"),
+    ONE_OF("method", "METHOD", DS_WORDS(DS_METHODS),
+           "what is trained (default " DS_METHOD_OTHERWISE ")"),
+#include "contract/options.def"
     END};
 static const ds_opt add_base_options[] = {
     PATH("vae", 0, "SRC", "its VAE: a file, or a diffusers folder such as sd-vae-ft-ema"),
@@ -166,7 +161,7 @@ static const ds_opt evaluate_options[] = {
     INT("seed", 0, "N", 0, 9e15, "of every random choice (default 0)"),
     PATH("save-stats", 0, "FILE", "also write the statistics as .npz"),
     FORCE,
-    DEVICE("auto (a GPU where there is one; the default), cpu, cuda or cuda:N"),
+    ON_DEVICE("auto (a GPU where there is one; the default), cpu, cuda or cuda:N"),
     ONE_OF("precision", "TYPE", "f32|tf32",
            "of the network on a GPU (default f32; tf32 is faster)"),
     INT("threads", 0, "N", 0, 256, "threads; 0: as many as it may use (the default)"),
@@ -199,9 +194,9 @@ static const ds_opt sample_options[] = {
            "steps of the sampler (default: as it was evaluated)"),
     NUM_OF("guidance", 0, "W", DS_RANGE_GUIDANCE,
            "strength of the guidance; 1 is none (default: as it was evaluated)"),
-    ONE_OF("guidance-mode", "MODE", MODES,
+    ONE_OF("guidance-mode", "MODE", DS_WORDS(DS_GUIDANCES),
            "classifier-free, or away from the frozen base (default: as it was evaluated)"),
-    ONE_OF("sampler", "SAMPLER", SAMPLERS,
+    ONE_OF("sampler", "SAMPLER", DS_WORDS(DS_SAMPLERS),
            "how noise becomes an image (default: as it was evaluated)"),
     INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),
     TIME("timeout", "TIME", 0.1, "stop waiting after this time (exit 7; default: never)"),
@@ -217,7 +212,7 @@ static const ds_opt compare_options[] = {
     END};
 static const ds_opt list_jobs_options[] = {
     ONE_OF("status", "STATE", STATES, "only those in this state"),
-    ONE_OF("kind", "KIND", "scan|train|sample|verify|import", "only those of this kind"),
+    ONE_OF("kind", "KIND", DS_WORDS(DS_JOB_KINDS), "only those of this kind"),
     TEXT("dataset", 'd', "NAME", "only those of this dataset"), PAGE, END};
 static const ds_opt logs_options[] = {FLAG("follow", 'f', "go on until the job ends"), END};
 static const ds_opt watch_options[] = {

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "contract/options.h"
 
 #include <errno.h>
 #include <math.h>
@@ -56,11 +57,19 @@ int ds_parse_when(const char *s, double *ms, ds_error *err) {
 }
 
 static int choice_has(const char *choices, const char *s) {
-    size_t n = strlen(s);
-    for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
-        if (strcspn(p, "|") == n && !memcmp(p, s, n))
-            return 1;
-    return 0;
+    return ds_word_in(choices, s, strlen(s));
+}
+
+/* Words between commas; an empty one is none of the choices. */
+static int check_list(const ds_opt *o, const char *s, ds_error *err) {
+    for (;; s++) {
+        size_t n = strcspn(s, ",");
+        if (!ds_word_in(o->choices, s, n))
+            return ds_fail(err, DS_EINVAL, "'%.*s' is not one of %s", (int)n, s, o->choices);
+        s += n;
+        if (!*s)
+            return 0;
+    }
 }
 
 static int parse_number(const ds_opt *o, const char *s, double *v, ds_error *err) {
@@ -104,6 +113,7 @@ static int set_value(const ds_opt *o, ds_value *v, const char *s, ds_error *err)
         if (!choice_has(o->choices, s))
             rc = ds_fail(err, DS_EINVAL, "'%s' is not one of %s", s, o->choices);
         break;
+    case DS_OPT_LIST: rc = check_list(o, s, err); break;
     default:
         if (!*s)
             rc = ds_fail(err, DS_EINVAL, "the value is empty");

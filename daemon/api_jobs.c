@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/suggest.h"
+#include "contract/options.h"
 #include "daemon/api.h"
 #include "daemon/tail.h"
 #include "registry/adapters.h"

@@ -1,116 +1,42 @@
-/* daemon/defaults.c - the table of options, and the few defaults that depend on the dataset.
- *
- * This is the one place to tune what a training does when nobody says anything.
- */
+/* daemon/defaults.c - options checked, and the few defaults that depend on the dataset; the rows
+ * are in contract/options.def. */
 #include "daemon/defaults.h"
 
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/suggest.h"
+#include "contract/options.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-
-enum type { INT, NUM, BOOL, ENUM, LIST, DEVICE };
-
-typedef struct {
-    const char *option;  /* name in "options" */
-    const char *section; /* place in spec.json ... */
-    const char *key;     /* ... and name there; NULL: the same */
-    enum type type;
-    double least, most;    /* of INT and NUM: base/limits.h */
-    const char *values;    /* of ENUM and LIST: "a|b|c" */
-    const char *otherwise; /* default as text; NULL: from the dataset (see from_facts) */
-} option;
-
-#define TARGETS "q|k|v|proj|fc1|fc2|adaln|final"
-
-/* clang-format off */
-static const option options_table[] = {
-    /* option, section, key, type, least and most, values, default */
-    {"rank",                 "method",   NULL,    INT,    DS_RANGE_RANK,            NULL, "8"},
-    {"side",                 "method",   NULL,    ENUM,   0, 0, "out|in", "out"},
-    {"phi",                  "method",   NULL,    ENUM,   0, 0, "identity|relu", "identity"},
-    {"freeze_v",             "method",   NULL,    BOOL,   0, 0, NULL, "false"},
-    {"targets",              "method",   NULL,    LIST,   0, 0, TARGETS, TARGETS},
-    {"steps",                "train",    NULL,    INT,    DS_RANGE_STEPS,           NULL, NULL},
-    {"batch",                "train",    NULL,    INT,    DS_RANGE_BATCH,           NULL, "64"},
-    {"micro_batch",          "train",    NULL,    INT,    DS_RANGE_BATCH,           NULL, NULL},
-    {"lr",                   "train",    NULL,    NUM,    DS_RANGE_LR,              NULL, "0.006"},
-    {"warmup",               "train",    NULL,    INT,    DS_RANGE_WARMUP,          NULL, NULL},
-    {"clip",                 "train",    NULL,    NUM,    DS_RANGE_CLIP,            NULL, "1.0"},
-    {"weight_decay",         "train",    NULL,    NUM,    DS_RANGE_WEIGHT_DECAY,    NULL, "0.0"},
-    {"ema",                  "train",    NULL,    NUM,    DS_RANGE_EMA,             NULL, "0.99"},
-    {"label_dropout",        "train",    NULL,    NUM,    DS_RANGE_LABEL_DROPOUT,   NULL, NULL},
-    {"flip",                 "train",    NULL,    BOOL,   0, 0, NULL, "false"},
-    {"seed",                 "train",    NULL,    INT,    DS_RANGE_SEED,            NULL, "1"},
-    {"vb_weight",            "train",    NULL,    NUM,    DS_RANGE_VB_WEIGHT,       NULL, "1.0"},
-    {"focus",                "train",    NULL,    NUM,    DS_RANGE_FOCUS,           NULL, "0.8"},
-    {"focus_mean",           "train",    NULL,    NUM,    DS_RANGE_FOCUS_MEAN,      NULL, "-0.6"},
-    {"cosine",               "train",    NULL,    BOOL,   0, 0, NULL, "true"},
-    {"checkpoint_every",     "train",    NULL,    INT,    DS_RANGE_STEPS,           NULL, "100"},
-    {"heldout_every",        "train",    NULL,    INT,    DS_RANGE_STEPS,           NULL, "100"},
-    {"heldout",              "train",    NULL,    INT,    DS_RANGE_HELDOUT,         NULL, NULL},
-    {"sampler",              "sample",   NULL,    ENUM,   0, 0, "dpmpp2m|ddim|ddpm", "dpmpp2m"},
-    {"sample_steps",         "sample",   "steps", INT,    DS_RANGE_SAMPLE_STEPS,    NULL, "20"},
-    {"guidance",             "sample",   NULL,    NUM,    DS_RANGE_GUIDANCE,        NULL, "1.5"},
-    {"guidance_mode",        "sample",   NULL,    ENUM,   0, 0, "cfg|domain|none", "domain"},
-    {"n",                    "evaluate", NULL,    INT,    DS_RANGE_N,               NULL, "512"},
-    {"eval_seed",            "evaluate", "seed",  INT,    DS_RANGE_SEED,            NULL, "7"},
-    {"kid_subsets",          "evaluate", NULL,    INT,    DS_RANGE_KID_SUBSETS,     NULL, "100"},
-    {"kid_subset_size",      "evaluate", NULL,    INT,    DS_RANGE_KID_SUBSET_SIZE, NULL, NULL},
-    {"probe_n",              "probe",    "n",     INT,    DS_RANGE_PROBE_N,         NULL, "4"},
-    {"probe_seed",           "probe",    "seed",  INT,    DS_RANGE_SEED,            NULL, "11"},
-    {"verify",               "gate",     NULL,    ENUM,   0, 0, "auto|full", "auto"},
-    {"fd_tolerance",         "gate",     NULL,    NUM,    DS_RANGE_FD_TOLERANCE,    NULL, "0.02"},
-    {"kid_tolerance_sigmas", "gate",     NULL,    NUM,    DS_RANGE_KID_SIGMAS,      NULL, "3.0"},
-    {"worse_margin",         "gate",     NULL,    NUM,    DS_RANGE_WORSE_MARGIN,    NULL, NULL},
-    {"worse_sigmas",         "gate",     NULL,    NUM,    DS_RANGE_WORSE_SIGMAS,    NULL, NULL},
-    {"device",               "device",   "kind",  DEVICE, 0, 0, NULL, "auto"},
-    {"precision",            "device",   NULL,    ENUM,   0, 0, "bf16|f32|tf32", "bf16"},
-    {"threads",              "device",   NULL,    INT,    DS_RANGE_THREADS,         NULL, "0"},
-};
-/* clang-format on */
-#define OPTIONS (sizeof options_table / sizeof *options_table)
-
-static const char *const methods = "affiner|embedding|full";
 
 static double clamp(double v, double least, double most) { return fmin(fmax(v, least), most); }
 
 /* Defaults that depend on the dataset, or on options that are in the spec already (the table is
  * walked in order: batch comes before micro_batch, steps before warmup). */
-static json_t *from_facts(const option *o, const json_t *spec, const ds_dataset_facts *f) {
+static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_dataset_facts *f) {
     const json_t *train = json_object_get(spec, "train");
     double images = (double)f->images;
-    if (strncmp(o->option, "worse_", 6) == 0)
-        return NULL; /* left out of the spec, where the worker knows what was measured for it */
-    if (strcmp(o->option, "steps") == 0)
+    if (!o->by)
+        return NULL; /* left out of the spec */
+    if (strcmp(o->name, "steps") == 0)
         /* 64 images a step: 32 passes over the images, within what a person waits for */
         return json_integer((json_int_t)clamp(images * 32 / 64, 900, 3000));
-    if (strcmp(o->option, "micro_batch") == 0)
+    if (strcmp(o->name, "micro_batch") == 0)
         return json_integer(ds_json_int(train, "batch", 64));
-    if (strcmp(o->option, "warmup") == 0)
+    if (strcmp(o->name, "warmup") == 0)
         return json_integer(
             (json_int_t)clamp((double)ds_json_int(train, "steps", 600) / 10, 0, 50));
-    if (strcmp(o->option, "label_dropout") == 0)
+    if (strcmp(o->name, "label_dropout") == 0)
         return json_real(f->classes > 1 ? 0.1 : 0.0);
-    if (strcmp(o->option, "heldout") == 0)
+    if (strcmp(o->name, "heldout") == 0)
         return json_integer((json_int_t)clamp(floor(images / 10), images > 1 ? 1 : 0, 64));
-    DS_ASSERT(strcmp(o->option, "kid_subset_size") == 0);
+    DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);
     double n = (double)ds_json_int(json_object_get(spec, "evaluate"), "n", 512);
     return json_integer((json_int_t)clamp(fmin(images, n), 2, 100));
-}
-
-static int in_list(const char *values, const char *word, size_t n) {
-    for (const char *p = values; *p;) {
-        size_t m = strcspn(p, "|");
-        if (m == n && memcmp(p, word, n) == 0)
-            return 1;
-        p += m + (p[m] == '|');
-    }
-    return 0;
 }
 
 static json_t *split(const char *values) {
@@ -123,84 +49,81 @@ static json_t *split(const char *values) {
     return list;
 }
 
-static json_t *default_value(const option *o, const json_t *spec, const ds_dataset_facts *f) {
+static json_t *default_value(const ds_option *o, const json_t *spec, const ds_dataset_facts *f) {
     if (!o->otherwise)
         return from_facts(o, spec, f);
     switch (o->type) {
-    case INT:
-    case NUM:
-    case BOOL: return json_loads(o->otherwise, JSON_DECODE_ANY, NULL);
-    case DEVICE:
-    case ENUM: return json_string(o->otherwise);
-    case LIST: return split(o->otherwise);
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED:
+    case DS_OPTION_NUM:
+    case DS_OPTION_BOOL: return json_loads(o->otherwise, JSON_DECODE_ANY, NULL);
+    case DS_OPTION_DEVICE:
+    case DS_OPTION_ENUM: return json_string(o->otherwise);
+    case DS_OPTION_LIST: return split(o->words);
     }
     return NULL;
 }
 
-static int check_list(const option *o, const json_t *v, ds_error *err) {
+static int check_list(const ds_option *o, const json_t *v, ds_error *err) {
     size_t i;
     const json_t *item;
     if (!json_is_array(v) || !json_array_size(v))
-        return ds_fail(err, DS_EINVAL, "option '%s' must be a list of %s", o->option, o->values);
+        return ds_fail(err, DS_EINVAL, "option '%s' must be a list of %s", o->name, o->words);
     json_array_foreach((json_t *)(uintptr_t)v, i, item) {
         const char *s = json_string_value(item);
-        if (!s || !in_list(o->values, s, strlen(s)))
-            return ds_fail(err, DS_EINVAL, "option '%s' names '%s': known are %s", o->option,
-                           s ? s : "something that is no text", o->values);
+        if (!s || !ds_word_in(o->words, s, strlen(s)))
+            return ds_fail(err, DS_EINVAL, "option '%s' names '%s': known are %s", o->name,
+                           s ? s : "something that is no text", o->words);
     }
     return 0;
 }
 
-static int check_value(const option *o, const json_t *v, ds_error *err) {
+static int check_value(const ds_option *o, const json_t *v, ds_error *err) {
     switch (o->type) {
-    case INT:
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED:
         if (!json_is_integer(v))
-            return ds_fail(err, DS_EINVAL, "option '%s' must be a whole number", o->option);
+            return ds_fail(err, DS_EINVAL, "option '%s' must be a whole number", o->name);
         /* fall through */
-    case NUM:
+    case DS_OPTION_NUM:
         if (!json_is_number(v))
-            return ds_fail(err, DS_EINVAL, "option '%s' must be a number", o->option);
+            return ds_fail(err, DS_EINVAL, "option '%s' must be a number", o->name);
         if (!(json_number_value(v) >= o->least && json_number_value(v) <= o->most))
-            return ds_fail(err, DS_EINVAL, "option '%s' must be from %g to %g", o->option, o->least,
+            return ds_fail(err, DS_EINVAL, "option '%s' must be from %g to %g", o->name, o->least,
                            o->most);
         return 0;
-    case BOOL:
+    case DS_OPTION_BOOL:
         if (!json_is_boolean(v))
-            return ds_fail(err, DS_EINVAL, "option '%s' must be true or false", o->option);
+            return ds_fail(err, DS_EINVAL, "option '%s' must be true or false", o->name);
         return 0;
-    case ENUM:
-        if (!json_is_string(v) || !in_list(o->values, json_string_value(v), json_string_length(v)))
-            return ds_fail(err, DS_EINVAL, "option '%s' must be one of %s", o->option, o->values);
+    case DS_OPTION_ENUM:
+        if (!json_is_string(v) ||
+            !ds_word_in(o->words, json_string_value(v), json_string_length(v)))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be one of %s", o->name, o->words);
         return 0;
-    case LIST: return check_list(o, v, err);
-    case DEVICE:
+    case DS_OPTION_LIST: return check_list(o, v, err);
+    case DS_OPTION_DEVICE:
         if (!json_is_string(v) || !ds_device_word(json_string_value(v)))
-            return ds_fail(err, DS_EINVAL, "option '%s' must be %s", o->option, DS_DEVICE_WORDS);
+            return ds_fail(err, DS_EINVAL, "option '%s' must be %s", o->name, DS_DEVICE_WORDS);
         return 0;
     }
     return 0;
-}
-
-static const option *find(const char *name) {
-    for (size_t i = 0; i < OPTIONS; i++)
-        if (strcmp(options_table[i].option, name) == 0)
-            return &options_table[i];
-    return NULL;
 }
 
 static int unknown(const char *name, ds_error *err) {
-    const char *names[OPTIONS];
+    const char **names = ds_xcalloc(ds_option_count, sizeof *names);
     ds_buf all = {0};
-    for (size_t i = 0; i < OPTIONS; i++) {
-        names[i] = options_table[i].option;
+    for (size_t i = 0; i < ds_option_count; i++) {
+        names[i] = ds_option_table[i].name;
         ds_buf_addf(&all, "%s%s", i ? ", " : "", names[i]);
     }
-    const char *near = ds_suggest(name, names, OPTIONS);
+    const char *near = ds_suggest(name, names, ds_option_count);
     int rc = near ? ds_fail(err, DS_EINVAL, "option '%.60s' is not known: did you mean '%s'?", name,
                             near)
                   : ds_fail(err, DS_EINVAL, "option '%.60s' is not known: there are %.380s", name,
                             all.data);
     ds_buf_release(&all);
+    free(names);
     return rc;
 }
 
@@ -236,8 +159,9 @@ static int check_together(const json_t *options, ds_error *err) {
 }
 
 int ds_options_check(const char *method, const json_t *options, ds_error *err) {
-    if (method && !in_list(methods, method, strlen(method)))
-        return ds_fail(err, DS_EINVAL, "method '%s' is not known: one of %s", method, methods);
+    if (method && !ds_word_in(DS_WORDS(DS_METHODS), method, strlen(method)))
+        return ds_fail(err, DS_EINVAL, "method '%s' is not known: one of %s", method,
+                       DS_WORDS(DS_METHODS));
     if (!options || json_is_null(options))
         return 0;
     if (!json_is_object(options))
@@ -245,7 +169,7 @@ int ds_options_check(const char *method, const json_t *options, ds_error *err) {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)options, key, value) {
-        const option *o = find(key);
+        const ds_option *o = ds_option_find(key);
         if (!o)
             return unknown(key, err);
         if (json_is_null(value))
@@ -271,20 +195,22 @@ int ds_options_apply(json_t *spec, const char *method, const json_t *options,
     int rc = ds_options_check(method, options, err);
     if (rc)
         return rc;
-    json_object_set_new(section(spec, "method"), "name", json_string(method ? method : "affiner"));
-    for (size_t i = 0; i < OPTIONS; i++) {
-        const option *o = &options_table[i];
-        json_t *given = json_object_get(options, o->option);
+    json_object_set_new(section(spec, "method"), "name",
+                        json_string(method ? method : DS_METHOD_OTHERWISE));
+    for (size_t i = 0; i < ds_option_count; i++) {
+        const ds_option *o = &ds_option_table[i];
+        json_t *given = json_object_get(options, o->name);
         json_t *value =
             given && !json_is_null(given) ? json_incref(given) : default_value(o, spec, facts);
         if (!value)
             continue;
-        if (o->type == NUM && json_is_integer(value)) { /* one type for one key, whoever wrote it */
+        if (o->type == DS_OPTION_NUM &&
+            json_is_integer(value)) { /* one type for one key, whoever wrote it */
             json_t *real = json_real((double)json_integer_value(value));
             json_decref(value);
             value = real;
         }
-        json_object_set_new(section(spec, o->section), o->key ? o->key : o->option, value);
+        json_object_set_new(section(spec, o->section), o->key, value);
     }
     return 0;
 }
@@ -298,8 +224,8 @@ static json_t *spec_of(const char *method, const json_t *options, const ds_datas
     return spec;
 }
 
-static json_t *value_in(const json_t *spec, const option *o) {
-    return json_object_get(json_object_get(spec, o->section), o->key ? o->key : o->option);
+static json_t *value_in(const json_t *spec, const ds_option *o) {
+    return json_object_get(json_object_get(spec, o->section), o->key);
 }
 
 json_t *ds_options_changes(const char *method_was, const json_t *was, const char *method_is,
@@ -310,13 +236,13 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
         json_array_append_new(list,
                               json_pack("{ss ss ss sb sb}", "option", "method", "from", method_was,
                                         "to", method_is, "from_default", 0, "to_default", 0));
-    for (size_t i = 0; i < OPTIONS; i++) {
-        const option *o = &options_table[i];
-        int ga = is_given(was, o->option), gb = is_given(is, o->option);
+    for (size_t i = 0; i < ds_option_count; i++) {
+        const ds_option *o = &ds_option_table[i];
+        int ga = is_given(was, o->name), gb = is_given(is, o->name);
         json_t *va = value_in(a, o), *vb = value_in(b, o);
         if ((ga || gb) && (ga != gb || !json_equal(va, vb)))
             json_array_append_new(list,
-                                  json_pack("{ss sO? sO? sb sb}", "option", o->option, "from", va,
+                                  json_pack("{ss sO? sO? sb sb}", "option", o->name, "from", va,
                                             "to", vb, "from_default", !ga, "to_default", !gb));
     }
     json_decref(a);
@@ -325,14 +251,14 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
 }
 
 json_t *ds_options_without_effect(const char *method, const json_t *options) {
-    static const char *const low_rank[] = {"rank", "side", "phi", "freeze_v", "targets"};
-    const char *name = method ? method : "affiner", *device = ds_json_string(options, "device", ""),
+    const char *name = method ? method : DS_METHOD_OTHERWISE,
+               *device = ds_json_string(options, "device", ""),
                *mode = ds_json_string(options, "guidance_mode", "");
     json_t *list = json_array();
-    for (size_t i = 0; strcmp(name, "affiner") && i < sizeof low_rank / sizeof *low_rank; i++)
-        if (is_given(options, low_rank[i]))
-            json_array_append_new(
-                list, json_sprintf("%s has no effect with method %s", low_rank[i], name));
+    for (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++)
+        if (strcmp(name, "affiner") && !strcmp(o->section, "method") && is_given(options, o->name))
+            json_array_append_new(list,
+                                  json_sprintf("%s has no effect with method %s", o->name, name));
     if (is_given(options, "guidance") && !strcmp(mode, "none"))
         json_array_append_new(list, json_string("guidance has no effect with guidance_mode none"));
     if (!strcmp(ds_json_string(options, "precision", ""), "tf32") &&

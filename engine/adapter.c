@@ -13,7 +13,7 @@
 
 enum { ADAPTER_MAX_BYTES = 1 << 30, RANK_MAX = 64, CLASSES_MAX = 100000 };
 
-static const char *const method_names[] = {"affiner", "embedding", "full"};
+static const char *const method_names[] = {DS_METHODS(DS_WORD_AT)};
 
 const char *ds_method_name(enum ds_method m) { return method_names[m]; }
 

@@ -14,20 +14,25 @@
 #define DS_ENGINE_ADAPTER_H
 
 #include "base/json.h"
+#include "contract/options.h"
 #include "engine/base_model.h"
 #include "kernels/device.h"
 
-enum ds_method { DS_METHOD_AFFINER, DS_METHOD_EMBEDDING, DS_METHOD_FULL };
+#define DS_VALUE(value, word) value,
+enum ds_method { DS_METHODS(DS_VALUE) };
+#undef DS_VALUE
 
+/* What is trained (contract/options.def).
+ *   rank       0..64; 0 = scale and shift only
+ *   side_in    0 = out;  phi_relu: 0 = identity
+ *   freeze_v   V stays at its seeded start and costs nothing in the file
+ *   targets    DS_TARGET_* */
 typedef struct {
     enum ds_method method;
-    int rank;         /* 0..64; 0 = scale and shift only */
-    int side_in;      /* 0 = out */
-    int phi_relu;     /* 0 = identity */
-    int freeze_v;     /* V stays at its seeded start and costs nothing in the file */
-    unsigned targets; /* DS_TARGET_* */
-    int classes;      /* new class rows, M >= 0 (0 only for pretraining) */
-    uint64_t seed;    /* of the initialisation */
+#define METHOD(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
+    int classes;   /* new class rows, M >= 0 (0 only for pretraining) */
+    uint64_t seed; /* of the initialisation */
 } ds_method_spec;
 
 const char *ds_method_name(enum ds_method m);

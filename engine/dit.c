@@ -2,6 +2,7 @@
 #include "engine/dit.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "contract/options.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -10,10 +11,13 @@
 static const struct {
     unsigned bit;
     const char *name;
-} targets[] = {{DS_TARGET_Q, "q"},         {DS_TARGET_K, "k"},         {DS_TARGET_V, "v"},
-               {DS_TARGET_PROJ, "proj"},   {DS_TARGET_FC1, "fc1"},     {DS_TARGET_FC2, "fc2"},
-               {DS_TARGET_ADALN, "adaln"}, {DS_TARGET_FINAL, "final"}, {DS_TARGET_PATCH, "patch"},
-               {DS_TARGET_TIME, "time"}};
+} targets[] = {
+#define TARGET(bit, name) {bit, name},
+    DS_TARGETS(TARGET)
+#undef TARGET
+    /* known in files; no option has them */
+    {DS_TARGET_PATCH, "patch"},
+    {DS_TARGET_TIME, "time"}};
 enum { TARGETS = sizeof targets / sizeof targets[0] };
 
 const char *ds_target_name(unsigned bit) {

@@ -2,6 +2,7 @@
 #include "engine/sampler.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "contract/options.h"
 #include "engine/diffusion.h"
 #include "engine/net_internal.h"
 #include "engine/sampler_table.h"
@@ -10,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const sampler_names[] = {"ddpm", "ddim", "dpmpp2m"};
-static const char *const guidance_names[] = {"none", "cfg", "domain"};
+static const char *const sampler_names[] = {DS_SAMPLERS(DS_WORD_AT)};
+static const char *const guidance_names[] = {DS_GUIDANCES(DS_WORD_AT)};
 
 const char *ds_sampler_name(enum ds_sampler s) { return sampler_names[s]; }
 const char *ds_guidance_name(enum ds_guidance g) { return guidance_names[g]; }

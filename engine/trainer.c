@@ -65,7 +65,7 @@ static int check(const ds_model *model, const ds_method_spec *spec, ds_train_opt
         !(o->label_dropout >= 0 && o->label_dropout <= 1))
         return ds_fail(
             err, DS_EINVAL,
-            "a training option is out of range: lr %g warmup %g clip %g ema %g weight_decay %g "
+            "a training option is out of range: lr %g warmup %d clip %g ema %g weight_decay %g "
             "label_dropout %g",
             o->lr, o->warmup, o->clip, o->ema, o->weight_decay, o->label_dropout);
     if (o->recompute < 0 || o->recompute > c->depth)
@@ -506,7 +506,7 @@ int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err) {
 /* The schedule of a run. */
 static char *schedule_print(const ds_trainer *t) {
     const ds_train_options *o = &t->opt;
-    return ds_xasprintf("steps=%d lr=%.17g warmup=%.17g cosine=%d", o->steps, o->lr, o->warmup,
+    return ds_xasprintf("steps=%d lr=%.17g warmup=%d cosine=%d", o->steps, o->lr, o->warmup,
                         o->cosine);
 }
 

@@ -10,28 +10,27 @@
 #ifndef DS_ENGINE_TRAINER_H
 #define DS_ENGINE_TRAINER_H
 
+#include "contract/options.h"
 #include "engine/net.h"
 
+/* The options of a training (contract/options.def).
+ *   micro_batch     divides batch; 0 = batch
+ *   warmup          linear, over so many steps; then, with cosine, a cosine decay to 0
+ *   clip            global gradient norm; 0 = off
+ *   ema             decay, itself warmed up: min(ema, (1+step)/(10+step))
+ *   label_dropout   probability of the null row
+ *   focus           density of timesteps: 0 = uniform; else logit(t/T) = focus_mean + focus *
+ *                   logit(u), u uniform: the middle of the schedule, where the shape of a picture
+ *                   is decided, is seen more often (as the logit-normal law of Esser et al. 2024,
+ *                   with a logistic one).  The loss is not reweighted
+ *   heldout         images kept out of training for the held-out loss (at most a tenth of the set)
+ *   ..._every       who makes the steps looks at them, the trainer does not */
 typedef struct {
-    int steps, batch, micro_batch; /* micro_batch divides batch; 0 = batch */
-    double lr, warmup;             /* linear warm-up over so many steps */
-    int cosine;                    /* 1: cosine decay to 0 after the warm-up */
-    double clip;                   /* global gradient norm; 0 = off */
-    double weight_decay, ema;      /* ema decay, itself warmed up: min(ema, (1+step)/(10+step)) */
-    double label_dropout;          /* probability of the null row */
-    int flip;                      /* random horizontal flips */
-    double vb_weight;
-    /* Density of timesteps: 0 = uniform; else logit(t/T) = focus_mean + focus * logit(u), u
-     * uniform: the middle of the schedule, where the shape of a picture is decided, is seen more
-     * often (as the logit-normal law of Esser et al. 2024, with a logistic one).  The loss is not
-     * reweighted. */
-    double focus, focus_mean;
-    int heldout;   /* images kept out of training for the held-out loss (at most a tenth of the set)
-                    */
+#define TRAIN(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
     int recompute; /* blocks whose activations are computed again in the backward pass (net.h);
                     * changes memory and time, never the numbers */
     int replan; /* 1: ds_trainer_load takes a checkpoint of another schedule (steps, lr, warm-up) */
-    uint64_t seed;
 } ds_train_options;
 
 /* What is trained on, n of side x side x channels, borrowed: images, uint8 RGB, HWC interleaved;

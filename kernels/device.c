@@ -2,6 +2,7 @@
  * is one. */
 #include "kernels/device.h"
 #include "base/limits.h"
+#include "contract/options.h"
 #include "kernels/cuda/entry.h"
 
 #include <stdio.h>
@@ -27,12 +28,12 @@ int ds_device_kind_check(const char *kind, ds_error *err) {
     return known(kind, &ordinal) ? 0 : unknown(kind, err);
 }
 
-const char *const ds_precision_names[] = {
-    [DS_PRECISION_F32] = "f32", [DS_PRECISION_BF16] = "bf16", [DS_PRECISION_TF32] = "tf32", NULL};
+static const char *const precisions[] = {DS_PRECISIONS(DS_WORD_AT)};
+enum { PRECISIONS = sizeof precisions / sizeof *precisions };
 
 int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err) {
-    for (int i = 0; ds_precision_names[i]; i++)
-        if (!strcmp(name, ds_precision_names[i])) {
+    for (int i = 0; i < PRECISIONS; i++)
+        if (!strcmp(name, precisions[i])) {
             *out = (enum ds_precision)i;
             return 0;
         }

@@ -28,29 +28,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const kind_names[] = {
-#define X(id, text) text,
-    DS_JOB_KINDS(X)
-#undef X
-};
-static const char *const state_names[] = {
-#define X(id, text) text,
-    DS_JOB_STATES(X)
-#undef X
-};
-
-const char *ds_job_kind_name(enum ds_job_kind k) { return kind_names[k]; }
-const char *ds_job_state_name(enum ds_job_state s) { return state_names[s]; }
-
-static int position(const char *const *names, int n, const char *s) {
-    for (int i = 0; s && i < n; i++)
-        if (!strcmp(names[i], s))
-            return i;
-    return -1;
-}
-int ds_job_kind_parse(const char *s) { return position(kind_names, DS_JOB_KIND_COUNT, s); }
-int ds_job_state_parse(const char *s) { return position(state_names, DS_JOB_STATE_COUNT, s); }
-
 #define JOB_FIELDS                                                                                 \
     "id, kind, state, dataset_id, dataset_version_id, base_id, attempts, max_attempts, run_after," \
     " cancel, boot_id, pid, pid_start, name, postponed, created_at, priority"

@@ -10,32 +10,10 @@
 #define DS_REGISTRY_JOBS_H
 
 #include "base/digest.h"
+#include "contract/job.h"
 #include "registry/names.h"
 #include "registry/process.h"
 #include "registry/registry.h"
-
-/*             name        row value */
-#define DS_JOB_KINDS(X)                                                                            \
-    X(DS_JOB_SCAN, "scan")                                                                         \
-    X(DS_JOB_TRAIN, "train")                                                                       \
-    X(DS_JOB_SAMPLE, "sample")                                                                     \
-    X(DS_JOB_VERIFY, "verify")                                                                     \
-    X(DS_JOB_IMPORT, "import")
-#define DS_JOB_STATES(X)                                                                           \
-    X(DS_JOB_QUEUED, "queued")                                                                     \
-    X(DS_JOB_RUNNING, "running")                                                                   \
-    X(DS_JOB_DONE, "done")                                                                         \
-    X(DS_JOB_REJECTED, "rejected")                                                                 \
-    X(DS_JOB_FAILED, "failed")                                                                     \
-    X(DS_JOB_CANCELLED, "cancelled")
-#define X(id, text) id,
-enum ds_job_kind { DS_JOB_KINDS(X) DS_JOB_KIND_COUNT };
-enum ds_job_state { DS_JOB_STATES(X) DS_JOB_STATE_COUNT };
-#undef X
-const char *ds_job_kind_name(enum ds_job_kind k);
-const char *ds_job_state_name(enum ds_job_state s);
-int ds_job_kind_parse(const char *s);  /* -1 if unknown */
-int ds_job_state_parse(const char *s); /* -1 if unknown */
 
 #define DS_KIND_BIT(k) (1u << (k))
 #define DS_KINDS_ALL ((1u << DS_JOB_KIND_COUNT) - 1)

@@ -202,14 +202,14 @@ __attribute__((unused)) static void cli_free(cli_result *r) {
 
 /* Runs "dsctl LINE"; words are separated by single spaces, no quoting. */
 static cli_result cli_line(const char *socket, const char *line) {
-    char *copy = ds_xstrdup(line), *argv[64] = {(char *)(uintptr_t) "dsctl"};
+    char *copy = ds_xstrdup(line), *argv[128] = {(char *)(uintptr_t) "dsctl"};
     int argc = 1;
     cli_result r = {0};
     if (socket) {
         argv[argc++] = (char *)(uintptr_t) "--socket";
         argv[argc++] = (char *)(uintptr_t)socket;
     }
-    for (char *p = copy; *p && argc < 63;) {
+    for (char *p = copy; *p && argc < 127;) {
         size_t n = strcspn(p, " ");
         argv[argc++] = p;
         p += n;

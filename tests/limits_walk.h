@@ -1,83 +1,85 @@
-/* tests/limits_walk.h - each number and word that an option of a training takes at several places:
- * dsctl's option, the daemon's member, the place in spec.json.  Two programs walk this one list
- * (test_daemon_limits.c: dsctl and daemon; test_worker_spec.c: the worker). */
+/* tests/limits_walk.h - values on both sides of what each option of contract/options.def allows, for
+ * all who read them: dsctl and daemon (test_daemon_limits.c), worker (test_worker_spec.c). */
 #ifndef DS_TESTS_LIMITS_WALK_H
 #define DS_TESTS_LIMITS_WALK_H
 
 #include "base/limits.h"
+#include "contract/options.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
-typedef struct {
-    const char *option;        /* of dsctl add-dataset; NULL: it has none */
-    const char *member;        /* of "options" in POST /v1/datasets */
-    const char *section, *key; /* of spec.json */
-    int whole;
-    double least, most;
-} limit_case;
+#define EACH_OPTION(o)                                                                             \
+    (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++)
 
-static const limit_case limit_cases[] = {
-    {"rank", "rank", "method", "rank", 1, DS_RANGE_RANK},
-    {"steps", "steps", "train", "steps", 1, DS_RANGE_STEPS},
-    {"batch", "batch", "train", "batch", 1, DS_RANGE_BATCH},
-    {NULL, "micro_batch", "train", "micro_batch", 1, DS_RANGE_BATCH},
-    {"lr", "lr", "train", "lr", 0, DS_RANGE_LR},
-    {NULL, "warmup", "train", "warmup", 1, DS_RANGE_WARMUP},
-    {NULL, "clip", "train", "clip", 0, DS_RANGE_CLIP},
-    {NULL, "weight_decay", "train", "weight_decay", 0, DS_RANGE_WEIGHT_DECAY},
-    {NULL, "ema", "train", "ema", 0, DS_RANGE_EMA},
-    {NULL, "label_dropout", "train", "label_dropout", 0, DS_RANGE_LABEL_DROPOUT},
-    {"seed", "seed", "train", "seed", 1, DS_RANGE_SEED},
-    {NULL, "vb_weight", "train", "vb_weight", 0, DS_RANGE_VB_WEIGHT},
-    {NULL, "focus", "train", "focus", 0, DS_RANGE_FOCUS},
-    {NULL, "focus_mean", "train", "focus_mean", 0, DS_RANGE_FOCUS_MEAN},
-    {NULL, "checkpoint_every", "train", "checkpoint_every", 1, DS_RANGE_STEPS},
-    {NULL, "heldout_every", "train", "heldout_every", 1, DS_RANGE_STEPS},
-    {NULL, "heldout", "train", "heldout", 1, DS_RANGE_HELDOUT},
-    {NULL, "sample_steps", "sample", "steps", 1, DS_RANGE_SAMPLE_STEPS},
-    {"guidance", "guidance", "sample", "guidance", 0, DS_RANGE_GUIDANCE},
-    {"n", "n", "evaluate", "n", 1, DS_RANGE_N},
-    {NULL, "eval_seed", "evaluate", "seed", 1, DS_RANGE_SEED},
-    {NULL, "kid_subsets", "evaluate", "kid_subsets", 1, DS_RANGE_KID_SUBSETS},
-    {NULL, "kid_subset_size", "evaluate", "kid_subset_size", 1, DS_RANGE_KID_SUBSET_SIZE},
-    {NULL, "probe_n", "probe", "n", 1, DS_RANGE_PROBE_N},
-    {NULL, "probe_seed", "probe", "seed", 1, DS_RANGE_SEED},
-    {NULL, "fd_tolerance", "gate", "fd_tolerance", 0, DS_RANGE_FD_TOLERANCE},
-    {NULL, "kid_tolerance_sigmas", "gate", "kid_tolerance_sigmas", 0, DS_RANGE_KID_SIGMAS},
-    {"worse-margin", "worse_margin", "gate", "worse_margin", 0, DS_RANGE_WORSE_MARGIN},
-    {"worse-sigmas", "worse_sigmas", "gate", "worse_sigmas", 0, DS_RANGE_WORSE_SIGMAS},
-    {"threads", "threads", "device", "threads", 1, DS_RANGE_THREADS},
-};
-enum { LIMIT_CASES = sizeof limit_cases / sizeof *limit_cases };
-
-/* Both ends and their neighbours on both sides: value k of 6 as text, and whether it is allowed. */
-static inline int limit_value(const limit_case *c, int k, char out[64]) {
-    double end = k < 3 ? c->least : c->most, step = c->whole ? 1 : fmax(fabs(end) * 1e-6, 1e-15);
-    double v = end + (k % 3 - 1) * step;
-    if (c->whole)
-        snprintf(out, 64, "%.0f", v);
-    else
-        snprintf(out, 64, "%.17g", v);
-    return v >= c->least && v <= c->most;
+static inline int is_number(const ds_option *o) {
+    return o->type == DS_OPTION_INT || o->type == DS_OPTION_SEED || o->type == DS_OPTION_NUM;
 }
 
-/* Words: where they stand, those that are allowed, one that is not. */
-typedef struct {
-    const char *option, *member, *section, *key, *good, *bad;
-} word_case;
+/* Value k of an option as JSON text, with *good: is it allowed?  0: there are no more.
+ * Of a number both ends with their neighbours on both sides; of words each of them, and what is
+ * none of them. */
+static inline int limit_number(const ds_option *o, int k, char out[80], int *good) {
+    double end = k < 3 ? o->least : o->most,
+           step = o->type != DS_OPTION_NUM ? 1 : fmax(fabs(end) * 1e-6, 1e-15),
+           v = end + (k % 3 - 1) * step;
+    *good = v >= o->least && v <= o->most;
+    snprintf(out, 80, o->type != DS_OPTION_NUM ? "%.0f" : "%.17g", v);
+    if (k == 6) { /* between two whole numbers */
+        *good = o->type == DS_OPTION_NUM;
+        snprintf(out, 80, "%.17g", o->least + 0.5);
+    }
+    return k < 7;
+}
 
-static const word_case word_cases[] = {
-    {"side", "side", "method", "side", "out|in", "up"},
-    {"phi", "phi", "method", "phi", "identity|relu", "gelu"},
-    {"sampler", "sampler", "sample", "sampler", "dpmpp2m|ddim|ddpm", "euler"},
-    {"guidance-mode", "guidance_mode", "sample", "guidance_mode", "cfg|domain|none", "cgf"},
-    {"verify", "verify", "gate", "verify", "auto|full", "never"},
-    {"precision", "precision", "device", "precision", "bf16|f32|tf32", "f16"},
-    {"device", "device", "device", "kind", "auto|cpu|ref|cuda|cuda:0|cuda:1023", "cuda:1024"},
-    {"device", "device", "device", "kind", "auto", "cuda:"},
-    {"device", "device", "device", "kind", "auto", "gpu"},
-};
-enum { WORD_CASES = sizeof word_cases / sizeof *word_cases };
+static inline int limit_word(const char *words, int k, char out[80], int *good) {
+    const char *const none[] = {"", "auto|full", "nothing", NULL};
+    size_t n;
+    for (n = strcspn(words, "|"); k > 0 && words[n]; k--) {
+        words += n + 1;
+        n = strcspn(words, "|");
+    }
+    *good = k == 0;
+    if (k == 0)
+        return snprintf(out, 80, "\"%.*s\"", (int)n, words), 1;
+    if (k == 1) /* one letter less */
+        return snprintf(out, 80, "\"%.*s\"", n > 1 ? (int)n - 1 : 0, words), 1;
+    if (k > 4)
+        return 0;
+    snprintf(out, 80, "\"%s\"", none[k - 2]);
+    return 1;
+}
+
+static inline int limit_value(const ds_option *o, int k, char out[80], int *good) {
+    static const struct {
+        const char *word;
+        int good;
+    } devices[] = {{"auto", 1},      {"cpu", 1},       {"ref", 1},   {"cuda", 1}, {"cuda:0", 1},
+                   {"cuda:1023", 1}, {"cuda:1024", 0}, {"cuda:", 0}, {"gpu", 0},  {"", 0}};
+    char word[80];
+    switch (o->type) {
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED:
+    case DS_OPTION_NUM: return limit_number(o, k, out, good);
+    case DS_OPTION_BOOL:
+        *good = k < 2;
+        snprintf(out, 80, "%s", k == 0 ? "true" : k == 1 ? "false" : "1");
+        return k < 3;
+    case DS_OPTION_ENUM: return limit_word(o->words, k, out, good);
+    case DS_OPTION_LIST:
+        if (!limit_word(o->words, k, word, good))
+            return 0;
+        snprintf(out, 80, "[%.70s]", word);
+        return 1;
+    case DS_OPTION_DEVICE:
+        if (k >= (int)(sizeof devices / sizeof *devices))
+            return 0;
+        *good = devices[k].good;
+        snprintf(out, 80, "\"%s\"", devices[k].word);
+        return 1;
+    }
+    return 0;
+}
 
 #endif

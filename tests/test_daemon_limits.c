@@ -1,5 +1,5 @@
-/* tests/test_daemon_limits.c - one range for each option: what dsctl's parser lets through, the
- * daemon's table lets through, and nothing else (the worker's part: test_worker_spec.c). */
+/* tests/test_daemon_limits.c - the options of a training, at dsctl and the daemon: what one lets
+ * through the other does, and nothing else (the worker's part: test_worker_spec.c). */
 #include "cli/cli.h"
 #include "daemon/defaults.h"
 #include "tests/harness.h"
@@ -20,6 +20,17 @@ static int by_dsctl(const char *option, const char *value, ds_error *err) {
     return rc;
 }
 
+/* The same value as a person writes it: no quotes, no brackets. */
+static int by_dsctl_json(const ds_option *o, const char *json, ds_error *err) {
+    char text[80];
+    size_t n = 0;
+    for (; *json; json++)
+        if (!strchr("[]\"", *json))
+            text[n++] = *json;
+    text[n] = 0;
+    return by_dsctl(o->flag, text, err);
+}
+
 static int by_daemon(const char *member, json_t *value, ds_error *err) {
     json_t *o = json_pack("{s:o}", member, value);
     if (!strcmp(member, "micro_batch")) /* which a batch must be a multiple of */
@@ -31,76 +42,80 @@ static int by_daemon(const char *member, json_t *value, ds_error *err) {
     return rc;
 }
 
-START_TEST(numbers) {
-    for (int i = 0; i < LIMIT_CASES; i++)
-        for (int k = 0; k < 6; k++) {
-            const limit_case *c = &limit_cases[i];
-            char text[64];
-            ds_error err = {0};
-            int good = limit_value(c, k, text);
-            json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
-            ck_assert_ptr_nonnull(v);
-            int rc = by_daemon(c->member, v, &err);
-            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, c->member)),
-                          "daemon: %s = %s: %d %s", c->member, text, rc, err.message);
-            if (!c->option)
-                continue;
-            err = (ds_error){0};
-            rc = by_dsctl(c->option, text, &err);
-            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, c->option)),
-                          "dsctl: --%s %s: %d %s", c->option, text, rc, err.message);
+START_TEST(each_is_let_through_alike) {
+    for
+        EACH_OPTION(o) {
+            char text[80];
+            int good = 0, goods = 0, k = 0;
+            for (; limit_value(o, k, text, &good); k++) {
+                ds_error err = {0};
+                json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
+                ck_assert_ptr_nonnull(v);
+                int rc = by_daemon(o->name, v, &err);
+                ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->name)),
+                              "daemon: %s = %s: %d %s", o->name, text, rc, err.message);
+                goods += good;
+                if (o->type == DS_OPTION_BOOL) /* takes no value */
+                    continue;
+                err = (ds_error){0};
+                rc = by_dsctl_json(o, text, &err);
+                ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->flag)),
+                              "dsctl: --%s %s: %d %s", o->flag, text, rc, err.message);
+            }
+            ck_assert_msg(goods && goods < k, "%s: %d of %d are good", o->name, goods, k);
         }
 }
 END_TEST
 
 START_TEST(odd_numbers) {
     static const char *const odd[] = {"nan", "inf", "-inf", "1e999", "0x10", " 8", "8 ", "", "1,5"};
-    for (int i = 0; i < LIMIT_CASES; i++)
-        for (size_t k = 0; limit_cases[i].option && k < sizeof odd / sizeof *odd; k++) {
-            ds_error err = {0};
-            ck_assert_msg(by_dsctl(limit_cases[i].option, odd[k], &err) == DS_EINVAL, "--%s '%s'",
-                          limit_cases[i].option, odd[k]);
-        }
-}
-END_TEST
-
-START_TEST(words) {
-    for (int i = 0; i < WORD_CASES; i++) {
-        const word_case *c = &word_cases[i];
+    for
+        EACH_OPTION(o)
+    for (size_t k = 0; is_number(o) && k < sizeof odd / sizeof *odd; k++) {
         ds_error err = {0};
-        for (const char *p = c->good; *p; p += strcspn(p, "|") + (p[strcspn(p, "|")] == '|')) {
-            char word[32];
-            snprintf(word, sizeof word, "%.*s", (int)strcspn(p, "|"), p);
-            ck_assert_msg(!by_daemon(c->member, json_string(word), &err), "%s", err.message);
-            ck_assert_msg(!by_dsctl(c->option, word, &err), "%s", err.message);
-        }
-        ck_assert_int_eq(by_daemon(c->member, json_string(c->bad), &err), DS_EINVAL);
-        ck_assert_int_eq(by_dsctl(c->option, c->bad, &err), DS_EINVAL);
-        /* nor a part of a word, more than one, or nothing */
-        char longer[80];
-        snprintf(longer, sizeof longer, "%sx", c->good);
-        ck_assert_int_eq(by_daemon(c->member, json_string(longer), &err), DS_EINVAL);
-        ck_assert_int_eq(by_daemon(c->member, json_stringn(c->good, 2), &err), DS_EINVAL);
-        ck_assert_int_eq(by_daemon(c->member, json_string(""), &err), DS_EINVAL);
-        ck_assert_int_eq(by_daemon(c->member, json_integer(1), &err), DS_EINVAL);
+        ck_assert_msg(by_dsctl(o->flag, odd[k], &err) == DS_EINVAL, "--%s '%s'", o->flag, odd[k]);
     }
 }
 END_TEST
 
-/* Every number of the daemon's table is walked: a new option cannot be forgotten here. */
-START_TEST(none_is_left_out) {
-    ds_dataset_facts facts = {.images = 100, .classes = 2};
-    json_t *spec = json_object(), *section, *value;
-    const char *name, *key;
-    ck_assert_int_eq(ds_options_apply(spec, NULL, NULL, &facts, NULL), 0);
-    json_object_foreach(spec, name, section) {
-        json_object_foreach(section, key, value) {
-            int found = !json_is_number(value);
-            for (int i = 0; i < LIMIT_CASES; i++)
-                found |= !strcmp(limit_cases[i].section, name) && !strcmp(limit_cases[i].key, key);
-            ck_assert_msg(found, "%s.%s has a range that nobody walks", name, key);
+/* --flip says true, --no-cosine says false; each row has a name, and one that can be guessed. */
+START_TEST(rows_are_sane) {
+    for
+        EACH_OPTION(o) {
+            char flag[64];
+            int n = snprintf(
+                flag, sizeof flag, "%s%s",
+                o->type == DS_OPTION_BOOL && !strcmp(o->otherwise, "true") ? "no-" : "", o->name);
+            for (int i = 0; i < n; i++)
+                flag[i] = flag[i] == '_' ? '-' : flag[i];
+            ck_assert_str_eq(o->flag, flag);
+            ck_assert_ptr_eq(ds_option_find(o->name), o);
+            ck_assert_msg(!o->metavar == (o->type == DS_OPTION_BOOL), "%s", o->name);
+            ck_assert_msg(!o->words == (o->type != DS_OPTION_ENUM && o->type != DS_OPTION_LIST),
+                          "%s", o->name);
+            ck_assert_msg(!o->otherwise + !o->by == 1 || (o->absent && !o->by),
+                          "%s: which default?", o->name);
+            for (const ds_option *p = ds_option_table; p < o; p++)
+                ck_assert_msg(strcmp(p->section, o->section) || strcmp(p->key, o->key), "%s and %s",
+                              p->name, o->name);
         }
-    }
+    ck_assert_ptr_null(ds_option_find("ranks"));
+}
+END_TEST
+
+/* A default is a value that may be given. */
+START_TEST(defaults_are_allowed) {
+    ds_dataset_facts facts = {.images = 100, .classes = 2};
+    json_t *spec = json_object();
+    ds_error err = {0};
+    ck_assert_int_eq(ds_options_apply(spec, NULL, NULL, &facts, NULL), 0);
+    for
+        EACH_OPTION(o) {
+            json_t *v = json_object_get(json_object_get(spec, o->section), o->key);
+            ck_assert_msg(v || (!o->otherwise && !o->by), "%s is left out", o->name);
+            if (v)
+                ck_assert_msg(!by_daemon(o->name, json_incref(v), &err), "%s", err.message);
+        }
     json_decref(spec);
 }
 END_TEST
@@ -325,10 +340,10 @@ START_TEST(options_without_effect) {
 END_TEST
 
 static void cases(TCase *tc) {
-    tcase_add_test(tc, numbers);
+    tcase_add_test(tc, each_is_let_through_alike);
     tcase_add_test(tc, odd_numbers);
-    tcase_add_test(tc, words);
-    tcase_add_test(tc, none_is_left_out);
+    tcase_add_test(tc, rows_are_sane);
+    tcase_add_test(tc, defaults_are_allowed);
     tcase_add_test(tc, specs_are_what_they_were);
     tcase_add_test(tc, together);
     tcase_add_test(tc, changes_are_told);

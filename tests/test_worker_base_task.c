@@ -31,7 +31,7 @@ static json_t *known(const char *dir, const json_t *r) {
         json_object_set_new(net, "path", json_string(text_at(spec, "feature_net", "path")));
     }
     if (json_is_object(ref)) {
-        char *path = ds_xasprintf("%s/%s", dir, DS_BASE_TASK_REFERENCE);
+        char *path = ds_xasprintf("%s/%s", dir, DS_FILE_BASE_REFERENCE);
         json_object_set_new(t, "reference", file_json(NULL, path, text_at(ref, "sha256", NULL)));
         free(path);
     }
@@ -80,11 +80,11 @@ static json_t *wrong_probe(json_t *task) {
 /* ---------------------------------------------------------------- a whole record */
 
 START_TEST(the_record_is_whole) {
-    char *path = ds_xasprintf("%s/%s", recorded, DS_BASE_TASK_REFERENCE);
+    char *path = ds_xasprintf("%s/%s", recorded, DS_FILE_BASE_REFERENCE);
     const json_t *ref = json_object_get(record, "reference");
     ds_reference r;
     ds_error err;
-    ck_assert_str_eq(text_at(ref, "file", NULL), DS_BASE_TASK_REFERENCE);
+    ck_assert_str_eq(text_at(ref, "file", NULL), DS_FILE_BASE_REFERENCE);
     ck_assert_msg(!ds_reference_read(&r, path, text_at(ref, "sha256", NULL), &err), "%s",
                   err.message);
     ck_assert(r.n == DS_BASE_TASK_N && r.classes == 4 && r.counts[3] == 1);
@@ -171,7 +171,7 @@ END_TEST
 START_TEST(a_record_needs_its_reference) {
     json_t *s = verify_of(json_null(), "auto");
     char *dir = make_job("unwritable", s), *result = ds_xasprintf("%s/result.json", dir),
-         *path = ds_xasprintf("%s/%s/x", dir, DS_BASE_TASK_REFERENCE);
+         *path = ds_xasprintf("%s/%s/x", dir, DS_FILE_BASE_REFERENCE);
     ds_error err;
     must(ds_fs_mkdirs(path, &err), &err);
     run_expect(dir, 1);
@@ -209,7 +209,7 @@ static json_t *without_network(json_t *spec) {
 START_TEST(without_a_network_it_is_the_probe) {
     json_t *r = result_of("bare", without_network(verify_of(json_null(), "auto")), 0),
            *t = json_incref(json_object_get(r, "base_task"));
-    char *dir = in_tmp("bare"), *file = ds_xasprintf("%s/%s", dir, DS_BASE_TASK_REFERENCE);
+    char *dir = in_tmp("bare"), *file = ds_xasprintf("%s/%s", dir, DS_FILE_BASE_REFERENCE);
     ck_assert_ptr_nonnull(strstr(text_at(t, "note", NULL), "the job had no feature network"));
     ck_assert(json_is_null(json_object_get(t, "reference")) && !ds_fs_exists(file));
     if (record) /* the same samples */

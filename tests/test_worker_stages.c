@@ -62,7 +62,7 @@ static void make_uneven_set(void) {
 typedef struct {
     char *dir;
     ds_spec *spec;
-    ds_job job;
+    ds_work job;
     ds_tools tools;
     ds_images *images;
     ds_adapter *adapter; /* as it begins */
@@ -79,7 +79,7 @@ static world open_world(const char *name, json_t *spec) {
     char *path = ds_xasprintf("%s/spec.json", w.dir);
     ds_error err;
     must(ds_spec_read(path, &w.spec, &err), &err);
-    w.job = (ds_job){.dir = w.dir, .spec = w.spec};
+    w.job = (ds_work){.dir = w.dir, .spec = w.spec};
     must(ds_events_open(&w.job.events, w.dir, &err), &err);
     free(path);
     return w;

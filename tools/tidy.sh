@@ -4,20 +4,22 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=$(mktemp)
-sources=$(git ls-files 'base/*.[ch]' 'kernels/*.[ch]' 'kernels/*.cu' 'kernels/*.inl' 'kernels/*.def' 'engine/*.[ch]' 'worker/*.[ch]' 'registry/*.[ch]' \
+sources=$(git ls-files 'base/*.[ch]' 'contract/*.[ch]' 'contract/*.def' 'kernels/*.[ch]' 'kernels/*.cu' 'kernels/*.inl' 'kernels/*.def' 'engine/*.[ch]' 'worker/*.[ch]' 'registry/*.[ch]' \
     'daemon/*.[ch]' 'cli/*.[ch]' 'tests/*.[ch]' 'tests/*.cc' 'bench/*.[ch]')
 
-# What each folder may include: base <- kernels <- engine <- worker; base <- registry <- daemon; base <- cli.
+# What each folder may include: base <- contract <- kernels <- engine <- worker; contract <- registry <- daemon;
+# contract <- cli.
 allowed() {
     case "$1" in
     base) echo base ;;
-    kernels) echo 'base|kernels' ;;
-    engine) echo 'base|kernels|engine' ;;
-    worker) echo 'base|kernels|engine|worker' ;;
-    registry) echo 'base|registry' ;;
-    daemon) echo 'base|registry|daemon' ;;
-    cli) echo 'base|cli' ;;
-    *) echo 'base|kernels|engine|worker|registry|daemon|cli|tests|bench' ;;
+    contract) echo 'base|contract' ;;
+    kernels) echo 'base|contract|kernels' ;;
+    engine) echo 'base|contract|kernels|engine' ;;
+    worker) echo 'base|contract|kernels|engine|worker' ;;
+    registry) echo 'base|contract|registry' ;;
+    daemon) echo 'base|contract|registry|daemon' ;;
+    cli) echo 'base|contract|cli' ;;
+    *) echo 'base|contract|kernels|engine|worker|registry|daemon|cli|tests|bench' ;;
     esac
 }
 for f in $sources; do

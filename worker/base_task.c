@@ -76,7 +76,7 @@ static void source_digest(const recording *r, char out[DS_HEX_SIZE]) {
 }
 
 static int write_reference(recording *r, ds_reference *ref, ds_error *err) {
-    char source[DS_HEX_SIZE], *path = ds_job_path(r->tools->job, DS_BASE_TASK_REFERENCE);
+    char source[DS_HEX_SIZE], *path = ds_job_path(r->tools->job, DS_FILE_BASE_REFERENCE);
     ds_feature_set set;
     float *x;
     source_digest(r, source);
@@ -110,7 +110,7 @@ static int measure(recording *r, json_t *doc, ds_error *err) {
         rc = ds_measure_features(&m, &ref, &set, &measured, 1, on_distance, NULL, err);
     if (!rc) {
         json_object_set_new(doc, "reference",
-                            json_pack("{s:s, s:s, s:i}", "file", DS_BASE_TASK_REFERENCE, "sha256",
+                            json_pack("{s:s, s:s, s:i}", "file", DS_FILE_BASE_REFERENCE, "sha256",
                                       ref.sha256, "n", DS_BASE_TASK_N));
         json_object_set_new(doc, "fd", ds_json_real(m.fd.fd));
         json_object_set_new(doc, "kid", ds_json_real(m.kid.kid));

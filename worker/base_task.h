@@ -29,7 +29,6 @@ enum {
     DS_BASE_TASK_REFERENCE_SEED = 8
 };
 #define DS_BASE_TASK_FLOP 4e13 /* some ten minutes of one core */
-#define DS_BASE_TASK_REFERENCE "base_reference.safetensors.zst"
 
 /* Is a record asked for and possible?  Never of a base that is not the registered one. */
 int ds_base_task_wanted(const ds_tools *tools);

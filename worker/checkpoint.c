@@ -10,15 +10,15 @@
 
 enum { FOUND_MAX = 1024 };
 
-static char *path_of(const ds_job *job, int step, const char *end) {
-    return ds_xasprintf("%s/checkpoints/step-%08d.%s", job->dir, step, end);
+static char *path_of(const ds_work *job, int step, const char *end) {
+    return ds_xasprintf("%s/" DS_DIR_CHECKPOINTS "/step-%08d.%s", job->dir, step, end);
 }
 
 static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
 
 /* Steps of the checkpoints that are there, newest first. */
-static int list(const ds_job *job, int steps[FOUND_MAX]) {
-    char *dir = ds_job_path(job, "checkpoints");
+static int list(const ds_work *job, int steps[FOUND_MAX]) {
+    char *dir = ds_job_path(job, DS_DIR_CHECKPOINTS);
     DIR *d = opendir(dir);
     int n = 0, step, used;
     free(dir);
@@ -34,7 +34,7 @@ static int list(const ds_job *job, int steps[FOUND_MAX]) {
     return n;
 }
 
-static void remove_step(const ds_job *job, int step) {
+static void remove_step(const ds_work *job, int step) {
     static const char *const ends[] = {"safetensors", "json"};
     for (int i = 0; i < 2; i++) {
         char *path = path_of(job, step, ends[i]);
@@ -47,7 +47,7 @@ static void remove_step(const ds_job *job, int step) {
 #define RECORD_FIELDS(X)                                                                           \
     X(seconds) X(step_seconds) X(first_loss) X(loss) X(heldout_start) X(heldout)
 
-static void read_record(const ds_job *job, int step, ds_train_record *r) {
+static void read_record(const ds_work *job, int step, ds_train_record *r) {
     char *path = path_of(job, step, "json");
     json_t *doc = NULL;
     *r = (ds_train_record){.first_loss = NAN, .loss = NAN, .heldout_start = NAN, .heldout = NAN};
@@ -63,7 +63,7 @@ static void read_record(const ds_job *job, int step, ds_train_record *r) {
     free(path);
 }
 
-static int write_record(const ds_job *job, int step, const ds_train_record *r, ds_error *err) {
+static int write_record(const ds_work *job, int step, const ds_train_record *r, ds_error *err) {
     char *path = path_of(job, step, "json");
     json_t *doc = json_object();
 #define X(field) json_object_set_new(doc, #field, ds_json_real(r->field));
@@ -77,7 +77,7 @@ static int write_record(const ds_job *job, int step, const ds_train_record *r, d
     return rc;
 }
 
-void ds_checkpoint_device(const ds_job *job, char device_class[48]) {
+void ds_checkpoint_device(const ds_work *job, char device_class[48]) {
     int steps[FOUND_MAX];
     ds_train_record r = {0};
     if (list(job, steps))
@@ -85,7 +85,7 @@ void ds_checkpoint_device(const ds_job *job, char device_class[48]) {
     snprintf(device_class, 48, "%s", r.device_class);
 }
 
-int ds_checkpoint_resume(const ds_job *job, ds_trainer *t, ds_train_record *r, ds_error *err) {
+int ds_checkpoint_resume(const ds_work *job, ds_trainer *t, ds_train_record *r, ds_error *err) {
     int steps[FOUND_MAX], n = list(job, steps);
     for (int i = 0; i < n; i++) {
         ds_error e;
@@ -105,9 +105,9 @@ int ds_checkpoint_resume(const ds_job *job, ds_trainer *t, ds_train_record *r, d
     return 0;
 }
 
-int ds_checkpoint_save(const ds_job *job, ds_trainer *t, const ds_train_record *r, ds_error *err) {
+int ds_checkpoint_save(const ds_work *job, ds_trainer *t, const ds_train_record *r, ds_error *err) {
     int steps[FOUND_MAX], step = ds_trainer_done(t);
-    char *dir = ds_job_path(job, "checkpoints"), *path = path_of(job, step, "safetensors");
+    char *dir = ds_job_path(job, DS_DIR_CHECKPOINTS), *path = path_of(job, step, "safetensors");
     int rc = ds_fs_mkdirs(dir, err);
     if (!rc)
         rc = write_record(job, step, r, err);

@@ -24,10 +24,10 @@ typedef struct {
 } ds_train_record;
 
 /* Of the newest checkpoint; "" when there is none. */
-void ds_checkpoint_device(const ds_job *job, char device_class[48]);
+void ds_checkpoint_device(const ds_work *job, char device_class[48]);
 
 /* The newest usable checkpoint into t and *r; neither is touched when there is none. */
-int ds_checkpoint_resume(const ds_job *job, ds_trainer *t, ds_train_record *r, ds_error *err);
-int ds_checkpoint_save(const ds_job *job, ds_trainer *t, const ds_train_record *r, ds_error *err);
+int ds_checkpoint_resume(const ds_work *job, ds_trainer *t, ds_train_record *r, ds_error *err);
+int ds_checkpoint_save(const ds_work *job, ds_trainer *t, const ds_train_record *r, ds_error *err);
 
 #endif

@@ -21,7 +21,7 @@ enum { SHEET_SIDE = 2048 }; /* sheets of large pictures hold fewer of them */
 
 /* The work of the stage in pictures, over its three parts. */
 typedef struct {
-    const ds_job *job;
+    const ds_work *job;
     double before, part, total; /* done before this part, its size, all */
 } progress_state;
 
@@ -283,7 +283,7 @@ static int write_grid(const evaluation *e, ds_error *err) {
         ds_grid_put(g, 1, c, e->base_pixels + (size_t)c * e->one);
         ds_grid_put(g, 2, c, e->row + (size_t)c * e->one);
     }
-    char *path = ds_job_path(e->tools->job, "grid.png");
+    char *path = ds_job_path(e->tools->job, DS_FILE_GRID);
     int rc = ds_grid_write(g, path, err);
     ds_grid_free(g);
     free(path);
@@ -297,7 +297,7 @@ static int write_samples(const evaluation *e, ds_error *err) {
         ds_grid_new((shown + columns - 1) / columns, columns, side, scale_for(side), 4, 255);
     for (int k = 0; k < shown; k++)
         ds_grid_put(g, k / columns, k % columns, e->sheet + (size_t)k * e->one);
-    char *path = ds_job_path(e->tools->job, "samples.png");
+    char *path = ds_job_path(e->tools->job, DS_FILE_SHEET);
     int rc = ds_grid_write(g, path, err);
     ds_grid_free(g);
     free(path);
@@ -390,9 +390,9 @@ static char *stage_key(const evaluation *e) {
 
 /* 1 when an earlier run of this job has finished the stage. */
 static int load_stage(const evaluation *e, const char *key, ds_evaluation *out) {
-    static const char *const files[] = {"grid.png", "samples.png"};
-    char *path = ds_job_path(e->tools->job, "stage/evaluate.json"),
-         *file = ds_job_path(e->tools->job, "reference.safetensors.zst");
+    static const char *const files[] = {DS_FILE_GRID, DS_FILE_SHEET};
+    char *path = ds_job_path(e->tools->job, DS_DIR_STAGE "/evaluate.json"),
+         *file = ds_job_path(e->tools->job, DS_FILE_REFERENCE);
     json_t *doc = NULL, *rows = NULL, *ref = NULL;
     ds_reference r = {0};
     int ok = !ds_json_read_file(path, 1 << 20, &doc, NULL) &&
@@ -420,8 +420,8 @@ static int load_stage(const evaluation *e, const char *key, ds_evaluation *out) 
 
 static int save_stage(const evaluation *e, const char *key, const ds_evaluation *out,
                       ds_error *err) {
-    char *dir = ds_job_path(e->tools->job, "stage"),
-         *path = ds_job_path(e->tools->job, "stage/evaluate.json");
+    char *dir = ds_job_path(e->tools->job, DS_DIR_STAGE),
+         *path = ds_job_path(e->tools->job, DS_DIR_STAGE "/evaluate.json");
     json_t *doc = json_pack("{s:s, s:O, s:O, s:s}", "key", key, "rows", out->rows, "reference",
                             out->reference, "sample_digest", out->sample_digest);
     int rc = ds_fs_mkdirs(dir, err);
@@ -434,7 +434,7 @@ static int save_stage(const evaluation *e, const char *key, const ds_evaluation 
 }
 
 static int write_files(evaluation *e, ds_evaluation *out, ds_error *err) {
-    char *path = ds_job_path(e->tools->job, "reference.safetensors.zst");
+    char *path = ds_job_path(e->tools->job, DS_FILE_REFERENCE);
     int rc = ds_zio_write_file(path, e->reference.bytes, e->reference.size, LEVEL_REFERENCE, err);
     if (!rc)
         rc = write_grid(e, err);
@@ -446,7 +446,7 @@ static int write_files(evaluation *e, ds_evaluation *out, ds_error *err) {
     out->rows = json_array();
     add_rows(out->rows, "base", &e->base, e->tools);
     add_rows(out->rows, "adapter", &e->task, e->tools);
-    out->reference = json_pack("{s:s, s:s, s:I}", "file", "reference.safetensors.zst", "sha256",
+    out->reference = json_pack("{s:s, s:s, s:I}", "file", DS_FILE_REFERENCE, "sha256",
                                e->reference.sha256, "n", (json_int_t)e->reference.n);
     memcpy(out->sample_digest, e->task.sample_digest, sizeof out->sample_digest);
     return 0;

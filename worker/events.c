@@ -2,6 +2,7 @@
 #include "worker/events.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/job.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +27,7 @@ struct ds_events {
 
 int ds_events_open(ds_events **out, const char *dir, ds_error *err) {
     char path[PATH_MAX], last = '\n';
-    snprintf(path, sizeof path, "%s/events.ndjson", dir);
+    snprintf(path, sizeof path, "%s/" DS_FILE_EVENTS, dir);
     int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
@@ -64,7 +65,8 @@ static void put(ds_events *e, json_t *members) {
     while (n < 0 && errno == EINTR);
     if (n != (ssize_t)b.len && !e->failed) {
         e->failed = 1;
-        ds_log(DS_LOG_WARN, "cannot write events.ndjson: %s", n < 0 ? strerror(errno) : "cut off");
+        ds_log(DS_LOG_WARN, "cannot write " DS_FILE_EVENTS ": %s",
+               n < 0 ? strerror(errno) : "cut off");
     }
     e->torn = n > 0 ? n != (ssize_t)b.len : n < 0 && e->torn;
     ds_buf_release(&b);

@@ -23,17 +23,17 @@ static json_t *result_json(const char *what, const ds_import_result *r,
                       ? json_pack("{s:s, s:s}", "file", r->vae_file, "sha256", r->vae_sha256)
                       : json_null();
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:O?, s:s, s:o, s:s, s:o, s:I, s:I, s:O?}",
-                     "schema", "diffscaler.import/1", "what", what, "name", r->name, "file",
-                     r->file, "sha256", r->sha256, "config", r->config, "source_format",
-                     r->source_format, "source_sha256", text_or_null(r->source_sha256), "license",
-                     r->license, "vae", vae, "bytes", (json_int_t)r->bytes, "parameters",
-                     (json_int_t)r->parameters, "report", ds_import_report_json(report));
+                     "schema", DS_SCHEMA_IMPORT, "what", what, "name", r->name, "file", r->file,
+                     "sha256", r->sha256, "config", r->config, "source_format", r->source_format,
+                     "source_sha256", text_or_null(r->source_sha256), "license", r->license, "vae",
+                     vae, "bytes", (json_int_t)r->bytes, "parameters", (json_int_t)r->parameters,
+                     "report", ds_import_report_json(report));
 }
 
 /* ---------------------------------------------------------------- the job */
 
 typedef struct {
-    const ds_job *job;
+    const ds_work *job;
     const char *stage;
 } job_progress;
 
@@ -56,7 +56,7 @@ static void on_line(void *user, int warning, const char *text) {
         ds_events_note(p->job->events, "%s", text);
 }
 
-int ds_job_import(const ds_job *job, ds_error *err) {
+int ds_job_import(const ds_work *job, ds_error *err) {
     const ds_spec_import *s = &job->spec->import;
     job_progress progress = {.job = job};
     ds_import_result r = {0};

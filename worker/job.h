@@ -15,23 +15,23 @@ typedef struct {
     const ds_spec *spec;
     ds_events *events;
     const char *device; /* kind, whatever the spec says; NULL: the spec's */
-} ds_job;
+} ds_work;
 
-int ds_job_scan(const ds_job *job, ds_error *err);
-int ds_job_train(const ds_job *job, ds_error *err);
-int ds_job_sample(const ds_job *job, ds_error *err);
-int ds_job_verify(const ds_job *job, ds_error *err);
-int ds_job_import(const ds_job *job, ds_error *err);
+int ds_job_scan(const ds_work *job, ds_error *err);
+int ds_job_train(const ds_work *job, ds_error *err);
+int ds_job_sample(const ds_work *job, ds_error *err);
+int ds_job_verify(const ds_work *job, ds_error *err);
+int ds_job_import(const ds_work *job, ds_error *err);
 
 /* The kind of device that the job is to use. */
-const char *ds_job_device(const ds_job *job);
+const char *ds_job_device(const ds_work *job);
 
 /* DIR/name in malloc'ed memory. */
-char *ds_job_path(const ds_job *job, const char *name);
+char *ds_job_path(const ds_work *job, const char *name);
 
 /* result.json (takes doc), with the spec's digest, so that a later run of the same spec knows that
  * nothing is left to do. */
-int ds_job_finish(const ds_job *job, json_t *doc, ds_error *err);
+int ds_job_finish(const ds_work *job, json_t *doc, ds_error *err);
 
 /* Does an error of this code pass by itself?  Then the job ends with 75, to be run again, and no
  * verdict may come of it. */

@@ -86,7 +86,7 @@ static int set_number(ds_pretrain *o, const char *name, const char *text) {
                 {"batch", &o->train.batch, NULL, DS_RANGE_BATCH},
                 {"micro-batch", &o->train.micro_batch, NULL, DS_RANGE_BATCH},
                 {"lr", NULL, &o->train.lr, DS_RANGE_LR},
-                {"warmup", NULL, &o->train.warmup, DS_RANGE_WARMUP},
+                {"warmup", &o->train.warmup, NULL, DS_RANGE_WARMUP},
                 {"ema", NULL, &o->train.ema, DS_RANGE_EMA},
                 {"dropout", NULL, &o->train.label_dropout, DS_RANGE_LABEL_DROPOUT},
                 {"focus", NULL, &o->train.focus, DS_RANGE_FOCUS},
@@ -203,7 +203,7 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
 
 static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
     char manifest[PATH_MAX], cache[PATH_MAX];
-    ds_fs_join(manifest, sizeof manifest, o->work, "manifest.ndjson");
+    ds_fs_join(manifest, sizeof manifest, o->work, DS_FILE_MANIFEST);
     ds_fs_join(cache, sizeof cache, o->work, "cache");
     ds_scan_result scan;
     ds_scan_options so = {.root = o->data, .dataset = o->name, .program = "/proc/self/exe"};

@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { EXIT_AGAIN = 75, DIR_MAX = 3500, LOCK_WAIT_MS = 2000, LOCK_STEP_MS = 20 };
+enum { DIR_MAX = 3500, LOCK_WAIT_MS = 2000, LOCK_STEP_MS = 20 };
 
 static const char usage[] =
     "usage: diffscaler-worker run DIR [--parent PID] [--device KIND]\n"
@@ -36,11 +36,11 @@ static const char usage[] =
     "example:\n"
     "  diffscaler-worker run ./jobs/12 && cat ./jobs/12/result.json\n";
 
-char *ds_job_path(const ds_job *job, const char *name) {
+char *ds_job_path(const ds_work *job, const char *name) {
     return ds_xasprintf("%s/%s", job->dir, name);
 }
 
-const char *ds_job_device(const ds_job *job) {
+const char *ds_job_device(const ds_work *job) {
     return job->device ? job->device : job->spec->device.kind;
 }
 
@@ -50,8 +50,8 @@ int ds_job_is_temporary(int code) {
 
 json_t *ds_json_real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-int ds_job_finish(const ds_job *job, json_t *doc, ds_error *err) {
-    char *path = ds_job_path(job, "result.json");
+int ds_job_finish(const ds_work *job, json_t *doc, ds_error *err) {
+    char *path = ds_job_path(job, DS_FILE_RESULT);
     json_object_set_new(doc, "spec", json_string(job->spec->digest));
     int rc = ds_json_write_file(path, doc, err);
     json_decref(doc);
@@ -62,16 +62,16 @@ int ds_job_finish(const ds_job *job, json_t *doc, ds_error *err) {
 /* Only these leave the process (docs/jobs.md). */
 static int exit_status(int code) {
     switch (code) {
-    case 0: return 0;
+    case 0: return DS_EXIT_DONE;
     case DS_EINVAL:
     case DS_ENOTFOUND:
     case DS_ECONFLICT: /* the data are not what the spec says */
-    case DS_ELIMIT: return 2;
-    case DS_EPERM: return 6;
-    case DS_EREFUSED: return 8;
-    case DS_EINTEGRITY: return 9;
+    case DS_ELIMIT: return DS_EXIT_BAD;
+    case DS_EPERM: return DS_EXIT_PERMISSION;
+    case DS_EREFUSED: return DS_EXIT_REFUSED;
+    case DS_EINTEGRITY: return DS_EXIT_INTEGRITY;
     case DS_ECANCELED: return ds_stop_status();
-    default: return ds_job_is_temporary(code) ? EXIT_AGAIN : 1;
+    default: return ds_job_is_temporary(code) ? DS_EXIT_AGAIN : DS_EXIT_FAILED;
     }
 }
 
@@ -81,7 +81,7 @@ static int exit_status(int code) {
  * stays open until the process ends. */
 static int take_lock(const char *dir, ds_error *err) {
     char path[DIR_MAX + 16];
-    ds_fs_join(path, sizeof path, dir, "lock");
+    ds_fs_join(path, sizeof path, dir, DS_FILE_LOCK);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", path);
@@ -114,8 +114,8 @@ static void remove_leftovers(const char *dir, const char *sub) {
 
 /* 1: an earlier run of this spec has trained and written its result; *code = what it returned.
  * Other kinds are done again: they are quick, and what they look at may have changed. */
-static int finished(const ds_job *job, int *code, ds_error *err) {
-    char *path = ds_job_path(job, "result.json");
+static int finished(const ds_work *job, int *code, ds_error *err) {
+    char *path = ds_job_path(job, DS_FILE_RESULT);
     json_t *doc = NULL;
     int done = job->spec->kind == DS_JOB_TRAIN && ds_fs_exists(path) &&
                !ds_json_read_file(path, (size_t)1 << 30, &doc, NULL) &&
@@ -133,7 +133,7 @@ static int finished(const ds_job *job, int *code, ds_error *err) {
     return done;
 }
 
-static int run_kind(const ds_job *job, ds_error *err) {
+static int run_kind(const ds_work *job, ds_error *err) {
     int code;
     if (finished(job, &code, err))
         return code;
@@ -143,6 +143,7 @@ static int run_kind(const ds_job *job, ds_error *err) {
     case DS_JOB_SAMPLE: return ds_job_sample(job, err);
     case DS_JOB_VERIFY: return ds_job_verify(job, err);
     case DS_JOB_IMPORT: return ds_job_import(job, err);
+    case DS_JOB_KIND_COUNT: break;
     }
     return ds_fail(err, DS_EINVAL, "unknown kind of job");
 }
@@ -156,16 +157,17 @@ static int run_locked(const char *dir, long parent, const char *device, ds_error
     if (rc)
         return rc;
     remove_leftovers(dir, "");
-    remove_leftovers(dir, "/checkpoints");
-    remove_leftovers(dir, "/stage");
+    remove_leftovers(dir, "/" DS_DIR_CHECKPOINTS);
+    remove_leftovers(dir, "/" DS_DIR_STAGE);
     char path[DIR_MAX + 16];
-    ds_fs_join(path, sizeof path, dir, "spec.json");
+    ds_fs_join(path, sizeof path, dir, DS_FILE_SPEC);
     if (ds_stop_status() == DS_EXIT_CANCELLED)
         rc = ds_fail(err, DS_ECANCELED, "the job is cancelled");
     if (!rc)
         rc = ds_spec_read(path, &spec, err);
     if (!rc)
-        rc = run_kind(&(ds_job){.dir = dir, .spec = spec, .events = events, .device = device}, err);
+        rc =
+            run_kind(&(ds_work){.dir = dir, .spec = spec, .events = events, .device = device}, err);
     if (!rc)
         ds_events_done(events);
     else if (rc != DS_ECANCELED)
@@ -211,7 +213,7 @@ int ds_worker_run(int argc, char **argv) {
     if (rc)
         return rc;
     ds_log_init("worker", DS_LOG_INFO);
-    ds_memory_status(EXIT_AGAIN);
+    ds_memory_status(DS_EXIT_AGAIN);
     rc = take_lock(dir, &err);
     if (!rc)
         rc = run_locked(dir, parent, device, &err);

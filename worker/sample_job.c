@@ -15,7 +15,7 @@
 enum { CELL = 96 };
 
 typedef struct {
-    const ds_job *job;
+    const ds_work *job;
     const ds_spec *spec;
     ds_tools tools;
     ds_adapter *adapter;
@@ -120,7 +120,7 @@ static int begin(sample_job *s, ds_error *err) {
     }
     if ((rc = choose_labels(s, err)))
         return rc;
-    char *path = ds_job_path(s->job, "samples.safetensors"), *names = label_names(s);
+    char *path = ds_job_path(s->job, DS_FILE_SAMPLES), *names = label_names(s);
     rc = ds_sample_file_open(&s->file, path, s->spec->n, s->tools.picture_side, s->labels, names,
                              err);
     free(names);
@@ -174,7 +174,7 @@ static int run(sample_job *s, ds_error *err) {
     rc = ds_sample_file_finish(s->file, digest, err);
     s->file = NULL;
     if (!rc && s->grid) {
-        char *path = ds_job_path(s->job, "grid.png");
+        char *path = ds_job_path(s->job, DS_FILE_GRID);
         rc = ds_grid_write(s->grid, path, err);
         free(path);
     }
@@ -182,14 +182,14 @@ static int run(sample_job *s, ds_error *err) {
         return rc;
     return ds_job_finish(s->job,
                          json_pack("{s:s, s:s?, s:s, s:i, s:f, s:s, s:s}", "schema",
-                                   "diffscaler.sample/1", "grid", s->grid ? "grid.png" : NULL,
-                                   "images", "samples.safetensors", "n", s->spec->n, "seconds",
+                                   DS_SCHEMA_SAMPLE, "grid", s->grid ? DS_FILE_GRID : NULL,
+                                   "images", DS_FILE_SAMPLES, "n", s->spec->n, "seconds",
                                    ds_monotonic() - started, "digest", digest, "device_class",
                                    s->tools.dev->device_class),
                          err);
 }
 
-int ds_job_sample(const ds_job *job, ds_error *err) {
+int ds_job_sample(const ds_work *job, ds_error *err) {
     sample_job s = {.job = job, .spec = job->spec};
     const ds_spec_file *f = &job->spec->adapter;
     int rc = ds_tools_open(&s.tools, job, 0, err);

@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/job.h"
 #include "worker/hash_cache.h"
 #include "worker/metadata_csv.h"
 #include "worker/sandbox.h"
@@ -397,7 +398,7 @@ json_t *ds_scan_result_json(const ds_scan_result *r) {
     return json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:I, s:{s:i, s:i}, s:{s:i, s:i}, s:f, "
         "s:I, s:I, s:I, s:o}",
-        "schema", "diffscaler.scan/1", "tree_digest", r->tree_digest, "manifest", "manifest.ndjson",
+        "schema", DS_SCHEMA_SCAN, "tree_digest", r->tree_digest, "manifest", DS_FILE_MANIFEST,
         "images", (json_int_t)r->images, "bytes", (json_int_t)r->bytes, "classes", classes,
         "rejected", rejected, "rejected_count", (json_int_t)r->rejected.count, "width", "min",
         r->min_width, "max", r->max_width, "height", "min", r->min_height, "max", r->max_height,

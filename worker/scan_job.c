@@ -8,12 +8,12 @@
 #include <stdlib.h>
 
 static int on_scan(void *user, int64_t done, int64_t total) {
-    const ds_job *job = user;
+    const ds_work *job = user;
     ds_events_progress(job->events, (double)done, (double)total, "files", NAN, NAN);
     return 0;
 }
 
-int ds_job_scan(const ds_job *job, ds_error *err) {
+int ds_job_scan(const ds_work *job, ds_error *err) {
     const ds_spec_scan *s = &job->spec->scan;
     ds_scan_options o = {.root = s->root,
                          .no_links = 1,
@@ -34,7 +34,7 @@ int ds_job_scan(const ds_job *job, ds_error *err) {
                      "measured: a distance needs %d at least, KID %d%s",
                      s->root, (long long)r.images, DS_IMAGES_FOR_FD, DS_IMAGES_FOR_KID,
                      r.rejected.count ? " (others were rejected)" : "");
-    char *path = ds_job_path(job, "manifest.ndjson");
+    char *path = ds_job_path(job, DS_FILE_MANIFEST);
     if (!rc)
         rc = ds_fs_write(path, r.manifest, r.manifest_size, err);
     if (!rc)

@@ -3,6 +3,8 @@
 #include "base/fs.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "contract/job.h"
+#include "contract/options.h"
 #include "worker/device.h"
 
 #include <limits.h>
@@ -24,12 +26,19 @@ enum field_type {
     SEED,   /* uint64_t, 0 .. 2^63-1 */
     NUMBER, /* double */
     BOOL,   /* int */
+    WORD,   /* int, the value of one of `words` */
+    SOME,   /* unsigned, the sum of the values of some of `words`, a list */
+    KIND,   /* const char *, of a device */
     OBJECT, /* by the table `sub`, into the struct at `at` */
-    CUSTOM, /* by `read` */
     KNOWN   /* any value; read elsewhere */
 };
 
 enum { OPTIONAL = 1, NULLABLE = 2 };
+
+typedef struct {
+    const char *word; /* NULL ends a list */
+    int value;
+} word;
 
 typedef struct field {
     const char *key;
@@ -37,8 +46,9 @@ typedef struct field {
     size_t at;
     double least, most;
     int flags;
+    const word *words;
+    const char *absent;      /* OPTIONAL: the value where the key is missing; NULL: it stays */
     const struct field *sub; /* ends with key NULL */
-    int (*read)(const char *where, const json_t *v, void *out, ds_error *err);
 } field;
 
 static int complain(ds_error *err, const char *where, const char *what) {
@@ -86,6 +96,56 @@ static int read_number(const char *where, const field *f, const json_t *v, void 
     return 0;
 }
 
+static const word *find_word(const word *words, const json_t *v) {
+    for (; words->word; words++)
+        if (json_is_string(v) && !strcmp(json_string_value(v), words->word))
+            return words;
+    return NULL;
+}
+
+static int read_word(const char *where, const word *words, const json_t *v, int *out,
+                     ds_error *err) {
+    char list[120] = "";
+    const word *w = find_word(words, v);
+    if (w) {
+        *out = w->value;
+        return 0;
+    }
+    for (; words->word; words++) {
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", words->word);
+    }
+    return ds_fail(err, DS_EINVAL, "%s must be one of: %s", where, list);
+}
+
+static int read_words(const char *where, const field *f, const json_t *v, unsigned *out,
+                      ds_error *err) {
+    size_t i;
+    json_t *item;
+    if (!json_is_array(v) || !json_array_size(v))
+        return complain(err, where, "must be a list of names");
+    *out = 0;
+    json_array_foreach((json_t *)(uintptr_t)v, i, item) {
+        const word *w = find_word(f->words, item);
+        if (!w)
+            return ds_fail(err, DS_EINVAL, "%s[%zu] is not a %.*s", where, i,
+                           (int)strlen(f->key) - 1, f->key);
+        *out |= (unsigned)w->value;
+    }
+    return 0;
+}
+
+static int read_kind_of_device(const char *where, const json_t *v, const char **out,
+                               ds_error *err) {
+    const char *kind = json_string_value(v);
+    if (!kind)
+        return complain(err, where, "must be a text");
+    int rc = ds_device_kind_check(kind, err);
+    if (!rc)
+        *out = kind; /* the document is kept (ds_spec.doc) */
+    return rc ? ds_error_prefix(err, "%s", where) : 0;
+}
+
 static int read_object(const char *where, const json_t *obj, const field *fields, void *out,
                        ds_error *err);
 
@@ -106,11 +166,33 @@ static int read_value(const char *where, const field *f, const json_t *v, void *
             return complain(err, where, "must be true or false");
         *(int *)at = json_is_true(v);
         return 0;
+    case WORD: return read_word(where, f->words, v, at, err);
+    case SOME: return read_words(where, f, v, at, err);
+    case KIND: return read_kind_of_device(where, v, at, err);
     case OBJECT: return read_object(where, v, f->sub, at, err);
-    case CUSTOM: return f->read(where, v, at, err);
     case KNOWN: return 0;
     }
     return 0;
+}
+
+/* The value of an option that an earlier program's spec has not (contract/options.def). */
+static void take_absent(const field *f, void *out) {
+    void *at = (char *)out + f->at;
+    if (f->type == KIND) {
+        *(const char **)at = f->absent;
+        return;
+    }
+    json_t *v =
+        f->type == WORD ? json_string(f->absent) : json_loads(f->absent, JSON_DECODE_ANY, NULL);
+    int rc = read_value(f->key, f, v, out, NULL);
+    DS_ASSERT(!rc);
+    json_decref(v);
+}
+
+static void take_all_absent(const field *fields, void *out) {
+    for (; fields->key; fields++)
+        if (fields->absent)
+            take_absent(fields, out);
 }
 
 static const field *find_field(const field *fields, const char *key) {
@@ -135,6 +217,10 @@ static int read_object(const char *where, const json_t *obj, const field *fields
         char name[WHERE_MAX];
         snprintf(name, sizeof name, "%s%s%s", where, dot, f->key);
         v = json_object_get(obj, f->key);
+        if (!v && f->absent) {
+            take_absent(f, out);
+            continue;
+        }
         if ((!v && (f->flags & OPTIONAL)) || (json_is_null(v) && (f->flags & NULLABLE)))
             continue;
         if (!v)
@@ -148,70 +234,16 @@ static int read_object(const char *where, const json_t *obj, const field *fields
 
 /* ---------------------------------------------------------------- words */
 
-static int read_word(const char *where, const json_t *v, const char *const *words, int *out,
-                     ds_error *err) {
-    char list[120] = "";
-    for (int i = 0; words[i]; i++) {
-        if (json_is_string(v) && !strcmp(json_string_value(v), words[i])) {
-            *out = i;
-            return 0;
-        }
-        size_t n = strlen(list);
-        snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", words[i]);
+#define PAIR(value_, word_) {.word = word_, .value = value_},
+#define LIST_OF(list)                                                                              \
+    (const word[]) {                                                                               \
+        list(PAIR) { .word = NULL }                                                                \
     }
-    return ds_fail(err, DS_EINVAL, "%s must be one of: %s", where, list);
-}
-
-#define WORD_READER(name, type, ...)                                                               \
-    static int name(const char *where, const json_t *v, void *out, ds_error *err) {                \
-        int i = 0, rc = read_word(where, v, (const char *const[]){__VA_ARGS__, NULL}, &i, err);    \
-        if (!rc)                                                                                   \
-            *(type *)out = (type)i;                                                                \
-        return rc;                                                                                 \
-    }
-WORD_READER(read_sampler, enum ds_sampler, "ddpm", "ddim", "dpmpp2m")
-WORD_READER(read_guidance, enum ds_guidance, "none", "cfg", "domain")
-WORD_READER(read_method, enum ds_method, "affiner", "embedding", "full")
-WORD_READER(read_side, int, "out", "in")
-WORD_READER(read_phi, int, "identity", "relu")
-WORD_READER(read_role, enum ds_bar_role, "latest", "best")
-WORD_READER(read_verify, enum ds_verify, "auto", "full")
-WORD_READER(read_what, int, "base", "feature_net")
-WORD_READER(read_mode, enum ds_fid_mode, "pytorch-fid", "torch-fidelity", "clean", "bundled")
-WORD_READER(read_kind, enum ds_job_kind, "scan", "train", "sample", "verify", "import")
-
-static int read_precision(const char *where, const json_t *v, void *out, ds_error *err) {
-    int i = 0, rc = read_word(where, v, ds_precision_names, &i, err);
-    if (!rc)
-        *(enum ds_precision *)out = (enum ds_precision)i;
-    return rc;
-}
-
-static int read_device(const char *where, const json_t *v, void *out, ds_error *err) {
-    const char *kind = json_string_value(v);
-    if (!kind)
-        return complain(err, where, "must be a text");
-    int rc = ds_device_kind_check(kind, err);
-    if (!rc)
-        *(const char **)out = kind; /* the document is kept (ds_spec.doc) */
-    return rc ? ds_error_prefix(err, "%s", where) : 0;
-}
-
-static int read_targets(const char *where, const json_t *v, void *out, ds_error *err) {
-    unsigned bits = 0;
-    size_t i;
-    json_t *t;
-    if (!json_is_array(v))
-        return complain(err, where, "must be a list of names");
-    json_array_foreach(v, i, t) {
-        unsigned bit = json_is_string(t) ? ds_target_bit(json_string_value(t)) : 0;
-        if (!bit)
-            return ds_fail(err, DS_EINVAL, "%s[%zu] is not a target", where, i);
-        bits |= bit;
-    }
-    *(unsigned *)out = bits;
-    return 0;
-}
+#define ROLES(W) W(DS_BAR_LATEST, "latest") W(DS_BAR_BEST, "best")
+#define WHATS(W) W(0, "base") W(1, "feature_net")
+#define FID_MODE(id, name, preprocess, part, dim) PAIR(DS_FID_##id, name)
+static const word fid_modes[] = {DS_FID_MODE_MAP(FID_MODE){.word = NULL}};
+static const word kinds[] = {DS_JOB_KINDS(PAIR){.word = NULL}};
 
 /* ---------------------------------------------------------------- tables */
 
@@ -219,16 +251,33 @@ static int read_targets(const char *where, const json_t *v, void *out, ds_error 
 #define END                                                                                        \
     { .key = NULL }
 
+/* Rows of contract/options.def as fields of a struct. */
+#define ROW(struct_, key_, member_, type_, ...)                                                    \
+    {.key = #key_, .type = ROW_##type_, .at = offsetof(struct_, member_), __VA_ARGS__},
+#define ROW_INT INT
+#define ROW_SEED SEED
+#define ROW_NUM NUMBER
+#define ROW_BOOL BOOL
+#define ROW_ENUM WORD
+#define ROW_LIST SOME
+#define ROW_DEVICE KIND
+#define RANGE(...) RANGE_(__VA_ARGS__)
+#define RANGE_(a, b) .least = a, .most = b
+#define WORDS(list) .words = LIST_OF(list)
+#define ANY .words = NULL
+#define IS(value) .absent = NULL
+#define BY(says) .absent = NULL
+#define OFF .absent = NULL
+#define ON .absent = NULL
+#define ALL .absent = NULL
+#define LEFT_OUT(value) .absent = value
+#define SINCE(value, default_) .absent = value
+
 static const field device_fields[] = {
-    {.key = "kind", CUSTOM, AT(ds_spec_device, kind), .read = read_device, .flags = OPTIONAL},
-    {.key = "precision",
-     CUSTOM,
-     AT(ds_spec_device, precision),
-     .read = read_precision,
-     .flags = OPTIONAL},
-    {.key = "threads", INT, AT(ds_spec_device, threads), DS_RANGE_THREADS, OPTIONAL},
-    {.key = "memory_limit", NUMBER, AT(ds_spec_device, memory_limit), 0, 1e15, OPTIONAL},
-    END};
+#define DEVICE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                           \
+    ROW(ds_spec_device, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
+    {.key = "memory_limit", NUMBER, AT(ds_spec_device, memory_limit), 0, 1e15, OPTIONAL}, END};
 
 /* Beside the base, so that `vae` is a member of its own in ds_spec. */
 #define BESIDE_BASE(member) (offsetof(ds_spec, vae.member) - offsetof(ds_spec, base))
@@ -259,59 +308,35 @@ static const field dataset_fields[] = {
     END};
 
 static const field method_fields[] = {
-    {.key = "name", CUSTOM, AT(ds_method_spec, method), .read = read_method},
-    {.key = "rank", INT, AT(ds_method_spec, rank), DS_RANGE_RANK},
-    {.key = "side", CUSTOM, AT(ds_method_spec, side_in), .read = read_side},
-    {.key = "phi", CUSTOM, AT(ds_method_spec, phi_relu), .read = read_phi},
-    {.key = "freeze_v", BOOL, AT(ds_method_spec, freeze_v)},
-    {.key = "targets", CUSTOM, AT(ds_method_spec, targets), .read = read_targets},
+    {.key = "name", WORD, AT(ds_method_spec, method), .words = LIST_OF(DS_METHODS)},
+#define METHOD(name_, flag_, key_, member_, type_, metavar_, help_, ...)                           \
+    ROW(ds_method_spec, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
     END};
 
 static const field train_fields[] = {
-    {.key = "steps", INT, AT(ds_spec_train, o.steps), DS_RANGE_STEPS},
-    {.key = "batch", INT, AT(ds_spec_train, o.batch), DS_RANGE_BATCH},
-    {.key = "micro_batch", INT, AT(ds_spec_train, o.micro_batch), DS_RANGE_BATCH},
-    {.key = "lr", NUMBER, AT(ds_spec_train, o.lr), DS_RANGE_LR},
-    {.key = "warmup", NUMBER, AT(ds_spec_train, o.warmup), DS_RANGE_WARMUP},
-    {.key = "cosine", BOOL, AT(ds_spec_train, o.cosine), .flags = OPTIONAL},
-    {.key = "clip", NUMBER, AT(ds_spec_train, o.clip), DS_RANGE_CLIP},
-    {.key = "weight_decay", NUMBER, AT(ds_spec_train, o.weight_decay), DS_RANGE_WEIGHT_DECAY},
-    {.key = "ema", NUMBER, AT(ds_spec_train, o.ema), DS_RANGE_EMA},
-    {.key = "label_dropout",
-     NUMBER,
-     AT(ds_spec_train, o.label_dropout),
-     DS_RANGE_LABEL_DROPOUT,
-     OPTIONAL},
-    {.key = "flip", BOOL, AT(ds_spec_train, o.flip)},
-    {.key = "seed", SEED, AT(ds_spec_train, o.seed), DS_RANGE_SEED},
-    {.key = "vb_weight", NUMBER, AT(ds_spec_train, o.vb_weight), DS_RANGE_VB_WEIGHT},
-    {.key = "focus", NUMBER, AT(ds_spec_train, o.focus), DS_RANGE_FOCUS, OPTIONAL},
-    {.key = "focus_mean", NUMBER, AT(ds_spec_train, o.focus_mean), DS_RANGE_FOCUS_MEAN, OPTIONAL},
-    {.key = "checkpoint_every", INT, AT(ds_spec_train, every), DS_RANGE_STEPS},
-    {.key = "heldout_every", INT, AT(ds_spec_train, heldout_every), DS_RANGE_STEPS},
-    {.key = "heldout", INT, AT(ds_spec_train, o.heldout), DS_RANGE_HELDOUT},
+#define TRAIN(name_, flag_, key_, member_, type_, metavar_, help_, ...)                            \
+    ROW(ds_train_options, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
     END};
 
 static const field sample_fields[] = {
-    {.key = "sampler", CUSTOM, AT(ds_spec_sample, sampler), .read = read_sampler},
-    {.key = "steps", INT, AT(ds_spec_sample, steps), DS_RANGE_SAMPLE_STEPS},
-    {.key = "guidance", NUMBER, AT(ds_spec_sample, guidance), DS_RANGE_GUIDANCE},
-    {.key = "guidance_mode", CUSTOM, AT(ds_spec_sample, mode), .read = read_guidance},
+#define SAMPLE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                           \
+    ROW(ds_spec_sample, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
     END};
 
 static const field evaluate_fields[] = {
-    {.key = "n", INT, AT(ds_spec_evaluate, n), DS_RANGE_N},
-    {.key = "seed", SEED, AT(ds_spec_evaluate, seed), DS_RANGE_SEED},
-    {.key = "kid_subsets", INT, AT(ds_spec_evaluate, kid_subsets), DS_RANGE_KID_SUBSETS},
-    {.key = "kid_subset_size",
-     INT,
-     AT(ds_spec_evaluate, kid_subset_size),
-     DS_RANGE_KID_SUBSET_SIZE},
+#define EVALUATE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                         \
+    ROW(ds_spec_evaluate, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
     END};
 
-static const field probe_fields[] = {{.key = "n", INT, AT(ds_spec_probe, n), DS_RANGE_PROBE_N},
-                                     {.key = "seed", SEED, AT(ds_spec_probe, seed), DS_RANGE_SEED},
-                                     END};
+static const field probe_fields[] = {
+#define PROBE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                            \
+    ROW(ds_spec_probe, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
+    END};
 
 static const field recorded_probe_fields[] = {
     {.key = "device_class", TEXT, AT(ds_spec_probe, device_class)},
@@ -324,7 +349,7 @@ static const field net_fields[] = {
     {.key = "name", TEXT, AT(ds_spec_net, name)},
     {.key = "path", PATH, AT(ds_spec_net, path)},
     {.key = "sha256", HEX, AT(ds_spec_net, sha256)},
-    {.key = "mode", CUSTOM, AT(ds_spec_net, mode), .read = read_mode, .flags = OPTIONAL},
+    {.key = "mode", WORD, AT(ds_spec_net, mode), .words = fid_modes, .flags = OPTIONAL},
     END};
 
 static const field task_net_fields[] = {
@@ -384,7 +409,7 @@ static const field bar_base_fields[] = {
     END};
 
 static const field bar_fields[] = {
-    {.key = "role", CUSTOM, AT(ds_spec_bar, role), .read = read_role},
+    {.key = "role", WORD, AT(ds_spec_bar, role), .words = LIST_OF(ROLES)},
     {.key = "ref", TEXT, AT(ds_spec_bar, ref)},
     {.key = "adapter", OBJECT, AT(ds_spec_bar, adapter), .sub = blob_fields},
     {.key = "base", OBJECT, 0, .sub = bar_base_fields},
@@ -399,22 +424,9 @@ static const field bar_fields[] = {
     END};
 
 static const field gate_fields[] = {
-    {.key = "verify", CUSTOM, AT(ds_spec_gate, verify), .read = read_verify},
-    {.key = "fd_tolerance", NUMBER, AT(ds_spec_gate, fd_tolerance), DS_RANGE_FD_TOLERANCE},
-    {.key = "kid_tolerance_sigmas",
-     NUMBER,
-     AT(ds_spec_gate, kid_tolerance_sigmas),
-     DS_RANGE_KID_SIGMAS},
-    {.key = "worse_margin",
-     NUMBER,
-     AT(ds_spec_gate, worse_margin),
-     DS_RANGE_WORSE_MARGIN,
-     OPTIONAL},
-    {.key = "worse_sigmas",
-     NUMBER,
-     AT(ds_spec_gate, worse_sigmas),
-     DS_RANGE_WORSE_SIGMAS,
-     OPTIONAL},
+#define GATE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                             \
+    ROW(ds_spec_gate, key_, member_, type_, __VA_ARGS__)
+#include "contract/options.def"
     END};
 
 static const field cache_fields[] = {{.key = "cache", PATH, 0}, END};
@@ -445,7 +457,7 @@ static const field train_spec[] = {
     {.key = "dataset", OBJECT, AT(ds_spec, dataset), .sub = dataset_fields},
     {.key = "cache_dir", PATH, AT(ds_spec, cache_dir)},
     {.key = "method", OBJECT, AT(ds_spec, method), .sub = method_fields},
-    {.key = "train", OBJECT, AT(ds_spec, train), .sub = train_fields},
+    {.key = "train", OBJECT, AT(ds_spec, train.o), .sub = train_fields},
     {.key = "sample", OBJECT, AT(ds_spec, sample), .sub = sample_fields},
     {.key = "evaluate", OBJECT, AT(ds_spec, evaluate), .sub = evaluate_fields},
     {.key = "probe", OBJECT, AT(ds_spec, probe), .sub = probe_fields},
@@ -487,7 +499,7 @@ static const field verify_spec[] = {
 
 static const field import_spec[] = {
     COMMON,
-    {.key = "what", CUSTOM, AT(ds_spec, import.feature_net), .read = read_what},
+    {.key = "what", WORD, AT(ds_spec, import.feature_net), .words = LIST_OF(WHATS)},
     {.key = "source", PATH, AT(ds_spec, import.source)},
     {.key = "vae", PATH, AT(ds_spec, import.vae), .flags = NULLABLE},
     {.key = "name", EMPTY, AT(ds_spec, import.name)},
@@ -501,10 +513,6 @@ static const field import_spec[] = {
 
 static const field *const spec_tables[] = {scan_spec, train_spec, sample_spec, verify_spec,
                                            import_spec};
-static const char *const kind_names[] = {"scan", "train", "sample", "verify", "import"};
-
-const char *ds_job_kind_name(enum ds_job_kind kind) { return kind_names[kind]; }
-
 /* ---------------------------------------------------------------- the document */
 
 static int read_probes(ds_spec_task *t, const char *where, const json_t *task, ds_error *err) {
@@ -598,9 +606,11 @@ static void make_digest(ds_spec *s) {
 
 static int read_document(ds_spec *s, ds_error *err) {
     const char *schema = ds_json_string(s->doc, "schema", "");
-    if (strcmp(schema, DS_SPEC_SCHEMA))
-        return ds_fail(err, DS_EINVAL, "spec.json: schema must be '%s'", DS_SPEC_SCHEMA);
-    int rc = read_kind("spec.json: kind", json_object_get(s->doc, "kind"), &s->kind, err);
+    if (strcmp(schema, DS_SCHEMA_JOB))
+        return ds_fail(err, DS_EINVAL, "spec.json: schema must be '%s'", DS_SCHEMA_JOB);
+    int kind = 0,
+        rc = read_word("spec.json: kind", kinds, json_object_get(s->doc, "kind"), &kind, err);
+    s->kind = (enum ds_job_kind)kind;
     if (!rc)
         rc = read_object("spec.json:", s->doc, spec_tables[s->kind], s, err);
     if (!rc)
@@ -618,11 +628,9 @@ static int read_document(ds_spec *s, ds_error *err) {
 
 int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, ds_error *err) {
     ds_spec *s = ds_xcalloc(1, sizeof *s);
-    s->device = (ds_spec_device){.kind = "auto", .precision = DS_PRECISION_BF16};
+    take_all_absent(device_fields, &s->device);
     s->feature_net.mode = DS_FID_BUNDLED;
     s->sheet = 1;
-    s->gate.worse_margin = DS_SPEC_WORSE_MARGIN;
-    s->gate.worse_sigmas = DS_SPEC_WORSE_SIGMAS;
     int rc = ds_json_parse(name, text, n, &s->doc, err);
     if (!rc)
         rc = read_document(s, err);
@@ -656,8 +664,9 @@ void ds_spec_free(ds_spec *s) {
 }
 
 json_t *ds_spec_sample_json(const ds_spec_sample *s) {
-    return json_pack("{s:s, s:i, s:f, s:s}", "sampler", ds_sampler_name(s->sampler), "steps",
-                     s->steps, "guidance", s->guidance, "guidance_mode", ds_guidance_name(s->mode));
+    return json_pack("{s:s, s:i, s:f, s:s}", "sampler",
+                     ds_sampler_name((enum ds_sampler)s->sampler), "steps", s->steps, "guidance",
+                     s->guidance, "guidance_mode", ds_guidance_name((enum ds_guidance)s->mode));
 }
 
 json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e) {

@@ -11,25 +11,22 @@
 
 #include "base/digest.h"
 #include "base/json.h"
+#include "contract/job.h"
+#include "contract/options.h"
 #include "engine/adapter.h"
 #include "engine/fid_net.h"
 #include "engine/sampler.h"
 #include "engine/trainer.h"
 
-#define DS_SPEC_SCHEMA "diffscaler.job/1"
 #define DS_SPEC_MAX ((size_t)64 << 20) /* bytes of spec.json */
 #define DS_SPEC_TASKS_MAX 100000
 #define DS_SPEC_PROBES_MAX 1000   /* of one task */
 #define DS_SPEC_IMAGES_MAX 100000 /* evaluate.n, sample n */
 #define DS_SPEC_BARS_MAX 8
 
-/* A new version is refused when its FD is this much above its bar's, and by that many standard
- * errors of their paired difference; measured (docs/math.md). */
-#define DS_SPEC_WORSE_MARGIN 0.14
-#define DS_SPEC_WORSE_SIGMAS 3.5
-
-enum ds_job_kind { DS_JOB_SCAN, DS_JOB_TRAIN, DS_JOB_SAMPLE, DS_JOB_VERIFY, DS_JOB_IMPORT };
-enum ds_verify { DS_VERIFY_AUTO, DS_VERIFY_FULL };
+#define DS_VALUE(value, word) value,
+enum ds_verify { DS_VERIFIES(DS_VALUE) };
+#undef DS_VALUE
 
 typedef struct {
     const char *name; /* "" where the file has none */
@@ -43,10 +40,10 @@ typedef struct {
     enum ds_fid_mode mode; /* "mode"; bundled where the spec says none */
 } ds_spec_net;
 
+/* Members as in contract/options.def, here and below; kind: as worker/device.h says. */
 typedef struct {
-    const char *kind; /* as worker/device.h says */
-    enum ds_precision precision;
-    int threads;
+#define DEVICE(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
     double memory_limit; /* bytes this job may take; 0 = what the machine has free */
 } ds_spec_device;
 
@@ -57,22 +54,20 @@ typedef struct {
 } ds_spec_dataset;
 
 typedef struct {
-    enum ds_sampler sampler;
-    int steps;
-    double guidance;
-    enum ds_guidance mode;
+#define SAMPLE(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
 } ds_spec_sample;
 
 typedef struct {
-    int n, kid_subsets, kid_subset_size;
-    uint64_t seed;
+#define EVALUATE(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
 } ds_spec_evaluate;
 
 /* sha256 NULL: nothing recorded. */
 typedef struct {
     const char *device_class, *sha256;
-    int n;
-    uint64_t seed;
+#define PROBE(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
 } ds_spec_probe;
 
 /* A task whose adapter must go on as it was; the base's own classes are one without an adapter. */
@@ -103,17 +98,15 @@ typedef struct {
     const char *feature_net_sha256, *tree_digest; /* of those; NULL: not said */
 } ds_spec_bar;
 
+/* fd_tolerance is relative, kid_tolerance_sigmas in standard errors; worse_margin and worse_sigmas
+ * are those of a new version against its bars: relative, and in standard errors of the paired
+ * difference (measured: docs/math.md). */
 typedef struct {
-    enum ds_verify verify;
-    double fd_tolerance;         /* relative */
-    double kid_tolerance_sigmas; /* standard errors */
-    double worse_margin;         /* relative; of a new version against its bars */
-    double worse_sigmas;         /* standard errors of the paired difference */
+#define GATE(...) DS_OPTION_MEMBER(__VA_ARGS__)
+#include "contract/options.def"
 } ds_spec_gate;
 
 typedef struct {
-    int every; /* steps between checkpoints */
-    int heldout_every;
     int dropout_given; /* label_dropout stood in the spec */
     ds_train_options o;
 } ds_spec_train;
@@ -175,8 +168,6 @@ typedef struct {
 int ds_spec_read(const char *path, ds_spec **out, ds_error *err);
 int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, ds_error *err);
 void ds_spec_free(ds_spec *spec); /* NULL is fine */
-
-const char *ds_job_kind_name(enum ds_job_kind kind);
 
 /* The spec's objects again, as they are written into results. */
 json_t *ds_spec_sample_json(const ds_spec_sample *s);

@@ -4,15 +4,14 @@
  * (ds_fs_write), so there is nothing to tidy up.  Training defers: it looks at ds_stop_asked()
  * after each step, saves a checkpoint and leaves by itself.
  *
- * Exit status: DS_EXIT_CANCELLED when the file DIR/cancel exists, else DS_EXIT_STOPPED.
+ * Exit status: DS_EXIT_CANCELLED when the file DS_FILE_CANCEL exists, else DS_EXIT_STOPPED.
  * Thread: the main one.
  */
 #ifndef DS_WORKER_STOP_H
 #define DS_WORKER_STOP_H
 
 #include "base/error.h"
-
-enum { DS_EXIT_CANCELLED = 130, DS_EXIT_STOPPED = 143 };
+#include "contract/job.h"
 
 /* Install the handlers for this job directory (NULL: a command without one); parent > 0: also stop
  * when that process, which must be our parent, dies.  DS_ECANCELED: it is gone already. */

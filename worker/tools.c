@@ -147,7 +147,7 @@ static int open_device(ds_tools *t, ds_error *err) {
     return ds_worker_device_open(&t->dev, &o, err);
 }
 
-int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err) {
+int ds_tools_open(ds_tools *t, const ds_work *job, int tolerate, ds_error *err) {
     const ds_spec *s = job->spec;
     *t = (ds_tools){.job = job};
     int rc = open_device(t, err);

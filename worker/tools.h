@@ -17,7 +17,7 @@
 #include "worker/reference.h"
 
 typedef struct {
-    const ds_job *job;
+    const ds_work *job;
     ds_device *dev;
     ds_base *base;            /* NULL: cannot be loaded (only with a finding) */
     ds_model *model;          /* NULL together with base */
@@ -30,7 +30,7 @@ typedef struct {
     char base_finding[512], features_finding[512], vae_finding[512]; /* "" = as registered */
 } ds_tools;
 
-int ds_tools_open(ds_tools *t, const ds_job *job, int tolerate, ds_error *err);
+int ds_tools_open(ds_tools *t, const ds_work *job, int tolerate, ds_error *err);
 void ds_tools_close(ds_tools *t);
 
 /* Load the feature network if it is not yet.  It takes some 120 MB, so not before it is needed, and

@@ -32,7 +32,7 @@
 enum { LEVEL_ADAPTER = 19, LISTED_MAX = 20 };
 
 typedef struct {
-    const ds_job *job;
+    const ds_work *job;
     const ds_spec *spec;
     ds_tools tools;
     ds_images *images;
@@ -207,7 +207,7 @@ static int every(int step, int period, int last) { return step % period == 0 || 
 
 /* The step after which the parameters are looked at next. */
 static int next_look(const train_job *t, int done) {
-    const int h = t->spec->train.heldout_every, e = t->spec->train.every;
+    const int h = t->spec->train.o.heldout_every, e = t->spec->train.o.checkpoint_every;
     int look = t->options.steps, held = (done / h + 1) * h, save = (done / e + 1) * e;
     look = held < look ? held : look;
     return save < look ? save : look;
@@ -224,10 +224,10 @@ static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
         if ((rc = one_step(t, tr, err)) || ds_trainer_busy(tr))
             continue;
         int done = ds_trainer_done(tr), stop = ds_stop_asked();
-        if (every(done, t->spec->train.heldout_every, steps))
+        if (every(done, t->spec->train.o.heldout_every, steps))
             rc = heldout(t, tr, err);
         t->record.seconds = before + ds_monotonic() - begin;
-        if (!rc && (every(done, t->spec->train.every, steps) || stop))
+        if (!rc && (every(done, t->spec->train.o.checkpoint_every, steps) || stop))
             rc = ds_checkpoint_save(t->job, tr, &t->record, err);
         if (!rc && stop && done < steps) {
             ds_events_stopped(t->job->events, "asked to stop; a checkpoint is saved");
@@ -293,7 +293,7 @@ static json_t *train_json(const train_job *t) {
     const ds_train_options *o = &t->options;
     json_t *doc = json_pack("{s:i, s:i, s:i, s:f, s:f, s:b, s:f, s:f, s:f}", "steps", o->steps,
                             "batch", o->batch, "micro_batch", o->micro_batch, "lr", o->lr, "warmup",
-                            o->warmup, "cosine", o->cosine, "clip", o->clip, "weight_decay",
+                            (double)o->warmup, "cosine", o->cosine, "clip", o->clip, "weight_decay",
                             o->weight_decay, "ema", o->ema);
     json_object_update_new(
         doc, json_pack("{s:f, s:b, s:f, s:f, s:f, s:i, s:I}", "label_dropout", o->label_dropout,
@@ -362,15 +362,15 @@ static int package(train_job *t, json_t **entry, json_t **probe, ds_error *err) 
     json_decref(meta);
     if (!rc)
         rc = ds_zio_compress(bytes, n, LEVEL_ADAPTER, &z, &zn, err);
-    char *path = ds_job_path(t->job, "adapter.safetensors.zst");
+    char *path = ds_job_path(t->job, DS_FILE_ADAPTER);
     if (!rc)
         rc = ds_fs_write(path, z, zn, err);
     if (!rc)
         rc = ds_probe(t->tools.model, t->adapter, &s->sample, s->probe.n, s->probe.seed, psha, err);
     if (!rc) {
         ds_digest(z, zn, zsha);
-        *entry = json_pack("{s:s, s:s, s:I, s:I, s:s, s:I}", "file", "adapter.safetensors.zst",
-                           "sha256", t->adapter->sha256, "raw_bytes", (json_int_t)n, "stored_bytes",
+        *entry = json_pack("{s:s, s:s, s:I, s:I, s:s, s:I}", "file", DS_FILE_ADAPTER, "sha256",
+                           t->adapter->sha256, "raw_bytes", (json_int_t)n, "stored_bytes",
                            (json_int_t)zn, "stored_sha256", zsha, "parameters",
                            (json_int_t)stored_floats(&t->adapter->table));
         *probe = json_pack("{s:s, s:s, s:i, s:I}", "device_class", t->tools.dev->device_class,
@@ -410,7 +410,7 @@ static void add_rejected(const train_job *t, json_t *doc) {
 static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     const ds_train_record *r = &t->record;
     int trained = adapter != NULL;
-    json_t *doc = json_pack("{s:s, s:s, s:s}", "schema", "diffscaler.train/1", "status",
+    json_t *doc = json_pack("{s:s, s:s, s:s}", "schema", DS_SCHEMA_TRAIN, "status",
                             ds_gate_refuses(&t->gate) ? "rejected" : "ok", "device_class",
                             t->tools.dev->device_class);
     json_object_set_new(doc, "adapter", trained ? adapter : json_null());
@@ -437,8 +437,8 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
                         json_pack("{s:o, s:o}", "first",
                                   ds_json_real(trained ? r->first_loss : NAN), "last",
                                   ds_json_real(trained ? r->loss : NAN)));
-    json_object_set_new(doc, "grid", trained ? json_string("grid.png") : json_null());
-    json_object_set_new(doc, "samples", trained ? json_string("samples.png") : json_null());
+    json_object_set_new(doc, "grid", trained ? json_string(DS_FILE_GRID) : json_null());
+    json_object_set_new(doc, "samples", trained ? json_string(DS_FILE_SHEET) : json_null());
     json_object_set_new(doc, "peak_bytes", ds_json_real(ds_memory_peak()));
     json_object_set_new(doc, "plan", trained ? ds_plan_json(&t->plan) : json_null());
     return doc;
@@ -494,7 +494,7 @@ static int run(train_job *t, ds_error *err) {
     return rc ? rc : finish(t, entry, probe, err);
 }
 
-static int made_on_gpu(const ds_job *job) {
+static int made_on_gpu(const ds_work *job) {
     char made[48];
     ds_checkpoint_device(job, made);
     return !strncmp(made, "cuda", 4);
@@ -513,7 +513,7 @@ static int same_device(const train_job *t, ds_error *err) {
 }
 
 /* *too_large: no room on a GPU, and there would be none if nothing else ran there. */
-static int train_once(const ds_job *job, int *too_large, ds_error *err) {
+static int train_once(const ds_work *job, int *too_large, ds_error *err) {
     const ds_spec *s = job->spec;
     train_job t = {.job = job, .spec = s, .method = s->method, .options = s->train.o};
     t.gate.worst = -1;
@@ -542,8 +542,8 @@ static int train_once(const ds_job *job, int *too_large, ds_error *err) {
     return rc;
 }
 
-int ds_job_train(const ds_job *job, ds_error *err) {
-    ds_job on_cpu = *job;
+int ds_job_train(const ds_work *job, ds_error *err) {
+    ds_work on_cpu = *job;
     int too_large = 0, rc = train_once(job, &too_large, err);
     if (!rc || !too_large || strcmp(ds_job_device(job), "auto"))
         return rc;

@@ -2,9 +2,9 @@
 #include "worker/base_task.h"
 #include "worker/gate.h"
 
-static int finish(const ds_job *job, const ds_tools *tools, const ds_gate *gate, json_t *base_task,
+static int finish(const ds_work *job, const ds_tools *tools, const ds_gate *gate, json_t *base_task,
                   ds_error *err) {
-    json_t *doc = json_pack("{s:s, s:s, s:o}", "schema", "diffscaler.verify/1", "device_class",
+    json_t *doc = json_pack("{s:s, s:s, s:o}", "schema", DS_SCHEMA_VERIFY, "device_class",
                             tools->dev->device_class, "gate", ds_gate_json(gate));
     if (base_task)
         json_object_set(doc, "base_task", base_task);
@@ -14,7 +14,7 @@ static int finish(const ds_job *job, const ds_tools *tools, const ds_gate *gate,
     return rc;
 }
 
-int ds_job_verify(const ds_job *job, ds_error *err) {
+int ds_job_verify(const ds_work *job, ds_error *err) {
     const ds_spec *s = job->spec;
     ds_tools tools;
     ds_gate gate;

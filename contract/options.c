@@ -1,0 +1,47 @@
+/* contract/options.c - the rows of options.def as a table. */
+#include "contract/options.h"
+
+#include <string.h>
+
+#define RANGE(...) RANGE_(__VA_ARGS__)
+#define RANGE_(a, b) .least = a, .most = b
+#define WORDS(list) .words = DS_WORDS(list)
+#define ANY .words = NULL
+#define IS(value) .otherwise = value
+#define OFF .otherwise = "false"
+#define ON .otherwise = "true"
+#define ALL .otherwise = "all"
+#define BY(says) .by = says
+#define LEFT_OUT(value) .absent = value
+#define SINCE(value, default_) default_, .absent = value
+
+const ds_option ds_option_table[] = {
+#define OPTION(section_, name_, flag_, key_, member_, type_, metavar_, help_, ...)                 \
+    {.name = #name_,                                                                               \
+     .flag = flag_,                                                                                \
+     .section = section_,                                                                          \
+     .key = #key_,                                                                                 \
+     .type = DS_OPTION_##type_,                                                                    \
+     .metavar = metavar_,                                                                          \
+     .help = help_,                                                                                \
+     __VA_ARGS__},
+#include "contract/options.def"
+};
+const size_t ds_option_count = sizeof ds_option_table / sizeof *ds_option_table;
+
+const ds_option *ds_option_find(const char *name) {
+    for (size_t i = 0; i < ds_option_count; i++)
+        if (strcmp(ds_option_table[i].name, name) == 0)
+            return &ds_option_table[i];
+    return NULL;
+}
+
+int ds_word_in(const char *words, const char *word, size_t n) {
+    for (const char *p = words; *p;) {
+        size_t m = strcspn(p, "|");
+        if (m == n && memcmp(p, word, n) == 0)
+            return 1;
+        p += m + (p[m] == '|');
+    }
+    return 0;
+}
