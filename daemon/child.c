@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/job.h"
 #include "daemon/helper.h"
 
 #include <errno.h>
@@ -65,7 +66,7 @@ static void on_exit_cb(uv_process_t *handle, int64_t status, int signal) {
 
 int ds_child_start(ds_child **out, uv_loop_t *loop, const ds_child_options *o, ds_error *err) {
     char log[PATH_MAX], parent[24], niceness[24];
-    ds_fs_join(log, sizeof log, o->dir, "worker.log");
+    ds_fs_join(log, sizeof log, o->dir, DS_FILE_LOG);
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
     if (fd < 0)
         return ds_fail_errno(err, "cannot open '%s'", log);
@@ -107,7 +108,7 @@ void ds_child_abandon(ds_child *p) { uv_close((uv_handle_t *)&p->handle, on_clos
 
 void ds_child_bound_log(const char *dir) {
     char path[PATH_MAX];
-    ds_fs_join(path, sizeof path, dir, "worker.log");
+    ds_fs_join(path, sizeof path, dir, DS_FILE_LOG);
     struct stat st;
     if (stat(path, &st) || st.st_size <= DS_CHILD_LOG_MAX)
         return;

@@ -83,7 +83,7 @@ static int put_file(ds_finish *f, const json_t *doc, const char *key, ds_blob *o
 static int collect_scan(ds_finish *f, ds_error *err) {
     const char *manifest, *digest;
     char path[PATH_MAX];
-    int rc = need_schema(f->result, "diffscaler.scan/1", err);
+    int rc = need_schema(f->result, DS_SCHEMA_SCAN, err);
     if (!rc)
         rc = ds_json_need_string(f->result, "manifest", &manifest, err);
     if (!rc)
@@ -109,7 +109,7 @@ static int collect_base_task(ds_finish *f, ds_error *err) {
 
 static int collect_train(ds_finish *f, ds_error *err) {
     const char *status;
-    int rc = need_schema(f->result, "diffscaler.train/1", err);
+    int rc = need_schema(f->result, DS_SCHEMA_TRAIN, err);
     if (!rc)
         rc = ds_json_need_string(f->result, "status", &status, err);
     if (rc)
@@ -128,7 +128,7 @@ static int collect_train(ds_finish *f, ds_error *err) {
 }
 
 static int collect_verify(ds_finish *f, ds_error *err) {
-    int rc = need_schema(f->result, "diffscaler.verify/1", err);
+    int rc = need_schema(f->result, DS_SCHEMA_VERIFY, err);
     return rc ? rc : collect_base_task(f, err);
 }
 
@@ -163,7 +163,7 @@ static int check_model(const ds_finish *f, const char *file, const char *sha, in
 
 static int collect_import(ds_finish *f, ds_error *err) {
     const char *file, *sha;
-    int rc = need_schema(f->result, "diffscaler.import/1", err);
+    int rc = need_schema(f->result, DS_SCHEMA_IMPORT, err);
     if (!rc)
         rc = ds_json_need_string(f->result, "file", &file, err);
     if (!rc)
@@ -181,9 +181,9 @@ static int collect_import(ds_finish *f, ds_error *err) {
 
 int ds_finish_collect(ds_finish *f, ds_error *err) {
     char path[PATH_MAX];
-    ds_fs_join(path, sizeof path, f->dir, "spec.json");
+    ds_fs_join(path, sizeof path, f->dir, DS_FILE_SPEC);
     int rc = ds_json_read_file(path, SPEC_MAX, &f->spec, err);
-    ds_fs_join(path, sizeof path, f->dir, "result.json");
+    ds_fs_join(path, sizeof path, f->dir, DS_FILE_RESULT);
     if (!rc)
         rc = ds_json_read_file(path, RESULT_MAX, &f->result, err);
     if (rc)
@@ -191,7 +191,7 @@ int ds_finish_collect(ds_finish *f, ds_error *err) {
     switch (f->kind) {
     case DS_JOB_SCAN: return collect_scan(f, err);
     case DS_JOB_TRAIN: return collect_train(f, err);
-    case DS_JOB_SAMPLE: return need_schema(f->result, "diffscaler.sample/1", err);
+    case DS_JOB_SAMPLE: return need_schema(f->result, DS_SCHEMA_SAMPLE, err);
     case DS_JOB_VERIFY: return collect_verify(f, err);
     case DS_JOB_IMPORT: return collect_import(f, err);
     case DS_JOB_KIND_COUNT: break;
@@ -240,15 +240,15 @@ int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
 
 /* Of a kind of job: what goes at its end. */
 static const char *const *scratch_of(enum ds_job_kind kind) {
-    static const char *const train[] = {"checkpoints",
-                                        "stage",
-                                        "adapter.safetensors.zst",
-                                        "reference.safetensors.zst",
-                                        "base_reference.safetensors.zst",
-                                        "manifest.ndjson",
+    static const char *const train[] = {DS_DIR_CHECKPOINTS,
+                                        DS_DIR_STAGE,
+                                        DS_FILE_ADAPTER,
+                                        DS_FILE_REFERENCE,
+                                        DS_FILE_BASE_REFERENCE,
+                                        DS_FILE_MANIFEST,
                                         NULL};
-    static const char *const scan[] = {"manifest.ndjson", "stage", NULL};
-    static const char *const other[] = {"base_reference.safetensors.zst", NULL};
+    static const char *const scan[] = {DS_FILE_MANIFEST, DS_DIR_STAGE, NULL};
+    static const char *const other[] = {DS_FILE_BASE_REFERENCE, NULL};
     return kind == DS_JOB_TRAIN ? train : kind == DS_JOB_SCAN ? scan : other;
 }
 

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MARK "owner.json"
 #define MARK_MAX (64 << 10)
 #define SPEC_MAX (16 << 20)
 #define CLOCK_SLACK_MS 2000 /* times of files and of rows come from different clocks */
@@ -22,8 +21,8 @@ json_t *ds_folder_mark(ds_daemon *d, const ds_job *job) {
     char instance[64], tree[DS_HEX_SIZE] = "";
     ds_registry_instance(d->registry, instance, sizeof instance);
     ds_job_tree_digest(d->registry, job->id, tree);
-    return json_pack("{ss ss sI ss sI ss}", "schema", "diffscaler.owner/1", "instance", instance,
-                     "job", (json_int_t)job->id, "kind", ds_job_kind_name(job->kind), "created_at",
+    return json_pack("{ss ss sI ss sI ss}", "schema", DS_SCHEMA_OWNER, "instance", instance, "job",
+                     (json_int_t)job->id, "kind", ds_job_kind_name(job->kind), "created_at",
                      (json_int_t)job->created_at, "tree_digest", tree);
 }
 
@@ -43,7 +42,7 @@ static int older_program(const char *dir, const json_t *mark) {
     char path[PATH_MAX];
     struct stat st;
     json_t *spec = NULL;
-    ds_fs_join(path, sizeof path, dir, "spec.json");
+    ds_fs_join(path, sizeof path, dir, DS_FILE_SPEC);
     if (lstat(path, &st) || ds_json_read_file(path, SPEC_MAX, &spec, NULL))
         return 0;
     const char *tree = ds_json_string(mark, "tree_digest", ""),
@@ -62,7 +61,7 @@ int ds_folder_is_own(const char *dir, const json_t *mark) {
     json_t *its = NULL;
     if (is_empty(dir))
         return 1;
-    ds_fs_join(path, sizeof path, dir, MARK);
+    ds_fs_join(path, sizeof path, dir, DS_FILE_OWNER);
     if (!ds_fs_exists(path))
         return older_program(dir, mark);
     int own = !ds_json_read_file(path, MARK_MAX, &its, NULL) && json_equal(its, mark);
@@ -72,7 +71,7 @@ int ds_folder_is_own(const char *dir, const json_t *mark) {
 
 int ds_folder_mark_write(const char *dir, const json_t *mark, ds_error *err) {
     char path[PATH_MAX];
-    ds_fs_join(path, sizeof path, dir, MARK);
+    ds_fs_join(path, sizeof path, dir, DS_FILE_OWNER);
     return ds_fs_exists(path) ? 0 : ds_json_write_file(path, mark, err);
 }
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/zio.h"
+#include "contract/job.h"
 #include "daemon/fsck_internal.h"
 #include "registry/blobs.h"
 #include "registry/check.h"
@@ -125,8 +126,8 @@ static int put_from(fsck *k, const char *sha, const char *media_type, const char
 
 /* Where a copy may be: what was moved away, and the folders of jobs that made it. */
 static const char *put_from_copy(fsck *k, const char *sha, const char *media_type) {
-    static const char *const names[] = {"adapter.safetensors.zst", "reference.safetensors.zst",
-                                        "base_reference.safetensors.zst", "manifest.ndjson"};
+    static const char *const names[] = {DS_FILE_ADAPTER, DS_FILE_REFERENCE, DS_FILE_BASE_REFERENCE,
+                                        DS_FILE_MANIFEST};
     static char from[PATH_MAX + 40];
     char path[PATH_MAX], jobs[PATH_MAX];
     for (int i = 0; i < 10; i++) {

@@ -153,7 +153,7 @@ static void remove_folder(prune *p, const folder *f) {
     ds_error err;
     ds_fs_join(jobs, sizeof jobs, p->d->o.state, "jobs");
     ds_fs_join(path, sizeof path, jobs, f->name);
-    ds_fs_join(inner, sizeof inner, path, "checkpoints");
+    ds_fs_join(inner, sizeof inner, path, DS_DIR_CHECKPOINTS);
     if (!f->whole && !ds_fs_exists(inner))
         return;
     int64_t bytes = bytes_of(f->whole ? path : inner);

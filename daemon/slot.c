@@ -23,7 +23,6 @@
 #define STOP_SECONDS 20.0
 #define KILL_SECONDS 3.0 /* what SIGKILL does not end by then hangs in the kernel */
 #define POLL_MOST 2.0
-enum { EXIT_GPU = 70, EXIT_AGAIN = 75 }; /* docs/jobs.md */
 #define SPEC_MAX (16 << 20)
 #define MANIFEST_MAX ((size_t)2 << 30)
 
@@ -200,7 +199,7 @@ static void collect(ds_slot *s) {
     s->phase = DS_SLOT_FINISHING;
     s->finish = (ds_finish){.kind = s->job.kind,
                             .job = s->job.id,
-                            .refused = s->exit_code == 8,
+                            .refused = s->exit_code == DS_EXIT_REFUSED,
                             .store = ds_registry_store(s->d->registry)};
     snprintf(s->finish.dir, sizeof s->finish.dir, "%s", s->dir);
     s->work.data = s;
@@ -264,7 +263,7 @@ static void take_line(void *ctx, const char *line, size_t n) {
 static int64_t log_size(const ds_slot *s) {
     char path[PATH_MAX];
     struct stat st;
-    ds_fs_join(path, sizeof path, s->dir, "worker.log");
+    ds_fs_join(path, sizeof path, s->dir, DS_FILE_LOG);
     return stat(path, &st) ? 0 : st.st_size;
 }
 
@@ -314,7 +313,7 @@ void ds_slot_poll(ds_slot *s) {
 /* The last line of worker.log, when no event said why. */
 static void error_from_log(ds_slot *s) {
     char path[PATH_MAX], text[1024];
-    ds_fs_join(path, sizeof path, s->dir, "worker.log");
+    ds_fs_join(path, sizeof path, s->dir, DS_FILE_LOG);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
     if (fd < 0)
@@ -333,15 +332,15 @@ static void error_from_log(ds_slot *s) {
     char *line = strrchr(text, '\n');
     json_t *check = json_string(line ? line + 1 : text); /* only UTF-8 may reach the registry */
     if (check)
-        set_error(s, s->exit_code == EXIT_AGAIN ? "DS_EBUSY" : "DS_EFAILED",
+        set_error(s, s->exit_code == DS_EXIT_AGAIN ? "DS_EBUSY" : "DS_EFAILED",
                   json_string_value(check));
     json_decref(check);
 }
 
 /* Not the job's fault, or at least it gets on: a GPU that failed after a new checkpoint. */
 static int to_be_postponed(const ds_slot *s) {
-    return s->exit_code == EXIT_AGAIN || s->exit_code == 143 || s->exit_signal == SIGTERM ||
-           (s->exit_code == EXIT_GPU && s->checkpoints);
+    return s->exit_code == DS_EXIT_AGAIN || s->exit_code == DS_EXIT_STOPPED ||
+           s->exit_signal == SIGTERM || (s->exit_code == DS_EXIT_GPU && s->checkpoints);
 }
 
 static void stalled(ds_slot *s) {
@@ -355,7 +354,7 @@ static void stalled(ds_slot *s) {
     set_error(s, "DS_ETIMEOUT", text);
 }
 
-/* Exit codes: docs/jobs.md. */
+/* Exit codes: contract/job.h. */
 static void on_exit_cb(void *ctx, int exit_code, int signal) {
     ds_slot *s = ctx;
     ds_slot_poll(s);
@@ -363,11 +362,11 @@ static void on_exit_cb(void *ctx, int exit_code, int signal) {
     s->pid = 0;
     s->exit_code = exit_code;
     s->exit_signal = signal;
-    if (exit_code == 0 || exit_code == 8) {
+    if (exit_code == DS_EXIT_DONE || exit_code == DS_EXIT_REFUSED) {
         collect(s);
         return;
     }
-    if (s->cancel || exit_code == 130)
+    if (s->cancel || exit_code == DS_EXIT_CANCELLED)
         s->outcome = DS_OUTCOME_CANCEL;
     else if (s->stop || s->pause)
         s->outcome = DS_OUTCOME_REQUEUE;
@@ -377,7 +376,7 @@ static void on_exit_cb(void *ctx, int exit_code, int signal) {
         s->outcome = DS_OUTCOME_POSTPONE;
     else {
         s->outcome = DS_OUTCOME_FAIL;
-        s->retry = exit_code != 2 && exit_code != 6 && exit_code != 9;
+        s->retry = ds_exit_may_retry(exit_code);
     }
     if (!*s->error_message && !signal)
         error_from_log(s);
@@ -393,7 +392,7 @@ static void prepare_work(uv_work_t *work) {
     if (!rc) /* before anything else is in it */
         rc = ds_folder_mark_write(s->dir, s->mark, &s->work_err);
     if (!rc && *s->spec.manifest_sha256) {
-        ds_fs_join(path, sizeof path, s->dir, "manifest.ndjson");
+        ds_fs_join(path, sizeof path, s->dir, DS_FILE_MANIFEST);
         if (!ds_fs_exists(path) || ds_digest_file(path, have, NULL) ||
             strcmp(have, s->spec.manifest_sha256) != 0) {
             char *data = NULL;
@@ -406,7 +405,7 @@ static void prepare_work(uv_work_t *work) {
         }
     }
     if (!rc) {
-        ds_fs_join(path, sizeof path, s->dir, "spec.json");
+        ds_fs_join(path, sizeof path, s->dir, DS_FILE_SPEC);
         rc = ds_json_write_file(path, s->spec.spec, &s->work_err);
     }
     s->work_rc = rc;
@@ -483,7 +482,7 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
     s->started = ds_monotonic();
     s->tail.fd = -1;
     ds_job_dir(s->d, s->job.id, s->dir);
-    ds_fs_join(s->events, sizeof s->events, s->dir, "events.ndjson");
+    ds_fs_join(s->events, sizeof s->events, s->dir, DS_FILE_EVENTS);
     s->phase = DS_SLOT_PREPARING;
     if (claimed->cancel) {
         s->exit_code = -1;
@@ -500,7 +499,7 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
         fail_early(s, rc, &err);
         return;
     }
-    ds_fs_join(path, sizeof path, s->dir, "spec.json");
+    ds_fs_join(path, sizeof path, s->dir, DS_FILE_SPEC);
     if (ds_fs_exists(path) && ds_json_read_file(path, SPEC_MAX, &earlier, NULL))
         earlier = NULL;
     rc = ds_spec_build(s->d, &s->job, s->dir, earlier, &s->spec, &err);
@@ -532,7 +531,7 @@ void ds_slot_cancel(ds_slot *s) {
     s->cancel = 1;
     char path[PATH_MAX];
     ds_error err;
-    ds_fs_join(path, sizeof path, s->dir, "cancel");
+    ds_fs_join(path, sizeof path, s->dir, DS_FILE_CANCEL);
     if (s->phase == DS_SLOT_RUNNING && ds_fs_write(path, "", 0, &err))
         ds_log(DS_LOG_WARN, "%s", err.message); /* SIGTERM alone stops it as well */
     terminate(s);

@@ -57,7 +57,7 @@ typedef struct ds_slot {
     uv_work_t work;
     int work_rc;
     ds_error work_err;
-    ds_spec spec;
+    ds_built_spec spec;
     json_t *mark; /* of the folder; owned */
     ds_finish finish;
 } ds_slot;

@@ -31,8 +31,8 @@ static json_t *model_of(const json_t *o) {
 }
 
 static json_t *new_spec(const ds_job *job) {
-    return json_pack("{ss ss sI}", "schema", "diffscaler.job/1", "kind",
-                     ds_job_kind_name(job->kind), "job", (json_int_t)job->id);
+    return json_pack("{ss ss sI}", "schema", DS_SCHEMA_JOB, "kind", ds_job_kind_name(job->kind),
+                     "job", (json_int_t)job->id);
 }
 
 static int add_base(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *err) {
@@ -98,7 +98,7 @@ static int scan_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *er
     return ds_options_plain(spec, members, err);
 }
 
-static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec *out,
+static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_built_spec *out,
                       ds_error *err) {
     json_t *v = NULL, *tasks = NULL, *spec = out->spec;
     int rc = ds_dataset_version_get(d->registry, job->dataset_version_id, &v, err);
@@ -125,7 +125,7 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_spec 
         static const char *const keys[] = {"name", "version", "root", "tree_digest"};
         for (size_t i = 0; i < 4; i++)
             json_object_set(ds, keys[i], json_object_get(v, keys[i]));
-        set_path(ds, "manifest", dir, "manifest.ndjson");
+        set_path(ds, "manifest", dir, DS_FILE_MANIFEST);
         json_object_set_new(spec, "dataset", ds);
         json_object_set(spec, "old_tasks", tasks);
         json_object_set(spec, "publish_worse", json_object_get(v, "publish_worse"));
@@ -296,8 +296,8 @@ static int add_bars(ds_daemon *d, json_t *spec, ds_error *err) {
 }
 
 int ds_spec_build(ds_daemon *d, const ds_job *job, const char *dir, const json_t *earlier,
-                  ds_spec *out, ds_error *err) {
-    *out = (ds_spec){.spec = new_spec(job)};
+                  ds_built_spec *out, ds_error *err) {
+    *out = (ds_built_spec){.spec = new_spec(job)};
     int rc = DS_EINVAL;
     switch (job->kind) {
     case DS_JOB_SCAN: rc = scan_spec(d, job, out->spec, err); break;

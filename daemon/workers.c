@@ -59,7 +59,7 @@ static int orphan_gone(ds_workers *w, const orphan *o) {
     ds_error err;
     char dir[PATH_MAX], path[PATH_MAX];
     ds_job_dir(w->d, o->job.id, dir);
-    ds_fs_join(path, sizeof path, dir, "cancel");
+    ds_fs_join(path, sizeof path, dir, DS_FILE_CANCEL);
     json_t *mark = ds_folder_mark(w->d, &o->job);
     int cancelled = o->job.cancel || (ds_fs_exists(path) && ds_folder_is_own(dir, mark));
     json_decref(mark);
@@ -143,7 +143,7 @@ static void keep_polling(ds_workers *w) {
 static int directory_in_use(const ds_daemon *d, int64_t job) {
     char dir[PATH_MAX], path[PATH_MAX];
     ds_job_dir(d, job, dir);
-    ds_fs_join(path, sizeof path, dir, "lock");
+    ds_fs_join(path, sizeof path, dir, DS_FILE_LOCK);
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return 0;

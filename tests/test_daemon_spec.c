@@ -29,7 +29,7 @@ static ds_job second_training(void) {
 }
 
 static json_t *build(const ds_job *job, const json_t *earlier) {
-    ds_spec s;
+    ds_built_spec s;
     MUST(ds_spec_build(&d, job, "/jobs/7", earlier, &s, err));
     ck_assert_ptr_nonnull(s.spec);
     ck_assert_int_eq(ds_digest_valid(s.manifest_sha256), job->kind == DS_JOB_TRAIN);
@@ -40,7 +40,7 @@ static json_t *build(const ds_job *job, const json_t *earlier) {
 }
 
 static void fails(const ds_job *job, int code, const char *text) {
-    ds_spec s = {.spec = (json_t *)&s};
+    ds_built_spec s = {.spec = (json_t *)&s};
     FAILS(code, text, ds_spec_build(&d, job, "/jobs/7", NULL, &s, err));
     ck_assert_ptr_null(s.spec);
 }
@@ -78,7 +78,7 @@ static void has_base(const json_t *spec) {
 START_TEST(a_training) {
     ds_job j = fx_claim(r, DS_JOB_TRAIN);
     json_t *s = build(&j, NULL), *v = NULL;
-    ds_spec again;
+    ds_built_spec again;
     MUST(ds_dataset_version_get(r, j.dataset_version_id, &v, err));
     is_text(json_object_get(s, "name"), "photos");
     ck_assert_int_eq(fx_int(s, "version"), 1);
@@ -186,7 +186,7 @@ START_TEST(no_spec_of_a_damaged_registry) {
     snprintf(sql, sizeof sql, "PRAGMA foreign_keys = 0; PRAGMA ignore_check_constraints = 1; %s",
              damage[_i].sql);
     ck_assert_msg(fx_foreign(r, sql) == SQLITE_OK, "%s", damage[_i].sql);
-    ds_spec s = {.spec = (json_t *)&s};
+    ds_built_spec s = {.spec = (json_t *)&s};
     ds_error err = {0};
     int rc = ds_spec_build(&d, &j, "/jobs/7", NULL, &s, &err);
     ck_assert_msg(rc < 0 && (damage[_i].code == DS_EFAILED || rc == damage[_i].code), "%d %s", rc,
@@ -310,7 +310,7 @@ START_TEST(a_verification) {
     ck_assert_uint_eq(length(s, "old_tasks"), 0);
     json_decref(s);
     ck_assert_int_eq(fx_foreign(r, "PRAGMA foreign_keys = 0; DROP TABLE base_tasks"), SQLITE_OK);
-    ds_spec gone;
+    ds_built_spec gone;
     ds_error err = {0};
     ck_assert_int_lt(ds_spec_build(&d, &j, "/jobs/7", NULL, &gone, &err), 0);
     ck_assert_ptr_null(gone.spec);
@@ -355,7 +355,7 @@ START_TEST(an_import) {
     json_decref(s);
     /* where the folder cannot be made */
     snprintf(d.o.state, sizeof d.o.state, "/dev/null/state");
-    ds_spec none;
+    ds_built_spec none;
     ds_error err = {0};
     ck_assert_int_ne(ds_spec_build(&d, &j, "/jobs/7", NULL, &none, &err), 0);
     ck_assert_ptr_null(none.spec);

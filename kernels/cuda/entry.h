@@ -6,13 +6,14 @@
 #ifndef DS_KERNELS_CUDA_ENTRY_H
 #define DS_KERNELS_CUDA_ENTRY_H
 
+#include "contract/job.h"
 #include "kernels/device.h"
 
 #define DS_CUDA_LIBRARY "libdiffscaler-cuda.so"
 /* Exit codes: a sticky error of the device is tried again a few times, like a crash; no room for
- * scratch is tried again until there is (docs/jobs.md). */
-#define DS_CUDA_EXIT_FAILED 70
-#define DS_CUDA_EXIT_NO_ROOM 75
+ * scratch is tried again until there is. */
+#define DS_CUDA_EXIT_FAILED DS_EXIT_GPU
+#define DS_CUDA_EXIT_NO_ROOM DS_EXIT_AGAIN
 
 /* Sizes of what both sides share, and the version. */
 typedef struct {
