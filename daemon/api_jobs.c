@@ -132,13 +132,13 @@ static int no_file(int64_t id, const char *name, ds_error *err) {
 int ds_api_job_file(ds_request *rq, void *ctx, ds_error *err) {
     static const struct {
         const char *name, *type;
-    } known[] = {{"grid.png", "image/png"},
-                 {"samples.png", "image/png"},
-                 {"samples.safetensors", "application/octet-stream"},
-                 {"spec.json", "application/json"},
-                 {"result.json", "application/json"},
-                 {"events.ndjson", "application/x-ndjson"},
-                 {"worker.log", "text/plain; charset=utf-8"}};
+    } known[] = {{DS_FILE_GRID, "image/png"},
+                 {DS_FILE_SHEET, "image/png"},
+                 {DS_FILE_SAMPLES, "application/octet-stream"},
+                 {DS_FILE_SPEC, "application/json"},
+                 {DS_FILE_RESULT, "application/json"},
+                 {DS_FILE_EVENTS, "application/x-ndjson"},
+                 {DS_FILE_LOG, "text/plain; charset=utf-8"}};
     const char *name = ds_request_param(rq, 1), *type = NULL;
     int64_t id;
     int fd = -1;
@@ -256,7 +256,7 @@ int ds_api_job_events(ds_request *rq, void *ctx, ds_error *err) {
         if (errno || end == last || *end || since < 0)
             return ds_fail(err, DS_EINVAL, "Last-Event-ID must be the number of a line");
     }
-    job_stream *s = new_stream(ctx, id, "events.ndjson");
+    job_stream *s = new_stream(ctx, id, DS_FILE_EVENTS);
     s->since = since;
     s->follow = ds_request_flag(rq, "follow");
     s->sse = ds_request_accepts(rq, "text/event-stream");
@@ -273,13 +273,13 @@ int ds_api_job_log(ds_request *rq, void *ctx, ds_error *err) {
     if (!rc)
         rc = ds_request_int(rq, "offset", 0, INT64_MAX, 0, &offset, err);
     if (!rc)
-        rc = open_job_file(ctx, id, "worker.log", &fd, &st, err);
+        rc = open_job_file(ctx, id, DS_FILE_LOG, &fd, &st, err);
     if (rc)
         return rc;
     if (ds_request_flag(rq, "follow")) {
         if (fd >= 0)
             close(fd);
-        job_stream *s = new_stream(ctx, id, "worker.log");
+        job_stream *s = new_stream(ctx, id, DS_FILE_LOG);
         s->offset = offset;
         ds_stream_source src = {log_fill, job_stream_release, s, NULL};
         return ds_reply_stream(rq, type, &src);
@@ -301,13 +301,12 @@ typedef struct {
     const char *key;
     char type; /* i(nteger), n(umber), s(tring), b(oolean) */
     double least, most;
-    const char *values; /* of s: "|a|b|"; NULL = any short text */
+    const char *values; /* of s: "a|b"; NULL = any short text */
 } field;
 
 static int check_field(const field *f, const json_t *v, ds_error *err) {
     int number = f->type == 'i' ? json_is_integer(v) : json_is_number(v);
     double x = json_number_value(v);
-    char word[80];
     switch (f->type) {
     case 'i':
     case 'n':
@@ -321,8 +320,7 @@ static int check_field(const field *f, const json_t *v, ds_error *err) {
     default:
         if (!json_is_string(v) || json_string_length(v) > 256)
             return ds_fail(err, DS_EINVAL, "'%s' must be a text", f->key);
-        snprintf(word, sizeof word, "|%.60s|", json_string_value(v));
-        if (f->values && !strstr(f->values, word))
+        if (f->values && !ds_word_in(f->values, json_string_value(v), json_string_length(v)))
             return ds_fail(err, DS_EINVAL, "'%s' must be one of %s", f->key, f->values);
         return 0;
     }
@@ -462,8 +460,8 @@ int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
                                    {"class", 's', 0, 0, NULL},
                                    {"steps", 'i', DS_RANGE_SAMPLE_STEPS, NULL},
                                    {"guidance", 'n', DS_RANGE_GUIDANCE, NULL},
-                                   {"guidance_mode", 's', 0, 0, "|cfg|domain|none|"},
-                                   {"sampler", 's', 0, 0, "|dpmpp2m|ddim|ddpm|"},
+                                   {"guidance_mode", 's', 0, 0, DS_WORDS(DS_GUIDANCES)},
+                                   {"sampler", 's', 0, 0, DS_WORDS(DS_SAMPLERS)},
                                    {"seed", 'i', DS_RANGE_SEED, NULL},
                                    {"columns", 'i', DS_RANGE_COLUMNS, NULL},
                                    {"sheet", 'b', 0, 0, NULL}};
