@@ -103,7 +103,7 @@ static int run_command(ds_cli *c, ds_error *err) {
     return rc;
 }
 
-/* --help, --version and --dump-command(s) need neither a command nor its arguments. */
+/* --help, --version and --dump-... need neither a command nor its arguments. */
 static int run_informative(ds_cli *c) {
     if (ds_opt_given(c, "version") && !c->command) {
         fprintf(c->out, "dsctl %s\n", DS_VERSION);
@@ -135,6 +135,11 @@ int ds_cli_run(int argc, char **argv, FILE *out, FILE *err_stream) {
     c->started = ds_monotonic();
     if (argc == 2 && !strcmp(argv[1], "--dump-commands")) {
         ds_man_dump(out);
+        free(c);
+        return fflush(out) ? 1 : 0;
+    }
+    if (argc == 2 && !strcmp(argv[1], "--dump-options")) {
+        ds_options_dump(out);
         free(c);
         return fflush(out) ? 1 : 0;
     }

@@ -1,6 +1,8 @@
 /* cli/help.c - --help and the scdoc part of the man page, from the table of commands. */
-#include "cli/cli.h"
+#include "base/limits.h"
 #include "base/mem.h"
+#include "cli/cli.h"
+#include "contract/options.h"
 
 #include <string.h>
 
@@ -123,6 +125,40 @@ void ds_man_dump(FILE *f) {
     }
     DS_ERROR_MAP(X)
 #undef X
+}
+
+/* What a cell of Markdown may hold. */
+static void put_cell(FILE *f, const char *s) {
+    for (; *s; s++)
+        fprintf(f, *s == '|' ? "\\|" : "%c", *s);
+}
+
+static void put_allowed(FILE *f, const ds_option *o) {
+    switch (o->type) {
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED:
+    case DS_OPTION_NUM:
+        fprintf(f, "%s%.12g to %.12g", o->type == DS_OPTION_NUM ? "" : "whole, ", o->least,
+                o->most);
+        break;
+    case DS_OPTION_BOOL: fprintf(f, "true or false"); break;
+    case DS_OPTION_LIST: fprintf(f, "list of "); /* fall through */
+    case DS_OPTION_ENUM: put_cell(f, o->words); break;
+    case DS_OPTION_DEVICE: fprintf(f, DS_DEVICE_WORDS); break;
+    }
+}
+
+void ds_options_dump(FILE *f) {
+    fprintf(f, "| option | dsctl add-dataset | spec.json | allowed | default | what it is |\n"
+               "|---|---|---|---|---|---|\n");
+    for (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++) {
+        fprintf(f, "| `%s` | `--%s%s%s` | `%s.%s` | ", o->name, o->flag, o->metavar ? " " : "",
+                o->metavar ? o->metavar : "", o->section, o->key);
+        put_allowed(f, o);
+        fprintf(f, " | %s | ", o->otherwise ? o->otherwise : o->by ? o->by : o->absent);
+        put_cell(f, o->help);
+        fprintf(f, " |\n");
+    }
 }
 
 void ds_man_page(FILE *f, const ds_command *k) {

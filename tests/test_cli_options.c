@@ -1,4 +1,5 @@
 /* The table of commands, what is made from it, and the small formatters. */
+#include "base/fs.h"
 #include "cli/format.h"
 #include "tests/cli_fake.h"
 
@@ -52,6 +53,23 @@ START_TEST(table_is_sane) {
         }
         ck_assert_int_lt(n, DS_CLI_MAX_OPTIONS);
     }
+}
+END_TEST
+
+/* The table in docs/api.md is the one that is printed. */
+START_TEST(options_are_documented) {
+    char *argv[] = {(char *)(uintptr_t) "dsctl", (char *)(uintptr_t) "--dump-options", NULL};
+    char *table = NULL, *doc = NULL;
+    size_t n = 0;
+    ds_error err = {0};
+    FILE *out = open_memstream(&table, &n);
+    ck_assert_int_eq(ds_cli_run(2, argv, out, stderr), 0);
+    fclose(out);
+    ck_assert_msg(!ds_fs_read("docs/api.md", 1 << 20, &doc, &n, &err), "%s", err.message);
+    ck_assert_msg(strstr(doc, table) != NULL,
+                  "docs/api.md has not what 'dsctl --dump-options' prints:\n%s", table);
+    free(table);
+    free(doc);
 }
 END_TEST
 
@@ -412,6 +430,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_test(tc, help_of_every_command);
     tcase_add_test(tc, table_is_sane);
+    tcase_add_test(tc, options_are_documented);
     tcase_add_loop_test(tc, usage_errors, 0, sizeof wrong / sizeof *wrong);
     tcase_add_test(tc, help_and_version_without_daemon);
     tcase_add_loop_test(tc, completions_parse, 0, 3);
