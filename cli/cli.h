@@ -118,7 +118,7 @@ void ds_help_command(FILE *f, const ds_command *cmd);
 void ds_help_overview(FILE *f);
 /* scdoc: the page dsctl-COMMAND(1) */
 void ds_man_page(FILE *f, const ds_command *k);
-void ds_man_dump(FILE *f); /* scdoc: the sections that the table and base/error.h decide */
+void ds_man_dump(FILE *f);     /* scdoc: the sections that the table and base/error.h decide */
 void ds_options_dump(FILE *f); /* Markdown: the table of docs/api.md */
 void ds_complete_bash(FILE *f);
 void ds_complete_zsh(FILE *f);

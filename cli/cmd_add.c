@@ -154,10 +154,6 @@ static int64_t version_of(const json_t *d) {
     return ds_json_int(json_object_get(d, "version"), "version", 0);
 }
 
-static int is_over(const char *state) {
-    return strcmp(state, "queued") != 0 && strcmp(state, "running") != 0;
-}
-
 /* The newest training of the dataset's version (0: of any); 0: none (yet).  Those up to `old` count
  * only while they run.  *state needs 16 bytes. */
 static int64_t training_job(ds_cli *c, const json_t *d, int64_t version, int64_t old, char *state) {
@@ -170,12 +166,11 @@ static int64_t training_job(ds_cli *c, const json_t *d, int64_t version, int64_t
     ds_client_call(c->http, "GET", path.data, NULL, &answer, NULL);
     ds_buf_release(&path);
     json_array_foreach(json_object_get(answer, "items"), i, job) {
-        const char *s = ds_json_string(job, "state", "");
         if (version && ds_json_int(job, "dataset_version", 0) != version)
             continue;
-        if (ds_json_int(job, "id", 0) > old || !is_over(s)) {
+        if (ds_json_int(job, "id", 0) > old || !ds_job_finished(job)) {
             id = ds_json_int(job, "id", 0);
-            snprintf(state, 16, "%s", s);
+            snprintf(state, 16, "%s", ds_json_string(job, "state", ""));
         }
         break;
     }
@@ -202,7 +197,8 @@ static int64_t await_job(ds_cli *c, json_t **d, double patience, int64_t old, ch
     int asked = ds_opt_given(c, "publish-worse");
     for (;;) {
         int64_t id = training_job(c, *d, version_of(*d), old, state);
-        int settled = id && strcmp(state, "failed") && strcmp(state, "cancelled");
+        int s = ds_job_state_parse(state);
+        int settled = id && s != DS_JOB_FAILED && s != DS_JOB_CANCELLED;
         if (settled || ds_monotonic() > end || ds_cli_sleep(SCAN_POLL, NULL))
             return id;
         if (asked && !id && !wish_waits(c, d))
@@ -327,7 +323,7 @@ static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
     } else if (unchanged(d)) {
         ds_buf_addf(&b, "%s: unchanged (v%lld)", name, (long long)version_of(d));
         say_changes(c, d, &b);
-        if (job && strcmp(state, "done"))
+        if (job && ds_job_state_parse(state) != DS_JOB_DONE)
             ds_buf_addf(&b, ", training %s (job %lld)", state, (long long)job);
     } else {
         ds_buf_addf(&b, "%s %s: ", version_of(d) > 1 ? "changed" : "added", name);

@@ -21,7 +21,7 @@ static void progress_cell(const json_t *job, char *out, size_t size) {
     double done = ds_json_real(p, "done"), total = ds_json_real(p, "total");
     const char *stage = ds_json_string(job, "stage", NULL);
     out[0] = 0;
-    if (strcmp(ds_json_string(job, "state", ""), "running"))
+    if (!ds_job_is(job, DS_JOB_RUNNING))
         return;
     if (total > 0)
         snprintf(out, size, "%.20s %.0f %%", stage ? stage : "", 100 * done / total);
@@ -110,7 +110,7 @@ static void show_times(ds_cli *c, const json_t *job) {
     for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
         char when[DS_TEXT];
         const char *at = ds_json_string(job, times[i][1], NULL);
-        int later = i == 3 && strcmp(ds_json_string(job, "state", ""), "queued");
+        int later = i == 3 && !ds_job_is(job, DS_JOB_QUEUED);
         if (at && !later)
             ds_field(c, times[i][0], "%s", ds_fmt_time(when, at));
     }

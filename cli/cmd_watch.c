@@ -58,10 +58,6 @@ static const char *subject(const json_t *job) {
     return ds_json_string(job, "dataset", ds_json_string(job, "name", ""));
 }
 
-static int is_state(const json_t *job, const char *state) {
-    return !strcmp(ds_json_string(job, "state", ""), state);
-}
-
 /* The subject is cut first: percent and time left are what a narrow window is looked at for. */
 static void add_running(const ds_cli *c, const json_t *job, ds_buf *out) {
     char head[48];
@@ -112,7 +108,7 @@ static void draw_jobs(ds_cli *c, const json_t *jobs) {
     int running = 0, queued = 0;
     ds_buf line = {0};
     json_array_foreach((json_t *)(uintptr_t)jobs, i, job) {
-        if (!is_state(job, "running"))
+        if (!ds_job_is(job, DS_JOB_RUNNING))
             continue;
         if (!running++)
             ds_buf_addf(&line, "Running"), put_line(c, DS_BOLD, &line);
@@ -123,7 +119,7 @@ static void draw_jobs(ds_cli *c, const json_t *jobs) {
         ds_buf_addf(&line, "Nothing is running"), put_line(c, DS_DIM, &line);
     for (i = json_array_size(jobs); i-- > 0;) {
         job = json_array_get(jobs, i);
-        if (!is_state(job, "queued") || queued++ >= QUEUE)
+        if (!ds_job_is(job, DS_JOB_QUEUED) || queued++ >= QUEUE)
             continue;
         if (queued == 1)
             ds_buf_addf(&line, "Waiting"), put_line(c, DS_BOLD, &line);
@@ -144,7 +140,7 @@ static void draw_failed(ds_cli *c, const json_t *jobs) {
     ds_buf line = {0};
     json_array_foreach((json_t *)(uintptr_t)jobs, i, job) {
         char when[DS_TEXT];
-        if (!is_state(job, "failed") || n++ >= FAILED)
+        if (!ds_job_is(job, DS_JOB_FAILED) || n++ >= FAILED)
             continue;
         if (n == 1)
             ds_buf_addf(&line, "Failed"), put_line(c, DS_BOLD, &line);
@@ -248,7 +244,7 @@ static void say_job(ds_cli *c, known_job *k, const json_t *job, int first) {
     const json_t *p = json_object_get(job, "progress");
     const char *state = ds_json_string(job, "state", ""), *stage = ds_json_string(job, "stage", "");
     double done = ds_json_number(p, "done", 0), total = ds_json_number(p, "total", 0);
-    int running = is_state(job, "running"), tenth = total > 0 ? (int)(10 * done / total) : -1;
+    int running = ds_job_is(job, DS_JOB_RUNNING), tenth = total > 0 ? (int)(10 * done / total) : -1;
     if (!strcmp(state, k->state) &&
         (!running || (!strncmp(stage, k->stage, sizeof k->stage - 1) && tenth == k->tenth)))
         return;

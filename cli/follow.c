@@ -20,9 +20,11 @@ typedef struct {
 } follower;
 
 int ds_job_finished(const json_t *job) {
-    const char *s = ds_json_string(job, "state", "");
-    return !strcmp(s, "done") || !strcmp(s, "rejected") || !strcmp(s, "failed") ||
-           !strcmp(s, "cancelled");
+    return ds_job_state_over(ds_job_state_parse(ds_json_string(job, "state", "")));
+}
+
+int ds_job_is(const json_t *job, enum ds_job_state state) {
+    return !strcmp(ds_json_string(job, "state", ""), ds_job_state_name(state));
 }
 
 int ds_error_from_name(const char *name) {
@@ -39,21 +41,20 @@ static const char worse_hint[] =
     "--publish-worse publishes a worse version all the same, once";
 
 int ds_job_verdict(const json_t *job, ds_error *err) {
-    const char *state = ds_json_string(job, "state", "");
     const json_t *error = json_object_get(job, "error"), *result = json_object_get(job, "result");
     const json_t *gate = json_object_get(result, "gate");
     const char *message = ds_json_string(error, "message", NULL);
     long long id = ds_json_int(job, "id", 0);
-    if (!strcmp(state, "done"))
+    if (ds_job_is(job, DS_JOB_DONE))
         return 0;
-    if (!strcmp(state, "rejected")) {
+    if (ds_job_is(job, DS_JOB_REJECTED)) {
         const json_t *self = json_object_get(gate, "self");
         int worse = !strcmp(ds_json_string(self, "verdict", ""), "refused");
         return ds_fail(err, DS_EREFUSED, "job %lld was refused by the gate: %s%s", id,
                        ds_json_string(gate, "reason", message ? message : "no reason recorded"),
                        worse ? worse_hint : "");
     }
-    if (!strcmp(state, "cancelled"))
+    if (ds_job_is(job, DS_JOB_CANCELLED))
         return ds_fail(err, DS_ECANCELED, "job %lld was cancelled", id);
     int code = ds_error_from_name(ds_json_string(error, "code", ""));
     return ds_fail(err, code, "job %lld failed: %s; its log: dsctl logs %lld", id,
@@ -96,7 +97,7 @@ static void say_state(follower *f, const json_t *job) {
         return;
     snprintf(f->said_state, sizeof f->said_state, "%s", state);
     const char *message = ds_json_string(json_object_get(job, "error"), "message", NULL);
-    if (strcmp(state, "queued"))
+    if (!ds_job_is(job, DS_JOB_QUEUED))
         return;
     ds_progress_clear(&f->bar);
     if (ds_json_int(job, "attempts", 0) > 0 && message)

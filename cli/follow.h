@@ -8,6 +8,7 @@
 #define DS_CLI_FOLLOW_H
 
 #include "cli/cli.h"
+#include "contract/job.h"
 
 #define DS_FOLLOW_PATIENCE 30.0
 
@@ -50,6 +51,7 @@ int ds_job_verdict(const json_t *job, ds_error *err);
 /* "DS_EIO" -> DS_EIO; DS_EFAILED for names that are not known. */
 int ds_error_from_name(const char *name);
 int ds_job_finished(const json_t *job);
+int ds_job_is(const json_t *job, enum ds_job_state state);
 
 /* The tables of a gate object (docs/jobs.md), indented: its bars, the old tasks.  brief: tasks with
  * the same probe digest are one line with their number. */

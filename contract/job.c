@@ -21,6 +21,8 @@ static int position(const char *const *names, int n, const char *s) {
 int ds_job_kind_parse(const char *s) { return position(kinds, DS_JOB_KIND_COUNT, s); }
 int ds_job_state_parse(const char *s) { return position(states, DS_JOB_STATE_COUNT, s); }
 
+int ds_job_state_over(int s) { return s > DS_JOB_RUNNING; }
+
 int ds_exit_may_retry(int code) {
     return code != DS_EXIT_BAD && code != DS_EXIT_PERMISSION && code != DS_EXIT_INTEGRITY;
 }

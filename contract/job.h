@@ -47,6 +47,8 @@ const char *ds_job_state_name(enum ds_job_state s);
 int ds_job_kind_parse(const char *s);  /* -1 if unknown; s may be NULL */
 int ds_job_state_parse(const char *s); /* -1 if unknown; s may be NULL */
 
+int ds_job_state_over(int s); /* neither queued nor running; of ds_job_state_parse */
+
 /* Will a job that ended with this code be run again, if attempts are left? */
 int ds_exit_may_retry(int code);
 
