@@ -19,7 +19,7 @@ static inline int is_number(const ds_option *o) {
 
 /* Value k of an option as JSON text, with *good: is it allowed?  0: there are no more.
  * Of a number both ends with their neighbours on both sides; of words each of them, and what is
- * none of them. */
+ * none of them; of a list also an empty one. */
 static inline int limit_number(const ds_option *o, int k, char out[80], int *good) {
     double end = k < 3 ? o->least : o->most,
            step = o->type != DS_OPTION_NUM ? 1 : fmax(fabs(end) * 1e-6, 1e-15),
@@ -68,7 +68,9 @@ static inline int limit_value(const ds_option *o, int k, char out[80], int *good
         return k < 3;
     case DS_OPTION_ENUM: return limit_word(o->words, k, out, good);
     case DS_OPTION_LIST:
-        if (!limit_word(o->words, k, word, good))
+        if (k == 0) /* none */
+            word[0] = *good = 0;
+        else if (!limit_word(o->words, k - 1, word, good))
             return 0;
         snprintf(out, 80, "[%.70s]", word);
         return 1;
