@@ -47,15 +47,16 @@ void ds_model_free(ds_model *m) {
 typedef struct {
     char *block;
     size_t used;
-} ds_plan;
+} ds_net_plan;
 
-static void *take(ds_plan *plan, size_t bytes) {
+static void *take(ds_net_plan *plan, size_t bytes) {
     void *p = plan->block ? plan->block + plan->used : NULL;
     plan->used += (bytes + 63) / 64 * 64;
     return p;
 }
 
-static void plan_block(ds_plan *plan, ds_block_acts *a, const ds_dit_config *c, size_t act, int B) {
+static void plan_block(ds_net_plan *plan, ds_block_acts *a, const ds_dit_config *c, size_t act,
+                       int B) {
     size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
            F = D * (size_t)c->mlp_ratio;
     float **stats[] = {&a->mean1, &a->rstd1, &a->mean2, &a->rstd2};
@@ -76,7 +77,7 @@ static void plan_block(ds_plan *plan, ds_block_acts *a, const ds_dit_config *c, 
 
 size_t ds_net_plan_conditioning(ds_conditioning *k, const ds_dit_config *c, size_t act, int rows,
                                 char *block) {
-    ds_plan plan = {block, 0};
+    ds_net_plan plan = {block, 0};
     size_t b = (size_t)rows, freq = b * (size_t)c->freq_dim, D = b * (size_t)c->width;
     k->given = take(&plan, 3 * b * sizeof *k->given);
     k->temb = take(&plan, freq * 4);
@@ -89,7 +90,7 @@ size_t ds_net_plan_conditioning(ds_conditioning *k, const ds_dit_config *c, size
     return plan.used;
 }
 
-static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t act, int B,
+static void plan_shared(ds_net_plan *plan, ds_net *n, const ds_dit_config *c, size_t act, int B,
                         int train) {
     size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
            F = D * (size_t)c->mlp_ratio, b = (size_t)B;
@@ -124,7 +125,7 @@ static void plan_shared(ds_plan *plan, ds_net *n, const ds_dit_config *c, size_t
 
 static size_t plan_net(ds_net *n, const ds_dit_config *c, size_t act, enum ds_net_kind kind, int B,
                        char *block) {
-    ds_plan plan = {block, 0};
+    ds_net_plan plan = {block, 0};
     int train = kind == DS_NET_TRAIN, own = train ? n->recompute : c->depth;
     size_t stream = (size_t)B * (size_t)ds_dit_tokens(c) * (size_t)c->width * 4;
     plan_shared(&plan, n, c, act, B, train);

@@ -28,12 +28,13 @@ int ds_device_kind_check(const char *kind, ds_error *err) {
     return known(kind, &ordinal) ? 0 : unknown(kind, err);
 }
 
-static const char *const precisions[] = {DS_PRECISIONS(DS_WORD_AT)};
-enum { PRECISIONS = sizeof precisions / sizeof *precisions };
+#define COUNT(value, word) +1
+const char *const ds_precision_names[] = {DS_PRECISIONS(DS_WORD_AT)[DS_PRECISIONS(COUNT)] = NULL};
+#undef COUNT
 
 int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err) {
-    for (int i = 0; i < PRECISIONS; i++)
-        if (!strcmp(name, precisions[i])) {
+    for (int i = 0; ds_precision_names[i]; i++)
+        if (!strcmp(name, ds_precision_names[i])) {
             *out = (enum ds_precision)i;
             return 0;
         }

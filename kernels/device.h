@@ -30,6 +30,8 @@ typedef struct ds_weight ds_weight; /* defined by each device */
 
 /* TF32: f32 in memory, products of the GPU's tensor cores with 10 bits of mantissa (cuda only). */
 enum ds_precision { DS_PRECISION_F32, DS_PRECISION_BF16, DS_PRECISION_TF32 };
+/* By enum ds_precision; NULL ends the list. */
+extern const char *const ds_precision_names[];
 int ds_precision_from_name(const char *name, enum ds_precision *out, ds_error *err);
 
 /* How a weight multiplies: as the device's precision says; in exact f32 on every device; in exact

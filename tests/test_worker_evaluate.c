@@ -371,7 +371,7 @@ START_TEST(numbers_that_are_none) {
     static double mu[2][DIM], sigma[DIM * DIM] = {1, 0, 0, 1};
     for (int bad = 0; bad < 2; bad++) {
         ds_device dev = {.device_class = "cpu-x"};
-        ds_evaluation e = {.dev = &dev, .rows = json_array()};
+        ds_ev_run e = {.dev = &dev, .rows = json_array()};
         ds_error err = {0};
         ds_npz_stats st = {.mu = mu[0], .sigma = sigma, .dim = DIM, .n = 9};
         e.fake.stats = e.real.stats = st;

@@ -36,7 +36,7 @@ static int bundled_net(char out[PATH_MAX], ds_error *err) {
 }
 
 /* A checkpoint is converted in memory; an imported file is taken as it is. */
-static int open_whole_net(ds_evaluation *e, ds_error *err) {
+static int open_whole_net(ds_ev_run *e, ds_error *err) {
     char *bytes;
     size_t n;
     int rc =
@@ -48,7 +48,7 @@ static int open_whole_net(ds_evaluation *e, ds_error *err) {
     return rc;
 }
 
-static int open_net(ds_evaluation *e, ds_error *err) {
+static int open_net(ds_ev_run *e, ds_error *err) {
     ds_device_options o = {.kind = e->o.device ? e->o.device : "auto",
                            .precision = e->o.precision,
                            .threads = e->o.threads};
@@ -70,7 +70,7 @@ static int open_net(ds_evaluation *e, ds_error *err) {
 }
 
 /* Errors of a metric are in its row; *err is what ended the work. */
-static int evaluate(ds_evaluation *e, ds_error *err) {
+static int evaluate(ds_ev_run *e, ds_error *err) {
     int rc = ds_ev_sides_look(e, err);
     rc = rc ? rc : open_net(e, err);
     rc = rc ? rc : ds_ev_sides_match(e, err);
@@ -95,7 +95,7 @@ static int evaluate(ds_evaluation *e, ds_error *err) {
 }
 
 int ds_worker_evaluate(int argc, char **argv) {
-    ds_evaluation e = {.rows = json_array(), .notes = json_array()};
+    ds_ev_run e = {.rows = json_array(), .notes = json_array()};
     ds_error err = {0};
     int rc = ds_ev_parse(&e.o, argc + 1, argv - 1, &err); /* getopt passes over the name */
     if (rc == 1)

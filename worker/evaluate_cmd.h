@@ -65,37 +65,37 @@ typedef struct {
     ds_ev_side fake, real;
     json_t *rows, *notes;
     ds_error lost[DS_EV_METRICS]; /* code 0: it can be had */
-} ds_evaluation;
+} ds_ev_run;
 
 /* One entry for each metric. */
 typedef struct {
     const char *word, *name;
     int want, both; /* both: needs both sides */
     int64_t least;  /* pictures of a side */
-    int (*add)(ds_evaluation *e, ds_error *err);
+    int (*add)(ds_ev_run *e, ds_error *err);
 } ds_ev_metric;
 extern const ds_ev_metric ds_ev_metrics[DS_EV_METRICS];
 
 /* What its number is called in this mode: "FID" is said of FID's network alone. */
-const char *ds_ev_metric_name(const ds_evaluation *e, const ds_ev_metric *m);
+const char *ds_ev_metric_name(const ds_ev_run *e, const ds_ev_metric *m);
 
 /* 1: help was asked for, and printed. */
 int ds_ev_parse(ds_ev_options *o, int argc, char **argv, ds_error *err);
 
 /* Every path, option and count; no picture is read.  Leaves in o.want what can be measured. */
-int ds_ev_sides_look(ds_evaluation *e, ds_error *err);
+int ds_ev_sides_look(ds_ev_run *e, ds_error *err);
 /* What must fit this network. */
-int ds_ev_sides_match(ds_evaluation *e, ds_error *err);
+int ds_ev_sides_match(ds_ev_run *e, ds_error *err);
 void ds_ev_side_release(ds_ev_side *s);
 
-int ds_ev_read(ds_evaluation *e, ds_ev_side *s, const char *what, ds_error *err);
+int ds_ev_read(ds_ev_run *e, ds_ev_side *s, const char *what, ds_error *err);
 
 /* All that are wanted; those that fail are in `lost`. */
-void ds_ev_measure(ds_evaluation *e);
+void ds_ev_measure(ds_ev_run *e);
 
 /* One line on stderr (unless --quiet) and in the document.  Paths in it are escaped by the caller.
  */
-void ds_ev_note(ds_evaluation *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void ds_ev_note(ds_ev_run *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* "5,000". */
 const char *ds_ev_count(char out[32], int64_t n);
 
@@ -106,9 +106,9 @@ typedef struct {
 } ds_ev_meter;
 void ds_ev_meter_start(ds_ev_meter *m, const ds_ev_options *o, const char *what);
 void ds_ev_meter_update(ds_ev_meter *m, int64_t done, int64_t total);
-void ds_ev_say_computing(const ds_evaluation *e, const char *what);
+void ds_ev_say_computing(const ds_ev_run *e, const char *what);
 
-int ds_ev_print(const ds_evaluation *e, ds_error *err);
+int ds_ev_print(const ds_ev_run *e, ds_error *err);
 
 /* "pytorch-fid": the tool that the mode is named after, or NULL. */
 const char *ds_ev_tool(enum ds_fid_mode mode);

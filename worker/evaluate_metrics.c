@@ -32,7 +32,7 @@ static const struct {
 } bundled[] = {{DS_FID_WANT_FID, "fd768", DS_FEATURE_METRIC_NAME},
                {DS_FID_WANT_KID, "kd768", "KID on the same 768 features"}};
 
-const char *ds_ev_metric_name(const ds_evaluation *e, const ds_ev_metric *m) {
+const char *ds_ev_metric_name(const ds_ev_run *e, const ds_ev_metric *m) {
     for (size_t i = 0; e->o.mode == DS_FID_BUNDLED && i < sizeof bundled / sizeof *bundled; i++)
         if (bundled[i].want == m->want)
             return bundled[i].name;
@@ -40,7 +40,7 @@ const char *ds_ev_metric_name(const ds_evaluation *e, const ds_ev_metric *m) {
 }
 
 /* Its "metric" in the document, when there is a number. */
-static const char *metric_key(const ds_evaluation *e, const ds_ev_metric *m) {
+static const char *metric_key(const ds_ev_run *e, const ds_ev_metric *m) {
     for (size_t i = 0; e->o.mode == DS_FID_BUNDLED && i < sizeof bundled / sizeof *bundled; i++)
         if (bundled[i].want == m->want)
             return bundled[i].key;
@@ -49,8 +49,8 @@ static const char *metric_key(const ds_evaluation *e, const ds_ev_metric *m) {
 
 /* One row of the result, with what the number depends on; NULL when there is no number.  n, n_real:
  * pictures that it was made of (n_real 0: one side alone). */
-static json_t *add_row(ds_evaluation *e, int want, const char *metric, const char *name,
-                       double value, int64_t n, int64_t n_real, ds_error *err) {
+static json_t *add_row(ds_ev_run *e, int want, const char *metric, const char *name, double value,
+                       int64_t n, int64_t n_real, ds_error *err) {
     if (!isfinite(value)) {
         ds_fail(err, DS_EFAILED, "the %s is not finite", name);
         return NULL;
@@ -75,7 +75,7 @@ static json_t *add_row(ds_evaluation *e, int want, const char *metric, const cha
 }
 
 /* FID or sFID, of Gaussians that both sides have. */
-static int add_distance(ds_evaluation *e, int want, const char *metric, const char *name,
+static int add_distance(ds_ev_run *e, int want, const char *metric, const char *name,
                         ds_error *err) {
     const ds_npz_stats *a = &e->real.stats, *b = &e->fake.stats;
     double fd;
@@ -88,16 +88,16 @@ static int add_distance(ds_evaluation *e, int want, const char *metric, const ch
     return rc;
 }
 
-static int add_fid(ds_evaluation *e, ds_error *err) {
+static int add_fid(ds_ev_run *e, ds_error *err) {
     const ds_ev_metric *m = &ds_ev_metrics[0];
     return add_distance(e, DS_FID_WANT_FID, metric_key(e, m), ds_ev_metric_name(e, m), err);
 }
 
-static int add_sfid(ds_evaluation *e, ds_error *err) {
+static int add_sfid(ds_ev_run *e, ds_error *err) {
     return add_distance(e, DS_FID_WANT_SFID, "sfid", "sFID", err);
 }
 
-static int add_kid(ds_evaluation *e, ds_error *err) {
+static int add_kid(ds_ev_run *e, ds_error *err) {
     ds_kid_result k;
     const ds_ev_metric *m = &ds_ev_metrics[2];
     int rc = ds_fid_suite_kid(e->real.suite, e->fake.suite, KID_SUBSETS, KID_SUBSET_SIZE, e->o.seed,
@@ -115,7 +115,7 @@ static int add_kid(ds_evaluation *e, ds_error *err) {
     return 0;
 }
 
-static int add_is(ds_evaluation *e, ds_error *err) {
+static int add_is(ds_ev_run *e, ds_error *err) {
     ds_is_result is;
     int rc = ds_fid_suite_is(e->fake.suite, &is, err);
     if (rc)
@@ -128,7 +128,7 @@ static int add_is(ds_evaluation *e, ds_error *err) {
     return 0;
 }
 
-static int add_pr(ds_evaluation *e, ds_error *err) {
+static int add_pr(ds_ev_run *e, ds_error *err) {
     ds_pr_result pr;
     int rc = ds_fid_suite_pr(e->real.suite, e->fake.suite, &pr, err);
     if (rc)
@@ -152,7 +152,7 @@ const ds_ev_metric ds_ev_metrics[DS_EV_METRICS] = {
     {"is", "Inception Score", DS_FID_WANT_IS, 0, DS_FID_SPLITS, add_is},
     {"pr", "precision and recall", DS_FID_WANT_PR, 1, DS_FID_PR_K + 1, add_pr}};
 
-void ds_ev_measure(ds_evaluation *e) {
+void ds_ev_measure(ds_ev_run *e) {
     for (int k = 0; k < DS_EV_METRICS; k++) {
         const ds_ev_metric *m = &ds_ev_metrics[k];
         if (!(e->o.want & m->want) || (m->both && !e->o.against))

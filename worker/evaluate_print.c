@@ -26,7 +26,7 @@ const char *ds_ev_count(char out[32], int64_t n) {
     return out;
 }
 
-void ds_ev_note(ds_evaluation *e, const char *fmt, ...) {
+void ds_ev_note(ds_ev_run *e, const char *fmt, ...) {
     char text[1024];
     va_list ap;
     va_start(ap, fmt);
@@ -70,7 +70,7 @@ void ds_ev_meter_update(ds_ev_meter *m, int64_t done, int64_t total) {
 }
 
 /* Matrices take seconds, and there is no telling how far they are; a signal leaves at once. */
-void ds_ev_say_computing(const ds_evaluation *e, const char *what) {
+void ds_ev_say_computing(const ds_ev_run *e, const char *what) {
     if (e->o.quiet)
         return;
     if (isatty(STDERR_FILENO))
@@ -83,7 +83,7 @@ void ds_ev_say_computing(const ds_evaluation *e, const char *what) {
 /* ---------------------------------------------------------------- results */
 
 /* A value of a metric that could not be had. */
-static json_t *lost_row(const ds_evaluation *e, int k) {
+static json_t *lost_row(const ds_ev_run *e, int k) {
     const ds_ev_metric *m = &ds_ev_metrics[k];
     json_t *r = json_object();
     char *why = ds_name_escape(e->lost[k].message);
@@ -155,7 +155,7 @@ static json_t *side_json(const ds_ev_side *s) {
     return o;
 }
 
-static void print_document(const ds_evaluation *e) {
+static void print_document(const ds_ev_run *e) {
     json_t *doc = json_object();
     json_object_set_new(doc, "schema", json_string("diffscaler.evaluation/1"));
     json_object_set_new(doc, "mode", json_string(ds_fid_mode_name(e->o.mode)));
@@ -171,7 +171,7 @@ static void print_document(const ds_evaluation *e) {
     json_decref(doc);
 }
 
-int ds_ev_print(const ds_evaluation *e, ds_error *err) {
+int ds_ev_print(const ds_ev_run *e, ds_error *err) {
     int width = 0;
     size_t i;
     json_t *r;

@@ -17,7 +17,7 @@ enum { LISTED = 3, NAMED = 100 };
 /* Most main memory that will be held at once: the network with its ring of pictures (on a GPU the
  * ring alone), or the matrices of a distance (the covariances of both sides, twice with sFID; a
  * factor, a product, and two of LAPACK's workspace); and what the metrics keep. */
-static double needed(const ds_evaluation *e, int64_t total) {
+static double needed(const ds_ev_run *e, int64_t total) {
     ds_fid_options so = {.want = e->o.want, .dim = ds_fid_mode_dim(e->o.mode), .total = total};
     enum ds_inception_part part =
         e->o.mode == DS_FID_BUNDLED ? DS_INCEPTION_TRUNK : DS_INCEPTION_FID;
@@ -29,7 +29,7 @@ static double needed(const ds_evaluation *e, int64_t total) {
     return 2 * (double)ds_fid_suite_bytes(&so) + (net > distance ? net : distance);
 }
 
-static int check_memory(const ds_evaluation *e, int64_t total, ds_error *err) {
+static int check_memory(const ds_ev_run *e, int64_t total, ds_error *err) {
     double free_bytes = ds_memory_available() + ds_memory_now(), need = needed(e, total);
     if (free_bytes > 0 && need > free_bytes)
         return ds_fail(err, DS_ENOMEM,
@@ -41,7 +41,7 @@ static int check_memory(const ds_evaluation *e, int64_t total, ds_error *err) {
 
 /* ---------------------------------------------------------------- pictures */
 
-static ds_fid_suite *new_suite(const ds_evaluation *e, int want, int64_t total) {
+static ds_fid_suite *new_suite(const ds_ev_run *e, int want, int64_t total) {
     ds_fid_options o = {
         .want = want, .dim = ds_fid_mode_dim(e->o.mode), .total = total, .seed = e->o.seed};
     snprintf(o.net, sizeof o.net, "%s", e->digest);
@@ -50,13 +50,11 @@ static ds_fid_suite *new_suite(const ds_evaluation *e, int want, int64_t total) 
 }
 
 /* A tool ends on a file that it cannot read; so do we, when all such files have a name. */
-static int ends_on_broken(const ds_evaluation *e) {
-    return ds_ev_tool(e->o.mode) && !e->o.skip_broken;
-}
+static int ends_on_broken(const ds_ev_run *e) { return ds_ev_tool(e->o.mode) && !e->o.skip_broken; }
 
 /* Through the network, batch by batch; when it is clear that there will be no number the rest is
  * only decoded. */
-static int run_stream(ds_evaluation *e, ds_ev_side *s, ds_picture_stream *stream, const char *what,
+static int run_stream(ds_ev_run *e, ds_ev_side *s, ds_picture_stream *stream, const char *what,
                       ds_error *err) {
     static float features[DS_EV_BATCH * DS_INCEPTION_POOL];
     static float spatial[DS_EV_BATCH * DS_INCEPTION_SPATIAL];
@@ -88,7 +86,7 @@ static int run_stream(ds_evaluation *e, ds_ev_side *s, ds_picture_stream *stream
 }
 
 /* What the pictures had that another program might have shown otherwise. */
-static void say_special(ds_evaluation *e, const ds_ev_side *s, const ds_picture_stream *stream) {
+static void say_special(ds_ev_run *e, const ds_ev_side *s, const ds_picture_stream *stream) {
     const char *tool = ds_ev_tool(e->o.mode), *first;
     char n[32], all[32], *shown = ds_name_escape(s->path), *name;
     for (unsigned bit = 1; bit < 1u << DS_NOTE_COUNT; bit <<= 1) {
@@ -113,7 +111,7 @@ static void say_special(ds_evaluation *e, const ds_ev_side *s, const ds_picture_
     free(shown);
 }
 
-static void say_left_out(ds_evaluation *e, const ds_ev_side *s) {
+static void say_left_out(ds_ev_run *e, const ds_ev_side *s) {
     char text[900], n[32], *shown = ds_name_escape(s->path);
     int at = snprintf(text, sizeof text,
                       "%s file%s of '%.200s' left out:", ds_ev_count(n, s->dropped.count),
@@ -126,8 +124,7 @@ static void say_left_out(ds_evaluation *e, const ds_ev_side *s) {
 }
 
 /* All names, then one error: 1 where the tool fails too, 2 where it only is not supported here. */
-static int fail_on_broken(const ds_evaluation *e, const ds_ev_side *s, int64_t broken,
-                          ds_error *err) {
+static int fail_on_broken(const ds_ev_run *e, const ds_ev_side *s, int64_t broken, ds_error *err) {
     const ds_rejected_list *l = &s->dropped;
     for (int64_t i = 0; i < l->listed && i < NAMED; i++)
         fprintf(stderr, "'%s': %s\n", l->items[i].path, l->items[i].reason);
@@ -152,8 +149,7 @@ static void keep_dropped(ds_ev_side *s, const ds_rejected_list *from) {
     s->dropped.count += from->count - from->listed;
 }
 
-static int finish_stream(ds_evaluation *e, ds_ev_side *s, ds_picture_stream *stream,
-                         ds_error *err) {
+static int finish_stream(ds_ev_run *e, ds_ev_side *s, ds_picture_stream *stream, ds_error *err) {
     int64_t broken = ds_picture_stream_broken(stream)->count;
     s->n = ds_fid_suite_count(s->suite);
     ds_picture_stream_digest(stream, s->pictures);
@@ -173,7 +169,7 @@ static int finish_stream(ds_evaluation *e, ds_ev_side *s, ds_picture_stream *str
 
 /* At most 8 beside a network that the processor runs; a GPU waits for them, and leaves them all
  * the processors. */
-static int decoders_for(const ds_evaluation *e) {
+static int decoders_for(const ds_ev_run *e) {
     int n = e->dev->threads, most = 8;
     if (!e->dev->host_memory) {
         n = e->o.threads ? e->o.threads : ds_team_default_threads();
@@ -182,7 +178,7 @@ static int decoders_for(const ds_evaluation *e) {
     return n < 1 ? 1 : n < most ? n : most;
 }
 
-static int read_pictures(ds_evaluation *e, ds_ev_side *s, const char *what, ds_error *err) {
+static int read_pictures(ds_ev_run *e, ds_ev_side *s, const char *what, ds_error *err) {
     ds_picture_stream *stream;
     ds_npz_pictures *npz = NULL;
     int tool = ds_ev_tool(e->o.mode) != NULL;
@@ -218,7 +214,7 @@ static int read_pictures(ds_evaluation *e, ds_ev_side *s, const char *what, ds_e
 }
 
 /* The features that an adapter keeps of its dataset. */
-static int read_reference(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
+static int read_reference(ds_ev_run *e, ds_ev_side *s, ds_error *err) {
     const ds_reference *r = &s->reference;
     int rc = 0;
     s->suite = new_suite(e, s->from_pictures, r->n);
@@ -229,7 +225,7 @@ static int read_reference(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
     return rc;
 }
 
-int ds_ev_read(ds_evaluation *e, ds_ev_side *s, const char *what, ds_error *err) {
+int ds_ev_read(ds_ev_run *e, ds_ev_side *s, const char *what, ds_error *err) {
     if (!s->from_pictures)
         return 0;
     int rc =

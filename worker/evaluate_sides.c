@@ -91,7 +91,7 @@ static int is_packed(const char *path) {
 }
 
 /* The mode that was not given: a reference says what it was made with. */
-static int settle_mode(ds_evaluation *e, ds_error *err) {
+static int settle_mode(ds_ev_run *e, ds_error *err) {
     ds_ev_options *o = &e->o;
     if (!o->mode_given)
         o->mode = o->net && !ds_fs_ends_with(o->net, ".zst") ? DS_FID_PYTORCH_FID : DS_FID_BUNDLED;
@@ -118,7 +118,7 @@ static int settle_mode(ds_evaluation *e, ds_error *err) {
 
 /* ---------------------------------------------------------------- files */
 
-static void say_others(ds_evaluation *e, const ds_ev_side *s, const char *shown) {
+static void say_others(ds_ev_run *e, const ds_ev_side *s, const char *shown) {
     const ds_picture_list *l = &s->list;
     char n[32];
     if (l->others.count)
@@ -136,7 +136,7 @@ static void say_others(ds_evaluation *e, const ds_ev_side *s, const char *shown)
                    ds_ev_tool(e->o.mode));
 }
 
-static int no_picture(const ds_evaluation *e, const ds_ev_side *s, ds_error *err) {
+static int no_picture(const ds_ev_run *e, const ds_ev_side *s, ds_error *err) {
     const char *tool = ds_ev_tool(e->o.mode);
     const ds_rejected_list *w = &s->list.walked;
     if (!tool && w->listed)
@@ -152,7 +152,7 @@ static int no_picture(const ds_evaluation *e, const ds_ev_side *s, ds_error *err
                                    : "");
 }
 
-static int list_side(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
+static int list_side(ds_ev_run *e, ds_ev_side *s, ds_error *err) {
     if (s->kind != DS_EV_FOLDER)
         return 0;
     int rc = ds_picture_list_make(&s->list, s->path, e->o.mode, e->o.recursive, err);
@@ -177,7 +177,7 @@ static int list_side(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
 }
 
 /* --n: first ones of what has an order of its own, else drawn. */
-static void settle_n(ds_evaluation *e) {
+static void settle_n(ds_ev_run *e) {
     ds_ev_side *s = &e->fake;
     char n[32], all[32], *shown = ds_name_escape(s->path);
     ds_ev_count(n, e->o.n);
@@ -206,7 +206,7 @@ static int has_rows(const ds_ev_side *s) { return s->available > 0; }
 
 /* Where a side takes its share of `want` from.  A file's own statistics are its FID, as for ADM's
  * evaluator and pytorch-fid, unless only some of its pictures are wanted, or others saved. */
-static void settle_sources(ds_evaluation *e, ds_ev_side *s, int want, int own) {
+static void settle_sources(ds_ev_run *e, ds_ev_side *s, int want, int own) {
     int gaussians = want & (DS_FID_WANT_FID | DS_FID_WANT_SFID);
     int usable = s->kind == DS_EV_NPZ && s->npz.stats && !(own && has_rows(s));
     if (usable && want & DS_FID_WANT_SFID && !s->npz.spatial && has_rows(s)) {
@@ -236,7 +236,7 @@ static int refuse(const ds_ev_side *s, const char *what, const char *why, ds_err
 }
 
 /* A side must have what a metric is made of. */
-static int check_side(const ds_evaluation *e, const ds_ev_side *s, int want, ds_error *err) {
+static int check_side(const ds_ev_run *e, const ds_ev_side *s, int want, ds_error *err) {
     int stats = s->kind == DS_EV_NPZ && s->npz.stats;
     if (want & DS_FID_WANT_SFID &&
         (s->kind == DS_EV_REFERENCE || (!has_rows(s) && !(stats && s->npz.spatial))))
@@ -254,7 +254,7 @@ static int check_side(const ds_evaluation *e, const ds_ev_side *s, int want, ds_
     return 0;
 }
 
-static int settle_metrics(ds_evaluation *e, ds_error *err) {
+static int settle_metrics(ds_ev_run *e, ds_error *err) {
     ds_ev_options *o = &e->o;
     int two = o->against != NULL, rc = 0;
     if (!o->want_given)
@@ -280,7 +280,7 @@ static int settle_metrics(ds_evaluation *e, ds_error *err) {
 }
 
 /* The smaller number of pictures, of the sides that are not statistics for this metric. */
-static int64_t least_count(const ds_evaluation *e, const ds_ev_metric *m) {
+static int64_t least_count(const ds_ev_run *e, const ds_ev_metric *m) {
     int64_t n = INT64_MAX, k;
     const ds_ev_side *const sides[] = {&e->fake, &e->real};
     for (int i = 0; i < (m->both && e->o.against ? 2 : 1); i++) {
@@ -294,7 +294,7 @@ static int64_t least_count(const ds_evaluation *e, const ds_ev_metric *m) {
 }
 
 /* Metrics for which there are too few pictures are lost now, not after the work. */
-static int check_counts(ds_evaluation *e, ds_error *err) {
+static int check_counts(ds_ev_run *e, ds_error *err) {
     ds_error *first = NULL;
     for (int k = 0; k < DS_EV_METRICS; k++) {
         const ds_ev_metric *m = &ds_ev_metrics[k];
@@ -316,13 +316,13 @@ static int check_counts(ds_evaluation *e, ds_error *err) {
     return 0;
 }
 
-static void say_foreign_metrics(ds_evaluation *e) {
+static void say_foreign_metrics(ds_ev_run *e) {
     if (e->o.mode == DS_FID_TORCH_FIDELITY && e->o.want & DS_FID_WANT_PR)
         ds_ev_note(e, "precision and recall are of the features of FID's network, as ADM computes "
                       "them; torch-fidelity's own default is VGG16, which gives other numbers");
 }
 
-int ds_ev_sides_look(ds_evaluation *e, ds_error *err) {
+int ds_ev_sides_look(ds_ev_run *e, ds_error *err) {
     ds_ev_options *o = &e->o;
     int rc = o->save ? ds_fs_output_check(o->save, o->force, err) : 0;
     e->fake.path = o->folder;
@@ -350,7 +350,7 @@ int ds_ev_sides_look(ds_evaluation *e, ds_error *err) {
 /* ---------------------------------------------------------------- the network */
 
 /* Foreign statistics do not say what made them; ours must be of this network and preprocessing. */
-static int match_stats(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
+static int match_stats(ds_ev_run *e, ds_ev_side *s, ds_error *err) {
     const ds_npz_stats *t = &s->stats;
     int dim = ds_fid_mode_dim(e->o.mode);
     if (t->dim != dim)
@@ -383,7 +383,7 @@ static int match_stats(ds_evaluation *e, ds_ev_side *s, ds_error *err) {
     return 0;
 }
 
-static int match_reference(const ds_evaluation *e, const ds_ev_side *s, ds_error *err) {
+static int match_reference(const ds_ev_run *e, const ds_ev_side *s, ds_error *err) {
     const ds_reference *r = &s->reference;
     if (!strcmp(r->net, e->digest) && !strcmp(r->resize, ds_fid_mode_preprocess(e->o.mode)) &&
         r->dim == ds_fid_mode_dim(e->o.mode))
@@ -394,7 +394,7 @@ static int match_reference(const ds_evaluation *e, const ds_ev_side *s, ds_error
 }
 
 /* Pixels that were made by other rules are compared, and said. */
-static void say_decoding(ds_evaluation *e) {
+static void say_decoding(ds_ev_run *e) {
     const ds_ev_side *a = &e->fake, *b = &e->real;
     const char *x = a->from_stats ? a->stats.decode : a->decode;
     const char *y = b->from_stats ? b->stats.decode : b->decode;
@@ -412,7 +412,7 @@ static void say_decoding(ds_evaluation *e) {
                    x, y);
 }
 
-int ds_ev_sides_match(ds_evaluation *e, ds_error *err) {
+int ds_ev_sides_match(ds_ev_run *e, ds_error *err) {
     ds_ev_side *const sides[] = {&e->real, &e->fake};
     int rc = 0;
     for (int i = 0; !rc && i < 2; i++) {
