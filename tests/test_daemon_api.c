@@ -382,7 +382,7 @@ static const struct {
     {"POST", "/v1/samples", "{\"n\":50001}", 400, "'n' must be"},
     {"POST", "/v1/samples", "{\"seed\":-1}", 400, "'seed' must be"},
     {"POST", "/v1/samples", "{\"sheet\":1}", 400, "'sheet' must be true or false"},
-    {"POST", "/v1/samples", "{\"guidance_mode\":\"cf\"}", 400, "must be one of |cfg|domain|none|"},
+    {"POST", "/v1/samples", "{\"guidance_mode\":\"cf\"}", 400, "must be one of cfg|domain|none"},
     {"POST", "/v1/samples", "{\"base\":\"nope\"}", 404, "nope"},
     {"POST", "/v1/verify", "{\"base_task\":1}", 400, "'base_task' must be true or false"},
     {"POST", "/v1/verify", "{\"full\":\"yes\"}", 400, "'full' must be true or false"},
