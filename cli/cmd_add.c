@@ -50,7 +50,7 @@ static json_t *value_of(const ds_cli *c, const ds_option *o) {
 /* The options of a training (contract/options.def) that are given. */
 static json_t *given_options(const ds_cli *c) {
     json_t *options = json_object();
-    for (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++)
+    for (const ds_option *o = ds_option_table; o->name; o++)
         if (ds_opt_given(c, o->flag))
             json_object_set_new(options, o->name, value_of(c, o));
     return options;
@@ -288,8 +288,8 @@ static void add_changes(ds_buf *b, const json_t *changes) {
 static int asked_for_options(const ds_cli *c) {
     static const char *const others[] = {"base", "feature-net", "method", "no-watch"};
     int given = 0;
-    for (size_t i = 0; i < ds_option_count; i++)
-        given |= ds_opt_given(c, ds_option_table[i].flag);
+    for (const ds_option *o = ds_option_table; o->name; o++)
+        given |= ds_opt_given(c, o->flag);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         given |= ds_opt_given(c, others[i]);
     return given;

@@ -151,7 +151,7 @@ static void put_allowed(FILE *f, const ds_option *o) {
 void ds_options_dump(FILE *f) {
     fprintf(f, "| option | dsctl add-dataset | spec.json | allowed | default | what it is |\n"
                "|---|---|---|---|---|---|\n");
-    for (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++) {
+    for (const ds_option *o = ds_option_table; o->name; o++) {
         fprintf(f, "| `%s` | `--%s%s%s` | `%s.%s` | ", o->name, o->flag, o->metavar ? " " : "",
                 o->metavar ? o->metavar : "", o->section, o->key);
         put_allowed(f, o);

@@ -26,13 +26,13 @@ const ds_option ds_option_table[] = {
      .help = help_,                                                                                \
      __VA_ARGS__},
 #include "contract/options.def"
-};
-const size_t ds_option_count = sizeof ds_option_table / sizeof *ds_option_table;
+    {.name = NULL}};
+const size_t ds_option_count = sizeof ds_option_table / sizeof *ds_option_table - 1;
 
 const ds_option *ds_option_find(const char *name) {
-    for (size_t i = 0; i < ds_option_count; i++)
-        if (strcmp(ds_option_table[i].name, name) == 0)
-            return &ds_option_table[i];
+    for (const ds_option *o = ds_option_table; o->name; o++)
+        if (strcmp(o->name, name) == 0)
+            return o;
     return NULL;
 }
 

@@ -95,7 +95,7 @@ typedef struct {
     const char *metavar, *help;
 } ds_option;
 
-extern const ds_option ds_option_table[];
+extern const ds_option ds_option_table[]; /* ends with name NULL */
 extern const size_t ds_option_count;
 
 const ds_option *ds_option_find(const char *name); /* NULL: there is none */

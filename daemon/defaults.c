@@ -197,8 +197,7 @@ int ds_options_apply(json_t *spec, const char *method, const json_t *options,
         return rc;
     json_object_set_new(section(spec, "method"), "name",
                         json_string(method ? method : DS_METHOD_OTHERWISE));
-    for (size_t i = 0; i < ds_option_count; i++) {
-        const ds_option *o = &ds_option_table[i];
+    for (const ds_option *o = ds_option_table; o->name; o++) {
         json_t *given = json_object_get(options, o->name);
         json_t *value =
             given && !json_is_null(given) ? json_incref(given) : default_value(o, spec, facts);
@@ -236,8 +235,7 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
         json_array_append_new(list,
                               json_pack("{ss ss ss sb sb}", "option", "method", "from", method_was,
                                         "to", method_is, "from_default", 0, "to_default", 0));
-    for (size_t i = 0; i < ds_option_count; i++) {
-        const ds_option *o = &ds_option_table[i];
+    for (const ds_option *o = ds_option_table; o->name; o++) {
         int ga = is_given(was, o->name), gb = is_given(is, o->name);
         json_t *va = value_in(a, o), *vb = value_in(b, o);
         if ((ga || gb) && (ga != gb || !json_equal(va, vb)))
@@ -255,7 +253,7 @@ json_t *ds_options_without_effect(const char *method, const json_t *options) {
                *device = ds_json_string(options, "device", ""),
                *mode = ds_json_string(options, "guidance_mode", "");
     json_t *list = json_array();
-    for (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++)
+    for (const ds_option *o = ds_option_table; o->name; o++)
         if (strcmp(name, "affiner") && !strcmp(o->section, "method") && is_given(options, o->name))
             json_array_append_new(list,
                                   json_sprintf("%s has no effect with method %s", o->name, name));

@@ -10,9 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EACH_OPTION(o)                                                                             \
-    (const ds_option *o = ds_option_table; o < ds_option_table + ds_option_count; o++)
-
 static inline int is_number(const ds_option *o) {
     return o->type == DS_OPTION_INT || o->type == DS_OPTION_SEED || o->type == DS_OPTION_NUM;
 }
@@ -34,7 +31,7 @@ static inline int limit_number(const ds_option *o, int k, char out[80], int *goo
 }
 
 static inline int limit_word(const char *words, int k, char out[80], int *good) {
-    const char *const none[] = {"", "auto|full", "nothing", NULL};
+    const char *const none[] = {"", "auto|full", "autox", "outx"};
     size_t n;
     for (n = strcspn(words, "|"); k > 0 && words[n]; k--) {
         words += n + 1;
@@ -45,10 +42,10 @@ static inline int limit_word(const char *words, int k, char out[80], int *good) 
         return snprintf(out, 80, "\"%.*s\"", (int)n, words), 1;
     if (k == 1) /* one letter less */
         return snprintf(out, 80, "\"%.*s\"", n > 1 ? (int)n - 1 : 0, words), 1;
-    if (k > 4)
-        return 0;
-    snprintf(out, 80, "\"%s\"", none[k - 2]);
-    return 1;
+    if (k < 6)
+        return snprintf(out, 80, "\"%s\"", none[k - 2]), 1;
+    snprintf(out, 80, "1");
+    return k == 6;
 }
 
 static inline int limit_value(const ds_option *o, int k, char out[80], int *good) {

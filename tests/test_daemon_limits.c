@@ -43,62 +43,60 @@ static int by_daemon(const char *member, json_t *value, ds_error *err) {
 }
 
 START_TEST(each_is_let_through_alike) {
-    for
-        EACH_OPTION(o) {
-            char text[80];
-            int good = 0, goods = 0, k = 0;
-            for (; limit_value(o, k, text, &good); k++) {
-                ds_error err = {0};
-                json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
-                ck_assert_ptr_nonnull(v);
-                int rc = by_daemon(o->name, v, &err);
-                ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->name)),
-                              "daemon: %s = %s: %d %s", o->name, text, rc, err.message);
-                goods += good;
-                if (o->type == DS_OPTION_BOOL) /* takes no value */
-                    continue;
-                err = (ds_error){0};
-                rc = by_dsctl_json(o, text, &err);
-                ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->flag)),
-                              "dsctl: --%s %s: %d %s", o->flag, text, rc, err.message);
-            }
-            ck_assert_msg(goods && goods < k, "%s: %d of %d are good", o->name, goods, k);
+    for (const ds_option *o = ds_option_table; o->name; o++) {
+        char text[80];
+        int good = 0, goods = 0, k = 0;
+        for (; limit_value(o, k, text, &good); k++) {
+            ds_error err = {0};
+            json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
+            ck_assert_ptr_nonnull(v);
+            int rc = by_daemon(o->name, v, &err);
+            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->name)),
+                          "daemon: %s = %s: %d %s", o->name, text, rc, err.message);
+            goods += good;
+            if (o->type == DS_OPTION_BOOL) /* takes no value */
+                continue;
+            err = (ds_error){0};
+            rc = by_dsctl_json(o, text, &err);
+            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->flag)),
+                          "dsctl: --%s %s: %d %s", o->flag, text, rc, err.message);
         }
+        ck_assert_msg(goods && goods < k, "%s: %d of %d are good", o->name, goods, k);
+    }
 }
 END_TEST
 
 START_TEST(odd_numbers) {
     static const char *const odd[] = {"nan", "inf", "-inf", "1e999", "0x10", " 8", "8 ", "", "1,5"};
-    for
-        EACH_OPTION(o)
-    for (size_t k = 0; is_number(o) && k < sizeof odd / sizeof *odd; k++) {
-        ds_error err = {0};
-        ck_assert_msg(by_dsctl(o->flag, odd[k], &err) == DS_EINVAL, "--%s '%s'", o->flag, odd[k]);
-    }
+    for (const ds_option *o = ds_option_table; o->name; o++)
+        for (size_t k = 0; is_number(o) && k < sizeof odd / sizeof *odd; k++) {
+            ds_error err = {0};
+            ck_assert_msg(by_dsctl(o->flag, odd[k], &err) == DS_EINVAL, "--%s '%s'", o->flag,
+                          odd[k]);
+        }
 }
 END_TEST
 
 /* --flip says true, --no-cosine says false; each row has a name, and one that can be guessed. */
 START_TEST(rows_are_sane) {
-    for
-        EACH_OPTION(o) {
-            char flag[64];
-            int n = snprintf(
-                flag, sizeof flag, "%s%s",
-                o->type == DS_OPTION_BOOL && !strcmp(o->otherwise, "true") ? "no-" : "", o->name);
-            for (int i = 0; i < n; i++)
-                flag[i] = flag[i] == '_' ? '-' : flag[i];
-            ck_assert_str_eq(o->flag, flag);
-            ck_assert_ptr_eq(ds_option_find(o->name), o);
-            ck_assert_msg(!o->metavar == (o->type == DS_OPTION_BOOL), "%s", o->name);
-            ck_assert_msg(!o->words == (o->type != DS_OPTION_ENUM && o->type != DS_OPTION_LIST),
-                          "%s", o->name);
-            ck_assert_msg(!o->otherwise + !o->by == 1 || (o->absent && !o->by),
-                          "%s: which default?", o->name);
-            for (const ds_option *p = ds_option_table; p < o; p++)
-                ck_assert_msg(strcmp(p->section, o->section) || strcmp(p->key, o->key), "%s and %s",
-                              p->name, o->name);
-        }
+    for (const ds_option *o = ds_option_table; o->name; o++) {
+        char flag[64];
+        int n = snprintf(flag, sizeof flag, "%s%s",
+                         o->type == DS_OPTION_BOOL && !strcmp(o->otherwise, "true") ? "no-" : "",
+                         o->name);
+        for (int i = 0; i < n; i++)
+            flag[i] = flag[i] == '_' ? '-' : flag[i];
+        ck_assert_str_eq(o->flag, flag);
+        ck_assert_ptr_eq(ds_option_find(o->name), o);
+        ck_assert_msg(!o->metavar == (o->type == DS_OPTION_BOOL), "%s", o->name);
+        ck_assert_msg(!o->words == (o->type != DS_OPTION_ENUM && o->type != DS_OPTION_LIST), "%s",
+                      o->name);
+        ck_assert_msg(!o->otherwise + !o->by == 1 || (o->absent && !o->by), "%s: which default?",
+                      o->name);
+        for (const ds_option *p = ds_option_table; p < o; p++)
+            ck_assert_msg(strcmp(p->section, o->section) || strcmp(p->key, o->key), "%s and %s",
+                          p->name, o->name);
+    }
     ck_assert_ptr_null(ds_option_find("ranks"));
 }
 END_TEST
@@ -109,24 +107,22 @@ START_TEST(defaults_are_allowed) {
     json_t *spec = json_object();
     ds_error err = {0};
     ck_assert_int_eq(ds_options_apply(spec, NULL, NULL, &facts, NULL), 0);
-    for
-        EACH_OPTION(o) {
-            json_t *v = json_object_get(json_object_get(spec, o->section), o->key);
-            ck_assert_msg(v || (!o->otherwise && !o->by), "%s is left out", o->name);
-            if (v)
-                ck_assert_msg(!by_daemon(o->name, json_incref(v), &err), "%s", err.message);
-        }
+    for (const ds_option *o = ds_option_table; o->name; o++) {
+        json_t *v = json_object_get(json_object_get(spec, o->section), o->key);
+        ck_assert_msg(v || (!o->otherwise && !o->by), "%s is left out", o->name);
+        if (v)
+            ck_assert_msg(!by_daemon(o->name, json_incref(v), &err), "%s", err.message);
+    }
     json_decref(spec);
 }
 END_TEST
 
 /* Without the keys of options that came after `then` was made. */
 static void forget_later(json_t *spec, const json_t *then) {
-    for
-        EACH_OPTION(o)
-    if (o->absent && (o->otherwise || o->by) &&
-        !json_object_get(json_object_get(then, o->section), o->key))
-        json_object_del(json_object_get(spec, o->section), o->key);
+    for (const ds_option *o = ds_option_table; o->name; o++)
+        if (o->absent && (o->otherwise || o->by) &&
+            !json_object_get(json_object_get(then, o->section), o->key))
+            json_object_del(json_object_get(spec, o->section), o->key);
 }
 
 /* The spec of a request has the bytes that it had when tests/golden/options.ndjson was made: names,

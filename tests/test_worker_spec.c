@@ -296,17 +296,16 @@ static int parse_with(const char *section, const char *key, const char *value, d
 }
 
 START_TEST(limits) {
-    for
-        EACH_OPTION(o) {
-            char text[80];
-            int good = 0;
-            for (int k = 0; limit_value(o, k, text, &good); k++) {
-                ds_error err = {0};
-                int rc = parse_with(o->section, o->key, text, &err);
-                ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->key)),
-                              "%s.%s = %s: %d %s", o->section, o->key, text, rc, err.message);
-            }
+    for (const ds_option *o = ds_option_table; o->name; o++) {
+        char text[80];
+        int good = 0;
+        for (int k = 0; limit_value(o, k, text, &good); k++) {
+            ds_error err = {0};
+            int rc = parse_with(o->section, o->key, text, &err);
+            ck_assert_msg((rc == 0) == good && (good || strstr(err.message, o->key)),
+                          "%s.%s = %s: %d %s", o->section, o->key, text, rc, err.message);
         }
+    }
 }
 END_TEST
 
@@ -362,10 +361,9 @@ START_TEST(earlier_specs_are_read) {
         json_object_update(doc, made);
         ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
         ds_spec_free(s);
-        for
-            EACH_OPTION(o)
-        if (o->absent)
-            json_object_del(json_object_get(doc, o->section), o->key);
+        for (const ds_option *o = ds_option_table; o->name; o++)
+            if (o->absent)
+                json_object_del(json_object_get(doc, o->section), o->key);
         ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
         ck_assert(s->device.precision == DS_PRECISION_BF16 && !strcmp(s->device.kind, "auto"));
         ck_assert(!s->train.o.cosine && s->train.o.focus == 0 && s->gate.worse_sigmas == 3.5);
