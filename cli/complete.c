@@ -29,6 +29,11 @@ static void put_commands(FILE *f) {
         fprintf(f, "%s%s", k == ds_commands ? "" : " ", k->name);
 }
 
+/* The first word of a list is completed as a choice is. */
+static int has_words(const ds_opt *o) {
+    return o->choices && (o->type == DS_OPT_CHOICE || o->type == DS_OPT_LIST);
+}
+
 static void bash_values(FILE *f, const char *scope, const ds_opt *table) {
     for (const ds_opt *o = table; o && o->name; o++) {
         if (o->type == DS_OPT_FLAG)
@@ -37,7 +42,7 @@ static void bash_values(FILE *f, const char *scope, const ds_opt *table) {
         if (o->letter)
             fprintf(f, "|'%s -%c'", scope, o->letter);
         fprintf(f, ") ");
-        if (o->type == DS_OPT_CHOICE) {
+        if (has_words(o)) {
             fprintf(f, "words='");
             put_words(f, o->choices);
             fprintf(f, "' ;;\n");
@@ -137,7 +142,7 @@ static void zsh_option(FILE *f, const char *dashes, const char *name, const ds_o
     fprintf(f, " \\\n            '%s%s[", dashes, name);
     put_quoted(f, o->help, 1);
     fputc(']', f);
-    if (o->type == DS_OPT_CHOICE) {
+    if (has_words(o)) {
         fprintf(f, ":%s:(", o->metavar);
         put_words(f, o->choices);
         fputc(')', f);
@@ -212,7 +217,7 @@ static void fish_options(FILE *f, const char *command, const ds_opt *table) {
         fprintf(f, " -l %s", o->name);
         if (o->letter)
             fprintf(f, " -s %c", o->letter);
-        if (o->type == DS_OPT_CHOICE) {
+        if (has_words(o)) {
             fprintf(f, " -x -a '");
             put_words(f, o->choices);
             fputc('\'', f);

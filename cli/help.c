@@ -149,7 +149,8 @@ static void put_allowed(FILE *f, const ds_option *o) {
 }
 
 void ds_options_dump(FILE *f) {
-    fprintf(f, "| option | dsctl add-dataset | spec.json | allowed | default | what it is |\n"
+    fprintf(f, "| option | dsctl add-dataset | spec.json | allowed | default "
+               "| what the option of dsctl does |\n"
                "|---|---|---|---|---|---|\n");
     for (const ds_option *o = ds_option_table; o->name; o++) {
         fprintf(f, "| `%s` | `--%s%s%s` | `%s.%s` | ", o->name, o->flag, o->metavar ? " " : "",

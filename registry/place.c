@@ -58,9 +58,9 @@ int ds_registry_in_place(ds_registry *r, ds_error *err) {
  * writes the log: that file is asked itself. */
 static int of_quota(ds_registry *r) {
     sqlite3_file *log = NULL;
-    int last = 0;
-    if (sqlite3_system_errno(r->db) == EDQUOT)
-        return 1;
+    int last = 0, now = sqlite3_system_errno(r->db);
+    if (now == EDQUOT || now == EIO) /* the file's own may be of an earlier write */
+        return now == EDQUOT;
     return sqlite3_file_control(r->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK &&
            log && log->pMethods &&
            log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &last) == SQLITE_OK &&

@@ -1,7 +1,8 @@
 #!/bin/sh
 # tools/run_tests.sh BUILD... - run every test program of each build folder; one line each, then the sum.
 # A program prints its own closing line "name: N passed, N failed, N skipped" (tests/harness.c).
-# As many at a time as there are processors; those that measure time run alone, at the end.
+# As many at a time as there are processors, and two that mostly wait beside them; those that measure
+# speed run alone, at the end.
 set -u
 if [ "${1:-}" = --one ]; then # run one program: its line on stdout, its numbers in $3
     program=$2
@@ -49,14 +50,14 @@ for build in "$@"; do
         echo "--one $program $work/$n" >>"$work/$list"
     done
 done
-# Tests of the daemon mostly wait: three at a time, beside the others.  What takes longest of the
+# Tests of the daemon mostly wait: two at a time, beside the others.  What takes longest of the
 # others begins first, so that nothing is left to wait for at the end.
 waits='(daemon_[a-z_]*|cli_follow|system_disk|system_input) '
 grep -E "test_$waits" "$work/together" >"$work/waiting"
 grep -vxF -f "$work/waiting" "$work/together" >"$work/busy"
 grep -E 'release.*(system_gate|worker_bars|worker_cuda|engine_cuda|engine_modulations|worker_evaluate) |asan.*(worker_feature_net|engine_golden) ' "$work/busy" >"$work/long"
 grep -vxF -f "$work/long" "$work/busy" >"$work/short"
-xargs -r -L 1 -P 3 "$0" <"$work/waiting" &
+xargs -r -L 1 -P 2 "$0" <"$work/waiting" &
 cat "$work/long" "$work/short" | xargs -r -L 1 -P "$(nproc)" "$0"
 wait
 xargs -r -L 1 -P 1 "$0" <"$work/alone"

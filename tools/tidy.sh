@@ -36,7 +36,7 @@ grep -nE '#if.*(CUDA|AVX|__x86)|<immintrin|cuda_runtime' $(echo "$sources" | tr 
 grep -nwE '(strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atol|atof|rand|srand|tmpnam|mktemp|system|popen|alloca) ?\(' $sources |
     grep -vE ':[0-9]+: *(\*|/\*|//)|^tests/.*system ?\(' | sed 's/$/: banned call/' >>"$out"
 
-# Sizes: lines of 100 (120 in the list of ops), files of 900 lines, functions of 80 lines.
+# Sizes: lines of 100 (130 in lists, .def, and tests), files of 900 lines, functions of 80 lines.
 for f in $sources; do
     limit=100
     case "$f" in *.def | tests/*) limit=130 ;; esac

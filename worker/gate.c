@@ -92,7 +92,7 @@ static void found(checking *c, const char *fmt, ...) {
     va_end(ap);
 }
 
-/* What cannot be read now, for want of memory, is no finding: the code then. */
+/* What cannot be read now (memory, a busy or full disk) is no finding: the code then. */
 static int found_unreadable(checking *c, const char *what, int code, const ds_error *e,
                             ds_error *err) {
     if (ds_job_is_temporary(code))
@@ -286,9 +286,9 @@ int ds_gate_preflight(const ds_tools *tools) {
         checking c = {.task = task_at(s, i)};
         if (strcmp(c.task->base_sha256, s->base.sha256))
             found(&c, "it belongs to base %s, not to %s", c.task->base_sha256, s->base.sha256);
-        if (!of_base(&c) && check_adapter(&c, 0, NULL))
-            continue; /* ds_gate_run reads it again */
-        (void)check_reference(&c, NULL);
+        /* what cannot be read now is read again by ds_gate_run */
+        if (of_base(&c) || !check_adapter(&c, 0, NULL))
+            (void)check_reference(&c, NULL);
         ds_reference_release(&c.reference);
         if (c.finding[0]) {
             findings++;
