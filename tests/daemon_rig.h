@@ -15,7 +15,8 @@
  *   odd            (train) a result without measurements
  *   wordy N        more than a page on stderr, its last line without an end, exit N
  *   busy           progress in two stages, ten metrics and a warning at once, then as ok
- *   sulky          until SIGTERM, then exit 5        deaf           hears SIGTERM when asked again
+ *   sulky          until SIGTERM, then exit 5        deaf           hears SIGTERM when asked again;
+ *                                                  DIR/deaf is there once it does
  *   family         stubborn, and so is a child of its; DIR/child holds its number
  */
 #ifndef DS_TESTS_DAEMON_RIG_H
@@ -446,6 +447,8 @@ static int rig_worker(const char *dir) {
     if (strcmp(how, "deaf") == 0) { /* the end of a daemon can be told more than once */
         usleep(1200000);
         rig_terminated = 0;
+        ds_fs_join(path, sizeof path, dir, "deaf");
+        ds_fs_write(path, "", 0, NULL);
         rig_wait_term(60);
     }
     if (strncmp(how, "slow ", 5) == 0)
@@ -806,6 +809,23 @@ static RIG_UNUSED int64_t rig_wait_job(const rig *r, const char *kind, const cha
     }
     rig_dump_log(r);
     ck_abort_msg("%s of %s is '%s', not one of %s", kind, name ? name : "any", state, states);
+    return 0;
+}
+
+/* Process of a running job, once its worker has said something. It is claimed first. */
+static RIG_UNUSED pid_t rig_worker_of(const rig *r, int64_t id) {
+    char path[64];
+    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
+    for (int i = 0; i < 500; i++, usleep(20000)) {
+        json_t *job = rig_want(r, 200, "GET", path, NULL);
+        pid_t pid = (pid_t)ds_json_int(job, "pid", 0);
+        int speaks =
+            *ds_json_string(job, "stage", "") && json_is_object(json_object_get(job, "progress"));
+        json_decref(job);
+        if (pid > 0 && speaks && rig_alive(pid))
+            return pid;
+    }
+    ck_abort_msg("job %lld has no worker", (long long)id);
     return 0;
 }
 

@@ -218,6 +218,7 @@ static void go_on(void) { ck_assert_int_eq(unlink(hang), 0); }
 /* The one that hangs is told once and answered in the end; others are answered meanwhile. */
 START_TEST(one_that_hangs) {
     got a = {0}, b = {0}, c = {0};
+    setenv(DS_HELPER_ENV, "2", 1); /* b has to be answered in it */
     open_helpers(-1);
     ck_assert(mkdir(in_root("hangs"), 0755) == 0 && mkdir(in_root("goes"), 0755) == 0);
     hang_at(in_root("hangs"));
@@ -225,13 +226,13 @@ START_TEST(one_that_hangs) {
     ask(DS_ASK_ROOT, "", 0, in_root("hangs"), &a);
     ask(DS_ASK_ROOT, "", 0, in_root("goes"), &b); /* waits behind it until it is set aside */
     spin_until(&a.late, 1);
-    ck_assert_double_ge(ds_monotonic() - began, 0.5);
+    ck_assert_double_ge(ds_monotonic() - began, 2);
     ck_assert_uint_eq(ds_helpers_stuck(helpers), 1);
     spin_until(&b.last, 1);
     ck_assert(b.place == DS_ROOT_OK && !a.answers);
     ask(DS_ASK_WATCH, "", 0, in_root("goes"), &c); /* walks have a helper of their own */
     spin_until(&c.last, 1);
-    spin(700);
+    spin(2500);
     ck_assert(a.late == 1 && !a.answers && !b.late);
     go_on();
     spin_until(&a.last, 1);
@@ -246,13 +247,14 @@ END_TEST
  * before anything is late. */
 START_TEST(lanes_of_their_own) {
     got walk = {0}, root_of = {0}, elsewhere = {0};
+    setenv(DS_HELPER_ENV, "10", 1); /* two more helpers have to start in it */
     open_helpers(-1);
     ck_assert(mkdir(in_root("hangs"), 0755) == 0 && mkdir(in_root("goes"), 0755) == 0);
     hang_at(in_root("hangs"));
     ask(DS_ASK_WATCH, "", 0, in_root("hangs"), &walk);
     ask(DS_ASK_ROOT, "", 0, in_root("goes"), &root_of);
     ask(DS_ASK_WATCH, "", 0, "/proc/sys", &elsewhere);
-    for (int i = 0; i < 2500 && !(root_of.last && elsewhere.last) && !walk.late; i++)
+    for (int i = 0; i < 5500 && !(root_of.last && elsewhere.last) && !walk.late; i++)
         spin(2);
     ck_assert(root_of.last && elsewhere.last && !walk.late);
     go_on();
@@ -303,20 +305,24 @@ START_TEST(many_that_hang) {
 }
 END_TEST
 
-/* The children of this process. */
+/* The children of this process. Not every kernel tells them. */
+static const char children[] = "/proc/thread-self/children";
 static pid_t child(void) {
-    char name[80], text[80] = "";
-    snprintf(name, sizeof name, "/proc/%d/task/%d/children", (int)getpid(), (int)getpid());
-    FILE *f = fopen(name, "r");
-    if (f && !fgets(text, sizeof text, f))
+    char text[80] = "";
+    FILE *f = fopen(children, "r");
+    ck_assert(f != NULL);
+    if (!fgets(text, sizeof text, f))
         text[0] = 0;
-    if (f)
-        fclose(f);
+    fclose(f);
     return (pid_t)strtol(text, NULL, 10);
 }
 
 START_TEST(one_that_is_killed) {
     got a = {0}, b = {0};
+    if (access(children, R_OK)) {
+        ds_test_skip("one_that_is_killed", "this kernel does not tell a process its children");
+        return;
+    }
     open_helpers(-1);
     hang_at(root);
     ask(DS_ASK_ROOT, "", 0, in_root("x"), &a);

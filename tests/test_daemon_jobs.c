@@ -45,21 +45,6 @@ static void expect_error(int64_t id, const char *code, const char *words, int64_
     json_decref(job);
 }
 
-/* Process of a running job, once its worker has said something. */
-static pid_t worker_of(int64_t id) {
-    for (int i = 0; i < 500; i++, usleep(20000)) {
-        json_t *job = get_job(id);
-        pid_t pid = (pid_t)ds_json_int(job, "pid", 0);
-        int speaks =
-            *ds_json_string(job, "stage", "") && json_is_object(json_object_get(job, "progress"));
-        json_decref(job);
-        if (pid > 0 && speaks && rig_alive(pid))
-            return pid;
-    }
-    ck_abort_msg("job %lld has no worker", (long long)id);
-    return 0;
-}
-
 static int job_file_exists(int64_t id, const char *name) {
     char path[400];
     snprintf(path, sizeof path, "%s/jobs/%lld/%s", r.state, (long long)id, name);
@@ -424,7 +409,7 @@ START_TEST(cancel) {
     rig_fake(&r, "train", "hang");
     rig_add(&r, "digits", photos, 201);
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
-    pid_t worker = worker_of(id);
+    pid_t worker = rig_worker_of(&r, id);
     json_t *job = get_job(id);
     ck_assert_str_eq(ds_json_string(job, "stage", ""), "train");
     ck_assert_int_eq(ds_json_int(json_object_get(job, "progress"), "done", 0), 10);
@@ -465,14 +450,14 @@ START_TEST(stop_and_go_on) {
     rig_fake(&r, "train", "hang");
     rig_add(&r, "digits", photos, 201);
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
-    worker_of(id);
+    rig_worker_of(&r, id);
     double began = ds_monotonic();
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* orderly: the worker wrote a checkpoint */
     ck_assert_double_lt(ds_monotonic() - began, 5.0);
     ck_assert(!ds_fs_exists(r.socket));
     rig_start(&r, NULL);
     ck_assert_int_eq(rig_wait_job(&r, "train", "digits", "|running|", 5000), id);
-    pid_t worker = worker_of(id);
+    pid_t worker = rig_worker_of(&r, id);
     json_t *job = get_job(id);
     ck_assert_int_eq(ds_json_int(job, "attempts", 0), 1); /* a restart is not an attempt */
     json_decref(job);
@@ -492,7 +477,7 @@ START_TEST(stop_and_go_on) {
          i < 500 && rig_wait_job(&r, "train", "digits", "|done|running|queued|", 5000) == id; i++)
         usleep(20000);
     id = rig_wait_job(&r, "train", "digits", "|running|", 5000);
-    kill(worker_of(id), SIGKILL);
+    kill(rig_worker_of(&r, id), SIGKILL);
     rig_wait_job(&r, "train", "digits", "|queued|", 5000);
     expect_error(id, "DS_EFAILED", "signal 9", 1);
     rig_fake(&r, "train", "ok");
@@ -508,7 +493,7 @@ START_TEST(stubborn_worker) {
     rig_fake(&r, "train", "stubborn");
     rig_add(&r, "digits", photos, 201);
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
-    pid_t worker = worker_of(id);
+    pid_t worker = rig_worker_of(&r, id);
     kill(r.pid, SIGTERM);
     usleep(500000);
     ck_assert(rig_alive(worker));
@@ -516,7 +501,7 @@ START_TEST(stubborn_worker) {
     ck_assert(!rig_alive(worker));
     rig_start(&r, NULL);
     rig_wait_job(&r, "train", "digits", "|running|", 5000);
-    worker = worker_of(id);
+    worker = rig_worker_of(&r, id);
     rig_stop(&r, SIGKILL);
     usleep(100000);
     ck_assert(rig_alive(worker)); /* it ignores SIGTERM */
@@ -602,7 +587,7 @@ START_TEST(slots) {
     }
     for (int i = 0; i < 2; i++) {
         snprintf(name, sizeof name, "set%d", i);
-        worker_of(rig_wait_job(&r, "train", name, "|running|", 10000));
+        rig_worker_of(&r, rig_wait_job(&r, "train", name, "|running|", 10000));
     }
     rig_job(&r, "train", "set2", state);
     ck_assert_str_eq(state, "queued");

@@ -209,7 +209,6 @@ START_TEST(rejected_files_in_pages) {
     rig_sql(&r, "UPDATE dataset_versions SET rejected_count = 3, rejected = '[{\"path\":\"a\","
                 "\"reason\":\"x\"},{\"path\":\"b\",\"reason\":\"x\"},"
                 "{\"path\":\"c\",\"reason\":\"x\"}]'");
-    double began = ds_monotonic();
     json_t *all = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected", NULL),
            *a = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=2", NULL),
            *b = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=2&cursor=2", NULL);
@@ -218,7 +217,6 @@ START_TEST(rejected_files_in_pages) {
     ck_assert_str_eq(ds_json_string(a, "next", ""), "2");
     ck_assert_uint_eq(json_array_size(json_object_get(b, "items")), 1);
     ck_assert(json_is_null(json_object_get(b, "next")));
-    ck_assert_double_lt(ds_monotonic() - began, 1); /* no matter what the limit is */
     json_decref(all), json_decref(a), json_decref(b);
     a = rig_want(&r, 200, "GET", "/v1/datasets/digits/rejected?limit=3", NULL);
     ck_assert_uint_eq(json_array_size(json_object_get(a, "items")), 3);

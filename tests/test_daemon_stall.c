@@ -4,20 +4,6 @@
 
 static rig r;
 
-/* Claimed first, it has a process a moment later. */
-static pid_t worker_of(int64_t id) {
-    char path[64];
-    pid_t pid = 0;
-    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
-    for (int i = 0; i < 500 && pid <= 0; i++, usleep(pid <= 0 ? 20000 : 0)) {
-        json_t *job = rig_want(&r, 200, "GET", path, NULL);
-        pid = (pid_t)ds_json_int(job, "pid", 0);
-        json_decref(job);
-    }
-    ck_assert_int_gt(pid, 0);
-    return pid;
-}
-
 /* The attempt counts and says why; SIGTERM ends the first worker, SIGKILL the stubborn one. */
 START_TEST(a_silent_worker_is_ended) {
     rig_open(&r, "silent");
@@ -54,10 +40,10 @@ START_TEST(a_stopped_worker_is_left_alone) {
     rig_fake(&r, "train", "slow 600");
     rig_add(&r, "digits", photos, 201);
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
-    pid_t worker = worker_of(id);
+    pid_t worker = rig_worker_of(&r, id);
     kill(worker, SIGSTOP);
     usleep(4500000);
-    ck_assert_int_eq(worker_of(id), worker);
+    ck_assert_int_eq(rig_worker_of(&r, id), worker);
     kill(worker, SIGCONT);
     rig_wait_adapter(&r, "digits", 1, 15000);
     char path[64];
@@ -74,13 +60,7 @@ static int64_t stubborn(const char *name) {
     rig_images(&r, name, 2, dir);
     rig_add(&r, name, dir, 201);
     int64_t id = rig_wait_job(&r, "train", name, "|running|", 10000);
-    char path[64];
-    snprintf(path, sizeof path, "/v1/jobs/%lld", (long long)id);
-    for (int i = 0, speaks = 0; i < 500 && !speaks; i++, usleep(20000)) {
-        json_t *job = rig_want(&r, 200, "GET", path, NULL);
-        speaks = json_is_object(json_object_get(job, "progress"));
-        json_decref(job);
-    }
+    rig_worker_of(&r, id);
     return id;
 }
 
@@ -91,14 +71,14 @@ START_TEST(workers_that_ignore_the_end) {
     rig_start(&r, (const char *const[]){"--workers", "2", NULL});
     rig_fake(&r, "train", "stubborn");
     int64_t a = stubborn("a"), b = stubborn("b");
-    pid_t of_a = worker_of(a), of_b = worker_of(b);
+    pid_t of_a = rig_worker_of(&r, a), of_b = rig_worker_of(&r, b);
     double began = ds_monotonic();
     char path[500];
     snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", (long long)a);
     json_decref(rig_want(&r, 202, "POST", path, NULL));
     json_decref(rig_want(&r, 200, "POST", "/v1/datasets/b/pause", NULL));
     usleep(1500000);
-    ck_assert(worker_of(a) == of_a && worker_of(b) == of_b);
+    ck_assert(rig_worker_of(&r, a) == of_a && rig_worker_of(&r, b) == of_b);
     snprintf(path, sizeof path, "%s/jobs/%lld/cancel", r.state, (long long)a);
     ck_assert(ds_fs_exists(path));
     ck_assert_int_eq(rig_wait_job(&r, "train", "a", "|cancelled|", 4000), a);

@@ -171,13 +171,25 @@ START_TEST(refused_starts) {
 }
 END_TEST
 
+/* A free port, and nobody else gets it. */
+static void listen_twice(int *fd, char bound[DS_TCP_NAME]) {
+    char again[DS_TCP_NAME];
+    int second = -1;
+    ds_error err;
+    errno = EADDRINUSE;
+    ck_assert_msg(ds_tcp_listen("127.0.0.1:0", fd, bound, &err) == 0, "%s", err.message);
+    ck_assert(*fd >= 0 && !strncmp(bound, "127.0.0.1:", 10) && strcmp(bound, "127.0.0.1:0") != 0);
+    ck_assert_int_eq(ds_tcp_listen(bound, &second, again, &err), DS_ECONFLICT);
+    ck_assert(second < 0 && strstr(err.message, "another program listens on"));
+}
+
 /* HOST:PORT and what is none; what failed before does not matter where one could be had. */
 START_TEST(places_to_listen_on) {
     static const char *const good[] = {"127.0.0.1:0", "localhost:65535", "[::1]:7", "a.b:1"};
     static const char *const bad[] = {"",           ":7",          "host:",   "host",
                                       "host:65536", "host:12345a", "host:-1", "host:000007",
                                       "::1:7",      "[::1:7",      "host: 7"};
-    char bound[DS_TCP_NAME], longest[80];
+    char bound[DS_TCP_NAME], again[DS_TCP_NAME], longest[80];
     ds_error err;
     int fd = -1;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
@@ -189,15 +201,13 @@ START_TEST(places_to_listen_on) {
     ck_assert_int_eq(ds_tcp_check(longest, &err), 0);
     memcpy(longest + 63, "h:7", 4);
     ck_assert_int_eq(ds_tcp_check(longest, &err), DS_EINVAL);
-    errno = EADDRINUSE;
-    ck_assert_msg(ds_tcp_listen("127.0.0.1:0", &fd, bound, &err) == 0, "%s", err.message);
-    ck_assert(fd >= 0 && !strncmp(bound, "127.0.0.1:", 10) && strcmp(bound, "127.0.0.1:0") != 0);
-    int second = -1;
-    char again[DS_TCP_NAME];
-    ck_assert_int_eq(ds_tcp_listen(bound, &second, again, &err), DS_ECONFLICT);
-    ck_assert(second < 0 && strstr(err.message, "another program listens on"));
-    close(fd);
-    ck_assert_int_eq(ds_tcp_listen(bound, &second, again, &err), 0);
+    int second = -1, rc = DS_ECONFLICT;
+    for (int i = 0; i < 20 && rc == DS_ECONFLICT; i++) { /* another program may get the port */
+        listen_twice(&fd, bound);
+        close(fd);
+        rc = ds_tcp_listen(bound, &second, again, &err);
+    }
+    ck_assert_msg(rc == 0, "%s", err.message);
     ck_assert_str_eq(again, bound);
     close(second);
     ck_assert_int_ne(ds_tcp_listen("203.0.113.7:7", &fd, bound, &err), 0); /* not ours */

@@ -169,12 +169,36 @@ START_TEST(second_run_uses_the_cache) {
 }
 END_TEST
 
-/* kill -9 while it encodes and while it trains; then to the end. */
+/* kill -9 once its events say these words; its status, 0 when it was faster. */
+static int kill_after(const char *dir, const char *words) {
+    char *path = ds_xasprintf("%s/events.ndjson", dir);
+    off_t before = ds_fs_exists(path) ? size_of(path) : 0;
+    pid_t pid = start_job(dir, NULL, NULL);
+    int said = 0;
+    for (int i = 0; i < 30000 && !said; i++, usleep(1000)) {
+        char *text;
+        size_t n;
+        if (ds_fs_read(path, 1 << 24, &text, &n, NULL))
+            continue;
+        said = n > (size_t)before && strstr(text + before, words) != NULL;
+        free(text);
+    }
+    free(path);
+    kill(pid, SIGKILL);
+    int status = wait_job(pid);
+    ck_assert_msg(said, "it did not say %s, status %d", words, status);
+    ck_assert_msg(status == 0 || status == 1000 + SIGKILL, "status %d", status);
+    return status;
+}
+
+/* kill -9 while it encodes and while it trains, and at any moment; then to the end. */
 START_TEST(killed_job_resumes) {
     json_t *spec = latent_spec("blobs");
     use_cache(spec, "killed-cache");
     char *dir = make_job("killed", spec);
-    int kills = 0;
+    int kills = kill_after(dir, "\"stage\":\"encode\"") != 0;
+    if (kills)
+        kills += kill_after(dir, "\"type\":\"checkpoint\"") != 0;
     for (int i = 0; i < (SANITIZED ? 4 : 8); i++) {
         pid_t pid = start_job(dir, NULL, NULL);
         usleep(ds_rng_u32(5, DS_STREAM_TEST, (uint32_t)i, 0, 0) % (SANITIZED ? 800000 : 400000));
