@@ -7,7 +7,6 @@
 #include "tests/worker_fixture.h"
 #include "worker/import.h"
 
-#include <dirent.h>
 #include <math.h>
 
 #define GOLDEN "tests/golden/dit-parity/"
@@ -24,16 +23,6 @@ static const struct {
     {GOLDEN "diffusers-bin/", "diffusers DiT, PyTorch zip", "diffusers-bin", 0, 3},
     {GOLDEN "diffusers-fp16", "diffusers DiT, safetensors", "diffusers-fp16", 0, 1}};
 enum { BASES = sizeof bases / sizeof bases[0] };
-
-static int files_in(const char *dir) {
-    int n = 0;
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));)
-        n += e->d_name[0] != '.' || strlen(e->d_name) > 2;
-    if (d)
-        closedir(d);
-    return n;
-}
 
 /* The canonical file has the source's numbers. */
 static void check_numbers(const char *source, int heads, const ds_import_result *r) {

@@ -8,21 +8,9 @@
 #include "worker/import.h"
 #include "worker/probe_pictures.h"
 
-#include <dirent.h>
-
 #define GOLDEN "tests/golden/objective/"
 /* What the program before this one made of eps.pt. */
 #define EPS_DIGEST "e1bc200af29b31bf0e279c797ca86cd1423a2143026339413c9000b4e0ca3838"
-
-static int files_in(const char *dir) {
-    int n = 0;
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));)
-        n += e->d_name[0] != '.';
-    if (d)
-        closedir(d);
-    return n;
-}
 
 typedef struct {
     int rc;

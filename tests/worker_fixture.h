@@ -20,6 +20,7 @@
 #include "worker/scan.h"
 #include "worker/worker.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -55,6 +56,17 @@ static UNUSED int fixture_dispatch(int argc, char **argv) {
 
 static UNUSED char *in_tmp(const char *name) {
     return ds_xasprintf("%s/%s", ds_test_tmpdir(), name);
+}
+
+/* How many a folder has, hidden ones too. */
+static UNUSED int files_in(const char *dir) {
+    int n = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        n += e->d_name[0] != '.' || strlen(e->d_name) > 2;
+    if (d)
+        closedir(d);
+    return n;
 }
 
 static UNUSED void must(int rc, const ds_error *err) {
