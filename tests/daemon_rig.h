@@ -445,7 +445,8 @@ static int rig_worker(const char *dir) {
     if (strcmp(how, "sulky") == 0)
         return 5;
     if (strcmp(how, "deaf") == 0) { /* the end of a daemon can be told more than once */
-        usleep(1200000);
+        for (double end = ds_monotonic() + 1.2; ds_monotonic() < end;)
+            usleep(10000); /* which a signal cuts short */
         rig_terminated = 0;
         ds_fs_join(path, sizeof path, dir, "deaf");
         ds_fs_write(path, "", 0, NULL);
