@@ -13,7 +13,7 @@ Q := $(if $(V),,@)# V=1 shows the commands
 PKGS_BASE := libcrypto libzstd jansson
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 CFLAGS_release := -O2 -g
-CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+CFLAGS_asan := -O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
 CFLAGS := $(CFLAGS_$(CONFIG)) $(EXTRA)
 CPPFLAGS := -D_GNU_SOURCE -DDS_VERSION='"$(VERSION)"' -I. -I$(BUILD)
 PKGFLAGS := $(shell pkg-config --cflags $(PKGS_BASE) 2>/dev/null)

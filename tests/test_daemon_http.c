@@ -279,7 +279,9 @@ START_TEST(add_is_quick) {
         ck_assert_int_eq(status, 201);
     }
     printf("add of 10,000 images: answered after %.1f ms\n", took * 1000);
+#ifndef __SANITIZE_ADDRESS__
     ck_assert_double_lt(took, 0.5); /* 50 ms on a quiet machine; this one may be busy */
+#endif
 }
 END_TEST
 

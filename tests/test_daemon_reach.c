@@ -42,10 +42,17 @@ static double health_once(double seconds) {
     return took[n * 99 / 100 - (n >= 100)];
 }
 
+/* Sanitized programs run beside others. */
+#ifdef __SANITIZE_ADDRESS__
+enum { P99_MS = 400 };
+#else
+enum { P99_MS = 20 };
+#endif
+
 /* The best of three: the machine may be busy with other things, the loop is not. */
 static double health_p99(double seconds) {
     double best = health_once(seconds);
-    for (int i = 0; i < 2 && best >= 20; i++) {
+    for (int i = 0; i < 2 && best >= P99_MS; i++) {
         double next = health_once(seconds);
         best = next < best ? next : best;
     }
@@ -96,7 +103,7 @@ START_TEST(hung_folder) {
     ck_assert(has_event("dataset.unreachable"));
     double p99 = health_p99(1);
     printf("healthz p99 with a hung folder: %.1f ms\n", p99);
-    ck_assert_double_lt(p99, 20);
+    ck_assert_double_lt(p99, P99_MS);
     rig_job(&r, "scan", "set", state);
     ck_assert_str_eq(state, "queued"); /* it waits, and costs no attempt */
     char away[] = "/var/tmp/ds-reach-XXXXXX";
@@ -233,7 +240,7 @@ START_TEST(foreign_lock) {
     rig_write(file, "\x89PNG new");
     double p99 = health_p99(1.5);
     printf("healthz p99 with a foreign lock: %.1f ms\n", p99);
-    ck_assert_double_lt(p99, 20);
+    ck_assert_double_lt(p99, P99_MS);
     json_decref(rig_want(&r, 200, "GET", "/v1/datasets", NULL));
     json_decref(rig_want(&r, 200, "GET", "/v1/status", NULL));
     double began = ds_monotonic();

@@ -44,6 +44,7 @@ for build in "$@"; do
         esac
         n=$((n + 1))
         case "$program" in
+        *asan/*) list=together ;; # their times say nothing
         */test_*_speed | */test_registry_list | */test_daemon_http | */test_daemon_reach | */test_system_kill) list=alone ;;
         *) list=together ;;
         esac
