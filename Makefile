@@ -257,7 +257,7 @@ FUZZ_SRC_weights := $(addprefix engine/,pickle.c pickle_calls.c weights.c weight
 fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights|npz FUZZ_SECONDS=60 (needs clang)
 	@mkdir -p build/fuzz/$(FUZZ)
 	clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $(CPPFLAGS) -o build/fuzz/fuzz_$(FUZZ) tests/fuzz/fuzz_$(FUZZ).c \
-	    $(wildcard base/*.c) $(FUZZ_SRC_$(FUZZ)) -ljpeg -lpng -lwebp -lwebpdemux -lz -lzip $(L_BASE)
+	    $(wildcard base/*.c contract/*.c) $(FUZZ_SRC_$(FUZZ)) -ljpeg -lpng -lwebp -lwebpdemux -lz -lzip $(L_BASE)
 	build/fuzz/fuzz_$(FUZZ) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/$(FUZZ) \
 	    $(FUZZ_SEEDS_$(FUZZ)) $(addprefix -dict=,$(wildcard tests/fuzz/$(FUZZ).dict))
 

@@ -333,27 +333,9 @@ END_TEST
 
 /* A base of another side under this name; its digest. */
 static void other_base(const char *name, int side, char sha[DS_HEX_SIZE]) {
-    ds_dit_config cfg = {.channels = 3,
-                         .side = side,
-                         .patch = 4,
-                         .width = 32,
-                         .depth = 1,
-                         .heads = 2,
-                         .mlp_ratio = 4,
-                         .classes = 4,
-                         .learn_sigma = 1,
-                         .freq_dim = 256,
-                         .pixel = 1,
-                         .train_steps = 1000,
-                         .beta_start = 1e-4,
-                         .beta_end = 0.02};
     char *path = in_tmp(name);
-    ds_base *b;
-    ds_error err;
-    must(ds_base_new(&b, &cfg, 3, &err), &err);
-    must(ds_base_save(b, path, 0, NULL, &err), &err);
+    make_plain_base(path, side, 3);
     file_digest(path, sha);
-    ds_base_free(b);
     free(path);
 }
 

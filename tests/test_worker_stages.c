@@ -15,31 +15,6 @@
 
 enum { MANY = 9, FEW = 3, ALL = MANY + FEW, SAMPLES = 8 };
 
-/* Random numbers, so that what it makes is not all the same. */
-static void make_plain_base(void) {
-    ds_dit_config c = {.channels = 3,
-                       .side = SIDE,
-                       .patch = 4,
-                       .width = 32,
-                       .depth = 1,
-                       .heads = 2,
-                       .mlp_ratio = 4,
-                       .classes = 4,
-                       .learn_sigma = 1,
-                       .freq_dim = 256,
-                       .pixel = 1,
-                       .train_steps = 1000,
-                       .beta_start = 1e-4,
-                       .beta_end = 0.02};
-    char *path = in_tmp("base.safetensors");
-    ds_base *b;
-    ds_error err;
-    must(ds_base_new(&b, &c, 1, &err), &err);
-    must(ds_base_save(b, path, 0, NULL, &err), &err);
-    ds_base_free(b);
-    free(path);
-}
-
 /* Two classes that no one takes for the other, three times as many pictures in the first. */
 static void make_uneven_set(void) {
     char *root = in_tmp("uneven"), *manifest = ds_xasprintf("%s.ndjson", root), sha[DS_HEX_SIZE];
@@ -637,7 +612,9 @@ START_TEST(sheets_of_samples) {
 END_TEST
 
 static void register_cases(TCase *tc) {
-    make_plain_base();
+    char *base = in_tmp("base.safetensors");
+    make_plain_base(base, SIDE, 1); /* so that what it makes is not all the same */
+    free(base);
     make_uneven_set();
     tcase_add_test(tc, rows_say_what_is_not_known);
     tcase_add_test(tc, checkpoints_are_kept_and_found);

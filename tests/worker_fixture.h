@@ -135,21 +135,36 @@ static UNUSED void train_base(ds_base *b, uint64_t seed) {
     ds_device_close(dev);
 }
 
+/* The shape of all bases here. */
+static UNUSED ds_dit_config base_config(int side, int depth) {
+    return (ds_dit_config){.channels = 3,
+                           .side = side,
+                           .patch = 4,
+                           .width = 32,
+                           .depth = depth,
+                           .heads = 2,
+                           .mlp_ratio = 4,
+                           .classes = 4,
+                           .learn_sigma = 1,
+                           .freq_dim = 256,
+                           .pixel = 1,
+                           .train_steps = 1000,
+                           .beta_start = 1e-4,
+                           .beta_end = 0.02};
+}
+
+/* A base of random numbers, not trained. */
+static UNUSED void make_plain_base(const char *path, int side, uint64_t seed) {
+    ds_dit_config cfg = base_config(side, 1);
+    ds_base *b;
+    ds_error err;
+    must(ds_base_new(&b, &cfg, seed, &err), &err);
+    must(ds_base_save(b, path, 0, NULL, &err), &err);
+    ds_base_free(b);
+}
+
 static UNUSED void make_base(const char *path, uint64_t seed) {
-    ds_dit_config cfg = {.channels = 3,
-                         .side = SIDE,
-                         .patch = 4,
-                         .width = 32,
-                         .depth = 2,
-                         .heads = 2,
-                         .mlp_ratio = 4,
-                         .classes = 4,
-                         .learn_sigma = 1,
-                         .freq_dim = 256,
-                         .pixel = 1,
-                         .train_steps = 1000,
-                         .beta_start = 1e-4,
-                         .beta_end = 0.02};
+    ds_dit_config cfg = base_config(SIDE, 2);
     ds_base *b;
     ds_error err;
     must(ds_base_new(&b, &cfg, seed, &err), &err);
