@@ -21,12 +21,12 @@ ALL_CFLAGS = -std=c17 $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno -pthre
 
 objs = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
 BASE_O := $(call objs,base/*.c contract/*.c) # every program has both
-KERNELS_O := $(call objs,kernels/*.c kernels/ref/*.c kernels/cpu/*.c kernels/cuda/*.c)
-ENGINE_O := $(call objs,engine/*.c)
-WORKER_O := $(filter-out $(BUILD)/worker/main.o,$(call objs,worker/*.c))
-REGISTRY_O := $(call objs,registry/*.c) $(BUILD)/migrations.o
-DAEMON_O := $(filter-out $(BUILD)/daemon/main.o,$(call objs,daemon/*.c))
-CLI_O := $(filter-out $(BUILD)/cli/main.o,$(call objs,cli/*.c))
+KERNELS_O := $(call objs,kernels/*.c kernels/*/*.c)
+ENGINE_O := $(call objs,engine/*/*.c)
+WORKER_O := $(filter-out $(BUILD)/worker/commands/main.o,$(call objs,worker/*/*.c))
+REGISTRY_O := $(call objs,registry/*.c registry/*/*.c) $(BUILD)/migrations.o
+DAEMON_O := $(filter-out $(BUILD)/daemon/main.o,$(call objs,daemon/*.c daemon/*/*.c))
+CLI_O := $(filter-out $(BUILD)/cli/main.o,$(call objs,cli/*.c cli/*/*.c))
 
 LIB_BASE := $(BUILD)/libbase.a
 LIB_KERNELS := $(BUILD)/libkernels.a
@@ -76,13 +76,13 @@ $(BUILD)/lib%.a:
 
 $(BUILD)/diffscalerd: $(BUILD)/daemon/main.o $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_DAEMON) $(L_REGISTRY) $(L_BASE)
-$(BUILD)/diffscaler-worker: $(BUILD)/worker/main.o $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
+$(BUILD)/diffscaler-worker: $(BUILD)/worker/commands/main.o $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_WORKER) $(L_ENGINE) $(L_BASE)
 $(BUILD)/dsctl: $(BUILD)/cli/main.o $(LIB_CLI) $(LIB_BASE)
 	$(CC) $(CFLAGS) -o $@ $^ $(L_CLI) $(L_BASE)
 
 # CUDA=0 leaves it out; so does a machine without nvcc, and the sanitized build, which cannot run it.
-CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+CUDA_SRC := $(wildcard kernels/cuda/*.cu kernels/cuda/*/*.cu)
 CUDA_HOME := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC_PATH))))
 CUDNN_HOME ?=# where it is not beside CUDA, nor the system's
 CUDNN_DIRS := $(CUDNN_HOME:%=%/include) $(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu
@@ -113,7 +113,7 @@ CUDA_O := $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_SRC) $(CUDA_HOST_C))
 $(BUILD)/libdiffscaler-cuda.so: $(CUDA_O)
 	@$(if $(V),,echo "  NVCC $@")
 	$(Q)$(NVCC) -shared -Wno-deprecated-gpu-targets -o $@ $^ $(CUDA_LINK)
-# cuDNN reads our graphs without a GPU (run by tests/test_system_cuda.c).
+# cuDNN reads our graphs without a GPU (run by tests/system/test_system_cuda.c).
 CUDA_GRAPHS := $(if $(filter 11,$(CUDA)$(CUDNN)),$(BUILD)/tests/emu/graphs)
 $(BUILD)/tests/emu/graphs: $(BUILD)/cuda/tests/emu/graphs.cu.o $(patsubst %,$(BUILD)/cuda/%.o,$(CUDA_HOST_C))
 	@mkdir -p $(@D)
@@ -121,7 +121,7 @@ $(BUILD)/tests/emu/graphs: $(BUILD)/cuda/tests/emu/graphs.cu.o $(patsubst %,$(BU
 $(BUILD)/tests/test_system_cuda: | $(CUDA_GRAPHS)
 # The same kernels and ops on the host, over the emulation of CUDA (tests/emu/emu.h), for the tests.
 EMU_LIB := $(BUILD)/tests/emu/libdiffscaler-cuda.so
-EMU_SRC := $(filter-out kernels/cuda/lib_%.cu,$(CUDA_SRC)) $(wildcard tests/emu/*.cc)
+EMU_SRC := $(filter-out kernels/cuda/lib/%.cu,$(CUDA_SRC)) $(wildcard tests/emu/*.cc)
 EMU_O := $(patsubst %,$(BUILD)/emu/%.o,$(EMU_SRC) $(CUDA_HOST_C))
 EMU_FLAGS = $(CFLAGS) $(if $(filter asan,$(CONFIG)),-O1 -g1,-O2) -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -DDS_CUDA_EMU -Itests/emu $(CPPFLAGS) -MMD -MP
 $(BUILD)/emu/%.cu.o: %.cu
@@ -137,7 +137,7 @@ $(EMU_LIB): $(EMU_O)
 	@$(if $(V),,echo "  LINK $@";) mkdir -p $(@D)
 	$(Q)$(CXX) $(CFLAGS) -shared -o $@ $^ -lm -lpthread
 
-# Test programs: tests/test_<group>_*.c links the libraries of its group; one program per file.
+# Test programs: tests/<group>/test_<group>_*.c links the libraries of its group; one program per file.
 TEST_LIBS_kernels = $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
 TEST_LIBS_engine = $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
 TEST_LIBS_worker = $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_WORKER) $(L_ENGINE) $(L_BASE)
@@ -146,14 +146,14 @@ TEST_LIBS_daemon = $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_CLI) $(LIB_BASE) $(L_DAEM
 TEST_LIBS_cli = $(LIB_CLI) $(LIB_BASE) $(L_CLI) $(L_BASE)
 TEST_LIBS_base = $(LIB_BASE) $(L_BASE)
 TEST_LIBS_system = $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_REGISTRY) $(LIB_BASE) $(L_WORKER) $(L_ENGINE) $(L_REGISTRY) $(L_BASE)
-TEST_SRC := $(wildcard tests/test_*.c)
-TEST_BINS := $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
-test_group = $(word 2,$(subst _, ,$(notdir $(1))))
+TEST_SRC := $(wildcard tests/*/test_*.c)
+TEST_BINS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(TEST_SRC)))
+test_group = $(word 2,$(subst _, ,$(1)))
 define TEST_RULE
-$(BUILD)/$(1): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LIBS_$(call test_group,$(1))))
+$(BUILD)/tests/$(1): $(BUILD)/tests/$(call test_group,$(1))/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LIBS_$(call test_group,$(1))))
 	$$(CC) $$(CFLAGS) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(1))) -lcheck -lsubunit -lrt -lm -lpthread
 endef
-$(foreach t,$(patsubst %.c,%,$(TEST_SRC)),$(eval $(call TEST_RULE,$(t))))
+$(foreach t,$(patsubst %.c,%,$(notdir $(TEST_SRC))),$(eval $(call TEST_RULE,$(t))))
 # These start the programs (found through DS_BUILD); order-only, so a new program links no test anew.
 $(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
 
@@ -246,13 +246,13 @@ FUZZ_SEEDS_pickle := tests/fuzz/seeds/pickle
 FUZZ_SEEDS_weights := tests/fuzz/seeds/weights
 FUZZ_SEEDS_npz := tests/fuzz/seeds/npz
 FUZZ_SEEDS_safetensors := tests/fuzz/seeds/safetensors
-FUZZ_SRC_decode := engine/resize.c engine/resize_taps.c engine/safetensors.c $(wildcard worker/decode*.c) worker/files.c worker/metadata_csv.c
-FUZZ_SRC_safetensors := engine/safetensors.c
-FUZZ_SRC_pickle := engine/pickle.c engine/pickle_calls.c engine/safetensors.c
-FUZZ_SRC_npz := $(wildcard engine/npz*.c) engine/safetensors.c
-FUZZ_SRC_weights := $(addprefix engine/,pickle.c pickle_calls.c weights.c weights_torch.c weights_args.c weights_choose.c import_report.c \
-    foreign_config.c safetensors.c dit_names.c dit.c params.c \
-    base_model.c vae_names.c vae.c vae_run.c)
+FUZZ_SRC_decode := engine/metrics/resize.c engine/metrics/resize_taps.c engine/files/safetensors.c $(wildcard worker/decode/decode*.c) \
+    worker/decode/files.c worker/images/metadata_csv.c
+FUZZ_SRC_safetensors := engine/files/safetensors.c
+FUZZ_SRC_pickle := engine/files/pickle.c engine/files/pickle_calls.c engine/files/safetensors.c
+FUZZ_SRC_npz := $(wildcard engine/metrics/npz*.c) engine/files/safetensors.c
+FUZZ_SRC_weights := $(wildcard engine/names/*.c engine/files/pickle*.c engine/files/weights*.c) engine/files/safetensors.c \
+    engine/model/dit.c engine/model/params.c engine/model/base_model.c engine/vae/vae.c engine/vae/vae_run.c
 .PHONY: fuzz
 fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights|npz FUZZ_SECONDS=60 (needs clang)
 	@mkdir -p build/fuzz/$(FUZZ)

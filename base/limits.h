@@ -16,8 +16,9 @@
 #define DS_RANGE_HEADS 1, 128
 #define DS_RANGE_HEADS_OR_NONE 0, 128 /* in a spec, 0: find out */
 
-/* Address space of the process that decodes pictures (worker/sandbox.h).  Under a hard limit below
- * it none starts, unless the worker may raise limits: less would make pictures fail by their size.
+/* Address space of the process that decodes pictures (worker/decode/sandbox.h).  Under a hard limit
+ * below it none starts, unless the worker may raise limits: less would make pictures fail by their
+ * size.
  */
 #define DS_DECODER_MEMORY ((uint64_t)1536 << 20)
 /* MiB of a process's hard limit where that is below it and the user is not root, who may raise it;

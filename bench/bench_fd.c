@@ -9,8 +9,8 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "bench/times.h"
-#include "engine/fd.h"
-#include "engine/linalg.h"
+#include "engine/metrics/fd.h"
+#include "engine/metrics/linalg.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -16,12 +16,12 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
-#include "engine/linalg.h"
-#include "engine/safetensors.h"
-#include "engine/vae.h"
-#include "worker/bars.h"
-#include "worker/device.h"
-#include "worker/measure.h"
+#include "engine/metrics/linalg.h"
+#include "engine/files/safetensors.h"
+#include "engine/vae/vae.h"
+#include "worker/kinds/bars.h"
+#include "worker/job/device.h"
+#include "worker/measure/measure.h"
 
 #include <math.h>
 #include <stdio.h>

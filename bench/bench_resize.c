@@ -2,13 +2,13 @@
  *
  *     build/release/bench/bench_resize [SIDE]
  *
- * Pictures of SIDE x SIDE (64) to 299 x 299 on one thread, in every mode of engine/fid_net.h: the
- * median of processor time for one of them. */
+ * Pictures of SIDE x SIDE (64) to 299 x 299 on one thread, in every mode of
+ * engine/metrics/fid_net.h: the median of processor time for one of them. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "bench/times.h"
-#include "engine/fid_net.h"
-#include "engine/inception.h"
+#include "engine/metrics/fid_net.h"
+#include "engine/metrics/inception.h"
 
 #include <stdio.h>
 

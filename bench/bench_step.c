@@ -8,14 +8,14 @@
  * JSON line: median and least ms, images/s, GFLOP/s (matrix products, multiply-add = 2, counted as
  * the peer counts), peak RSS, and what the device's own memory has less at the end than at the
  * start.  `kept` is whole sampling runs with guidance, in turn with and without modulations that
- * are kept for many steps (engine/sampler_table.h): wall clock and processor time of each.  More of
- * a GPU (guidance, several tasks in a batch, features): bench/gpu/bench_gpu.c. */
+ * are kept for many steps (engine/diffusion/sampler_table.h): wall clock and processor time of
+ * each.  More of a GPU (guidance, several tasks in a batch, features): bench/gpu/bench_gpu.c. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "bench/times.h"
-#include "engine/sampler.h"
-#include "engine/trainer.h"
+#include "engine/diffusion/sampler.h"
+#include "engine/diffusion/trainer.h"
 
 #include <math.h>
 #include <stdio.h>

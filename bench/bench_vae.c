@@ -8,7 +8,7 @@
  */
 #include "base/log.h"
 #include "base/mem.h"
-#include "engine/vae.h"
+#include "engine/vae/vae.h"
 
 #include <math.h>
 #include <stdio.h>

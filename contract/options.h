@@ -30,8 +30,8 @@
 #define DS_RANGE_THREADS 0, 1024 /* 0: as many as it may use */
 
 /* Words, in the order in which a person sees them: W(value, word).  The values are those of
- * engine/adapter.h, engine/dit.h, engine/sampler.h, worker/spec.h and kernels/device.h; who wants
- * the words only does not need them. */
+ * engine/model/adapter.h, engine/model/dit.h, engine/diffusion/sampler.h, worker/job/spec.h and
+ * kernels/device.h; who wants the words only does not need them. */
 #define DS_METHODS(W)                                                                              \
     W(DS_METHOD_AFFINER, "affiner") W(DS_METHOD_EMBEDDING, "embedding") W(DS_METHOD_FULL, "full")
 #define DS_METHOD_OTHERWISE "affiner"

@@ -5,15 +5,15 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "daemon/folders.h"
-#include "daemon/look.h"
+#include "daemon/folders/folders.h"
+#include "daemon/folders/look.h"
 #include "daemon/notify.h"
-#include "daemon/prune.h"
-#include "registry/datasets.h"
-#include "registry/events.h"
-#include "registry/place.h"
-#include "registry/reconcile.h"
-#include "registry/verified.h"
+#include "daemon/care/prune.h"
+#include "registry/rows/datasets.h"
+#include "registry/rows/events.h"
+#include "registry/store/place.h"
+#include "registry/jobs/reconcile.h"
+#include "registry/store/verified.h"
 
 #include <malloc.h>
 #include <math.h>

@@ -2,7 +2,8 @@
  *
  * One loop thread owns everything in here: the registry, the sockets, the watches, the workers.
  * Only file work (hashing and compressing blobs, unpacking a manifest, removing what gc chose) runs
- * in libuv's thread pool, on data that the loop thread does not touch meanwhile (daemon/finish.h).
+ * in libuv's thread pool, on data that the loop thread does not touch meanwhile
+ * (daemon/jobs/finish.h).
  *
  * Work is never pushed: whatever happens (a request, a folder, an exit, a row written by somebody
  * else) ends in ds_daemon_poke(), and the next turn of the loop derives from the registry what
@@ -11,11 +12,11 @@
 #ifndef DS_DAEMON_DAEMON_H
 #define DS_DAEMON_DAEMON_H
 
-#include "daemon/http.h"
+#include "daemon/api/http.h"
 #include "daemon/options.h"
-#include "daemon/tcp.h"
-#include "daemon/watch.h"
-#include "daemon/workers.h"
+#include "daemon/api/tcp.h"
+#include "daemon/folders/watch.h"
+#include "daemon/jobs/workers.h"
 #include "registry/registry.h"
 
 #include <stdint.h>
@@ -79,7 +80,7 @@ void ds_daemon_poke_after(ds_daemon *d, int64_t ms); /* in ms at the latest; < 0
  * was each time.  1: it is to be tried again soon. */
 int ds_daemon_locked(ds_daemon *d, int rc, const char *what, const ds_error *err);
 
-/* daemon/reach.c: what the folders of datasets answer, for the registry and for people. */
+/* daemon/folders/reach.c: what the folders of datasets answer, for the registry and for people. */
 int ds_reach_changed(void *ctx, int64_t id, enum ds_reach is, const char *text);
 json_t *ds_reach_json(const ds_daemon *d, int64_t id); /* {state,since,why}, null: nothing wrong */
 
@@ -92,11 +93,11 @@ void ds_models_dir(const ds_daemon *d, int nets, char out[PATH_MAX]);
 /* 0, or DS_EINVAL saying what a base (an object of ds_base_get) lacks and how to add it. */
 int ds_models_complete(const json_t *base, ds_error *err);
 
-/* daemon/routes.c */
+/* daemon/api/routes.c */
 extern const ds_route ds_routes[];
 extern const size_t ds_route_count;
 
-/* daemon/metrics.c */
+/* daemon/api/metrics.c */
 void ds_metrics_write(ds_daemon *d, ds_buf *out);
 
 #endif

@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/zio.h"
-#include "registry/bases.h"
+#include "registry/rows/bases.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* daemon/options.c - see options.h. */
 #include "daemon/options.h"
 #include "base/json.h"
-#include "daemon/tcp.h"
+#include "daemon/api/tcp.h"
 
 #include <errno.h>
 #include <getopt.h>

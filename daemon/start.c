@@ -2,9 +2,9 @@
 #include "base/fs.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "daemon/child.h"
+#include "daemon/jobs/child.h"
 #include "daemon/daemon.h"
-#include "daemon/fsck.h"
+#include "daemon/care/fsck.h"
 
 #include <stdio.h>
 #include <string.h>

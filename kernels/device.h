@@ -86,9 +86,10 @@ typedef struct {
     double ratio, gain, c_now, c_before; /* dpmpp2m */
 } ds_step;
 
-/* Linear algebra in double that a device may lend to statistics (engine/linalg.h).  All operands
- * are in host memory, row-major and contiguous: each call sends them there and fetches the result.
- * 0 = done; else (no room, the library refuses) nothing has changed and the processor does it. */
+/* Linear algebra in double that a device may lend to statistics (engine/metrics/linalg.h).  All
+ * operands are in host memory, row-major and contiguous: each call sends them there and fetches the
+ * result. 0 = done; else (no room, the library refuses) nothing has changed and the processor does
+ * it. */
 typedef struct ds_dense {
     /* c (m,n) (=) alpha op(a) (m,k) op(b) (k,n); at: a is stored (k,m), bt: b is stored (n,k). */
     int (*product)(ds_device *dev, double *c, int m, int n, int k, double alpha, const double *a,

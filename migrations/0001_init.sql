@@ -123,7 +123,7 @@ CREATE TABLE adapters (
 ) STRICT;
 CREATE INDEX adapters_dataset ON adapters(dataset_id);
 
--- Work.  States and transitions: registry/jobs.c.
+-- Work.  States and transitions: registry/jobs/jobs.c.
 CREATE TABLE jobs (
     id                 INTEGER PRIMARY KEY AUTOINCREMENT,   -- also the name of the job directory
     kind               TEXT NOT NULL CHECK (kind IN ('scan', 'train', 'sample', 'verify')),

@@ -6,18 +6,22 @@ ifdef GPU_CHECK
 CPPFLAGS := -Itests/gpu $(CPPFLAGS)
 PKGFLAGS :=
 endif
-GPU_ENGINE := adapter base_model diffusion dit inception net net_backward net_forward net_table params resize_float resize_taps sampler sampler_table trainer
+GPU_ENGINE := $(addprefix model/,adapter base_model dit net net_backward net_forward net_table params) metrics/inception metrics/resize_float \
+    metrics/resize_taps $(addprefix diffusion/,diffusion sampler sampler_table trainer)
 GPU_O := $(call objs,base/error.c base/mem.c base/rng.c base/log.c base/fs.c $(GPU_ENGINE:%=engine/%.c) \
-    kernels/*.c kernels/ref/*.c kernels/cpu/*.c kernels/cuda/*.c tests/gpu/flat_st.c tests/gpu/no_formats.c)
+    kernels/*.c kernels/*/*.c tests/gpu/flat_st.c tests/gpu/no_formats.c)
 GPU_TEST_O := $(call objs,tests/harness.c tests/gpu/check.c) $(BUILD)/tests/mirror.o
-GPU_TESTS := $(patsubst tests/%.c,$(BUILD)/bin/%,$(filter-out %_reference.c %_gradients.c,$(wildcard tests/test_kernels_*.c)) \
-    $(wildcard tests/test_engine_golden.c tests/test_engine_cuda.c tests/test_engine_modulations.c))
+GPU_TESTS := $(patsubst %.c,$(BUILD)/bin/%,$(notdir $(filter-out %_reference.c %_gradients.c,$(wildcard tests/kernels/test_kernels_*.c))) \
+    test_engine_golden.c test_engine_cuda.c test_engine_modulations.c)
 GPU_PROGRAMS := $(GPU_TESTS) $(BUILD)/bin/gpu_steps $(BUILD)/bin/bench_gpu
 .PHONY: gpu-programs gpu-check
 gpu-programs: $(GPU_PROGRAMS)
-$(GPU_TESTS): $(BUILD)/bin/%: $(BUILD)/tests/%.o $(GPU_TEST_O) $(GPU_O)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ -lm -lpthread -ldl
+define GPU_TEST_RULE
+$(BUILD)/bin/$(1): $(BUILD)/tests/$(call test_group,$(1))/$(1).o $(GPU_TEST_O) $(GPU_O)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS) -o $$@ $$^ -lm -lpthread -ldl
+endef
+$(foreach t,$(notdir $(GPU_TESTS)),$(eval $(call GPU_TEST_RULE,$(t))))
 $(BUILD)/bin/gpu_steps: $(BUILD)/tests/gpu/gpu_steps.o $(GPU_O)
 $(BUILD)/bin/bench_gpu: $(BUILD)/bench/gpu/bench_gpu.o $(BUILD)/bench/gpu/profile.o $(GPU_O)
 $(BUILD)/bin/gpu_steps $(BUILD)/bin/bench_gpu:

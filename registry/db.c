@@ -1,6 +1,6 @@
 #include "registry/db.h"
-#include "registry/events.h"
-#include "registry/place.h"
+#include "registry/rows/events.h"
+#include "registry/store/place.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"

@@ -18,7 +18,7 @@
 #include <sqlite3.h>
 #include <sys/types.h>
 
-enum { PLACE_FILES = 4 }; /* registry/place.c names them */
+enum { PLACE_FILES = 4 }; /* registry/store/place.c names them */
 struct place {
     dev_t dev;
     ino_t ino; /* 0 = not known */

@@ -3,14 +3,14 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "registry/bases.h"
+#include "registry/rows/bases.h"
 #include "registry/db.h"
-#include "registry/events.h"
-#include "registry/feature_nets.h"
-#include "registry/jobs.h"
+#include "registry/rows/events.h"
+#include "registry/rows/feature_nets.h"
+#include "registry/jobs/jobs.h"
 #include "registry/migrate.h"
-#include "registry/place.h"
-#include "registry/store.h"
+#include "registry/store/place.h"
+#include "registry/store/store.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -3,7 +3,7 @@
  *   DIR/lock           flock'ed while a registry is open for writing; holds the owner's pid
  *   DIR/registry.db    SQLite, WAL, synchronous=FULL; the truth about everything
  *   DIR/backups/       a copy made before each schema upgrade
- *   DIR/blobs/         content-addressed files (registry/store.h)
+ *   DIR/blobs/         content-addressed files (registry/store/store.h)
  *   DIR/jobs/<id>/     job directories (docs/jobs.md); only their names matter here
  *
  * Thread: everything that takes a ds_registry runs on the thread that opened it (the daemon's loop

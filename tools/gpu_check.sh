@@ -162,7 +162,7 @@ if [ $emulate = 1 ]; then
 else
     shape=small steps=50 same=20 sample=10
 fi
-tests=$(cd tests && ls test_kernels_*.c | grep -v -e _reference -e _gradients | sed "s|^|$B/bin/|; s|\.c$||")
+tests=$(cd tests/kernels && ls test_kernels_*.c | grep -v -e _reference -e _gradients | sed "s|^|$B/bin/|; s|\.c$||")
 pids=()
 begin() { # a part beside others; one by one in emulation
     (failed=0; part "$@"; exit $failed) &

@@ -3,7 +3,7 @@
 
 NumPy and SciPy compute everything by other ways than the engine does (np.cov; a nuclear norm, checked
 against scipy.linalg.sqrtm and the eigenvalues of the product; explicit kernel sums), in float64.  The
-Philox subsets of engine/kid.c are drawn by a small Philox of its own.  Needs python3-numpy and
+Philox subsets of engine/metrics/kid.c are drawn by a small Philox of its own.  Needs python3-numpy and
 python3-scipy; developer's tool, the build does not use it.
 """
 import json

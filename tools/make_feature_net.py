@@ -5,7 +5,7 @@
 
 writes models/inception-v3-mixed6c.safetensors.zst (zstd level 19, checksum, content size) and
 tests/golden/inception-golden.safetensors (pictures and the features of the two taps), and prints their
-digests; that of the uncompressed network belongs into engine/features.h.  Needs the zstd program.
+digests; that of the uncompressed network belongs into engine/metrics/features.h.  Needs the zstd program.
 Developer's tool: the build does not use it.  Source of the inputs: models/README-inception.md.
 """
 import hashlib

@@ -1,6 +1,6 @@
 #!/bin/bash
 # tools/make_state_fixture.sh BUILD VERSION - a small state folder as the programs in BUILD make it, for
-# tests/test_system_upgrade.c: later programs must open it and find nothing to do.
+# tests/system/test_system_upgrade.c: later programs must open it and find nothing to do.
 #   tests/golden/state/VERSION.tar.zst         two sets, three published versions, an alias, a sample, verifications,
 #                                              a removed set, a cancelled training
 #   tests/golden/state/VERSION-running.tar.zst the same daemon stopped in the middle of a training

@@ -3,7 +3,7 @@
 
 tests/mutations/*.txt hold small faults, one at a time:
 
-    file engine/trainer.c            the file that they are in
+    file engine/diffusion/trainer.c            the file that they are in
     tests engine_values engine_train the test programs that should notice, the quickest first
     error                            the next one is in an error path
     - held > n / 10                  what stands there, once in the file (several lines: several -)
@@ -105,8 +105,8 @@ def check(mutations):
         elif not m.tests:
             why = "names no test program"
         for t in m.tests:
-            if not os.path.exists(os.path.join(ROOT, "tests", "test_%s.c" % t)):
-                why = "names tests/test_%s.c, which does not exist" % t
+            if not os.path.exists(os.path.join(ROOT, "tests", t.split("_")[0], "test_%s.c" % t)):
+                why = "names test_%s.c, which does not exist" % t
         seen.add(m.key)
         if why:
             print("%s: '%s' %s" % (m.where, m.old.split("\n")[0].strip(), why))

@@ -32,10 +32,10 @@
 #include "base/rng.h"
 #include "bench/gpu/profile.h"
 #include "bench/times.h"
-#include "engine/inception.h"
-#include "engine/resize.h"
-#include "engine/sampler.h"
-#include "engine/trainer.h"
+#include "engine/metrics/inception.h"
+#include "engine/metrics/resize.h"
+#include "engine/diffusion/sampler.h"
+#include "engine/diffusion/trainer.h"
 #include "kernels/cpu/team.h"
 #include "tests/gpu/flat_st.h"
 
@@ -423,8 +423,8 @@ static void features_of(ds_inception *net, const float *pictures, int B, float *
     ds_inception_run(net, images, B, &out);
 }
 
-/* Limits: rounding of f32 sums in another order leaves some 1e-6 (tests/test_engine_fid.c asks for
- * 1e-5); operands of 10 bits leave 5e-4 (docs/speed.md), four times that is asked for. */
+/* Limits: rounding of f32 sums in another order leaves some 1e-6 (tests/engine/test_engine_fid.c
+ * asks for 1e-5); operands of 10 bits leave 5e-4 (docs/speed.md), four times that is asked for. */
 static void inception_same(const bench *main, const char *part, int B) {
     static float want[2 * DS_INCEPTION_POOL], x[3][2 * DS_INCEPTION_POOL], one[DS_INCEPTION_POOL];
     static const double limits[] = {1e-5, 2e-3};

@@ -11,7 +11,7 @@
 #ifndef DS_KERNELS_CUDA_CUDA_H
 #define DS_KERNELS_CUDA_CUDA_H
 
-#include "kernels/cuda/lib.h"
+#include "kernels/cuda/lib/lib.h"
 
 extern "C" {
 #include "base/mem.h"

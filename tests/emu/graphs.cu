@@ -1,11 +1,11 @@
-/* tests/emu/graphs.cu - cuDNN itself reads the graphs of kernels/cuda/lib_dnn.cu, without a GPU.
+/* tests/emu/graphs.cu - cuDNN itself reads the graphs of kernels/cuda/lib/lib_dnn.cu, without a GPU.
  *
  * cuDNN's graph library takes a description of a device instead of one (here an H100's).  So the
  * graphs are sealed, its heuristics look at them, and convolutions get a plan.  For attention the
  * engine has to load the driver to go on: that it gets so far shows that the pattern is known.
- * Built by the Makefile where nvcc and cuDNN are, run by tests/test_system_cuda.c; exit 0 = as
+ * Built by the Makefile where nvcc and cuDNN are, run by tests/system/test_system_cuda.c; exit 0 = as
  * expected, else a line says what is not. */
-#include "kernels/cuda/lib_dnn.cu"
+#include "kernels/cuda/lib/lib_dnn.cu"
 
 static const char device[] =
     "{\"deviceVer\":900,\"driverVer\":13000,\"maxGridSize\":[2147483647,65535,65535],"

@@ -1,4 +1,4 @@
-/* tests/emu/lib_emu.cc - kernels/cuda/lib.h over host memory: plain loops instead of NVIDIA's
+/* tests/emu/lib_emu.cc - kernels/cuda/lib/lib.h over host memory: plain loops instead of NVIDIA's
  * libraries.  As particular as they are about epilogues (multiples of eight only), so that both
  * ways of a caller run. */
 #include "kernels/cuda/cuda.h"

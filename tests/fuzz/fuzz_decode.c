@@ -7,9 +7,9 @@
  * decoded, so that a run is not spent on slow ones; the header alone is looked at.
  */
 #include "base/error.h"
-#include "engine/resize.h"
-#include "worker/decode.h"
-#include "worker/metadata_csv.h"
+#include "engine/metrics/resize.h"
+#include "worker/decode/decode.h"
+#include "worker/images/metadata_csv.h"
 
 #include <stdlib.h>
 

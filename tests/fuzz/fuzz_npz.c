@@ -7,8 +7,8 @@
  * Invariant: what is accepted has finite numbers, a symmetric matrix and sizes within the limits.
  */
 #include "base/mem.h"
-#include "engine/features.h"
-#include "engine/npz.h"
+#include "engine/metrics/features.h"
+#include "engine/metrics/npz.h"
 
 #include <fcntl.h>
 #include <math.h>

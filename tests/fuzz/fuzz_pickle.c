@@ -4,7 +4,7 @@
  * Invariant: every number of a node lies in the list of nodes, text lies in the buffer, a tensor
  * lies in its storage.
  */
-#include "engine/pickle.h"
+#include "engine/files/pickle.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

@@ -1,13 +1,13 @@
 /* tests/fuzz/fuzz_safetensors.c - libFuzzer target: the safetensors reader on hostile bytes.
  *
  *     clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. \
- *         tests/fuzz/fuzz_safetensors.c engine/safetensors.c $(find base -name '*.c') \
+ *         tests/fuzz/fuzz_safetensors.c engine/files/safetensors.c $(find base -name '*.c') \
  *         -lcrypto -lzstd -ljansson -lm -o build/fuzz_safetensors
  *
  * Invariant: what the reader accepts lies inside the buffer, every byte of the data belongs to one
  * tensor, and writing it again gives a file that reads as the same tensors.
  */
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 
 #include <stdlib.h>
 

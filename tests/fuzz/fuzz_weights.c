@@ -6,9 +6,9 @@
  *
  * Invariant: what is accepted reads whole, with sizes that agree, or says why not.
  */
-#include "engine/dit_names.h"
-#include "engine/vae_names.h"
-#include "tests/weights_files.h"
+#include "engine/names/dit_names.h"
+#include "engine/names/vae_names.h"
+#include "tests/fixtures/weights_files.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* tests/gpu/flat_st.c - the reading half of engine/safetensors.h over what tools/gpu_flatten.py
+/* tests/gpu/flat_st.c - the reading half of engine/files/safetensors.h over what tools/gpu_flatten.py
  * wrote, for machines without a JSON library.
  *
  * `a/b.safetensors` is read from $DS_FLAT/a_b.safetensors.index, a line per tensor

@@ -2,7 +2,7 @@
 #ifndef DS_TESTS_GPU_FLAT_ST_H
 #define DS_TESTS_GPU_FLAT_ST_H
 
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 
 /* An empty set; ds_st_free frees it.  add takes data (malloc'ed) and copies name and shape. */
 ds_st *ds_flat_new(void);

@@ -9,8 +9,8 @@
  * another order; it fails where a byte depends on that, and writes the images. */
 #include "base/mem.h"
 #include "base/rng.h"
-#include "engine/sampler.h"
-#include "engine/trainer.h"
+#include "engine/diffusion/sampler.h"
+#include "engine/diffusion/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

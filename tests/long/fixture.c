@@ -4,7 +4,7 @@
  *
  *   fixture DIR [N]
  */
-#include "tests/worker_fixture.h"
+#include "tests/fixtures/worker_fixture.h"
 
 static void make_noise(const char *dir, int n) {
     enum { SIZE = 700 };

@@ -1,6 +1,6 @@
 """Weights of an Inception network by a formula, so that nobody has to store 24 M numbers.
 
-tests/fid_fixture.h makes the same numbers in C.  A tensor's numbers come from its name and their
+tests/fixtures/fid_fixture.h makes the same numbers in C.  A tensor's numbers come from its name and their
 position alone: h = FNV-1a(name), u = mix(h + 0x9E3779B9 (i + 1)) (the finaliser of MurmurHash3, 32
 bit), v = (u >> 8) 2^-23 - 1 in [-1, 1), exact in float32.  Then, in float32,
     conv.weight   v * sqrt(6 / fan_in)          (He: keeps the second moment under ReLU)

@@ -63,7 +63,8 @@ static void fill(unsigned char *row, const kind *k, int y) {
     for (int x = 0; x < k->w; x++)
         for (int c = 0; c < k->components; c++) {
             state = state * 1103515245u + 12345u;
-            int v = x * (5 + c * 3) + y * (9 - c * 2) + ((x / 7 + y / 5) % 2 ? 60 : 0) + (int)(state >> 28);
+            int v = x * (5 + c * 3) + y * (9 - c * 2) + ((x / 7 + y / 5) % 2 ? 60 : 0) +
+                    (int)(state >> 28);
             row[x * k->components + c] = (unsigned char)(v & 255);
         }
 }

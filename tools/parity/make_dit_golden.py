@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes tests/golden/dit-parity/: small DiTs with random weights as other programs store them, and what PyTorch
-computes with them, for tests/test_engine_parity.c.
+computes with them, for tests/engine/test_engine_parity.c.
 
 Half of them are written with diffusers (DiTTransformer2DModel, save_pretrained), half with the Facebook class below,
 a DiT written here from the published description with the names of facebookresearch/DiT.  Every linear layer gets an

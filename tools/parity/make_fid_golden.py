@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Make tests/golden/fid_net.safetensors: what pytorch-fid, torch-fidelity and clean-fid give for
-pictures and weights that are made by a formula (fid_weights.py; tests/fid_fixture.h in C).
+pictures and weights that are made by a formula (fid_weights.py; tests/fixtures/fid_fixture.h in C).
 
 Every feature comes out of the tool's own reading, resizing and network code; only the download of the
 weights is replaced.  Needs torch, torchvision, pytorch-fid, torch-fidelity, clean-fid, safetensors,

@@ -1,4 +1,4 @@
-"""Goldens of engine/vae.c from diffusers' AutoencoderKL with random weights.
+"""Goldens of engine/vae/vae.c from diffusers' AutoencoderKL with random weights.
 
     python tools/parity/make_vae_golden.py                    writes tests/golden/vae.safetensors, vae-io.safetensors
     python tools/parity/make_vae_golden.py --full DIR [SIDE]  the configuration of sd-vae-ft-ema at SIDE (256) px, not

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Small DiTs of known objective, to see whether an import tells what they predict (worker/objective.h).
+"""Small DiTs of known objective, to see whether an import tells what they predict (worker/convert/import_objective.h).
 
 Trains them on the example sets with the class of make_dit_golden.py: 32 px, a few hundred steps, no `args` in the file.
 

@@ -34,7 +34,7 @@ REFUSED = re.compile(
 TAKEN = {"png-iccp-method": "png-iccp.png", "png-iccp-bomb": "png-iccp.png", "png-crc-text": "png-text.png",
          "apng-outside": "apng.png", "apng-sequence": "apng.png", "jpeg-short-adobe": "jpeg-trailing.jpg",
          "jpeg-short-jfif": "jpeg-trailing.jpg", "jpeg-photoshop-cut": "jpeg-trailing.jpg"}
-# For these the picture is defined by what libpng makes of it, not by Pillow; checked in tests/test_worker_images.c.
+# For these the picture is defined by what libpng makes of it, not by Pillow; checked in tests/worker/test_worker_images.c.
 UNDECIDED = re.compile(r"png-(short-|palette-[^t]|bad-type|zero|critical)|apng-smaller|apng-twice|pnm-p[1236].*(comment|plus|no-space)")
 
 

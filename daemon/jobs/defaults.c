@@ -1,0 +1,277 @@
+/* daemon/jobs/defaults.c - options checked, and the few defaults that depend on the dataset; the
+ * rows are in contract/options.def. */
+#include "daemon/jobs/defaults.h"
+
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "base/suggest.h"
+#include "contract/options.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static double clamp(double v, double least, double most) { return fmin(fmax(v, least), most); }
+
+/* Defaults that depend on the dataset, or on options that are in the spec already (the table is
+ * walked in order: batch comes before micro_batch, steps before warmup). */
+static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_dataset_facts *f) {
+    const json_t *train = json_object_get(spec, "train");
+    double images = (double)f->images;
+    if (!o->by)
+        return NULL; /* left out of the spec */
+    if (strcmp(o->name, "steps") == 0)
+        /* 64 images a step: 32 passes over the images, within what a person waits for */
+        return json_integer((json_int_t)clamp(images * 32 / 64, 900, 3000));
+    if (strcmp(o->name, "micro_batch") == 0)
+        return json_integer(ds_json_int(train, "batch", 64));
+    if (strcmp(o->name, "warmup") == 0)
+        return json_integer(
+            (json_int_t)clamp((double)ds_json_int(train, "steps", 600) / 10, 0, 50));
+    if (strcmp(o->name, "label_dropout") == 0)
+        return json_real(f->classes > 1 ? 0.1 : 0.0);
+    if (strcmp(o->name, "heldout") == 0)
+        return json_integer((json_int_t)clamp(floor(images / 10), images > 1 ? 1 : 0, 64));
+    DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);
+    double n = (double)ds_json_int(json_object_get(spec, "evaluate"), "n", 512);
+    return json_integer((json_int_t)clamp(fmin(images, n), 2, 100));
+}
+
+static json_t *split(const char *values) {
+    json_t *list = json_array();
+    for (const char *p = values; *p;) {
+        size_t m = strcspn(p, "|");
+        json_array_append_new(list, json_stringn(p, m));
+        p += m + (p[m] == '|');
+    }
+    return list;
+}
+
+static json_t *default_value(const ds_option *o, const json_t *spec, const ds_dataset_facts *f) {
+    if (!o->otherwise)
+        return from_facts(o, spec, f);
+    switch (o->type) {
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED:
+    case DS_OPTION_NUM:
+    case DS_OPTION_BOOL: return json_loads(o->otherwise, JSON_DECODE_ANY, NULL);
+    case DS_OPTION_DEVICE:
+    case DS_OPTION_ENUM: return json_string(o->otherwise);
+    case DS_OPTION_LIST: return split(o->words);
+    }
+    return NULL;
+}
+
+static int check_list(const ds_option *o, const json_t *v, ds_error *err) {
+    size_t i;
+    const json_t *item;
+    if (!json_is_array(v) || !json_array_size(v))
+        return ds_fail(err, DS_EINVAL, "option '%s' must be a list of %s", o->name, o->words);
+    json_array_foreach((json_t *)(uintptr_t)v, i, item) {
+        const char *s = json_string_value(item);
+        if (!s || !ds_word_in(o->words, s, strlen(s)))
+            return ds_fail(err, DS_EINVAL, "option '%s' names '%s': known are %s", o->name,
+                           s ? s : "something that is no text", o->words);
+    }
+    return 0;
+}
+
+static int check_value(const ds_option *o, const json_t *v, ds_error *err) {
+    switch (o->type) {
+    case DS_OPTION_INT:
+    case DS_OPTION_SEED:
+        if (!json_is_integer(v))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be a whole number", o->name);
+        /* fall through */
+    case DS_OPTION_NUM:
+        if (!json_is_number(v))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be a number", o->name);
+        if (!(json_number_value(v) >= o->least && json_number_value(v) <= o->most))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be from %g to %g", o->name, o->least,
+                           o->most);
+        return 0;
+    case DS_OPTION_BOOL:
+        if (!json_is_boolean(v))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be true or false", o->name);
+        return 0;
+    case DS_OPTION_ENUM:
+        if (!json_is_string(v) ||
+            !ds_word_in(o->words, json_string_value(v), json_string_length(v)))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be one of %s", o->name, o->words);
+        return 0;
+    case DS_OPTION_LIST: return check_list(o, v, err);
+    case DS_OPTION_DEVICE:
+        if (!json_is_string(v) || !ds_device_word(json_string_value(v)))
+            return ds_fail(err, DS_EINVAL, "option '%s' must be %s", o->name, DS_DEVICE_WORDS);
+        return 0;
+    }
+    return 0;
+}
+
+static int unknown(const char *name, ds_error *err) {
+    const char **names = ds_xcalloc(ds_option_count, sizeof *names);
+    ds_buf all = {0};
+    for (size_t i = 0; i < ds_option_count; i++) {
+        names[i] = ds_option_table[i].name;
+        ds_buf_addf(&all, "%s%s", i ? ", " : "", names[i]);
+    }
+    const char *near = ds_suggest(name, names, ds_option_count);
+    int rc = near ? ds_fail(err, DS_EINVAL, "option '%.60s' is not known: did you mean '%s'?", name,
+                            near)
+                  : ds_fail(err, DS_EINVAL, "option '%.60s' is not known: there are %.380s", name,
+                            all.data);
+    ds_buf_release(&all);
+    free(names);
+    return rc;
+}
+
+static int is_given(const json_t *options, const char *name) {
+    const json_t *v = json_object_get(options, name);
+    return v && !json_is_null(v);
+}
+
+static int64_t whole(const json_t *options, const char *name, int64_t otherwise) {
+    return is_given(options, name) ? ds_json_int(options, name, otherwise) : otherwise;
+}
+
+/* What the engine asks of two options together. */
+static int check_together(const json_t *options, ds_error *err) {
+    int64_t batch = whole(options, "batch", 64), part = whole(options, "micro_batch", batch);
+    if (part > batch || batch % part)
+        return ds_fail(err, DS_EINVAL,
+                       "option 'batch' is %lld, must be a multiple of 'micro_batch', %lld",
+                       (long long)batch, (long long)part);
+    const json_t *targets = json_object_get(options, "targets"), *t;
+    size_t i;
+    int qkv = 0;
+    json_array_foreach((json_t *)(uintptr_t)targets, i, t) qkv |=
+        !strcmp(json_string_value(t), "q")   ? 1
+        : !strcmp(json_string_value(t), "k") ? 2
+        : !strcmp(json_string_value(t), "v") ? 4
+                                             : 0;
+    if (qkv && qkv != 7 && !strcmp(ds_json_string(options, "side", "out"), "in"))
+        return ds_fail(err, DS_EINVAL,
+                       "option 'side' in scales the input that q, k and v share: 'targets' names "
+                       "all three of them or none");
+    return 0;
+}
+
+int ds_options_check(const char *method, const json_t *options, ds_error *err) {
+    if (method && !ds_word_in(DS_WORDS(DS_METHODS), method, strlen(method)))
+        return ds_fail(err, DS_EINVAL, "method '%s' is not known: one of %s", method,
+                       DS_WORDS(DS_METHODS));
+    if (!options || json_is_null(options))
+        return 0;
+    if (!json_is_object(options))
+        return ds_fail(err, DS_EINVAL, "'options' must be an object");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)options, key, value) {
+        const ds_option *o = ds_option_find(key);
+        if (!o)
+            return unknown(key, err);
+        if (json_is_null(value))
+            continue;
+        int rc = check_value(o, value, err);
+        if (rc)
+            return rc;
+    }
+    return check_together(options, err);
+}
+
+static json_t *section(json_t *spec, const char *name) {
+    json_t *s = json_object_get(spec, name);
+    if (!s) {
+        json_object_set_new(spec, name, json_object());
+        s = json_object_get(spec, name);
+    }
+    return s;
+}
+
+int ds_options_apply(json_t *spec, const char *method, const json_t *options,
+                     const ds_dataset_facts *facts, ds_error *err) {
+    int rc = ds_options_check(method, options, err);
+    if (rc)
+        return rc;
+    json_object_set_new(section(spec, "method"), "name",
+                        json_string(method ? method : DS_METHOD_OTHERWISE));
+    for (const ds_option *o = ds_option_table; o->name; o++) {
+        json_t *given = json_object_get(options, o->name);
+        json_t *value =
+            given && !json_is_null(given) ? json_incref(given) : default_value(o, spec, facts);
+        if (!value)
+            continue;
+        if (o->type == DS_OPTION_NUM &&
+            json_is_integer(value)) { /* one type for one key, whoever wrote it */
+            json_t *real = json_real((double)json_integer_value(value));
+            json_decref(value);
+            value = real;
+        }
+        json_object_set_new(section(spec, o->section), o->key, value);
+    }
+    return 0;
+}
+
+static json_t *spec_of(const char *method, const json_t *options, const ds_dataset_facts *facts) {
+    json_t *spec = json_object();
+    if (ds_options_apply(spec, method, options, facts, NULL)) { /* a row of another program */
+        json_decref(spec);
+        return NULL;
+    }
+    return spec;
+}
+
+static json_t *value_in(const json_t *spec, const ds_option *o) {
+    return json_object_get(json_object_get(spec, o->section), o->key);
+}
+
+json_t *ds_options_changes(const char *method_was, const json_t *was, const char *method_is,
+                           const json_t *is, const ds_dataset_facts *facts) {
+    json_t *list = json_array(), *a = spec_of(method_was, was, facts),
+           *b = spec_of(method_is, is, facts);
+    if (strcmp(method_was, method_is) != 0)
+        json_array_append_new(list,
+                              json_pack("{ss ss ss sb sb}", "option", "method", "from", method_was,
+                                        "to", method_is, "from_default", 0, "to_default", 0));
+    for (const ds_option *o = ds_option_table; o->name; o++) {
+        int ga = is_given(was, o->name), gb = is_given(is, o->name);
+        json_t *va = value_in(a, o), *vb = value_in(b, o);
+        if ((ga || gb) && (ga != gb || !json_equal(va, vb)))
+            json_array_append_new(list,
+                                  json_pack("{ss sO? sO? sb sb}", "option", o->name, "from", va,
+                                            "to", vb, "from_default", !ga, "to_default", !gb));
+    }
+    json_decref(a);
+    json_decref(b);
+    return list;
+}
+
+json_t *ds_options_without_effect(const char *method, const json_t *options) {
+    const char *name = method ? method : DS_METHOD_OTHERWISE,
+               *device = ds_json_string(options, "device", ""),
+               *mode = ds_json_string(options, "guidance_mode", "");
+    json_t *list = json_array();
+    for (const ds_option *o = ds_option_table; o->name; o++)
+        if (strcmp(name, "affiner") && !strcmp(o->section, "method") && is_given(options, o->name))
+            json_array_append_new(list,
+                                  json_sprintf("%s has no effect with method %s", o->name, name));
+    if (is_given(options, "guidance") && !strcmp(mode, "none"))
+        json_array_append_new(list, json_string("guidance has no effect with guidance_mode none"));
+    if (!strcmp(ds_json_string(options, "precision", ""), "tf32") &&
+        (!strcmp(device, "cpu") || !strcmp(device, "ref")))
+        json_array_append_new(list, json_string("precision tf32 is f32 on the processor"));
+    return list;
+}
+
+int ds_options_plain(json_t *spec, const char *const *members, ds_error *err) {
+    static const ds_dataset_facts none = {.images = 0, .classes = 1};
+    json_t *all = json_object();
+    int rc = ds_options_apply(all, NULL, NULL, &none, err);
+    for (; !rc && *members; members++)
+        if (!json_object_get(spec, *members))
+            json_object_set(spec, *members, json_object_get(all, *members));
+    json_decref(all);
+    return rc;
+}

@@ -1,0 +1,35 @@
+/* engine/diffusion/diffusion.h - the noise schedule and what is derived from it.
+ *
+ * betas = linspace(beta_start, beta_end, T), alphas_cumprod in float64 (diffscaler.md 2.4; Ho et
+ * al. 2020, Nichol & Dhariwal 2021).  Respacing keeps some of the T steps; the model always sees
+ * the original t.  Read-only after init; owned by the caller.
+ */
+#ifndef DS_ENGINE_DIFFUSION_DIFFUSION_H
+#define DS_ENGINE_DIFFUSION_DIFFUSION_H
+
+#include "engine/model/dit.h"
+
+typedef struct {
+    int steps; /* kept steps, ascending in t */
+    int *t;    /* original timestep of each */
+    double *beta, *alpha_bar, *alpha_bar_prev;
+    double *log_beta;               /* upper end of the learned variance */
+    double *posterior_log_variance; /* clipped: entry 0 = entry 1; the lower end */
+    double *mean_x0, *mean_xt;      /* posterior_mean_coef1, coef2 */
+} ds_schedule;
+
+/* All T steps. */
+void ds_schedule_init(ds_schedule *s, const ds_dit_config *c);
+
+/* `steps` of the T (space_timesteps(T, "steps") of improved diffusion: fractional stride, rounded
+ * to even).  1 <= steps <= T. */
+int ds_schedule_respace(ds_schedule *s, const ds_dit_config *c, int steps, ds_error *err);
+
+/* Any ascending subset of 0..T-1. */
+void ds_schedule_subset(ds_schedule *s, const ds_dit_config *c, const int *t, int steps);
+void ds_schedule_release(ds_schedule *s);
+
+/* The eight loss coefficients of ops->diffusion_loss for step index i; weight in [7]. */
+void ds_schedule_loss_coef(const ds_schedule *s, int i, float weight, float out[8]);
+
+#endif

@@ -1,0 +1,58 @@
+/* engine/diffusion/sampler.h - from noise to images.
+ *
+ *   ddpm     ancestral, learned variance, respaced      Nichol & Dhariwal 2021
+ *   ddim     deterministic, eta = 0                      Song et al. 2021
+ *   dpmpp2m  DPM-Solver++(2M), x0 prediction             Lu et al. 2022, algorithm 2
+ *
+ * Guidance: eps = u + w (c - u).  u comes from the adapter's own null row (cfg) or from the frozen
+ * base with adapters off (domain guidance, Zhong et al. 2025, arXiv 2504.01521).
+ * Sample i of a run is named by (seed, index): it does not depend on its neighbours or on batch
+ * size.
+ */
+#ifndef DS_ENGINE_DIFFUSION_SAMPLER_H
+#define DS_ENGINE_DIFFUSION_SAMPLER_H
+
+#include "engine/model/net.h"
+
+enum ds_sampler { DS_SAMPLER_DDPM, DS_SAMPLER_DDIM, DS_SAMPLER_DPMPP2M };
+enum ds_guidance { DS_GUIDANCE_NONE, DS_GUIDANCE_CFG, DS_GUIDANCE_DOMAIN };
+
+const char *ds_sampler_name(enum ds_sampler s);
+const char *ds_guidance_name(enum ds_guidance g);
+
+typedef struct {
+    enum ds_sampler sampler;
+    int steps;
+    double guidance; /* w; 1 = none */
+    enum ds_guidance mode;
+    uint64_t seed;
+    int table_rows; /* tests: at most so many rows of modulations kept; 0: what a device is given,
+                       -1: none.  Samples do not depend on it */
+} ds_sample_options;
+
+/* One image to make. */
+typedef struct {
+    uint64_t index; /* names its noise */
+    int label;      /* class of the adapter (or of the base); -1 = unconditional */
+    int task;       /* stacked nets: which adapter; else 0 */
+    int base;       /* 1: the base itself: label is a base class */
+} ds_sample_request;
+
+/* Called with images done; return non-zero to stop (DS_ECANCELED). */
+typedef int ds_progress(void *ctx, double done, double total);
+
+/* pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
+ * net: INFER or STACKED.  base: INFER net without adapter, needed for domain guidance only. */
+int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
+              const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
+              ds_error *err);
+
+/* Modulations are computed for several timesteps at once and kept (engine/model/net.h,
+ * ds_net_table), in no more than this memory for a net of that batch; sampling goes on without
+ * where it is not to be had. */
+size_t ds_sample_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int net_batch);
+
+/* Largest number of images per pass for a net of that many rows (guidance doubles the batch). */
+int ds_sample_batch(const ds_sample_options *opt, int net_batch);
+
+#endif

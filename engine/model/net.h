@@ -1,0 +1,98 @@
+/* engine/model/net.h - a DiT on a device: forward, backward, with or without an adapter.
+ *
+ * ds_model  the base's tensors on a device, shared by nets: a copy, or on a device whose memory is
+ *           the host's the base's own, so that its weights lie in memory once.
+ * ds_net    packed weights plus activation buffers for at most `batch` samples.  Four kinds:
+ *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
+ *   DS_NET_STACKED  several tasks in one batch: frozen weights, a set per sample
+ *   DS_NET_FOLDED   several tasks in one batch, each folded into weights of its own: what INFER
+ *                   gives, for the room of as many nets; samples of a task should be neighbours
+ *   DS_NET_TRAIN    as INFER, refolded after each optimiser step, activations kept for backward
+ *
+ * A net never allocates after ds_net_new; its need is ds_net_bytes.  One thread at a time.
+ * Errors: DS_ENOMEM with both numbers, DS_EINVAL.
+ */
+#ifndef DS_ENGINE_MODEL_NET_H
+#define DS_ENGINE_MODEL_NET_H
+
+#include "engine/model/adapter.h"
+
+struct ds_vae;
+
+typedef struct {
+    ds_device *dev;
+    const ds_base *base;
+    struct ds_vae *vae; /* makes pictures of a latent base's samples (engine/vae/vae.h); NULL: none.
+                           Set by the owner of the model, borrowed */
+    float *data; /* device copy of all tensors, in the order of base->table; NULL: host memory */
+} ds_model;
+
+int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *err);
+void ds_model_free(ds_model *m);                                  /* NULL is fine */
+size_t ds_model_bytes(const ds_device *dev, const ds_base *base); /* beside the base's own */
+
+enum ds_net_kind { DS_NET_INFER, DS_NET_STACKED, DS_NET_FOLDED, DS_NET_TRAIN };
+
+typedef struct ds_net ds_net;
+
+/* Adapters of the net: count 0 (the base itself), 1, or several for STACKED and FOLDED.  Values are
+ * uploaded; for DS_NET_TRAIN they are bound later with ds_net_bind.  adapters may be NULL if count
+ * 0. */
+int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
+               const ds_adapter *const *adapters, int count, int batch, ds_error *err);
+void ds_net_free(ds_net *net); /* NULL is fine */
+size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_kind kind,
+                    int batch); /* activations */
+
+/* A DS_NET_TRAIN net in which the first `recompute` blocks (0..depth) keep only their input and are
+ * computed again in the backward pass (activation checkpointing; Chen et al. 2016).  Gradients are
+ * the same bit for bit; a step takes longer by the forward pass of recompute-1 blocks. */
+int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adapter, int batch,
+                     int recompute, ds_error *err);
+size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch, int recompute);
+
+/* Entry of the base's table in f32, in place or unpacked into room; on a device in host memory. */
+const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float *room);
+
+/* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits.
+ * FOLDED: beside it at most as much again for each task. */
+size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind);
+
+/* Training: parameters p and gradients g (device, flat, the adapter's table); refold packs the
+ * weights from p (call it after each change of p).  A device may record a pass over p, so p goes
+ * with one g as long as the net lives. */
+void ds_net_bind(ds_net *net, const float *p, float *g);
+void ds_net_refold(ds_net *net);
+
+/* What each sample of a batch is conditioned on.  Exactly one of row and base_row is >= 0. */
+typedef struct {
+    float t;      /* timestep, original scale 0..T-1 */
+    int row;      /* class row of the sample's adapter, or -1 */
+    int base_row; /* row of the base's table (null = cfg.classes), or -1 */
+    int task;     /* STACKED, FOLDED: which adapter; -1 = the base itself; else ignored */
+} ds_condition;
+
+/* out (B, outC, S, S) from x (B, C, S, S), device memory.  B <= batch. */
+void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B);
+
+/* Modulations that are computed before the passes that need them, for up to `rows` pairs of
+ * timestep and condition: a pass then reads none of the adaLN layers and no timestep MLP, and its
+ * result is the same bit for bit.  new: NULL when there is no room for it, which is no error: the
+ * net works without; rows > 0.  Free it before the net, and with it goes what was recorded. */
+typedef struct ds_net_table ds_net_table;
+ds_net_table *ds_net_table_new(ds_net *net, int rows);
+void ds_net_table_free(ds_net_table *t); /* NULL is fine */
+size_t ds_net_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int rows, int batch);
+size_t ds_net_table_row_bytes(const ds_dit_config *cfg);
+
+/* Rows 0..count-1, as of now. */
+void ds_net_table_fill(ds_net_table *t, const ds_condition *cond, int count);
+
+/* As ds_net_forward, sample b conditioned on row[b]. */
+void ds_net_forward_rows(const ds_net_table *t, float *out, const float *x, const int *row, int B);
+
+/* After a forward of a DS_NET_TRAIN net on the same batch: g (+=) gradients, from dout = d loss / d
+ * out. */
+void ds_net_backward(ds_net *net, const float *dout, int B);
+
+#endif

@@ -1,0 +1,143 @@
+/* engine/model/net_internal.h - what net.c, net_forward.c and net_backward.c share. */
+#ifndef DS_ENGINE_MODEL_NET_INTERNAL_H
+#define DS_ENGINE_MODEL_NET_INTERNAL_H
+
+#include "engine/model/net.h"
+
+/* A layer as it is for one task of a FOLDED net. */
+typedef struct {
+    ds_weight *w; /* packed with the adapter; NULL: the task has none here, use the layer's */
+    float *bias;
+    ds_affiner ad;
+    int branch; /* its low-rank branch could not be folded (phi = ReLU) */
+} ds_folded;
+
+typedef struct {
+    const ds_linear *lin;
+    const float *W, *bias; /* frozen (device), or inside the trained array (method full); W NULL:
+                              the base holds it in 16 bits, see ds_net_matrix */
+    ds_weight *w;          /* packed, folded */
+    float *bias_eff;       /* folded bias, or NULL: use bias */
+    int adapted;           /* has the Affiner ad */
+    int asleep;       /* every s of its low-rank branch is 0: no branch, the base bit for bit */
+    int full;         /* trained itself */
+    ds_affiner ad;    /* single adapter */
+    ds_affiner *sets; /* STACKED: one per task, then identity for the base; NULL: no task has any */
+    ds_folded *folded; /* FOLDED: one per task, then none for the base */
+    ds_weight *every;  /* FOLDED: the tasks' weights as one (ds_device.weights_new), or NULL */
+    float *every_bias; /* (tasks,m) */
+    ds_affiner_grad g;
+    float *dW, *db; /* method full */
+    ds_adapter_slot slot;
+} ds_layer;
+
+/* Activations of one block; R = B*T rows.  INFER nets share one set among all blocks, TRAIN nets
+ * one among the blocks that are recomputed (all but x0, which each of them keeps). */
+typedef struct {
+    float *x0, *x1;                       /* (R,D) residual stream: input, after attention */
+    float *mean1, *rstd1, *mean2, *rstd2; /* (R) */
+    float *lse;                           /* (B,H,T) */
+    float *mod; /* (B,6D) shift, scale, gate (msa), shift, scale, gate (mlp) */
+    ds_act *ln1, *qkv, *att, *proj, *ln2; /* (R,D) (R,3D) (R,D) (R,D) (R,D) */
+    ds_act *pre, *gelu, *fc2;             /* (R,F) (R,F) (R,D) */
+} ds_block_acts;
+
+/* Conditioning of `rows` samples. */
+typedef struct {
+    int *given;                          /* (3,rows) t as f32, row, base_row: one upload */
+    float *temb, *t0, *t0s, *c, *sc;     /* (rows,freq), then (rows,D) */
+    ds_act *temb_act, *t0s_act, *sc_act; /* their activations */
+} ds_conditioning;
+
+static inline const float *ds_given_t(const ds_conditioning *k) { return (const float *)k->given; }
+static inline const int *ds_given_row(const ds_conditioning *k, int rows) {
+    return k->given + rows;
+}
+static inline const int *ds_given_base_row(const ds_conditioning *k, int rows) {
+    return k->given + 2 * (size_t)rows;
+}
+
+/* net.c: lays it out in block; NULL: only counts.  Returns the bytes, a multiple of 64. */
+size_t ds_net_plan_conditioning(ds_conditioning *k, const ds_dit_config *c, size_t act, int rows,
+                                char *block);
+
+struct ds_net {
+    const ds_model *model;
+    ds_device *dev;
+    const ds_base *base;
+    enum ds_net_kind kind;
+    int batch, tasks, recompute;
+    float *wide; /* room for the largest weight, where the base holds some in 16 bits; or NULL */
+    ds_method_spec spec;
+    const float *bound; /* TRAIN: the parameters of the last ds_net_bind */
+    ds_layer *layers;
+    float **sets_data;     /* device copies of the adapters' arrays, `tasks` of them */
+    float *identity;       /* stacked: ones and zeros for samples of the base itself */
+    const float **rows;    /* class rows of each adapter (device) */
+    int *set_rows;         /* number of rows of each */
+    float *rows_all;       /* several tasks: all rows, one after the other */
+    const float *table;    /* base class table (device; inside p for method full) */
+    float *dtable, *drows; /* gradients or NULL */
+    void *block;           /* all activations */
+    ds_block_acts *acts;   /* depth */
+    ds_conditioning cond;  /* of a batch */
+    float *modf, *meanf, *rstdf, *xf, *tokens;
+    ds_act *lnf, *patches, *ypatch, *cond_act;
+    /* Host: the set of each sample, as ops take it; the longest batch since recorded passes were
+     * forgotten last.  Those hold their sets, so they are forgotten when the sets change. */
+    int *task, task_count;
+    int *first_set; /* zeros, as many as a batch and a table's chunk: all rows take the only set */
+    /* backward scratch */
+    float *dx, *dmod, *dc, *dsc, *dtmp;
+    ds_act *da, *db, *dact_wide, *dmod_act, *mod_act, *dtok, *tok_act;
+};
+
+/* The frozen matrix of a layer in f32; valid until the next call. */
+const float *ds_net_matrix(ds_net *net, const ds_layer *l);
+
+/* Rows of a table computed at a time: what is between takes room, and a product hardly gains from
+ * more. */
+enum { DS_NET_TABLE_CHUNK = 256 };
+
+/* Modulations of all layers for so many rows (timestep and condition), and of a batch.  A device
+ * with memory of its own gathers a batch's at once, which is one launch; on the processor that
+ * would only cost memory, and each layer's are gathered where the block has its own (acts.mod). */
+struct ds_net_table {
+    ds_net *net;
+    int rows, chunk; /* rows that are computed at a time */
+    void *block;
+    ds_conditioning cond; /* chunk */
+    float *mod, *modf;    /* (depth,rows,6D) (rows,2D) */
+    float *batch_mod;     /* (depth,B,6D), or NULL */
+    int *idx;             /* device: rows of a batch */
+    int *task;            /* host: set of each row */
+    int *batch_task;
+};
+
+/* Runs of ops that a device may record (kernels/device.h). */
+enum {
+    DS_NET_SEGMENT_FORWARD,
+    DS_NET_SEGMENT_BACKWARD,
+    DS_NET_SEGMENT_REFOLD,
+    DS_NET_SEGMENT_TABLE
+};
+
+/* net_forward.c.  Conditions to the device; task (rows): the set of each, as ops take it. */
+void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
+                 int rows);
+/* From what was given to SiLU(c), the input of every adaLN layer. */
+void ds_net_condition(ds_net *net, const ds_conditioning *k, const int *task, int rows);
+/* mod (rows,m) = an adaLN layer of it. */
+void ds_net_modulate(ds_net *net, int layer, float *mod, const ds_conditioning *k, const int *task,
+                     int rows);
+/* Block i from acts[i].x0 to out; also what the backward pass recomputes. */
+void ds_net_block_forward(ds_net *net, int i, float *out, int B);
+
+/* Has each sample a set of its own? */
+static inline int ds_net_several(const ds_net *net) {
+    return net->kind == DS_NET_STACKED || net->kind == DS_NET_FOLDED;
+}
+
+static inline const ds_dit_config *ds_net_cfg(const ds_net *net) { return &net->base->cfg; }
+
+#endif

@@ -1,0 +1,565 @@
+/* tests/engine/test_engine_sampler.c - sampling against numbers made here: the coefficients of each step,
+ * what the noise is named by, what guides, how pictures come from numbers; progress, room, and what
+ * is refused. */
+#include "base/mem.h"
+#include "engine/diffusion/diffusion.h"
+#include "engine/diffusion/sampler.h"
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { IMAGES = 1, DEPTH = 1, PLANE = 64, MOST = 4 * PLANE };
+#include "tests/fixtures/engine_small.h"
+
+typedef struct {
+    ds_device *dev;
+    ds_base *base;
+    ds_model *model;
+    ds_adapter *fresh, *other; /* the base itself; stirred */
+} world;
+
+static world open_world(int channels, int guided, int learned) {
+    const ds_device_options f32 = {.kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
+    const ds_method_spec spec = {
+        .method = DS_METHOD_AFFINER, .rank = 2, .targets = DS_TARGET_Q, .classes = CLASSES};
+    ds_dit_config c = config;
+    world w;
+    c.channels = channels;
+    c.guidance_channels = guided;
+    c.learn_sigma = learned;
+    c.pixel = channels == 3;
+    ck_assert_int_eq(ds_device_open(&w.dev, &f32, NULL), 0);
+    ck_assert_int_eq(ds_base_new(&w.base, &c, 3, NULL), 0);
+    ds_rng_normal(w.base->data, w.base->table.total, 5, DS_STREAM_TEST, 1, 0);
+    for (size_t i = 0; i < w.base->table.total; i++)
+        w.base->data[i] *= 0.15f;
+    ck_assert_int_eq(ds_model_new(&w.model, w.dev, w.base, NULL), 0);
+    ck_assert_int_eq(ds_adapter_new(&w.fresh, w.base, &spec, NULL), 0);
+    ck_assert_int_eq(ds_adapter_new(&w.other, w.base, &spec, NULL), 0);
+    float *x = ds_xmalloc(w.other->table.total * sizeof *x);
+    ds_rng_normal(x, w.other->table.total, 6, DS_STREAM_TEST, 2, 0);
+    for (size_t i = 0; i < w.other->table.total; i++)
+        w.other->data[i] += 0.2f * x[i];
+    free(x);
+    return w;
+}
+
+static void close_world(world *w) {
+    ds_adapter_free(w->fresh);
+    ds_adapter_free(w->other);
+    ds_model_free(w->model);
+    ds_base_free(w->base);
+    ds_device_close(w->dev);
+}
+
+static ds_net *net_of(const world *w, const ds_adapter *a, int batch) {
+    ds_net *net;
+    ck_assert_int_eq(ds_net_new(&net, w->model, DS_NET_INFER, &a, a != NULL, batch, NULL), 0);
+    return net;
+}
+
+/* ---------------------------------------------------------------- what the device is asked for */
+
+static struct {
+    ds_step p;
+    int noise, twin, B;
+    size_t px, outpx;
+} steps[64];
+static uint32_t drawn[64]; /* the step that each lot of noise is named by */
+static uint64_t drawn_index[64];
+static int step_count, draw_count;
+static const struct ds_ops *real;
+static struct ds_ops watched;
+
+static int embeddings; /* of timesteps, each time for so many rows as are kept */
+static void watch_embedding(ds_device *dev, float *out, const float *t, int B, int dim,
+                            float period, int shift) {
+    embeddings++;
+    real->timestep_embedding(dev, out, t, B, dim, period, shift);
+}
+
+static void watch_step(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
+                       const float *base, const float *noise, const ds_step *s, int B, size_t px,
+                       size_t outpx) {
+    steps[step_count].p = *s;
+    steps[step_count].noise = noise != NULL;
+    steps[step_count].twin = twin != NULL;
+    steps[step_count].B = B;
+    steps[step_count].px = px;
+    steps[step_count++].outpx = outpx;
+    real->sampler_step(dev, x, twin, x0_prev, out, base, noise, s, B, px, outpx);
+}
+
+static void watch_normal(ds_device *dev, float *out, uint64_t seed, uint32_t stream,
+                         const uint32_t *step, const uint64_t *index, int B, size_t n) {
+    ck_assert(seed == 3 && stream == DS_STREAM_SAMPLE);
+    drawn[draw_count] = step[B - 1];
+    drawn_index[draw_count++] = index[B - 1];
+    real->normal(dev, out, seed, stream, step, index, B, n);
+}
+
+static void watch(ds_device *dev) {
+    real = dev->ops;
+    watched = *real;
+    watched.sampler_step = watch_step;
+    watched.normal = watch_normal;
+    watched.timestep_embedding = watch_embedding;
+    dev->ops = &watched;
+    step_count = draw_count = embeddings = 0;
+}
+
+static void near(double is, double want, const char *what, int at) {
+    ck_assert_msg(fabs(is - want) <= 2e-7 * fabs(want) + 1e-12, "%s of step %d is %.12g, not %.12g",
+                  what, at, is, want);
+}
+
+static double half_log_snr(double bar) { return log(sqrt(bar) / sqrt(1 - bar)); }
+
+/* Cumulative products of 1 - beta, betas in equal steps. */
+static void bars(double bar[1000]) {
+    double product = 1;
+    for (int t = 0; t < 1000; t++)
+        bar[t] = product *= 1 - (1e-4 + (2e-2 - 1e-4) * t / 999);
+}
+
+enum { STEPS = 4 };
+static const int times[STEPS] = {0, 333, 666, 999};
+
+static void check_step(const ds_step *p, int k, const double *all) {
+    double bar = all[times[k]], prev = k ? all[times[k - 1]] : 1, beta = 1 - bar / prev;
+    double prev0 = k > 1 ? prev : all[times[0]], bar0 = k ? bar : all[times[1]];
+    near(p->a, sqrt(bar), "a", k);
+    near(p->b, sqrt(1 - bar), "b", k);
+    near(p->a_prev, sqrt(prev), "a_prev", k);
+    near(p->b_prev, sqrt(1 - prev), "b_prev", k);
+    near(p->mean_x0, beta * sqrt(prev) / (1 - bar), "mean_x0", k);
+    near(p->mean_xt, (1 - prev) * sqrt(1 - beta) / (1 - bar), "mean_xt", k);
+    near(p->log_beta, log(beta), "log_beta", k);
+    near(p->log_variance, log((1 - bar0 / prev0) * (1 - prev0) / (1 - bar0)), "log_variance", k);
+    if (p->kind != DS_STEP_DPMPP2M || !k) {
+        ck_assert(p->ratio == 0 && p->gain == 0 && p->c_now == 0 && p->c_before == 0);
+        return;
+    }
+    double h = half_log_snr(prev) - half_log_snr(bar);
+    double before = k < STEPS - 1 ? half_log_snr(bar) - half_log_snr(all[times[k + 1]]) : INFINITY;
+    near(p->ratio, sqrt((1 - prev) / (1 - bar)), "ratio", k);
+    near(p->gain, sqrt(prev) * (1 - exp(-h)), "gain", k);
+    near(p->c_now, 1 + h / before / 2, "c_now", k);
+    near(p->c_before, -h / before / 2, "c_before", k);
+}
+
+/* Each sampler with each guidance, on pixels with learned variance and on latents without. */
+START_TEST(coefficients_of_each_step) {
+    int latent = _i / 9, sampler = _i % 9 / 3, mode = _i % 3, guided = mode != DS_GUIDANCE_NONE;
+    world w = open_world(latent ? 4 : 3, latent ? 3 : 0, !latent);
+    ds_net *net = net_of(&w, w.other, 4), *base = net_of(&w, NULL, 4);
+    const ds_sample_options o = {.sampler = (enum ds_sampler)sampler,
+                                 .steps = STEPS,
+                                 .guidance = 1.5,
+                                 .mode = (enum ds_guidance)mode,
+                                 .seed = 3};
+    const ds_sample_request q[2] = {{.index = 11, .label = 1}, {.index = 22, .label = -1}};
+    double all[1000];
+    bars(all);
+    watch(w.dev);
+    ck_assert_int_eq(ds_sample(NULL, NULL, net, base, &o, q, 2, NULL, NULL, NULL), 0);
+    w.dev->ops = real;
+    ck_assert_int_eq(step_count, STEPS);
+    for (int i = 0; i < STEPS; i++) {
+        const ds_step *p = &steps[i].p;
+        int k = STEPS - 1 - i;
+        ck_assert_int_eq(p->kind, sampler); /* in the order of enum ds_step_kind */
+        ck_assert_int_eq(p->guided, guided);
+        ck_assert_int_eq(p->pixel, !latent);
+        ck_assert_int_eq(p->learned, !latent);
+        ck_assert_int_eq(p->last, k == 0);
+        ck_assert_uint_eq(p->limit, 3 * PLANE); /* all colours, or three of four planes */
+        ck_assert(p->guidance == 1.5f);
+        ck_assert_int_eq(steps[i].twin, mode == DS_GUIDANCE_CFG);
+        ck_assert_int_eq(steps[i].noise, sampler == DS_SAMPLER_DDPM && k > 0);
+        ck_assert_int_eq(steps[i].B, 2);
+        ck_assert_uint_eq(steps[i].px, (latent ? 4 : 3) * PLANE);
+        ck_assert_uint_eq(steps[i].outpx, (latent ? 4 : 6) * PLANE);
+        check_step(p, k, all);
+    }
+    /* the first noise has a name of its own, twice for both halves; then each step its time's */
+    int first = mode == DS_GUIDANCE_CFG ? 2 : 1;
+    ck_assert_int_eq(draw_count, first + (sampler == DS_SAMPLER_DDPM ? STEPS - 1 : 0));
+    for (int i = 0; i < draw_count; i++) {
+        ck_assert_uint_eq(drawn[i],
+                          i < first ? 0xffffffffu : (uint32_t)times[STEPS - 1 - i + first]);
+        ck_assert_uint_eq(drawn_index[i], 22);
+    }
+    ds_net_free(net);
+    ds_net_free(base);
+    close_world(&w);
+}
+END_TEST
+
+/* Steps of equal width from the first time to the last, rounded; one step is the last time. */
+START_TEST(times_of_a_schedule) {
+    static const struct {
+        int steps, t[5];
+    } lists[] = {{1, {999}}, {2, {0, 999}}, {3, {0, 500, 999}}, {5, {0, 250, 500, 749, 999}}};
+    ds_schedule s;
+    ds_error err;
+    double all[1000];
+    float coef[8];
+    bars(all);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        ck_assert_int_eq(ds_schedule_respace(&s, &config, lists[i].steps, NULL), 0);
+        ck_assert_int_eq(s.steps, lists[i].steps);
+        for (int k = 0; k < s.steps; k++) {
+            ck_assert_int_eq(s.t[k], lists[i].t[k]);
+            near(s.alpha_bar[k], all[s.t[k]], "alpha_bar", k);
+            near(s.alpha_bar_prev[k], k ? all[s.t[k - 1]] : 1, "alpha_bar_prev", k);
+            near(s.beta[k], 1 - s.alpha_bar[k] / s.alpha_bar_prev[k], "beta", k);
+        }
+        if (s.steps == 1) /* no variance before it: that of the step itself */
+            near(s.posterior_log_variance[0], log(1 - all[999]), "log_variance", 0);
+        ds_schedule_release(&s);
+    }
+    static const int wrong[] = {0, -1, 1001};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(ds_schedule_respace(&s, &config, wrong[i], &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, "must be 1 to 1000") != NULL, "%s", err.message);
+    }
+    ck_assert_int_eq(ds_schedule_respace(&s, &config, 1000, NULL), 0);
+    ck_assert(s.t[0] == 0 && s.t[1] == 1 && s.t[999] == 999);
+    ds_schedule_release(&s);
+    ds_schedule_init(&s, &config);
+    ck_assert_int_eq(s.steps, 1000);
+    static const int at[] = {0, 1, 500, 999};
+    for (int i = 0; i < 4; i++) {
+        int t = at[i];
+        double prev = t ? all[t - 1] : 1, beta = 1e-4 + (2e-2 - 1e-4) * t / 999;
+        double variance = t ? beta * (1 - prev) / (1 - all[t])
+                            : (1e-4 + (2e-2 - 1e-4) / 999) * (1 - all[0]) / (1 - all[1]);
+        const double want[8] = {log(beta),
+                                log(variance),
+                                beta * sqrt(prev) / (1 - all[t]),
+                                (1 - prev) * sqrt(1 - beta) / (1 - all[t]),
+                                1 / sqrt(all[t]),
+                                sqrt(1 / all[t] - 1),
+                                t == 0,
+                                0.25};
+        ds_schedule_loss_coef(&s, t, 0.25f, coef);
+        for (int k = 0; k < 8; k++) /* f32 */
+            ck_assert_msg(fabs(coef[k] - want[k]) <= 2e-6 * fabs(want[k]),
+                          "t %d, [%d] is %.9g, not %.9g", t, k, (double)coef[k], want[k]);
+    }
+    ds_schedule_release(&s);
+}
+END_TEST
+
+START_TEST(names_and_batches) {
+    static const char *const samplers[] = {"ddpm", "ddim", "dpmpp2m"}, *const guidances[] = {
+                                                                           "none", "cfg", "domain"};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_str_eq(ds_sampler_name((enum ds_sampler)i), samplers[i]);
+        ck_assert_str_eq(ds_guidance_name((enum ds_guidance)i), guidances[i]);
+        ds_sample_options o = {.guidance = 2, .mode = (enum ds_guidance)i};
+        int twice = i == DS_GUIDANCE_CFG; /* both halves in one pass */
+        ck_assert_int_eq(ds_sample_batch(&o, 8), twice ? 4 : 8);
+        ck_assert_int_eq(ds_sample_batch(&o, 3), twice ? 1 : 3);
+        ck_assert_int_eq(ds_sample_batch(&o, 1), 1);
+        o.guidance = 1;
+        ck_assert_int_eq(ds_sample_batch(&o, 8), 8);
+    }
+}
+END_TEST
+
+/* ---------------------------------------------------------------- what guides */
+
+typedef struct {
+    float x[MOST];
+} picture;
+
+/* One picture of an adapter (NULL: of the base), in as many DDIM steps as given. */
+static picture draw(const world *w, const ds_adapter *a, int label, enum ds_guidance mode,
+                    double guidance, int count) {
+    picture p = {0};
+    ds_net *net = net_of(w, a, 2), *base = net_of(w, NULL, 1);
+    const ds_sample_options o = {
+        .sampler = DS_SAMPLER_DDIM, .steps = count, .guidance = guidance, .mode = mode, .seed = 3};
+    const ds_sample_request q = {.index = 5, .label = label, .base = !a};
+    ds_error err;
+    ck_assert_msg(!ds_sample(NULL, p.x, net, base, &o, &q, 1, NULL, NULL, &err), "%s", err.message);
+    ds_net_free(net);
+    ds_net_free(base);
+    return p;
+}
+
+static int same(picture a, picture b, size_t n) { return !memcmp(a.x, b.x, n * sizeof *a.x); }
+
+START_TEST(what_guides) {
+    const enum ds_guidance none = DS_GUIDANCE_NONE, cfg = DS_GUIDANCE_CFG,
+                           domain = DS_GUIDANCE_DOMAIN;
+    const size_t all = 3 * PLANE;
+    world w = open_world(3, 0, 1);
+    picture null = draw(&w, w.other, -1, none, 1, 2), one = draw(&w, w.other, 1, none, 1, 2),
+            base = draw(&w, NULL, -1, none, 1, 2);
+    ck_assert(!same(null, one, all) && !same(null, base, all));
+    ck_assert(!same(one, draw(&w, w.other, 2, none, 1, 2), all)); /* labels are different rows */
+    ck_assert(!same(base, draw(&w, NULL, 1, none, 1, 2), all));
+    /* w = 1 is no guidance, w = 0 the guide alone: the adapter's null class, or the base's */
+    ck_assert(same(one, draw(&w, w.other, 1, cfg, 1, 2), all));
+    ck_assert(same(one, draw(&w, w.other, 1, domain, 1, 2), all));
+    ck_assert(same(one, draw(&w, w.other, 1, none, 3, 2), all));
+    ck_assert(same(null, draw(&w, w.other, 1, cfg, 0, 2), all));
+    ck_assert(same(base, draw(&w, w.other, 1, domain, 0, 2), all));
+    /* what guides itself stays as it is */
+    ck_assert(same(null, draw(&w, w.other, -1, cfg, 3, 2), all));
+    ck_assert(same(base, draw(&w, w.fresh, -1, domain, 3, 2), all));
+    ck_assert(!same(one, draw(&w, w.other, 1, cfg, 3, 2), all));
+    close_world(&w);
+    /* of latents three planes are guided, the fourth is as without */
+    w = open_world(4, 3, 1);
+    null = draw(&w, w.other, -1, none, 1, 1);
+    one = draw(&w, w.other, 1, none, 1, 1);
+    picture guided = draw(&w, w.other, 1, cfg, 0, 1);
+    ck_assert(same(guided, null, all) && !same(guided, one, all));
+    ck_assert(!memcmp(guided.x + all, one.x + all, PLANE * sizeof(float)));
+    ck_assert(memcmp(guided.x + all, null.x + all, PLANE * sizeof(float)));
+    close_world(&w);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- pictures */
+
+static struct {
+    double done[64];
+    int calls, stop_at;
+} told;
+
+static int tell(void *ctx, double done, double total) {
+    ck_assert(ctx == &told && total == 5);
+    told.done[told.calls++] = done;
+    return told.calls == told.stop_at;
+}
+
+static const ds_sample_options two_steps = {
+    .sampler = DS_SAMPLER_DDIM, .steps = 2, .guidance = 1, .seed = 3};
+
+/* 127.5 x + 128 without its fraction, 0 to 255; planes become colours; in the order of the
+ * requests. */
+START_TEST(pixels_of_numbers) {
+    enum { N = 5 };
+    static float raw[N * 4 * PLANE];
+    static uint8_t shown[N * 4 * PLANE];
+    world w = open_world(4, 3, 0); /* no limit on a latent's numbers */
+    ds_net *net = net_of(&w, w.other, 2);
+    ds_sample_request q[N];
+    int low = 0, high = 0;
+    for (int i = 0; i < N; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = i % 3};
+    ck_assert_int_eq(ds_sample(shown, raw, net, NULL, &two_steps, q, N, tell, &told, NULL), 0);
+    for (int i = 0; i < N; i++)
+        for (int c = 0; c < 4; c++)
+            for (int j = 0; j < PLANE; j++) {
+                float x = 127.5f * raw[(i * 4 + c) * PLANE + j] + 128.0f;
+                int want = x < 0 ? 0 : x >= 255 ? 255 : (int)x;
+                ck_assert_int_eq(shown[(i * PLANE + j) * 4 + c], want);
+                low += x < 0;
+                high += x > 255;
+            }
+    ck_assert(low > 10 && high > 10);
+    /* two, two and one: the share of each batch's steps */
+    static const double want[] = {1, 2, 3, 4, 4.5, 5};
+    ck_assert_int_eq(told.calls, 6);
+    for (int i = 0; i < 6; i++)
+        ck_assert(told.done[i] == want[i]);
+    /* each the same alone; and the numbers are not asked for, or the pictures */
+    for (int i = 0; i < N; i++) {
+        float one[4 * PLANE];
+        uint8_t seen[4 * PLANE];
+        ck_assert_int_eq(ds_sample(NULL, one, net, NULL, &two_steps, &q[i], 1, NULL, NULL, NULL),
+                         0);
+        ck_assert_int_eq(ds_sample(seen, NULL, net, NULL, &two_steps, &q[i], 1, NULL, NULL, NULL),
+                         0);
+        ck_assert(!memcmp(one, raw + i * 4 * PLANE, sizeof one));
+        ck_assert(!memcmp(seen, shown + i * 4 * PLANE, sizeof seen));
+    }
+    ds_net_free(net);
+    close_world(&w);
+}
+END_TEST
+
+/* Told to stop, it stops there and says so; what was made before is there, what comes after is
+ * not. */
+START_TEST(a_stop_is_an_error) {
+    enum { N = 5 };
+    static uint8_t shown[N * ONE], before[N * ONE];
+    world w = open_world(3, 0, 1);
+    ds_net *net = net_of(&w, w.other, 2);
+    ds_sample_request q[N] = {{.index = 0}, {.index = 1}, {.index = 2}, {.index = 3}, {.index = 4}};
+    ds_error err;
+    for (int at = 1; at <= 4; at++) {
+        memset(shown, 7, sizeof shown);
+        memset(before, 7, sizeof before);
+        told.calls = 0;
+        told.stop_at = at;
+        ck_assert_int_eq(ds_sample(shown, NULL, net, NULL, &two_steps, q, N, tell, &told, &err),
+                         DS_ECANCELED);
+        ck_assert_str_eq(err.message, "sampling was stopped");
+        ck_assert_int_eq(told.calls, at);
+        size_t kept = at > 2 ? 2 * ONE : 0; /* after two steps two pictures are whole */
+        ck_assert(!memcmp(shown + kept, before + kept, sizeof shown - kept));
+        ck_assert(!kept || memcmp(shown, before, kept));
+    }
+    ds_net_free(net);
+    close_world(&w);
+}
+END_TEST
+
+/* No batch is larger than what the base's net takes. */
+START_TEST(a_small_base_makes_small_batches) {
+    world w = open_world(3, 0, 1);
+    ds_net *net = net_of(&w, w.other, 4), *small = net_of(&w, NULL, 1),
+           *large = net_of(&w, NULL, 9);
+    ds_sample_request q[3] = {{.index = 0}, {.index = 1}, {.index = 2}};
+    ds_sample_options o = two_steps;
+    o.mode = DS_GUIDANCE_DOMAIN;
+    o.guidance = 2;
+    watch(w.dev);
+    ck_assert_int_eq(ds_sample(NULL, NULL, net, small, &o, q, 3, NULL, NULL, NULL), 0);
+    ck_assert(step_count == 6 && steps[0].B == 1 && steps[5].B == 1);
+    step_count = draw_count = 0;
+    ck_assert_int_eq(ds_sample(NULL, NULL, net, large, &o, q, 3, NULL, NULL, NULL), 0);
+    ck_assert(step_count == 2 && steps[0].B == 3);
+    w.dev->ops = real;
+    ds_net_free(net);
+    ds_net_free(small);
+    ds_net_free(large);
+    close_world(&w);
+}
+END_TEST
+
+/* Modulations of all steps at once, of as many as there is room for, or of each step alone. */
+START_TEST(modulations_that_are_kept) {
+    static const struct {
+        int rows, times;
+    } tables[] = {{0, 1}, {8, 1}, {1000, 1}, {4, 2}, {6, 2}, {2, 4}, {-1, 4}, {1, 4}};
+    world w = open_world(3, 0, 1);
+    ds_net *net = net_of(&w, w.other, 2);
+    ds_sample_request q[2] = {{.index = 0, .label = 0}, {.index = 1, .label = 1}};
+    ds_sample_options o = two_steps;
+    o.steps = 4;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        o.table_rows = tables[i].rows;
+        watch(w.dev);
+        ck_assert_int_eq(ds_sample(NULL, NULL, net, NULL, &o, q, 2, NULL, NULL, NULL), 0);
+        w.dev->ops = real;
+        ck_assert_msg(embeddings == tables[i].times, "%d rows: %d times", tables[i].rows,
+                      embeddings);
+    }
+    ds_net_free(net);
+    close_world(&w);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- what is refused */
+
+START_TEST(requests_that_are_refused) {
+    world w = open_world(3, 0, 1);
+    const ds_adapter *list[] = {w.other, w.fresh};
+    ds_net *net = net_of(&w, w.other, 2), *base = net_of(&w, NULL, 2), *several;
+    ck_assert_int_eq(ds_net_new(&several, w.model, DS_NET_FOLDED, list, 2, 2, NULL), 0);
+    static const struct {
+        ds_sample_request q;
+        double guidance;
+        int mode, steps, several, base; /* base: there is one */
+        const char *says;               /* NULL: is right */
+    } cases[] = {
+        {{.label = 2}, 1, 0, 1, 0, 0, NULL},
+        {{.label = 3}, 1, 0, 1, 0, 0, "class 3 does not exist: there are 3"},
+        {{.label = -1}, 1, 0, 1, 0, 0, NULL},
+        {{.label = 3, .base = 1}, 1, 0, 1, 1, 0, NULL},
+        {{.label = 4, .base = 1}, 1, 0, 1, 1, 0, "class 4 does not exist: there are 4"},
+        {{.label = 2, .task = 1}, 1, 0, 1, 1, 0, NULL},
+        {{.label = 3, .task = 1}, 1, 0, 1, 1, 0, "class 3"},
+        {{.label = 0, .task = 9}, 1, 0, 1, 0, 0, NULL}, /* it has one only */
+        {{.label = 0}, 0, 1, 1, 0, 0, NULL},
+        {{.label = 0}, 100, 1, 1, 0, 0, NULL},
+        {{.label = 0}, -0.01, 1, 1, 0, 0, "guidance is -0.01, must be 0 to 100"},
+        {{.label = 0}, 100.5, 0, 1, 0, 0, "guidance is 100.5"},
+        {{.label = 0}, NAN, 1, 1, 0, 0, "guidance is "},
+        {{.label = 0}, 2, 2, 1, 0, 1, NULL},
+        {{.label = 0}, 2, 2, 1, 0, 0, "domain guidance needs the base"},
+        {{.label = 0}, 1, 2, 1, 0, 0, NULL}, /* it guides nothing */
+        {{.label = 0}, 2, 1, 1, 0, 0, NULL},
+        {{.label = 0}, 1, 0, 0, 0, 0, "sampling steps are 0, must be 1 to 1000"},
+        {{.label = 0}, 1, 0, 1001, 0, 0, "sampling steps are 1001"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_sample_options o = {.sampler = DS_SAMPLER_DDIM,
+                               .steps = cases[i].steps,
+                               .guidance = cases[i].guidance,
+                               .mode = (enum ds_guidance)cases[i].mode};
+        ds_sample_request q[2] = {{.label = 0}, cases[i].q}; /* the last one counts too */
+        ds_error err = {0};
+        int rc = ds_sample(NULL, NULL, cases[i].several ? several : net,
+                           cases[i].base ? base : NULL, &o, q, 2, NULL, NULL, &err);
+        ck_assert_msg(rc == (cases[i].says ? DS_EINVAL : 0), "case %zu: %d %s", i, rc, err.message);
+        if (rc)
+            ck_assert_msg(strstr(err.message, cases[i].says) != NULL, "case %zu: %s", i,
+                          err.message);
+    }
+    ds_net_free(net);
+    ds_net_free(base);
+    ds_net_free(several);
+    close_world(&w);
+}
+END_TEST
+
+/* The n-th allocation finds no room. */
+static void *(*alloc)(ds_device *dev, size_t bytes);
+static int alloc_fails;
+
+static void *failing_alloc(ds_device *dev, size_t bytes) {
+    return --alloc_fails ? alloc(dev, bytes) : NULL;
+}
+
+START_TEST(no_room_is_said) {
+    world w = open_world(3, 0, 1);
+    ds_net *net = net_of(&w, w.other, 2);
+    ds_sample_request q = {.label = 1};
+    float raw[ONE], want[ONE];
+    ds_error err;
+    ck_assert_int_eq(ds_sample(NULL, want, net, NULL, &two_steps, &q, 1, NULL, NULL, NULL), 0);
+    alloc = w.dev->alloc;
+    w.dev->alloc = failing_alloc;
+    for (int n = 1; n <= 4; n++) { /* x, out, x0_prev, noise */
+        alloc_fails = n;
+        raw[0] = 99;
+        ck_assert_msg(ds_sample(NULL, raw, net, NULL, &two_steps, &q, 1, NULL, NULL, &err) ==
+                          DS_ENOMEM,
+                      "the allocation %d", n);
+        ck_assert_str_eq(err.message, "no room to sample 2 images at a time");
+        ck_assert(raw[0] == 99);
+    }
+    alloc_fails = 5; /* the table of modulations: it goes on without */
+    ck_assert_int_eq(ds_sample(NULL, raw, net, NULL, &two_steps, &q, 1, NULL, NULL, &err), 0);
+    ck_assert(!memcmp(raw, want, sizeof raw));
+    w.dev->alloc = alloc;
+    ds_net_free(net);
+    close_world(&w);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_loop_test(tc, coefficients_of_each_step, 0, 18);
+    tcase_add_test(tc, times_of_a_schedule);
+    tcase_add_test(tc, names_and_batches);
+    tcase_add_test(tc, what_guides);
+    tcase_add_test(tc, pixels_of_numbers);
+    tcase_add_test(tc, a_stop_is_an_error);
+    tcase_add_test(tc, a_small_base_makes_small_batches);
+    tcase_add_test(tc, modulations_that_are_kept);
+    tcase_add_test(tc, requests_that_are_refused);
+    tcase_add_test(tc, no_room_is_said);
+}
+
+int main(void) { return ds_test_main("engine sampler", cases); }

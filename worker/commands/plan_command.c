@@ -1,0 +1,377 @@
+/* worker/commands/plan_command.c - diffscaler-worker plan: what would training on this base take?
+ * */
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/diffusion/sampler.h"
+#include "worker/job/device.h"
+#include "worker/measure/feature_net.h"
+#include "worker/job/memory.h"
+#include "worker/measure/plan.h"
+#include "worker/commands/worker.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TRY_MAX = 1000 };
+
+typedef struct {
+    const char *base, *shape;
+    const char *method, *precision, *device, *feature_net;
+    double evaluate, batch, micro_batch, rank, steps, classes, images, threads, memory_limit,
+        try_steps, try_sample;
+    int json, rank_given;
+} plan_args;
+
+static const char usage[] =
+    "usage: diffscaler-worker plan --base FILE | --shape S/2|B/2|L/2|XL/2|tiny  [OPTIONS]\n"
+    "\n"
+    "Print what a training would take, in bytes by part and seconds per step, before it starts.\n"
+    "The seconds come from a calibration of a few training steps.\n"
+    "\n"
+    "  --batch N          images a step (64)          --micro-batch N    at a time (batch)\n"
+    "  --method METHOD    affiner|embedding|full      --rank N           of the low-rank part (8)\n"
+    "  --steps N          length of the training (800)\n"
+    "  --classes N        of the dataset (1)          --images N         of the dataset (1000)\n"
+    "  --precision TYPE   bf16|f32|tf32 (bf16)        --threads N        0: all (0)\n"
+    "  --device KIND      auto|cpu|cuda|cuda:N (auto: a GPU where there is one)\n"
+    "  --memory-limit N   MiB; 0: what is free (0)\n"
+    "  --feature-net MODE bundled|pytorch-fid|torch-fidelity|clean: measures the result (bundled)\n"
+    "  --evaluate N       pictures of each of three sets that are measured (512): how long their\n"
+    "                     features take; 0: not asked\n"
+    "  --try N            then train N steps on noise, and say how right the plan was\n"
+    "  --try-sample N     then sample N images in 20 steps\n"
+    "  --json             one JSON object\n"
+    "\n"
+    "example:\n"
+    "  diffscaler-worker plan --base DiT-XL-2.safetensors --batch 32 --micro-batch 4\n";
+
+static int number(const char *option, const char *text, double least, double most, double *out,
+                  ds_error *err) {
+    char *end;
+    errno = 0;
+    *out = strtod(text, &end);
+    if (errno || end == text || *end || !(*out >= least && *out <= most) || *out != floor(*out))
+        return ds_fail(err, DS_EINVAL, "%s is '%.40s', must be a whole number from %.0f to %.0f",
+                       option, text, least, most);
+    return 0;
+}
+
+static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
+    const struct {
+        const char *name;
+        const char **text;
+        double *value, least, most;
+    } options[] = {{"--base", &a->base, NULL, 0, 0},
+                   {"--shape", &a->shape, NULL, 0, 0},
+                   {"--method", &a->method, NULL, 0, 0},
+                   {"--precision", &a->precision, NULL, 0, 0},
+                   {"--device", &a->device, NULL, 0, 0},
+                   {"--feature-net", &a->feature_net, NULL, 0, 0},
+                   {"--evaluate", NULL, &a->evaluate, 0, 100000},
+                   {"--batch", NULL, &a->batch, DS_RANGE_BATCH},
+                   {"--micro-batch", NULL, &a->micro_batch, 0, 65536},
+                   {"--rank", NULL, &a->rank, DS_RANGE_RANK},
+                   {"--steps", NULL, &a->steps, DS_RANGE_STEPS},
+                   {"--classes", NULL, &a->classes, 1, 100000},
+                   {"--images", NULL, &a->images, 1, 1e9},
+                   {"--threads", NULL, &a->threads, DS_RANGE_THREADS},
+                   {"--memory-limit", NULL, &a->memory_limit, 0, 1e9},
+                   {"--try", NULL, &a->try_steps, 2, TRY_MAX},
+                   {"--try-sample", NULL, &a->try_sample, 0, 1024}};
+    enum { OPTIONS = sizeof options / sizeof options[0] };
+    const char *seen[OPTIONS] = {NULL};
+    for (int i = 0; i < argc; i++) {
+        int o = 0, rc = 0;
+        if (!strcmp(argv[i], "--json")) {
+            a->json = 1;
+            continue;
+        }
+        while (o < OPTIONS && strcmp(argv[i], options[o].name))
+            o++;
+        if (o == OPTIONS)
+            return ds_fail(err, DS_EINVAL, "unknown argument '%.60s'; see --help", argv[i]);
+        if (i + 1 == argc)
+            return ds_fail(err, DS_EINVAL, "%s needs a value", argv[i]);
+        if (seen[o] && strcmp(seen[o], argv[i + 1]))
+            return ds_fail(err, DS_EINVAL, "%s is given twice, as '%.60s' and as '%.60s'", argv[i],
+                           seen[o], argv[i + 1]);
+        seen[o] = argv[i + 1];
+        a->rank_given |= options[o].value == &a->rank;
+        if (options[o].text)
+            *options[o].text = argv[++i];
+        else
+            rc = number(argv[i], argv[i + 1], options[o].least, options[o].most, options[o].value,
+                        err),
+            i++;
+        if (rc)
+            return rc;
+    }
+    if (!a->base == !a->shape)
+        return ds_fail(err, DS_EINVAL, "give --base FILE or --shape NAME; see --help");
+    if (a->rank_given && strcmp(a->method, "affiner"))
+        return ds_fail(err, DS_EINVAL, "--rank has no effect with --method %.20s", a->method);
+    return 0;
+}
+
+/* Shapes of facebookresearch/DiT at 256 px, and the bundled base's. */
+static int shape(const char *name, ds_dit_config *c, ds_error *err) {
+    static const struct {
+        const char *name;
+        int depth, width, heads, patch;
+    } list[] = {{"tiny", 6, 192, 3, 4},
+                {"S/2", 12, 384, 6, 2},
+                {"B/2", 12, 768, 12, 2},
+                {"L/2", 24, 1024, 16, 2},
+                {"XL/2", 28, 1152, 16, 2}};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (!strcmp(name, list[i].name)) {
+            *c = (ds_dit_config){.channels = i ? 4 : 3,
+                                 .side = 32,
+                                 .patch = list[i].patch,
+                                 .width = list[i].width,
+                                 .depth = list[i].depth,
+                                 .heads = list[i].heads,
+                                 .mlp_ratio = 4,
+                                 .classes = 1000,
+                                 .learn_sigma = 1,
+                                 .freq_dim = 256,
+                                 .norm2_eps_e6 = 1,
+                                 .pixel = i == 0,
+                                 .train_steps = 1000,
+                                 .beta_start = 1e-4,
+                                 .beta_end = 0.02,
+                                 .latent_scale = i ? 0.18215 : 0};
+            return 0;
+        }
+    return ds_fail(err, DS_EINVAL, "unknown shape '%.20s': use tiny, S/2, B/2, L/2 or XL/2", name);
+}
+
+typedef struct {
+    plan_args a;
+    ds_device *dev;
+    ds_base *base;
+    ds_method_spec spec;
+    ds_train_options o;
+    ds_plan plan;
+    enum ds_fid_mode mode; /* of the network that measures */
+    double peak, step_seconds, step_cpu, sample_seconds, sample_cpu; /* measured; NaN */
+} plan_run;
+
+static int open_all(plan_run *r, ds_error *err) {
+    const plan_args *a = &r->a;
+    ds_dit_config c;
+    ds_device_options d = {.kind = a->device ? a->device : "auto", .threads = (int)a->threads};
+    int rc = ds_precision_from_name(a->precision, &d.precision, err);
+    if (!rc)
+        rc = ds_fid_mode_find(a->feature_net, &r->mode, err);
+    if (!rc)
+        rc = ds_method_from_name(a->method, &r->spec.method, err);
+    if (!rc)
+        rc = ds_worker_device_open(&r->dev, &d, err);
+    if (!rc && a->base)
+        rc = ds_base_open(&r->base, a->base, NULL, err);
+    if (!rc && a->shape && !(rc = shape(a->shape, &c, err)))
+        rc = ds_base_new(&r->base, &c, 1, err);
+    r->spec.rank = (int)a->rank;
+    r->spec.targets = DS_TARGET_DEFAULT;
+    r->spec.classes = (int)a->classes;
+    r->spec.seed = 1;
+    r->o = (ds_train_options){.steps = (int)a->steps,
+                              .batch = (int)a->batch,
+                              .micro_batch = (int)a->micro_batch,
+                              .lr = 1e-4,
+                              .clip = 1,
+                              .ema = 0.999,
+                              .label_dropout = 0.1,
+                              .vb_weight = 1,
+                              .seed = 1};
+    if (!rc && r->o.micro_batch && r->o.batch % r->o.micro_batch)
+        rc = ds_fail(err, DS_EINVAL, "batch %d is not a multiple of micro_batch %d", r->o.batch,
+                     r->o.micro_batch);
+    return rc;
+}
+
+static int make_plan(plan_run *r, ds_error *err) {
+    const ds_dit_config *c = &r->base->cfg;
+    const plan_args *a = &r->a;
+    double one = (double)c->side * c->side * c->channels;
+    ds_plan_input in = {.images =
+                            a->images * one * (c->pixel ? 1 : 8), /* latents: mean, deviation */
+                        .features = (double)ds_feature_net_bytes(r->dev, r->mode),
+                        .distance = (double)ds_feature_net_distance_bytes(r->mode),
+                        .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
+                        .most = ds_plan_most(a->memory_limit * (1 << 20)),
+                        .nets = 1};
+    if (a->try_steps > 0 || a->try_sample > 0) { /* what is tried is what is planned */
+        in.images = a->try_steps > 0 ? a->batch * one : 0;
+        in.features = in.distance = 0;
+        in.nets = a->try_sample > 0;
+    }
+    int rc = ds_plan_memory(&r->plan, r->dev, r->base, &r->spec, &r->o, &in, err);
+    if (!rc)
+        rc = ds_plan_time(&r->plan, r->dev, r->base, &r->spec, &r->o, err);
+    double each = 0;
+    if (!rc && a->evaluate > 0 && !a->try_steps && !a->try_sample)
+        rc = ds_feature_net_seconds(r->dev, r->mode, &each, err);
+    r->plan.feature_seconds = 3 * each * a->evaluate; /* base, adapter, dataset */
+    return rc;
+}
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Train on noise. */
+static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
+    const ds_dit_config *c = &r->base->cfg;
+    size_t one = (size_t)(c->side * c->side * c->channels), n = (size_t)r->o.batch;
+    int steps = (int)r->a.try_steps, rc;
+    uint8_t *pixels = ds_xmalloc(n * one);
+    int *labels = ds_xcalloc(n, sizeof *labels);
+    double *times = ds_xcalloc((size_t)steps, sizeof *times), cpu = 0;
+    for (size_t i = 0; i < n * one; i++)
+        pixels[i] = (uint8_t)(i * 2654435761u >> 24);
+    ds_image_set set = {.pixels = pixels,
+                        .labels = labels,
+                        .n = (int)n,
+                        .side = c->side,
+                        .channels = c->channels,
+                        .classes = r->spec.classes};
+    ds_trainer *t = NULL;
+    ds_train_report report;
+    rc = ds_trainer_new(&t, model, &r->spec, &r->o, &set, err);
+    for (int i = 0; !rc && i < steps; i++) {
+        double start = ds_monotonic();
+        rc = ds_trainer_step(t, &report, err);
+        times[i] = ds_monotonic() - start;
+        if (i == 0) /* pages are touched for the first time */
+            cpu = ds_processor_time();
+        if (!r->a.json && times[i] > 1)
+            fprintf(stderr, "step %d of %d: %.2f s\n", i + 1, steps, times[i]);
+    }
+    if (!rc) {
+        qsort(times, (size_t)steps, sizeof *times, compare);
+        r->step_seconds = times[steps / 2];
+        r->step_cpu = steps > 1 ? (ds_processor_time() - cpu) / (steps - 1) : NAN;
+    }
+    ds_trainer_free(t);
+    free(pixels);
+    free(labels);
+    free(times);
+    return rc;
+}
+
+static int try_sampling(plan_run *r, const ds_model *model, ds_error *err) {
+    const ds_dit_config *c = &r->base->cfg;
+    size_t one = (size_t)(c->side * c->side * c->channels);
+    int n = (int)r->a.try_sample;
+    ds_sample_options o = {.sampler = DS_SAMPLER_DPMPP2M,
+                           .steps = 20,
+                           .guidance = 1.5,
+                           .mode = DS_GUIDANCE_CFG,
+                           .seed = 1};
+    ds_sample_request *q = ds_xcalloc((size_t)n, sizeof *q);
+    float *raw = ds_xmalloc((size_t)n * one * sizeof *raw);
+    for (int i = 0; i < n; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = 0};
+    ds_adapter *a = NULL;
+    ds_net *net = NULL;
+    int rc = ds_adapter_new(&a, r->base, &r->spec, err);
+    if (!rc)
+        rc = ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1,
+                        n < 32 ? 2 * n : 64, err);
+    double start = ds_monotonic(), cpu = ds_processor_time();
+    if (!rc)
+        rc = ds_sample(NULL, raw, net, NULL, &o, q, n, NULL, NULL, err);
+    r->sample_seconds = ds_monotonic() - start;
+    r->sample_cpu = ds_processor_time() - cpu;
+    ds_net_free(net);
+    ds_adapter_free(a);
+    free(q);
+    free(raw);
+    return rc;
+}
+
+static int try_out(plan_run *r, ds_error *err) {
+    ds_model *model = NULL;
+    int rc = ds_model_new(&model, r->dev, r->base, err);
+    if (!rc && r->a.try_steps > 0)
+        rc = try_training(r, model, err);
+    r->peak = ds_memory_peak();
+    if (!rc && r->a.try_sample > 0)
+        rc = try_sampling(r, model, err);
+    ds_model_free(model);
+    return rc;
+}
+
+static void print(const plan_run *r) {
+    const double mib = 1 << 20;
+    if (r->a.json) {
+        json_t *doc = ds_plan_json(&r->plan);
+        if (isfinite(r->step_seconds))
+            json_object_set_new(doc, "tried",
+                                json_pack("{s:f, s:f, s:I}", "step_seconds", r->step_seconds,
+                                          "step_cpu_seconds", r->step_cpu, "peak",
+                                          (json_int_t)r->peak));
+        if (isfinite(r->sample_seconds))
+            json_object_set_new(doc, "sample_seconds", json_real(r->sample_seconds));
+        char *text = ds_need(json_dumps(doc, JSON_INDENT(2)));
+        puts(text);
+        free(text);
+        json_decref(doc);
+        return;
+    }
+    if (isfinite(r->step_seconds)) {
+        double planned = r->plan.train - r->plan.checkpoint;
+        printf("tried: a step takes %.3g s (plan %+.1f %%) and %.3g s of processor time (plan "
+               "%+.1f %%), peak %.1f MiB (plan without a checkpoint %+.1f %%)\n",
+               r->step_seconds, (r->plan.step_seconds / r->step_seconds - 1) * 100, r->step_cpu,
+               (r->plan.step_cpu_seconds / r->step_cpu - 1) * 100, r->peak / mib,
+               (planned / r->peak - 1) * 100);
+    }
+    if (isfinite(r->sample_seconds))
+        printf("tried: %.0f images in 20 steps with guidance take %.3g s and %.3g s of processor "
+               "time; peak so far %.1f MiB\n",
+               r->a.try_sample, r->sample_seconds, r->sample_cpu, ds_memory_peak() / mib);
+}
+
+int ds_worker_plan(int argc, char **argv) {
+    plan_run r = {.a = {.method = "affiner",
+                        .precision = "bf16",
+                        .batch = 64,
+                        .rank = 8,
+                        .steps = 800,
+                        .classes = 1,
+                        .images = 1000,
+                        .feature_net = "bundled",
+                        .evaluate = 512},
+                  .step_seconds = NAN,
+                  .step_cpu = NAN,
+                  .sample_seconds = NAN};
+    ds_error err;
+    if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
+        return fputs(usage, stdout), 0;
+    int rc = parse(argc, argv, &r.a, &err);
+    if (!rc)
+        rc = open_all(&r, &err);
+    if (!rc)
+        rc = make_plan(&r, &err);
+    if (!rc && !r.a.json) { /* the plan comes before what is planned */
+        ds_plan_print(stdout, &r.plan);
+        fflush(stdout);
+    }
+    if (!rc && (r.a.try_steps > 0 || r.a.try_sample > 0))
+        rc = try_out(&r, &err);
+    if (rc)
+        fprintf(stderr, "error: %s\n", err.message);
+    else
+        print(&r);
+    ds_base_free(r.base);
+    ds_worker_device_close(r.dev);
+    return ds_error_exit(rc);
+}

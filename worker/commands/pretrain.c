@@ -1,0 +1,428 @@
+/* worker/commands/pretrain.c - `diffscaler-worker pretrain`: a base from a folder of images (method
+ * full).
+ *
+ * The bundled base is made with this command (models/README.md).  Interrupting it (SIGINT, SIGTERM)
+ * saves a checkpoint; the same command goes on from there. */
+#include "base/fs.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/diffusion/sampler.h"
+#include "engine/diffusion/trainer.h"
+#include "worker/job/device.h"
+#include "worker/images/grid.h"
+#include "worker/images/prepare.h"
+#include "worker/commands/pretrain_init.h"
+#include "worker/images/scan.h"
+#include "worker/job/stop.h"
+#include "worker/commands/worker.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *data, *out, *work, *name, *license, *init;
+    ds_dit_config cfg;
+    ds_train_options train;
+    ds_device_options device;
+    int force;   /* an existing --out is replaced */
+    int every;   /* steps between checkpoints and sample grids */
+    int stop_at; /* end at this step of the schedule; 0: train.steps */
+} ds_pretrain;
+
+static const char usage[] =
+    "usage: diffscaler-worker pretrain --data DIR --out FILE.safetensors [options]\n"
+    "\n"
+    "Train a base DiT from scratch on a folder of images (one sub-folder per class).\n"
+    "Stopping it (Ctrl-C) saves a checkpoint in --work; the same command resumes.\n"
+    "\n"
+    "  --name NAME      name of the base (default: base)      --license TEXT  stored with it\n"
+    "  --work DIR       cache, checkpoint, loss.csv, grids (default: FILE.work)\n"
+    "  --init FILE      start from this base (same shape; classes matched by name)\n"
+    "  --side N --patch N --width N --depth N --heads N       shape (32 4 192 6 3)\n"
+    "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X "
+    "--flip --seed N --focus X --focus-mean X\n"
+    "  --force          replace FILE if it is there\n"
+    "  --every N        steps between checkpoints and grids (default: 1000)\n"
+    "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
+    "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
+    "  --precision f32|bf16|tf32   --device auto|cpu|cuda|cuda:N   --threads N\n"
+    "\n"
+    "example:\n"
+    "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors --name emoji-dit "
+    "--steps 20000\n";
+
+static int number(const char *option, const char *text, int whole, double low, double high,
+                  double *out) {
+    char *end;
+    errno = 0;
+    *out = strtod(text, &end);
+    if (errno || end == text || *end || !(*out >= low && *out <= high) ||
+        (whole && *out != floor(*out))) {
+        fprintf(stderr, "error: option '--%s' takes a %snumber from %.12g to %.12g, not '%s'\n",
+                option, whole ? "whole " : "", low, high, text);
+        return 2;
+    }
+    return 0;
+}
+
+/* One list of numeric options: name, where it goes, limits. */
+static int set_number(ds_pretrain *o, const char *name, const char *text) {
+    const struct {
+        const char *name;
+        int *i;
+        double *d;
+        double low, high;
+    } list[] = {{"side", &o->cfg.side, NULL, 4, 512},
+                {"patch", &o->cfg.patch, NULL, 1, 64},
+                {"width", &o->cfg.width, NULL, 8, 4096},
+                {"depth", &o->cfg.depth, NULL, 1, 64},
+                {"heads", &o->cfg.heads, NULL, DS_RANGE_HEADS},
+                {"steps", &o->train.steps, NULL, DS_RANGE_STEPS},
+                {"batch", &o->train.batch, NULL, DS_RANGE_BATCH},
+                {"micro-batch", &o->train.micro_batch, NULL, DS_RANGE_BATCH},
+                {"lr", NULL, &o->train.lr, DS_RANGE_LR},
+                {"warmup", &o->train.warmup, NULL, DS_RANGE_WARMUP},
+                {"ema", NULL, &o->train.ema, DS_RANGE_EMA},
+                {"dropout", NULL, &o->train.label_dropout, DS_RANGE_LABEL_DROPOUT},
+                {"focus", NULL, &o->train.focus, DS_RANGE_FOCUS},
+                {"focus-mean", NULL, &o->train.focus_mean, DS_RANGE_FOCUS_MEAN},
+                {"weight-decay", NULL, &o->train.weight_decay, DS_RANGE_WEIGHT_DECAY},
+                {"every", &o->every, NULL, DS_RANGE_STEPS},
+                {"stop-at", &o->stop_at, NULL, 0, 1e8},
+                {"threads", &o->device.threads, NULL, DS_RANGE_THREADS}};
+    double v = 0;
+    if (!strcmp(name, "seed")) {
+        int rc = number(name, text, 1, DS_RANGE_SEED, &v);
+        o->train.seed = (uint64_t)v;
+        return rc;
+    }
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (!strcmp(list[i].name, name)) {
+            int rc = number(name, text, list[i].i != NULL, list[i].low, list[i].high, &v);
+            if (list[i].i)
+                *list[i].i = (int)v;
+            else
+                *list[i].d = v;
+            return rc;
+        }
+    return 2;
+}
+
+static int set_device(ds_pretrain *o, int kind, const char *word) {
+    ds_error err;
+    int rc = kind ? ds_device_kind_check(word, &err)
+                  : ds_precision_from_name(word, &o->device.precision, &err);
+    if (rc)
+        return fprintf(stderr, "error: %s\n", err.message), rc;
+    if (kind)
+        o->device.kind = word;
+    return 0;
+}
+
+static int parse(ds_pretrain *o, int argc, char **argv) {
+    enum {
+        DATA = 1,
+        OUT,
+        WORK,
+        INIT,
+        NAME,
+        LICENSE,
+        PRECISION,
+        FLIP,
+        HELP,
+        REPLAN,
+        FORCE,
+        NUMBER,
+        DEVICE
+    };
+    static const struct option options[] = {
+        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
+        {"work", 1, 0, WORK},           {"init", 1, 0, INIT},
+        {"name", 1, 0, NAME},           {"license", 1, 0, LICENSE},
+        {"device", 1, 0, DEVICE},       {"precision", 1, 0, PRECISION},
+        {"flip", 0, 0, FLIP},           {"replan", 0, 0, REPLAN},
+        {"force", 0, 0, FORCE},         {"help", 0, 0, HELP},
+        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
+        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
+        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
+        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
+        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
+        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
+        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
+        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
+        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
+        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
+    const char *seen[sizeof options / sizeof options[0]] = {NULL};
+    int c, index;
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "h", options, &index)) != -1) {
+        if (c != 'h' && c != '?' && optarg) {
+            if (seen[index] && strcmp(seen[index], optarg)) {
+                fprintf(stderr, "error: --%s is given twice, as '%s' and as '%s'\n",
+                        options[index].name, seen[index], optarg);
+                return 2;
+            }
+            seen[index] = optarg;
+        }
+        switch (c) {
+        case DATA: o->data = optarg; break;
+        case OUT: o->out = optarg; break;
+        case WORK: o->work = optarg; break;
+        case INIT: o->init = optarg; break;
+        case NAME: o->name = optarg; break;
+        case LICENSE: o->license = optarg; break;
+        case FLIP: o->train.flip = 1; break;
+        case REPLAN: o->train.replan = 1; break;
+        case FORCE: o->force = 1; break;
+        case PRECISION:
+        case DEVICE:
+            if (set_device(o, c == DEVICE, optarg))
+                return 2;
+            break;
+        case NUMBER:
+            if (set_number(o, options[index].name, optarg))
+                return 2;
+            break;
+        case 'h':
+        case HELP: fputs(usage, stdout); return -1;
+        default: fputs(usage, stderr); return 2;
+        }
+    }
+    if (optind < argc || !o->data || !o->out) {
+        fprintf(stderr, "error: --data and --out are needed, and nothing else but options\n%s",
+                usage);
+        return 2;
+    }
+    return 0;
+}
+
+static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
+    char manifest[PATH_MAX], cache[PATH_MAX];
+    ds_fs_join(manifest, sizeof manifest, o->work, DS_FILE_MANIFEST);
+    ds_fs_join(cache, sizeof cache, o->work, "cache");
+    ds_scan_result scan;
+    ds_scan_options so = {.root = o->data, .dataset = o->name, .program = "/proc/self/exe"};
+    int rc = ds_fs_mkdirs(cache, err);
+    if (rc)
+        return rc;
+    rc = ds_scan(&so, &scan, NULL, NULL, err);
+    if (!rc)
+        rc = ds_fs_write(manifest, scan.manifest, scan.manifest_size, err);
+    if (!rc)
+        printf("%lld images in %lld classes, %s\n", (long long)scan.images,
+               (long long)scan.class_count, scan.tree_digest);
+    ds_scan_release(&scan);
+    ds_prepare_options po = {.root = o->data,
+                             .manifest = manifest,
+                             .cache_dir = cache,
+                             .program = "/proc/self/exe",
+                             .side = o->cfg.side,
+                             .channels = 3};
+    return rc ? rc : ds_prepare_open(images, &po, NULL, NULL, err);
+}
+
+/* A sheet of 16 x 16 samples, class after class, with guidance. */
+static int write_grid(ds_trainer *t, const ds_model *model, const char *path, ds_error *err) {
+    enum { COLUMNS = 16, N = COLUMNS * COLUMNS };
+    const ds_dit_config *c = &model->base->cfg;
+    ds_adapter *a;
+    ds_net *net = NULL;
+    int rc = ds_trainer_result(t, &a, err);
+    if (!rc)
+        rc = ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 128, err);
+    ds_sample_options so = {.sampler = DS_SAMPLER_DPMPP2M,
+                            .steps = 25,
+                            .guidance = 2.0,
+                            .mode = DS_GUIDANCE_CFG,
+                            .seed = 1};
+    ds_sample_request q[N];
+    for (int i = 0; i < N; i++)
+        q[i] = (ds_sample_request){.index = (uint64_t)i, .label = i % c->classes, .base = 1};
+    size_t one = (size_t)(c->side * c->side * 3);
+    uint8_t *pixels = ds_xmalloc(N * one);
+    if (!rc)
+        rc = ds_sample(pixels, NULL, net, NULL, &so, q, N, NULL, NULL, err);
+    if (!rc) {
+        ds_grid *g = ds_grid_new(COLUMNS, COLUMNS, c->side, 2, 2, 255);
+        for (int i = 0; i < N; i++)
+            ds_grid_put(g, i / COLUMNS, i % COLUMNS, pixels + (size_t)i * one);
+        rc = ds_grid_write(g, path, err);
+        ds_grid_free(g);
+    }
+    free(pixels);
+    ds_net_free(net);
+    ds_adapter_free(a);
+    return rc;
+}
+
+static int save_base(ds_trainer *t, const ds_pretrain *o, ds_base *base, const ds_images *images,
+                     ds_error *err) {
+    ds_adapter *a;
+    int rc = ds_trainer_result(t, &a, err);
+    if (rc)
+        return rc;
+    for (int i = 0; i < a->table.count; i++) {
+        const ds_param *p = ds_params_find(&base->table, a->table.items[i].name);
+        memcpy(base->data + p->offset, a->data + a->table.items[i].offset,
+               p->count * sizeof(float));
+    }
+    ds_adapter_free(a);
+    json_t *names = json_array();
+    for (int i = 0; i < images->class_count; i++)
+        json_array_append_new(names, json_string(images->class_names[i]));
+    char *classes = ds_json_canonical(names), steps[16], seed[24];
+    json_decref(names);
+    snprintf(steps, sizeof steps, "%d", ds_trainer_done(t));
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)o->train.seed);
+    const char *meta[] = {"diffscaler.name",
+                          o->name,
+                          "diffscaler.classes",
+                          classes,
+                          "diffscaler.license",
+                          o->license,
+                          "diffscaler.steps",
+                          steps,
+                          "diffscaler.seed",
+                          seed,
+                          "diffscaler.dataset",
+                          images->manifest_digest,
+                          "diffscaler.engine",
+                          DS_VERSION,
+                          "format",
+                          "pt",
+                          NULL};
+    rc = ds_base_save(base, o->out, 1, meta, err);
+    free(classes);
+    return rc;
+}
+
+static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_error *err) {
+    char log_path[PATH_MAX], grid[PATH_MAX], checkpoint[PATH_MAX];
+    ds_fs_join(log_path, sizeof log_path, o->work, "loss.csv");
+    ds_fs_join(checkpoint, sizeof checkpoint, o->work, "checkpoint");
+    int rc = 0;
+    if (ds_fs_exists(checkpoint) && !(rc = ds_trainer_load(t, checkpoint, err)))
+        printf("resumed at step %d\n", ds_trainer_done(t));
+    FILE *log = rc ? NULL : fopen(log_path, "a");
+    if (!rc && !log)
+        return ds_fail_errno(err, "cannot open '%s'", log_path);
+    double since = ds_monotonic(), mse = 0, vb = 0;
+    int count = 0;
+    int last = o->stop_at && o->stop_at < o->train.steps ? o->stop_at : o->train.steps;
+    while (!rc && !ds_stop_asked() && ds_trainer_done(t) < last) {
+        ds_train_report r;
+        if ((rc = ds_trainer_step(t, &r, err)))
+            break;
+        mse += r.mse;
+        vb += r.vb;
+        count++;
+        if (r.step % 100 == 0) {
+            double now = ds_monotonic(), rate = count * o->train.batch / (now - since);
+            printf("step %6d  mse %.4f  vb %.4f  norm %.2f  %.0f images/s\n", r.step, mse / count,
+                   vb / count, r.grad_norm, rate);
+            fprintf(log, "%d,%.6f,%.6f,%.4f,%.1f\n", r.step, mse / count, vb / count, r.grad_norm,
+                    rate);
+            fflush(stdout);
+            fflush(log);
+            since = now, mse = vb = count = 0;
+        }
+        if (r.step % o->every == 0 && !(rc = ds_trainer_save(t, checkpoint, err))) {
+            snprintf(grid, sizeof grid, "%s/grid-%06d.png", o->work, r.step);
+            rc = write_grid(t, model, grid, err);
+        }
+    }
+    if (log)
+        fclose(log);
+    return rc ? rc : ds_trainer_save(t, checkpoint, err);
+}
+
+static int pretrain(ds_pretrain *o, ds_error *err) {
+    ds_images *images = NULL;
+    ds_base *base = NULL;
+    ds_device *dev = NULL;
+    ds_model *model = NULL;
+    ds_trainer *t = NULL;
+    int rc = prepare(o, &images, err);
+    if (!rc) {
+        o->cfg.classes = images->class_count;
+        rc = ds_base_new(&base, &o->cfg, o->train.seed, err);
+    }
+    if (!rc && o->init)
+        rc = ds_pretrain_init(base, o->init, images, err);
+    if (!rc && !(rc = ds_worker_device_open(&dev, &o->device, err)))
+        rc = ds_model_new(&model, dev, base, err);
+    if (!rc) {
+        ds_image_set set = {.pixels = images->pixels,
+                            .labels = images->labels,
+                            .n = images->n,
+                            .side = images->side,
+                            .channels = images->channels,
+                            .classes = images->class_count};
+        ds_method_spec spec = {.method = DS_METHOD_FULL, .seed = o->train.seed};
+        rc = ds_trainer_new(&t, model, &spec, &o->train, &set, err);
+    }
+    if (!rc) {
+        printf("%s: %.2f M parameters, device %s, %d threads\n", o->name,
+               (double)base->table.total / 1e6, dev->device_class, dev->threads);
+        rc = train(t, o, model, err);
+    }
+    if (!rc && !ds_stop_asked())
+        rc = save_base(t, o, base, images, err);
+    ds_trainer_free(t);
+    ds_model_free(model);
+    ds_worker_device_close(dev);
+    ds_base_free(base);
+    ds_images_close(images);
+    return rc;
+}
+
+int ds_worker_pretrain(int argc, char **argv) {
+    ds_pretrain o = {.name = "base",
+                     .license = "",
+                     .every = 1000,
+                     .cfg = {.channels = 3,
+                             .side = 32,
+                             .patch = 4,
+                             .width = 192,
+                             .depth = 6,
+                             .heads = 3,
+                             .mlp_ratio = 4,
+                             .learn_sigma = 1,
+                             .freq_dim = 256,
+                             .pixel = 1,
+                             .train_steps = 1000,
+                             .beta_start = 1e-4,
+                             .beta_end = 2e-2},
+                     .train = {.steps = 20000,
+                               .batch = 128,
+                               .lr = 1e-3,
+                               .warmup = 500,
+                               .cosine = 1,
+                               .clip = 1.0,
+                               .ema = 0.999,
+                               .label_dropout = 0.1,
+                               .vb_weight = 1.0,
+                               .seed = 1},
+                     .device = {.kind = "auto", .precision = DS_PRECISION_BF16}};
+    int rc = parse(&o, argc + 1, argv - 1); /* getopt passes over the name of the command */
+    if (rc)
+        return rc < 0 ? 0 : rc;
+    char *work = ds_xasprintf("%s.work", o.out);
+    if (!o.work)
+        o.work = work;
+    ds_error err = {0};
+    rc = ds_fs_output_check(o.out, o.force, &err); /* hours before it is written */
+    if (!rc)
+        rc = ds_stop_install(NULL, 0, &err);
+    ds_stop_defer(1); /* a checkpoint first */
+    if (rc || (rc = pretrain(&o, &err)))
+        fprintf(stderr, "error: %s\n", err.message);
+    free(work);
+    return rc ? ds_error_exit(rc) : (ds_stop_asked() ? DS_EXIT_STOPPED : 0);
+}

@@ -1,0 +1,362 @@
+/* worker/convert/export_card.c - the files beside the tensors: diffusers' JSON, the VAE, the model
+ * card. */
+#include "base/fs.h"
+#include "base/json.h"
+#include "worker/convert/export_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- diffusers */
+
+static int write_json(const ds_exporter *x, const char *name, json_t *doc, ds_error *err) {
+    char path[4352], *text = json_dumps(doc, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+    json_decref(doc);
+    if (!text)
+        return ds_fail(err, DS_EFAILED, "cannot write '%s': a number of the model is not finite",
+                       name);
+    ds_export_path(x, name, path);
+    size_t n = strlen(text);
+    text = ds_xrealloc(text, n + 1);
+    text[n] = '\n';
+    int rc = ds_fs_write(path, text, n + 1, err);
+    free(text);
+    return rc;
+}
+
+static const char *class_name(const ds_exporter *x, int i) {
+    if (x->adapter && x->adapter->class_names && i < x->adapter->spec.classes)
+        return x->adapter->class_names[i];
+    const char *name = json_string_value(json_array_get(x->names, (size_t)i));
+    return name ? name : "";
+}
+
+static json_t *transformer_config(const ds_exporter *x) {
+    const ds_dit_config *c = &x->out;
+    json_t *doc =
+        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f}", "_class_name",
+                  "DiTTransformer2DModel", "_diffusers_version", "0.18.0", "num_attention_heads",
+                  c->heads, "attention_head_dim", c->width / c->heads, "in_channels", c->channels,
+                  "out_channels", c->channels * (c->learn_sigma ? 2 : 1), "num_layers", c->depth,
+                  "sample_size", c->side, "patch_size", c->patch, "num_embeds_ada_norm", c->classes,
+                  "norm_eps", 1e-6 * (c->norm2_eps_e6 ? c->norm2_eps_e6 : 1));
+    json_object_update_new(doc, json_pack("{s:b, s:s, s:s, s:b, s:f, s:i, s:b}", "attention_bias",
+                                          1, "activation_fn", "gelu-approximate", "norm_type",
+                                          "ada_norm_zero", "norm_elementwise_affine", 0, "dropout",
+                                          0.0, "norm_num_groups", 32, "upcast_attention", 0));
+    return doc;
+}
+
+static json_t *scheduler_config(const ds_exporter *x) {
+    return json_pack("{s:s, s:s, s:f, s:f, s:s, s:b, s:i, s:s, s:b, s:i, s:n}", "_class_name",
+                     "DDIMScheduler", "_diffusers_version", "0.18.0", "beta_start",
+                     x->out.beta_start, "beta_end", x->out.beta_end, "beta_schedule", "linear",
+                     "clip_sample", x->out.pixel, "num_train_timesteps", x->out.train_steps,
+                     "prediction_type", "epsilon", "set_alpha_to_one", 1, "steps_offset", 0,
+                     "trained_betas");
+}
+
+static json_t *pipeline_config(const ds_exporter *x) {
+    json_t *labels = json_object();
+    for (int i = 0; i < x->classes; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", i);
+        json_t *name = json_string(class_name(x, i));
+        json_object_set_new(labels, key, name ? name : json_string(""));
+    }
+    return json_pack("{s:s, s:s, s:o, s:[s,s], s:[s,s], s:[s,s]}", "_class_name", "DiTPipeline",
+                     "_diffusers_version", "0.18.0", "id2label", labels, "scheduler", "diffusers",
+                     "DDIMScheduler", "transformer", "diffusers", "DiTTransformer2DModel", "vae",
+                     "diffusers", "AutoencoderKL");
+}
+
+/* The canonical VAE has diffusers' names already. */
+static int write_vae(ds_exporter *x, ds_error *err) {
+    const char *text = ds_st_meta(x->vae_file, "diffscaler.vae");
+    char path[4352];
+    json_t *c = NULL;
+    if (!text)
+        return ds_fail(err, DS_EINVAL, "'%s' is not a VAE of this program: no 'diffscaler.vae'",
+                       x->o->vae);
+    int rc = ds_json_parse(x->o->vae, text, strlen(text), &c, err);
+    if (rc)
+        return rc;
+    size_t blocks = json_array_size(json_object_get(c, "block_out_channels"));
+    json_t *down = json_array(), *up = json_array();
+    for (size_t i = 0; i < blocks; i++) {
+        json_array_append_new(down, json_string("DownEncoderBlock2D"));
+        json_array_append_new(up, json_string("UpDecoderBlock2D"));
+    }
+    json_object_update_new(c, json_pack("{s:s, s:s, s:s, s:i, s:o, s:o}", "_class_name",
+                                        "AutoencoderKL", "_diffusers_version", "0.18.0", "act_fn",
+                                        "silu", "sample_size", 256, "down_block_types", down,
+                                        "up_block_types", up));
+    ds_export_path(x, "vae", path);
+    if (!(rc = ds_fs_mkdirs(path, err)))
+        rc = write_json(x, "vae/config.json", json_incref(c), err);
+    json_decref(c);
+    ds_export_path(x, "vae/diffusion_pytorch_model.safetensors", path);
+    return rc ? rc : ds_fs_copy(x->o->vae, path, err);
+}
+
+int ds_export_configs(ds_exporter *x, ds_error *err) {
+    char path[4352];
+    int rc = write_json(x, "transformer/config.json", transformer_config(x), err);
+    ds_export_path(x, "scheduler", path);
+    if (!rc)
+        rc = ds_fs_mkdirs(path, err);
+    if (!rc)
+        rc = write_json(x, "scheduler/scheduler_config.json", scheduler_config(x), err);
+    if (!rc && x->vae_file)
+        rc = write_vae(x, err);
+    if (!rc && x->vae_file) /* a pipeline needs one */
+        rc = write_json(x, "model_index.json", pipeline_config(x), err);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- model card */
+
+/* One line of text for Markdown and YAML: no control characters, no markup that changes meaning. */
+static void clean(ds_buf *b, const char *s) {
+    for (; *s; s++)
+        if ((unsigned char)*s < 32 || *s == 127)
+            ds_buf_addf(b, " ");
+        else if (strchr("|<>`\"\\", *s))
+            ds_buf_addf(b, "\\%c", *s);
+        else
+            ds_buf_add(b, s, 1);
+}
+
+static void line(ds_buf *b, const char *label, const char *value) {
+    if (!value || !*value)
+        return;
+    ds_buf_addf(b, "- %s: ", label);
+    clean(b, value);
+    ds_buf_addf(b, "\n");
+}
+
+static const json_t *meta(const ds_exporter *x, const char *key) {
+    return x->adapter ? json_object_get(x->adapter->meta, key) : NULL;
+}
+
+/* "license: ..." of the front matter must be one of the Hub's identifiers; others are "other" with
+ * a name. */
+static void front_matter(ds_buf *b, const ds_exporter *x) {
+    static const char *const known[] = {
+        "cc-by-nc-4.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "mit",
+        "apache-2.0",   "openrail",  "bsd-3-clause", "gpl-3.0", "creativeml-openrail-m"};
+    int hub = 0;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        hub |= !strcmp(x->license, known[i]);
+    ds_buf_addf(b, "---\n");
+    if (hub)
+        ds_buf_addf(b, "license: %s\n", x->license);
+    else {
+        ds_buf_addf(b, "license: other\nlicense_name: \"");
+        clean(b, *x->license ? x->license : "not stated");
+        ds_buf_addf(b, "\"\n");
+    }
+    ds_buf_addf(b, "base_model: \"");
+    clean(b, x->base->name);
+    ds_buf_addf(b,
+                "\"\n%spipeline_tag: unconditional-image-generation\ntags:\n- diffscaler\n- dit\n",
+                x->o->format == DS_EXPORT_DIFFUSERS ? "library_name: diffusers\n" : "");
+    ds_buf_addf(b, "---\n\n");
+}
+
+static void title(ds_buf *b, const ds_exporter *x) {
+    const char *name = ds_json_string(x->adapter ? x->adapter->meta : NULL, "name", "");
+    ds_buf_addf(b, "# ");
+    clean(b, *name ? name : x->base->name);
+    if (*name) {
+        ds_buf_addf(b, " on ");
+        clean(b, x->base->name);
+    }
+    ds_buf_addf(b, "\n\n");
+    switch (x->o->format) {
+    case DS_EXPORT_SAFETENSORS:
+        ds_buf_addf(b, x->o->merge
+                           ? "`model.safetensors`: a Diffusion Transformer with the adapter "
+                             "folded into its weights, as a base for `dsctl add-base`.\n\n"
+                           : "`adapter.safetensors`: an adapter for the base below, as it "
+                             "was published. It changes nothing without that base.\n\n");
+        break;
+    case DS_EXPORT_DIT:
+        ds_buf_addf(b,
+                    "A Diffusion Transformer in the layout of facebookresearch/DiT: "
+                    "`model.safetensors`%s.\n\n",
+                    x->o->no_pt ? "" : ", and the same tensors as `model.pt` for `torch.load`");
+        break;
+    case DS_EXPORT_DIFFUSERS:
+        ds_buf_addf(b, "A Diffusion Transformer in the layout of diffusers.\n\n");
+        break;
+    case DS_EXPORT_PEFT:
+        ds_buf_addf(b, "The adapter as low-rank factors (`lora_A`, `lora_B`) and scale and shift "
+                       "vectors (`affiner_a`, `affiner_b`), named after diffusers' modules. "
+                       "The PEFT library does not know this method and cannot load it.\n\n");
+        break;
+    }
+}
+
+static void section_base(ds_buf *b, const ds_exporter *x) {
+    ds_buf_addf(b, "## Base\n\n");
+    line(b, "name", x->base->name);
+    line(b, "sha256", x->base->sha256);
+    line(b, "imported from", ds_st_meta(x->base_file, "diffscaler.source_format"));
+    line(b, "sha256 of what was imported", ds_st_meta(x->base_file, "diffscaler.source_sha256"));
+    line(b, "licence, as stated by the user who added it",
+         *x->license ? x->license : "not stated: find out before you pass this on");
+    const ds_dit_config *c = &x->base->cfg;
+    ds_buf_addf(b, "- shape: width %d, depth %d, %d heads, patch %d, %dx%dx%d %s\n\n", c->width,
+                c->depth, c->heads, c->patch, c->channels, c->side, c->side,
+                c->pixel ? "pixels" : "latents");
+}
+
+static void section_adapter(ds_buf *b, const ds_exporter *x) {
+    if (!x->adapter)
+        return;
+    const json_t *d = meta(x, "dataset"), *m = meta(x, "method"), *t = meta(x, "train");
+    ds_buf_addf(b, "## Data\n\n");
+    line(b, "dataset", ds_json_string(d, "name", NULL));
+    long long images = ds_json_int(d, "images", 0);
+    int classes = x->adapter->spec.classes;
+    ds_buf_addf(b, "- %lld image%s in %d class%s\n", images, images == 1 ? "" : "s", classes,
+                classes == 1 ? "" : "es");
+    line(b, "sha256 of its manifest", ds_json_string(d, "tree_digest", NULL));
+    ds_buf_addf(b, "\n## Method\n\n");
+    ds_buf_addf(b, "- %s, rank %d, side %s, phi %s, %zu trained parameters\n",
+                ds_method_name(x->adapter->spec.method), x->adapter->spec.rank,
+                ds_json_string(m, "side", "out"), ds_json_string(m, "phi", "identity"),
+                ds_params_trained(&x->adapter->table));
+    ds_buf_addf(b, "- %lld steps of %lld images, learning rate %g, seed %lld\n",
+                (long long)ds_json_int(t, "steps", 0), (long long)ds_json_int(t, "batch", 0),
+                ds_json_number(t, "lr", 0), (long long)ds_json_int(t, "seed", 0));
+    line(b, "sha256 of the adapter", x->adapter->sha256);
+    ds_buf_addf(b, "\n");
+}
+
+static void number(ds_buf *b, const json_t *row, const char *key) {
+    const json_t *v = json_object_get(row, key);
+    if (json_is_integer(v))
+        ds_buf_addf(b, " %lld |", (long long)json_integer_value(v));
+    else if (json_is_number(v))
+        ds_buf_addf(b, " %.6g |", json_number_value(v));
+    else
+        ds_buf_addf(b, " - |");
+}
+
+static void section_metrics(ds_buf *b, const ds_exporter *x) {
+    const json_t *rows = meta(x, "metrics"), *net = meta(x, "feature_net"), *s = meta(x, "sample"),
+                 *row;
+    size_t i;
+    if (!json_array_size(rows))
+        return;
+    ds_buf_addf(b, "## Measurements\n\n| of | metric | value | real images | samples | seed |\n"
+                   "|---|---|---|---|---|---|\n");
+    json_array_foreach(rows, i, row) {
+        ds_buf_addf(b, "| ");
+        clean(b, ds_json_string(row, "subject", ""));
+        ds_buf_addf(b, " | ");
+        clean(b, ds_json_string(row, "metric", ""));
+        ds_buf_addf(b, " |");
+        number(b, row, "value");
+        number(b, row, "n_real");
+        number(b, row, "n_fake");
+        number(b, row, "seed");
+        ds_buf_addf(b, "\n");
+    }
+    ds_buf_addf(b, "\n");
+    line(b, "features", ds_json_string(net, "name", NULL));
+    line(b, "sha256 of the network", ds_json_string(net, "sha256", NULL));
+    const json_t *resize = meta(x, "resize");
+    line(b, "resampling", json_string_value(resize));
+    if (json_is_object(s))
+        ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (%s)\n",
+                    ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
+                    ds_json_number(s, "guidance", 1), ds_json_string(s, "guidance_mode", "?"));
+    ds_buf_addf(b, "- numbers of another network, resampling or number of images cannot be "
+                   "compared with these\n\n");
+}
+
+static int merged(const ds_exporter *x) {
+    return x->o->format == DS_EXPORT_DIT || x->o->format == DS_EXPORT_DIFFUSERS || x->o->merge;
+}
+
+static void section_classes(ds_buf *b, const ds_exporter *x) {
+    if (!x->adapter && !merged(x))
+        return;
+    ds_buf_addf(b, "## Classes\n\n");
+    if (merged(x)) {
+        ds_buf_addf(b, "Rows 0 to %d of the class table are the classes", x->classes - 1);
+        if (x->out.classes > x->classes)
+            ds_buf_addf(b, ", rows %d to %d are copies of the unconditional row (not used)",
+                        x->classes, x->out.classes - 1);
+        ds_buf_addf(b, ", row %d is unconditional (no class).\n\n", x->out.classes);
+    }
+    for (int i = 0; *class_name(x, i) && i < x->classes && i < 1000; i++) {
+        ds_buf_addf(b, "%d. ", i);
+        clean(b, class_name(x, i));
+        ds_buf_addf(b, "\n");
+    }
+    ds_buf_addf(b, "%s\n", x->classes > 1000 ? "...\n" : "");
+}
+
+static void section_use(ds_buf *b, const ds_exporter *x) {
+    const ds_dit_config *c = &x->out;
+    if (!merged(x))
+        return;
+    ds_buf_addf(b, "## Use\n\n");
+    if (x->o->format == DS_EXPORT_DIFFUSERS && x->vae_file)
+        ds_buf_addf(b, "```python\nfrom diffusers import DiTPipeline\npipe = "
+                       "DiTPipeline.from_pretrained(\"THIS FOLDER\")\nimages = "
+                       "pipe(class_labels=[0], guidance_scale=1.5, "
+                       "num_inference_steps=50).images\n```\n\n");
+    else if (x->o->format == DS_EXPORT_DIFFUSERS)
+        ds_buf_addf(b,
+                    "```python\nfrom diffusers import DDIMScheduler, DiTTransformer2DModel\n"
+                    "model = DiTTransformer2DModel.from_pretrained(\"THIS FOLDER\", "
+                    "subfolder=\"transformer\")\nscheduler = DDIMScheduler.from_pretrained("
+                    "\"THIS FOLDER\", subfolder=\"scheduler\")\n```\n\n%s\n\n",
+                    c->pixel ? "The model works on pixels in [-1,1], so `DiTPipeline`, which wants "
+                               "an autoencoder, is not for it."
+                             : "There is no autoencoder here; add one (`vae/`) and a "
+                               "`model_index.json` for `DiTPipeline`.");
+    else if (x->o->format == DS_EXPORT_DIT)
+        ds_buf_addf(b,
+                    "```python\nimport torch\nfrom models import DiT  # facebookresearch/DiT\n"
+                    "model = DiT(input_size=%d, patch_size=%d, in_channels=%d, hidden_size=%d, "
+                    "depth=%d, num_heads=%d, num_classes=%d, learn_sigma=%s)\n"
+                    "model.load_state_dict(torch.load(\"model.pt\", weights_only=True))\n```\n\n",
+                    c->side, c->patch, c->channels, c->width, c->depth, c->heads, c->classes,
+                    c->learn_sigma ? "True" : "False");
+    else
+        ds_buf_addf(b, "    dsctl add-base model.safetensors\n\n");
+}
+
+int ds_export_card(ds_exporter *x, ds_error *err) {
+    ds_buf b = {0};
+    char path[4352];
+    front_matter(&b, x);
+    title(&b, x);
+    if (x->exact)
+        ds_buf_addf(&b, "> **Not the same output.** %s\n\n", x->exact);
+    section_base(&b, x);
+    section_adapter(&b, x);
+    section_metrics(&b, x);
+    section_classes(&b, x);
+    section_use(&b, x);
+    if (merged(x))
+        ds_buf_addf(&b,
+                    "Noise schedule: linear, %g to %g in %d steps%s. Guidance acted on %d of %d "
+                    "channels. Weights in %s.\n\n",
+                    x->out.beta_start, x->out.beta_end, x->out.train_steps,
+                    x->out.learn_sigma ? ", learned variance" : "",
+                    x->out.guidance_channels ? x->out.guidance_channels : x->out.channels,
+                    x->out.channels, x->o->bf16 ? "BF16" : "F32");
+    ds_buf_addf(&b, "Written by Diffscaler %s.\n", DS_VERSION);
+    ds_export_path(x, "README.md", path);
+    int rc = ds_fs_write(path, b.data, b.len, err);
+    ds_buf_release(&b);
+    return rc;
+}

@@ -1,0 +1,45 @@
+/* worker/convert/import_objective.h - an import finds out what its base predicts, and says how.
+ *
+ * In this order: what the person said (--objective); this program's own file, which `pretrain`
+ * made; what the file says of itself (settings of its training beside the weights, diffusers'
+ * scheduler); and always, where it can be done, the measurement (engine/diffusion/objective.h) on a
+ * few real pictures, through the VAE where the base works on latents.  What is said and what is
+ * measured must agree.  Where nothing is said, the measurement must be clear.  What is not eps is
+ * refused.
+ *
+ * The finding is the member "objective" of the report (docs/jobs.md); the file has none of it.
+ *
+ * Thread: the main one.  Errors: DS_EINVAL not an eps model, or not to be told, with the numbers
+ * and the way out; DS_ENOMEM not enough memory now; as the readers of files and pictures.
+ */
+#ifndef DS_WORKER_CONVERT_IMPORT_OBJECTIVE_H
+#define DS_WORKER_CONVERT_IMPORT_OBJECTIVE_H
+
+#include "engine/names/dit_names.h"
+#include "engine/diffusion/objective.h"
+#include "worker/convert/import.h"
+
+/* Who says what a base predicts. */
+enum ds_said_by {
+    DS_SAID_BY_NOBODY,
+    DS_SAID_BY_PERSON,
+    DS_SAID_BY_PRETRAIN,
+    DS_SAID_BY_SETTINGS, /* of the training program, in the checkpoint */
+    DS_SAID_BY_SCHEDULER /* diffusers' scheduler_config.json */
+};
+
+typedef struct {
+    enum ds_said_by by;
+    char where[160]; /* "args.prediction = \"velocity\"" */
+    int against;     /* by a person: the file says something else, which `where` has */
+} ds_objective_claim;
+
+/* Before anything is converted: what is said.  DS_EINVAL where that is something else than eps. */
+int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options *o,
+                             const ds_weights *w, const ds_dit_names *d, ds_error *err);
+
+/* Of the files that were written (r): measures, compares, reports. */
+int ds_import_objective_find(const ds_objective_claim *claim, const ds_import_options *o,
+                             const ds_import_result *r, ds_error *err);
+
+#endif
