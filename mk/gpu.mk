@@ -10,7 +10,7 @@ GPU_ENGINE := $(addprefix model/,adapter base_model dit net net_backward net_for
     metrics/resize_taps $(addprefix diffusion/,diffusion sampler sampler_table trainer)
 GPU_O := $(call objs,base/error.c base/mem.c base/rng.c base/log.c base/fs.c $(GPU_ENGINE:%=engine/%.c) \
     kernels/*.c kernels/*/*.c tests/gpu/flat_st.c tests/gpu/no_formats.c)
-GPU_TEST_O := $(call objs,tests/harness.c tests/gpu/check.c) $(BUILD)/tests/mirror.o
+GPU_TEST_O := $(call objs,tests/harness.c tests/gpu/check.c tests/fixtures/kernels_ladder.c) $(BUILD)/tests/mirror.o
 GPU_TESTS := $(patsubst %.c,$(BUILD)/bin/%,$(notdir $(filter-out %_reference.c %_gradients.c,$(wildcard tests/kernels/test_kernels_*.c))) \
     test_engine_golden.c test_engine_cuda.c test_engine_modulations.c)
 GPU_PROGRAMS := $(GPU_TESTS) $(BUILD)/bin/gpu_steps $(BUILD)/bin/bench_gpu
