@@ -11,7 +11,7 @@ VERSION := 0.1.0
 Q := $(if $(V),,@)# V=1 shows the commands
 
 PKGS_BASE := libcrypto libzstd jansson
-WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wsign-conversion -Werror
 CFLAGS_release := -O2 -g
 CFLAGS_asan := -O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
 CFLAGS := $(CFLAGS_$(CONFIG)) $(EXTRA)
@@ -137,7 +137,7 @@ $(EMU_LIB): $(EMU_O)
 	@$(if $(V),,echo "  LINK $@";) mkdir -p $(@D)
 	$(Q)$(CXX) $(CFLAGS) -shared -o $@ $^ -lm -lpthread
 
-# Test programs: tests/<group>/test_<group>_*.c links the libraries of its group; one program per file.
+# Test programs: tests/*/test_<group>_*.c links the libraries of its group; one program per file.
 # Fixtures too large for a header are objects of their group; what a test does not use is not linked.
 FIXTURES_daemon := daemon_rig daemon_fake_worker
 FIXTURES_worker := worker_fixture
@@ -162,10 +162,10 @@ TEST_SRC := $(wildcard tests/*/test_*.c)
 TEST_BINS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(TEST_SRC)))
 test_group = $(word 2,$(subst _, ,$(1)))
 define TEST_RULE
-$(BUILD)/tests/$(1): $(BUILD)/tests/$(call test_group,$(1))/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LIBS_$(call test_group,$(1))))
-	$$(CC) $$(CFLAGS) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(1))) -lcheck -lsubunit -lrt -lm -lpthread
+$(BUILD)/tests/$(notdir $(1)): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LIBS_$(call test_group,$(notdir $(1)))))
+	$$(CC) $$(CFLAGS) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(notdir $(1)))) -lcheck -lsubunit -lrt -lm -lpthread
 endef
-$(foreach t,$(patsubst %.c,%,$(notdir $(TEST_SRC))),$(eval $(call TEST_RULE,$(t))))
+$(foreach t,$(TEST_SRC:%.c=%),$(eval $(call TEST_RULE,$(t))))
 # These start the programs (found through DS_BUILD); order-only, so a new program links no test anew.
 $(filter $(BUILD)/tests/test_system_%,$(TEST_BINS)): | $(BINS)
 

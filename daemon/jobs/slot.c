@@ -65,7 +65,7 @@ static void count(ds_slot *s) {
         break;
     case DS_OUTCOME_POSTPONE: n->restarts_temporary++; break;
     case DS_OUTCOME_REQUEUE: n->restarts_stopped++; break;
-    case DS_OUTCOME_PUBLISH: n->gate_refusals += s->finish.refused; break;
+    case DS_OUTCOME_PUBLISH: n->gate_refusals += (uint64_t)s->finish.refused; break;
     case DS_OUTCOME_CANCEL: break;
     }
 }

@@ -43,7 +43,7 @@ START_TEST(coordinates_matter) {
     uint32_t base[4], other[4];
     ds_rng_block(base, 1, 2, 3, 4, 5);
     for (int k = 0; k < 7; k++) {
-        uint64_t seed = 1 + (k == 0) + ((uint64_t)(k == 1) << 40), sample = 4 + (k == 2);
+        uint64_t seed = 1u + (k == 0) + ((uint64_t)(k == 1) << 40), sample = 4u + (k == 2);
         sample += (uint64_t)(k == 3) << 32;
         ds_rng_block(other, seed, 2 + (k == 4), 3 + (k == 5), sample, 5 + (k == 6));
         ck_assert_msg(memcmp(base, other, sizeof base) != 0, "coordinate %d is ignored", k);

@@ -1,30 +1,27 @@
 /* Commands that wait: add-dataset, verify, sample, logs -f, events --follow, watch, --start. */
+#include "tests/fixtures/cli_waiting.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "tests/fixtures/cli_fake.h"
-
 #include <sys/stat.h>
 
-#define DS(scan, unchanged, version, adapter)                                                      \
-    "{\"name\":\"digits\",\"state\":\"ready\",\"version\":" version ",\"adapter\":" adapter        \
-    ",\"scan\":{\"state\":\"" scan "\",\"unchanged\":" unchanged ",\"seq\":2}}"
-#define V1 "{\"version\":1,\"images\":5000,\"classes\":10,\"bytes\":9,\"rejected\":0}"
 #define V2 "{\"version\":2,\"images\":5001,\"classes\":1,\"bytes\":9,\"rejected\":1}"
+
 #define JOBS(state)                                                                                \
     "{\"items\":[{\"id\":4,\"state\":\"" state "\",\"dataset_version\":1}],\"next\":null}"
-#define NO_JOBS "{\"items\":[],\"next\":null}"
-#define GET_JOBS "GET /v1/jobs?kind=train&limit=5&dataset=digits"
-#define JOB(state, rest) "{\"id\":4,\"kind\":\"train\",\"state\":\"" state "\"" rest "}"
+
 #define GATE(verdict, reason)                                                                      \
     ",\"adapter\":\"digits@v1\",\"result\":{\"gate\":{\"verdict\":\"" verdict                      \
     "\",\"reason\":\"" reason                                                                      \
     "\",\"tasks\":[{\"name\":\"flags\",\"ref\":\"flags@v1\",\"level\":1,"                          \
     "\"unchanged\":true,\"verdict\":\"passed\",\"fd_recorded\":12.3,\"fd_now\":12.3}]}}"
+
 #define ADAPTER                                                                                    \
     "{\"ref\":\"digits@v1\",\"fd\":42.1,\"fd_base\":180.2,\"kid\":0.0123,\"stored_bytes\":"        \
     "1200000,"                                                                                     \
     "\"raw_bytes\":1900000,\"parameters\":240000,\"steps\":800,\"train_seconds\":60,"              \
     "\"images_per_second\":850}"
+
 #define EVENTS                                                                                     \
     "{\"seq\":1,\"t\":1,\"type\":\"stage\",\"stage\":\"prepare\"}\n"                               \
     "{\"seq\":2,\"t\":1,\"type\":\"stage\",\"stage\":\"train\"}\n"                                 \
@@ -220,6 +217,7 @@ END_TEST
     "27.13,\"reason\":\"FD 5.12 -> 144.00 (+2713 %), margin 10 %, z 61\"},{\"role\":\"base\","     \
     "\"ref\":\"base:emoji-dit\",\"verdict\":\"none\",\"fd_bar\":null,\"fd_now\":null,"             \
     "\"reason\":\"too few pictures\"}]}"
+
 #define WORSE(verdict, of_self)                                                                    \
     ",\"adapter\":\"digits@v2\",\"result\":{\"gate\":{\"verdict\":\"" verdict                      \
     "\",\"reason\":\"digits@v2 is worse than digits@v1: FD 5.12 -> 144.00\",\"tasks\":[]," SELF(   \
@@ -259,9 +257,11 @@ END_TEST
 #define DS_WISH(scan, wish)                                                                        \
     "{\"name\":\"digits\",\"state\":\"ready\",\"version\":" V1 ",\"adapter\":\"digits@v1\","       \
     "\"publish_worse\":" wish ",\"scan\":{\"state\":\"" scan "\",\"unchanged\":true,\"seq\":2}}"
+
 #define JOBS_OF(id, state)                                                                         \
     "{\"items\":[{\"id\":" id ",\"state\":\"" state "\",\"dataset_version\":1},{\"id\":3,"         \
     "\"state\":\"rejected\",\"dataset_version\":1}],\"next\":null}"
+
 #define OLD_JOBS                                                                                   \
     "{\"items\":[{\"id\":3,\"state\":\"rejected\",\"dataset_version\":1}],\"next\":null}"
 
@@ -451,117 +451,8 @@ START_TEST(sample_saves_the_picture) {
 }
 END_TEST
 
-START_TEST(logs_once_and_following) {
-    fake_route routes[] = {
-        {.request = "GET /v1/jobs/4", .body = JOB("running", ""), .times = 2},
-        {.request = "GET /v1/jobs/4", .body = JOB("done", "")},
-        {.request = "GET /v1/jobs/4/log?offset=0",
-         .body = "one\n",
-         .headers = "X-Next-Offset: 4\r\n"},
-        {.request = "GET /v1/jobs/4/log?offset=4", .headers = "X-Next-Offset: 4\r\n", .times = 2},
-        {.request = "GET /v1/jobs/4/log?offset=4",
-         .body = "two\n",
-         .headers = "X-Next-Offset: 8\r\n"},
-        {.request = "GET /v1/jobs/4/log?offset=8", .headers = "X-Next-Offset: 8\r\n"},
-        {.request = NULL}};
-    fake_server s;
-    cli_result r;
-    fake_start(&s, routes);
-    ck_run(r, &s, 0, "logs 4");
-    ck_assert_str_eq(r.out, "one\n");
-    cli_free(&r);
-    ck_run(r, &s, 0, "logs 4 -f");
-    ck_assert_str_eq(r.out, "one\ntwo\n");
-    cli_free(&r);
-    fake_stop(&s);
-}
-END_TEST
-
-#define EVENT(seq, at, type)                                                                       \
-    "{\"seq\":" #seq ",\"at\":\"" at "\",\"type\":\"" type                                         \
-    "\",\"subject\":\"adapter:digits@v1\",\"payload\":{\"fd\":42.125,\"name\":\"x\"}}\n"
-#define OLD EVENT(1, "2001-02-03T04:05:06Z", "adapter.published")
-#define NEW EVENT(2, "2031-02-03T04:05:06Z", "alias.set")
-
-START_TEST(events_once) {
-    static const fake_route routes[] = {
-        {.request = "GET /v1/events?since=0", .body = OLD NEW},
-        {.request = "GET /v1/events?since=1", .body = NEW},
-        {.request = "GET /v1/events?since=1&type=alias.set", .body = NEW},
-        {.request = "GET /v1/events?since=2*", .body = ""},
-        {.request = NULL}};
-    fake_server s;
-    cli_result r;
-    fake_start(&s, routes);
-    ck_run(r, &s, 0, "events");
-    ck_has(r.out,
-           "     1  2001-02-03    adapter.published   adapter:digits@v1  fd=42.125  name=x\n");
-    ck_has(r.out, "alias.set");
-    cli_free(&r);
-    ck_run(r, &s, 0, "events --json --since 1 --type alias.set");
-    json_t *doc = cli_json(&r, "dsctl.v1/events");
-    ck_assert_uint_eq(json_array_size(json_object_get(doc, "items")), 1);
-    ck_assert_str_eq(ds_json_string(doc, "next", ""), "2");
-    json_decref(doc);
-    cli_free(&r);
-    ck_run(r, &s, 0, "events -q --since 1h");
-    ck_assert_str_eq(r.out, "2\n");
-    cli_free(&r);
-    fake_stop(&s);
-}
-END_TEST
-
-/* The stream is cut off twice; each event comes once, and the cursor goes on. */
-START_TEST(events_following) {
-    static const fake_route routes[] = {
-        {.request = "GET /v1/status", .body = "{\"event_seq\":0}"},
-        {.request = "GET /v1/events?since=0&follow=1", .body = OLD, .kind = FAKE_TRUNCATED},
-        {.request = "GET /v1/events?since=1&follow=1", .kind = FAKE_CLOSE, .times = 1},
-        {.request = "GET /v1/events?since=1&follow=1",
-         .body = OLD NEW "{\"seq\":2,\"type\":\"job.progress\"}\n",
-         .kind = FAKE_INTERRUPT},
-        {.request = NULL}};
-    fake_server s;
-    cli_result r;
-    fake_start(&s, routes);
-    ck_run(r, &s, 130, "events --follow --json");
-    ck_assert_int_eq(cli_ndjson(&r, "dsctl.v1/event"), 3);
-    ck_has(r.out, "adapter.published");
-    ck_has(r.out, "alias.set");
-    cli_free(&r);
-    fake_stop(&s);
-}
-END_TEST
-
-START_TEST(watch_prints_changes) {
-#define WJOB(state, stage, done)                                                                   \
-    "{\"items\":[{\"id\":5,\"kind\":\"scan\",\"state\":\"done\",\"dataset\":\"old\"},"             \
-    "{\"id\":4,\"kind\":\"train\",\"state\":\"" state                                              \
-    "\",\"dataset\":\"digits\",\"stage\":\"" stage                                                 \
-    "\",\"adapter\":\"digits@v1\",\"progress\":{\"done\":" #done ",\"total\":10}}],\"next\":null}"
-    fake_route routes[] = {
-        {.request = "GET /v1/status", .body = "{}", .times = 3},
-        {.request = "GET /v1/status", .kind = FAKE_CLOSE, .times = 1},
-        {.request = "GET /v1/status", .body = "{}"},
-        {.request = "GET /v1/adapters?limit=8", .body = NO_JOBS},
-        {.request = "GET /v1/jobs?limit=50", .body = WJOB("running", "train", 1), .times = 2},
-        {.request = "GET /v1/jobs?limit=50", .body = WJOB("running", "train", 5), .times = 1},
-        {.request = "GET /v1/jobs?limit=50", .body = WJOB("done", "", 10)},
-        {.request = NULL}};
-    fake_server s;
-    cli_result r;
-    fake_start(&s, routes);
-    ck_run(r, &s, 0, "watch --interval 0.1 --count 6");
-    ck_assert_str_eq(r.out, "job 4 train digits running train 10 %  1/10 \n"
-                            "job 4 train digits running train 50 %  5/10 \n"
-                            "job 4 train digits done: digits@v1\n");
-    ck_has(r.err, "not reachable; waiting");
-    cli_free(&r);
-    fake_stop(&s);
-}
-END_TEST
-
 /* --start: this program plays diffscalerd (see main); it is found through PATH. */
+
 static void install_daemon(const char *script) {
     char path[300], self[300];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -692,10 +583,6 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, wait_survives_a_restart);
     tcase_add_test(tc, verify_outcomes);
     tcase_add_test(tc, sample_saves_the_picture);
-    tcase_add_test(tc, logs_once_and_following);
-    tcase_add_test(tc, events_once);
-    tcase_add_test(tc, events_following);
-    tcase_add_test(tc, watch_prints_changes);
     tcase_add_test(tc, start_starts_a_daemon);
     tcase_add_test(tc, start_tells_why_it_failed);
     tcase_add_test(tc, doctor_says_what_to_do);

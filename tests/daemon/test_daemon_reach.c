@@ -294,7 +294,7 @@ START_TEST(idle_crowd) {
     char c;
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    ck_assert_int_ge(limit.rlim_max, CROWD + 100);
+    ck_assert_uint_ge(limit.rlim_max, CROWD + 100);
     rig_spawn(&r, NULL);
     ck_assert_int_eq(prlimit(r.pid, RLIMIT_NOFILE, &low, NULL), 0); /* before it asks */
     rig_ready(&r);

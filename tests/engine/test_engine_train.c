@@ -25,7 +25,7 @@ static void make_images(void) {
         for (int j = 0; j < ONE; j++)
             pixels[i * ONE + j] =
                 (uint8_t)((ds_rng_u32(1, DS_STREAM_TEST, 0, (uint64_t)i, (uint32_t)j) & 63) +
-                          60 * labels[i]);
+                          60 * (uint32_t)labels[i]);
 }
 
 typedef struct {
@@ -389,7 +389,7 @@ START_TEST(folded_tasks_are_those_alone) {
     spec[3].side_in = 1;
     ds_adapter *sets[SETS];
     for (int i = 0; i < SETS; i++)
-        sets[i] = trained(&w, &spec[i], 3 + i);
+        sets[i] = trained(&w, &spec[i], 3 + (uint64_t)i);
     ds_net *net;
     ck_assert_int_eq(
         ds_net_new(&net, w.model, DS_NET_FOLDED, (const ds_adapter *const *)sets, SETS, 8, NULL),

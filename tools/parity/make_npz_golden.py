@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make tests/golden/npz/: statistics files written by NumPy, good ones and ones to refuse.
 
-Only NumPy is needed (make parity).  tests/engine/test_engine_npz.c reads them; the numbers are
+Only NumPy is needed (make parity).  tests/engine_files/test_engine_npz.c reads them; the numbers are
 mu_i = i/8, sigma = I + ones/16, so that the test knows them."""
 import io
 import os

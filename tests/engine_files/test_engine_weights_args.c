@@ -1,4 +1,4 @@
-/* tests/engine/test_engine_weights_args.c - settings in a checkpoint: each pickle and the document that it
+/* tests/engine_files/test_engine_weights_args.c - settings in a checkpoint: each pickle and the document that it
  * gives, or none. */
 #include "engine/files/weights_internal.h"
 #include "tests/harness.h"

@@ -1,4 +1,4 @@
-/* tests/engine/test_engine_dit_names.c - the published sizes of DiT, at 256 and 512 px, known from the
+/* tests/engine_files/test_engine_dit_names.c - the published sizes of DiT, at 256 and 512 px, known from the
  * shapes alone; and a small one in both layouts with a tensor or a setting that is wrong.  The
  * files have a header and a hole where 2.7 GB of numbers would be. */
 #include "base/fs.h"

@@ -1,4 +1,4 @@
-/* tests/engine/test_engine_safetensors.c - round trips, number formats, and files that must be refused. */
+/* tests/engine_files/test_engine_safetensors.c - round trips, number formats, and files that must be refused. */
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/zio.h"

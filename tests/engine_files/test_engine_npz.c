@@ -1,4 +1,4 @@
-/* tests/engine/test_engine_npz.c - statistics files of NumPy (tools/parity/make_npz_golden.py), ours, and
+/* tests/engine_files/test_engine_npz.c - statistics files of NumPy (tools/parity/make_npz_golden.py), ours, and
  * files that must be refused. */
 #include "base/fs.h"
 #include "base/mem.h"

@@ -1,4 +1,4 @@
-/* tests/engine/test_engine_pickle.c - opcodes of pickles one by one: what each makes, and what is damage.
+/* tests/engine_files/test_engine_pickle.c - opcodes of pickles one by one: what each makes, and what is damage.
  * Source of the encodings: pickletools.py of CPython. */
 #include "engine/files/pickle.h"
 #include "tests/harness.h"

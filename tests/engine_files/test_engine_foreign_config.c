@@ -1,4 +1,4 @@
-/* tests/engine/test_engine_foreign_config.c - fields of other programs' configurations: used, harmless, or
+/* tests/engine_files/test_engine_foreign_config.c - fields of other programs' configurations: used, harmless, or
  * refused by name. */
 #include "base/fs.h"
 #include "engine/files/foreign_config.h"
