@@ -1,7 +1,9 @@
+/* engine/files/safetensors.c - reads a safetensors file; safetensors_write.c makes one. */
 #include "engine/files/safetensors.h"
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/zio.h"
+#include "engine/files/safetensors_internal.h"
 
 #include <fcntl.h>
 #include <jansson.h>
@@ -19,7 +21,6 @@
  * tensors bound what the JSON parser may allocate (it needs ~50 bytes per value). */
 #define STRUCTURE_MAX ((size_t)16 * DS_ST_TENSORS_MAX)
 enum { TYPE_MAX = 32 }; /* bytes of the name of a dtype */
-#define META_KEY "__metadata__"
 
 struct ds_st {
     char *name;
@@ -83,7 +84,7 @@ static const char *header_text_problem(const char *p, size_t n) {
     return NULL;
 }
 
-static int has_control_byte(const char *s) {
+int ds_st_has_control_byte(const char *s) {
     for (; *s; s++)
         if ((unsigned char)*s < 0x20 || *s == 0x7f)
             return 1;
@@ -102,7 +103,7 @@ static int bad_tensor(const ds_st *st, const char *name, const char *what, ds_er
 static int find_dtype(const json_t *v, ds_st_tensor *t) {
     t->type = json_string_value(v);
     t->dtype = DS_ST_OTHER;
-    if (!t->type || !*t->type || has_control_byte(t->type) || strlen(t->type) > TYPE_MAX)
+    if (!t->type || !*t->type || ds_st_has_control_byte(t->type) || strlen(t->type) > TYPE_MAX)
         return 0;
     for (int i = 0; i < DS_ST_OTHER; i++)
         if (!strcmp(t->type, dtypes[i].name))
@@ -155,7 +156,7 @@ static const char *read_offsets(const json_t *v, const char *data, size_t size, 
 static int read_tensor(const ds_st *st, const char *name, const json_t *v, const char *data,
                        size_t size, ds_st_tensor *t, ds_error *err) {
     t->name = name;
-    if (has_control_byte(name))
+    if (ds_st_has_control_byte(name))
         return ds_fail(err, DS_EINTEGRITY,
                        "'%.200s' is not a valid safetensors file: a tensor name has control "
                        "characters",
@@ -232,7 +233,7 @@ static int check_places(const ds_st *st, const char *data, size_t size, ds_error
 
 static int read_tensors(ds_st *st, const char *data, size_t size, ds_error *err) {
     size_t entries = json_object_size(st->header);
-    if (json_object_get(st->header, META_KEY))
+    if (json_object_get(st->header, DS_ST_META_KEY))
         entries--;
     if (entries > DS_ST_TENSORS_MAX)
         return ds_fail(err, DS_ELIMIT, "'%.200s' has %zu tensors, limit %d", st->name, entries,
@@ -242,7 +243,7 @@ static int read_tensors(ds_st *st, const char *data, size_t size, ds_error *err)
     const char *name;
     json_t *value;
     json_object_foreach(st->header, name, value) {
-        if (!strcmp(name, META_KEY))
+        if (!strcmp(name, DS_ST_META_KEY))
             continue;
         int rc = read_tensor(st, name, value, data, size, &st->tensors[st->count], err);
         if (rc)
@@ -276,7 +277,7 @@ static int read_header(ds_st *st, const char *p, size_t n, ds_error *err) {
     if (wrong)
         return ds_fail(err, DS_EINTEGRITY, "'%.200s' is not a valid safetensors file: %s", st->name,
                        wrong);
-    int rc = read_meta(st, json_object_get(st->header, META_KEY), err);
+    int rc = read_meta(st, json_object_get(st->header, DS_ST_META_KEY), err);
     return rc ? rc : read_tensors(st, p + 8 + size, n - 8 - (size_t)size, err);
 }
 
@@ -398,7 +399,7 @@ const ds_st_tensor *ds_st_find(const ds_st *st, const char *name) {
 }
 
 const char *ds_st_meta(const ds_st *st, const char *key) {
-    return json_string_value(json_object_get(json_object_get(st->header, META_KEY), key));
+    return json_string_value(json_object_get(json_object_get(st->header, DS_ST_META_KEY), key));
 }
 
 size_t ds_st_meta_count(const ds_st *st) { return st->meta_count; }
@@ -440,12 +441,26 @@ int ds_st_read_f32(const ds_st *st, const ds_st_tensor *t, float *dst, ds_error 
                    st->name, t->name, t->type);
 }
 
-static void shape_text(char *out, size_t size, int ndim, const int64_t *shape) {
-    size_t len = (size_t)snprintf(out, size, "[");
-    for (int i = 0; i < ndim && len < size; i++)
-        len += (size_t)snprintf(out + len, size - len, i ? ",%lld" : "%lld", (long long)shape[i]);
-    if (len < size)
-        snprintf(out + len, size - len, "]");
+void ds_st_shape_text(char *out, size_t bytes, ds_st_shape shape) {
+    size_t n = (size_t)snprintf(out, bytes, "[");
+    for (int i = 0; i < shape.ndim && n < bytes; i++)
+        n += (size_t)snprintf(out + n, bytes - n, i ? ",%lld" : "%lld", (long long)shape.size[i]);
+    if (n < bytes)
+        snprintf(out + n, bytes - n, "]");
+}
+
+int ds_st_shape_check(const char *file, const char *tensor, ds_st_shape is, ds_st_shape expected,
+                      int code, ds_error *err) {
+    int same = expected.ndim < 0 || expected.ndim == is.ndim;
+    for (int i = 0; same && i < expected.ndim; i++)
+        same = expected.size[i] == is.size[i];
+    if (same)
+        return 0;
+    char has[96], must[96];
+    ds_st_shape_text(has, sizeof has, is);
+    ds_st_shape_text(must, sizeof must, expected);
+    return ds_fail(err, code, "'%.200s': tensor '%.80s' has shape %s, expected %s", file, tensor,
+                   has, must);
 }
 
 int ds_st_need(const ds_st *st, const char *name, int ndim, const int64_t *shape,
@@ -453,18 +468,11 @@ int ds_st_need(const ds_st *st, const char *name, int ndim, const int64_t *shape
     const ds_st_tensor *t = ds_st_find(st, name);
     if (!t)
         return ds_fail(err, DS_EINTEGRITY, "'%.200s' has no tensor '%.120s'", st->name, name);
-    int same = ndim < 0 || ndim == t->ndim;
-    for (int i = 0; same && i < ndim; i++)
-        same = shape[i] == t->shape[i];
-    if (!same) {
-        char is[96], must[96];
-        shape_text(is, sizeof is, t->ndim, t->shape);
-        shape_text(must, sizeof must, ndim, shape);
-        return ds_fail(err, DS_EINTEGRITY, "'%.200s': tensor '%.80s' has shape %s, expected %s",
-                       st->name, name, is, must);
-    }
-    *out = t;
-    return 0;
+    int rc = ds_st_shape_check(st->name, name, (ds_st_shape){t->ndim, t->shape},
+                               (ds_st_shape){ndim, shape}, DS_EINTEGRITY, err);
+    if (!rc)
+        *out = t;
+    return rc;
 }
 
 int ds_st_need_f32(const ds_st *st, const char *name, int ndim, const int64_t *shape, float *dst,
@@ -503,211 +511,4 @@ uint16_t ds_f16_from_f32(float x) {
         return (uint16_t)(sign | (u - 0x3f000000u));
     }
     return (uint16_t)(sign | ((a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13));
-}
-
-/* ---------------------------------------------------------------- writing */
-
-typedef struct {
-    char *name;
-    enum ds_st_dtype dtype;
-    int ndim;
-    int64_t shape[DS_ST_DIMS_MAX];
-    const void *data;
-    void *own; /* NULL when data is borrowed */
-    size_t bytes;
-} pending;
-
-typedef struct {
-    char *key, *value;
-} meta_pair;
-
-struct ds_st_writer {
-    pending *tensors;
-    size_t count, cap;
-    meta_pair *meta;
-    size_t meta_count, meta_cap;
-};
-
-ds_st_writer *ds_st_writer_new(void) { return ds_xcalloc(1, sizeof(ds_st_writer)); }
-
-void ds_st_writer_free(ds_st_writer *w) {
-    if (!w)
-        return;
-    for (size_t i = 0; i < w->count; i++) {
-        free(w->tensors[i].name);
-        free(w->tensors[i].own);
-    }
-    for (size_t i = 0; i < w->meta_count; i++) {
-        free(w->meta[i].key);
-        free(w->meta[i].value);
-    }
-    free(w->tensors);
-    free(w->meta);
-    free(w);
-}
-
-static size_t elements(int ndim, const int64_t *shape) {
-    DS_ASSERT(ndim >= 0 && ndim <= DS_ST_DIMS_MAX);
-    size_t count = 1;
-    for (int i = 0; i < ndim; i++)
-        DS_ASSERT(shape[i] >= 0 && !__builtin_mul_overflow(count, (size_t)shape[i], &count));
-    DS_ASSERT(count <= SIZE_MAX / 8);
-    return count;
-}
-
-static pending *add_pending(ds_st_writer *w, const char *name, enum ds_st_dtype dtype, int ndim,
-                            const int64_t *shape) {
-    if (w->count == w->cap) {
-        w->cap = w->cap ? 2 * w->cap : 64;
-        w->tensors = ds_xrealloc(w->tensors, w->cap * sizeof *w->tensors);
-    }
-    pending *t = &w->tensors[w->count++];
-    *t = (pending){.name = ds_xstrdup(name), .dtype = dtype, .ndim = ndim};
-    t->bytes = elements(ndim, shape) * ds_st_dtype_size(dtype);
-    for (int i = 0; i < ndim; i++)
-        t->shape[i] = shape[i];
-    return t;
-}
-
-void ds_st_writer_add(ds_st_writer *w, const char *name, enum ds_st_dtype dtype, int ndim,
-                      const int64_t *shape, const void *data) {
-    add_pending(w, name, dtype, ndim, shape)->data = data;
-}
-
-void ds_st_writer_add_f32(ds_st_writer *w, const char *name, enum ds_st_dtype store, int ndim,
-                          const int64_t *shape, const float *data) {
-    DS_ASSERT(store == DS_ST_F32 || store == DS_ST_BF16 || store == DS_ST_F16);
-    pending *t = add_pending(w, name, store, ndim, shape);
-    t->data = t->own = ds_xmalloc(t->bytes);
-    size_t count = elements(ndim, shape);
-    uint16_t *half = t->own;
-    if (store == DS_ST_F32 && count)
-        memcpy(t->own, data, t->bytes);
-    for (size_t i = 0; store != DS_ST_F32 && i < count; i++)
-        half[i] = store == DS_ST_BF16 ? ds_bf16_from_f32(data[i]) : ds_f16_from_f32(data[i]);
-}
-
-void ds_st_writer_meta(ds_st_writer *w, const char *key, const char *value) {
-    if (w->meta_count == w->meta_cap) {
-        w->meta_cap = w->meta_cap ? 2 * w->meta_cap : 16;
-        w->meta = ds_xrealloc(w->meta, w->meta_cap * sizeof *w->meta);
-    }
-    w->meta[w->meta_count++] = (meta_pair){ds_xstrdup(key), ds_xstrdup(value)};
-}
-
-/* Append s as a JSON string; refuses what is not UTF-8. */
-static int add_quoted(ds_buf *b, const char *s, ds_error *err) {
-    json_t *j = json_string(s);
-    char *text = j ? json_dumps(j, JSON_ENCODE_ANY) : NULL;
-    json_decref(j);
-    if (!text)
-        return ds_fail(err, DS_EINVAL, "cannot write safetensors: text is not UTF-8");
-    ds_buf_add(b, text, strlen(text));
-    free(text);
-    return 0;
-}
-
-static int by_key(const void *a, const void *b) {
-    return strcmp(((const meta_pair *)a)->key, ((const meta_pair *)b)->key);
-}
-
-static int write_meta(ds_st_writer *w, ds_buf *b, ds_error *err) {
-    if (!w->meta_count)
-        return 0;
-    qsort(w->meta, w->meta_count, sizeof *w->meta, by_key);
-    ds_buf_addf(b, "\"%s\":{", META_KEY);
-    for (size_t i = 0; i < w->meta_count; i++) {
-        if (i && !strcmp(w->meta[i - 1].key, w->meta[i].key))
-            return ds_fail(err, DS_EINVAL,
-                           "cannot write safetensors: metadata '%.120s' is given twice",
-                           w->meta[i].key);
-        if (i)
-            ds_buf_add(b, ",", 1);
-        int rc = add_quoted(b, w->meta[i].key, err);
-        ds_buf_add(b, ":", 1);
-        rc = rc ? rc : add_quoted(b, w->meta[i].value, err);
-        if (rc)
-            return rc;
-    }
-    ds_buf_add(b, "}", 1);
-    return 0;
-}
-
-static int check_names(const ds_st_writer *w, ds_error *err) {
-    if (w->count > DS_ST_TENSORS_MAX)
-        return ds_fail(err, DS_EINVAL, "cannot write safetensors: %zu tensors, limit %d", w->count,
-                       DS_ST_TENSORS_MAX);
-    const char **names = ds_xcalloc(w->count + 1, sizeof *names);
-    for (size_t i = 0; i < w->count; i++)
-        names[i] = w->tensors[i].name;
-    qsort(names, w->count, sizeof *names, by_text);
-    int rc = 0;
-    for (size_t i = 0; !rc && i < w->count; i++)
-        if ((i && !strcmp(names[i - 1], names[i])) || !strcmp(names[i], META_KEY) ||
-            has_control_byte(names[i]))
-            rc = ds_fail(
-                err, DS_EINVAL,
-                "cannot write safetensors: tensor name '%.120s' is used twice or not allowed",
-                names[i]);
-    free(names);
-    return rc;
-}
-
-static int write_header(ds_st_writer *w, ds_buf *b, size_t *data_bytes, ds_error *err) {
-    ds_buf_add(b, "{", 1);
-    int rc = write_meta(w, b, err);
-    size_t at = 0;
-    for (size_t i = 0; !rc && i < w->count; i++) {
-        const pending *t = &w->tensors[i];
-        char shape[DS_ST_DIMS_MAX * 21 + 8];
-        shape_text(shape, sizeof shape, t->ndim, t->shape);
-        if (i || w->meta_count)
-            ds_buf_add(b, ",", 1);
-        rc = add_quoted(b, t->name, err);
-        ds_buf_addf(b, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
-                    ds_st_dtype_name(t->dtype), shape, at, at + t->bytes);
-        DS_ASSERT(!__builtin_add_overflow(at, t->bytes, &at));
-    }
-    if (rc)
-        return rc;
-    ds_buf_add(b, "}", 1);
-    while (b->len % 8)
-        ds_buf_add(b, " ", 1);
-    if (b->len > DS_ST_HEADER_MAX)
-        return ds_fail(err, DS_EINVAL, "cannot write safetensors: header of %zu bytes, limit %zu",
-                       b->len, DS_ST_HEADER_MAX);
-    *data_bytes = at;
-    return 0;
-}
-
-int ds_st_writer_header(ds_st_writer *w, ds_buf *out, size_t *data_bytes, ds_error *err) {
-    ds_buf header = {0};
-    int rc = check_names(w, err);
-    rc = rc ? rc : write_header(w, &header, data_bytes, err);
-    if (!rc) {
-        uint64_t size = header.len;
-        ds_buf_add(out, &size, sizeof size);
-        ds_buf_add(out, header.data, header.len);
-    }
-    ds_buf_release(&header);
-    return rc;
-}
-
-int ds_st_writer_finish(ds_st_writer *w, char **out, size_t *n, ds_error *err) {
-    ds_buf header = {0};
-    size_t data_bytes = 0;
-    int rc = ds_st_writer_header(w, &header, &data_bytes, err);
-    if (rc)
-        return rc;
-    char *p = ds_xmalloc(header.len + data_bytes), *at = p + header.len;
-    memcpy(p, header.data, header.len);
-    for (size_t i = 0; i < w->count; i++) {
-        if (w->tensors[i].bytes)
-            memcpy(at, w->tensors[i].data, w->tensors[i].bytes);
-        at += w->tensors[i].bytes;
-    }
-    ds_buf_release(&header);
-    *out = p;
-    *n = (size_t)(at - p);
-    return 0;
 }

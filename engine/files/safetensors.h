@@ -97,6 +97,16 @@ const char *ds_st_meta_key(const ds_st *st, size_t i); /* sorted by bytes */
 /* dst[0..count) from F64 (rounded), F32, F16 or BF16; other types are an error. */
 int ds_st_read_f32(const ds_st *st, const ds_st_tensor *t, float *dst, ds_error *err);
 
+/* A shape as text: "[3,4]".  Sizes are borrowed; ndim < 0 stands for any shape. */
+typedef struct {
+    int ndim;
+    const int64_t *size;
+} ds_st_shape;
+void ds_st_shape_text(char *out, size_t bytes, ds_st_shape shape);
+/* 0 if a tensor of the file has the expected shape, else `code` with both shapes. */
+int ds_st_shape_check(const char *file, const char *tensor, ds_st_shape is, ds_st_shape expected,
+                      int code, ds_error *err);
+
 /* Find a tensor that must be there with exactly this shape; need: ndim < 0 accepts any shape. */
 int ds_st_need(const ds_st *st, const char *name, int ndim, const int64_t *shape,
                const ds_st_tensor **out, ds_error *err);

@@ -1,10 +1,11 @@
-/* tests/emu/graphs.cu - cuDNN itself reads the graphs of kernels/cuda/lib/lib_dnn.cu, without a GPU.
+/* tests/emu/graphs.cu - cuDNN itself reads the graphs of kernels/cuda/lib/dnn_graph.cu, without a GPU.
  *
  * cuDNN's graph library takes a description of a device instead of one (here an H100's).  So the
  * graphs are sealed, its heuristics look at them, and convolutions get a plan.  For attention the
  * engine has to load the driver to go on: that it gets so far shows that the pattern is known.
  * Built by the Makefile where nvcc and cuDNN are, run by tests/system/test_system_cuda.c; exit 0 = as
  * expected, else a line says what is not. */
+#include "kernels/cuda/lib/dnn_graph.cu"
 #include "kernels/cuda/lib/lib_dnn.cu"
 
 static const char device[] =
@@ -29,12 +30,11 @@ void ds_cuda_fatal(const char *what, const char *why) {
 void ds_cuda_no_room(ds_cuda *, const char *what, size_t) { ds_cuda_fatal(what, "no room"); }
 
 static dnn_graph *described(const dnn_key *k) {
-    ds_lib_dnn none = {};
-    dnn_graph *g = state(&none, k);
-    g->device = make(g, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
-    put(g, g->device, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, strlen(device),
-        device);
-    seal(g, g->device);
+    dnn_graph *g = ds_dnn_state(NULL, k);
+    g->device = ds_dnn_make(g, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
+    ds_dnn_put(g, g->device, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
+               strlen(device), device);
+    ds_dnn_seal(g, g->device);
     return g;
 }
 
@@ -74,8 +74,8 @@ static int look_at(const dnn_key *k, const char *name) {
            : p.plan ? about(&p)
            : known  ? "known, but for the driver"
                     : why);
-    graph_free(p.graph);
-    graph_free(p.reference);
+    ds_dnn_graph_free(p.graph);
+    ds_dnn_graph_free(p.reference);
     return sealed && known ? 0 : 1;
 }
 
@@ -96,8 +96,8 @@ static int is_whole(const dnn_key *k, const char *name) {
         find_engine(&p, CUDNN_HEUR_MODE_A);
         plans += p.plan && take_workspace(&p);
         most = p.workspace > most ? p.workspace : most;
-        graph_free(p.graph);
-        graph_free(p.reference);
+        ds_dnn_graph_free(p.graph);
+        ds_dnn_graph_free(p.reference);
     }
     int whole = plans == sizeof batches / sizeof *batches && most < 4096;
     printf("%s: %d plans, workspace of at most %zu bytes%s\n", name, plans, most,

@@ -2,7 +2,7 @@
  *
  * Everything else under kernels/cuda/ is our own and also runs in the emulation; this interface is
  * implemented twice:
- *   lib_runtime.cu, lib_blas.cu, lib_dnn.cu     the CUDA runtime, cuBLASLt, cuDNN
+ *   lib_runtime.cu, lib_blas.cu, lib_dnn.cu     the CUDA runtime, cuBLASLt, cuDNN (dnn_graph.cu)
  *   tests/emu/lib_emu.cc                        plain loops over host memory (CI)
  *
  * Threads: that of the device.  All work goes to the device's one stream, in order.

@@ -1,7 +1,6 @@
 /* kernels/cuda/lib/lib_dnn.cu - fused attention and convolution by cuDNN's graph API.
  *
- * An operation is stated as a graph of tensors and nodes (matmul, pointwise, reduction, reshape);
- * cuDNN knows the patterns of flash attention and runs each as one kernel, so scores never reach
+ * An operation is stated as a graph (dnn_graph.h); cuDNN knows the patterns of flash attention and runs each as one kernel, so scores never reach
  * memory.  A plan is made once for a shape and kept.  Which engine serves a shape is asked for at a
  * fixed batch size and then used for every one, so that a sample's bytes do not depend on those
  * beside it.  When cuDNN has no plan for a shape, that is remembered and our own kernels run.
@@ -28,39 +27,13 @@ int ds_lib_conv(ds_cuda *, float *, const float *, const float *, const ds_conv 
 
 #else
 
-#include <cudnn.h>
+#include "kernels/cuda/lib/dnn_graph.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
-typedef cudnnBackendDescriptor_t desc;
-
-enum { MAX_DESCRIPTORS = 320, MAX_NODES = 24, MAX_CONFIGS = 128, MAX_KNOBS = 32, MAX_BOUND = 12 };
+enum { MAX_CONFIGS = 128, MAX_KNOBS = 32, MAX_BOUND = 12 };
 enum { ATTENTION_BATCH = 64, CONV_BATCH = 64 }; /* at which engines are chosen */
-enum kind { FORWARD, BACKWARD, CONV };
-
-/* Numbers that name the tensors of a graph; virtual ones (never in memory) count on from VIRTUAL.
- */
-enum name { Q = 1, K, V, O, STATS, DO, DQ, DK, DV, SUM, SCALE, ONE, X, W, Y, VIRTUAL = 100 };
-
-/* A graph that is being stated; the first failure stays in status and stops what follows. */
-struct dnn_graph {
-    cudnnHandle_t handle;
-    desc all[MAX_DESCRIPTORS];
-    int count;
-    desc node[MAX_NODES];
-    int nodes;
-    int64_t next; /* virtual name */
-    desc device;  /* description of a device, instead of a handle (tests) */
-    desc whole;   /* the graph, sealed */
-    cudnnStatus_t status;
-};
-
-/* A shape; compared as bytes. */
-struct dnn_key {
-    int kind, inference, tf32;
-    int B, T, D, H;
-    ds_conv geo;
-};
 
 struct dnn_plan {
     dnn_key key;
@@ -89,263 +62,6 @@ int ds_lib_dnn_open(ds_cuda *c, ds_error *err) {
     return 0;
 }
 
-/* ---------------------------------------------------------------- stating a graph */
-
-static desc make(dnn_graph *g, cudnnBackendDescriptorType_t type) {
-    desc d = NULL;
-    if (g->status == CUDNN_STATUS_SUCCESS && g->count == MAX_DESCRIPTORS)
-        g->status = CUDNN_STATUS_NOT_SUPPORTED;
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->status = cudnnBackendCreateDescriptor(type, &d);
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->all[g->count++] = d;
-    return d;
-}
-
-static void put(dnn_graph *g, desc d, cudnnBackendAttributeName_t name,
-                cudnnBackendAttributeType_t type, int64_t count, const void *values) {
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->status = cudnnBackendSetAttribute(d, name, type, count, values);
-}
-
-static void put_desc(dnn_graph *g, desc d, cudnnBackendAttributeName_t name, desc value) {
-    put(g, d, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value);
-}
-
-static void put_type(dnn_graph *g, desc d, cudnnBackendAttributeName_t name,
-                     cudnnDataType_t value) {
-    put(g, d, name, CUDNN_TYPE_DATA_TYPE, 1, &value);
-}
-
-static void seal(dnn_graph *g, desc d) {
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->status = cudnnBackendFinalize(d);
-}
-
-static void seal_node(dnn_graph *g, desc d) {
-    seal(g, d);
-    if (g->nodes == MAX_NODES)
-        g->status = CUDNN_STATUS_NOT_SUPPORTED;
-    else
-        g->node[g->nodes++] = d;
-}
-
-struct place {
-    int64_t size[4], stride[4];
-};
-
-static place packed(int64_t a, int64_t b, int64_t c, int64_t d) {
-    return place{{a, b, c, d}, {b * c * d, c * d, d, 1}};
-}
-
-/* The same numbers with the last two dimensions exchanged. */
-static place turned(place p) {
-    return place{{p.size[0], p.size[1], p.size[3], p.size[2]},
-                 {p.stride[0], p.stride[1], p.stride[3], p.stride[2]}};
-}
-
-static desc tensor(dnn_graph *g, int64_t name, cudnnDataType_t type, const place &p) {
-    const int64_t alignment = 16;
-    bool is_virtual = name >= VIRTUAL, by_value = name == SCALE || name == ONE;
-    desc d = make(g, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
-    put_type(g, d, CUDNN_ATTR_TENSOR_DATA_TYPE, type);
-    put(g, d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, p.size);
-    put(g, d, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, p.stride);
-    put(g, d, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &name);
-    put(g, d, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
-    if (is_virtual)
-        put(g, d, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &is_virtual);
-    if (by_value)
-        put(g, d, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, 1, &by_value);
-    seal(g, d);
-    return d;
-}
-
-static desc between(dnn_graph *g, cudnnDataType_t type, const place &p) {
-    return tensor(g, g->next++, type, p);
-}
-
-/* y (=) x mode b; b NULL for modes of one operand. */
-static desc pointwise(dnn_graph *g, desc y, cudnnPointwiseMode_t mode, desc x, desc b) {
-    desc how = make(g, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-    put(g, how, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
-    put_type(g, how, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_DATA_FLOAT);
-    seal(g, how);
-    desc node = make(g, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
-    if (b)
-        put_desc(g, node, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
-    seal_node(g, node);
-    return y;
-}
-
-static desc reduce(dnn_graph *g, desc y, cudnnReduceTensorOp_t op, desc x) {
-    desc how = make(g, CUDNN_BACKEND_REDUCTION_DESCRIPTOR);
-    put(g, how, CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_TYPE_REDUCTION_OPERATOR_TYPE, 1, &op);
-    put_type(g, how, CUDNN_ATTR_REDUCTION_COMP_TYPE, CUDNN_DATA_FLOAT);
-    seal(g, how);
-    desc node = make(g, CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_REDUCTION_DESC, how);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y);
-    seal_node(g, node);
-    return y;
-}
-
-static desc matmul(dnn_graph *g, desc y, desc a, desc b) {
-    desc how = make(g, CUDNN_BACKEND_MATMUL_DESCRIPTOR);
-    put_type(g, how, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_DATA_FLOAT);
-    seal(g, how);
-    desc node = make(g, CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_MATMUL_DESC, how);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_MATMUL_ADESC, a);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_MATMUL_BDESC, b);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_MATMUL_CDESC, y);
-    seal_node(g, node);
-    return y;
-}
-
-static desc reshape(dnn_graph *g, desc y, desc x) {
-    desc node = make(g, CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y);
-    seal_node(g, node);
-    return y;
-}
-
-/* ---------------------------------------------------------------- attention
- * qkv (B,T,3,H,hd): Q, K, V begin at 0, D, 2D; so do dQ, dK, dV in dqkv. */
-
-static const cudnnDataType_t F32 = CUDNN_DATA_FLOAT, BF16 = CUDNN_DATA_BFLOAT16;
-
-struct attention_places {
-    place part, out, scores, row, one; /* Q, K, V;  O;  (T,T);  one a row;  a scalar */
-};
-
-static attention_places places_of(const dnn_key *k) {
-    int64_t B = k->B, T = k->T, D = k->D, H = k->H, hd = D / H;
-    attention_places p;
-    p.part = place{{B, H, T, hd}, {3 * T * D, hd, 3 * D, 1}};
-    p.out = place{{B, H, T, hd}, {T * D, hd, D, 1}};
-    p.scores = packed(B, H, T, T);
-    p.row = place{{B, H, T, 1}, {H * T, T, 1, 1}};
-    p.one = packed(1, 1, 1, 1);
-    return p;
-}
-
-/* O = softmax(scale Q K^T) V;  STATS = max + log sum exp, kept for the backward pass. */
-static void state_forward(dnn_graph *g, const dnn_key *k) {
-    attention_places p = places_of(k);
-    desc s = matmul(g, between(g, F32, p.scores), tensor(g, Q, BF16, p.part),
-                    tensor(g, K, BF16, turned(p.part)));
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_MUL, s,
-                  tensor(g, SCALE, F32, p.one));
-    desc top = reduce(g, between(g, F32, p.row), CUDNN_REDUCE_TENSOR_MAX, s);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_SUB, s, top);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_EXP, s, NULL);
-    desc sum = reduce(g, between(g, F32, p.row), CUDNN_REDUCE_TENSOR_ADD, s);
-    desc log = pointwise(g, between(g, F32, p.row), CUDNN_POINTWISE_LOG, sum, NULL);
-    desc stats = k->inference ? between(g, F32, p.row) : tensor(g, STATS, F32, p.row);
-    pointwise(g, stats, CUDNN_POINTWISE_ADD, top, log);
-    s = pointwise(g, between(g, BF16, p.scores), CUDNN_POINTWISE_DIV, s, sum);
-    matmul(g, tensor(g, O, BF16, p.out), s, tensor(g, V, BF16, p.part));
-}
-
-/* P = exp(scale Q K^T - STATS);  dV = P^T dO;  dS = scale P (dO V^T - sum dO O);  dK = dS^T Q;
- * dQ = dS K as one product: its sum over keys has a fixed order (the form that accumulates dQ in
- * memory has not). */
-static void state_backward(dnn_graph *g, const dnn_key *k) {
-    attention_places p = places_of(k);
-    desc q = tensor(g, Q, BF16, p.part), kt = tensor(g, K, BF16, turned(p.part));
-    desc vt = tensor(g, V, BF16, turned(p.part)), dout = tensor(g, DO, BF16, p.out);
-    desc scale = tensor(g, SCALE, F32, p.one);
-    place wide = packed(k->B, k->H, k->T, k->D / k->H);
-    desc sum =
-        pointwise(g, between(g, F32, wide), CUDNN_POINTWISE_MUL, dout, tensor(g, O, BF16, p.out));
-    sum = reduce(g, between(g, F32, p.row), CUDNN_REDUCE_TENSOR_ADD, sum);
-    sum = pointwise(g, tensor(g, SUM, F32, p.row), CUDNN_POINTWISE_MUL, sum,
-                    tensor(g, ONE, F32, p.one));
-    desc s = matmul(g, between(g, F32, p.scores), q, kt);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_MUL, s, scale);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_SUB, s,
-                  tensor(g, STATS, F32, p.row));
-    desc P = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_EXP, s, NULL);
-    matmul(g, tensor(g, DV, BF16, p.part), reshape(g, between(g, BF16, turned(p.scores)), P), dout);
-    s = matmul(g, between(g, F32, p.scores), dout, vt);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_SUB, s, sum);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_MUL, s, P);
-    s = pointwise(g, between(g, F32, p.scores), CUDNN_POINTWISE_MUL, s, scale);
-    matmul(g, tensor(g, DK, BF16, p.part), reshape(g, between(g, BF16, turned(p.scores)), s), q);
-    matmul(g, tensor(g, DQ, BF16, p.part), s, reshape(g, between(g, BF16, p.part), kt));
-}
-
-/* ---------------------------------------------------------------- convolution */
-
-static place channels_last(int64_t B, int64_t C, int64_t h, int64_t w) {
-    return place{{B, C, h, w}, {h * w * C, 1, w * C, C}};
-}
-
-static void state_conv(dnn_graph *g, const dnn_key *k) {
-    const ds_conv *geo = &k->geo;
-    int64_t oh = (geo->height + 2 * geo->pad_h - geo->kernel_h) / geo->stride + 1;
-    int64_t ow = (geo->width + 2 * geo->pad_w - geo->kernel_w) / geo->stride + 1;
-    int64_t pads[2] = {geo->pad_h, geo->pad_w}, strides[2] = {geo->stride, geo->stride};
-    int64_t dilations[2] = {1, 1}, spatial = 2;
-    cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
-    float one = 1, zero = 0;
-    desc how = make(g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
-    put_type(g, how, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, F32);
-    put(g, how, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
-    put(g, how, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &spatial);
-    put(g, how, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, 2, pads);
-    put(g, how, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, pads);
-    put(g, how, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, dilations);
-    put(g, how, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, strides);
-    seal(g, how);
-    desc x = tensor(g, X, F32, channels_last(k->B, geo->in_channels, geo->height, geo->width));
-    desc w =
-        tensor(g, W, F32,
-               channels_last(geo->out_channels, geo->in_channels, geo->kernel_h, geo->kernel_w));
-    desc y = tensor(g, Y, F32, channels_last(k->B, geo->out_channels, oh, ow));
-    desc node = make(g, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, how);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, x);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, w);
-    put_desc(g, node, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, y);
-    put(g, node, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1, &one);
-    put(g, node, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 1, &zero);
-    seal_node(g, node);
-}
-
-static void graph_free(dnn_graph *g) {
-    if (!g)
-        return;
-    while (g->count)
-        cudnnBackendDestroyDescriptor(g->all[--g->count]);
-    free(g);
-}
-
-static dnn_graph *state(ds_lib_dnn *dnn, const dnn_key *k) {
-    dnn_graph *g = (dnn_graph *)ds_xcalloc(1, sizeof *g);
-    g->handle = dnn->handle;
-    g->next = VIRTUAL;
-    if (k->kind == FORWARD)
-        state_forward(g, k);
-    else if (k->kind == BACKWARD)
-        state_backward(g, k);
-    else
-        state_conv(g, k);
-    g->whole = make(g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    if (g->handle)
-        put(g, g->whole, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle);
-    put(g, g->whole, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->nodes,
-        g->node);
-    seal(g, g->whole);
-    return g;
-}
-
 /* ---------------------------------------------------------------- engines and plans */
 
 /* Fills list with descriptors that belong to g; returns how many. */
@@ -353,7 +69,7 @@ static int get_list(dnn_graph *g, desc from, cudnnBackendAttributeName_t name,
                     cudnnBackendDescriptorType_t type, desc *list, int most) {
     int64_t count = 0;
     for (int i = 0; i < most; i++)
-        list[i] = make(g, type);
+        list[i] = ds_dnn_make(g, type);
     if (g->status == CUDNN_STATUS_SUCCESS)
         g->status =
             cudnnBackendGetAttribute(from, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, most, &count, list);
@@ -401,10 +117,10 @@ static int copy_knobs(dnn_graph *from, desc config, dnn_graph *to, desc *knobs,
         }
         if (key->kind == CONV && type == CUDNN_KNOB_TYPE_WORKSPACE)
             value = 1;
-        knobs[i] = make(to, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
-        put(to, knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
-        put(to, knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value);
-        seal(to, knobs[i]);
+        knobs[i] = ds_dnn_make(to, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
+        ds_dnn_put(to, knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
+        ds_dnn_put(to, knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value);
+        ds_dnn_seal(to, knobs[i]);
     }
     return count;
 }
@@ -420,26 +136,26 @@ static desc plan_with(dnn_graph *from, desc config, dnn_graph *to, const dnn_key
         cudnnBackendGetAttribute(old, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &got,
                                  &index) != CUDNN_STATUS_SUCCESS)
         return NULL;
-    desc engine = make(to, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
-    put_desc(to, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, to->whole);
-    put(to, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &index);
+    desc engine = ds_dnn_make(to, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    ds_dnn_put_desc(to, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, to->whole);
+    ds_dnn_put(to, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &index);
     if (to->device)
-        put_desc(to, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, to->device);
-    seal(to, engine);
+        ds_dnn_put_desc(to, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, to->device);
+    ds_dnn_seal(to, engine);
     int count = copy_knobs(from, config, to, knobs, key);
-    desc mine = make(to, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-    put_desc(to, mine, CUDNN_ATTR_ENGINECFG_ENGINE, engine);
+    desc mine = ds_dnn_make(to, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    ds_dnn_put_desc(to, mine, CUDNN_ATTR_ENGINECFG_ENGINE, engine);
     if (count)
-        put(to, mine, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, count,
-            knobs);
-    seal(to, mine);
-    desc plan = make(to, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+        ds_dnn_put(to, mine, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                   count, knobs);
+    ds_dnn_seal(to, mine);
+    desc plan = ds_dnn_make(to, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     if (to->device)
-        put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, to->device);
+        ds_dnn_put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, to->device);
     else
-        put(to, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &to->handle);
-    put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, mine);
-    seal(to, plan);
+        ds_dnn_put(to, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &to->handle);
+    ds_dnn_put_desc(to, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, mine);
+    ds_dnn_seal(to, plan);
     bool whole = from->status == CUDNN_STATUS_SUCCESS; /* with all its knobs */
     return whole && to->status == CUDNN_STATUS_SUCCESS ? plan : NULL;
 }
@@ -458,12 +174,12 @@ static void find_engine(dnn_plan *p, cudnnBackendHeurMode_t mode) {
     if (p->plan)
         return;
     int start = from->count;
-    desc ask = make(from, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
-    put_desc(from, ask, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, from->whole);
-    put(from, ask, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    desc ask = ds_dnn_make(from, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+    ds_dnn_put_desc(from, ask, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, from->whole);
+    ds_dnn_put(from, ask, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
     if (from->device)
-        put_desc(from, ask, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, from->device);
-    seal(from, ask);
+        ds_dnn_put_desc(from, ask, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, from->device);
+    ds_dnn_seal(from, ask);
     int count = get_list(from, ask, CUDNN_ATTR_ENGINEHEUR_RESULTS,
                          CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, configs, MAX_CONFIGS);
     int kept = from->count, kept_to = to->count;
@@ -493,8 +209,8 @@ static void give_up(dnn_plan *p) {
     if (getenv("DIFFSCALER_CUDA_VERBOSE")) /* for those who tune: slower, but not wrong */
         fprintf(stderr, "cuDNN has no plan for %s of this shape (%s): own kernels do it\n",
                 names[p->key.kind], why[0] ? why : "no engine fits");
-    graph_free(p->graph);
-    graph_free(p->reference);
+    ds_dnn_graph_free(p->graph);
+    ds_dnn_graph_free(p->reference);
     p->graph = p->reference = NULL;
     p->plan = NULL;
 }
@@ -502,8 +218,8 @@ static void give_up(dnn_plan *p) {
 static void make_plan(dnn_plan *p, ds_lib_dnn *dnn) {
     dnn_key usual = p->key;
     usual.B = usual.kind == CONV ? CONV_BATCH : ATTENTION_BATCH;
-    p->graph = state(dnn, &p->key);
-    p->reference = state(dnn, &usual);
+    p->graph = ds_dnn_state(dnn->handle, &p->key);
+    p->reference = ds_dnn_state(dnn->handle, &usual);
     if (p->graph->status == CUDNN_STATUS_SUCCESS && p->reference->status == CUDNN_STATUS_SUCCESS) {
         find_engine(p, CUDNN_HEUR_MODE_A);
         find_engine(p, CUDNN_HEUR_MODE_FALLBACK);
@@ -535,8 +251,8 @@ void ds_lib_dnn_close(ds_cuda *c) {
     if (!dnn)
         return;
     for (int i = 0; i < dnn->count; i++) {
-        graph_free(dnn->plans[i].graph);
-        graph_free(dnn->plans[i].reference);
+        ds_dnn_graph_free(dnn->plans[i].graph);
+        ds_dnn_graph_free(dnn->plans[i].reference);
     }
     ds_lib_free(c, dnn->workspace);
     if (dnn->handle)
@@ -587,11 +303,12 @@ static bool refused(cudnnStatus_t status) { return status / 1000 == 2 || status 
 /* 0 = done; not 0 = cuDNN refuses its own plan. */
 static int run(ds_cuda *c, dnn_plan *p, const binding *b, void *room) {
     dnn_graph pack = {};
-    desc v = make(&pack, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-    put(&pack, v, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, b->count, b->name);
-    put(&pack, v, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, b->count, b->at);
-    put(&pack, v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &room);
-    seal(&pack, v);
+    desc v = ds_dnn_make(&pack, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+    ds_dnn_put(&pack, v, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, b->count, b->name);
+    ds_dnn_put(&pack, v, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, b->count,
+               b->at);
+    ds_dnn_put(&pack, v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &room);
+    ds_dnn_seal(&pack, v);
     if (pack.status == CUDNN_STATUS_SUCCESS)
         pack.status = cudnnBackendExecute(c->lib->dnn->handle, p->plan, v);
     if (v)
