@@ -3,7 +3,6 @@
 #include "kernels/device.h"
 #include "base/limits.h"
 #include "contract/options.h"
-#include "kernels/cuda/entry.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,7 +75,7 @@ int ds_device_open(ds_device **out, const ds_device_options *opt, ds_error *err)
     if (open_cuda(out, *opt, -1, &why) == 0)
         return 0;
     int rc = open_processor(out, *opt, err);
-    if (!rc && ds_cuda_driver_present())
+    if (!rc && ds_device_cuda_driver())
         snprintf((*out)->no_gpu, sizeof(*out)->no_gpu, "%.255s", why.message);
     return rc;
 }

@@ -176,6 +176,12 @@ void ds_device_close(ds_device *dev); /* NULL is fine */
 int ds_device_no_room(ds_device *dev, size_t bytes, ds_error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* 1 if this machine has the library of an NVIDIA driver (kernels/cuda/load.c). */
+int ds_device_cuda_driver(void);
+/* Processors that this process may use: what an option of 0 threads stands for (kernels/cpu/open.c).
+ */
+int ds_device_default_threads(void);
+
 /* Openers of each device; ds_device_open chooses. */
 int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *err);
 int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *err);

@@ -166,6 +166,8 @@ static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
     return dev;
 }
 
+int ds_device_default_threads(void) { return ds_team_default_threads(); }
+
 int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *err) {
     *out = NULL;
     const char *name = opt ? opt->isa : NULL;

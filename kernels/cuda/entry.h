@@ -27,9 +27,6 @@ typedef struct {
             sizeof(ds_conv), sizeof(ds_step), sizeof(ds_segment), sizeof(ds_dense), DS_VERSION     \
     }
 
-/* load.c: 1 if this machine has the library of an NVIDIA driver. */
-int ds_cuda_driver_present(void);
-
 typedef int ds_cuda_device_open_fn(ds_device **out, const ds_device_options *opt,
                                    const ds_cuda_abi *abi, ds_error *err);
 

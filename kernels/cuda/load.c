@@ -24,7 +24,7 @@ static int beside(char *path, size_t size, const char *middle) {
     return need > 0 && (size_t)need < size && access(path, R_OK) == 0 ? 0 : -1;
 }
 
-int ds_cuda_driver_present(void) {
+int ds_device_cuda_driver(void) {
     static void *driver; /* never closed; the second thread that asks opens the same */
     if (!driver)
         driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
@@ -53,7 +53,7 @@ static int find_library(char *path, size_t size, ds_error *err) {
     if (named && *named)
         return named_library(path, size, named, err);
     /* Before a library of hundreds of megabytes is mapped for nothing. */
-    if (!ds_cuda_driver_present())
+    if (!ds_device_cuda_driver())
         return ds_fail(err, DS_ENOTFOUND,
                        "cannot open the cuda device: this machine has no NVIDIA driver "
                        "(libcuda.so.1); use the device cpu");

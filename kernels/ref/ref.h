@@ -10,7 +10,7 @@
 #define DS_KERNELS_REF_REF_H
 
 #include "base/mem.h"
-#include "kernels/ops.h"
+#include "kernels/backends.h"
 
 #include <math.h>
 #include <stdlib.h>

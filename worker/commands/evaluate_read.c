@@ -2,7 +2,6 @@
  * statistics. */
 #include "base/log.h"
 #include "base/mem.h"
-#include "kernels/cpu/team.h"
 #include "worker/commands/evaluate_cmd.h"
 #include "worker/job/memory.h"
 #include "worker/job/stop.h"
@@ -173,7 +172,7 @@ static int finish_stream(ds_ev_run *e, ds_ev_side *s, ds_picture_stream *stream,
 static int decoders_for(const ds_ev_run *e) {
     int n = e->dev->threads, most = 8;
     if (!e->dev->host_memory) {
-        n = e->o.threads ? e->o.threads : ds_team_default_threads();
+        n = e->o.threads ? e->o.threads : ds_device_default_threads();
         most = DS_PICTURE_DECODERS_MAX;
     }
     return n < 1 ? 1 : n < most ? n : most;

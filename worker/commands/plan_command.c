@@ -7,6 +7,7 @@
 #include "worker/job/device.h"
 #include "worker/measure/feature_net.h"
 #include "worker/job/memory.h"
+#include "worker/measure/measure.h"
 #include "worker/measure/plan.h"
 #include "worker/commands/worker.h"
 
@@ -202,7 +203,7 @@ static int make_plan(plan_run *r, ds_error *err) {
     ds_plan_input in = {.images =
                             a->images * one * (c->pixel ? 1 : 8), /* latents: mean, deviation */
                         .features = (double)ds_feature_net_bytes(r->dev, r->mode),
-                        .distance = (double)ds_feature_net_distance_bytes(r->mode),
+                        .distance = (double)ds_measure_distance_bytes(r->mode),
                         .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
                         .most = ds_plan_most(a->memory_limit * (1 << 20)),
                         .nets = 1};

@@ -31,6 +31,10 @@ typedef struct {
 
 void ds_import_result_release(ds_import_result *r); /* leaves the caller's memory zeroed */
 
+/* result.json of an import (docs/jobs.md); what: "base" or "feature_net".  A new reference. */
+json_t *ds_import_result_json(const char *what, const ds_import_result *r,
+                              const ds_import_report *report);
+
 typedef struct {
     /* stage "digest" or "convert" (bytes), or "objective" (pictures); another result than 0 stops
      * with DS_ECANCELED */

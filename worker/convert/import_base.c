@@ -14,11 +14,6 @@
 
 enum { CLASSES_MAX = 100000, INDEX_MAX = 16 << 20 };
 
-void ds_import_result_release(ds_import_result *r) {
-    json_decref(r->config);
-    *r = (ds_import_result){0};
-}
-
 /* ---------------------------------------------------------------- progress */
 
 typedef struct {

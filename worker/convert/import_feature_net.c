@@ -3,7 +3,6 @@
 #include "base/mem.h"
 #include "engine/metrics/fid_net.h"
 #include "engine/files/weights.h"
-#include "worker/commands/worker.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,9 +21,10 @@ typedef struct {
     ds_st_writer *writer;
     wanted list[TENSORS_MAX];
     int count, rounded; /* rounded: a type of tensors that have fewer digits than F32 */
-} import;
+} network_import;
 
-static int want(import *im, const char *name, int ndim, const int64_t *shape, ds_error *err) {
+static int want(network_import *im, const char *name, int ndim, const int64_t *shape,
+                ds_error *err) {
     wanted *w = &im->list[im->count];
     DS_ASSERT(im->count < TENSORS_MAX);
     ds_error why = {0};
@@ -43,7 +43,7 @@ static int want(import *im, const char *name, int ndim, const int64_t *shape, ds
 }
 
 /* Tensors that the network does not need, AuxLogits for one. */
-static void say_rest(const import *im) {
+static void say_rest(const network_import *im) {
     size_t rest = ds_weights_count(im->src) - (size_t)im->count;
     for (size_t i = 0; rest && i < ds_weights_count(im->src); i++) {
         const ds_weights_tensor *t = ds_weights_at(im->src, i);
@@ -60,7 +60,7 @@ static void say_rest(const import *im) {
 }
 
 /* Every tensor of the network, in file order. */
-static int want_all(import *im, ds_error *err) {
+static int want_all(network_import *im, ds_error *err) {
     static const char *const bn[] = {"weight", "bias", "running_mean", "running_var"};
     char unit[64], name[96];
     int64_t shape[4], fc[2] = {DS_INCEPTION_LOGITS, DS_INCEPTION_POOL};
@@ -92,7 +92,7 @@ static int want_all(import *im, ds_error *err) {
     return rc;
 }
 
-static int copy_numbers(import *im, float *to, ds_error *err) {
+static int copy_numbers(network_import *im, float *to, ds_error *err) {
     for (int i = 0; i < im->count; i++) {
         const wanted *w = &im->list[i];
         int rc = ds_weights_read_f32(im->src, w->from, to, err);
@@ -108,7 +108,7 @@ static int copy_numbers(import *im, float *to, ds_error *err) {
     return 0;
 }
 
-static int canonical(import *im, char **bytes, size_t *n, ds_error *err) {
+static int canonical(network_import *im, char **bytes, size_t *n, ds_error *err) {
     ds_buf header = {0};
     size_t data;
     ds_st_writer_meta(im->writer, "diffscaler.kind", DS_FID_NET_KIND);
@@ -132,7 +132,7 @@ static int canonical(import *im, char **bytes, size_t *n, ds_error *err) {
 int ds_feature_net_canonical(const ds_import_options *o, char **bytes, size_t *n, char *format,
                              ds_error *err) {
     const char *src = o->source;
-import im = {0 };
+    network_import im = {0};
     ds_error local = {0};
     static const char *const marks[] = {"Conv2d_1a_3x3.conv.weight", NULL};
     int rc = ds_weights_open(&im.src, src, NULL, &local);
@@ -201,43 +201,4 @@ int ds_import_feature_net(const ds_import_options *o, ds_import_result *out, ds_
         *out = (ds_import_result){0};
     }
     return rc;
-}
-
-static const char usage[] =
-    "usage: diffscaler-worker import-feature-net FILE OUT_DIR [--weights WHICH]\n\n"
-    "Convert pt_inception-2015-12-05-6726825d.pth (or the same tensors as\n"
-    "safetensors) to OUT_DIR/<sha256>.safetensors and print that path.\n\n"
-    "  --weights WHICH  ema, model (the raw ones), or a key: of a file that holds several "
-    "models\n\n"
-    "example:\n"
-    "  diffscaler-worker import-feature-net pt_inception-2015-12-05-6726825d.pth nets\n";
-
-static void say_line(void *user, int warning, const char *text) {
-    (void)user;
-    fprintf(stderr, "%s: %s\n", warning ? "warning" : "note", text);
-}
-
-int ds_worker_import_feature_net(int argc, char **argv) {
-    int asked = argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"));
-    int which = argc == 4 && !strcmp(argv[2], "--weights");
-    if ((argc != 2 && !which) || argv[0][0] == '-') {
-        fputs(usage, asked ? stdout : stderr);
-        return asked ? 0 : 2;
-    }
-    ds_import_result r;
-    ds_error err = {0};
-    ds_import_options o = {.source = argv[0],
-                           .out_dir = argv[1],
-                           .weights = which ? argv[3] : NULL,
-                           .report = ds_import_report_new()};
-    int rc = ds_import_feature_net(&o, &r, &err);
-    ds_import_report_lines(o.report, say_line, NULL);
-    ds_import_report_free(o.report);
-    if (rc) {
-        fprintf(stderr, "error: %s\n", err.message);
-        return ds_error_exit(rc);
-    }
-    printf("%s\n", r.file);
-    json_decref(r.config);
-    return 0;
 }

@@ -2,7 +2,6 @@
 #include "worker/job/device.h"
 #include "base/log.h"
 #include "engine/metrics/linalg.h"
-#include "kernels/cuda/entry.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +24,7 @@ void ds_worker_device_close(ds_device *dev) {
 
 void ds_worker_device_report(void) {
     const char *named = getenv("DIFFSCALER_CUDA_LIBRARY"); /* which needs no driver */
-    if (!ds_cuda_driver_present() && (!named || !*named)) {
+    if (!ds_device_cuda_driver() && (!named || !*named)) {
         puts("cuda: this machine has no NVIDIA driver");
         return;
     }

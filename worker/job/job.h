@@ -1,8 +1,6 @@
-/* worker/job/job.h - one job: its directory, its spec, its events; and the kinds of jobs.
+/* worker/job/job.h - one job: its directory, its spec, its events.
  *
- * A kind's function does the whole job and writes result.json last.  It returns 0, or a negative
- * code; DS_EREFUSED means that result.json is there and its verdict is "refused".
- * Thread: the main one.
+ * Everything is borrowed from the caller of worker/commands/run.c.  Thread: the main one.
  */
 #ifndef DS_WORKER_JOB_JOB_H
 #define DS_WORKER_JOB_JOB_H
@@ -16,12 +14,6 @@ typedef struct {
     ds_events *events;
     const char *device; /* kind, whatever the spec says; NULL: the spec's */
 } ds_work;
-
-int ds_job_scan(const ds_work *job, ds_error *err);
-int ds_job_train(const ds_work *job, ds_error *err);
-int ds_job_sample(const ds_work *job, ds_error *err);
-int ds_job_verify(const ds_work *job, ds_error *err);
-int ds_job_import(const ds_work *job, ds_error *err);
 
 /* The kind of device that the job is to use. */
 const char *ds_job_device(const ds_work *job);

@@ -2,7 +2,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "worker/images/grid.h"
-#include "worker/job/job.h"
+#include "worker/kinds/kinds.h"
 #include "worker/kinds/sample_file.h"
 #include "worker/measure/serve.h"
 #include "worker/measure/tools.h"

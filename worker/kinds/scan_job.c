@@ -1,7 +1,7 @@
 /* worker/kinds/scan_job.c - job kind "scan": a folder in, manifest.ndjson and its digest out. */
 #include "base/fs.h"
 #include "base/limits.h"
-#include "worker/job/job.h"
+#include "worker/kinds/kinds.h"
 #include "worker/images/scan.h"
 
 #include <math.h>

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
+#include "worker/kinds/kinds.h"
 #include "worker/kinds/base_task.h"
 #include "worker/kinds/checkpoint.h"
 #include "worker/kinds/evaluate.h"
@@ -74,7 +75,7 @@ static int plan_memory(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
     ds_plan_input in = {.images = image_bytes(t),
                         .features = feature_bytes(t) + vae_bytes(t),
-                        .distance = (double)ds_feature_net_distance_bytes(s->feature_net.mode),
+                        .distance = (double)ds_measure_distance_bytes(s->feature_net.mode),
                         .limit = ds_plan_limit(s->device.memory_limit),
                         .most = ds_plan_most(s->device.memory_limit),
                         .held = (double)ds_model_bytes(t->tools.dev, t->tools.base),

@@ -1,4 +1,5 @@
 /* worker/kinds/verify_job.c - job kind "verify": the gate without a new adapter. */
+#include "worker/kinds/kinds.h"
 #include "worker/kinds/base_task.h"
 #include "worker/kinds/gate.h"
 

@@ -2,8 +2,6 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/zio.h"
-#include "engine/metrics/fd.h"
-#include "worker/measure/measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,11 +110,6 @@ int ds_feature_net_seconds(ds_device *dev, enum ds_fid_mode mode, double *second
         dev, mode == DS_FID_BUNDLED ? DS_INCEPTION_TRUNK : DS_INCEPTION_FID, BATCH, seconds, err);
     *seconds /= BATCH;
     return rc;
-}
-
-size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode) {
-    const int dim = mode == DS_FID_BUNDLED ? DS_FEATURE_DIM : DS_INCEPTION_POOL;
-    return ds_fd_bytes(dim, DS_REFERENCE_IMAGES_MAX, DS_SPEC_IMAGES_MAX, DS_MEASURE_GROUPS);
 }
 
 static int compute_whole(ds_feature_net *net, const uint8_t *images, int64_t n, int side,

@@ -33,10 +33,8 @@ const char *ds_feature_net_preprocess(const ds_feature_net *net);
 const char *ds_feature_net_metric(enum ds_fid_mode mode);
 /* The mode that a preprocessing's id belongs to; DS_EINVAL for one that this program has not. */
 int ds_feature_net_mode_of(const char *preprocess, enum ds_fid_mode *mode, ds_error *err);
-/* Memory for planning, in bytes: the network; and a distance between features of it, which is
- * computed when nothing samples. */
+/* Memory for planning, in bytes. */
 size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode);
-size_t ds_feature_net_distance_bytes(enum ds_fid_mode mode);
 /* Seconds that the network takes for a picture, measured without its file. */
 int ds_feature_net_seconds(ds_device *dev, enum ds_fid_mode mode, double *seconds, ds_error *err);
 

@@ -9,6 +9,11 @@
  * decomposition. */
 static int groups_for(int64_t n) { return n >= 64 ? DS_MEASURE_GROUPS : n >= 16 ? 4 : 0; }
 
+size_t ds_measure_distance_bytes(enum ds_fid_mode mode) {
+    const int dim = mode == DS_FID_BUNDLED ? DS_FEATURE_DIM : DS_INCEPTION_POOL;
+    return ds_fd_bytes(dim, DS_REFERENCE_IMAGES_MAX, DS_SPEC_IMAGES_MAX, DS_MEASURE_GROUPS);
+}
+
 int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
                         const ds_spec_evaluate *e, int interval, ds_fd_progress *progress,
                         void *user, ds_error *err) {

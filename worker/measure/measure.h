@@ -15,6 +15,10 @@
 /* Groups of the interval of FD when there are pictures enough. */
 #define DS_MEASURE_GROUPS 8
 
+/* Memory for planning, in bytes: a distance between the features of a mode's network, which is
+ * computed when nothing samples. */
+size_t ds_measure_distance_bytes(enum ds_fid_mode mode);
+
 typedef struct {
     ds_fd_result fd;
     ds_kid_result kid;

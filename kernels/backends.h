@@ -1,7 +1,7 @@
-/* kernels/ops.h - prototypes of every op for every backend, made from ops.def.
+/* kernels/backends.h - prototypes of every op for every backend, made from ops.def.
  * A forgotten implementation is a link error, a wrong signature a compile error. */
-#ifndef DS_KERNELS_OPS_H
-#define DS_KERNELS_OPS_H
+#ifndef DS_KERNELS_BACKENDS_H
+#define DS_KERNELS_BACKENDS_H
 
 #include "kernels/device.h"
 
