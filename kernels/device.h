@@ -125,6 +125,7 @@ struct ds_device {
     char no_gpu[256];      /* opened by auto: why no GPU was taken; "" where there is no driver */
     char label[64];        /* "NVIDIA H100 80GB HBM3"; "" for the processor */
     size_t act_size;       /* bytes of one activation */
+    int act_bf16;          /* 1: an activation is a bf16 number as files have it (ds_act_of_bf16) */
     int threads;
     int host_memory; /* 1: its memory is the host's: what lies there already need not be copied */
     const struct ds_ops *ops;
@@ -159,6 +160,9 @@ struct ds_device {
     int (*weights_new)(ds_device *dev, int m, int n, int count, ds_weight **each, ds_weight **all);
     int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
     void (*segment_end)(ds_device *dev);
+    /* Will affiner_backward read the frozen matrix for this adapter?  NULL: it lies in the device's
+     * memory anyway. */
+    int (*reads_matrix)(ds_device *dev, const ds_affiner *ad);
     void (*forget)(ds_device *dev, const void *owner);
     void (*close)(ds_device *dev);
     void *impl; /* the device's own */
@@ -202,6 +206,12 @@ static inline void ds_device_segment_end(ds_device *dev) {
 static inline void ds_device_forget(ds_device *dev, const void *owner) {
     if (dev->forget)
         dev->forget(dev, owner);
+}
+
+/* Numbers of a bf16 file in the device's memory, as activations; NULL: its activations are others.
+ */
+static inline const ds_act *ds_act_of_bf16(const ds_device *dev, const uint16_t *p) {
+    return dev->act_bf16 ? (const ds_act *)(const void *)p : NULL;
 }
 
 /* Element `index` of an activation buffer. */

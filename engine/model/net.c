@@ -98,7 +98,8 @@ static void plan_shared(ds_net_plan *plan, ds_net *n, const ds_dit_config *c, si
            in = (size_t)(c->patch * c->patch * c->channels);
     plan->used += ds_net_plan_conditioning(&n->cond, c, act, B,
                                            plan->block ? plan->block + plan->used : NULL);
-    n->cond_act = take(plan, b * (6 * D > (size_t)c->freq_dim ? 6 * D : (size_t)c->freq_dim) * act);
+    n->room_cond_act =
+        take(plan, b * (6 * D > (size_t)c->freq_dim ? 6 * D : (size_t)c->freq_dim) * act);
     n->modf = take(plan, b * 2 * D * 4);
     n->meanf = take(plan, R * 4);
     n->rstdf = take(plan, R * 4);
@@ -111,13 +112,13 @@ static void plan_shared(ds_net_plan *plan, ds_net *n, const ds_dit_config *c, si
         return;
     n->dx = take(plan, R * D * 4);
     n->dmod = take(plan, b * 6 * D * 4);
-    float **grads[] = {&n->dc, &n->dsc, &n->dtmp};
+    float **of_cond[] = {&n->dc, &n->dsc, &n->room_cond};
     for (int i = 0; i < 3; i++)
-        *grads[i] = take(plan, b * D * 4);
-    n->da = take(plan, R * D * act);
-    n->db = take(plan, R * D * act);
+        *of_cond[i] = take(plan, b * D * 4);
+    n->room_a = take(plan, R * D * act);
+    n->room_b = take(plan, R * D * act);
     size_t wide = F > 3 * D ? F : 3 * D;
-    n->dact_wide = take(plan, R * (wide > in ? wide : in) * act);
+    n->room_wide = take(plan, R * (wide > in ? wide : in) * act);
     n->dmod_act = take(plan, b * 6 * D * act);
     n->mod_act = take(plan, b * 6 * D * act);
     n->dtok = take(plan, R * out * act);
@@ -192,11 +193,10 @@ static const float *tensor(const ds_net *net, int entry) {
 
 const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float *room) {
     const uint16_t *half = ds_base_bf16(base, entry);
-    if (ds_base_held(base, entry) || !half || dev->act_size != sizeof *half)
+    const ds_act *act = half ? ds_act_of_bf16(dev, half) : NULL;
+    if (ds_base_held(base, entry) || !act)
         return ds_base_values(base, entry, room);
-    /* activations of a 16-bit device are bf16: its threads do it */
-    dev->ops->act_to_f32(dev, room, (const ds_act *)(const void *)half,
-                         base->table.items[entry].count);
+    dev->ops->act_to_f32(dev, room, act, base->table.items[entry].count); /* by all its threads */
     return room;
 }
 
@@ -520,7 +520,9 @@ static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
     net->tasks = count;
     net->recompute = recompute;
     net->task = ds_xcalloc((size_t)batch, sizeof *net->task);
+    net->next_task = ds_xcalloc((size_t)batch, sizeof *net->next_task);
     net->first_set = ds_xcalloc((size_t)batch + DS_NET_TABLE_CHUNK, sizeof *net->first_set);
+    net->given = ds_xcalloc(3 * ((size_t)batch + DS_NET_TABLE_CHUNK), sizeof *net->given);
     int rc = setup(net, adapters, err);
     if (rc)
         ds_net_free(net);
@@ -567,6 +569,8 @@ void ds_net_free(ds_net *net) {
     free(net->sets_data);
     free(net->set_rows);
     free(net->first_set);
+    free(net->given);
+    free(net->next_task);
     free(net->rows);
     free(net->task);
     free(net->acts);

@@ -4,17 +4,12 @@
  */
 #include "engine/model/net_internal.h"
 
-#include <math.h>
-
-/* The frozen matrix for affiner_backward, which reads it for side in and for small |a| only
- * (kernels/ops.def; the reference device always, which is f32); so one that is held in 16 bits is
- * unpacked only then. */
+/* The frozen matrix for affiner_backward; one that is held in 16 bits is unpacked only where the
+ * device will read it. */
 static const float *frozen_matrix(ds_net *net, const ds_layer *l) {
-    if (l->W || l->ad.side_in || net->dev->act_size == sizeof(float))
+    ds_device *dev = net->dev;
+    if (l->W || (dev->reads_matrix && dev->reads_matrix(dev, &l->ad)))
         return ds_net_matrix(net, l);
-    for (int i = 0; i < l->lin->m; i++) /* W is NULL in host memory only */
-        if (!(fabsf(l->ad.a[i]) >= 1.0f / 64))
-            return ds_net_matrix(net, l);
     return NULL;
 }
 
@@ -65,9 +60,9 @@ static void modulation_backward(ds_net *net, ds_layer *l, const float *mod, int 
     k->act_from_f32(net->dev, net->dmod_act, net->dmod, n);
     if (l->adapted)
         k->act_from_f32(net->dev, net->mod_act, mod, n);
-    layer_backward(net, l, NULL, net->dtmp, net->dmod_act, net->mod_act, net->cond.sc_act,
-                   net->cond_act, B);
-    k->add(net->dev, net->dsc, net->dtmp, nd);
+    layer_backward(net, l, NULL, net->room_cond, net->dmod_act, net->mod_act, net->cond.sc_act,
+                   net->room_cond_act, B);
+    k->add(net->dev, net->dsc, net->room_cond, nd);
 }
 
 static void block_backward(ds_net *net, int i, int B) {
@@ -77,22 +72,25 @@ static void block_backward(ds_net *net, int i, int B) {
     const int D = c->width, T = ds_dit_tokens(c), R = B * T, M = 6 * D;
     ds_block_acts *a = &net->acts[i];
     ds_layer *l = &net->layers[ds_lin_block(i, 0)];
-    float *d = net->dmod;
+    const float *scale1 = a->mod + D, *gate1 = a->mod + 2 * D;
+    const float *scale2 = a->mod + 4 * D, *gate2 = a->mod + 5 * D;
+    float *dshift1 = net->dmod, *dscale1 = net->dmod + D, *dgate1 = net->dmod + 2 * D;
+    float *dshift2 = net->dmod + 3 * D, *dscale2 = net->dmod + 4 * D, *dgate2 = net->dmod + 5 * D;
+    ds_act *dy = net->room_a, *dln = net->room_b, *datt = net->room_b; /* (R,D) */
+    ds_act *wide = net->room_wide;                                     /* (R,F) or (R,3D) */
 
-    k->gate_backward(dev, net->da, d + 5 * D, M, net->dx, a->fc2, a->mod + 5 * D, M, B, T,
-                     D);                                              /* dy of fc2 */
-    fc2_backward(net, &l[DS_LIN_FC2], net->dact_wide, net->da, a, R); /* (R,F) */
-    layer_backward(net, &l[DS_LIN_FC1], net->db, NULL, net->dact_wide, a->pre, a->ln2, NULL, R);
-    k->adaln_backward(dev, net->dx, d + 3 * D, d + 4 * D, M, net->db, a->x1, a->mean2, a->rstd2,
-                      a->mod + 4 * D, M, B, T, D);
+    k->gate_backward(dev, dy, dgate2, M, net->dx, a->fc2, gate2, M, B, T, D); /* of fc2's output */
+    fc2_backward(net, &l[DS_LIN_FC2], wide, dy, a, R);                        /* (R,F) */
+    layer_backward(net, &l[DS_LIN_FC1], dln, NULL, wide, a->pre, a->ln2, NULL, R);
+    k->adaln_backward(dev, net->dx, dshift2, dscale2, M, dln, a->x1, a->mean2, a->rstd2, scale2, M,
+                      B, T, D);
 
-    k->gate_backward(dev, net->da, d + 2 * D, M, net->dx, a->proj, a->mod + 2 * D, M, B, T,
-                     D); /* dy of proj */
-    layer_backward(net, &l[DS_LIN_PROJ], net->db, NULL, net->da, a->proj, a->att, NULL, R);
-    k->attention_backward(dev, net->dact_wide, net->db, a->att, a->lse, a->qkv, B, T, D,
-                          c->heads); /* (R,3D) */
-    layer_backward(net, &l[DS_LIN_QKV], net->da, NULL, net->dact_wide, a->qkv, a->ln1, NULL, R);
-    k->adaln_backward(dev, net->dx, d, d + D, M, net->da, a->x0, a->mean1, a->rstd1, a->mod + D, M,
+    k->gate_backward(dev, dy, dgate1, M, net->dx, a->proj, gate1, M, B, T, D); /* of proj's */
+    layer_backward(net, &l[DS_LIN_PROJ], datt, NULL, dy, a->proj, a->att, NULL, R);
+    k->attention_backward(dev, wide, datt, a->att, a->lse, a->qkv, B, T, D, c->heads); /* (R,3D) */
+    dln = net->room_a; /* datt was read, dy as well */
+    layer_backward(net, &l[DS_LIN_QKV], dln, NULL, wide, a->qkv, a->ln1, NULL, R);
+    k->adaln_backward(dev, net->dx, dshift1, dscale1, M, dln, a->x0, a->mean1, a->rstd1, scale1, M,
                       B, T, D);
 
     modulation_backward(net, &l[DS_LIN_ADALN], a->mod, B);
@@ -107,11 +105,11 @@ static void final_backward(ds_net *net, const float *dout, int B) {
     k->unpatchify_backward(dev, net->dtok, dout, B, ds_dit_out_channels(c), c->side, c->patch);
     if (lin->adapted)
         k->act_from_f32(dev, net->tok_act, net->tokens, (size_t)R * (size_t)lin->lin->m);
-    layer_backward(net, lin, net->da, NULL, net->dtok, net->tok_act, net->lnf, NULL, R);
+    layer_backward(net, lin, net->room_a, NULL, net->dtok, net->tok_act, net->lnf, NULL, R);
     k->fill(dev, net->dx, 0.0f, (size_t)R * (size_t)D);
     k->fill(dev, net->dsc, 0.0f, (size_t)B * (size_t)D);
-    k->adaln_backward(dev, net->dx, net->dmod, net->dmod + D, 2 * D, net->da, net->xf, net->meanf,
-                      net->rstdf, net->modf + D, 2 * D, B, T, D);
+    k->adaln_backward(dev, net->dx, net->dmod, net->dmod + D, 2 * D, net->room_a, net->xf,
+                      net->meanf, net->rstdf, net->modf + D, 2 * D, B, T, D);
     modulation_backward(net, mod, net->modf, B);
 }
 
@@ -136,14 +134,14 @@ static void condition_backward(ds_net *net, int B) {
         if (t2->ad.phi_relu)
             k->lowrank_forward(dev, net->mod_act, net->cond.t0s_act, &t2->ad, B);
     }
-    layer_backward(net, t2, NULL, net->dtmp, net->dmod_act, net->mod_act, net->cond.t0s_act,
-                   net->cond_act, B);
-    k->silu_backward(dev, net->dtmp, net->dtmp, net->cond.t0, n);
-    k->act_from_f32(dev, net->dmod_act, net->dtmp, n);
+    layer_backward(net, t2, NULL, net->room_cond, net->dmod_act, net->mod_act, net->cond.t0s_act,
+                   net->room_cond_act, B);
+    k->silu_backward(dev, net->room_cond, net->room_cond, net->cond.t0, n);
+    k->act_from_f32(dev, net->dmod_act, net->room_cond, n);
     if (t0->adapted)
         k->act_from_f32(dev, net->mod_act, net->cond.t0, n);
     layer_backward(net, t0, NULL, NULL, net->dmod_act, net->mod_act, net->cond.temb_act,
-                   net->cond_act, B);
+                   net->room_cond_act, B);
 }
 
 static void backward(ds_net *net, const float *dout, int B) {
@@ -160,9 +158,9 @@ static void backward(ds_net *net, const float *dout, int B) {
     ds_layer *patch = &net->layers[DS_LIN_PATCH];
     if (patch->adapted || patch->full) {
         size_t R = (size_t)B * (size_t)ds_dit_tokens(c);
-        net->dev->ops->act_from_f32(net->dev, net->da, net->dx, R * (size_t)c->width);
-        layer_backward(net, patch, NULL, NULL, net->da, net->ypatch, net->patches, net->dact_wide,
-                       (int)R);
+        net->dev->ops->act_from_f32(net->dev, net->room_a, net->dx, R * (size_t)c->width);
+        layer_backward(net, patch, NULL, NULL, net->room_a, net->ypatch, net->patches,
+                       net->room_wide, (int)R);
     }
 }
 

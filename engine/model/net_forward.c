@@ -1,10 +1,8 @@
 /* engine/model/net_forward.c - DiT.forward, line by line beside facebookresearch/DiT models.py.
  *
  * R = B*T rows of the token stream, D width, F = mlp_ratio * D.  The residual stream is f32. */
-#include "base/mem.h"
 #include "engine/model/net_internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* How a layer's adapter is applied: as a set per sample (l->sets), or folded into the weight, with
@@ -176,7 +174,8 @@ static void take_tasks(ds_net *net, const int *task, int B) {
 /* Class rows of several tasks are indexed over all of them. */
 void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
                  int rows) {
-    int *given = ds_xmalloc((size_t)rows * 3 * sizeof *given);
+    int *given = net->given;
+    DS_ASSERT(rows <= net->batch || rows <= DS_NET_TABLE_CHUNK);
     for (int b = 0; b < rows; b++) {
         int set = ds_net_several(net) ? (cond[b].task < 0 ? net->tasks : cond[b].task) : 0;
         int first = 0;
@@ -191,7 +190,6 @@ void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_cond
         task[b] = set;
     }
     net->dev->upload(net->dev, k->given, given, (size_t)rows * 3 * sizeof *given);
-    free(given);
 }
 
 /* c = t_embedder(t) + y_embedder(y);  sc = SiLU(c) */
@@ -327,10 +325,8 @@ static void pass(ds_net *net, const ds_segment *key, float *out, const float *x,
 
 void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B) {
     DS_ASSERT(B > 0 && B <= net->batch);
-    int *task = ds_xmalloc((size_t)B * sizeof *task);
-    ds_net_give(net, &net->cond, task, cond, B);
-    take_tasks(net, task, B);
-    free(task);
+    ds_net_give(net, &net->cond, net->next_task, cond, B);
+    take_tasks(net, net->next_task, B);
     ds_segment key = {.owner = net,
                       .kind = DS_NET_SEGMENT_FORWARD,
                       .batch = B,

@@ -82,14 +82,21 @@ struct ds_net {
     ds_block_acts *acts;   /* depth */
     ds_conditioning cond;  /* of a batch */
     float *modf, *meanf, *rstdf, *xf, *tokens;
-    ds_act *lnf, *patches, *ypatch, *cond_act;
+    ds_act *lnf, *patches, *ypatch;
     /* Host: the set of each sample, as ops take it; the longest batch since recorded passes were
      * forgotten last.  Those hold their sets, so they are forgotten when the sets change. */
     int *task, task_count;
+    int *given, *next_task; /* host room of ds_net_give, and for the sets of the next batch */
     int *first_set; /* zeros, as many as a batch and a table's chunk: all rows take the only set */
-    /* backward scratch */
-    float *dx, *dmod, *dc, *dsc, *dtmp;
-    ds_act *da, *db, *dact_wide, *dmod_act, *mod_act, *dtok, *tok_act;
+    /* Gradients: of the residual stream (R,D), of a layer of modulations (B,6D), of c and SiLU(c)
+     * (B,D), of the tokens (R,pp outC).  mod_act, tok_act: what they are the gradients of. */
+    float *dx, *dmod, *dc, *dsc;
+    ds_act *dmod_act, *mod_act, *dtok, *tok_act;
+    /* Scratch: a buffer holds what the op after it reads.  (R,D), (R,D), (R,max(F,3D,Cpp)); of the
+     * conditioning (B,D) in f32 and (B,max(6D,freq)). */
+    ds_act *room_a, *room_b, *room_wide;
+    float *room_cond;
+    ds_act *room_cond_act;
 };
 
 /* The frozen matrix of a layer in f32; valid until the next call. */

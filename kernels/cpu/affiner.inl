@@ -500,7 +500,7 @@ static void combine_task(void *ctx, int task, int thread) {
     }
 }
 
-static int small_scale(float a) { return fabsf(a) < 0x1p-6f; }
+static int small_scale(float a) { return fabsf(a) < DS_CPU_SMALL_SCALE; }
 
 /* da where a is too small to divide by, straight from the definition. */
 static double da_direct(const affiner_job *job, const float *W, int at) {

@@ -47,6 +47,9 @@ typedef struct {
 extern const ds_cpu_unit ds_cpu_unit_avx2_f32, ds_cpu_unit_avx2_bf16, ds_cpu_unit_avx512_f32,
     ds_cpu_unit_avx512_bf16;
 
+/* A scale below it is not divided by: its gradient is summed from the frozen matrix. */
+#define DS_CPU_SMALL_SCALE 0x1p-6f
+
 static inline ds_cpu *ds_cpu_of(ds_device *dev) { return dev->impl; }
 
 /* Workspace of at least `bytes`, 64-byte aligned; valid until the next call. */

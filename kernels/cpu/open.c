@@ -1,6 +1,7 @@
 /* kernels/cpu/open.c - opening the CPU device: choice of the unit, memory, weights. */
 #include "kernels/cpu/cpu.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,6 +134,15 @@ static size_t cpu_workspace_bytes(ds_device *dev) {
     return cpu->shared_bytes + cpu->scratch_bytes * (size_t)cpu->threads;
 }
 
+/* As affiner_backward: side in, and rows whose scale is too small to divide by. */
+static int cpu_reads_matrix(ds_device *dev, const ds_affiner *ad) {
+    (void)dev;
+    int reads = ad->side_in;
+    for (int i = 0; !reads && ad->a && i < ad->m; i++)
+        reads = !(fabsf(ad->a[i]) >= DS_CPU_SMALL_SCALE);
+    return reads;
+}
+
 static void cpu_close(ds_device *dev) {
     ds_cpu *cpu = ds_cpu_of(dev);
     ds_team_free(cpu->team);
@@ -149,6 +159,7 @@ static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
     dev->name = "cpu";
     snprintf(dev->device_class, sizeof dev->device_class, "%s", unit->device_class);
     dev->act_size = unit->bf16 ? 2 : 4;
+    dev->act_bf16 = unit->bf16;
     dev->threads = cpu->threads;
     dev->host_memory = 1;
     dev->ops = unit->ops;
@@ -161,6 +172,7 @@ static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
     dev->weight_free = cpu_weight_free;
     dev->weight_bytes = cpu_weight_bytes;
     dev->workspace_bytes = cpu_workspace_bytes;
+    dev->reads_matrix = cpu_reads_matrix;
     dev->close = cpu_close;
     dev->impl = cpu;
     return dev;

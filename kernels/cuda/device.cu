@@ -266,6 +266,7 @@ static void fill_device(ds_device *dev, ds_cuda *c) {
                        : "f32");
     snprintf(dev->label, sizeof dev->label, "%s", c->gpu);
     dev->act_size = c->bf16 ? 2 : 4;
+    dev->act_bf16 = c->bf16;
     dev->threads = 1;
     dev->host_memory = 0;
     dev->ops = &cuda_ops;
