@@ -39,6 +39,7 @@
         FLAG("all", 'a', "show all of them")
 
 #define STATES DS_WORDS(DS_JOB_STATES)
+#define METHOD_HELP(W, value, word, parts, targets, help) " --method " word " trains " help "."
 
 const ds_opt ds_global_options[] = {
     PATH("socket", 0, "PATH", "socket of diffscalerd (default: socket in the state folder)"),
@@ -245,7 +246,7 @@ const ds_command ds_commands[] = {
      "class, or metadata.csv (file_name,label). Adding a folder again is never an error: it is "
      "scanned again and a new version is made only if its images changed. A version that is worse "
      "than the latest one, the best one or the base is kept as rejected (exit 8 with --wait), and "
-     "the latest stays; --publish-worse publishes such a version once.",
+     "the latest stays; --publish-worse publishes such a version once." DS_PRESETS(METHOD_HELP, ),
      add_options,
      "dsctl add-dataset ./celeba # register and return\n"
      "dsctl add-dataset ./digits --wait --steps 800 # follow the training\n"

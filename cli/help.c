@@ -148,6 +148,16 @@ static void put_allowed(FILE *f, const ds_option *o) {
     }
 }
 
+static void put_method(FILE *f, const ds_preset *p) {
+    int any = 0;
+    fprintf(f, "| `%s` | %s |", p->name, p->help);
+    for (const ds_option *o = ds_option_table; o->name; o++)
+        if (!strcmp(o->section, "method") && ds_preset_takes(p, o->name))
+            fprintf(f, "%s `%s`", any++ ? "," : "", o->name);
+    fprintf(f, "%s |\n", any ? "" : " none of section `method`");
+}
+
+/* The options, and below them the methods. */
 void ds_options_dump(FILE *f) {
     fprintf(f, "| option | dsctl add-dataset | spec.json | allowed | default "
                "| what the option of dsctl does |\n"
@@ -160,6 +170,9 @@ void ds_options_dump(FILE *f) {
         put_cell(f, o->help);
         fprintf(f, " |\n");
     }
+    fprintf(f, "\n| method | trains | options that have an effect |\n|---|---|---|\n");
+    for (const ds_preset *p = ds_preset_table; p->name; p++)
+        put_method(f, p);
 }
 
 void ds_man_page(FILE *f, const ds_command *k) {

@@ -9,6 +9,8 @@
 #ifndef DS_CONTRACT_OPTIONS_H
 #define DS_CONTRACT_OPTIONS_H
 
+#include "contract/methods.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,9 +34,8 @@
 /* Words, in the order in which a person sees them: W(value, word).  The values are those of
  * engine/model/adapter.h, engine/model/dit.h, engine/diffusion/sampler.h, worker/job/spec.h and
  * kernels/device.h; who wants the words only does not need them. */
-#define DS_METHODS(W)                                                                              \
-    W(DS_METHOD_AFFINER, "affiner") W(DS_METHOD_EMBEDDING, "embedding") W(DS_METHOD_FULL, "full")
-#define DS_METHOD_OTHERWISE "affiner"
+#define DS_METHODS(W) DS_PRESETS(DS_PRESET_WORD, W) /* contract/methods.h */
+#define DS_PRESET_WORD(W, value, word, ...) W(value, word)
 #define DS_SIDES(W) W(0, "out") W(1, "in")
 #define DS_PHIS(W) W(0, "identity") W(1, "relu")
 #define DS_TARGETS(W)                                                                              \

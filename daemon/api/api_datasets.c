@@ -1,6 +1,7 @@
 /* daemon/api/api_datasets.c - /v1/datasets. */
 #include "base/json.h"
 #include "base/limits.h"
+#include "contract/methods.h"
 #include "daemon/api/api.h"
 #include "daemon/jobs/defaults.h"
 #include "daemon/folders/look.h"
@@ -190,8 +191,8 @@ static json_t *changes_of(const json_t *was, const json_t *is) {
     ds_dataset_facts facts = {.images = ds_json_int(v, "images", 0),
                               .classes = ds_json_int(v, "classes", 1)};
     json_t *list = ds_options_changes(
-        ds_json_string(was, "method", "affiner"), json_object_get(was, "options"),
-        ds_json_string(is, "method", "affiner"), json_object_get(is, "options"), &facts);
+        ds_json_string(was, "method", DS_METHOD_OTHERWISE), json_object_get(was, "options"),
+        ds_json_string(is, "method", DS_METHOD_OTHERWISE), json_object_get(is, "options"), &facts);
     add_change(list, "base", was, is);
     add_change(list, "feature_net", was, is);
     add_change(list, "watch", was, is);

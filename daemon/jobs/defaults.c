@@ -159,7 +159,7 @@ static int check_together(const json_t *options, ds_error *err) {
 }
 
 int ds_options_check(const char *method, const json_t *options, ds_error *err) {
-    if (method && !ds_word_in(DS_WORDS(DS_METHODS), method, strlen(method)))
+    if (method && !ds_preset_find(method))
         return ds_fail(err, DS_EINVAL, "method '%s' is not known: one of %s", method,
                        DS_WORDS(DS_METHODS));
     if (!options || json_is_null(options))
@@ -252,9 +252,11 @@ json_t *ds_options_without_effect(const char *method, const json_t *options) {
     const char *name = method ? method : DS_METHOD_OTHERWISE,
                *device = ds_json_string(options, "device", ""),
                *mode = ds_json_string(options, "guidance_mode", "");
+    const ds_preset *p = ds_preset_find(name);
     json_t *list = json_array();
     for (const ds_option *o = ds_option_table; o->name; o++)
-        if (strcmp(name, "affiner") && !strcmp(o->section, "method") && is_given(options, o->name))
+        if (!strcmp(o->section, "method") && is_given(options, o->name) &&
+            !ds_preset_takes(p, o->name))
             json_array_append_new(list,
                                   json_sprintf("%s has no effect with method %s", o->name, name));
     if (is_given(options, "guidance") && !strcmp(mode, "none"))

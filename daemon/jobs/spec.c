@@ -3,6 +3,7 @@
 
 #include "base/fs.h"
 #include "base/json.h"
+#include "contract/methods.h"
 #include "daemon/jobs/defaults.h"
 #include "daemon/folders/look.h"
 #include "registry/rows/adapters.h"
@@ -138,7 +139,7 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_built
                                   .classes = json_is_array(classes)
                                                  ? (int64_t)json_array_size(classes)
                                                  : ds_json_int(v, "classes", 1)};
-        rc = ds_options_apply(spec, ds_json_string(v, "method", "affiner"),
+        rc = ds_options_apply(spec, ds_json_string(v, "method", DS_METHOD_OTHERWISE),
                               json_object_get(v, "options"), &facts, err);
     }
     json_decref(tasks);

@@ -162,9 +162,9 @@ int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec
     if ((rc = ds_adapter_new(&start, model->base, spec, err)))
         return rc;
     ds_trainer *t = ds_xcalloc(1, sizeof *t);
-    *t =
-        (ds_trainer){.model = model, .dev = model->dev, .spec = *spec, .opt = o, .images = *images};
-    ds_adapter_table(&t->table, model->base, spec);
+    *t = (ds_trainer){
+        .model = model, .dev = model->dev, .spec = start->spec, .opt = o, .images = *images};
+    ds_adapter_table(&t->table, model->base, &t->spec);
     ds_schedule_init(&t->schedule, &model->base->cfg);
     split(t);
     if (!(rc = allocate(t, err)) &&

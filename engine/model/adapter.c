@@ -11,20 +11,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ADAPTER_MAX_BYTES = 1 << 30, RANK_MAX = 64, CLASSES_MAX = 100000 };
+enum { ADAPTER_MAX_BYTES = 1 << 30, RANK_MAX = 64, CLASSES_MAX = 100000, SCHEMA_NEWEST = 2 };
+static const char schema_stem[] = "diffscaler.adapter/";
 
-static const char *const method_names[] = {DS_METHODS(DS_WORD_AT)};
+#define TARGETS_AT(W, value, word, parts, targets, help) [value] = targets,
+static const unsigned preset_targets[] = {DS_PRESETS(TARGETS_AT, )};
 
-const char *ds_method_name(enum ds_method m) { return method_names[m]; }
+const char *ds_method_name(enum ds_method m) { return ds_preset_table[m].name; }
+unsigned ds_method_parts(enum ds_method m) { return ds_preset_table[m].parts; }
+unsigned ds_method_targets(enum ds_method m) { return preset_targets[m]; }
 
 int ds_method_from_name(const char *name, enum ds_method *out, ds_error *err) {
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(name, method_names[i])) {
-            *out = (enum ds_method)i;
-            return 0;
-        }
-    return ds_fail(err, DS_EINVAL, "unknown method '%.40s': use affiner, embedding or full", name);
+    const ds_preset *p = ds_preset_find(name);
+    if (!p)
+        return ds_fail(err, DS_EINVAL, "unknown method '%.40s': use one of %s", name,
+                       DS_WORDS(DS_METHODS));
+    *out = (enum ds_method)(p - ds_preset_table);
+    return 0;
 }
+
+/* Schema of the files of a method.  1 is from before there were parts, and has these three. */
+static int schema_of(enum ds_method m) { return m <= DS_METHOD_FULL ? 1 : SCHEMA_NEWEST; }
 
 /* Entry name of segment g of a linear layer: the fused qkv is stored as q, k and v. */
 static void segment_name(char out[80], const ds_linear *lin, int g, const char *part) {
@@ -56,36 +63,56 @@ static void add_part(ds_params *t, const ds_linear *lin, int index, const ds_met
 static void add_affiner(ds_params *t, const ds_linear *lin, int index, const ds_method_spec *spec) {
     if (!(lin->targets & spec->targets))
         return;
+    unsigned parts = ds_method_parts(spec->method);
     int seg = lin->m / lin->segs, r = spec->rank, in = spec->side_in;
-    add_part(t, lin, index, spec, DS_PARAM_A, "a", in ? lin->n : seg, 0, in);
-    add_part(t, lin, index, spec, DS_PARAM_B, "b", in ? lin->n : seg, 0, in);
-    if (r == 0)
+    if (parts & DS_PART_SCALE)
+        add_part(t, lin, index, spec, DS_PARAM_A, "a", in ? lin->n : seg, 0, in);
+    if (parts & DS_PART_SHIFT)
+        add_part(t, lin, index, spec, DS_PARAM_B, "b", in ? lin->n : seg, 0, in);
+    if (!(parts & DS_PART_LOWRANK) || r == 0)
         return;
     add_part(t, lin, index, spec, DS_PARAM_S, "s", 1, 0, 0);
     add_part(t, lin, index, spec, DS_PARAM_U, "U", seg, r, 0);
     add_part(t, lin, index, spec, DS_PARAM_V, "V", r, lin->n, 0);
 }
 
+/* Entries that take the place of the base's own, by their names. */
+static void add_replaced(ds_params *t, const ds_param *p) {
+    ds_params_add(t, p->name, p->kind, p->ndim, p->shape, 0, p->linear);
+}
+
+/* In the order of DS_PARTS. */
 void ds_adapter_table(ds_params *t, const ds_base *base, const ds_method_spec *spec) {
-    if (spec->method == DS_METHOD_FULL)
-        for (int i = 0; i < base->table.count; i++) {
-            const ds_param *p = &base->table.items[i];
-            if (p->kind != DS_PARAM_FIXED)
-                ds_params_add(t, p->name, p->kind, p->ndim, p->shape, 0, p->linear);
-        }
-    if (spec->method == DS_METHOD_AFFINER)
-        for (int i = 0; i < ds_lin_count(&base->cfg); i++)
-            add_affiner(t, &base->linears[i], i, spec);
-    if (spec->classes > 0)
+    const unsigned parts = ds_method_parts(spec->method), targets = ds_method_targets(spec->method);
+    /* a shift and a bias are the same twice */
+    DS_ASSERT(!(parts & DS_PART_BIASES) || !(parts & (DS_PART_SHIFT | DS_PART_BASE)));
+    DS_ASSERT(!(parts & DS_PART_GAMMA));
+    for (int i = 0; (parts & DS_PART_BASE) && i < base->table.count; i++)
+        if (base->table.items[i].kind != DS_PARAM_FIXED)
+            add_replaced(t, &base->table.items[i]);
+    for (int i = 0; (parts & DS_PARTS_AFFINER) && i < ds_lin_count(&base->cfg); i++)
+        add_affiner(t, &base->linears[i], i, spec);
+    if ((parts & DS_PART_ROWS) && spec->classes > 0)
         ds_params_add(t, "y_embedder.rows", DS_PARAM_ROWS, 2,
                       (int[]){spec->classes, base->cfg.width}, 0, -1);
+    for (int i = 0; (parts & DS_PART_BIASES) && i < ds_lin_count(&base->cfg); i++)
+        if (base->linears[i].targets & targets)
+            add_replaced(t, &base->table.items[base->linears[i].bias]);
+}
+
+const ds_param *ds_adapter_bias(const ds_params *t, int linear) {
+    for (int i = 0; i < t->count; i++)
+        if (t->items[i].linear == linear && t->items[i].kind == DS_PARAM_BIAS)
+            return &t->items[i];
+    return NULL;
 }
 
 int ds_adapter_find(const ds_params *t, int linear, int rank, ds_adapter_slot *out) {
     static const enum ds_param_kind kinds[] = {DS_PARAM_A, DS_PARAM_B, DS_PARAM_S, DS_PARAM_U,
                                                DS_PARAM_V};
+    static const unsigned parts[] = {DS_PART_SCALE, DS_PART_SHIFT, DS_PART_LOWRANK, DS_PART_LOWRANK,
+                                     DS_PART_LOWRANK};
     size_t *where[] = {&out->a, &out->b, &out->s, &out->U, &out->V};
-    int found = 0;
     *out = (ds_adapter_slot){0};
     for (int k = 0; k < (rank ? 5 : 2); k++) {
         int seen = 0;
@@ -93,13 +120,13 @@ int ds_adapter_find(const ds_params *t, int linear, int rank, ds_adapter_slot *o
             if (t->items[i].linear == linear && t->items[i].kind == kinds[k]) {
                 if (!seen)
                     *where[k] = t->items[i].offset;
-                if (k == 0 && seen < 3)
+                if (kinds[k] != DS_PARAM_V && seen < 3) /* V: also by freeze_v */
                     out->frozen[seen] = t->items[i].frozen;
                 seen++;
+                out->parts |= parts[k];
             }
-        found += seen > 0;
     }
-    return found > 0;
+    return out->parts != 0;
 }
 
 size_t ds_adapter_rows(const ds_params *t) {
@@ -113,13 +140,13 @@ ds_affiner ds_adapter_view(const ds_method_spec *spec, const ds_linear *lin,
                            const ds_adapter_slot *slot, const float *p) {
     ds_affiner v = {.m = lin->m,
                     .n = lin->n,
-                    .r = spec->rank,
                     .segs = lin->segs,
                     .side_in = spec->side_in,
                     .phi_relu = spec->phi_relu,
-                    .a = p + slot->a,
-                    .b = p + slot->b};
-    if (spec->rank) {
+                    .a = slot->parts & DS_PART_SCALE ? p + slot->a : NULL,
+                    .b = slot->parts & DS_PART_SHIFT ? p + slot->b : NULL};
+    if (slot->parts & DS_PART_LOWRANK) {
+        v.r = spec->rank;
         v.s = p + slot->s;
         v.U = p + slot->U;
         v.V = p + slot->V;
@@ -170,8 +197,8 @@ static int check_spec(const ds_base *base, const ds_method_spec *s, ds_error *er
         return ds_fail(err, DS_EINVAL, "rank is %d, must be 0 to %d", s->rank, RANK_MAX);
     if (s->classes < 0 || s->classes > CLASSES_MAX)
         return ds_fail(err, DS_ELIMIT, "%d classes, limit %d", s->classes, CLASSES_MAX);
-    if (s->method == DS_METHOD_AFFINER && !(s->targets & (2 * DS_TARGET_TIME - 1)))
-        return ds_fail(err, DS_EINVAL, "method affiner has no targets");
+    if ((ds_method_parts(s->method) & DS_PARTS_AFFINER) && !(s->targets & DS_TARGET_EVERY))
+        return ds_fail(err, DS_EINVAL, "method %s has no targets", ds_method_name(s->method));
     if (s->side_in && (s->targets & 7) && (s->targets & 7) != 7)
         return ds_fail(err, DS_EINVAL,
                        "side 'in' scales the shared input of q, k and v: target all three or none");
@@ -185,7 +212,7 @@ int ds_adapter_new(ds_adapter **out, const ds_base *base, const ds_method_spec *
         return rc;
     ds_adapter *a = ds_xcalloc(1, sizeof *a);
     a->spec = *spec;
-    ds_adapter_table(&a->table, base, spec);
+    ds_adapter_table(&a->table, base, &a->spec);
     a->data = ds_xaligned(a->table.total * sizeof *a->data);
     for (int i = 0; i < a->table.count; i++)
         init_entry(a->data + a->table.items[i].offset, &a->table.items[i], i, base, spec->seed);
@@ -207,21 +234,83 @@ void ds_adapter_free(ds_adapter *a) {
 
 /* ---------------------------------------------------------------- the file */
 
+static const struct {
+    unsigned bit;
+    const char *word;
+} part_words[] = {
+#define WORD(bit, word) {bit, word},
+    DS_PARTS(WORD)
+#undef WORD
+};
+enum { PARTS = sizeof part_words / sizeof part_words[0] };
+
+static json_t *parts_to_json(unsigned parts) {
+    json_t *list = json_array();
+    for (int i = 0; i < PARTS; i++)
+        if (parts & part_words[i].bit)
+            json_array_append_new(list, json_string(part_words[i].word));
+    return list;
+}
+
 static json_t *method_to_json(const ds_method_spec *s) {
     json_t *targets = json_array();
     for (unsigned bit = 1; bit <= DS_TARGET_TIME; bit <<= 1)
         if (s->targets & bit)
             json_array_append_new(targets, json_string(ds_target_name(bit)));
-    return json_pack("{s:s, s:i, s:s, s:s, s:b, s:o, s:I, s:i}", "name", ds_method_name(s->method),
-                     "rank", s->rank, "side", s->side_in ? "in" : "out", "phi",
-                     s->phi_relu ? "relu" : "identity", "freeze_v", s->freeze_v, "targets", targets,
-                     "init_seed", (json_int_t)s->seed, "rng", DS_RNG_VERSION);
+    json_t *doc =
+        json_pack("{s:s, s:i, s:s, s:s, s:b, s:o, s:I, s:i}", "name", ds_method_name(s->method),
+                  "rank", s->rank, "side", s->side_in ? "in" : "out", "phi",
+                  s->phi_relu ? "relu" : "identity", "freeze_v", s->freeze_v, "targets", targets,
+                  "init_seed", (json_int_t)s->seed, "rng", DS_RNG_VERSION);
+    if (schema_of(s->method) > 1)
+        json_object_set_new(doc, "parts", parts_to_json(ds_method_parts(s->method)));
+    return doc;
 }
 
-static int method_from_json(const json_t *m, ds_method_spec *s, ds_error *err) {
+/* The schema of a file: the one place that reads it. */
+static int schema_from_json(const json_t *doc, const char *file, int *schema, ds_error *err) {
+    const char *text = ds_json_string(doc, "schema", "");
+    size_t stem = sizeof schema_stem - 1;
+    char *end = NULL;
+    long n = strncmp(text, schema_stem, stem) ? 0 : strtol(text + stem, &end, 10);
+    if (n < 1 || *end)
+        return ds_fail(err, DS_EINVAL,
+                       "'%s' is not an adapter: its schema is '%.40s', not %s1 to %d", file, text,
+                       schema_stem, SCHEMA_NEWEST);
+    if (n > SCHEMA_NEWEST)
+        return ds_fail(err, DS_ENEWER,
+                       "adapter '%s' has schema %.40s, this program reads %s1 to %d; use a program "
+                       "at least as new as the one that made it",
+                       file, text, schema_stem, SCHEMA_NEWEST);
+    *schema = (int)n;
+    return 0;
+}
+
+/* The method by its name, which in a file of schema 2 may be one of a newer program, or of one in
+ * which it has other parts. */
+static int find_method(const json_t *m, int schema, enum ds_method *out, ds_error *err) {
     const char *name;
     int rc = ds_json_need_string(m, "name", &name, err);
-    if (rc || (rc = ds_method_from_name(name, &s->method, err)))
+    if (rc)
+        return rc;
+    rc = ds_method_from_name(name, out, err);
+    if (schema == 1)
+        return rc || schema_of(*out) == 1
+                   ? rc
+                   : ds_fail(err, DS_EINVAL, "schema %s1 has no method '%s'", schema_stem, name);
+    json_t *parts = rc ? NULL : parts_to_json(ds_method_parts(*out));
+    if (rc || !json_equal(parts, json_object_get(m, "parts")))
+        rc = ds_fail(err, DS_ENEWER,
+                     "its method '%.40s' is not one of this program's (%s), or has other parts "
+                     "there; use a program at least as new as the one that made it",
+                     name, DS_WORDS(DS_METHODS));
+    json_decref(parts);
+    return rc;
+}
+
+static int method_from_json(const json_t *m, int schema, ds_method_spec *s, ds_error *err) {
+    int rc = find_method(m, schema, &s->method, err);
+    if (rc)
         return rc;
     if (ds_json_int(m, "rng", 0) != DS_RNG_VERSION)
         return ds_fail(err, DS_EINVAL, "its random numbers are version %lld, this program knows %d",
@@ -244,7 +333,8 @@ int ds_adapter_encode(const ds_adapter *a, const ds_base *base, json_t *meta, ch
     json_t *doc = meta ? json_deep_copy(meta) : json_object(), *classes = json_array();
     for (int i = 0; i < a->spec.classes; i++)
         json_array_append_new(classes, json_string(a->class_names ? a->class_names[i] : ""));
-    json_object_set_new(doc, "schema", json_string("diffscaler.adapter/1"));
+    json_object_set_new(doc, "schema",
+                        json_sprintf("%s%d", schema_stem, schema_of(a->spec.method)));
     json_object_set_new(doc, "base",
                         json_pack("{s:s, s:s}", "name", base->name, "sha256", base->sha256));
     json_object_set_new(doc, "method", method_to_json(&a->spec));
@@ -312,19 +402,21 @@ static int read_meta(const ds_st *st, const ds_base *base, json_t **out, ds_meth
                      ds_error *err) {
     const char *file = ds_st_file_name(st), *text = ds_st_meta(st, "diffscaler"), *sha;
     json_t *doc, *part;
+    int schema = 0;
     if (!text)
         return ds_fail(err, DS_EINVAL, "'%s' is not an adapter: its metadata has no 'diffscaler'",
                        file);
     int rc = ds_json_parse(file, text, strlen(text), &doc, err);
     if (rc)
         return rc;
-    if (!(rc = ds_json_need_object(doc, "base", &part, err)))
+    if (!(rc = schema_from_json(doc, file, &schema, err)) &&
+        !(rc = ds_json_need_object(doc, "base", &part, err)))
         rc = ds_json_need_string(part, "sha256", &sha, err);
     if (!rc && strcmp(sha, base->sha256))
         rc = ds_fail(err, DS_EINTEGRITY, "adapter '%s' belongs to base %s, not to base '%s' %s",
                      file, sha, base->name, base->sha256);
     if (!rc && !(rc = ds_json_need_object(doc, "method", &part, err)) &&
-        (rc = method_from_json(part, spec, err)))
+        (rc = method_from_json(part, schema, spec, err)))
         ds_error_prefix(err, "adapter '%s'", file);
     spec->classes = (int)json_array_size(json_object_get(doc, "classes"));
     if (rc)

@@ -1,6 +1,6 @@
 /* engine/model/adapter.h - an adapter: method, parameter table, values, and its file.
  *
- * Methods are data: affiner, embedding and full differ only in which entries the table has.
+ * A method is a set of parts (contract/methods.h), and a part is some entries of the table.
  * Layout of an Affiner on one linear layer, contiguous so that the kernels see stacked segments:
  *   a (m)  b (m)  s (segs)  U (m,r)  V (segs*r, n)      side in: a, b have n elements
  * with one named entry per segment and part ("blocks.0.attn.q.U"); segments that are not targeted
@@ -8,7 +8,8 @@
  *
  * File: one zstd frame around a safetensors file; identity = SHA-256 of the uncompressed file;
  * __metadata__ as docs/formats.md.  What is published is what was evaluated: ds_params_round first.
- * Errors: DS_EINTEGRITY (damage, other base, wrong lengths), DS_EINVAL, DS_ELIMIT.
+ * Errors: DS_EINTEGRITY (damage, other base, wrong lengths), DS_EINVAL, DS_ELIMIT, DS_ENEWER (the
+ * file is of a newer program).
  */
 #ifndef DS_ENGINE_MODEL_ADAPTER_H
 #define DS_ENGINE_MODEL_ADAPTER_H
@@ -18,12 +19,8 @@
 #include "engine/model/base_model.h"
 #include "kernels/device.h"
 
-#define DS_VALUE(value, word) value,
-enum ds_method { DS_METHODS(DS_VALUE) };
-#undef DS_VALUE
-
-/* What is trained (contract/options.def).
- *   rank       0..64; 0 = scale and shift only
+/* What is trained (contract/options.def).  Of no effect where the method has no such part.
+ *   rank       0..64; 0 = no low-rank branch
  *   side_in    0 = out;  phi_relu: 0 = identity
  *   freeze_v   V stays at its seeded start and costs nothing in the file
  *   targets    DS_TARGET_* */
@@ -37,6 +34,8 @@ typedef struct {
 
 const char *ds_method_name(enum ds_method m);
 int ds_method_from_name(const char *name, enum ds_method *out, ds_error *err);
+unsigned ds_method_parts(enum ds_method m);   /* of enum ds_part */
+unsigned ds_method_targets(enum ds_method m); /* where no option names any */
 
 typedef struct {
     ds_method_spec spec;
@@ -59,9 +58,12 @@ void ds_adapter_free(ds_adapter *a); /* NULL is fine */
  * are in floats; n counts of each part. */
 typedef struct {
     size_t a, b, s, U, V;
-    int frozen[3]; /* per segment: not targeted */
+    unsigned parts; /* which of them it has, of DS_PARTS_AFFINER */
+    int frozen[3];  /* per segment: not targeted */
 } ds_adapter_slot;
 int ds_adapter_find(const ds_params *table, int linear, int rank, ds_adapter_slot *out);
+/* The entry that takes the place of the layer's bias; NULL: the base's stays. */
+const ds_param *ds_adapter_bias(const ds_params *table, int linear);
 /* Offset of the class rows; SIZE_MAX when there are none. */
 size_t ds_adapter_rows(const ds_params *table);
 

@@ -38,7 +38,8 @@ enum {
     DS_TARGET_FINAL = 128, /* final_layer.linear */
     DS_TARGET_PATCH = 256, /* x_embedder.proj */
     DS_TARGET_TIME = 512,  /* t_embedder.mlp */
-    DS_TARGET_DEFAULT = 255
+    DS_TARGET_DEFAULT = 255,
+    DS_TARGET_EVERY = 1023
 };
 const char *ds_target_name(unsigned bit);
 unsigned ds_target_bit(const char *name); /* 0: no such target */

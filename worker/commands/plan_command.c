@@ -34,8 +34,8 @@ static const char usage[] =
     "The seconds come from a calibration of a few training steps.\n"
     "\n"
     "  --batch N          images a step (64)          --micro-batch N    at a time (batch)\n"
-    "  --method METHOD    affiner|embedding|full      --rank N           of the low-rank part (8)\n"
-    "  --steps N          length of the training (800)\n"
+    "  --method METHOD    %s\n"
+    "  --steps N          length of the training (800)  --rank N         of the low-rank part (8)\n"
     "  --classes N        of the dataset (1)          --images N         of the dataset (1000)\n"
     "  --precision TYPE   bf16|f32|tf32 (bf16)        --threads N        0: all (0)\n"
     "  --device KIND      auto|cpu|cuda|cuda:N (auto: a GPU where there is one)\n"
@@ -113,7 +113,8 @@ static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
     }
     if (!a->base == !a->shape)
         return ds_fail(err, DS_EINVAL, "give --base FILE or --shape NAME; see --help");
-    if (a->rank_given && strcmp(a->method, "affiner"))
+    const ds_preset *p = ds_preset_find(a->method); /* NULL: it is refused later */
+    if (a->rank_given && p && !ds_preset_takes(p, "rank"))
         return ds_fail(err, DS_EINVAL, "--rank has no effect with --method %.20s", a->method);
     return 0;
 }
@@ -178,7 +179,7 @@ static int open_all(plan_run *r, ds_error *err) {
     if (!rc && a->shape && !(rc = shape(a->shape, &c, err)))
         rc = ds_base_new(&r->base, &c, 1, err);
     r->spec.rank = (int)a->rank;
-    r->spec.targets = DS_TARGET_DEFAULT;
+    r->spec.targets = ds_method_targets(r->spec.method);
     r->spec.classes = (int)a->classes;
     r->spec.seed = 1;
     r->o = (ds_train_options){.steps = (int)a->steps,
@@ -342,7 +343,7 @@ static void print(const plan_run *r) {
 }
 
 int ds_worker_plan(int argc, char **argv) {
-    plan_run r = {.a = {.method = "affiner",
+    plan_run r = {.a = {.method = DS_METHOD_OTHERWISE,
                         .precision = "bf16",
                         .batch = 64,
                         .rank = 8,
@@ -356,7 +357,7 @@ int ds_worker_plan(int argc, char **argv) {
                   .sample_seconds = NAN};
     ds_error err;
     if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
-        return fputs(usage, stdout), 0;
+        return printf(usage, DS_WORDS(DS_METHODS)), 0;
     int rc = parse(argc, argv, &r.a, &err);
     if (!rc)
         rc = open_all(&r, &err);

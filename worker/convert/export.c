@@ -131,10 +131,12 @@ static int check(const ds_exporter *x, ds_error *err) {
                        "this adapter has a branch with phi = relu, which cannot be folded into the "
                        "weights: format %s cannot hold it; use safetensors or peft-like",
                        format_names[o->format]);
-    if (o->format == DS_EXPORT_PEFT && a->spec.method == DS_METHOD_FULL)
+    if (o->format == DS_EXPORT_PEFT &&
+        (ds_method_parts(a->spec.method) & (DS_PART_BASE | DS_PART_BIASES)))
         return ds_fail(err, DS_EINVAL,
-                       "an adapter of method full has no factors: use safetensors, "
-                       "dit or diffusers");
+                       "an adapter of method %s has no factors: it replaces tensors of the base; "
+                       "use safetensors, dit or diffusers",
+                       ds_method_name(a->spec.method));
     if (o->format != DS_EXPORT_DIFFUSERS)
         return 0;
     if (c->freq_dim != 256 || c->mlp_ratio != 4)

@@ -24,7 +24,7 @@ static const float *adapter_part(const ds_exporter *x, const char *name) {
 
 static int adapter_of(const ds_exporter *x, int linear, ds_affiner *ad) {
     ds_adapter_slot slot;
-    if (!x->adapter || x->adapter->spec.method != DS_METHOD_AFFINER || linear < 0 ||
+    if (!x->adapter || linear < 0 ||
         !ds_adapter_find(&x->adapter->table, linear, x->adapter->spec.rank, &slot))
         return 0;
     *ad = ds_adapter_view(&x->adapter->spec, &x->base->linears[linear], &slot, x->adapter->data);
@@ -38,7 +38,7 @@ static void fold_matrix(float *W, const ds_affiner *ad) {
     for (int i = 0; i < ad->m; i++) {
         float *w = W + (size_t)i * n;
         for (size_t j = 0; j < n; j++)
-            w[j] *= ad->side_in ? ad->a[j] : ad->a[i];
+            w[j] *= !ad->a ? 1 : ad->side_in ? ad->a[j] : ad->a[i];
         float s = r ? ad->s[i / per] : 0;
         for (size_t k = 0; s != 0 && k < r; k++) {
             float u = s * ad->U[(size_t)i * r + k];
@@ -52,6 +52,8 @@ static void fold_matrix(float *W, const ds_affiner *ad) {
 /* bias + b, or bias + W b with the frozen W. */
 static void fold_bias(float *bias, const ds_exporter *x, const ds_linear *lin,
                       const ds_affiner *ad) {
+    if (!ad->b)
+        return;
     if (!ad->side_in) {
         for (int i = 0; i < ad->m; i++)
             bias[i] += ad->b[i];
@@ -97,8 +99,8 @@ const float *ds_export_values(ds_exporter *x, int entry) {
     if (p->kind == DS_PARAM_TABLE)
         return x->values = class_table(x);
     x->values = ds_xmalloc(p->count * sizeof *x->values);
-    const float *full = adapter_part(x, p->name); /* method full */
-    const float *from = full ? full : ds_base_values(x->base, entry, x->values);
+    const float *replaced = adapter_part(x, p->name);
+    const float *from = replaced ? replaced : ds_base_values(x->base, entry, x->values);
     if (from != x->values)
         memcpy(x->values, from, p->count * sizeof *x->values);
     if (adapter_of(x, p->linear, &ad)) {

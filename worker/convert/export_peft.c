@@ -33,8 +33,10 @@ static void put_segment(peft *p, const ds_affiner *ad, int g, const char *module
     size_t n = (size_t)ad->n, r = (size_t)ad->r, rows = (size_t)(ad->m / ad->segs);
     size_t at = ad->side_in ? 0 : (size_t)g * rows, count = ad->side_in ? n : rows;
     json_array_append_new(p->modules, json_string(module));
-    put(p, module, "affiner_a", (int)count, 0, ad->a + at);
-    put(p, module, "affiner_b", (int)count, 0, ad->b + at);
+    if (ad->a)
+        put(p, module, "affiner_a", (int)count, 0, ad->a + at);
+    if (ad->b)
+        put(p, module, "affiner_b", (int)count, 0, ad->b + at);
     if (!r)
         return;
     float *B = ds_xmalloc(rows * r * sizeof *B);
@@ -100,7 +102,7 @@ int ds_export_peft(ds_exporter *x, ds_error *err) {
     const ds_adapter *a = x->adapter;
     peft p = {.w = ds_st_writer_new(), .x = x, .modules = json_array()};
     ds_st_writer_meta(p.w, "format", "pt");
-    for (int i = 0; a->spec.method == DS_METHOD_AFFINER && i < ds_lin_count(&x->base->cfg); i++)
+    for (int i = 0; i < ds_lin_count(&x->base->cfg); i++)
         put_layer(&p, i);
     size_t rows = ds_adapter_rows(&a->table);
     if (rows != SIZE_MAX)

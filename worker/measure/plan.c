@@ -195,7 +195,7 @@ typedef struct {
 } calibration;
 
 /* Matrix products of a training step of one image through one block. */
-static double block_work(const ds_base *base, int full) {
+static double block_work(const ds_base *base, unsigned full) {
     const ds_dit_config *c = &base->cfg;
     double T = ds_dit_tokens(c), D = c->width;
     return (full ? 3 : 2) * 2 * T * D * D * (4 + 2 * c->mlp_ratio) + 12 * T * T * D;
@@ -356,7 +356,8 @@ int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_metho
                  ds_train_options *o, ds_error *err) {
     const int depth = base->cfg.depth, mb = o->micro_batch ? o->micro_batch : o->batch,
               n = o->batch / mb;
-    double begin = ds_monotonic(), work = block_work(base, spec->method == DS_METHOD_FULL);
+    double begin = ds_monotonic(),
+           work = block_work(base, ds_method_parts(spec->method) & DS_PART_BASE);
     double before = (double)dev->workspace_bytes(dev);
     calibration k = {.dev = dev, .like = base, .spec = spec, .o = o};
     int whole = depth <= BLOCKS || work * depth * mb * 3 <= WORK, most = whole ? depth : BLOCKS;
