@@ -70,6 +70,9 @@ typedef struct {
 ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                                    const ds_train_options *opt);
 
+/* How many of `images` are held out when `asked` are wished for: a tenth at most. */
+int ds_train_heldout(int images, int asked);
+
 int ds_trainer_step(ds_trainer *t, ds_train_report *report, ds_error *err);
 int ds_trainer_done(const ds_trainer *t); /* steps done so far (absolute) */
 

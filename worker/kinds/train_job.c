@@ -274,7 +274,7 @@ static int train(train_job *t, ds_adapter **result, ds_error *err) {
         rc = loop(t, tr, err);
     if (rc != DS_ECANCELED)
         ds_stop_defer(0);
-    int held = t->options.heldout < im->n / 10 ? t->options.heldout : im->n / 10;
+    int held = ds_train_heldout(im->n, t->options.heldout);
     t->record.heldout_images = held ? held : im->n < 64 ? im->n : 64;
     if (!rc)
         rc = ds_trainer_result(tr, result, err);

@@ -1,0 +1,67 @@
+/* engine/diffusion/train_task.h - what one set owns while it is trained: its parameters and their
+ * gradients, moments and moving average; its pictures, which of them are held out, and in which
+ * order they are seen; its step.  The trainer owns what sets may share: net, device, schedule, room
+ * of a batch (trainer.c).  Internal to engine/diffusion/.
+ *
+ * Everything drawn is named by (seed, stream, step, sample), so what a set draws does not depend on
+ * what else is trained beside it.
+ * Thread: one.  Errors: DS_ENOMEM, DS_EINTEGRITY (checkpoint).
+ */
+#ifndef DS_ENGINE_DIFFUSION_TRAIN_TASK_H
+#define DS_ENGINE_DIFFUSION_TRAIN_TASK_H
+
+#include "base/rng.h"
+#include "engine/diffusion/trainer.h"
+
+typedef struct {
+    const ds_base *base;
+    ds_device *dev;
+    ds_method_spec spec;
+    ds_train_options opt;
+    ds_image_set images;
+    ds_params table;
+    int step; /* done */
+    float *p, *g, *m, *v, *ema,
+        *lr_mul;            /* device, table.total each; lr_mul NULL when nothing is frozen */
+    uint32_t *train, *held; /* indices of images */
+    uint32_t n_train, n_held;
+    uint32_t *order; /* permutation of the current epoch */
+    int64_t epoch;   /* of `order`, -1 = none */
+} ds_train_task;
+
+/* One sample of a batch. */
+typedef struct {
+    uint32_t image;
+    int flip, t, drop; /* timestep; label dropped */
+    uint32_t stream, noise_step;
+    uint64_t noise_sample;
+} ds_draw;
+
+/* opt is checked by the trainer.  start: the set as it begins.  Release it whatever is returned. */
+int ds_train_task_init(ds_train_task *t, const ds_model *model, const ds_method_spec *spec,
+                       const ds_train_options *opt, const ds_image_set *images,
+                       const ds_adapter *start, ds_error *err);
+void ds_train_task_release(ds_train_task *t);
+size_t ds_train_task_bytes(const ds_params *table); /* its room on the device */
+
+/* Sample i of step (from 0).  Timesteps are stratified over the batch: unbiased, with less
+ * variance. */
+ds_draw ds_train_task_draw(ds_train_task *t, int step, int i);
+/* Held-out image j, 0..n_held-1, always with the same timestep and noise. */
+ds_draw ds_train_task_draw_heldout(const ds_train_task *t, uint32_t j);
+
+/* x0 of a sample: (C,S,S) f32 in host memory.  */
+void ds_train_task_picture(const ds_train_task *t, float *dst, const ds_draw *d);
+
+/* The rate of a step (from 0). */
+double ds_train_task_rate(const ds_train_task *t, int step);
+
+/* One AdamW step from g.  squares (device): the sum of squares of g, for the report; nothing waits
+ * for the device, the norm that clips stays there. */
+void ds_train_task_optimise(ds_train_task *t, int step, double *squares);
+
+/* train_checkpoint.c */
+int ds_train_task_save(const ds_train_task *t, const char *path, ds_error *err);
+int ds_train_task_load(ds_train_task *t, const char *path, ds_error *err);
+
+#endif
