@@ -164,8 +164,7 @@ START_TEST(a_distance_takes_what_is_planned) {
     ds_fd_result r;
     ds_error err;
     b.x = x + N * D;
-    double before = ds_memory_now(),
-           planned = (double)ds_measure_distance_bytes(DS_FID_BUNDLED);
+    double before = ds_memory_now(), planned = (double)ds_measure_distance_bytes(DS_FID_BUNDLED);
     ck_assert_msg(!ds_fd_compare(&a, &b, DS_MEASURE_GROUPS, 1, NULL, NULL, &r, &err), "%s",
                   err.message);
     double taken = ds_memory_peak() - before;
