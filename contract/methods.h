@@ -11,8 +11,8 @@
 #define DS_CONTRACT_METHODS_H
 
 /* W(bit, word in an adapter's metadata).  Bits are never given anew: their order is that of the
- * entries in an adapter's table, and random start values are named by an entry's position.  So a new
- * part comes last, and its entries come after those of all parts before it. */
+ * entries in an adapter's table, and random start values are named by an entry's position.  So a
+ * new part comes last, and its entries come after those of all parts before it. */
 #define DS_PARTS(W)                                                                                \
     W(DS_PART_BASE, "base")       /* every tensor of the base that is learned */                   \
     W(DS_PART_SCALE, "scale")     /* a of each targeted layer */                                   \
@@ -61,7 +61,8 @@ extern const ds_preset ds_preset_table[]; /* [enum ds_method]; ends with name NU
 
 const ds_preset *ds_preset_find(const char *name); /* NULL: there is none */
 
-/* Has an option of section "method" (contract/options.def) an effect with it?  p may be NULL: no. */
+/* Has an option of section "method" (contract/options.def) an effect with it?  p may be NULL: no.
+ * */
 int ds_preset_takes(const ds_preset *p, const char *option);
 
 #endif

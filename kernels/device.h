@@ -182,7 +182,8 @@ int ds_device_no_room(ds_device *dev, size_t bytes, ds_error *err, const char *f
 
 /* 1 if this machine has the library of an NVIDIA driver (kernels/cuda/load.c). */
 int ds_device_cuda_driver(void);
-/* Processors that this process may use: what an option of 0 threads stands for (kernels/cpu/open.c).
+/* Processors that this process may use: what an option of 0 threads stands for
+ * (kernels/cpu/open.c).
  */
 int ds_device_default_threads(void);
 

@@ -1,6 +1,6 @@
-/* engine/diffusion/train_checkpoint.c - the state of a run in a file: a safetensors file of p, m, v and ema, whose
- * metadata names the step and the run, and behind it the digest of it all, so that any damage is
- * seen. */
+/* engine/diffusion/train_checkpoint.c - the state of a run in a file: a safetensors file of p, m, v
+ * and ema, whose metadata names the step and the run, and behind it the digest of it all, so that
+ * any damage is seen. */
 #include "engine/diffusion/train_task.h"
 #include "base/fs.h"
 #include "base/json.h"

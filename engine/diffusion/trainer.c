@@ -1,4 +1,5 @@
-/* engine/diffusion/trainer.c - steps: the room of a batch, the passes, loss, and the device a step ahead. */
+/* engine/diffusion/trainer.c - steps: the room of a batch, the passes, loss, and the device a step
+ * ahead. */
 #include "engine/diffusion/trainer.h"
 #include "base/mem.h"
 #include "engine/diffusion/diffusion.h"

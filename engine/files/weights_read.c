@@ -1,5 +1,5 @@
-/* engine/files/weights_read.c - tensors of an open source: what is needed, its numbers, the digest of
- * its files. */
+/* engine/files/weights_read.c - tensors of an open source: what is needed, its numbers, the digest
+ * of its files. */
 #include "base/mem.h"
 #include "engine/files/weights_internal.h"
 

@@ -1,9 +1,10 @@
 /* kernels/cuda/lib/lib_dnn.cu - fused attention and convolution by cuDNN's graph API.
  *
- * An operation is stated as a graph (dnn_graph.h); cuDNN knows the patterns of flash attention and runs each as one kernel, so scores never reach
- * memory.  A plan is made once for a shape and kept.  Which engine serves a shape is asked for at a
- * fixed batch size and then used for every one, so that a sample's bytes do not depend on those
- * beside it.  When cuDNN has no plan for a shape, that is remembered and our own kernels run.
+ * An operation is stated as a graph (dnn_graph.h); cuDNN knows the patterns of flash attention and
+ * runs each as one kernel, so scores never reach memory.  A plan is made once for a shape and kept.
+ *  Which engine serves a shape is asked for at a fixed batch size and then used for every one, so
+ * that a sample's bytes do not depend on those beside it.  When cuDNN has no plan for a shape, that
+ * is remembered and our own kernels run.
  *
  * Source: cuDNN backend API (graph library); the patterns are those of its documentation of scaled
  * dot product attention, with natural-logarithm statistics, stats = max + log sum exp.
