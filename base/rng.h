@@ -7,7 +7,7 @@
  *                   c3 = stream ^ (high 32 bits of sample * 0x9E3779B9)
  *   key words:      k0 = low 32 bits of seed,  k1 = high 32 bits
  *
- * Normal numbers: Box-Muller on word pairs (0,1) and (2,3) with ds_rng's own log and sin/cos
+ * Normal numbers: Box-Muller on word pairs (0,1) and (2,3) with a log and sin/cos of its own
  * polynomials in double (only + - * / sqrt, compiled without contraction), so the bits do not
  * depend on a libm.  DS_RNG_VERSION names the definition and is written into adapters.
  */

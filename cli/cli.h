@@ -112,7 +112,7 @@ double ds_opt_number(const ds_cli *c, const char *name, double otherwise);
 int ds_parse_duration(const char *s, double *seconds, ds_error *err);
 int ds_parse_when(const char *s, double *ms, ds_error *err);
 
-/* help.c, complete.c, man.c: everything printed from the table */
+/* help.c, complete.c: everything printed from the table */
 const ds_command *ds_command_find(const char *name);
 void ds_help_command(FILE *f, const ds_command *cmd);
 void ds_help_overview(FILE *f);

@@ -1,6 +1,6 @@
 /* engine/diffusion/diffusion.h - the noise schedule and what is derived from it.
  *
- * betas = linspace(beta_start, beta_end, T), alphas_cumprod in float64 (diffscaler.md 2.4; Ho et
+ * betas = linspace(beta_start, beta_end, T), alphas_cumprod in float64 (Ho et
  * al. 2020, Nichol & Dhariwal 2021).  Respacing keeps some of the T steps; the model always sees
  * the original t.  Read-only after init; owned by the caller.
  */

@@ -1,6 +1,6 @@
 /* engine/model/dit.h - the shape of a DiT, and the one list of its tensors and linear layers.
  *
- * Exactly facebookresearch/DiT models.py (reference/diffscaler.md section 2): any patch, width,
+ * Exactly facebookresearch/DiT models.py: any patch, width,
  * depth, heads, side, channels and class count; pixel space or latents.  Names are those of its
  * state_dict.
  */

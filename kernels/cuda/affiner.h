@@ -57,7 +57,7 @@ struct ds_sweep {
     size_t panel_words; /* of a set */
     float *thin;        /* [tile][row][hidden] */
     /* outer and sums */
-    const void *coef; /* f32: (rows, hidden); bf16: fragments of ds_settle */
+    const void *coef; /* f32: (rows, hidden); bf16: fragments of ds_settle_run */
     float *slots;     /* [slot][slot_floats] */
     long slot_floats, at_outer, at_sum, at_product; /* -1: not wanted */
 };

@@ -40,7 +40,7 @@ int ds_dataset_add(ds_registry *r, const ds_dataset_new *d, int64_t *id, int *cr
 int ds_dataset_rescan(ds_registry *r, const char *name, int64_t *seq, ds_error *err);
 
 /* state -> removed; its queued jobs are cancelled, running ones get control "cancel" (see
- * ds_jobs_to_cancel); adapters stay. */
+ * registry/jobs/jobs.h); adapters stay. */
 int ds_dataset_remove(ds_registry *r, const char *name, ds_error *err);
 
 /* paused: no scan and no training of it is started (ds_job_next leaves them out) until it is
