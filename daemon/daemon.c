@@ -5,14 +5,18 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "daemon/folders/folders.h"
-#include "daemon/folders/look.h"
-#include "daemon/notify.h"
+#include "daemon/api/api.h"
 #include "daemon/care/prune.h"
+#include "daemon/core/models.h"
+#include "daemon/core/notify.h"
+#include "daemon/folders/look.h"
+#include "daemon/folders/reach.h"
+#include "daemon/jobs/folders.h"
+#include "daemon/jobs/workers.h"
 #include "registry/rows/datasets.h"
-#include "registry/rows/events.h"
-#include "registry/store/place.h"
-#include "registry/jobs/reconcile.h"
+#include "registry/core/events.h"
+#include "registry/core/place.h"
+#include "registry/work/reconcile.h"
 #include "registry/store/verified.h"
 
 #include <malloc.h>
@@ -32,40 +36,6 @@
 #define MAX_WATCHED_DIRS 65536
 
 /* ---- work ---- */
-
-static void on_work(uv_timer_t *t);
-
-void ds_daemon_wake(ds_daemon *d) {
-    ds_http_wake(d->http);
-    ds_http_wake(d->tcp);
-}
-
-void ds_daemon_poke(ds_daemon *d) {
-    if (d->poked || d->stopping)
-        return;
-    d->poked = 1;
-    uv_timer_start(&d->work, on_work, 0, 0);
-}
-
-void ds_daemon_poke_after(ds_daemon *d, int64_t ms) {
-    if (ms < 0 || d->poked || d->stopping)
-        return;
-    /* the work timer holds only the nearest date: each turn finds the next one again */
-    if (uv_is_active((uv_handle_t *)&d->work) && uv_timer_get_due_in(&d->work) <= (uint64_t)ms)
-        return;
-    uv_timer_start(&d->work, on_work, (uint64_t)ms, 0);
-}
-
-int ds_daemon_locked(ds_daemon *d, int rc, const char *what, const ds_error *err) {
-    int locked = rc == DS_EBUSY && ds_registry_lock_seen(d->registry);
-    if (!locked)
-        ds_log(DS_LOG_WARN, "cannot %s: %s", what, err->message);
-    else if (d->locked_since == 0) {
-        d->locked_since = ds_monotonic();
-        ds_log(DS_LOG_WARN, "another program holds the lock of the registry: changes wait for it");
-    }
-    return locked;
-}
 
 static void lock_over(ds_daemon *d) {
     if (d->locked_since == 0 || ds_registry_locked(d->registry))
@@ -292,6 +262,7 @@ static void init_handles(ds_daemon *d) {
     uv_signal_init(&d->loop, &d->sighup);
     d->tick.data = d->work.data = d->watchdog.data = d->sigterm.data = d->sigint.data =
         d->sighup.data = d;
+    d->on_work = on_work;
 }
 
 /* As many descriptors as this process may have; the workers' is theirs to know. */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "daemon/jobs/child.h"
 #include "daemon/daemon.h"
+#include "daemon/folders/helper.h"
 #include "daemon/care/fsck.h"
 
 #include <stdio.h>
@@ -35,6 +36,7 @@ static int fail(const ds_options *o, const ds_error *err) {
 }
 
 int ds_daemon_main(int argc, char **argv) {
+    ds_helper_main(argc, argv);
     ds_child_trampoline(argc, argv);
     static ds_daemon daemon; /* large: paths */
     static ds_options options;

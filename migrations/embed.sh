@@ -1,12 +1,12 @@
 #!/bin/sh
-# migrations/embed.sh FILE... - print the migrations as a C table (registry/migrate.h) on stdout.
+# migrations/embed.sh FILE... - print the migrations as a C table (registry/core/migrate.h) on stdout.
 # Files are NNNN_name.sql, numbered from 0001 without gaps; a shipped file is never changed again.
 set -eu
 export LC_ALL=C
 [ $# -gt 0 ] || { echo "usage: embed.sh FILE..." >&2; exit 2; }
 
 echo '/* made by migrations/embed.sh; do not edit */'
-echo '#include "registry/migrate.h"'
+echo '#include "registry/core/migrate.h"'
 echo
 echo 'const struct ds_migration ds_migrations[] = {'
 n=0

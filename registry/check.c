@@ -1,7 +1,8 @@
 /* registry/check.c - what must be true of the rows; see check.h. */
 #include "registry/check.h"
 #include "base/log.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
+#include "registry/registry.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -6,7 +6,7 @@
 #ifndef DS_REGISTRY_CHECK_H
 #define DS_REGISTRY_CHECK_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 #include <sqlite3.h>
 

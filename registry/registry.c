@@ -4,12 +4,12 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "registry/rows/bases.h"
-#include "registry/db.h"
-#include "registry/rows/events.h"
+#include "registry/core/db.h"
+#include "registry/core/events.h"
 #include "registry/rows/feature_nets.h"
 #include "registry/jobs/jobs.h"
-#include "registry/migrate.h"
-#include "registry/store/place.h"
+#include "registry/core/migrate.h"
+#include "registry/core/place.h"
 #include "registry/store/store.h"
 
 #include <dirent.h>

@@ -22,23 +22,7 @@
 #ifndef DS_REGISTRY_REGISTRY_H
 #define DS_REGISTRY_REGISTRY_H
 
-#include "base/error.h"
-
-#include <jansson.h>
-#include <stdint.h>
-
-typedef struct ds_registry ds_registry;
-typedef struct ds_store ds_store;
-
-#define DS_LIST_DEFAULT 100
-#define DS_LIST_MAX 1000
-
-/* Which part of a list: limit 0 = DS_LIST_DEFAULT, above DS_LIST_MAX is cut; cursor is the "next"
- * of the page before, or NULL.  List functions give {"items":[...],"next":cursor|null}. */
-typedef struct {
-    int limit;
-    const char *cursor;
-} ds_page;
+#include "registry/core/handle.h"
 
 /* Open the state folder, creating what is missing: take the lock (DS_ECONFLICT naming the pid of
  * the process that has it), check and migrate the registry (backup first), remove half-written

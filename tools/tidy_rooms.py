@@ -12,6 +12,7 @@ FOLDER_LIMIT, FILE_LIMIT = 30, 700
 
 ENGINE = "engine/files engine/model engine/diffusion engine/vae engine/names engine/metrics"
 KERNELS = "kernels"
+REGISTRY = "registry/core registry/store registry/jobs registry/rows registry/work"
 ROOMS = {
     "base": "",
     "contract": "base",
@@ -35,15 +36,19 @@ ROOMS = {
     "worker/kinds": "base contract kernels worker/job worker/decode worker/images worker/measure worker/convert " + ENGINE,
     "worker/commands": "base contract kernels worker/job worker/decode worker/images worker/measure worker/convert worker/kinds "
     + ENGINE,
-    "registry": "base contract registry/store registry/rows registry/jobs",
-    "registry/store": "base contract registry",
-    "registry/rows": "base contract registry registry/store registry/jobs",
-    "registry/jobs": "base contract registry registry/store registry/rows",
-    "daemon": "base contract registry registry/store registry/rows registry/jobs daemon/folders daemon/jobs daemon/care daemon/api",
-    "daemon/folders": "base contract registry registry/store registry/rows registry/jobs daemon",
-    "daemon/jobs": "base contract registry registry/store registry/rows registry/jobs daemon daemon/folders daemon/api",
-    "daemon/care": "base contract registry registry/store registry/rows registry/jobs daemon daemon/folders daemon/jobs daemon/api",
-    "daemon/api": "base contract registry registry/store registry/rows registry/jobs daemon daemon/folders daemon/jobs daemon/care",
+    "registry/core": "base contract",
+    "registry/store": "base contract registry/core",
+    "registry/jobs": "base contract registry/core",
+    "registry/rows": "base contract registry/core registry/store registry/jobs",
+    "registry/work": "base contract registry/core registry/store registry/jobs registry/rows",
+    "registry": "base contract " + REGISTRY,
+    "daemon/http": "base contract",
+    "daemon/core": "base contract daemon/http registry " + REGISTRY,
+    "daemon/folders": "base contract daemon/core registry " + REGISTRY,
+    "daemon/jobs": "base contract daemon/core daemon/folders registry " + REGISTRY,
+    "daemon/care": "base contract daemon/core daemon/jobs registry " + REGISTRY,
+    "daemon/api": "base contract daemon/http daemon/core daemon/folders daemon/jobs daemon/care registry " + REGISTRY,
+    "daemon": "base contract daemon/core daemon/http daemon/folders daemon/jobs daemon/care daemon/api registry " + REGISTRY,
     "cli": "base contract",
     "cli/commands": "base contract cli",
 }

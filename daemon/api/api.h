@@ -3,8 +3,9 @@
 #ifndef DS_DAEMON_API_API_H
 #define DS_DAEMON_API_API_H
 
-#include "daemon/daemon.h"
-#include "registry/store/store.h"
+#include "daemon/core/shared.h"
+#include "daemon/folders/helper.h"
+#include "daemon/http/http.h"
 
 /* clang-format off */
 #define DS_HANDLERS(X)                                                                             \
@@ -23,6 +24,11 @@
 DS_HANDLERS(X)
 #undef X
 
+extern const ds_route ds_routes[]; /* routes.c */
+extern const size_t ds_route_count;
+
+void ds_metrics_write(ds_daemon *d, ds_buf *out); /* metrics.c */
+
 /* api_util.c */
 int ds_api_page(ds_request *rq, ds_page *page, ds_error *err);
 /* 0 for NULL and for the name of a dataset, also of a removed one; else DS_ENOTFOUND. */
@@ -39,10 +45,6 @@ int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const cha
  * request's looks, 0 to 2.  DS_ETIMEOUT where the file system does not answer. */
 int ds_api_look(ds_request *rq, ds_daemon *d, int slot, enum ds_ask_op op, const char *word,
                 const char *path, int flag, char real[PATH_MAX], ds_error *err);
-/* DS_EINTEGRITY and the event, for who found a blob missing or damaged (why) by reading it. */
-int ds_serve_damaged(ds_daemon *d, const char *sha256, const char *why, ds_error *err);
-/* Events for what a spec names in the store and what is missing there, or has another size. */
-void ds_serve_look(ds_daemon *d, const json_t *spec);
 /* The job as it is now. */
 int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err);
 /* Resolves a base and refuses one that is not complete; *out (may be NULL) as ds_base_get. */

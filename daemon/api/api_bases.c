@@ -3,11 +3,12 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "daemon/api/api.h"
+#include "daemon/core/models.h"
 #include "daemon/care/gc.h"
 #include "registry/rows/base_tasks.h"
 #include "registry/rows/bases.h"
 #include "registry/jobs/jobs.h"
-#include "registry/rows/names.h"
+#include "registry/core/names.h"
 
 #include <ctype.h>
 #include <limits.h>

@@ -3,6 +3,9 @@
 #include "base/limits.h"
 #include "contract/methods.h"
 #include "daemon/api/api.h"
+#include "daemon/core/damage.h"
+#include "daemon/folders/reach.h"
+#include "daemon/jobs/workers.h"
 #include "daemon/jobs/defaults.h"
 #include "daemon/folders/look.h"
 #include "registry/rows/adapters.h"
@@ -334,11 +337,11 @@ int ds_api_dataset_manifest(ds_request *rq, void *ctx, ds_error *err) {
         return rc;
     rc = ds_store_read(ds_registry_store(d->registry), sha, (size_t)1 << 30, &data, &n, err);
     if (rc == DS_ENOTFOUND || rc == DS_EINTEGRITY)
-        rc = ds_serve_damaged(d, sha,
-                              rc == DS_ENOTFOUND ? "its file is missing"
-                                                 : "it is not what"
-                                                   " was stored",
-                              err);
+        rc = ds_damage_read(d, sha,
+                            rc == DS_ENOTFOUND ? "its file is missing"
+                                               : "it is not what"
+                                                 " was stored",
+                            err);
     if (rc)
         return rc;
     ds_reply_header(rq, "ETag", "\"%s\"", sha);

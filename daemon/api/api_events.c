@@ -6,7 +6,8 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "daemon/api/api.h"
-#include "registry/rows/events.h"
+#include "daemon/jobs/workers.h"
+#include "registry/core/events.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -47,7 +47,7 @@ int ds_api_fsck(ds_request *rq, void *ctx, ds_error *err) {
     if (!rc && json_is_true(quick) && json_is_true(repair))
         rc = ds_fail(err, DS_EINVAL, "'quick' reads no file, so there is nothing to repair by it");
     if (!rc)
-        rc = ds_later_check(d, err);
+        rc = ds_daemon_tidying(d, err);
     if (rc)
         return rc;
     look *l = ds_xcalloc(1, sizeof *l);

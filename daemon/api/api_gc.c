@@ -92,7 +92,7 @@ int ds_api_gc(ds_request *rq, void *ctx, ds_error *err) {
           json_number_value(grace) <= 1e9))
         rc = ds_fail(err, DS_EINVAL, "'grace_seconds' must be a number from 60 to 1e9");
     if (!rc)
-        rc = ds_later_check(d, err);
+        rc = ds_daemon_tidying(d, err);
     if (rc)
         return rc;
     int64_t ms = grace ? (int64_t)(json_number_value(grace) * 1000) : DS_SWEEP_GRACE_MS;

@@ -5,6 +5,8 @@
 #include "base/suggest.h"
 #include "contract/options.h"
 #include "daemon/api/api.h"
+#include "daemon/core/models.h"
+#include "daemon/jobs/workers.h"
 #include "daemon/jobs/tail.h"
 #include "registry/rows/adapters.h"
 #include "registry/rows/bases.h"

@@ -3,8 +3,10 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "daemon/api/api.h"
+#include "daemon/folders/watch.h"
+#include "daemon/jobs/workers.h"
 #include "registry/jobs/jobs.h"
-#include "registry/store/place.h"
+#include "registry/core/place.h"
 
 #include <signal.h>
 #include <string.h>

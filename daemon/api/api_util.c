@@ -1,6 +1,8 @@
 /* daemon/api/api_util.c - what several handlers need. */
 #include "base/json.h"
 #include "daemon/api/api.h"
+#include "daemon/folders/watch.h"
+#include "daemon/jobs/workers.h"
 #include "registry/rows/datasets.h"
 
 #include <errno.h>

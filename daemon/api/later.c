@@ -9,11 +9,6 @@ struct ds_later {
     char *text;     /* the answer */
 };
 
-int ds_later_check(const ds_daemon *d, ds_error *err) {
-    return d->tidying ? ds_fail(err, DS_EBUSY, "a gc, an fsck or a prune is under way; wait for it")
-                      : 0;
-}
-
 ds_later *ds_later_new(ds_daemon *d) {
     ds_later *l = ds_xcalloc(1, sizeof *l);
     l->d = d;

@@ -6,13 +6,10 @@
 #ifndef DS_DAEMON_API_LATER_H
 #define DS_DAEMON_API_LATER_H
 
-#include "daemon/daemon.h"
-#include "daemon/api/http.h"
+#include "daemon/core/shared.h"
+#include "daemon/http/http.h"
 
 typedef struct ds_later ds_later;
-
-/* DS_EBUSY while one of them is under way: they would sweep from under each other. */
-int ds_later_check(const ds_daemon *d, ds_error *err);
 
 ds_later *ds_later_new(ds_daemon *d);
 void ds_later_drop(ds_later *l);

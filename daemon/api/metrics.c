@@ -1,7 +1,9 @@
 /* daemon/api/metrics.c - Prometheus text format.  Names: app prefix, base units; digests are never
  * labels, job ids only while a job runs, dataset names are (bounded to the newest 200 adapters). */
 #include "base/json.h"
-#include "daemon/daemon.h"
+#include "daemon/api/api.h"
+#include "daemon/folders/watch.h"
+#include "daemon/jobs/workers.h"
 #include "registry/rows/adapters.h"
 #include "registry/jobs/jobs.h"
 

@@ -4,12 +4,11 @@
  * (registry/store/verified.h).  A small file is hashed at once; for a large one the request sleeps
  * while the pool does it, and is looked at again when it is done.
  */
-#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "daemon/api/api.h"
+#include "daemon/core/damage.h"
 #include "registry/store/blobs.h"
-#include "registry/rows/events.h"
 #include "registry/store/verified.h"
 
 #include <errno.h>
@@ -31,32 +30,6 @@ typedef struct ds_check {
     int fd, rc;
     ds_error err;
 } check;
-
-/* Said once for each state of the file (st all 0: there is none). */
-static int damaged(ds_daemon *d, const ds_blob *b, const struct stat *st, const char *why,
-                   ds_error *err) {
-    char subject[DS_HEX_SIZE + 8];
-    ds_error e;
-    if (ds_verified_get(d->verified, b->stored_sha256, st) != DS_VERDICT_TOLD) {
-        snprintf(subject, sizeof subject, "blob:%s", b->sha256);
-        json_t *p = json_pack("{s:s, s:s}", "digest", b->sha256, "why", why);
-        ds_log(DS_LOG_ERROR, "blob %s is damaged: %s", b->sha256, why);
-        if (ds_event_add(d->registry, "blob.damaged", subject, p, &e))
-            ds_log(DS_LOG_WARN, "cannot record a damaged blob: %s", e.message);
-        json_decref(p);
-        ds_verified_put(d->verified, b->stored_sha256, st, DS_VERDICT_TOLD);
-    }
-    return ds_fail(err, DS_EINTEGRITY,
-                   "blob %.12s is damaged (%s) and not handed out: 'dsctl fsck' says what needs it "
-                   "and what to do",
-                   b->sha256, why);
-}
-
-int ds_serve_damaged(ds_daemon *d, const char *sha256, const char *why, ds_error *err) {
-    ds_blob b;
-    int rc = ds_blob_get(d->registry, sha256, &b, err);
-    return rc ? rc : damaged(d, &b, &(struct stat){0}, why, err);
-}
 
 /* ---- on the pool ---- */
 
@@ -112,7 +85,7 @@ static int open_good(ds_request *rq, ds_daemon *d, const ds_blob *b, int *rc, ds
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &st)) {
         int missing = fd < 0 && (errno == ENOENT || errno == ELOOP);
-        *rc = missing ? damaged(d, b, &st, "its file is missing", err)
+        *rc = missing ? ds_damage_found(d, b, &st, "its file is missing", err)
                       : ds_fail_errno(err, "cannot open blob '%s'", path);
         if (fd >= 0)
             close(fd);
@@ -121,7 +94,7 @@ static int open_good(ds_request *rq, ds_daemon *d, const ds_blob *b, int *rc, ds
     if (!S_ISREG(st.st_mode) || st.st_size != b->stored_bytes) {
         snprintf(why, sizeof why, "its file has %lld bytes, not %lld", (long long)st.st_size,
                  (long long)b->stored_bytes);
-        *rc = damaged(d, b, &st, why, err);
+        *rc = ds_damage_found(d, b, &st, why, err);
         close(fd);
         return -1;
     }
@@ -139,7 +112,7 @@ static int open_good(ds_request *rq, ds_daemon *d, const ds_blob *b, int *rc, ds
         verdict = DS_VERDICT_DAMAGED;
     }
     if (verdict == DS_VERDICT_DAMAGED || verdict == DS_VERDICT_TOLD) {
-        *rc = damaged(d, b, &st, "its file has another digest", err);
+        *rc = ds_damage_found(d, b, &st, "its file has another digest", err);
         close(fd);
         return -1;
     }
@@ -161,26 +134,4 @@ int ds_api_send_blob(ds_request *rq, ds_daemon *d, const char *sha256, const cha
     ds_reply_header(rq, "X-Diffscaler-Digest", "sha256:%s", sha256);
     return same ? ds_reply_bytes(rq, 304, type, "", 0)
                 : ds_reply_fd(rq, type, fd, 0, b.stored_bytes);
-}
-
-/* What a job is given to read: damage that shows without reading is said at once; the worker, which
- * reads everything, refuses what is not what it was. */
-void ds_serve_look(ds_daemon *d, const json_t *spec) {
-    char path[PATH_MAX];
-    const char *key, *sha = ds_json_string(spec, "sha256", NULL);
-    struct stat st = {0};
-    json_t *v;
-    size_t i;
-    ds_blob b;
-    ds_error err;
-    if (ds_digest_valid(sha) && !ds_store_path(ds_registry_store(d->registry), sha, path, NULL) &&
-        !strcmp(path, ds_json_string(spec, "path", "")) &&
-        !ds_blob_get(d->registry, sha, &b, NULL)) {
-        if (lstat(path, &st))
-            damaged(d, &b, &(struct stat){0}, "its file is missing", &err);
-        else if (st.st_size != b.stored_bytes)
-            damaged(d, &b, &st, "its file has another size", &err);
-    }
-    json_object_foreach((json_t *)(uintptr_t)spec, key, v) ds_serve_look(d, v);
-    json_array_foreach(spec, i, v) ds_serve_look(d, v);
 }

@@ -10,7 +10,7 @@
 #include "daemon/care/fsck_internal.h"
 #include "registry/store/blobs.h"
 #include "registry/check.h"
-#include "registry/migrate.h"
+#include "registry/core/migrate.h"
 
 #include <dirent.h>
 #include <errno.h>

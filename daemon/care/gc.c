@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/zio.h"
+#include "daemon/core/models.h"
 #include "registry/rows/bases.h"
 #include "registry/store/blobs.h"
 #include "registry/jobs/cleanup.h"

@@ -15,7 +15,7 @@
 #ifndef DS_DAEMON_CARE_GC_H
 #define DS_DAEMON_CARE_GC_H
 
-#include "daemon/daemon.h"
+#include "daemon/core/shared.h"
 
 typedef struct {
     int64_t files, bytes, young; /* removed (or, dry, that would be); kept for their age alone */

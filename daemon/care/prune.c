@@ -10,10 +10,10 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "daemon/jobs/finish.h"
+#include "daemon/jobs/workers.h"
 #include "daemon/care/gc.h"
-#include "daemon/api/later.h"
 #include "registry/jobs/cleanup.h"
+#include "registry/jobs/jobs.h"
 #include "registry/jobs/prune.h"
 
 #include <dirent.h>
@@ -244,7 +244,7 @@ int ds_prune_start(ds_daemon *d, const ds_prune_options *o, ds_prune_done done, 
                    ds_error *err) {
     int64_t last = 0;
     json_t *facts = NULL;
-    int rc = ds_later_check(d, err);
+    int rc = ds_daemon_tidying(d, err);
     if (!rc)
         rc = ds_job_last_id(d->registry, &last, err);
     if (!rc)

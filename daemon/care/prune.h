@@ -12,7 +12,7 @@
 #ifndef DS_DAEMON_CARE_PRUNE_H
 #define DS_DAEMON_CARE_PRUNE_H
 
-#include "daemon/daemon.h"
+#include "daemon/core/shared.h"
 
 typedef struct {
     double jobs, folders, events; /* seconds that they are kept; 0 = for ever */

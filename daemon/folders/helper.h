@@ -2,7 +2,7 @@
  *
  * A folder that a person names can lie on a mount that hangs: a call there does not return, and
  * cannot be interrupted, not even by SIGKILL.  So the daemon makes no such call.  Helpers make
- * them: processes (this program again, through ds_child_trampoline) that read questions from a
+ * them: processes (this program again, with an argument of its own) that read questions from a
  * socket, one at a time, and may get stuck.  A process that hangs keeps no lock, no socket and no
  * exit of the daemon waiting, as a thread would.
  *

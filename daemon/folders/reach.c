@@ -1,10 +1,10 @@
-/* daemon/folders/reach.c - what the folders of datasets answer: events, and "reach" of a dataset.
- * */
+/* daemon/folders/reach.c - see reach.h. */
+#include "daemon/folders/reach.h"
+
 #include "base/json.h"
 #include "base/log.h"
-#include "daemon/daemon.h"
 #include "registry/rows/datasets.h"
-#include "registry/rows/events.h"
+#include "registry/core/events.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "contract/job.h"
-#include "daemon/folders/helper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +38,6 @@ static void write_if_there(const char *path, const char *text) {
 }
 
 void ds_child_trampoline(int argc, char **argv) {
-    ds_helper_main(argc, argv);
     if (argc != 6 || strcmp(argv[1], TRAMPOLINE) != 0)
         return;
     setsid();

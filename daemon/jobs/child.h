@@ -44,8 +44,7 @@ void ds_child_abandon(ds_child *p);
 /* Cut DIR/worker.log to its last part when it is over the limit. */
 void ds_child_bound_log(const char *dir);
 
-/* main() calls this first: runs the trampoline, or a helper (daemon/folders/helper.h), and does not
- * return if argv asks for it. */
+/* main() calls this first: runs the trampoline and does not return if argv asks for it. */
 void ds_child_trampoline(int argc, char **argv);
 
 #endif

@@ -4,8 +4,8 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/rows/imports.h"
-#include "registry/jobs/results.h"
+#include "registry/work/imports.h"
+#include "registry/work/results.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -4,8 +4,8 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "daemon/api/api.h"
-#include "daemon/folders/folders.h"
+#include "daemon/core/damage.h"
+#include "daemon/jobs/folders.h"
 #include "registry/store/blobs.h"
 #include "registry/rows/datasets.h"
 
@@ -47,7 +47,7 @@ static void release(ds_slot *s) {
     json_decref(s->spec.spec);
     json_decref(s->mark);
     ds_finish_release(&s->finish);
-    *s = (ds_slot){.d = s->d, .kinds = s->kinds};
+    *s = (ds_slot){.d = s->d, .kinds = s->kinds, .on_abandoned = s->on_abandoned, .ctx = s->ctx};
     s->d->trim_at = ds_monotonic() + 2; /* manifests can be large: give the memory back */
     ds_daemon_poke(s->d);
 }
@@ -455,7 +455,7 @@ static int manifest_lost(ds_slot *s) {
     if (!*s->spec.manifest_sha256 || (s->work_rc != DS_ENOTFOUND && s->work_rc != DS_EINTEGRITY) ||
         ds_dataset_rescan(s->d->registry, s->job.name, NULL, &err))
         return 0;
-    ds_serve_damaged(s->d, s->spec.manifest_sha256, "a training could not read it", &err);
+    ds_damage_read(s->d, s->spec.manifest_sha256, "a training could not read it", &err);
     ds_fail(&s->work_err, DS_EBUSY, "the folder is scanned again for its manifest: %.350s",
             why.message);
     return 1;
@@ -507,7 +507,7 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
     if (!rc) /* nothing that it reads may be swept, even if a person removes it meanwhile */
         rc = ds_blob_lease_spec(s->d->registry, s->job.id, s->spec.spec, &err);
     if (!rc)
-        ds_serve_look(s->d, s->spec.spec);
+        ds_damage_look(s->d, s->spec.spec);
     if (rc) {
         fail_early(s, rc, &err);
         return;
@@ -557,7 +557,7 @@ static void abandon(ds_slot *s) {
     ds_log(DS_LOG_WARN, "job %lld: process %ld cannot be ended, as its file system hangs",
            (long long)s->job.id, (long)s->pid);
     ds_child_abandon(s->child);
-    ds_workers_abandoned(s->d->workers, &s->job, s->pid);
+    s->on_abandoned(s->ctx, &s->job, s->pid);
     release(s);
 }
 

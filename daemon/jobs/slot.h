@@ -4,7 +4,7 @@
 #define DS_DAEMON_JOBS_SLOT_H
 
 #include "daemon/jobs/child.h"
-#include "daemon/daemon.h"
+#include "daemon/core/shared.h"
 #include "daemon/jobs/finish.h"
 #include "daemon/jobs/spec.h"
 #include "daemon/jobs/tail.h"
@@ -29,6 +29,9 @@ enum ds_outcome {
 typedef struct ds_slot {
     ds_daemon *d;
     unsigned kinds; /* DS_KIND_BIT()s that may run here */
+    /* The process of this job was killed and does not end: it is the callee's from now on. */
+    void (*on_abandoned)(void *ctx, const ds_job *job, pid_t pid);
+    void *ctx;
     enum ds_slot_phase phase;
     ds_job job;
     char dir[PATH_MAX], events[PATH_MAX];

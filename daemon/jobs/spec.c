@@ -4,6 +4,8 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "contract/methods.h"
+#include "daemon/core/models.h"
+#include "daemon/folders/watch.h"
 #include "daemon/jobs/defaults.h"
 #include "daemon/folders/look.h"
 #include "registry/rows/adapters.h"
@@ -12,6 +14,7 @@
 #include "registry/rows/bases.h"
 #include "registry/rows/datasets.h"
 #include "registry/rows/feature_nets.h"
+#include "registry/rows/tasks.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -5,7 +5,8 @@
 #define DS_DAEMON_JOBS_SPEC_H
 
 #include "base/digest.h"
-#include "daemon/daemon.h"
+#include "daemon/core/shared.h"
+#include "registry/jobs/jobs.h"
 
 typedef struct {
     json_t *spec;                      /* owned by the caller */

@@ -4,7 +4,8 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "daemon/folders/folders.h"
+#include "daemon/folders/watch.h"
+#include "daemon/jobs/folders.h"
 #include "daemon/jobs/slot.h"
 
 #include <errno.h>
@@ -38,11 +39,6 @@ struct ds_workers {
     orphan orphans[MAX_ORPHANS];
     int orphan_count;
 };
-
-void ds_job_dir(const ds_daemon *d, int64_t job, char out[PATH_MAX]) {
-    int n = snprintf(out, PATH_MAX, "%s/jobs/%lld", d->o.state, (long long)job);
-    DS_ASSERT(n > 0 && n < PATH_MAX - 64);
-}
 
 /* ---- workers of an earlier daemon ---- */
 
@@ -106,7 +102,10 @@ static int adopt_orphans(ds_workers *w, ds_error *err) {
     return rc;
 }
 
-void ds_workers_abandoned(ds_workers *w, const ds_job *job, pid_t pid) {
+/* Its slot is given up.  The row stays running until the process is gone, and goes back to the
+ * queue then. */
+static void on_abandoned(void *ctx, const ds_job *job, pid_t pid) {
+    ds_workers *w = ctx;
     if (w->stopping || w->orphan_count == MAX_ORPHANS)
         return; /* the next start looks for it */
     orphan *o = &w->orphans[w->orphan_count++];
@@ -277,7 +276,8 @@ int ds_workers_running(const ds_workers *w, ds_running *out, int max) {
 
 static void add_slot(ds_workers *w, unsigned kinds) {
     DS_ASSERT(w->slot_count < MAX_SLOTS);
-    w->slots[w->slot_count++] = (ds_slot){.d = w->d, .kinds = kinds};
+    w->slots[w->slot_count++] =
+        (ds_slot){.d = w->d, .kinds = kinds, .on_abandoned = on_abandoned, .ctx = w};
 }
 
 int ds_workers_open(ds_workers **out, ds_daemon *d, ds_error *err) {

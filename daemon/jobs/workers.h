@@ -42,10 +42,6 @@ void ds_workers_pause(ds_workers *w, int64_t dataset_id);
 /* Ask a running job to stop (its registry flag is set already). */
 void ds_workers_cancel(ds_workers *w, int64_t job);
 
-/* The process of this job was killed and does not end; its slot is given up.  The row stays running
- * until the process is gone, and goes back to the queue then. */
-void ds_workers_abandoned(ds_workers *w, const ds_job *job, pid_t pid);
-
 /* What is known of a running job beyond its row; pointers are borrowed until the loop turns. */
 typedef struct {
     int64_t job;
@@ -56,8 +52,5 @@ typedef struct {
     pid_t pid;
 } ds_running;
 int ds_workers_running(const ds_workers *w, ds_running *out, int max);
-
-/* DIR of a job: state folder, "jobs", id. */
-void ds_job_dir(const struct ds_daemon *d, int64_t job, char out[PATH_MAX]);
 
 #endif

@@ -1,5 +1,5 @@
 #include "registry/jobs/cleanup.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 
 static int collect(ds_registry *r, json_t *o, const char *key, const char *sql, ds_error *err) {
     json_t *set = json_object();

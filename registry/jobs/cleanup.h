@@ -6,7 +6,7 @@
 #ifndef DS_REGISTRY_JOBS_CLEANUP_H
 #define DS_REGISTRY_JOBS_CLEANUP_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 /* {"manifests":{digest:true}: the present content of each live dataset and of each live job,
  *  "bases":{sha256:true}, "vaes":{sha256:true}: not removed, "datasets":{"<id>":true}: those not

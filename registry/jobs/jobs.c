@@ -20,7 +20,8 @@
 #include "registry/jobs/jobs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/db.h"
+#include "registry/core/events.h"
+#include "registry/core/db.h"
 #include "registry/jobs/jobs_internal.h"
 
 #include <math.h>

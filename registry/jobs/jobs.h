@@ -2,7 +2,7 @@
  *
  * The order that leaves no zombie:  ds_job_next -> ds_job_claim (running, no pid) -> write the job
  * directory, spawn -> ds_job_process (pid) -> exit -> exactly one of ds_scan_finish, ds_publish,
- * ds_verify_finish, ds_job_done (registry/jobs/results.h), ds_job_fail, ds_job_requeue,
+ * ds_verify_finish, ds_job_done (registry/work/results.h), ds_job_fail, ds_job_requeue,
  * ds_job_cancelled. Each of them refuses (DS_ECONFLICT) a job that is not running, so a late or
  * double exit cannot write twice.
  */
@@ -11,9 +11,9 @@
 
 #include "base/digest.h"
 #include "contract/job.h"
-#include "registry/rows/names.h"
+#include "registry/core/names.h"
 #include "registry/jobs/process.h"
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 #define DS_KIND_BIT(k) (1u << (k))
 #define DS_KINDS_ALL ((1u << DS_JOB_KIND_COUNT) - 1)

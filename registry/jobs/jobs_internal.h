@@ -5,7 +5,7 @@
 #ifndef DS_REGISTRY_JOBS_JOBS_INTERNAL_H
 #define DS_REGISTRY_JOBS_JOBS_INTERNAL_H
 
-#include "registry/rows/bars_internal.h"
+#include "registry/core/db.h"
 #include "registry/jobs/jobs.h"
 
 /* How it ended; exit_code and exit_signal -1 = does not apply; result and code may be NULL. */
@@ -16,14 +16,6 @@ typedef struct {
     const json_t *result;
     int64_t adapter_version_id; /* 0 = none */
 } job_end;
-
-/* SQL: version `av` answers what dataset `d` wants of base `b` (three names of tables; a verdict is
- * an answer too).  While a worse version may be published, one that only its bars refused is none.
- */
-#define JOBS_ANSWERS(av, d, b)                                                                     \
-    av ".dataset_version_id = " d ".version_id AND " av ".base_id = " b " AND " av                 \
-       ".generation >= " d ".generation AND NOT (" d ".publish_worse AND"                          \
-       " " BARS_ALONE_REFUSED(av) ")"
 
 /* Read a job and refuse it (DS_ECONFLICT) unless it is running. */
 int job_read_running(ds_registry *r, int64_t id, ds_job *out, ds_error *err);

@@ -1,6 +1,6 @@
 /* registry/jobs/jobs_read.c - jobs as the objects of docs/api.md. */
 #include "base/mem.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "registry/jobs/jobs.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 #include "registry/jobs/prune.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 
 /* ?1 = before, ?2 = id below which they are too many (0 = none), ?3 < id <= ?4. */
 #define JOBS_TO_GO                                                                                 \

@@ -15,7 +15,7 @@
 #ifndef DS_REGISTRY_JOBS_PRUNE_H
 #define DS_REGISTRY_JOBS_PRUNE_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 #define DS_PRUNE_WINDOW 2000
 #define DS_PRUNE_JOBS_MOST 100000    /* ended ones that could go */

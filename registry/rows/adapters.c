@@ -2,158 +2,16 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "registry/core/events.h"
 #include "registry/rows/aliases.h"
 #include "registry/rows/bars_internal.h"
 #include "registry/rows/evaluations.h"
-#include "registry/rows/tasks_internal.h"
+#include "registry/rows/tasks.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* References ---------------------------------------------------------------------------------- */
-
-#define REF_SELECT                                                                                 \
-    "SELECT av.id, av.version, av.base_id, a.name, av.status, b.digest, b.stored_sha256,"          \
-    " b.raw_bytes, b.stored_bytes FROM adapter_versions av"                                        \
-    " JOIN adapters a ON a.id = av.adapter_id JOIN blobs b ON b.digest = av.digest"                \
-    " WHERE av.deleted_at IS NULL AND "
-
-static int ref_from_query(ds_registry *r, sqlite3_stmt *q, ds_adapter_ref *out, ds_error *err) {
-    int rc = db_step(r, q, err);
-    if (rc <= 0)
-        return rc < 0 ? rc : DS_ENOTFOUND;
-    memset(out, 0, sizeof *out);
-    out->id = sqlite3_column_int64(q, 0);
-    out->version = sqlite3_column_int64(q, 1);
-    out->base_id = sqlite3_column_int64(q, 2);
-    db_text(out->name, sizeof out->name, q, 3);
-    out->published = !strcmp((const char *)sqlite3_column_text(q, 4), "published");
-    db_text(out->blob.sha256, sizeof out->blob.sha256, q, 5);
-    db_text(out->blob.stored_sha256, sizeof out->blob.stored_sha256, q, 6);
-    out->blob.raw_bytes = sqlite3_column_int64(q, 7);
-    out->blob.stored_bytes = sqlite3_column_int64(q, 8);
-    snprintf(out->ref, sizeof out->ref, "%s@v%lld", out->name, (long long)out->version);
-    db_reset(q);
-    return 0;
-}
-
-static int by_digest(ds_registry *r, const char *prefix, ds_adapter_ref *out, ds_error *err) {
-    size_t n = strlen(prefix);
-    int64_t hits = 0;
-    if (n < 8 || n > 64 || strspn(prefix, "0123456789abcdef") != n)
-        return ds_fail(err, DS_EINVAL,
-                       "reference 'sha256:%.70s' needs 8 to 64 lower-case hex digits", prefix);
-    /* 'g' comes after 'f': the range of all digests with this prefix. */
-    int rc = db_int(r, &hits, err,
-                    "SELECT count(DISTINCT digest) FROM adapter_versions WHERE digest >= ?1"
-                    " AND digest < ?1 || 'g' AND deleted_at IS NULL",
-                    "s", prefix);
-    if (rc)
-        return rc;
-    if (hits > 1)
-        return ds_fail(err, DS_ECONFLICT,
-                       "reference 'sha256:%s' fits %lld adapters; give more digits", prefix,
-                       (long long)hits);
-    rc = ref_from_query(r,
-                        db_query(r, err,
-                                 REF_SELECT "av.digest >= ?1 AND av.digest < ?1 || 'g'"
-                                            " ORDER BY av.status, av.id DESC LIMIT 1",
-                                 "s", prefix),
-                        out, err);
-    return rc == DS_ENOTFOUND
-               ? ds_fail(err, DS_ENOTFOUND, "no adapter has a digest beginning with '%s'", prefix)
-               : rc;
-}
-
-#define NEWEST                                                                                     \
-    "SELECT coalesce(max(av.version), 0) FROM adapter_versions av JOIN adapters a ON"              \
-    " a.id = av.adapter_id WHERE a.name = ?1 AND av.deleted_at IS NULL"
-
-/* What to say when there is no such alias: does the name exist, and what has it? */
-static int no_alias(ds_registry *r, const char *name, const char *alias, ds_error *err) {
-    int64_t last = 0, newest = 0, passed = 0;
-    int rc = db_int(r, &last, err, "SELECT last_version FROM adapters WHERE name = ?1", "s", name);
-    if (rc == DS_ENOTFOUND || (!rc && last == 0))
-        return ds_fail(err, DS_ENOTFOUND, "adapter '%s' does not exist", name);
-    if (!rc)
-        rc = db_int(r, &newest, err, NEWEST, "s", name);
-    if (!rc)
-        rc = db_int(r, &passed, err, NEWEST " AND av.status = 'published'", "s", name);
-    if (rc)
-        return rc;
-    if (!newest)
-        return ds_fail(err, DS_ENOTFOUND, "all versions of adapter '%s' were removed", name);
-    if (passed && !strcmp(alias, "latest"))
-        return ds_fail(err, DS_ENOTFOUND,
-                       "adapter '%s' has no alias 'latest' since its version was removed; its "
-                       "newest is v%lld: dsctl set-alias %s latest v%lld",
-                       name, (long long)passed, name, (long long)passed);
-    last = newest;
-    if (!strcmp(alias, "latest"))
-        return ds_fail(err, DS_ENOTFOUND,
-                       "adapter '%s' has no version that passed the gate; its newest is '%s@v%lld'",
-                       name, name, (long long)last);
-    return ds_fail(err, DS_ENOTFOUND, "adapter '%s' has no alias '%s'", name, alias);
-}
-
-int ds_adapter_resolve(ds_registry *r, const char *ref, ds_adapter_ref *out, ds_error *err) {
-    char name[DS_NAME_SIZE];
-    if (!strncmp(ref, "sha256:", 7))
-        return by_digest(r, ref + 7, out, err);
-    const char *at = strchr(ref, '@'), *alias = at ? at + 1 : "latest";
-    size_t n = at ? (size_t)(at - ref) : strlen(ref);
-    if (n >= sizeof name)
-        return ds_fail(err, DS_EINVAL, "reference '%.80s...' has too long a name", ref);
-    memcpy(name, ref, n);
-    name[n] = 0;
-    int rc = ds_name_check("adapter", name, err);
-    if (rc)
-        return rc;
-    size_t digits = strspn(alias + (*alias != 0), "0123456789");
-    if (*alias == 'v' && digits > 0 && digits < 10 && !alias[1 + digits]) {
-        int64_t version = strtoll(alias + 1, NULL, 10);
-        rc = ref_from_query(
-            r, db_query(r, err, REF_SELECT "a.name = ?1 AND av.version = ?2", "si", name, version),
-            out, err);
-        return rc == DS_ENOTFOUND ? ds_fail(err, DS_ENOTFOUND, "adapter '%s@v%lld' does not exist",
-                                            name, (long long)version)
-                                  : rc;
-    }
-    if ((rc = ds_alias_check(alias, err)))
-        return rc;
-    rc = ref_from_query(r,
-                        db_query(r, err,
-                                 REF_SELECT
-                                 "av.id = (SELECT l.version_id FROM aliases l JOIN adapters"
-                                 " x ON x.id = l.adapter_id WHERE x.name = ?1"
-                                 " AND l.alias = ?2)",
-                                 "ss", name, alias),
-                        out, err);
-    return rc == DS_ENOTFOUND ? no_alias(r, name, alias, err) : rc;
-}
-
-int ds_adapter_check_base(ds_registry *r, const ds_adapter_ref *a, int64_t base_id, ds_error *err) {
-    if (a->base_id == base_id)
-        return 0;
-    sqlite3_stmt *q = db_query(r, err,
-                               "SELECT x.name, x.sha256, y.name, y.sha256 FROM bases x, bases y"
-                               " WHERE x.id = ?1 AND y.id = ?2",
-                               "ii", a->base_id, base_id);
-    int rc = db_step(r, q, err);
-    if (rc < 0)
-        return rc;
-    if (rc == 0)
-        return ds_fail(err, DS_ENOTFOUND, "base %lld does not exist", (long long)base_id);
-    rc = ds_fail(err, DS_ECONFLICT,
-                 "adapter '%s' belongs to base '%s' (sha256:%s), not to base '%s' (sha256:%s)",
-                 a->ref, (const char *)sqlite3_column_text(q, 0),
-                 (const char *)sqlite3_column_text(q, 1), (const char *)sqlite3_column_text(q, 2),
-                 (const char *)sqlite3_column_text(q, 3));
-    db_reset(q);
-    return rc;
-}
 
 int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, ds_error *err) {
     int64_t last = 0;
@@ -244,25 +102,6 @@ static json_t *adapter_row(sqlite3_stmt *q, void *ctx) {
     return o;
 }
 
-static int probes_of(ds_registry *r, int64_t id, json_t *o, ds_error *err) {
-    sqlite3_stmt *q = db_query(r, err,
-                               "SELECT device_class, sha256, n, seed FROM probes WHERE"
-                               " adapter_version_id = ?1 ORDER BY created_at",
-                               "i", id);
-    json_t *list = json_array();
-    int rc;
-    while ((rc = db_step(r, q, err)) > 0) {
-        json_t *p = json_object();
-        js_text(p, "device_class", q, 0);
-        js_text(p, "sha256", q, 1);
-        js_int(p, "n", q, 2);
-        js_int(p, "seed", q, 3);
-        json_array_append_new(list, p);
-    }
-    json_object_set_new(o, "probes", list);
-    return rc;
-}
-
 /* [{name, images}] in order of class id, as the dataset's version had them; null without one. */
 static int classes_of(ds_registry *r, int64_t id, json_t *o, ds_error *err) {
     sqlite3_stmt *q = db_query(r, err,
@@ -305,7 +144,7 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
     }
     if (!rc) {
         json_object_set_new(o, "gate", gate);
-        rc = probes_of(r, a.id, o, err);
+        rc = task_probes(r, a.id, o, err);
     }
     if (rc) {
         json_decref(o);
@@ -414,137 +253,6 @@ int ds_adapter_each_newest(ds_registry *r, int limit, int published,
         fn(ctx, &f);
     }
     return rc;
-}
-
-/* Old tasks ----------------------------------------------------------------------------------- */
-
-int task_blob(ds_registry *r, json_t *o, const char *key, const char *sha256, ds_error *err) {
-    char path[PATH_MAX];
-    if (!sha256) {
-        json_object_set_new(o, key, json_null());
-        return 0;
-    }
-    int rc = ds_store_path(r->store, sha256, path, err);
-    if (!rc)
-        json_object_set_new(o, key,
-                            json_pack("{s:o,s:s}", "path", js_string(path), "sha256", sha256));
-    return rc;
-}
-
-int task_nets(ds_registry *r, json_t *tasks, ds_error *err) {
-    json_t *known = json_object(), *task, *row;
-    size_t i;
-    int rc;
-    sqlite3_stmt *q = db_query(
-        r, err, "SELECT sha256, name, path FROM feature_nets WHERE removed_at IS NULL", "");
-    while ((rc = db_step(r, q, err)) > 0) {
-        row = json_object();
-        js_text(row, "name", q, 1);
-        js_text(row, "path", q, 2);
-        json_object_set_new(known, (const char *)sqlite3_column_text(q, 0), row);
-    }
-    json_array_foreach(tasks, i, task) {
-        json_t *net = json_object_get(task, "feature_net");
-        if (net)
-            json_object_update(net, json_object_get(known, ds_json_string(net, "sha256", "")));
-    }
-    json_decref(known);
-    return rc;
-}
-
-/* Every device class that its samples are known of: a pass of level 2 adds one. */
-static int add_probes(ds_registry *r, json_t *tasks, ds_error *err) {
-    size_t i;
-    json_t *task;
-    json_array_foreach(tasks, i, task) {
-        int rc = probes_of(r, ds_json_int(task, "id", 0), task, err);
-        json_object_del(task, "id");
-        if (rc)
-            return rc;
-    }
-    return 0;
-}
-
-static int old_task(ds_registry *r, sqlite3_stmt *q, json_t **out, ds_error *err) {
-    json_t *config = NULL, *o = json_object(), *probe = json_null();
-    js_text(o, "name", q, 0);
-    json_object_set_new(o, "ref",
-                        json_sprintf("%s@v%lld", (const char *)sqlite3_column_text(q, 0),
-                                     (long long)sqlite3_column_int64(q, 1)));
-    int rc = task_blob(r, o, "adapter", (const char *)sqlite3_column_text(q, 2), err);
-    if (!rc)
-        rc = task_blob(r, o, "reference", (const char *)sqlite3_column_text(q, 3), err);
-    js_num(o, "fd", q, 4);
-    js_num(o, "kid", q, 5);
-    if (sqlite3_column_type(q, 8) != SQLITE_NULL) {
-        probe = json_object();
-        js_text(probe, "device_class", q, 7);
-        js_text(probe, "sha256", q, 8);
-        js_int(probe, "n", q, 9);
-        js_int(probe, "seed", q, 10);
-    }
-    json_object_set_new(o, "probe", probe);
-    js_text(o, "base_sha256", q, 11);
-    js_int(o, "id", q, 12);
-    if (!rc)
-        rc = ds_json_parse("config", (const char *)sqlite3_column_text(q, 6),
-                           (size_t)sqlite3_column_bytes(q, 6), &config, err);
-    json_t *net = json_object_get(config, "feature_net"), *sha = json_object_get(net, "sha256");
-    json_object_set(o, "feature_net_sha256", sha ? sha : json_null());
-    if (sha)
-        json_object_set_new(o, "feature_net",
-                            json_pack("{s:s, s:n, s:O}", "name", ds_json_string(net, "name", "?"),
-                                      "path", "sha256", sha));
-    json_t *sample = json_object_get(config, "sample"), *ev = json_object_get(config, "evaluate");
-    json_object_set(o, "sample", sample ? sample : json_null());
-    json_object_set(o, "evaluate", ev ? ev : json_null());
-    json_decref(config);
-    *out = o;
-    return rc;
-}
-
-int ds_old_tasks(ds_registry *r, int64_t base_id, const char *except_name, const char *only_ref,
-                 json_t **out, ds_error *err) {
-    ds_adapter_ref only = {0};
-    int rc = only_ref ? ds_adapter_resolve(r, only_ref, &only, err) : 0;
-    if (rc)
-        return rc;
-    /* `probe` is that of publication, which is the oldest.  A name may have versions on several
-     * bases: the task on this base is @latest if that is on it, else its newest one. */
-    sqlite3_stmt *q = db_query(
-        r, err,
-        "SELECT a.name, av.version, av.digest, av.reference_digest, av.fd, av.kid, av.config,"
-        " p.device_class, p.sha256, p.n, p.seed, s.sha256, av.id FROM adapters a"
-        " JOIN adapter_versions av ON av.adapter_id = a.id JOIN bases s ON s.id = av.base_id"
-        " LEFT JOIN probes p ON p.adapter_version_id = av.id AND p.device_class = (SELECT"
-        " x.device_class FROM probes x WHERE x.adapter_version_id = av.id"
-        " ORDER BY x.created_at, x.device_class LIMIT 1)"
-        " WHERE av.deleted_at IS NULL AND CASE WHEN ?3 IS NOT NULL THEN av.id = ?3"
-        "  ELSE av.base_id = ?1 AND a.name IS NOT ?2 AND av.id = (SELECT x.id FROM adapter_versions"
-        "  x LEFT JOIN aliases l ON l.version_id = x.id AND l.alias = 'latest'"
-        "  WHERE x.adapter_id = a.id AND x.base_id = ?1 AND x.deleted_at IS NULL"
-        "  AND x.status = 'published' ORDER BY l.alias IS NULL, x.version DESC LIMIT 1)"
-        " END ORDER BY a.name",
-        "isI", base_id, except_name, only.id);
-    json_t *items = json_array(), *o;
-    while ((rc = db_step(r, q, err)) > 0) {
-        rc = old_task(r, q, &o, err);
-        json_array_append_new(items, o);
-        if (rc) {
-            db_reset(q);
-            break;
-        }
-    }
-    if (!rc)
-        rc = add_probes(r, items, err);
-    if (!rc)
-        rc = task_nets(r, items, err);
-    if (rc) {
-        json_decref(items);
-        return rc;
-    }
-    *out = items;
-    return 0;
 }
 
 int ds_adapter_delete(ds_registry *r, const char *ref, int with_aliases, ds_error *err) {

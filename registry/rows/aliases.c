@@ -1,7 +1,8 @@
 #include "registry/rows/aliases.h"
 #include "base/log.h"
-#include "registry/db.h"
-#include "registry/rows/names.h"
+#include "registry/core/events.h"
+#include "registry/core/db.h"
+#include "registry/core/names.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -6,7 +6,7 @@
 #ifndef DS_REGISTRY_ROWS_ALIASES_H
 #define DS_REGISTRY_ROWS_ALIASES_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 /* Create or move.  if_generation: -1 = always, 0 = only create, else must be the present one
  * (DS_ECONFLICT).  A rejected version is DS_EREFUSED.  *out (may be NULL): the alias object. */

@@ -2,9 +2,9 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/rows/adapters.h"
+#include "registry/rows/refs.h"
 #include "registry/rows/bars_internal.h"
-#include "registry/rows/tasks_internal.h"
+#include "registry/rows/tasks.h"
 
 #include <math.h>
 #include <string.h>

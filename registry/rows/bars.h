@@ -7,7 +7,7 @@
 #ifndef DS_REGISTRY_ROWS_BARS_H
 #define DS_REGISTRY_ROWS_BARS_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 /* The "bars" of a train spec (docs/jobs.md) whose dataset, feature_net and evaluate are known:
  *   latest   the version that NAME@latest points to

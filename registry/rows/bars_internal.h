@@ -7,7 +7,7 @@
 #define DS_REGISTRY_ROWS_BARS_INTERNAL_H
 
 #include "registry/rows/bars.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 
 /* DS_EINVAL naming the member at fault, also when it does not fit the spec: a bar left out or
  * invented, a force that nobody asked for.  spec NULL: a verification, which has no "self".
@@ -33,5 +33,13 @@ json_t *bars_deciding_row(sqlite3_stmt *q, int col);
     "EXISTS (SELECT 1 FROM gates bg JOIN gate_self bs ON bs.gate_id = bg.id WHERE bg.job_id = " av \
     ".job_id AND bs.verdict = 'refused' AND NOT EXISTS (SELECT 1 FROM gate_tasks bt"               \
     " WHERE bt.gate_id = bg.id AND bt.verdict = 'refused'))"
+
+/* SQL: version `av` answers what dataset `d` wants of base `b` (three names of tables; a verdict is
+ * an answer too).  While a worse version may be published, one that only its bars refused is none.
+ */
+#define BARS_ANSWERED(av, d, b)                                                                    \
+    av ".dataset_version_id = " d ".version_id AND " av ".base_id = " b " AND " av                 \
+       ".generation >= " d ".generation AND NOT (" d ".publish_worse AND"                          \
+       " " BARS_ALONE_REFUSED(av) ")"
 
 #endif

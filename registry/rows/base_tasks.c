@@ -2,10 +2,10 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/rows/bases.h"
+#include "registry/core/events.h"
 #include "registry/store/blobs.h"
-#include "registry/db.h"
-#include "registry/rows/tasks_internal.h"
+#include "registry/core/db.h"
+#include "registry/rows/tasks.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -241,48 +241,45 @@ static int recorded_event(ds_registry *r, const ds_job *j, const char *ref, cons
 int base_task_record(ds_registry *r, const ds_job *j, int64_t base_id, const json_t *spec,
                      const json_t *result, const ds_blob *reference, json_t **kept, ds_error *err) {
     int64_t have = 0;
-    json_t *base = NULL;
+    char sha256[DS_HEX_SIZE];
     int rc = db_int(r, &have, err, "SELECT 1 FROM base_tasks WHERE base_id = ?1", "i", base_id);
     int first = rc == DS_ENOTFOUND;
     if (rc && !first)
         return rc;
+    sqlite3_stmt *q =
+        db_query(r, err, "SELECT name, sha256 FROM bases WHERE id = ?1", "i", base_id);
+    if ((rc = db_step(r, q, err)) <= 0)
+        return rc ? rc : ds_fail(err, DS_ENOTFOUND, "base %lld does not exist", (long long)base_id);
+    json_t *ref = ref_of(q);
+    db_text(sha256, sizeof sha256, q, 1);
+    db_reset(q);
     *kept = json_deep_copy(result);
     json_t *t = json_object_get(*kept, "base_task");
-    rc = ds_base_get(r, base_id, &base, err);
+    rc = first ? insert(r, j, base_id, spec, t, reference, err) : 0;
+    json_object_set_new(t, "ref", ref);
+    json_object_set_new(t, "recorded", json_boolean(first));
     if (!rc && first)
-        rc = insert(r, j, base_id, spec, t, reference, err);
-    if (!rc) {
-        json_object_set_new(t, "ref", json_sprintf("base:%s", ds_json_string(base, "name", "")));
-        json_object_set_new(t, "recorded", json_boolean(first));
-    }
-    if (!rc && first)
-        rc = recorded_event(r, j, ds_json_string(t, "ref", ""), ds_json_string(base, "sha256", ""),
-                            t, err);
-    json_decref(base);
+        rc = recorded_event(r, j, ds_json_string(t, "ref", ""), sha256, t, err);
     return rc;
 }
 
-int base_task_queue(ds_registry *r, int64_t base_id, ds_error *err) {
-    json_t *base = NULL;
-    int64_t there = 0, job = 0;
-    int rc = ds_base_get(r, base_id, &base, err);
-    if (rc)
-        return rc;
+int base_task_queue(ds_registry *r, const json_t *base, ds_error *err) {
+    int64_t there = 0, job = 0, base_id = ds_json_int(base, "id", 0);
     const char *sha = ds_json_string(base, "sha256", "");
-    rc = db_int(r, &there, err,
-                "SELECT EXISTS (SELECT 1 FROM base_tasks WHERE base_id = ?1) OR EXISTS (SELECT 1"
-                " FROM jobs WHERE kind = 'verify' AND state IN ('queued', 'running') AND"
-                " json_extract(payload, '$.base_task') AND json_extract(payload, '$.base') = ?2)",
-                "is", base_id, sha);
-    if (!rc && !there && !json_array_size(json_object_get(base, "missing"))) {
-        json_t *payload = json_pack("{s:s, s:b}", "base", sha, "base_task", 1);
-        rc = ds_job_add(r, DS_JOB_VERIFY, ds_json_string(base, "name", ""), payload, 3, &job, err);
-        json_decref(payload);
-        if (!rc) /* what a person asks for comes first: a large base may take long */
-            rc = db_run(r, err, "UPDATE jobs SET priority = 0, base_id = ?2 WHERE id = ?1", "ii",
-                        job, base_id);
-    }
-    json_decref(base);
+    int rc =
+        db_int(r, &there, err,
+               "SELECT EXISTS (SELECT 1 FROM base_tasks WHERE base_id = ?1) OR EXISTS (SELECT 1"
+               " FROM jobs WHERE kind = 'verify' AND state IN ('queued', 'running') AND"
+               " json_extract(payload, '$.base_task') AND json_extract(payload, '$.base') = ?2)",
+               "is", base_id, sha);
+    if (rc || there || json_array_size(json_object_get(base, "missing")))
+        return rc;
+    json_t *payload = json_pack("{s:s, s:b}", "base", sha, "base_task", 1);
+    rc = ds_job_add(r, DS_JOB_VERIFY, ds_json_string(base, "name", ""), payload, 3, &job, err);
+    json_decref(payload);
+    if (!rc) /* what a person asks for comes first: a large base may take long */
+        rc = db_run(r, err, "UPDATE jobs SET priority = 0, base_id = ?2 WHERE id = ?1", "ii", job,
+                    base_id);
     return rc;
 }
 

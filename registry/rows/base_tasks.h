@@ -8,7 +8,7 @@
 #define DS_REGISTRY_ROWS_BASE_TASKS_H
 
 #include "registry/jobs/jobs.h"
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 #include "registry/store/store.h"
 
 /* The "base_task" of a train or verify spec (docs/jobs.md); json null while nothing is recorded. */
@@ -37,9 +37,9 @@ int base_task_record(ds_registry *r, const ds_job *j, int64_t base_id, const jso
 int base_task_probe(ds_registry *r, int64_t base_id, const char *class, const char *sha256,
                     int64_t n, int64_t seed, ds_error *err);
 
-/* Queue the job that records the base, if nothing is recorded and no such job is live, and the base
- * can be used. */
-int base_task_queue(ds_registry *r, int64_t base_id, ds_error *err);
+/* Queue the job that records the base (an object of ds_base_get), if nothing is recorded and no
+ * such job is live, and the base can be used. */
+int base_task_queue(ds_registry *r, const json_t *base, ds_error *err);
 
 /* Cancel that job while it waits: nobody asked for it, so it must not keep a base from being
  * removed. */

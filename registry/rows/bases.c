@@ -2,10 +2,11 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "registry/core/events.h"
 #include "registry/rows/base_tasks.h"
 #include "registry/jobs/jobs_internal.h"
 #include "registry/rows/models_internal.h"
-#include "registry/rows/names.h"
+#include "registry/core/names.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -11,7 +11,7 @@
 #ifndef DS_REGISTRY_ROWS_BASES_H
 #define DS_REGISTRY_ROWS_BASES_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 /* What is known of a model file.  Texts NULL and numbers 0: not known; a row that is there already
  * keeps what it has.  config NULL likewise. */

@@ -4,9 +4,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/suggest.h"
-#include "registry/db.h"
+#include "registry/core/events.h"
+#include "registry/core/db.h"
 #include "registry/jobs/jobs.h"
 #include "registry/jobs/jobs_internal.h"
+#include "registry/rows/bars_internal.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -60,12 +62,12 @@ static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
         "  AND j.state IN ('failed', 'cancelled') AND j.base_id = " BASE_OF(
             "datasets") ")"
                         " OR EXISTS (SELECT 1 FROM adapter_versions av WHERE"
-                        " av.deleted_at IS NOT NULL AND " JOBS_ANSWERS(
+                        " av.deleted_at IS NOT NULL AND " BARS_ANSWERED(
                             "av", "datasets",
                             BASE_OF("datasets")) "))"
                                                  " AND NOT EXISTS (SELECT 1 FROM adapter_versions "
                                                  "av WHERE"
-                                                 " av.deleted_at IS NULL AND " JOBS_ANSWERS(
+                                                 " av.deleted_at IS NULL AND " BARS_ANSWERED(
                                                      "av", "datasets", BASE_OF("datasets")) ")",
         "i", id);
 }

@@ -13,8 +13,8 @@
 #define DS_REGISTRY_ROWS_DATASETS_H
 
 #include "registry/rows/feature_nets.h"
-#include "registry/rows/names.h"
-#include "registry/registry.h"
+#include "registry/core/names.h"
+#include "registry/core/handle.h"
 #include "registry/store/store.h"
 
 typedef struct {

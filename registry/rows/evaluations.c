@@ -1,6 +1,6 @@
 #include "registry/rows/evaluations.h"
 #include "base/mem.h"
-#include "registry/rows/adapters.h"
+#include "registry/rows/refs.h"
 #include "registry/rows/bars_internal.h"
 
 #include <math.h>

@@ -3,7 +3,7 @@
 #ifndef DS_REGISTRY_ROWS_EVALUATIONS_H
 #define DS_REGISTRY_ROWS_EVALUATIONS_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 typedef struct {
     const char *adapter; /* REF; NULL = any */

@@ -10,7 +10,7 @@
 #ifndef DS_REGISTRY_ROWS_FEATURE_NETS_H
 #define DS_REGISTRY_ROWS_FEATURE_NETS_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 #define DS_FEATURE_MODE_SIZE 16
 

@@ -2,7 +2,8 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/rows/adapters.h"
+#include "registry/core/events.h"
+#include "registry/rows/refs.h"
 #include "registry/rows/bars_internal.h"
 #include "registry/rows/base_tasks.h"
 

@@ -2,7 +2,7 @@
 #ifndef DS_REGISTRY_ROWS_GATE_ROWS_H
 #define DS_REGISTRY_ROWS_GATE_ROWS_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 /* DS_EINVAL naming the member at fault.  spec: that of the training; NULL for a verification. */
 int gate_check(const json_t *gate, const json_t *spec, int *passed, ds_error *err);

@@ -3,7 +3,7 @@
 #ifndef DS_REGISTRY_ROWS_MODELS_INTERNAL_H
 #define DS_REGISTRY_ROWS_MODELS_INTERNAL_H
 
-#include "registry/db.h"
+#include "registry/core/db.h"
 
 /* Subquery: id of the default base. */
 #define MODELS_ACTIVE "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base')"

@@ -1,7 +1,7 @@
 /* registry/rows/rejected.c - see rejected.h. */
 #include "registry/rows/rejected.h"
 #include "base/json.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 
 #include <stdlib.h>
 #include <string.h>

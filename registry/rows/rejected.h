@@ -8,7 +8,7 @@
 #ifndef DS_REGISTRY_ROWS_REJECTED_H
 #define DS_REGISTRY_ROWS_REJECTED_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 
 #define REJECTED_MAX 10000      /* in the list; the count is the true number */
 #define REJECTED_TEXT (4 << 20) /* bytes of their paths and reasons; the rest is counted only */

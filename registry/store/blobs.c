@@ -3,7 +3,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -9,7 +9,7 @@
 #ifndef DS_REGISTRY_STORE_BLOBS_H
 #define DS_REGISTRY_STORE_BLOBS_H
 
-#include "registry/registry.h"
+#include "registry/core/handle.h"
 #include "registry/store/store.h"
 
 /* Row for a blob whose file is in the store (checked: DS_EINTEGRITY if absent).  media_type such as

@@ -1,5 +1,5 @@
 /* tests/daemon/test_daemon_http.c - the API as a client sees it, good clients and bad ones. */
-#include "daemon/api/http.h"
+#include "daemon/http/http.h"
 #include "tests/fixtures/daemon_rig.h"
 
 #include <sys/resource.h>

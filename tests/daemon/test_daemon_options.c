@@ -1,6 +1,6 @@
 /* tests/daemon/test_daemon_options.c - options of diffscalerd, and values that are words with a number. */
 #include "daemon/jobs/defaults.h"
-#include "daemon/options.h"
+#include "daemon/core/options.h"
 #include "tests/harness.h"
 
 #include <fcntl.h>

@@ -3,8 +3,8 @@
 #include "tests/fixtures/daemon_rig.h"
 
 #include "daemon/api/api.h"
-#include "daemon/api/query.h"
-#include "registry/rows/events.h"
+#include "daemon/http/query.h"
+#include "registry/core/events.h"
 
 extern const ds_route ds_routes[];
 extern const size_t ds_route_count;

@@ -1,5 +1,5 @@
 /* tests/daemon/test_daemon_tcp.c - the TCP listener: nothing without the token, everything with it. */
-#include "daemon/api/tcp.h"
+#include "daemon/http/tcp.h"
 #include "tests/fixtures/daemon_rig.h"
 
 #include <arpa/inet.h>

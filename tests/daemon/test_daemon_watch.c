@@ -2,6 +2,7 @@
  * first look at a folder: parts of the daemon on a loop of the test's own. */
 #include "daemon/jobs/defaults.h"
 #include "daemon/folders/look.h"
+#include "daemon/folders/watch.h"
 #include "daemon/jobs/tail.h"
 #include "tests/fixtures/daemon_rig.h"
 

@@ -2,8 +2,8 @@
  * imports, a base per dataset, removal; probes of other devices; jobs that only wait. */
 #include "base/mem.h"
 #include "registry/jobs/cleanup.h"
-#include "registry/db.h"
-#include "registry/migrate.h"
+#include "registry/core/db.h"
+#include "registry/core/migrate.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #define XL_SHA "aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11"

@@ -1,5 +1,5 @@
 /* tests/registry/test_registry_growth.c - years of rescans leave nothing behind. */
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "registry/jobs/prune.h"
 #include "tests/fixtures/registry_fixture.h"
 

@@ -1,7 +1,7 @@
 /* tests/registry/test_registry_list.c - lists of a large registry: right rows, right index.  Times are
  * printed, not judged. */
 #include "base/log.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* tests/registry/test_registry_models.c - what names a base or a network, and what is told of one. */
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "registry/rows/feature_nets.h"
-#include "registry/migrate.h"
+#include "registry/core/migrate.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #define A_SHA "aaaaaaaa11111111111111111111111111111111111111111111111111111111"

@@ -1,5 +1,5 @@
 /* tests/registry/test_registry_names.c - what things may be called, and the name that a path gives. */
-#include "registry/rows/names.h"
+#include "registry/core/names.h"
 #include "tests/harness.h"
 
 #include <stdio.h>

@@ -2,8 +2,8 @@
  * do. */
 #include "base/mem.h"
 #include "base/rng.h"
-#include "registry/db.h"
-#include "registry/migrate.h"
+#include "registry/core/db.h"
+#include "registry/core/migrate.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* tests/registry/test_registry_place.c - a registry that was taken away, or whose disk fails, acknowledges
  * nothing; one whose upgrade is killed at any write goes on with it. */
-#include "registry/migrate.h"
-#include "registry/store/place.h"
+#include "registry/core/migrate.h"
+#include "registry/core/place.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* tests/registry/test_registry_results.c - results of scans and trainings with one thing wrong: each is
  * refused by name, and no row, event or number changes. */
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "tests/fixtures/registry_fixture.h"
 
 /* `path` is "a.b.0" of members and indices; value is JSON, "-" takes the member away. */

@@ -2,7 +2,7 @@
  * row which cannot be written ends the call with its error and without a trace. */
 #include "base/log.h"
 #include "registry/rows/bars.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "registry/rows/rejected.h"
 #include "tests/fixtures/registry_fixture.h"
 

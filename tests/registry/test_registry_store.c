@@ -3,7 +3,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
-#include "registry/db.h"
+#include "registry/core/db.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #include <fcntl.h>

@@ -4,6 +4,7 @@
  * our own. */
 #include "tests/fixtures/system_rig.h"
 
+#include "registry/registry.h"
 #include "registry/store/blobs.h"
 
 #include <ftw.h>

@@ -5,6 +5,7 @@
 
 #include "engine/model/base_model.h"
 #include "engine/files/safetensors.h"
+#include "registry/registry.h"
 #include "registry/store/blobs.h"
 
 #include <math.h>

@@ -3,6 +3,7 @@
  */
 #include "tests/fixtures/system_rig.h"
 
+#include "registry/registry.h"
 #include "registry/store/blobs.h"
 
 #include <pthread.h>

@@ -1,0 +1,17 @@
+/* registry/work/reconcile.h - work is derived from rows, never from a message that could be lost.
+ *
+ * For every live dataset:  a wanted scan without a live scan job -> a scan job;  its latest version
+ * without an adapter (published or rejected), a live, a failed or a cancelled train job for the
+ * active base and the dataset's generation -> a train job.
+ * Call it at start, after every finished job, when ds_registry_foreign_change says 1, and when a
+ * timer fires: it is cheap and calling it again changes nothing.
+ */
+#ifndef DS_REGISTRY_WORK_RECONCILE_H
+#define DS_REGISTRY_WORK_RECONCILE_H
+
+#include "registry/core/handle.h"
+
+/* Make the missing jobs in one transaction; *made (may be NULL) = how many. */
+int ds_reconcile(ds_registry *r, int *made, ds_error *err);
+
+#endif
