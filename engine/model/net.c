@@ -236,8 +236,8 @@ static int new_layers(ds_net *net, ds_error *err) {
     return 0;
 }
 
-/* A full adapter replaces the base's tensors, which are found by name. */
-static void bind_full(ds_net *net, const ds_params *table, const float *p, float *g) {
+/* Entries that replace the base's tensors. */
+static void bind_replaced(ds_net *net, const ds_params *table, const float *p, float *g) {
     for (int i = 0; i < table->count; i++) {
         const ds_param *e = &table->items[i];
         if (e->kind == DS_PARAM_TABLE) {
@@ -247,11 +247,11 @@ static void bind_full(ds_net *net, const ds_params *table, const float *p, float
         if (e->linear < 0)
             continue;
         ds_layer *l = &net->layers[e->linear];
-        l->full = 1;
         if (e->kind == DS_PARAM_WEIGHT) {
+            l->full = 1;
             l->W = p + e->offset;
             l->dW = g ? g + e->offset : NULL;
-        } else {
+        } else if (e->kind == DS_PARAM_BIAS) {
             l->bias = p + e->offset;
             l->db = g ? g + e->offset : NULL;
         }
@@ -281,11 +281,9 @@ static void bind_affiner(ds_layer *l, const ds_method_spec *spec, const ds_param
 static void bind_single(ds_net *net, const ds_method_spec *spec, const ds_params *table,
                         const float *p, float *g) {
     net->spec = *spec;
-    if (spec->method == DS_METHOD_FULL)
-        bind_full(net, table, p, g);
-    else if (spec->method == DS_METHOD_AFFINER)
-        for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++)
-            bind_affiner(&net->layers[i], spec, table, i, p, g);
+    bind_replaced(net, table, p, g);
+    for (int i = 0; i < ds_lin_count(ds_net_cfg(net)); i++)
+        bind_affiner(&net->layers[i], spec, table, i, p, g);
     size_t rows = ds_adapter_rows(table);
     net->rows[0] = rows == SIZE_MAX ? NULL : p + rows;
     net->drows = rows == SIZE_MAX || !g ? NULL : g + rows;
@@ -351,11 +349,17 @@ static int bind_stacked(ds_net *net, const ds_adapter *const *adapters, ds_error
     for (int i = 0; i < ds_lin_count(c); i++) {
         ds_layer *l = &net->layers[i];
         for (int t = 0; t < net->tasks; t++) {
-            if (!ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot))
+            const ds_param *bias = ds_adapter_bias(&adapters[t]->table, i);
+            int has = ds_adapter_find(&adapters[t]->table, i, adapters[t]->spec.rank, &l->slot);
+            if (!has && !bias)
                 continue;
             if (!l->sets)
                 l->sets = neutral_sets(net, l);
-            l->sets[t] = ds_adapter_view(&adapters[t]->spec, l->lin, &l->slot, net->sets_data[t]);
+            if (has)
+                l->sets[t] =
+                    ds_adapter_view(&adapters[t]->spec, l->lin, &l->slot, net->sets_data[t]);
+            if (bias) /* upload_sets: what it has more than the base's */
+                l->sets[t].b = net->sets_data[t] + bias->offset;
         }
     }
     return 0;
@@ -403,6 +407,8 @@ static int bind_folded(ds_net *net, const ds_adapter *const *adapters, ds_error 
         l->folded = ds_xcalloc((size_t)net->tasks + 1, sizeof *l->folded);
         for (int t = 0; t < net->tasks; t++) {
             const ds_adapter *a = adapters[t];
+            const ds_param *bias = ds_adapter_bias(&a->table, i);
+            l->folded[t].own_bias = bias ? net->sets_data[t] + bias->offset : NULL;
             if (!ds_adapter_find(&a->table, i, a->spec.rank, &l->slot))
                 continue;
             l->folded[t].ad = ds_adapter_view(&a->spec, l->lin, &l->slot, net->sets_data[t]);
@@ -417,7 +423,8 @@ static int bind_folded(ds_net *net, const ds_adapter *const *adapters, ds_error 
                 continue;
             const float *W = ds_net_matrix(net, l);
             net->dev->ops->weight_pack(net->dev, f->w, W, &f->ad);
-            net->dev->ops->bias_fold(net->dev, f->bias, l->bias, W, &f->ad);
+            net->dev->ops->bias_fold(net->dev, f->bias, f->own_bias ? f->own_bias : l->bias, W,
+                                     &f->ad);
         }
     }
     return 0;
@@ -429,7 +436,8 @@ static int bind_rows(ds_net *net, const ds_adapter *const *adapters, ds_error *e
     size_t rows = 0;
     for (int t = 0; t < net->tasks; t++) {
         const ds_method_spec *s = &adapters[t]->spec;
-        if (s->method == DS_METHOD_FULL || (s->side_in && net->kind == DS_NET_STACKED))
+        if ((ds_method_parts(s->method) & DS_PART_BASE) ||
+            (s->side_in && net->kind == DS_NET_STACKED))
             return ds_fail(err, DS_EINVAL,
                            "an adapter of method full or side in cannot share a batch with others");
         rows += (size_t)s->classes;
@@ -453,6 +461,25 @@ static int bind_rows(ds_net *net, const ds_adapter *const *adapters, ds_error *e
 
 /* ---------------------------------------------------------------- life cycle */
 
+/* STACKED adds a task's shift to the base's bias, so a bias of its own becomes the difference: its
+ * sum with the base's is off by a rounding, and is the base's bit for bit where they are equal. */
+static void upload_set(ds_net *net, int t, const ds_adapter *a) {
+    size_t bytes = a->table.total * sizeof(float);
+    float *set = net->kind == DS_NET_STACKED ? ds_xmalloc(bytes + 1) : NULL;
+    if (set)
+        memcpy(set, a->data, bytes);
+    for (int i = 0; set && i < a->table.count; i++) {
+        const ds_param *p = &a->table.items[i];
+        if (p->kind != DS_PARAM_BIAS)
+            continue;
+        const float *was = ds_base_held(net->base, net->base->linears[p->linear].bias);
+        for (size_t j = 0; j < p->count; j++)
+            set[p->offset + j] -= was[j];
+    }
+    net->dev->upload(net->dev, net->sets_data[t], set ? set : a->data, bytes);
+    free(set);
+}
+
 static int upload_sets(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
     net->sets_data = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->sets_data);
     net->set_rows = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->set_rows);
@@ -465,7 +492,7 @@ static int upload_sets(ds_net *net, const ds_adapter *const *adapters, ds_error 
             continue;
         if (!(net->sets_data[t] = net->dev->alloc(net->dev, bytes ? bytes : 1)))
             return ds_device_no_room(net->dev, bytes, err, "an adapter");
-        net->dev->upload(net->dev, net->sets_data[t], a->data, bytes);
+        upload_set(net, t, a);
     }
     return 0;
 }

@@ -13,6 +13,18 @@ static const float *frozen_matrix(ds_net *net, const ds_layer *l) {
     return NULL;
 }
 
+/* Gradients of what is trained in the place of the base's own: W and bias, or the bias alone. */
+static void replaced_backward(ds_net *net, ds_layer *l, const ds_act *dy, const ds_act *x,
+                              int rows) {
+    const struct ds_ops *k = net->dev->ops;
+    ds_affiner shift = {.m = l->lin->m, .n = l->lin->n, .segs = 1, .b = l->bias};
+    ds_affiner_grad g = {.db = l->db};
+    if (l->full && l->dW)
+        k->linear_backward_weight(net->dev, l->dW, l->db, dy, x, l->lin->m, l->lin->n, rows);
+    else if (l->db)
+        k->affiner_backward(net->dev, &g, &shift, dy, NULL, x, NULL, NULL, NULL, NULL, rows);
+}
+
 /* Input gradient and parameter gradients of one layer.
  *   dx (=) in activations, or dx32 (=) in f32, or neither when the input needs no gradient
  *   dy, y (rows,m)  x (rows,n);  scratch: an activation buffer of (rows,n) for the cases that need
@@ -27,8 +39,7 @@ static void layer_backward(ds_net *net, ds_layer *l, ds_act *dx, float *dx32, co
         k->linear_backward_input(dev, d, dy, l->w, rows);
     else if (dx32)
         k->linear_f32_backward_input(dev, dx32, dy, l->w, rows);
-    if (l->full && l->dW)
-        k->linear_backward_weight(dev, l->dW, l->db, dy, x, l->lin->m, l->lin->n, rows);
+    replaced_backward(net, l, dy, x, rows);
     if (l->adapted)
         k->affiner_backward(dev, &l->g, &l->ad, dy, y, x, d, l->ad.phi_relu ? d : NULL,
                             frozen_matrix(net, l), l->bias, rows);
@@ -46,8 +57,7 @@ static void fc2_backward(ds_net *net, ds_layer *l, ds_act *dpre, const ds_act *d
         return;
     }
     k->linear_gelu_backward_input(net->dev, dpre, dy, l->w, a->pre, rows);
-    if (l->full && l->dW)
-        k->linear_backward_weight(net->dev, l->dW, l->db, dy, a->gelu, l->lin->m, l->lin->n, rows);
+    replaced_backward(net, l, dy, a->gelu, rows);
     if (l->adapted)
         k->affiner_backward(net->dev, &l->g, &l->ad, dy, a->fc2, a->gelu, NULL, NULL,
                             frozen_matrix(net, l), l->bias, rows);
@@ -126,7 +136,7 @@ static void condition_backward(ds_net *net, int B) {
         k->embedding_backward(dev, net->dtable, net->dc, ds_given_base_row(&net->cond, B), B,
                               c->width);
     ds_layer *t0 = &net->layers[DS_LIN_TIME0], *t2 = &net->layers[DS_LIN_TIME2];
-    if (!(t0->adapted || t0->full || t2->adapted || t2->full))
+    if (!ds_layer_trained(t0) && !ds_layer_trained(t2))
         return;
     k->act_from_f32(dev, net->dmod_act, net->dc, n);
     if (t2->adapted) { /* its output, without the class rows, again */
@@ -156,7 +166,7 @@ static void backward(ds_net *net, const float *dout, int B) {
     }
     condition_backward(net, B);
     ds_layer *patch = &net->layers[DS_LIN_PATCH];
-    if (patch->adapted || patch->full) {
+    if (ds_layer_trained(patch)) {
         size_t R = (size_t)B * (size_t)ds_dit_tokens(c);
         net->dev->ops->act_from_f32(net->dev, net->room_a, net->dx, R * (size_t)c->width);
         layer_backward(net, patch, NULL, NULL, net->room_a, net->ypatch, net->patches,

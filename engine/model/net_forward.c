@@ -38,6 +38,8 @@ static stretch stretch_at(const ds_net *net, const ds_layer *l, const int *task,
     const ds_folded *f = first < B ? &l->folded[task[first]] : NULL;
     for (s.count = 0; first + s.count < B && &l->folded[task[first + s.count]] == f;)
         s.count++;
+    if (f && f->own_bias)
+        s.bias = f->own_bias;
     if (f && f->w) {
         s.w = f->w;
         s.bias = f->bias;

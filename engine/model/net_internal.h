@@ -8,26 +8,27 @@
 typedef struct {
     ds_weight *w; /* packed with the adapter; NULL: the task has none here, use the layer's */
     float *bias;
+    const float *own_bias; /* the task's, in its array, in place of the base's; NULL: it has none */
     ds_affiner ad;
     int branch; /* its low-rank branch could not be folded (phi = ReLU) */
 } ds_folded;
 
 typedef struct {
     const ds_linear *lin;
-    const float *W, *bias; /* frozen (device), or inside the trained array (method full); W NULL:
-                              the base holds it in 16 bits, see ds_net_matrix */
+    const float *W, *bias; /* frozen (device), or inside the adapter's array, which replaces them; W
+                              NULL: the base holds it in 16 bits, see ds_net_matrix */
     ds_weight *w;          /* packed, folded */
     float *bias_eff;       /* folded bias, or NULL: use bias */
     int adapted;           /* has the Affiner ad */
     int asleep;       /* every s of its low-rank branch is 0: no branch, the base bit for bit */
-    int full;         /* trained itself */
+    int full;         /* W is replaced */
     ds_affiner ad;    /* single adapter */
     ds_affiner *sets; /* STACKED: one per task, then identity for the base; NULL: no task has any */
     ds_folded *folded; /* FOLDED: one per task, then none for the base */
     ds_weight *every;  /* FOLDED: the tasks' weights as one (ds_device.weights_new), or NULL */
     float *every_bias; /* (tasks,m) */
     ds_affiner_grad g;
-    float *dW, *db; /* method full */
+    float *dW, *db; /* of W and bias where they are trained, else NULL */
     ds_adapter_slot slot;
 } ds_layer;
 
@@ -98,6 +99,9 @@ struct ds_net {
     float *room_cond;
     ds_act *room_cond_act;
 };
+
+/* Has the layer any gradient of its own? */
+static inline int ds_layer_trained(const ds_layer *l) { return l->adapted || l->full || l->db; }
 
 /* The frozen matrix of a layer in f32; valid until the next call. */
 const float *ds_net_matrix(ds_net *net, const ds_layer *l);
