@@ -44,7 +44,9 @@ enum ds_part {
     P(W, DS_METHOD_EMBEDDING, "embedding", DS_PART_ROWS, DS_TARGET_DEFAULT,                        \
       "class embeddings alone")                                                                    \
     P(W, DS_METHOD_FULL, "full", DS_PART_BASE | DS_PART_ROWS, DS_TARGET_DEFAULT,                   \
-      "all of the base, and class embeddings")
+      "all of the base, and class embeddings")                                                     \
+    P(W, DS_METHOD_BITFIT, "bitfit", DS_PART_BIASES | DS_PART_ROWS, DS_TARGET_EVERY,               \
+      "the biases of all linear layers, and class embeddings")
 #define DS_METHOD_OTHERWISE "affiner"
 
 #define DS_PRESET_VALUE(W, value, ...) value,

@@ -2,11 +2,11 @@
 """Writes tests/golden/dit.safetensors: a small DiT with adapters in PyTorch, to be matched by the engine.
 
 Development tool: needs Debian's python3-torch.  Usage: python3 tools/golden_dit.py tests/golden/dit.safetensors
-Per variant (out, in, relu, full): model output, hybrid loss per sample, every gradient, and the trained
-parameters after 10 AdamW steps on one fixed batch.  The model is written here from the published formulas
+Per variant (out, in, relu, full, bitfit): model output, hybrid loss per sample, every gradient, and the trained
+parameters after 10 AdamW steps on one fixed batch; what the file has already keeps its bits.  The model is written here from the published formulas
 (DiT, improved diffusion, the Affiner of DESIGN) in float64, so the file is a reference, not a peer.
 """
-import json, math, struct, sys
+import json, math, os, struct, sys
 import torch
 
 torch.manual_seed(20240914)
@@ -64,6 +64,8 @@ def start(variant):
     p = {}
     if variant == 'full':
         p = {k: v.clone() for k, v in BASE.items() if k != 'pos_embed'}
+    elif variant == 'bitfit':
+        p = {k: v.clone() for k, v in BASE.items() if k.endswith('.bias')}
     else:
         for name, segs in linears():
             w = BASE[name + '.weight']
@@ -87,17 +89,20 @@ def start(variant):
     return {k: v.float() for k, v in p.items()}
 
 
+REPLACING = ('full', 'bitfit')  # methods whose tensors take the place of the base's
+
+
 class Model:
     def __init__(self, variant, p):
         self.v, self.p = variant, p
 
     def w(self, name):
-        return self.p[name] if self.v == 'full' and name in self.p else BASE[name].to(F64)
+        return self.p[name] if self.v in REPLACING and name in self.p else BASE[name].to(F64)
 
     def lin(self, name, x, segs=1):
         w, b = self.w(name + '.weight'), self.w(name + '.bias')
         w = w.reshape(w.shape[0], -1)
-        if self.v == 'full':
+        if self.v in REPLACING:
             return x @ w.T + b
         q = self.p
         names = parts(name, segs)
@@ -239,6 +244,19 @@ def samples(store, p):
             store['sample.%s.%s.%d' % (kind, mode, pixel)] = sample(kind, mode, pixel, steps, 1.7, 2 ** 33 + 5, 7, 1, model, base)
 
 
+def keep(store, path):
+    """What the file has stays, to the bit, where it is the same within the rounding of another PyTorch."""
+    if not os.path.exists(path):
+        return
+    raw = open(path, 'rb').read()
+    n = struct.unpack('<Q', raw[:8])[0]
+    for k, e in json.loads(raw[8:8 + n]).items():
+        was = torch.frombuffer(bytearray(raw[8 + n + e['data_offsets'][0]:8 + n + e['data_offsets'][1]]), dtype=torch.float32)
+        now = store[k].detach().float().reshape(-1)
+        assert (was - now).abs().max() <= 1e-6 * now.abs().max() + 1e-12, k
+        store[k] = was.reshape(store[k].shape)
+
+
 def main():
     store = {'base.' + k: v for k, v in BASE.items()}
     x0 = (torch.rand(B, C, S, S) * 2 - 1).float()
@@ -249,7 +267,7 @@ def main():
     sa, sb = ac.sqrt().float()[t][:, None, None, None], (1 - ac).sqrt().float()[t][:, None, None, None]
     xt = (sa * x0 + sb * noise).float()
     store.update(x0=x0, noise=noise, xt=xt, t=t.float())
-    for variant in ('out', 'in', 'relu', 'full'):
+    for variant in ('out', 'in', 'relu', 'full', 'bitfit'):
         p0 = start(variant)
         p = {k: v.to(F64).requires_grad_(True) for k, v in p0.items()}
         opt = torch.optim.AdamW(list(p.values()), lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
@@ -264,14 +282,15 @@ def main():
             if step == 0:
                 store[variant + '.output'], store[variant + '.mse'], store[variant + '.vb'] = out.detach(), mse.detach(), vb.detach()
                 for k in p:
-                    if variant != 'full':
+                    if variant not in REPLACING:
                         store['%s.start.%s' % (variant, k)] = p0[k]
                     store['%s.grad.%s' % (variant, k)] = p[k].grad.clone()
-                if variant == 'full':
-                    store['full.start.y_embedder.rows'] = p0['y_embedder.rows']
+                if variant in REPLACING:
+                    store[variant + '.start.y_embedder.rows'] = p0['y_embedder.rows']
             opt.step()
         for k in p:
             store['%s.after.%s' % (variant, k)] = p[k].detach()
+    keep(store, sys.argv[1])
     header, blobs, at = {}, [], 0
     for k, v in store.items():
         b = v.detach().float().contiguous().numpy().tobytes()

@@ -205,13 +205,29 @@ static int check_spec(const ds_base *base, const ds_method_spec *s, ds_error *er
     return 0;
 }
 
+/* Adapters of schema 1 keep what they were given, with effect or without: it is in their files.  In
+ * all others an option without effect is as if nobody had given it. */
+static ds_method_spec settled(ds_method_spec s) {
+    unsigned parts = ds_method_parts(s.method);
+    if (schema_of(s.method) == 1)
+        return s;
+    if (!(parts & DS_PART_LOWRANK))
+        s.rank = s.phi_relu = s.freeze_v = 0;
+    if (!(parts & (DS_PART_SCALE | DS_PART_SHIFT)))
+        s.side_in = 0;
+    if (!(parts & DS_PARTS_AFFINER))
+        s.targets = ds_method_targets(s.method);
+    return s;
+}
+
 int ds_adapter_new(ds_adapter **out, const ds_base *base, const ds_method_spec *spec,
                    ds_error *err) {
-    int rc = check_spec(base, spec, err);
+    const ds_method_spec used = settled(*spec);
+    int rc = check_spec(base, &used, err);
     if (rc)
         return rc;
     ds_adapter *a = ds_xcalloc(1, sizeof *a);
-    a->spec = *spec;
+    a->spec = used;
     ds_adapter_table(&a->table, base, &a->spec);
     a->data = ds_xaligned(a->table.total * sizeof *a->data);
     for (int i = 0; i < a->table.count; i++)

@@ -152,7 +152,7 @@ START_TEST(methods_that_cannot_be) {
     ck_assert_msg(strstr(err.message, bad[_i].words) != NULL, "%s", err.message);
     enum ds_method m;
     ck_assert_int_eq(ds_method_from_name("lora", &m, &err), DS_EINVAL);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; ds_preset_table[i].name; i++) {
         ck_assert_int_eq(ds_method_from_name(ds_method_name((enum ds_method)i), &m, &err), 0);
         ck_assert_int_eq((int)m, i);
     }
@@ -228,6 +228,7 @@ typedef struct {
     float poison;
     int code;
     const char *words[2];
+    const ds_method_spec *of; /* NULL: affiner */
 } damage;
 
 static char *replaced(const char *text, const char *from, const char *to) {
@@ -272,8 +273,51 @@ static char *damaged(const char *bytes, size_t n, const damage *d, size_t *size)
     return out;
 }
 
+static const ds_method_spec bitfit = {.method = DS_METHOD_BITFIT, .classes = CLASSES};
+
 static const damage damages[] = {
     {.code = 0},
+    {.code = 0, .of = &bitfit},
+    {.from = "adapter/1", .to = "adapter/3", .code = DS_ENEWER, .words = {"file.st", "adapter/3"}},
+    {.from = "adapter/1",
+     .to = "adapter/30",
+     .code = DS_ENEWER,
+     .words = {"reads diffscaler.adapter/1 to 2", "use a program at least as new"}},
+    {.from = "adapter/1", .to = "adapter/0", .code = DS_EINVAL, .words = {"file.st", "adapter/0"}},
+    {.from = "adapter/1", .to = "adapter/1a", .code = DS_EINVAL, .words = {"adapter/1a", "1 to 2"}},
+    {.from = "adapter/1", .to = "base/1", .code = DS_EINVAL, .words = {"diffscaler.base/1", ""}},
+    {.from = "\"schema\"",
+     .to = "\"scheme\"",
+     .code = DS_EINVAL,
+     .words = {"its schema is ''", ""}},
+    /* schema 2 says the parts; what is not known there is of a newer program */
+    {.from = "adapter/1", .to = "adapter/2", .code = DS_ENEWER, .words = {"file.st", "'affiner'"}},
+    {.from = "adapter/2",
+     .to = "adapter/1",
+     .code = DS_EINVAL,
+     .words = {"file.st", "has no method 'bitfit'"},
+     .of = &bitfit},
+    {.from = "\"bitfit\"",
+     .to = "\"difffit\"",
+     .code = DS_ENEWER,
+     .words = {"file.st", "method 'difffit'"},
+     .of = &bitfit},
+    {.from = "\"biases\"",
+     .to = "\"biases\",\"gamma\"",
+     .code = DS_ENEWER,
+     .words = {"other parts", "at least as new"},
+     .of = &bitfit},
+    {.tensor = "blocks.0.attn.qkv.bias",
+     .how = POISON,
+     .poison = NAN,
+     .code = DS_EINTEGRITY,
+     .words = {"blocks.0.attn.qkv.bias", "not finite"},
+     .of = &bitfit},
+    {.tensor = "x_embedder.proj.bias",
+     .how = DROP,
+     .code = DS_EINTEGRITY,
+     .words = {"x_embedder.proj.bias", ""},
+     .of = &bitfit},
     {.tensor = "blocks.0.attn.q.a",
      .how = POISON,
      .poison = NAN,
@@ -326,7 +370,7 @@ static const damage damages[] = {
 
 START_TEST(a_damaged_file_is_refused) {
     const damage *d = &damages[_i];
-    ds_adapter *a = with_names(&affiner), *b = NULL;
+    ds_adapter *a = with_names(d->of ? d->of : &affiner), *b = NULL;
     size_t n, m;
     ds_error err;
     char *good = encoded(a, &n), *bad = damaged(good, n, d, &m);

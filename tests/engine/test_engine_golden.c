@@ -1,6 +1,6 @@
 /* tests/engine/test_engine_golden.c - the whole model against PyTorch (float64): output, loss, every
- * gradient, parameters after 10 AdamW steps; for the Affiner (side out, side in, ReLU) and for
- * method full. Made by tools/golden_dit.py. */
+ * gradient, parameters after 10 AdamW steps; for the Affiner (side out, side in, ReLU) and
+ * for methods full and bitfit. Made by tools/golden_dit.py. */
 #include "base/mem.h"
 #include "engine/diffusion/diffusion.h"
 #include "engine/diffusion/sampler.h"
@@ -111,7 +111,9 @@ static const ds_variant variants[] = {
     {"relu",
      {.method = DS_METHOD_AFFINER, .rank = 4, .phi_relu = 1, .targets = 1023, .classes = 3}},
     {"full", {.method = DS_METHOD_FULL, .classes = 3}},
+    {"bitfit", {.method = DS_METHOD_BITFIT, .classes = 3}},
 };
+enum { VARIANTS = sizeof variants / sizeof variants[0] };
 
 /* The device's copy of n numbers, or room for them; x is freed. */
 static float *to_device(ds_device *dev, float *x, size_t n) {
@@ -177,7 +179,8 @@ static void check_variant(const ds_variant *v, const ds_device_options *opt) {
     size_t n = a->table.total;
     for (int i = 0; i < a->table.count; i++) {
         const ds_param *p = &a->table.items[i];
-        if (v->spec.method == DS_METHOD_FULL && p->kind != DS_PARAM_ROWS)
+        if ((ds_method_parts(v->spec.method) & (DS_PART_BASE | DS_PART_BIASES)) &&
+            p->kind != DS_PARAM_ROWS)
             continue; /* starts at the base */
         float *x = need(prefix, p->name, p->count);
         memcpy(a->data + p->offset, x, p->count * sizeof *x);
@@ -329,9 +332,9 @@ static void cases(TCase *tc) {
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
-    tcase_add_loop_test(tc, ref_matches_pytorch, 0, 4);
-    tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, 4);
-    tcase_add_loop_test(tc, cuda_f32_matches_pytorch, 0, 4);
+    tcase_add_loop_test(tc, ref_matches_pytorch, 0, VARIANTS);
+    tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, VARIANTS);
+    tcase_add_loop_test(tc, cuda_f32_matches_pytorch, 0, VARIANTS);
     tcase_add_loop_test(tc, samplers_match_pytorch, 0, 4);
     tcase_add_loop_test(tc, samplers_match_pytorch_cuda, 0, 4);
 }

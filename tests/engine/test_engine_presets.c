@@ -122,6 +122,50 @@ START_TEST(a_preset_keeps_its_bytes) {
 }
 END_TEST
 
+/* bitfit has the rows, then each bias as the base has it, and nothing else: no option changes that. */
+START_TEST(bitfit_is_biases_and_rows) {
+    static const char says[] =
+        "{\"freeze_v\":false,\"init_seed\":1,\"name\":\"bitfit\",\"parts\":[\"rows\",\"biases\"],"
+        "\"phi\":\"identity\",\"rank\":0,\"rng\":1,\"side\":\"out\",\"targets\":[\"q\",\"k\",\"v\","
+        "\"proj\",\"fc1\",\"fc2\",\"adaln\",\"final\",\"patch\",\"time\"]}";
+    ds_method_spec spec = {.method = DS_METHOD_BITFIT,
+                           .rank = 8,
+                           .side_in = 1,
+                           .phi_relu = 1,
+                           .freeze_v = 1,
+                           .targets = DS_TARGET_Q,
+                           .classes = CLASSES,
+                           .seed = 1},
+                   plain = {.method = DS_METHOD_BITFIT, .classes = CLASSES, .seed = 1};
+    ds_adapter *a = fresh(&spec), *b = fresh(&plain), *read;
+    ck_assert_int_eq(a->table.count, 1 + ds_lin_count(&config));
+    ck_assert_str_eq(a->table.items[0].name, "y_embedder.rows");
+    for (int i = 0; i < ds_lin_count(&config); i++) {
+        const ds_param *p = &a->table.items[1 + i], *of = &base->table.items[base->linears[i].bias];
+        ck_assert_str_eq(p->name, of->name);
+        ck_assert(p == ds_adapter_bias(&a->table, i) && !p->frozen);
+        ck_assert(!memcmp(a->data + p->offset, base->data + of->offset, p->count * sizeof(float)));
+    }
+    ck_assert_uint_eq(ds_params_trained(&a->table), a->table.total);
+    move(a);
+    move(b);
+    size_t n, m;
+    char *bytes = encoded(a, &n), *other = encoded(b, &m);
+    ck_assert(n == m && !memcmp(bytes, other, n));
+    ck_assert_int_eq(ds_adapter_decode(&read, base, "x", bytes, n, NULL), 0);
+    ck_assert(!memcmp(read->data, a->data, a->table.total * sizeof(float)));
+    ck_assert_str_eq(ds_json_string(read->meta, "schema", ""), "diffscaler.adapter/2");
+    char *method = ds_json_canonical(json_object_get(read->meta, "method"));
+    ck_assert_str_eq(method, says);
+    free(method);
+    free(bytes);
+    free(other);
+    ds_adapter_free(a);
+    ds_adapter_free(b);
+    ds_adapter_free(read);
+}
+END_TEST
+
 /* The committed file is what is written today, and reads as what was published: V of each segment,
  * which is not in it, as it was. */
 START_TEST(a_published_freeze_v_adapter_reads_the_same) {
@@ -150,6 +194,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_unchecked_fixture(tc, make_base, NULL);
     tcase_add_loop_test(tc, a_preset_keeps_its_bytes, 0, PRESETS);
+    tcase_add_test(tc, bitfit_is_biases_and_rows);
     tcase_add_test(tc, a_published_freeze_v_adapter_reads_the_same);
 }
 

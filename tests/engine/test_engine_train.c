@@ -125,12 +125,12 @@ static const ds_sample_options fast = {
 START_TEST(fresh_adapter_is_the_base_bit_for_bit) {
     const ds_device_options *opts[] = {&f32, &bf16};
     ds_world w = open_world(opts[_i]);
-    for (int variant = 0; variant < 4; variant++) {
+    for (int variant = 0; variant < 5; variant++) {
         ds_method_spec spec = affiner;
         spec.side_in = variant == 1;
         spec.phi_relu = variant == 2;
-        if (variant == 3)
-            spec.method = DS_METHOD_FULL;
+        if (variant >= 3)
+            spec.method = variant == 3 ? DS_METHOD_FULL : DS_METHOD_BITFIT;
         ds_adapter *a;
         ds_net *net, *plain;
         float *x = w.dev->alloc(w.dev, ONE * 4), *y0 = w.dev->alloc(w.dev, ONE * 8),
@@ -157,22 +157,25 @@ START_TEST(fresh_adapter_is_the_base_bit_for_bit) {
 END_TEST
 
 START_TEST(resume_gives_the_same_bytes) {
-    const ds_device_options *opts[] = {&f32, &bf16};
+    const ds_device_options *opts[] = {&f32, &bf16, &bf16};
     char path[PATH_MAX], whole[DS_HEX_SIZE], resumed[DS_HEX_SIZE];
     ds_fs_join(path, sizeof path, ds_test_tmpdir(), "checkpoint");
     ds_world w = open_world(opts[_i]);
-    ds_trainer *t = new_trainer(&w, &affiner, &options);
+    ds_method_spec spec = affiner;
+    if (_i == 2)
+        spec.method = DS_METHOD_BITFIT;
+    ds_trainer *t = new_trainer(&w, &spec, &options);
     double heldout;
     steps(t, 12);
     result_digest(t, w.base, whole);
     ds_trainer_free(t);
     for (int stop = 0; stop < 12; stop += 5) {
-        t = new_trainer(&w, &affiner, &options);
+        t = new_trainer(&w, &spec, &options);
         steps(t, stop);
         ck_assert_int_eq(ds_trainer_heldout(t, &heldout, NULL), 0); /* must not disturb the run */
         ck_assert_int_eq(ds_trainer_save(t, path, NULL), 0);
         ds_trainer_free(t);
-        t = new_trainer(&w, &affiner, &options);
+        t = new_trainer(&w, &spec, &options);
         ck_assert_int_eq(ds_trainer_load(t, path, NULL), 0);
         ck_assert_int_eq(ds_trainer_done(t), stop);
         steps(t, 12 - stop);
@@ -260,7 +263,8 @@ START_TEST(training_lowers_the_heldout_loss) {
           .classes = CLASSES},
          1e-2},
         {{.method = DS_METHOD_EMBEDDING, .classes = CLASSES}, 5e-2},
-        {{.method = DS_METHOD_FULL, .classes = CLASSES}, 2e-3}};
+        {{.method = DS_METHOD_FULL, .classes = CLASSES}, 2e-3},
+        {{.method = DS_METHOD_BITFIT, .classes = CLASSES}, 2e-2}};
     ds_world w = open_world(&f32);
     ds_train_options o = options;
     o.lr = runs[_i].lr;
@@ -334,35 +338,39 @@ START_TEST(a_sample_does_not_depend_on_its_neighbours) {
 }
 END_TEST
 
-/* Three tasks and the base in one batch, against each alone.  f32: the folded product rounds
- * diag(a) W + s U V once, the stacked one rounds its terms; a few ulp through two blocks. */
+/* Four tasks and the base in one batch, against each alone.  f32: the folded product rounds
+ * diag(a) W + s U V once, the stacked one rounds its terms, and a bias of its own is the base's plus
+ * the difference; a few ulp through two blocks. */
 START_TEST(stacked_tasks_match_folded_ones) {
     ds_world w = open_world(&f32);
-    ds_method_spec second = affiner, third = affiner;
+    ds_method_spec second = affiner, third = affiner, fourth = affiner;
     second.rank = 0;
     second.targets = DS_TARGET_V | DS_TARGET_FC1;
     third.phi_relu = 1;
     third.seed = 77;
-    ds_adapter *sets[] = {trained(&w, &affiner, 4), trained(&w, &second, 5),
-                          trained(&w, &third, 6)};
+    fourth.method = DS_METHOD_BITFIT;
+    ds_adapter *sets[] = {trained(&w, &affiner, 4), trained(&w, &second, 5), trained(&w, &third, 6),
+                          trained(&w, &fourth, 7)};
+    enum { SETS = sizeof sets / sizeof sets[0], N = 2 * (SETS + 1) };
     ds_net *net;
     ck_assert_int_eq(
-        ds_net_new(&net, w.model, DS_NET_STACKED, (const ds_adapter *const *)sets, 3, 16, NULL), 0);
-    ds_sample_request q[8];
-    for (int i = 0; i < 8; i++) {
-        int task = i % 4;
+        ds_net_new(&net, w.model, DS_NET_STACKED, (const ds_adapter *const *)sets, SETS, 20, NULL),
+        0);
+    ds_sample_request q[N];
+    for (int i = 0; i < N; i++) {
+        int task = i % (SETS + 1);
         q[i] = (ds_sample_request){.index = (uint64_t)i,
                                    .task = task,
-                                   .base = task == 3,
-                                   .label = task == 3 ? i % 4 : i % CLASSES};
+                                   .base = task == SETS,
+                                   .label = task == SETS ? i % 4 : i % CLASSES};
     }
     ds_sample_options so = fast;
     so.steps = 3;
-    float *mixed = ds_xmalloc(8 * ONE * sizeof *mixed);
-    ck_assert_int_eq(ds_sample(NULL, mixed, net, NULL, &so, q, 8, NULL, NULL, NULL), 0);
-    for (int task = 0; task < 4; task++) {
-        float *alone = draw(&w, task < 3 ? sets[task] : NULL, 8, 16, &so);
-        for (int i = task; i < 8; i += 4)
+    float *mixed = ds_xmalloc(N * ONE * sizeof *mixed);
+    ck_assert_int_eq(ds_sample(NULL, mixed, net, NULL, &so, q, N, NULL, NULL, NULL), 0);
+    for (int task = 0; task <= SETS; task++) {
+        float *alone = draw(&w, task < SETS ? sets[task] : NULL, N, 20, &so);
+        for (int i = task; i < N; i += SETS + 1)
             for (int j = 0; j < ONE; j++)
                 ck_assert_msg(fabsf(mixed[i * ONE + j] - alone[i * ONE + j]) < 2e-4f,
                               "task %d sample %d: %g, alone %g", task, i,
@@ -371,7 +379,7 @@ START_TEST(stacked_tasks_match_folded_ones) {
     }
     free(mixed);
     ds_net_free(net);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < SETS; i++)
         ds_adapter_free(sets[i]);
     close_world(&w);
 }
@@ -380,13 +388,14 @@ END_TEST
 /* Each task in weights of its own: the bytes that it has alone, in any order and mixture. */
 START_TEST(folded_tasks_are_those_alone) {
     ds_world w = open_world(_i ? &bf16 : &f32);
-    ds_method_spec spec[] = {affiner, affiner, affiner, affiner};
-    enum { SETS = 4, N = 13 };
+    ds_method_spec spec[] = {affiner, affiner, affiner, affiner, affiner};
+    enum { SETS = 5, N = 16 };
     spec[1].rank = 0;
     spec[1].targets = DS_TARGET_V | DS_TARGET_FC1;
     spec[2].phi_relu = 1;
     spec[2].targets = 1023;
     spec[3].side_in = 1;
+    spec[4].method = DS_METHOD_BITFIT;
     ds_adapter *sets[SETS];
     for (int i = 0; i < SETS; i++)
         sets[i] = trained(&w, &spec[i], 3 + (uint64_t)i);
@@ -396,7 +405,7 @@ START_TEST(folded_tasks_are_those_alone) {
         0);
     ds_sample_request q[N];
     for (int i = 0; i < N; i++) {
-        int task = i * i % (SETS + 1);
+        int task = (i * i + i / 2) % (SETS + 1); /* all of them, some twice */
         q[i] = (ds_sample_request){.index = (uint64_t)i,
                                    .task = task,
                                    .base = task == SETS,
@@ -497,10 +506,11 @@ START_TEST(adapter_file_returns_what_was_stored) {
     ds_method_spec specs[] = {affiner,
                               {.method = DS_METHOD_EMBEDDING, .classes = CLASSES},
                               {.method = DS_METHOD_FULL, .classes = CLASSES},
-                              affiner};
+                              affiner,
+                              {.method = DS_METHOD_BITFIT, .rank = 8, .classes = CLASSES}};
     specs[3].freeze_v = 1;
     specs[3].targets = DS_TARGET_K | DS_TARGET_ADALN;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         ds_adapter *a = trained(&w, &specs[i], 4), *b;
         char *bytes, *again;
         size_t n, m;
@@ -562,10 +572,10 @@ END_TEST
 static void cases(TCase *tc) {
     make_images();
     tcase_add_loop_test(tc, fresh_adapter_is_the_base_bit_for_bit, 0, 2);
-    tcase_add_loop_test(tc, resume_gives_the_same_bytes, 0, 2);
+    tcase_add_loop_test(tc, resume_gives_the_same_bytes, 0, 3);
     tcase_add_test(tc, threads_do_not_matter);
     tcase_add_test(tc, damaged_or_foreign_checkpoints_are_refused);
-    tcase_add_loop_test(tc, training_lowers_the_heldout_loss, 0, 7);
+    tcase_add_loop_test(tc, training_lowers_the_heldout_loss, 0, 8);
     tcase_add_test(tc, frozen_entries_do_not_move);
     tcase_add_loop_test(tc, a_sample_does_not_depend_on_its_neighbours, 0, 2);
     tcase_add_test(tc, stacked_tasks_match_folded_ones);
