@@ -21,6 +21,14 @@ const char *ds_fmt_bytes(char out[DS_TEXT], double bytes) {
     return out;
 }
 
+const char *ds_fmt_method(char out[DS_TEXT], const json_t *adapter) {
+    long long rank = (long long)ds_json_int(adapter, "rank", 0);
+    int n = snprintf(out, DS_TEXT, "%.20s", ds_json_string(adapter, "method", "-"));
+    if (rank) /* else it has no low-rank branch */
+        snprintf(out + n, DS_TEXT - (size_t)n, ", rank %lld", rank);
+    return out;
+}
+
 const char *ds_fmt_count(char out[DS_TEXT], int64_t n) {
     char digits[32];
     if (n < 0)

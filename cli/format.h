@@ -11,8 +11,9 @@
 
 enum { DS_TEXT = 64 }; /* room for any of the short texts below */
 
-const char *ds_fmt_bytes(char out[DS_TEXT], double bytes);      /* "1.2 MB"; "-" when negative */
-const char *ds_fmt_count(char out[DS_TEXT], int64_t n);         /* "5,000"; "-" when negative */
+const char *ds_fmt_bytes(char out[DS_TEXT], double bytes); /* "1.2 MB"; "-" when negative */
+const char *ds_fmt_count(char out[DS_TEXT], int64_t n);    /* "5,000"; "-" when negative */
+const char *ds_fmt_method(char out[DS_TEXT], const json_t *adapter); /* "affiner, rank 8" */
 const char *ds_fmt_number(char out[DS_TEXT], double v);         /* 3 significant digits; "-": NaN */
 const char *ds_fmt_seconds(char out[DS_TEXT], double seconds);  /* "0:33", "1:02:03" */
 const char *ds_fmt_duration(char out[DS_TEXT], double seconds); /* "0.4 s", "59 s", "3 min 5 s" */

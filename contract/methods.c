@@ -28,3 +28,11 @@ int ds_preset_takes(const ds_preset *p, const char *option) {
             return (p->parts & needs[i].parts) != 0;
     return 0;
 }
+
+int ds_preset_schema(const ds_preset *p) {
+    return p <= &ds_preset_table[DS_METHOD_FULL] ? 1 : DS_ADAPTER_SCHEMA_NEWEST;
+}
+
+int ds_preset_keeps(const ds_preset *p, const char *option) {
+    return !p || ds_preset_schema(p) == 1 || ds_preset_takes(p, option);
+}

@@ -67,4 +67,13 @@ const ds_preset *ds_preset_find(const char *name); /* NULL: there is none */
  * */
 int ds_preset_takes(const ds_preset *p, const char *option);
 
+/* Schema of its adapters' files: N of diffscaler.adapter/N.  1 is from before methods had parts and
+ * has the three of then.  The newest is what this program reads up to. */
+enum { DS_ADAPTER_SCHEMA_NEWEST = 2 };
+int ds_preset_schema(const ds_preset *p);
+
+/* Is the option kept with an adapter?  With schema 1 each is, with effect or without; from then on
+ * one without effect is as if nobody had given it.  p may be NULL: yes. */
+int ds_preset_keeps(const ds_preset *p, const char *option);
+
 #endif

@@ -152,9 +152,8 @@ static void show(ds_cli *c, const json_t *a) {
              ds_fmt_count(z, ds_json_int(a, "parameters", -1)));
     ds_field(c, "base", "%s sha256:%s", ds_json_string(base, "name", "-"),
              ds_json_string(base, "sha256", "-"));
-    ds_field(c, "method", "%s, rank %lld, %s steps, seed %lld", ds_json_string(a, "method", "-"),
-             (long long)ds_json_int(a, "rank", 0), ds_fmt_count(x, ds_json_int(a, "steps", -1)),
-             (long long)ds_json_int(a, "seed", 0));
+    ds_field(c, "method", "%s, %s steps, seed %lld", ds_fmt_method(y, a),
+             ds_fmt_count(x, ds_json_int(a, "steps", -1)), (long long)ds_json_int(a, "seed", 0));
     ds_field(c, "training", "%s, %.0f images/s, job %lld",
              ds_fmt_duration(x, ds_json_real(a, "train_seconds")),
              ds_json_number(a, "images_per_second", 0), (long long)ds_json_int(a, "job", 0));

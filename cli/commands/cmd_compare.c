@@ -98,8 +98,9 @@ static const char *fd_text(char out[DS_TEXT], const json_t *a) {
 }
 
 static const char *made_text(char out[DS_TEXT], const json_t *a) {
-    snprintf(out, DS_TEXT, "%.20s, rank %lld, seed %lld", ds_json_string(a, "method", "-"),
-             (long long)ds_json_int(a, "rank", 0), (long long)ds_json_int(a, "seed", 0));
+    char method[DS_TEXT];
+    snprintf(out, DS_TEXT, "%.40s, seed %lld", ds_fmt_method(method, a),
+             (long long)ds_json_int(a, "seed", 0));
     return out;
 }
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ADAPTER_MAX_BYTES = 1 << 30, RANK_MAX = 64, CLASSES_MAX = 100000, SCHEMA_NEWEST = 2 };
+enum { ADAPTER_MAX_BYTES = 1 << 30, RANK_MAX = 64, CLASSES_MAX = 100000 };
 static const char schema_stem[] = "diffscaler.adapter/";
 
 #define TARGETS_AT(W, value, word, parts, targets, help) [value] = targets,
@@ -30,8 +30,7 @@ int ds_method_from_name(const char *name, enum ds_method *out, ds_error *err) {
     return 0;
 }
 
-/* Schema of the files of a method.  1 is from before there were parts, and has these three. */
-static int schema_of(enum ds_method m) { return m <= DS_METHOD_FULL ? 1 : SCHEMA_NEWEST; }
+static int schema_of(enum ds_method m) { return ds_preset_schema(&ds_preset_table[m]); }
 
 /* Entry name of segment g of a linear layer: the fused qkv is stored as q, k and v. */
 static void segment_name(char out[80], const ds_linear *lin, int g, const char *part) {
@@ -90,7 +89,7 @@ void ds_adapter_table(ds_params *t, const ds_base *base, const ds_method_spec *s
     for (int i = 0; (parts & DS_PART_BASE) && i < base->table.count; i++)
         if (base->table.items[i].kind != DS_PARAM_FIXED)
             add_replaced(t, &base->table.items[i]);
-    for (int i = 0; (parts & DS_PARTS_AFFINER) && i < ds_lin_count(&base->cfg); i++)
+    for (int i = 0; i < ds_lin_count(&base->cfg); i++)
         add_affiner(t, &base->linears[i], i, spec);
     if ((parts & DS_PART_ROWS) && spec->classes > 0)
         ds_params_add(t, "y_embedder.rows", DS_PARAM_ROWS, 2,
@@ -205,17 +204,18 @@ static int check_spec(const ds_base *base, const ds_method_spec *s, ds_error *er
     return 0;
 }
 
-/* Adapters of schema 1 keep what they were given, with effect or without: it is in their files.  In
- * all others an option without effect is as if nobody had given it. */
+/* What is kept with the adapter. */
 static ds_method_spec settled(ds_method_spec s) {
-    unsigned parts = ds_method_parts(s.method);
-    if (schema_of(s.method) == 1)
-        return s;
-    if (!(parts & DS_PART_LOWRANK))
-        s.rank = s.phi_relu = s.freeze_v = 0;
-    if (!(parts & (DS_PART_SCALE | DS_PART_SHIFT)))
+    const ds_preset *p = &ds_preset_table[s.method];
+    if (!ds_preset_keeps(p, "rank"))
+        s.rank = 0;
+    if (!ds_preset_keeps(p, "phi"))
+        s.phi_relu = 0;
+    if (!ds_preset_keeps(p, "freeze_v"))
+        s.freeze_v = 0;
+    if (!ds_preset_keeps(p, "side"))
         s.side_in = 0;
-    if (!(parts & DS_PARTS_AFFINER))
+    if (!ds_preset_keeps(p, "targets"))
         s.targets = ds_method_targets(s.method);
     return s;
 }
@@ -292,12 +292,12 @@ static int schema_from_json(const json_t *doc, const char *file, int *schema, ds
     if (n < 1 || *end)
         return ds_fail(err, DS_EINVAL,
                        "'%s' is not an adapter: its schema is '%.40s', not %s1 to %d", file, text,
-                       schema_stem, SCHEMA_NEWEST);
-    if (n > SCHEMA_NEWEST)
+                       schema_stem, DS_ADAPTER_SCHEMA_NEWEST);
+    if (n > DS_ADAPTER_SCHEMA_NEWEST)
         return ds_fail(err, DS_ENEWER,
                        "adapter '%s' has schema %.40s, this program reads %s1 to %d; use a program "
                        "at least as new as the one that made it",
-                       file, text, schema_stem, SCHEMA_NEWEST);
+                       file, text, schema_stem, DS_ADAPTER_SCHEMA_NEWEST);
     *schema = (int)n;
     return 0;
 }

@@ -1,6 +1,7 @@
 /* registry/work/publish.c - ds_publish: one transaction from result.json to a published adapter. */
 #include "base/json.h"
 #include "base/log.h"
+#include "contract/methods.h"
 #include "registry/rows/aliases.h"
 #include "registry/core/events.h"
 #include "registry/rows/bars_internal.h"
@@ -23,7 +24,7 @@
 /* What is taken out of spec and result; strings borrowed from them. */
 struct facts {
     const char *name, *method;
-    int64_t version, steps, seed, parameters;
+    int64_t version, steps, seed, parameters, rank;
     json_t *gate, *evaluations, *probe;
     int passed, forced, recorded; /* recorded: task 0 of the base */
 };
@@ -97,6 +98,8 @@ static int read_facts(const ds_publication *p, struct facts *f, ds_error *err) {
         (rc = need_digest(p->result, "reference", "reference statistics", p->reference, err)))
         return rc;
     f->parameters = ds_json_int(adapter, "parameters", 0);
+    f->rank =
+        ds_preset_keeps(ds_preset_find(f->method), "rank") ? ds_json_int(method, "rank", 0) : 0;
     f->gate = json_object_get(p->result, "gate");
     f->evaluations = json_object_get(p->result, "evaluations");
     f->probe = json_object_get(p->result, "probe");
@@ -178,9 +181,8 @@ static int insert_version(ds_registry *r, const ds_publication *p, const struct 
         " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
         "iisssiiiisIiiiIIddsdddIsi", adapter, f->version, f->passed ? "published" : "rejected",
         p->adapter->sha256, p->reference ? p->reference->sha256 : NULL, j->dataset_version_id,
-        j->base_id, j->id, generation, f->method,
-        ds_json_int(json_object_get(p->spec, "method"), "rank", 0), f->steps, f->seed,
-        f->parameters, ds_json_int(p->result, "images", 0), ds_json_int(p->result, "classes", 0),
+        j->base_id, j->id, generation, f->method, f->rank, f->steps, f->seed, f->parameters,
+        ds_json_int(p->result, "images", 0), ds_json_int(p->result, "classes", 0),
         ds_json_number(p->result, "train_seconds", NAN),
         ds_json_number(p->result, "images_per_second", NAN),
         ds_json_string(p->result, "device_class", ds_json_string(f->probe, "device_class", NULL)),

@@ -132,7 +132,8 @@ static const ds_method_spec methods[] = {
      .classes = CLASSES,
      .seed = 9},
     {.method = DS_METHOD_EMBEDDING, .classes = CLASSES, .seed = 9},
-    {.method = DS_METHOD_FULL, .classes = CLASSES, .seed = 9}};
+    {.method = DS_METHOD_FULL, .classes = CLASSES, .seed = 9},
+    {.method = DS_METHOD_BITFIT, .classes = CLASSES, .seed = 9}};
 enum { METHODS = sizeof methods / sizeof methods[0] };
 
 static world open_world(int diffusers, const ds_method_spec *spec, int asleep) {
@@ -409,6 +410,20 @@ START_TEST(a_relu_branch_cannot_be_folded) {
 }
 END_TEST
 
+/* What replaces tensors of the base has no factors: the layouts that hold whole tensors take it. */
+START_TEST(what_replaces_has_no_factors) {
+    static const char *const says[] = {
+        "method full has no factors: it replaces tensors of the base; "
+        "use safetensors, dit or diffusers",
+        "method bitfit has no factors: it replaces tensors of the base; "
+        "use safetensors, dit or diffusers"};
+    world w = open_world(0, &methods[4 + _i], 0);
+    refused(&w, DS_EXPORT_PEFT, DS_EINVAL, says[_i]);
+    free(export(&w, DS_EXPORT_SAFETENSORS, 0, "alone"));
+    close_world(&w);
+}
+END_TEST
+
 START_TEST(what_is_there_stays) {
     world w = open_world(0, &methods[4], 0);
     char *out = in(&w, "there"), *file = in(&w, "there/x");
@@ -638,6 +653,7 @@ static void register_cases(TCase *tc) {
         return;
     }
     tcase_add_loop_test(tc, a_merged_base_is_the_adapter_folded, 0, 2 * METHODS);
+    tcase_add_loop_test(tc, what_replaces_has_no_factors, 0, 2);
     tcase_add_loop_test(tc, facebook_layout_comes_back, 0, METHODS);
     tcase_add_loop_test(tc, diffusers_layout_comes_back, 0, METHODS);
     tcase_add_test(tc, other_properties_are_said_with_their_effect);
