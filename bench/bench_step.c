@@ -38,7 +38,7 @@ static double flop(const ds_base *base, int train, int full) {
     const ds_dit_config *c = &base->cfg;
     double linear = 0, low = 0, T = ds_dit_tokens(c), attention = c->depth * 4.0 * T * T * c->width;
     for (int i = 0; i < ds_lin_count(c); i++) {
-        const ds_linear *l = &base->linears[i];
+        const ds_linear *l = &base->layers[i];
         int conditioning = strstr(l->name, "adaLN") || strstr(l->name, "t_embedder");
         double rows = conditioning ? 1 : T;
         linear += 2.0 * l->m * l->n * rows;

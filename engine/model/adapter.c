@@ -89,14 +89,14 @@ void ds_adapter_table(ds_params *t, const ds_base *base, const ds_method_spec *s
     for (int i = 0; (parts & DS_PART_BASE) && i < base->table.count; i++)
         if (base->table.items[i].kind != DS_PARAM_FIXED)
             add_replaced(t, &base->table.items[i]);
-    for (int i = 0; i < ds_lin_count(&base->cfg); i++)
-        add_affiner(t, &base->linears[i], i, spec);
+    for (int i = 0; i < base->layer_count; i++)
+        add_affiner(t, &base->layers[i], i, spec);
     if ((parts & DS_PART_ROWS) && spec->classes > 0)
         ds_params_add(t, "y_embedder.rows", DS_PARAM_ROWS, 2,
                       (int[]){spec->classes, base->cfg.width}, 0, -1);
-    for (int i = 0; (parts & DS_PART_BIASES) && i < ds_lin_count(&base->cfg); i++)
-        if (base->linears[i].targets & targets)
-            add_replaced(t, &base->table.items[base->linears[i].bias]);
+    for (int i = 0; (parts & DS_PART_BIASES) && i < base->layer_count; i++)
+        if (base->layers[i].targets & targets)
+            add_replaced(t, &base->table.items[base->layers[i].bias]);
 }
 
 const ds_param *ds_adapter_bias(const ds_params *t, int linear) {

@@ -60,7 +60,8 @@ static ds_base *base_of(const ds_dit_config *cfg) {
     if (!b->cfg.norm2_eps_e6)
         b->cfg.norm2_eps_e6 = 1;
     ds_dit_tensors(&b->table, cfg);
-    b->linears = ds_dit_linears(cfg, &b->table);
+    b->layers = ds_dit_layers(cfg, &b->table);
+    b->layer_count = ds_lin_count(cfg);
     return b;
 }
 
@@ -261,6 +262,6 @@ void ds_base_free(ds_base *b) {
     else
         free(b->data);
     ds_params_release(&b->table);
-    free(b->linears);
+    free(b->layers);
     free(b);
 }

@@ -18,7 +18,8 @@ typedef struct {
     char name[64];
     char sha256[DS_HEX_SIZE]; /* empty while it has no file */
     ds_params table;
-    ds_linear *linears; /* ds_lin_count(&cfg) */
+    ds_layer_shape *layers;
+    int layer_count;
     float *data; /* table.total floats; NULL: held as the file has them, see ds_base_values */
     struct ds_st *file; /* what data or the held tensors lie in; NULL: data is its own */
     const struct ds_base_tensor *held; /* with data NULL: one per entry of table */

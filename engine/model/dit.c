@@ -11,26 +11,26 @@
 static const struct {
     unsigned bit;
     const char *name;
-} targets[] = {
+} known_targets[] = {
 #define TARGET(bit, name) {bit, name},
     DS_TARGETS(TARGET)
 #undef TARGET
     /* known in files; no option has them */
     {DS_TARGET_PATCH, "patch"},
     {DS_TARGET_TIME, "time"}};
-enum { TARGETS = sizeof targets / sizeof targets[0] };
+enum { TARGETS = sizeof known_targets / sizeof known_targets[0] };
 
 const char *ds_target_name(unsigned bit) {
     for (int i = 0; i < TARGETS; i++)
-        if (targets[i].bit == bit)
-            return targets[i].name;
+        if (known_targets[i].bit == bit)
+            return known_targets[i].name;
     return NULL;
 }
 
 unsigned ds_target_bit(const char *name) {
     for (int i = 0; i < TARGETS; i++)
-        if (!strcmp(targets[i].name, name))
-            return targets[i].bit;
+        if (!strcmp(known_targets[i].name, name))
+            return known_targets[i].bit;
     return 0;
 }
 
@@ -79,59 +79,67 @@ static void add(ds_params *t, int linear, enum ds_param_kind kind, const char *p
     ds_params_add(t, name, kind, ndim, (int[]){s0, s1, s2, s3}, kind == DS_PARAM_FIXED, linear);
 }
 
-static void add_linear(ds_params *t, int linear, const char *name, int m, int n) {
-    add(t, linear, DS_PARAM_WEIGHT, name, ".weight", 2, m, n, 1, 1);
-    add(t, linear, DS_PARAM_BIAS, name, ".bias", 1, m, 1, 1, 1);
+static ds_layer_shape plain(const char *name, int m, int n, unsigned targets) {
+    ds_layer_shape l = {.m = m, .n = n, .segs = 1, .targets = targets};
+    snprintf(l.name, sizeof l.name, "%s", name);
+    return l;
 }
 
-/* Name, shape and target of linear layer i: the one place that knows. */
-static ds_linear describe(const ds_dit_config *c, int i) {
+/* Name, shape and target of layer i: the one place that knows. */
+static ds_layer_shape describe(const ds_dit_config *c, int i) {
     const int D = c->width, F = c->mlp_ratio * D, P = c->patch * c->patch;
     if (i == DS_LIN_PATCH)
-        return (ds_linear){"x_embedder.proj", D, c->channels * P, 1, DS_TARGET_PATCH, 0, 0};
+        return plain("x_embedder.proj", D, c->channels * P, DS_TARGET_PATCH);
     if (i == DS_LIN_TIME0)
-        return (ds_linear){"t_embedder.mlp.0", D, c->freq_dim, 1, DS_TARGET_TIME, 0, 0};
+        return plain("t_embedder.mlp.0", D, c->freq_dim, DS_TARGET_TIME);
     if (i == DS_LIN_TIME2)
-        return (ds_linear){"t_embedder.mlp.2", D, D, 1, DS_TARGET_TIME, 0, 0};
+        return plain("t_embedder.mlp.2", D, D, DS_TARGET_TIME);
     if (i == ds_lin_final_adaln(c))
-        return (ds_linear){"final_layer.adaLN_modulation.1", 2 * D, D, 1, DS_TARGET_ADALN, 0, 0};
+        return plain("final_layer.adaLN_modulation.1", 2 * D, D, DS_TARGET_ADALN);
     if (i == ds_lin_final(c))
-        return (ds_linear){
-            "final_layer.linear", P * ds_dit_out_channels(c), D, 1, DS_TARGET_FINAL, 0, 0};
-    static const char *const names[] = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2",
-                                        "adaLN_modulation.1"};
-    static const unsigned bits[] = {DS_TARGET_Q | DS_TARGET_K | DS_TARGET_V, DS_TARGET_PROJ,
-                                    DS_TARGET_FC1, DS_TARGET_FC2, DS_TARGET_ADALN};
-    int which = (i - DS_LIN_BLOCKS) % DS_LIN_PER_BLOCK;
-    const int m[] = {3 * D, D, F, D, 6 * D}, n[] = {D, D, D, F, D};
-    ds_linear l = {
-        .m = m[which], .n = n[which], .segs = which == DS_LIN_QKV ? 3 : 1, .targets = bits[which]};
-    snprintf(l.name, sizeof l.name, "blocks.%d.%s", (i - DS_LIN_BLOCKS) / DS_LIN_PER_BLOCK,
-             names[which]);
+        return plain("final_layer.linear", P * ds_dit_out_channels(c), D, DS_TARGET_FINAL);
+    const struct {
+        const char *name;
+        int m, n, segs;
+        unsigned targets;
+    } in_block[DS_LIN_PER_BLOCK] = {
+        {"attn.qkv", 3 * D, D, 3, DS_TARGET_Q | DS_TARGET_K | DS_TARGET_V},
+        {"attn.proj", D, D, 1, DS_TARGET_PROJ},
+        {"mlp.fc1", F, D, 1, DS_TARGET_FC1},
+        {"mlp.fc2", D, F, 1, DS_TARGET_FC2},
+        {"adaLN_modulation.1", 6 * D, D, 1, DS_TARGET_ADALN}};
+    const int block = (i - DS_LIN_BLOCKS) / DS_LIN_PER_BLOCK,
+              which = (i - DS_LIN_BLOCKS) % DS_LIN_PER_BLOCK;
+    ds_layer_shape l = plain("", in_block[which].m, in_block[which].n, in_block[which].targets);
+    l.segs = in_block[which].segs;
+    snprintf(l.name, sizeof l.name, "blocks.%d.%s", block, in_block[which].name);
     return l;
+}
+
+/* Weight and bias of layer i.  The patch embedding's weight is stored as a convolution's. */
+static void add_layer(ds_params *t, const ds_dit_config *c, int i) {
+    ds_layer_shape l = describe(c, i);
+    if (i == DS_LIN_PATCH)
+        add(t, i, DS_PARAM_WEIGHT, l.name, ".weight", 4, l.m, c->channels, c->patch, c->patch);
+    else
+        add(t, i, DS_PARAM_WEIGHT, l.name, ".weight", 2, l.m, l.n, 1, 1);
+    add(t, i, DS_PARAM_BIAS, l.name, ".bias", 1, l.m, 1, 1, 1);
 }
 
 void ds_dit_tensors(ds_params *t, const ds_dit_config *c) {
     const int D = c->width;
     add(t, -1, DS_PARAM_FIXED, "pos_embed", "", 3, 1, ds_dit_tokens(c), D, 1);
-    add(t, DS_LIN_PATCH, DS_PARAM_WEIGHT, "x_embedder.proj", ".weight", 4, D, c->channels, c->patch,
-        c->patch);
-    add(t, DS_LIN_PATCH, DS_PARAM_BIAS, "x_embedder.proj", ".bias", 1, D, 1, 1, 1);
-    add_linear(t, DS_LIN_TIME0, "t_embedder.mlp.0", D, c->freq_dim);
-    add_linear(t, DS_LIN_TIME2, "t_embedder.mlp.2", D, D);
+    for (int i = DS_LIN_PATCH; i < DS_LIN_BLOCKS; i++)
+        add_layer(t, c, i);
     add(t, -1, DS_PARAM_TABLE, "y_embedder.embedding_table", ".weight", 2, c->classes + 1, D, 1, 1);
-    for (int i = DS_LIN_BLOCKS; i < ds_lin_final_adaln(c); i++) {
-        ds_linear l = describe(c, i);
-        add_linear(t, i, l.name, l.m, l.n);
-    }
-    for (int i = ds_lin_final(c); i >= ds_lin_final_adaln(c); i--) {
-        ds_linear l = describe(c, i);
-        add_linear(t, i, l.name, l.m, l.n);
-    }
+    for (int i = DS_LIN_BLOCKS; i < ds_lin_final_adaln(c); i++)
+        add_layer(t, c, i);
+    add_layer(t, c, ds_lin_final(c));
+    add_layer(t, c, ds_lin_final_adaln(c));
 }
 
-ds_linear *ds_dit_linears(const ds_dit_config *c, const ds_params *table) {
-    ds_linear *list = ds_xcalloc((size_t)ds_lin_count(c), sizeof *list);
+ds_layer_shape *ds_dit_layers(const ds_dit_config *c, const ds_params *table) {
+    ds_layer_shape *list = ds_xcalloc((size_t)ds_lin_count(c), sizeof *list);
     for (int i = 0; i < ds_lin_count(c); i++)
         list[i] = describe(c, i);
     for (int e = 0; e < table->count; e++) {
@@ -174,12 +182,13 @@ void ds_dit_init(float *data, const ds_params *table, const ds_dit_config *c, ui
         if (p->kind == DS_PARAM_FIXED)
             ds_dit_positions(x, c);
         /* adaLN-Zero: modulation and output layers start at zero */
-        int zero = strstr(p->name, "adaLN") || strstr(p->name, "final_layer");
+        const unsigned target = p->linear < 0 ? 0 : describe(c, p->linear).targets;
+        int zero = (target & (DS_TARGET_ADALN | DS_TARGET_FINAL)) != 0;
         if (p->kind != DS_PARAM_TABLE && (p->kind != DS_PARAM_WEIGHT || zero))
             continue;
         ds_rng_normal(x, p->count, seed, DS_STREAM_INIT, (uint32_t)e, 0);
         double fan_in = (double)p->count / p->shape[0], fan_out = p->shape[0], std = 0.02;
-        if (p->kind == DS_PARAM_WEIGHT && !strstr(p->name, "t_embedder"))
+        if (p->kind == DS_PARAM_WEIGHT && target != DS_TARGET_TIME)
             std = sqrt(2.0 / (fan_in + fan_out)); /* xavier: the variance of the uniform law */
         for (size_t i = 0; i < p->count; i++)
             x[i] = (float)(x[i] * std);

@@ -44,15 +44,19 @@ enum {
 const char *ds_target_name(unsigned bit);
 unsigned ds_target_bit(const char *name); /* 0: no such target */
 
-/* A linear layer y = W x + bias, W (m,n), of `segs` equal output segments. */
+enum ds_layer_kind { DS_LAYER_LINEAR };
+
+/* A layer that an adapter can have: y = W x + bias, W (m,n), of `segs` equal output segments. */
 typedef struct {
     char name[64]; /* "blocks.0.attn.qkv" */
     int m, n, segs;
     unsigned targets; /* bit of each segment's target; qkv has three */
     int weight, bias; /* entries in the base's parameter table */
-} ds_linear;
+    enum ds_layer_kind kind;
+} ds_layer_shape;
+typedef ds_layer_shape ds_linear;
 
-/* Order of ds_linear: three embedders, five a block, two at the end. */
+/* Order of layers: three embedders, five a block, two at the end. */
 enum { DS_LIN_PATCH, DS_LIN_TIME0, DS_LIN_TIME2, DS_LIN_BLOCKS };
 enum { DS_LIN_QKV, DS_LIN_PROJ, DS_LIN_FC1, DS_LIN_FC2, DS_LIN_ADALN, DS_LIN_PER_BLOCK };
 static inline int ds_lin_block(int block, int which) {
@@ -75,7 +79,7 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err);
 /* The tensors of the state_dict in file order, and the linear layers (array of ds_lin_count,
  * malloc'ed). */
 void ds_dit_tensors(ds_params *table, const ds_dit_config *c);
-ds_linear *ds_dit_linears(const ds_dit_config *c, const ds_params *table);
+ds_layer_shape *ds_dit_layers(const ds_dit_config *c, const ds_params *table);
 
 /* The 2-D sin-cos position embedding, (tokens, width). */
 void ds_dit_positions(float *pos, const ds_dit_config *c);

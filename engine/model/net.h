@@ -1,7 +1,5 @@
 /* engine/model/net.h - a DiT on a device: forward, backward, with or without an adapter.
  *
- * ds_model  the base's tensors on a device, shared by nets: a copy, or on a device whose memory is
- *           the host's the base's own, so that its weights lie in memory once.
  * ds_net    packed weights plus activation buffers for at most `batch` samples.  Four kinds:
  *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
  *   DS_NET_STACKED  several tasks in one batch: frozen weights, a set per sample
@@ -16,22 +14,7 @@
 #define DS_ENGINE_MODEL_NET_H
 
 #include "engine/model/adapter.h"
-
-struct ds_vae;
-
-typedef struct {
-    ds_device *dev;
-    const ds_base *base;
-    struct ds_vae *vae; /* makes pictures of a latent base's samples (engine/vae/vae.h); NULL: none.
-                           Set by the owner of the model, borrowed */
-    float *data; /* device copy of all tensors, in the order of base->table; NULL: host memory */
-} ds_model;
-
-int ds_model_new(ds_model **out, ds_device *dev, const ds_base *base, ds_error *err);
-void ds_model_free(ds_model *m);                                  /* NULL is fine */
-size_t ds_model_bytes(const ds_device *dev, const ds_base *base); /* beside the base's own */
-
-enum ds_net_kind { DS_NET_INFER, DS_NET_STACKED, DS_NET_FOLDED, DS_NET_TRAIN };
+#include "engine/model/model.h"
 
 typedef struct ds_net ds_net;
 
@@ -50,9 +33,6 @@ size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_
 int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adapter, int batch,
                      int recompute, ds_error *err);
 size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch, int recompute);
-
-/* Entry of the base's table in f32, in place or unpacked into room; on a device in host memory. */
-const float *ds_net_unpack(ds_device *dev, const ds_base *base, int entry, float *room);
 
 /* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits.
  * FOLDED: beside it at most as much again for each task. */

@@ -2,35 +2,8 @@
 #ifndef DS_ENGINE_MODEL_NET_INTERNAL_H
 #define DS_ENGINE_MODEL_NET_INTERNAL_H
 
+#include "engine/model/layers.h"
 #include "engine/model/net.h"
-
-/* A layer as it is for one task of a FOLDED net. */
-typedef struct {
-    ds_weight *w; /* packed with the adapter; NULL: the task has none here, use the layer's */
-    float *bias;
-    const float *own_bias; /* the task's, in its array, in place of the base's; NULL: it has none */
-    ds_affiner ad;
-    int branch; /* its low-rank branch could not be folded (phi = ReLU) */
-} ds_folded;
-
-typedef struct {
-    const ds_linear *lin;
-    const float *W, *bias; /* frozen (device), or inside the adapter's array, which replaces them; W
-                              NULL: the base holds it in 16 bits, see ds_net_matrix */
-    ds_weight *w;          /* packed, folded */
-    float *bias_eff;       /* folded bias, or NULL: use bias */
-    int adapted;           /* has the Affiner ad */
-    int asleep;       /* every s of its low-rank branch is 0: no branch, the base bit for bit */
-    int full;         /* W is replaced */
-    ds_affiner ad;    /* single adapter */
-    ds_affiner *sets; /* STACKED: one per task, then identity for the base; NULL: no task has any */
-    ds_folded *folded; /* FOLDED: one per task, then none for the base */
-    ds_weight *every;  /* FOLDED: the tasks' weights as one (ds_device.weights_new), or NULL */
-    float *every_bias; /* (tasks,m) */
-    ds_affiner_grad g;
-    float *dW, *db; /* of W and bias where they are trained, else NULL */
-    ds_adapter_slot slot;
-} ds_layer;
 
 /* Activations of one block; R = B*T rows.  INFER nets share one set among all blocks, TRAIN nets
  * one among the blocks that are recomputed (all but x0, which each of them keeps). */
@@ -68,12 +41,8 @@ struct ds_net {
     const ds_base *base;
     enum ds_net_kind kind;
     int batch, tasks, recompute;
-    float *wide; /* room for the largest weight, where the base holds some in 16 bits; or NULL */
-    ds_method_spec spec;
-    const float *bound; /* TRAIN: the parameters of the last ds_net_bind */
-    ds_layer *layers;
-    float **sets_data;     /* device copies of the adapters' arrays, `tasks` of them */
-    float *identity;       /* stacked: ones and zeros for samples of the base itself */
+    ds_layers layers;
+    const float *bound;    /* TRAIN: the parameters of the last ds_net_bind */
     const float **rows;    /* class rows of each adapter (device) */
     int *set_rows;         /* number of rows of each */
     float *rows_all;       /* several tasks: all rows, one after the other */
@@ -88,7 +57,6 @@ struct ds_net {
      * forgotten last.  Those hold their sets, so they are forgotten when the sets change. */
     int *task, task_count;
     int *given, *next_task; /* host room of ds_net_give, and for the sets of the next batch */
-    int *first_set; /* zeros, as many as a batch and a table's chunk: all rows take the only set */
     /* Gradients: of the residual stream (R,D), of a layer of modulations (B,6D), of c and SiLU(c)
      * (B,D), of the tokens (R,pp outC).  mod_act, tok_act: what they are the gradients of. */
     float *dx, *dmod, *dc, *dsc;
@@ -99,12 +67,6 @@ struct ds_net {
     float *room_cond;
     ds_act *room_cond_act;
 };
-
-/* Has the layer any gradient of its own? */
-static inline int ds_layer_trained(const ds_layer *l) { return l->adapted || l->full || l->db; }
-
-/* The frozen matrix of a layer in f32; valid until the next call. */
-const float *ds_net_matrix(ds_net *net, const ds_layer *l);
 
 /* Rows of a table computed at a time: what is between takes room, and a product hardly gains from
  * more. */
@@ -145,9 +107,7 @@ void ds_net_modulate(ds_net *net, int layer, float *mod, const ds_conditioning *
 void ds_net_block_forward(ds_net *net, int i, float *out, int B);
 
 /* Has each sample a set of its own? */
-static inline int ds_net_several(const ds_net *net) {
-    return net->kind == DS_NET_STACKED || net->kind == DS_NET_FOLDED;
-}
+static inline int ds_net_several(const ds_net *net) { return ds_net_kind_several(net->kind); }
 
 static inline const ds_dit_config *ds_net_cfg(const ds_net *net) { return &net->base->cfg; }
 

@@ -103,7 +103,7 @@ START_TEST(segments_are_entries) {
     ck_assert_int_eq(entry(a, "blocks.0.mlp.fc2.V")->shape[1], 128);
     int fused = entry(a, "blocks.0.attn.q.a")->linear, fc1 = -1;
     for (int i = 0; i < ds_lin_count(&config); i++)
-        if (!strcmp(base->linears[i].name, "blocks.0.mlp.fc1"))
+        if (!strcmp(base->layers[i].name, "blocks.0.mlp.fc1"))
             fc1 = i;
     ck_assert_int_eq(ds_adapter_find(&a->table, fused, 4, &slot), 1);
     ck_assert_uint_eq(slot.a, entry(a, "blocks.0.attn.q.a")->offset);

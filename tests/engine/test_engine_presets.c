@@ -141,7 +141,7 @@ START_TEST(bitfit_is_biases_and_rows) {
     ck_assert_int_eq(a->table.count, 1 + ds_lin_count(&config));
     ck_assert_str_eq(a->table.items[0].name, "y_embedder.rows");
     for (int i = 0; i < ds_lin_count(&config); i++) {
-        const ds_param *p = &a->table.items[1 + i], *of = &base->table.items[base->linears[i].bias];
+        const ds_param *p = &a->table.items[1 + i], *of = &base->table.items[base->layers[i].bias];
         ck_assert_str_eq(p->name, of->name);
         ck_assert(p == ds_adapter_bias(&a->table, i) && !p->frozen);
         ck_assert(!memcmp(a->data + p->offset, base->data + of->offset, p->count * sizeof(float)));

@@ -27,7 +27,7 @@ static int adapter_of(const ds_exporter *x, int linear, ds_affiner *ad) {
     if (!x->adapter || linear < 0 ||
         !ds_adapter_find(&x->adapter->table, linear, x->adapter->spec.rank, &slot))
         return 0;
-    *ad = ds_adapter_view(&x->adapter->spec, &x->base->linears[linear], &slot, x->adapter->data);
+    *ad = ds_adapter_view(&x->adapter->spec, &x->base->layers[linear], &slot, x->adapter->data);
     return 1;
 }
 
@@ -107,7 +107,7 @@ const float *ds_export_values(ds_exporter *x, int entry) {
         if (p->kind == DS_PARAM_WEIGHT)
             fold_matrix(x->values, &ad);
         else
-            fold_bias(x->values, x, &x->base->linears[p->linear], &ad);
+            fold_bias(x->values, x, &x->base->layers[p->linear], &ad);
     }
     return x->values;
 }
@@ -160,7 +160,7 @@ void ds_export_module(const ds_base *base, int linear, int g, int block, char ou
 }
 
 static void add_layer(ds_export_list *list, const ds_exporter *x, int linear, int block) {
-    const ds_linear *l = &x->base->linears[linear];
+    const ds_linear *l = &x->base->layers[linear];
     size_t rows = (size_t)(l->m / l->segs);
     char module[96], name[128];
     for (int bias = 0; bias < 2; bias++)

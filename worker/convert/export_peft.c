@@ -49,7 +49,7 @@ static void put_segment(peft *p, const ds_affiner *ad, int g, const char *module
 
 static void put_layer(peft *p, int linear) {
     const ds_adapter *a = p->x->adapter;
-    const ds_linear *l = &p->x->base->linears[linear];
+    const ds_linear *l = &p->x->base->layers[linear];
     ds_adapter_slot slot;
     int copies = linear == DS_LIN_TIME0 || linear == DS_LIN_TIME2 ? p->x->base->cfg.depth : 1;
     if (!ds_adapter_find(&a->table, linear, a->spec.rank, &slot))

@@ -324,10 +324,10 @@ static spent unpack_seconds(ds_device *dev, const ds_base *base) {
         return out;
     size_t n = base->table.items[widest].count;
     float *room = ds_xmalloc(n * sizeof *room);
-    ds_net_unpack(dev, base, widest, room);
+    ds_model_unpack(dev, base, widest, room);
     spent start = clocks(), end;
     for (int i = 0; i < TRIES; i++)
-        ds_net_unpack(dev, base, widest, room);
+        ds_model_unpack(dev, base, widest, room);
     end = clocks();
     for (int j = 0; j < CLOCKS; j++)
         out.s[j] = (end.s[j] - start.s[j]) / TRIES * (double)total / (double)n;
