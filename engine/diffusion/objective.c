@@ -221,7 +221,7 @@ static size_t out_count(const ds_dit_config *c) {
 
 size_t ds_net_denoiser_bytes(const ds_dit_config *c, int batch) {
     return (size_t)batch *
-           ((in_count(c) + 2 * out_count(c)) * sizeof(float) + sizeof(ds_condition));
+           ((in_count(c) + 2 * out_count(c)) * sizeof(float) + sizeof(ds_net_sample));
 }
 
 int ds_net_denoiser_init(ds_net_denoiser *d, const ds_model *model, ds_net *net, int batch,
@@ -236,7 +236,7 @@ int ds_net_denoiser_init(ds_net_denoiser *d, const ds_model *model, ds_net *net,
                        in_count(c) * sizeof(float));
     }
     d->host = ds_xmalloc((size_t)batch * out_count(c) * sizeof(float));
-    d->cond = ds_xcalloc((size_t)batch, sizeof *d->cond);
+    d->samples = ds_xcalloc((size_t)batch, sizeof *d->samples);
     return 0;
 }
 
@@ -246,7 +246,7 @@ void ds_net_denoiser_release(ds_net_denoiser *d) {
         d->dev->free(d->dev, d->out);
     }
     free(d->host);
-    free(d->cond);
+    free(d->samples);
     *d = (ds_net_denoiser){0};
 }
 
@@ -257,9 +257,11 @@ int ds_net_denoise(void *user, float *out, const float *x, float t, int n, ds_er
     for (int at = 0; at < n; at += d->batch) {
         int b = n - at < d->batch ? n - at : d->batch;
         for (int i = 0; i < b; i++)
-            d->cond[i] = (ds_condition){.t = t, .row = -1, .base_row = d->c->classes, .task = -1};
+            d->samples[i] =
+                (ds_net_sample){.t = t, .row = -1, .base_row = d->c->classes, .task = -1};
         d->dev->upload(d->dev, d->x, x + (size_t)at * in, (size_t)b * in * sizeof(float));
-        ds_net_forward(d->net, d->out, d->x, d->cond, b); /* (b,outC,S,S) */
+        ds_net_forward(d->net, d->out, &(ds_net_input){.x = d->x, .samples = d->samples},
+                       b); /* (b,outC,S,S) */
         d->dev->download(d->dev, d->host, d->out, (size_t)b * all * sizeof(float));
         for (int i = 0; i < b; i++) /* what a learned variance says is left out */
             memcpy(out + (size_t)(at + i) * in, d->host + (size_t)i * all, in * sizeof(float));

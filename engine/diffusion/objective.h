@@ -91,7 +91,7 @@ typedef struct {
     const ds_dit_config *c;
     int batch;
     float *x, *out, *host; /* made by init */
-    ds_condition *cond;
+    ds_net_sample *samples;
 } ds_net_denoiser;
 int ds_net_denoiser_init(ds_net_denoiser *d, const ds_model *model, ds_net *net, int batch,
                          ds_error *err);

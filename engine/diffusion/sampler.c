@@ -38,23 +38,23 @@ typedef struct {
     uint32_t *noise_step;   /* B, for the op that makes noise */
     uint64_t *noise_index;
     float *host;                     /* (B,C,S,S) */
-    ds_condition *cond;              /* 2B */
+    ds_net_sample *samples;          /* 2B */
     ds_window *window, *base_window; /* modulations of net and base, or NULL */
     int B, both; /* both: conditional and unconditional in one pass, x holds the images twice */
 } ds_run;
 
 /* What requests ask for, and what guides them: the null class of the adapter or of the base.  The
  * timestep is set in every step. */
-static void conditions(const ds_dit_config *cfg, ds_condition *cond, ds_condition *guide,
+static void samples_of(const ds_dit_config *cfg, ds_net_sample *samples, ds_net_sample *guide,
                        const ds_sample_request *q, int n) {
     for (int i = 0; i < n; i++) {
-        ds_condition c = {.row = -1, .base_row = cfg->classes, .task = q[i].base ? -1 : q[i].task};
+        ds_net_sample c = {.row = -1, .base_row = cfg->classes, .task = q[i].base ? -1 : q[i].task};
         guide[i] = c;
         if (q[i].label >= 0 && q[i].base)
             c.base_row = q[i].label;
         else if (q[i].label >= 0)
             c.row = q[i].label, c.base_row = -1;
-        cond[i] = c;
+        samples[i] = c;
     }
 }
 
@@ -62,8 +62,8 @@ static void pass(ds_run *r, ds_net *net, ds_window *w, int first, int n, int k) 
     float *out = r->out + (size_t)first * r->outpx;
     if (!ds_window_forward(w, out, r->x, first, n, k)) {
         for (int i = first; i < first + n; i++)
-            r->cond[i].t = (float)r->s.t[k];
-        ds_net_forward(net, out, r->x, r->cond + first, n);
+            r->samples[i].t = (float)r->s.t[k];
+        ds_net_forward(net, out, &(ds_net_input){.x = r->x, .samples = r->samples + first}, n);
     }
 }
 
@@ -153,10 +153,10 @@ static int run_batch(ds_run *r, const ds_sample_request *q, double done, double 
     noise(r, q, 0xffffffffu, r->x);
     if (r->both)
         noise(r, q, 0xffffffffu, r->x + (size_t)r->B * r->px);
-    conditions(r->c, r->cond, r->cond + r->B, q, r->B);
+    samples_of(r->c, r->samples, r->samples + r->B, q, r->B);
     const int cfg = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG;
-    ds_window_batch(r->window, r->cond, 0, cfg ? 2 * r->B : r->B);
-    ds_window_batch(r->base_window, r->cond, r->B, r->B);
+    ds_window_batch(r->window, r->samples, 0, cfg ? 2 * r->B : r->B);
+    ds_window_batch(r->base_window, r->samples, r->B, r->B);
     for (int k = r->s.steps - 1; k >= 0; k--) {
         predict(r, k);
         step(r, q, k);
@@ -193,7 +193,7 @@ static int run_open(ds_run *r, int batch, ds_error *err) {
     if (!r->x || !r->out || !r->x0_prev || !r->noise)
         return ds_fail(err, DS_ENOMEM, "no room to sample %d images at a time", batch);
     r->host = ds_xmalloc(n * r->px * sizeof(float));
-    r->cond = ds_xmalloc(2 * n * sizeof *r->cond);
+    r->samples = ds_xmalloc(2 * n * sizeof *r->samples);
     r->noise_step = ds_xmalloc(n * sizeof *r->noise_step);
     r->noise_index = ds_xmalloc(n * sizeof *r->noise_index);
     return 0;
@@ -208,8 +208,8 @@ size_t ds_sample_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int
 static void open_windows(ds_run *r, int batch, const ds_sample_request *q, int n) {
     const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG, limit = r->o->table_rows;
     int rows = ds_window_rows(r->c, r->net->dev);
-    ds_condition *all = ds_xmalloc(2 * (size_t)n * sizeof *all);
-    conditions(r->c, all, all + n, q, n);
+    ds_net_sample *all = ds_xmalloc(2 * (size_t)n * sizeof *all);
+    samples_of(r->c, all, all + n, q, n);
     if (limit)
         rows = limit < rows ? limit : rows;
     r->window = ds_window_new(r->net, &r->s, all, cfg ? 2 * n : n, 2 * batch, rows);
@@ -229,7 +229,7 @@ static void run_close(ds_run *r) {
     for (int i = 0; i < 4; i++)
         dev->free(dev, device[i]);
     free(r->host);
-    free(r->cond);
+    free(r->samples);
     free(r->noise_step);
     free(r->noise_index);
     ds_schedule_release(&r->s);

@@ -16,16 +16,16 @@ struct ds_window {
     ds_net *net;
     const ds_schedule *s;
     ds_net_table *table;
-    int rows;          /* of the table */
-    int whole;         /* all steps and conditions of the run fit */
-    ds_condition *set; /* what rows are kept for: `count` different conditions */
+    int rows;           /* of the table */
+    int whole;          /* all steps and conditions of the run fit */
+    ds_net_sample *set; /* what rows are kept for: `count` different conditions */
     int count;
     int first, steps; /* steps first, first - 1, ... are there: rows of a set, then of the next, so
                          that those of a task follow each other */
     int used;         /* by this batch */
     int *slot;        /* of each sample of a batch: its place in set */
     int *row;
-    ds_condition *ask; /* rows */
+    ds_net_sample *ask; /* rows */
 };
 
 int ds_window_rows(const ds_dit_config *cfg, const ds_device *dev) {
@@ -33,13 +33,13 @@ int ds_window_rows(const ds_dit_config *cfg, const ds_device *dev) {
     return dev->host_memory && rows > HOST_ROWS ? HOST_ROWS : (int)rows;
 }
 
-static int same(const ds_net *net, const ds_condition *a, const ds_condition *b) {
+static int same(const ds_net *net, const ds_net_sample *a, const ds_net_sample *b) {
     return a->row == b->row && a->base_row == b->base_row &&
            (!ds_net_several(net) || a->task == b->task);
 }
 
 /* Place of c in set (count); count: it is not there. */
-static int find(const ds_net *net, const ds_condition *set, int count, const ds_condition *c) {
+static int find(const ds_net *net, const ds_net_sample *set, int count, const ds_net_sample *c) {
     int i = 0;
     while (i < count && !same(net, &set[i], c))
         i++;
@@ -47,7 +47,7 @@ static int find(const ds_net *net, const ds_condition *set, int count, const ds_
 }
 
 /* The different conditions among n, in order; room + 1: more than room. */
-static int distinct(const ds_net *net, ds_condition *set, int room, const ds_condition *all,
+static int distinct(const ds_net *net, ds_net_sample *set, int room, const ds_net_sample *all,
                     int n) {
     int count = 0;
     for (int i = 0; i < n; i++) {
@@ -60,7 +60,7 @@ static int distinct(const ds_net *net, ds_condition *set, int room, const ds_con
     return count;
 }
 
-ds_window *ds_window_new(ds_net *net, const ds_schedule *s, const ds_condition *all, int n,
+ds_window *ds_window_new(ds_net *net, const ds_schedule *s, const ds_net_sample *all, int n,
                          int batch, int most) {
     if (most < 1 || n < 1)
         return NULL;
@@ -96,9 +96,9 @@ void ds_window_free(ds_window *w) {
 }
 
 /* The batch's own set.  If the last one's was the same, what is there can be used again. */
-static void own_set(ds_window *w, const ds_condition *cond, int n) {
-    ds_condition *set = ds_xmalloc((size_t)w->rows * sizeof *set);
-    int count = distinct(w->net, set, w->rows, cond, n), equal = count == w->count;
+static void own_set(ds_window *w, const ds_net_sample *samples, int n) {
+    ds_net_sample *set = ds_xmalloc((size_t)w->rows * sizeof *set);
+    int count = distinct(w->net, set, w->rows, samples, n), equal = count == w->count;
     for (int i = 0; equal && i < count && i < w->rows; i++)
         equal = same(w->net, &set[i], &w->set[i]);
     if (!equal)
@@ -109,14 +109,14 @@ static void own_set(ds_window *w, const ds_condition *cond, int n) {
     free(set);
 }
 
-void ds_window_batch(ds_window *w, const ds_condition *cond, int first, int n) {
+void ds_window_batch(ds_window *w, const ds_net_sample *samples, int first, int n) {
     if (!w)
         return;
     if (!w->whole)
-        own_set(w, cond + first, n);
+        own_set(w, samples + first, n);
     w->used = w->count <= w->rows && (w->rows / w->count > 1 || w->count < n);
     for (int i = first; w->used && i < first + n; i++) {
-        w->slot[i] = find(w->net, w->set, w->count, &cond[i]);
+        w->slot[i] = find(w->net, w->set, w->count, &samples[i]);
         DS_ASSERT(w->slot[i] < w->count);
     }
 }
@@ -128,11 +128,11 @@ static void fill(ds_window *w, int k) {
     w->steps = steps;
     for (int j = 0; j < w->count; j++)
         for (int i = 0; i < steps; i++) {
-            ds_condition *c = &w->ask[j * steps + i];
+            ds_net_sample *c = &w->ask[j * steps + i];
             *c = w->set[j];
             c->t = (float)w->s->t[k - i];
         }
-    ds_net_table_fill(w->table, w->ask, steps * w->count);
+    ds_net_table_fill(w->table, &(ds_net_input){.samples = w->ask}, steps * w->count);
 }
 
 int ds_window_forward(ds_window *w, float *out, const float *x, int first, int n, int k) {

@@ -22,12 +22,12 @@ int ds_window_rows(const ds_dit_config *cfg, const ds_device *dev);
 
 /* all (n): conditions of the run, without timesteps; batch: samples of a batch, at most; most: rows
  * that may be kept. */
-ds_window *ds_window_new(ds_net *net, const ds_schedule *s, const ds_condition *all, int n,
+ds_window *ds_window_new(ds_net *net, const ds_schedule *s, const ds_net_sample *all, int n,
                          int batch, int most);
 void ds_window_free(ds_window *w);
 
-/* Samples first .. first+n-1 of the next batch have these conditions (cond[first] ...). */
-void ds_window_batch(ds_window *w, const ds_condition *cond, int first, int n);
+/* Samples first .. first+n-1 of the next batch have these conditions (samples[first] ...). */
+void ds_window_batch(ds_window *w, const ds_net_sample *samples, int first, int n);
 
 /* ds_net_forward of those n samples in step k of the schedule.  0: no, do it without. */
 int ds_window_forward(ds_window *w, float *out, const float *x, int first, int n, int k);

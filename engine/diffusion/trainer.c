@@ -27,7 +27,7 @@ struct ds_trainer {
     uint32_t *noise_step;
     uint64_t *noise_sample;
     float *host; /* the next micro-batch: mb*(C*S*S + 10) */
-    ds_condition *cond;
+    ds_net_sample *samples;
     int ready_step, ready_first; /* what host holds already, -1 = nothing */
 };
 
@@ -107,7 +107,7 @@ static int allocate(ds_trainer *t, ds_error *err) {
     t->noise_sample = ds_xmalloc(mb * sizeof *t->noise_sample);
     t->host = ds_xmalloc(given_floats(c, mb) * sizeof(float));
     t->seen = ds_xmalloc(outcome_size(batch) * sizeof(double));
-    t->cond = ds_xmalloc(mb * sizeof *t->cond);
+    t->samples = ds_xmalloc(mb * sizeof *t->samples);
     t->ready_step = -1;
     return 0;
 }
@@ -148,7 +148,7 @@ void ds_trainer_free(ds_trainer *t) {
     free(t->noise_sample);
     free(t->host);
     free(t->seen);
-    free(t->cond);
+    free(t->samples);
     free(t);
 }
 
@@ -180,11 +180,12 @@ static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weig
         const ds_draw *d = &draw[i];
         int label = t->task.images.labels[d->image];
         ds_train_task_picture(&t->task, t->host + (size_t)i * px, d);
-        t->cond[i] = (ds_condition){.t = (float)d->t, .row = -1, .base_row = c->classes, .task = 0};
+        t->samples[i] =
+            (ds_net_sample){.t = (float)d->t, .row = -1, .base_row = c->classes, .task = 0};
         if (!d->drop && t->task.spec.classes)
-            t->cond[i].row = label, t->cond[i].base_row = -1;
+            t->samples[i].row = label, t->samples[i].base_row = -1;
         else if (!d->drop)
-            t->cond[i].base_row = label;
+            t->samples[i].base_row = label;
         ca[i] = (float)sqrt(t->schedule.alpha_bar[d->t]);
         cb[i] = (float)sqrt(1 - t->schedule.alpha_bar[d->t]);
         ds_schedule_loss_coef(&t->schedule, d->t, weight, coef + 8 * i);
@@ -207,7 +208,7 @@ static void run_batch(ds_trainer *t, uint32_t stream, float *mse, int mb, float 
     t->dev->upload(t->dev, t->given, t->host, n * (px + 10) * sizeof(float));
     k->normal(t->dev, t->noise, t->task.opt.seed, stream, t->noise_step, t->noise_sample, mb, px);
     k->axpby(t->dev, t->xt, ca, x0, cb, t->noise, mb, px);
-    ds_net_forward(t->net, t->out, t->xt, t->cond, mb);
+    ds_net_forward(t->net, t->out, &(ds_net_input){.x = t->xt, .samples = t->samples}, mb);
     k->diffusion_loss(t->dev, mse, mse + mb, dout, t->out, x0, t->noise, t->xt, coef,
                       c->learn_sigma, (float)t->task.opt.vb_weight, mb, c->channels,
                       (size_t)c->side * (size_t)c->side);

@@ -44,19 +44,27 @@ size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind
 void ds_net_bind(ds_net *net, const float *p, float *g);
 void ds_net_refold(ds_net *net);
 
-/* What each sample of a batch is conditioned on.  Exactly one of row and base_row is >= 0. */
+/* Time, class and task of a sample.  Exactly one of row and base_row is >= 0. */
 typedef struct {
     float t;      /* timestep, original scale 0..T-1 */
     int row;      /* class row of the sample's adapter, or -1 */
-    int base_row; /* row of the base's table (null = cfg.classes), or -1 */
+    int base_row; /* row of the base's table (null = its number of classes), or -1 */
     int task;     /* STACKED, FOLDED: which adapter; -1 = the base itself; else ignored */
-} ds_condition;
+} ds_net_sample;
 
-/* out (B, outC, S, S) from x (B, C, S, S), device memory.  B <= batch. */
-void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B);
+/* What a net is given: B samples, side by side. */
+typedef struct {
+    const float *x;               /* (B,C,S,S), device memory */
+    const ds_net_sample *samples; /* (B) */
+    const float *condition; /* (B,C,S,S), device memory: an image to each.  NULL: none, and no net
+                               takes one yet */
+} ds_net_input;
+
+/* out (B,outC,S,S), device memory.  B <= batch. */
+void ds_net_forward(ds_net *net, float *out, const ds_net_input *in, int B);
 
 /* Modulations that are computed before the passes that need them, for up to `rows` pairs of
- * timestep and condition: a pass then reads none of the adaLN layers and no timestep MLP, and its
+ * timestep and class: a pass then reads none of the adaLN layers and no timestep MLP, and its
  * result is the same bit for bit.  new: NULL when there is no room for it, which is no error: the
  * net works without; rows > 0.  Free it before the net, and with it goes what was recorded. */
 typedef struct ds_net_table ds_net_table;
@@ -65,10 +73,10 @@ void ds_net_table_free(ds_net_table *t); /* NULL is fine */
 size_t ds_net_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int rows, int batch);
 size_t ds_net_table_row_bytes(const ds_dit_config *cfg);
 
-/* Rows 0..count-1, as of now. */
-void ds_net_table_fill(ds_net_table *t, const ds_condition *cond, int count);
+/* Rows 0..count-1, as of now: of the input's samples, its x is not read. */
+void ds_net_table_fill(ds_net_table *t, const ds_net_input *in, int count);
 
-/* As ds_net_forward, sample b conditioned on row[b]. */
+/* As ds_net_forward; sample b has time, class and task of row[b]. */
 void ds_net_forward_rows(const ds_net_table *t, float *out, const float *x, const int *row, int B);
 
 /* After a forward of a DS_NET_TRAIN net on the same batch: g (+=) gradients, from dout = d loss / d

@@ -19,21 +19,22 @@ static void take_tasks(ds_net *net, const int *task, int B) {
 }
 
 /* Class rows of several tasks are indexed over all of them. */
-void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
+void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_net_sample *samples,
                  int rows) {
     int *given = net->given;
     DS_ASSERT(rows <= net->batch || rows <= DS_NET_TABLE_CHUNK);
     for (int b = 0; b < rows; b++) {
-        int set = ds_net_several(net) ? (cond[b].task < 0 ? net->tasks : cond[b].task) : 0;
+        const ds_net_sample *s = &samples[b];
+        int set = ds_net_several(net) ? (s->task < 0 ? net->tasks : s->task) : 0;
         int first = 0;
-        DS_ASSERT(set <= net->tasks && (cond[b].row < 0) != (cond[b].base_row < 0));
-        DS_ASSERT(cond[b].base_row <= ds_net_cfg(net)->classes);
-        DS_ASSERT(cond[b].row < 0 || (set < net->tasks && cond[b].row < net->set_rows[set]));
-        for (int i = 0; cond[b].row >= 0 && i < set; i++)
+        DS_ASSERT(set <= net->tasks && (s->row < 0) != (s->base_row < 0));
+        DS_ASSERT(s->base_row <= ds_net_cfg(net)->classes);
+        DS_ASSERT(s->row < 0 || (set < net->tasks && s->row < net->set_rows[set]));
+        for (int i = 0; s->row >= 0 && i < set; i++)
             first += net->set_rows[i];
-        memcpy(&given[b], &cond[b].t, sizeof given[b]);
-        given[rows + b] = cond[b].row < 0 ? -1 : first + cond[b].row;
-        given[2 * rows + b] = cond[b].base_row;
+        memcpy(&given[b], &s->t, sizeof given[b]);
+        given[rows + b] = s->row < 0 ? -1 : first + s->row;
+        given[2 * rows + b] = s->base_row;
         task[b] = set;
     }
     net->dev->upload(net->dev, k->given, given, (size_t)rows * 3 * sizeof *given);
@@ -174,17 +175,17 @@ static void pass(ds_net *net, const ds_segment *key, float *out, const float *x,
     ds_device_segment_end(net->dev);
 }
 
-void ds_net_forward(ds_net *net, float *out, const float *x, const ds_condition *cond, int B) {
-    DS_ASSERT(B > 0 && B <= net->batch);
-    ds_net_give(net, &net->cond, net->next_task, cond, B);
+void ds_net_forward(ds_net *net, float *out, const ds_net_input *in, int B) {
+    DS_ASSERT(B > 0 && B <= net->batch && !in->condition);
+    ds_net_give(net, &net->cond, net->next_task, in->samples, B);
     take_tasks(net, net->next_task, B);
     ds_segment key = {.owner = net,
                       .kind = DS_NET_SEGMENT_FORWARD,
                       .batch = B,
-                      .in = x,
+                      .in = in->x,
                       .out = out,
                       .state = net->bound};
-    pass(net, &key, out, x, NULL);
+    pass(net, &key, out, in->x, NULL);
 }
 
 void ds_net_forward_rows(const ds_net_table *t, float *out, const float *x, const int *row, int B) {

@@ -95,8 +95,8 @@ enum {
     DS_NET_SEGMENT_TABLE
 };
 
-/* net_forward.c.  Conditions to the device; task (rows): the set of each, as ops take it. */
-void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_condition *cond,
+/* net_forward.c.  Times and classes to the device; task (rows): the set of each, as ops take it. */
+void ds_net_give(ds_net *net, const ds_conditioning *k, int *task, const ds_net_sample *samples,
                  int rows);
 /* From what was given to SiLU(c), the input of every adaLN layer. */
 void ds_net_condition(ds_net *net, const ds_conditioning *k, const int *task, int rows);

@@ -69,15 +69,15 @@ void ds_net_table_free(ds_net_table *t) {
     free(t);
 }
 
-void ds_net_table_fill(ds_net_table *t, const ds_condition *cond, int count) {
+void ds_net_table_fill(ds_net_table *t, const ds_net_input *in, int count) {
     ds_net *net = t->net;
     const ds_dit_config *c = ds_net_cfg(net);
     const size_t D = (size_t)c->width;
-    DS_ASSERT(count <= t->rows);
+    DS_ASSERT(count <= t->rows && !in->condition);
     for (int first = 0; first < count; first += t->chunk) {
         int n = count - first < t->chunk ? count - first : t->chunk;
         int *task = t->task + first;
-        ds_net_give(net, &t->cond, task, cond + first, n);
+        ds_net_give(net, &t->cond, task, in->samples + first, n);
         ds_net_condition(net, &t->cond, task, n);
         for (int i = 0; i < c->depth; i++)
             ds_net_modulate(net, ds_lin_block(i, DS_LIN_ADALN),

@@ -342,9 +342,9 @@ START_TEST(tasks_may_change_between_passes) {
     dev->upload(dev, x, zero, sizeof zero);
     for (int turn = 0; turn < 9; turn++) {
         int task = turn / 3 % 2;
-        ds_condition cond[2] = {{.t = 7, .row = 1, .base_row = -1, .task = task},
-                                {.t = 7, .row = 1, .base_row = -1, .task = !task}};
-        ds_net_forward(net, y, x, cond, 2);
+        ds_net_sample cond[2] = {{.t = 7, .row = 1, .base_row = -1, .task = task},
+                                 {.t = 7, .row = 1, .base_row = -1, .task = !task}};
+        ds_net_forward(net, y, &(ds_net_input){.x = x, .samples = cond}, 2);
         dev->download(dev, out[turn > 0], y, sizeof *out);
         for (int i = 0; i < 2; i++)
             ck_assert_msg(!memcmp(out[0] + i * 2 * ONE, out[1] + (i ^ task) * 2 * ONE,

@@ -147,17 +147,17 @@ enum { RUN_X0, RUN_NOISE, RUN_XT, RUN_COEF, RUN_OUT, RUN_DOUT, RUN_MSE, RUN_VB, 
 /* One forward, loss and backward on the fixed batch of the golden file. */
 static void run(ds_device *dev, ds_net *net, float *const a[RUN_ARRAYS]) {
     const int t[B] = {0, 37, 500, 999}, row[B] = {0, -1, 2, 0};
-    ds_condition cond[B];
+    ds_net_sample cond[B];
     float coef[8 * B];
     ds_schedule s;
     ds_schedule_init(&s, &config);
     for (int i = 0; i < B; i++) {
-        cond[i] = (ds_condition){
+        cond[i] = (ds_net_sample){
             .t = (float)t[i], .row = row[i], .base_row = row[i] < 0 ? config.classes : -1};
         ds_schedule_loss_coef(&s, t[i], 1.0f / B, coef + 8 * i);
     }
     dev->upload(dev, a[RUN_COEF], coef, sizeof coef);
-    ds_net_forward(net, a[RUN_OUT], a[RUN_XT], cond, B);
+    ds_net_forward(net, a[RUN_OUT], &(ds_net_input){.x = a[RUN_XT], .samples = cond}, B);
     dev->ops->diffusion_loss(dev, a[RUN_MSE], a[RUN_VB], a[RUN_DOUT], a[RUN_OUT], a[RUN_X0],
                              a[RUN_NOISE], a[RUN_XT], a[RUN_COEF], 1, 1.0f, B, C, S * S);
     ds_net_backward(net, a[RUN_DOUT], B);

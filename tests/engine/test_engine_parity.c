@@ -128,7 +128,7 @@ typedef struct {
     const char *what;
 } setup;
 
-static void conditions(ds_condition cond[B], const ds_dit_config *c, int plain) {
+static void conditions(ds_net_sample cond[B], const ds_dit_config *c, int plain) {
     const int32_t *row = ds_st_find(golden, "row")->data,
                   *base_row = ds_st_find(golden, "base_row")->data;
     float *t = need("t", "", "", B);
@@ -137,7 +137,7 @@ static void conditions(ds_condition cond[B], const ds_dit_config *c, int plain) 
         memcpy(&r, row + i, 4);
         memcpy(&b, base_row + i, 4);
         cond[i] =
-            (ds_condition){.t = t[i], .row = plain ? -1 : r, .base_row = plain ? c->classes : b};
+            (ds_net_sample){.t = t[i], .row = plain ? -1 : r, .base_row = plain ? c->classes : b};
     }
     free(t);
 }
@@ -152,13 +152,13 @@ static void check_plain(const setup *s) {
     size_t px = (size_t)(c->side * c->side), in = B * px * (size_t)c->channels,
            out = B * px * (size_t)ds_dit_out_channels(c);
     ds_net *net;
-    ds_condition cond[B];
+    ds_net_sample cond[B];
     conditions(cond, c, 1);
     ck_assert_int_eq(ds_net_new(&net, s->model, DS_NET_INFER, NULL, 0, B, NULL), 0);
     float *x = need("x", "", "", in), *want = need("plain", "", "", out),
           *y = s->dev->alloc(s->dev, out * 4), *dx = s->dev->alloc(s->dev, in * 4);
     s->dev->upload(s->dev, dx, x, in * 4);
-    ds_net_forward(net, y, dx, cond, B);
+    ds_net_forward(net, y, &(ds_net_input){.x = dx, .samples = cond}, B);
     s->dev->sync(s->dev);
     expect(s, "plain", "output", difference(y, want, out, 0));
     s->dev->free(s->dev, y);
@@ -180,7 +180,7 @@ static void check_variant(const setup *s, int v) {
            out = B * px * (size_t)ds_dit_out_channels(c);
     ds_adapter *a;
     ds_net *net;
-    ds_condition cond[B];
+    ds_net_sample cond[B];
     conditions(cond, c, 0);
     ck_assert_int_eq(ds_adapter_new(&a, s->base, &spec, NULL), 0);
     for (int i = 0; i < a->table.count; i++) {
@@ -198,7 +198,7 @@ static void check_variant(const setup *s, int v) {
     s->dev->upload(s->dev, p, a->data, n * 4);
     s->dev->ops->fill(s->dev, g, 0, n);
     ds_net_bind(net, p, g);
-    ds_net_forward(net, y, x, cond, B);
+    ds_net_forward(net, y, &(ds_net_input){.x = x, .samples = cond}, B);
     ds_net_backward(net, dout, B);
     s->dev->sync(s->dev);
     expect(s, variants[v], "output", difference(y, want, out, 0));

@@ -140,10 +140,11 @@ START_TEST(fresh_adapter_is_the_base_bit_for_bit) {
         ck_assert_int_eq(ds_net_new(&plain, w.model, DS_NET_INFER, NULL, 0, 2, NULL), 0);
         ck_assert_int_eq(
             ds_net_new(&net, w.model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
-        ds_condition null = {.t = 300, .row = -1, .base_row = 4},
-                     row = {.t = 300, .row = 1, .base_row = -1};
-        ds_net_forward(plain, y0, x, &null, 1);
-        ds_net_forward(net, y1, x, &row, 1); /* new rows start as the unconditional row */
+        ds_net_sample null = {.t = 300, .row = -1, .base_row = 4},
+                      row = {.t = 300, .row = 1, .base_row = -1};
+        ds_net_forward(plain, y0, &(ds_net_input){.x = x, .samples = &null}, 1);
+        ds_net_forward(net, y1, &(ds_net_input){.x = x, .samples = &row},
+                       1); /* new rows start as the unconditional row */
         ck_assert_msg(!memcmp(y0, y1, ONE * 8), "variant %d differs from the base", variant);
         ds_net_free(net);
         ds_net_free(plain);

@@ -196,20 +196,20 @@ static void predict(const ds_base *b, const ds_adapter *a, float *x, float *out)
     ds_device *dev;
     ds_model *model;
     ds_net *net;
-    ds_condition cond[B];
+    ds_net_sample cond[B];
     ck_assert_int_eq(ds_device_open(&dev, &f32, NULL), 0);
     ck_assert_int_eq(ds_model_new(&model, dev, b, NULL), 0);
     ck_assert_int_eq(ds_net_new(&net, model, DS_NET_INFER, &a, a != NULL, B, NULL), 0);
     for (int i = 0; i < B; i++) {
         int named = i < CLASSES;
         ds_rng_normal(x + i * ONE, ONE, 8, DS_STREAM_SAMPLE, 0, (uint64_t)i);
-        cond[i] = (ds_condition){.t = (float)(37 + 250 * i),
-                                 .row = named && a ? i : -1,
-                                 .base_row = named && a ? -1
-                                             : named    ? i
-                                                        : b->cfg.classes};
+        cond[i] = (ds_net_sample){.t = (float)(37 + 250 * i),
+                                  .row = named && a ? i : -1,
+                                  .base_row = named && a ? -1
+                                              : named    ? i
+                                                         : b->cfg.classes};
     }
-    ds_net_forward(net, out, x, cond, B);
+    ds_net_forward(net, out, &(ds_net_input){.x = x, .samples = cond}, B);
     ds_net_free(net);
     ds_model_free(model);
     ds_device_close(dev);

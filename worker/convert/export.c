@@ -176,16 +176,16 @@ static void forward_all(ds_net *net, ds_device *dev, const ds_dit_config *c, flo
     size_t px = (size_t)(c->channels * c->side * c->side), outpx = px * (c->learn_sigma ? 2 : 1);
     float *x = ds_xmalloc(EACH * px * sizeof *x);
     for (int k = 0; k < TRIED; k++) {
-        ds_condition cond[EACH];
+        ds_net_sample cond[EACH];
         for (int i = 0; i < EACH; i++) {
             ds_rng_normal(x + (size_t)i * px, px, LATENT_SEED, DS_STREAM_SAMPLE, (uint32_t)k,
                           (uint64_t)i);
-            cond[i] = (ds_condition){.t = (float)((k + 0.5) / TRIED * c->train_steps),
-                                     .row = -1,
-                                     .base_row = c->classes};
+            cond[i] = (ds_net_sample){.t = (float)((k + 0.5) / TRIED * c->train_steps),
+                                      .row = -1,
+                                      .base_row = c->classes};
         }
         dev->upload(dev, x_dev, x, EACH * px * sizeof *x);
-        ds_net_forward(net, out_dev, x_dev, cond, EACH);
+        ds_net_forward(net, out_dev, &(ds_net_input){.x = x_dev, .samples = cond}, EACH);
         dev->download(dev, out + (size_t)k * EACH * outpx, out_dev, EACH * outpx * sizeof *out);
     }
     free(x);
