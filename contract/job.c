@@ -24,5 +24,6 @@ int ds_job_state_parse(const char *s) { return position(states, DS_JOB_STATE_COU
 int ds_job_state_over(int s) { return s > DS_JOB_RUNNING; }
 
 int ds_exit_may_retry(int code) {
-    return code != DS_EXIT_BAD && code != DS_EXIT_PERMISSION && code != DS_EXIT_INTEGRITY;
+    return code != DS_EXIT_BAD && code != DS_EXIT_PERMISSION && code != DS_EXIT_INTEGRITY &&
+           code != DS_EXIT_NEWER;
 }

@@ -29,6 +29,7 @@
     X(DS_EXIT_PERMISSION, 6, "permission: trying again cannot help")                               \
     X(DS_EXIT_REFUSED, 8, "refused by the gate: read the result")                                  \
     X(DS_EXIT_INTEGRITY, 9, "integrity: trying again cannot help")                                 \
+    X(DS_EXIT_NEWER, 10, "a file is of a newer program: trying again cannot help")                 \
     X(DS_EXIT_GPU, 70, "the GPU failed: like 1, after a checkpoint like 75")                       \
     X(DS_EXIT_AGAIN, 75, "temporary: run again when there may be room, without counting")          \
     X(DS_EXIT_CANCELLED, 130, "cancelled: the file DS_FILE_CANCEL was there")                      \

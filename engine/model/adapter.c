@@ -413,20 +413,43 @@ static int read_values(ds_adapter *a, const ds_st *st, ds_error *err) {
     return 0;
 }
 
-/* The metadata object of an adapter file, checked against the base; new reference. */
-static int read_meta(const ds_st *st, const ds_base *base, json_t **out, ds_method_spec *spec,
-                     ds_error *err) {
-    const char *file = ds_st_file_name(st), *text = ds_st_meta(st, "diffscaler"), *sha;
-    json_t *doc, *part;
-    int schema = 0;
+/* The metadata object of a file of a schema that this program reads; new reference. */
+static int read_document(const ds_st *st, json_t **out, int *schema, ds_error *err) {
+    const char *file = ds_st_file_name(st), *text = ds_st_meta(st, "diffscaler");
     if (!text)
         return ds_fail(err, DS_EINVAL, "'%s' is not an adapter: its metadata has no 'diffscaler'",
                        file);
-    int rc = ds_json_parse(file, text, strlen(text), &doc, err);
+    int rc = ds_json_parse(file, text, strlen(text), out, err);
+    if (!rc && (rc = schema_from_json(*out, file, schema, err)))
+        json_decref(*out);
+    return rc;
+}
+
+int ds_adapter_check_newer(const char *name, const void *bytes, size_t n, ds_error *err) {
+    json_t *doc;
+    ds_st *st;
+    enum ds_method m;
+    int schema, rc = ds_st_open_memory(name, bytes, n, &st, err);
     if (rc)
         return rc;
-    if (!(rc = schema_from_json(doc, file, &schema, err)) &&
-        !(rc = ds_json_need_object(doc, "base", &part, err)))
+    if (!(rc = read_document(st, &doc, &schema, err))) {
+        if ((rc = find_method(json_object_get(doc, "method"), schema, &m, err)))
+            ds_error_prefix(err, "adapter '%s'", name);
+        json_decref(doc);
+    }
+    ds_st_free(st);
+    return rc;
+}
+
+/* .. and checked against the base. */
+static int read_meta(const ds_st *st, const ds_base *base, json_t **out, ds_method_spec *spec,
+                     ds_error *err) {
+    const char *file = ds_st_file_name(st), *sha;
+    json_t *doc, *part;
+    int schema = 0, rc = read_document(st, &doc, &schema, err);
+    if (rc)
+        return rc;
+    if (!(rc = ds_json_need_object(doc, "base", &part, err)))
         rc = ds_json_need_string(part, "sha256", &sha, err);
     if (!rc && strcmp(sha, base->sha256))
         rc = ds_fail(err, DS_EINTEGRITY, "adapter '%s' belongs to base %s, not to base '%s' %s",

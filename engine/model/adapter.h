@@ -76,6 +76,10 @@ ds_affiner ds_adapter_view(const ds_method_spec *spec, const ds_linear *lin,
 int ds_adapter_encode(const ds_adapter *a, const ds_base *base, json_t *meta, char **out, size_t *n,
                       ds_error *err);
 
+/* DS_ENEWER if the file is of a newer program, by its schema and its method; DS_EINVAL if it is no
+ * adapter.  Nothing else is looked at. */
+int ds_adapter_check_newer(const char *name, const void *bytes, size_t n, ds_error *err);
+
 /* From the uncompressed bytes (not kept).  Checks the base digest and every length before use. */
 int ds_adapter_decode(ds_adapter **out, const ds_base *base, const char *name, const void *bytes,
                       size_t n, ds_error *err);

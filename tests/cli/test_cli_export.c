@@ -124,6 +124,10 @@ START_TEST(warnings_and_errors_come_through) {
     ck_run(r, &server, 2, "export birds --format dit");
     ck_has(r.err, "cannot export 'birds': a relu cannot be folded");
     cli_free(&r);
+    make_worker("echo 'error: adapter x has schema 3' >&2; exit 10");
+    ck_run(r, &server, 10, "export birds --format dit");
+    ck_has(r.err, "adapter x has schema 3");
+    cli_free(&r);
     make_worker("kill -9 $$");
     ck_run(r, &server, 1, "export birds --format dit");
     ck_has(r.err, "the worker was killed");

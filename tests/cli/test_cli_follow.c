@@ -190,6 +190,8 @@ static const struct {
     {JOB("rejected", GATE("refused", "flags fell by 3.1")), "flags fell by 3.1", 8},
     {JOB("failed", ",\"error\":{\"code\":\"DS_EINTEGRITY\",\"message\":\"base is damaged\"}"),
      "base is damaged", 9},
+    {JOB("failed", ",\"error\":{\"code\":\"DS_ENEWER\",\"message\":\"has schema 3\"}"),
+     "has schema 3", 10},
     {JOB("failed", ",\"error\":{\"code\":\"DS_ENOSPC\",\"message\":\"disk full\"}"), "disk full",
      75},
     {JOB("failed", ",\"error\":{\"code\":\"of the future\",\"message\":\"hm\"}"), "dsctl logs 4",

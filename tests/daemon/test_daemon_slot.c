@@ -101,6 +101,7 @@ static const struct {
 } ways[] = {{"exit 2", "|failed|", "DS_EIO", "told to fail", 1, 2, -1},
             {"exit 6", "|failed|", "DS_EIO", "told to fail", 1, 6, -1},
             {"exit 9", "|failed|", "DS_EIO", "told to fail", 1, 9, -1},
+            {"exit 10", "|failed|", "DS_EIO", "told to fail", 1, 10, -1},
             {"exit 1", "|queued|", "DS_EIO", "told to fail", 1, 1, -1},
             {"exit 75", "|queued|", "DS_EIO", "told to fail", 0, 75, -1},
             {"quiet 75", "|queued|", "DS_EBUSY", "fatal: the end", 0, 75, -1},

@@ -47,6 +47,7 @@ static int exit_status(int code) {
     case DS_EPERM: return DS_EXIT_PERMISSION;
     case DS_EREFUSED: return DS_EXIT_REFUSED;
     case DS_EINTEGRITY: return DS_EXIT_INTEGRITY;
+    case DS_ENEWER: return DS_EXIT_NEWER;
     case DS_ECANCELED: return ds_stop_status();
     default: return ds_job_is_temporary(code) ? DS_EXIT_AGAIN : DS_EXIT_FAILED;
     }

@@ -299,7 +299,7 @@ static int open_adapter(const comparing *c, const ds_spec_bar *v, ds_bar *b, bar
     free(bytes);
     if (rc) {
         m->adapter = NULL;
-        return damaged(c, b, &e);
+        return rc == DS_ENEWER ? ds_fail(err, rc, "%s", e.message) : damaged(c, b, &e);
     }
     b->classes_bar = m->adapter->spec.classes;
     if (!m->adapter->class_names)

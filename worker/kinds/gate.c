@@ -110,15 +110,19 @@ static int check_adapter(checking *c, int decode, ds_error *err) {
     if (rc)
         return found_unreadable(c, "its adapter cannot be read", rc, &e, err);
     ds_digest(bytes, n, sha);
-    if (strcmp(sha, f->sha256))
+    const int damaged = strcmp(sha, f->sha256) != 0;
+    if (damaged)
         found(c, "its adapter file '%s' is damaged: its sha256 is %s, the registered one is %s",
               f->path, sha, f->sha256);
-    if (decode && c->tools->base &&
-        ds_adapter_decode(&c->adapter, c->tools->base, f->path, bytes, n, &e)) {
-        c->adapter = NULL;
-        found(c, "its adapter cannot be used: %s", e.message);
-    }
+    if (decode && c->tools->base)
+        rc = ds_adapter_decode(&c->adapter, c->tools->base, f->path, bytes, n, &e);
     free(bytes);
+    if (!rc)
+        return 0;
+    c->adapter = NULL;
+    if (rc == DS_ENEWER && !damaged) /* whole, and nothing that this program could judge */
+        return ds_fail(err, rc, "%s", e.message);
+    found(c, "its adapter cannot be used: %s", e.message);
     return 0;
 }
 
@@ -271,6 +275,27 @@ static int check_task(ds_tools *tools, const ds_spec_task *task, ds_gate_task *o
 /* The base's own classes come first. */
 static const ds_spec_task *task_at(const ds_spec *s, int i) {
     return s->base_task_known && i == 0 ? &s->base_task : &s->tasks[i - s->base_task_known];
+}
+
+/* What cannot be read at all is a matter of ds_gate_preflight and of the bars. */
+static int check_newer(const ds_spec_file *f, const char *what, const char *name, ds_error *err) {
+    char *bytes;
+    size_t n;
+    int rc = ds_zio_read_file(f->path, ADAPTER_MAX, &bytes, &n, NULL);
+    if (rc)
+        return 0;
+    rc = ds_adapter_check_newer(f->path, bytes, n, err);
+    free(bytes);
+    return rc == DS_ENEWER ? ds_error_prefix(err, "%s '%s'", what, name) : 0;
+}
+
+int ds_gate_check_newer(const ds_spec *s, ds_error *err) {
+    int rc = 0;
+    for (int i = 0; !rc && i < s->task_count; i++)
+        rc = check_newer(&s->tasks[i].adapter, "task", s->tasks[i].name, err);
+    for (int i = 0; !rc && i < s->bar_count; i++)
+        rc = check_newer(&s->bars[i].adapter, "version", s->bars[i].ref, err);
+    return rc;
 }
 
 int ds_gate_preflight(const ds_tools *tools) {

@@ -60,6 +60,10 @@ typedef struct {
  * registered (what ds_tools_open found counts once).  Each is written as a warning event. */
 int ds_gate_preflight(const ds_tools *tools);
 
+/* DS_ENEWER if an old task's or a bar's adapter is of a newer program: before anything is trained,
+ * since no verdict could follow. */
+int ds_gate_check_newer(const ds_spec *s, ds_error *err);
+
 int ds_gate_run(ds_tools *tools, ds_gate *out, ds_error *err);
 /* And the new version, after ds_evaluate. */
 int ds_gate_new_version(ds_tools *tools, const ds_images *images, const ds_adapter *adapter,

@@ -526,6 +526,8 @@ static int train_once(const ds_work *job, int *too_large, ds_error *err) {
         return rc;
     rc = same_device(&t, err);
     if (!rc)
+        rc = ds_gate_check_newer(s, err);
+    if (!rc)
         rc = ds_gate_preflight(&t.tools) ? refuse_early(&t, err) : run(&t, err);
     *too_large = rc && t.plan.own && t.plan.never;
     if (*too_large && made_on_gpu(job)) { /* it fitted, when less else was there */
