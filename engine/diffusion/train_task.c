@@ -46,12 +46,14 @@ static void start_values(ds_train_task *t, const ds_adapter *start) {
                 t->table.items[i].frozen ? 0.0f : 1.0f, t->table.items[i].count);
 }
 
-int ds_train_task_init(ds_train_task *t, const ds_model *model, const ds_method_spec *spec,
-                       const ds_train_options *opt, const ds_image_set *images,
-                       const ds_adapter *start, ds_error *err) {
-    *t = (ds_train_task){
-        .base = model->base, .dev = model->dev, .spec = *spec, .opt = *opt, .images = *images};
-    ds_adapter_table(&t->table, model->base, spec);
+int ds_train_task_init(ds_train_task *t, const ds_model *model, const ds_adapter *start,
+                       const ds_train_options *opt, const ds_image_set *images, ds_error *err) {
+    *t = (ds_train_task){.base = model->base,
+                         .dev = model->dev,
+                         .spec = start->spec,
+                         .opt = *opt,
+                         .images = *images};
+    ds_adapter_table(&t->table, model->base, &t->spec);
     split(t);
     float **flat[] = {&t->p, &t->g, &t->m, &t->v, &t->ema, &t->lr_mul};
     for (int i = 0; i < arrays(&t->table); i++)

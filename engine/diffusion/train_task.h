@@ -38,9 +38,8 @@ typedef struct {
 } ds_draw;
 
 /* opt is checked by the trainer.  start: the set as it begins.  Release it whatever is returned. */
-int ds_train_task_init(ds_train_task *t, const ds_model *model, const ds_method_spec *spec,
-                       const ds_train_options *opt, const ds_image_set *images,
-                       const ds_adapter *start, ds_error *err);
+int ds_train_task_init(ds_train_task *t, const ds_model *model, const ds_adapter *start,
+                       const ds_train_options *opt, const ds_image_set *images, ds_error *err);
 void ds_train_task_release(ds_train_task *t);
 size_t ds_train_task_bytes(const ds_params *table); /* its room on the device */
 

@@ -124,7 +124,7 @@ int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec
     ds_trainer *t = ds_xcalloc(1, sizeof *t);
     *t = (ds_trainer){.model = model, .dev = model->dev};
     ds_schedule_init(&t->schedule, &model->base->cfg);
-    if (!(rc = ds_train_task_init(&t->task, model, spec, &o, images, start, err)) &&
+    if (!(rc = ds_train_task_init(&t->task, model, start, &o, images, err)) &&
         !(rc = allocate(t, err)) &&
         !(rc = ds_net_new_train(&t->net, model, start, o.micro_batch, o.recompute, err)))
         ds_net_bind(t->net, t->task.p, t->task.g);
