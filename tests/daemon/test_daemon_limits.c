@@ -296,7 +296,6 @@ START_TEST(odd_options) {
                {NULL, "{\"targets\":[\"\"]}", "option 'targets' names ''"},
                {NULL, "{\"targets\":[7]}", "names 'something that is no text'"},
                {NULL, "{\"device\":7}", "option 'device' must be auto, cpu"}};
-    static const char *const methods[] = {"affiner", "embedding", "full", NULL};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *o = json_loads(bad[i].options, 0, NULL);
         ds_error err = {0};
@@ -309,8 +308,9 @@ START_TEST(odd_options) {
         json_decref(spec);
         json_decref(o);
     }
-    for (int i = 0; i < 4; i++)
-        ck_assert_int_eq(ds_options_check(methods[i], NULL, NULL), 0);
+    ck_assert_int_eq(ds_options_check(NULL, NULL, NULL), 0);
+    for (const ds_preset *p = ds_preset_table; p->name; p++)
+        ck_assert_int_eq(ds_options_check(p->name, NULL, NULL), 0);
 }
 END_TEST
 
@@ -319,7 +319,13 @@ START_TEST(options_without_effect) {
     static const struct {
         const char *method, *options, *says;
     } cases[] = {{"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full"},
+                 {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit"},
+                 {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit"},
+                 {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit"},
+                 {"bitfit", "{\"steps\":9}", NULL},
                  {"affiner", "{\"targets\":[\"q\"]}", NULL},
+                 {"affiner", "{\"side\":\"in\"}", NULL},
+                 {"affiner", "{\"phi\":\"relu\"}", NULL},
                  {NULL, "{\"rank\":4}", NULL},
                  {"full", "{\"rank\":null}", NULL},
                  {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",

@@ -102,6 +102,27 @@ START_TEST(parts_add_up_and_seconds_are_found) {
 }
 END_TEST
 
+/* Values, gradients, two moments and the average of what is trained: of bitfit the biases, and 3 rows. */
+START_TEST(a_method_costs_what_it_trains) {
+    world w = open_world();
+    ds_error err;
+    size_t count = 3 * (size_t)config.width;
+    for (int i = 0; i < ds_lin_count(&config); i++)
+        count += (size_t)w.base->linears[i].m;
+    double state[2];
+    for (int i = 0; i < 2; i++) {
+        ds_method_spec of = spec;
+        ds_plan_input in = {.program = 8 << 20};
+        of.method = i ? DS_METHOD_BITFIT : DS_METHOD_AFFINER;
+        ck_assert_int_eq(ds_plan_memory(&w.p, w.dev, w.base, &of, &w.o, &in, &err), 0);
+        state[i] = w.p.t.state;
+    }
+    ck_assert_double_eq(state[1], 5.0 * 4 * ((double)count + 16));
+    ck_assert_double_lt(state[1], state[0] / 5);
+    close_world(&w);
+}
+END_TEST
+
 /* The command, in a process of its own, since its peak is measured. */
 static json_t *run_command(const char *const *argv, int argc) {
     int fds[2], status;
@@ -424,6 +445,7 @@ static void register_cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, the_feature_network_counts);
     tcase_add_test(tc, as_little_recomputation_as_fits);
+    tcase_add_test(tc, a_method_costs_what_it_trains);
     tcase_add_test(tc, parts_add_up_and_seconds_are_found);
     tcase_add_test(tc, the_evaluation_is_the_larger_of_its_halves);
     tcase_add_test(tc, a_distance_takes_main_memory);

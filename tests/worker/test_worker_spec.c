@@ -318,6 +318,7 @@ START_TEST(words_have_values) {
     } words[] = {
         {"method", "name", "\"embedding\"", offsetof(ds_spec, method.method), DS_METHOD_EMBEDDING},
         {"method", "name", "\"full\"", offsetof(ds_spec, method.method), DS_METHOD_FULL},
+        {"method", "name", "\"bitfit\"", offsetof(ds_spec, method.method), DS_METHOD_BITFIT},
         {"method", "side", "\"out\"", offsetof(ds_spec, method.side_in), 0},
         {"method", "phi", "\"identity\"", offsetof(ds_spec, method.phi_relu), 0},
         {"method", "targets", "[\"final\",\"k\"]", offsetof(ds_spec, method.targets),
