@@ -200,6 +200,10 @@ $(BUILD)/bench/bench_kernels: $(BUILD)/bench/bench_kernels.o $(LIB_KERNELS) $(LI
 bench-kernels: $(BUILD)/bench/bench_kernels ## rates of the CPU kernels and of a training step
 	$< $(BENCH_ARGS)
 
+.PHONY: docs
+docs: $(BUILD)/dsctl ## the tables of options and methods in docs/api.md anew
+	@tools/docs_tables.sh $(BUILD)/dsctl
+
 .PHONY: demo
 demo: deps ## set up, build and train three real image sets with the bundled base (a few minutes)
 	@echo "building ..."

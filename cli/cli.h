@@ -141,51 +141,8 @@ void ds_print_json_list(ds_cli *c, const char *kind, json_t *items, const char *
  */
 int ds_pull_into(ds_cli *c, const json_t *a, FILE *f, ds_error *err);
 
-/* The commands (cmd_*.c) */
-int ds_cmd_add_dataset(ds_cli *c, ds_error *err);
-int ds_cmd_list_datasets(ds_cli *c, ds_error *err);
-int ds_cmd_show_dataset(ds_cli *c, ds_error *err);
-int ds_cmd_remove_dataset(ds_cli *c, ds_error *err);
-int ds_cmd_rescan_dataset(ds_cli *c, ds_error *err);
-int ds_cmd_add_base(ds_cli *c, ds_error *err);
-int ds_cmd_list_bases(ds_cli *c, ds_error *err);
-int ds_cmd_show_base(ds_cli *c, ds_error *err);
-int ds_cmd_set_default_base(ds_cli *c, ds_error *err);
-int ds_cmd_remove_base(ds_cli *c, ds_error *err);
-int ds_cmd_add_feature_net(ds_cli *c, ds_error *err);
-int ds_cmd_list_feature_nets(ds_cli *c, ds_error *err);
-int ds_cmd_set_default_feature_net(ds_cli *c, ds_error *err);
-int ds_cmd_remove_feature_net(ds_cli *c, ds_error *err);
-int ds_cmd_gc(ds_cli *c, ds_error *err);
-int ds_cmd_pause(ds_cli *c, ds_error *err);
-int ds_cmd_resume(ds_cli *c, ds_error *err);
-int ds_cmd_remove_adapter(ds_cli *c, ds_error *err);
-int ds_cmd_list_aliases(ds_cli *c, ds_error *err);
-int ds_cmd_remove_alias(ds_cli *c, ds_error *err);
-int ds_cmd_stop(ds_cli *c, ds_error *err);
-int ds_cmd_fsck(ds_cli *c, ds_error *err);
-int ds_cmd_prune(ds_cli *c, ds_error *err);
-int ds_cmd_list_adapters(ds_cli *c, ds_error *err);
-int ds_cmd_show_adapter(ds_cli *c, ds_error *err);
-int ds_cmd_pull_adapter(ds_cli *c, ds_error *err);
-int ds_cmd_export(ds_cli *c, ds_error *err);
-int ds_cmd_evaluate(ds_cli *c, ds_error *err);
-int ds_cmd_verify(ds_cli *c, ds_error *err);
-int ds_cmd_sample(ds_cli *c, ds_error *err);
-int ds_cmd_compare(ds_cli *c, ds_error *err);
-int ds_cmd_list_jobs(ds_cli *c, ds_error *err);
-int ds_cmd_show_job(ds_cli *c, ds_error *err);
-int ds_cmd_logs(ds_cli *c, ds_error *err);
-int ds_cmd_cancel_job(ds_cli *c, ds_error *err);
-int ds_cmd_watch(ds_cli *c, ds_error *err);
-int ds_cmd_list_evaluations(ds_cli *c, ds_error *err);
-int ds_cmd_events(ds_cli *c, ds_error *err);
-int ds_cmd_set_alias(ds_cli *c, ds_error *err);
-int ds_cmd_report(ds_cli *c, ds_error *err);
-int ds_cmd_status(ds_cli *c, ds_error *err);
-int ds_cmd_doctor(ds_cli *c, ds_error *err);
-int ds_cmd_version(ds_cli *c, ds_error *err);
-int ds_cmd_completion(ds_cli *c, ds_error *err);
-int ds_cmd_help(ds_cli *c, ds_error *err);
+/* The commands (commands/cmd_*.c). */
+#define COMMAND(name, function, ...) int function(ds_cli *c, ds_error *err);
+#include "cli/commands.def"
 
 #endif

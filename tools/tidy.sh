@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 out=$(mktemp)
 sources=$(git ls-files 'base/*.[ch]' 'contract/*.[ch]' 'contract/*.def' 'kernels/*.[ch]' 'kernels/*.cu' 'kernels/*.inl' 'kernels/*.def' 'engine/*.[ch]' 'worker/*.[ch]' 'registry/*.[ch]' \
-    'daemon/*.[ch]' 'cli/*.[ch]' 'tests/*.[ch]' 'tests/*.cc' 'bench/*.[ch]')
+    'daemon/*.[ch]' 'cli/*.[ch]' 'cli/*.def' 'tests/*.[ch]' 'tests/*.cc' 'bench/*.[ch]')
 
 # What each folder may include: base <- contract <- kernels <- engine <- worker; contract <- registry <- daemon;
 # contract <- cli.

@@ -67,7 +67,7 @@ START_TEST(options_are_documented) {
     fclose(out);
     ck_assert_msg(!ds_fs_read("docs/api.md", 1 << 20, &doc, &n, &err), "%s", err.message);
     ck_assert_msg(strstr(doc, table) != NULL,
-                  "docs/api.md has not the table that 'dsctl --dump-options' prints");
+                  "docs/api.md has not the tables that 'dsctl --dump-options' prints: make docs");
     free(table);
     free(doc);
 }
