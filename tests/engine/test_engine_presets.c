@@ -3,7 +3,8 @@
  *
  * Random start values are named by an entry's position in the table, and with freeze_v they are in
  * no file.  So a published adapter reads the same only while no entry before another one comes or
- * goes.  The digests here were made before methods were made of parts; they never change. */
+ * goes.  The digests of affiner, embedding and full were made before methods were made of parts, those
+ * of a later method with it; none ever changes. */
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/zio.h"
@@ -50,6 +51,10 @@ static const struct {
      {.method = DS_METHOD_FULL, .rank = 8, .targets = 255, .classes = CLASSES, .seed = 1},
      "ba519d13e5d239827a57c7c148c5124597d38da31e1afdc6ac3b34bc96655849",
      "494181976e6dc17789c0707ff9fd48cc165c6db0e6f2354b215992f479ee0c04"},
+    {"bitfit",
+     {.method = DS_METHOD_BITFIT, .classes = CLASSES, .seed = 1},
+     "79eefc33727f30d88cff1b015dcd888d39e88ab025bd283283988502ca3dc679",
+     "e79c3f7d09525624818ead901475e851290ffe4f1eb29f689fefa0395fb9fb05"},
     {"freeze_v, as published", /* tests/golden/freeze_v.safetensors.zst */
      {.method = DS_METHOD_AFFINER,
       .rank = 4,
