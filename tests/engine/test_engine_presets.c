@@ -127,6 +127,16 @@ START_TEST(a_preset_keeps_its_bytes) {
 }
 END_TEST
 
+START_TEST(every_method_is_here) {
+    for (int m = 0; ds_preset_table[m].name; m++) {
+        int found = 0;
+        for (int i = 0; i < PRESETS; i++)
+            found |= (int)presets[i].spec.method == m;
+        ck_assert_msg(found, "method '%s' has no digests here", ds_preset_table[m].name);
+    }
+}
+END_TEST
+
 /* bitfit has the rows, then each bias as the base has it, and nothing else: no option changes that. */
 START_TEST(bitfit_is_biases_and_rows) {
     static const char says[] =
@@ -199,6 +209,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_unchecked_fixture(tc, make_base, NULL);
     tcase_add_loop_test(tc, a_preset_keeps_its_bytes, 0, PRESETS);
+    tcase_add_test(tc, every_method_is_here);
     tcase_add_test(tc, bitfit_is_biases_and_rows);
     tcase_add_test(tc, a_published_freeze_v_adapter_reads_the_same);
 }
