@@ -442,7 +442,8 @@ START_TEST(places_of_the_worker) {
     line(&r, 2, "--as is given twice", "%s decode x --as train --as pillow", w);
     line(&r, 2, "-o is given twice", "%s decode x -o a -o b", w);
     line(&r, 2, "no effect", "%s plan --shape tiny --method full --rank 4", w);
-    line(&r, 2, "unexpected argument", "%s scan '%s' -o a -o b", w, tiles);
+    line(&r, 2, "-o is given twice", "%s scan '%s' -o a -o b", w, tiles);
+    line(&r, 2, "unexpected argument 'b'", "%s scan '%s' b", w, tiles);
     line(&r, 2, "whole number", "%s pretrain --data x --out y --steps 1.5", w);
     free(tiles), free(old), free(none), free(dir), free(in), free(picture);
 }

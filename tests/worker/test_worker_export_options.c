@@ -223,7 +223,7 @@ static const struct {
     {"--format dit -o OUT", "--base FILE is missing"},
     {"--base BASE -o OUT --format onnx", "onnx"},
     {"--base BASE -o OUT --format dit --dtype f16", "must be f32 or bf16"},
-    {"--base BASE -o OUT --format dit --nonsense", "unknown argument '--nonsense'"},
+    {"--base BASE -o OUT --format dit --nonsense", "unexpected argument '--nonsense'"},
     {"--base BASE -o OUT --format", "--format needs a value"},
     {"--base BASE -o EMPTY --format dit", "needs a value"},
     {"--base BASE -o OUT --format dit --format diffusers", "given twice"},
@@ -464,7 +464,8 @@ START_TEST(an_adapter_from_standard_input) {
     ck_assert_str_eq(one, two);
     runs(0, "--help", "usage: diffscaler-worker export");
     runs(0, "-h", "--no-measure");
-    runs(2, "--help --force", "unknown argument '--help'");
+    runs(0, "--force --help --nonsense", "usage: diffscaler-worker export");
+    runs(2, "--nonsense --help", "unexpected argument '--nonsense'");
 }
 END_TEST
 

@@ -595,7 +595,7 @@ START_TEST(import_base_as_a_command) {
                  {{"x", "-h"}, 0, "usage: diffscaler-worker import-base"},
                  {{NULL}, 2, "which model?"},
                  {{source}, 2, "where to?"},
-                 {{source, "-o"}, 2, "unexpected argument '-o'"},
+                 {{source, "-o"}, 2, "-o needs a value DIR"},
                  {{source, source, "-o", dir}, 2, "unexpected argument"},
                  {{source, "-o", dir, "--frob"}, 2, "unexpected argument '--frob'"},
                  {{source, "-o", dir, "--heads", "0"}, 2, "--heads takes a number from 1 to 128"},

@@ -98,7 +98,7 @@ static int evaluate(ds_ev_run *e, ds_error *err) {
 int ds_worker_evaluate(int argc, char **argv) {
     ds_ev_run e = {.rows = json_array(), .notes = json_array()};
     ds_error err = {0};
-    int rc = ds_ev_parse(&e.o, argc + 1, argv - 1, &err); /* getopt passes over the name */
+    int rc = ds_ev_parse(&e.o, argc, argv, &err);
     if (rc == 1)
         rc = ds_fs_flush(stdout, "standard output", &err);
     else {

@@ -1,34 +1,11 @@
 /* worker/commands/export_command.c - `diffscaler-worker export`. */
+#include "contract/args.h"
 #include "worker/commands/worker.h"
 #include "worker/convert/export.h"
 #include "worker/job/stop.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static const char usage[] =
-    "usage: diffscaler-worker export --base FILE [--adapter FILE|-] --format FORMAT -o DIR\n"
-    "                                [OPTIONS]\n"
-    "\n"
-    "Write an adapter, or the model that it makes of its base, for other programs.\n"
-    "\n"
-    "  --format safetensors   the adapter, unpacked; with --merge a base for dsctl add-base\n"
-    "           dit           merged, facebookresearch/DiT: model.safetensors and model.pt\n"
-    "           diffusers     merged, a folder for DiTTransformer2DModel or DiTPipeline\n"
-    "           peft-like     LoRA factors, scale and shift; the PEFT library cannot load it\n"
-    "  --adapter FILE|-       as dsctl pull-adapter gives it; - reads it from standard input;\n"
-    "                         without it the base itself is exported\n"
-    "  --vae FILE             goes into a diffusers folder\n"
-    "  --license TEXT         of the base, for the model card\n"
-    "  --dtype f32|bf16       of matrices (f32)\n"
-    "  --merge                fold the adapter into the base (dit and diffusers always do)\n"
-    "  --no-pt                dit: no model.pt\n"
-    "  --no-measure           do not measure what the layout cannot carry\n"
-    "  --force                replace DIR if an export wrote it\n"
-    "\n"
-    "example:\n"
-    "  diffscaler-worker export --base base.safetensors --adapter digits.zst --format diffusers -o "
-    "out\n";
 
 /* What the format would not use is refused: nothing that was asked for is left out in silence. */
 static int check_together(const ds_export_options *o, ds_error *err) {
@@ -46,53 +23,54 @@ static int check_together(const ds_export_options *o, ds_error *err) {
     return 0;
 }
 
-static int parse(int argc, char **argv, ds_export_options *o, ds_error *err) {
+static int parse(int argc, char **argv, ds_export_options *o) {
     const char *format = NULL, *dtype = "f32";
-    unsigned given = 0;
-    const struct {
-        const char *name;
-        const char **value;
-        int *flag, set;
-    } options[] = {{"--base", &o->base, NULL, 0},
-                   {"--adapter", &o->adapter, NULL, 0},
-                   {"--vae", &o->vae, NULL, 0},
-                   {"--license", &o->license, NULL, 0},
-                   {"--format", &format, NULL, 0},
-                   {"--dtype", &dtype, NULL, 0},
-                   {"-o", &o->out_dir, NULL, 0},
-                   {"--output", &o->out_dir, NULL, 0},
-                   {"--merge", NULL, &o->merge, 1},
-                   {"--no-pt", NULL, &o->no_pt, 1},
-                   {"--no-measure", NULL, &o->measure, 0},
-                   {"--force", NULL, &o->force, 1}};
-    enum { OPTIONS = sizeof options / sizeof options[0] };
-    for (int i = 0; i < argc; i++) {
-        int k = 0;
-        while (k < OPTIONS && strcmp(argv[i], options[k].name))
-            k++;
-        if (k == OPTIONS)
-            return ds_fail(err, DS_EINVAL, "unknown argument '%.60s'; see --help", argv[i]);
-        if (options[k].flag)
-            *options[k].flag = options[k].set;
-        else if (i + 1 == argc || !*argv[i + 1])
-            return ds_fail(err, DS_EINVAL, "%s needs a value", argv[i]);
-        else if (given & 1u << k && strcmp(*options[k].value, argv[i + 1]))
-            return ds_fail(err, DS_EINVAL, "%s is given twice: '%.60s' and '%.60s'", argv[i],
-                           *options[k].value, argv[i + 1]);
-        else
-            *options[k].value = argv[++i];
-        given |= 1u << k;
-    }
-    if (!o->base || !format || !o->out_dir)
-        return ds_fail(err, DS_EINVAL, "%s is missing; see --help",
-                       !o->base  ? "--base FILE"
-                       : !format ? "--format FORMAT"
-                                 : "-o DIR");
-    if (strcmp(dtype, "f32") && strcmp(dtype, "bf16"))
-        return ds_fail(err, DS_EINVAL, "--dtype is '%.20s', must be f32 or bf16", dtype);
+    const ds_arg rows[] = {
+        {"--base", .metavar = "FILE", .type = DS_ARG_STRING, .target = &o->base,
+         .help = "canonical base file", .missing = "--base FILE is missing"},
+        {"--format", .metavar = "FORMAT", .type = DS_ARG_WORD, .target = &format,
+         .words = "safetensors|dit|diffusers|peft-like", .help = "see above",
+         .missing = "--format FORMAT is missing"},
+        {"-o", "--output", "DIR", DS_ARG_STRING, &o->out_dir, .help = "the folder that is written",
+         .missing = "-o DIR is missing"},
+        {"--adapter", .metavar = "FILE|-", .type = DS_ARG_STRING, .target = &o->adapter,
+         .help = "as dsctl pull-adapter gives it; - reads it from standard input; without it the "
+                 "base itself is exported"},
+        {"--vae", .metavar = "FILE", .type = DS_ARG_STRING, .target = &o->vae,
+         .help = "goes into a diffusers folder"},
+        {"--license", .metavar = "TEXT", .type = DS_ARG_STRING, .target = &o->license,
+         .help = "of the base, for the model card"},
+        {"--dtype", .metavar = "TYPE", .type = DS_ARG_WORD, .target = &dtype, .words = "f32|bf16",
+         .help = "of matrices"},
+        {"--merge", .type = DS_ARG_FLAG, .target = &o->merge,
+         .help = "fold the adapter into the base (dit and diffusers always do)"},
+        {"--no-pt", .type = DS_ARG_FLAG, .target = &o->no_pt, .help = "dit: no model.pt"},
+        {"--no-measure", .type = DS_ARG_UNFLAG, .target = &o->measure,
+         .help = "do not measure what the layout cannot carry"},
+        {"--force", .type = DS_ARG_FLAG, .target = &o->force,
+         .help = "replace DIR if an export wrote it"},
+        {NULL}};
+    const ds_args a = {
+        .command = "diffscaler-worker export",
+        .usage = "--base FILE [--adapter FILE|-] --format FORMAT -o DIR [OPTIONS]",
+        .about = "Write an adapter, or the model that it makes of its base, for other programs.\n"
+                 "\n"
+                 "  safetensors   the adapter, unpacked; with --merge a base for dsctl add-base\n"
+                 "  dit           merged, facebookresearch/DiT: model.safetensors and model.pt\n"
+                 "  diffusers     merged, a folder for DiTTransformer2DModel or DiTPipeline\n"
+                 "  peft-like     LoRA factors, scale and shift; the PEFT library cannot load it",
+        .after = "example:\n"
+                 "  diffscaler-worker export --base base.safetensors --adapter digits.zst \\\n"
+                 "      --format diffusers -o out",
+        .rows = rows};
+    ds_error err;
+    int rc = ds_args_parse(&a, argc, argv, &err);
+    if (rc == 1)
+        return -1;
     o->bf16 = !strcmp(dtype, "bf16");
-    int rc = ds_export_format_from_name(format, &o->format, err);
-    return rc ? rc : check_together(o, err);
+    rc = rc ? rc : ds_export_format_from_name(format, &o->format, &err);
+    rc = rc ? rc : check_together(o, &err);
+    return rc ? ds_args_refuse(&a, &err) : 0;
 }
 
 static void print_note(void *user, const char *line) {
@@ -103,11 +81,10 @@ static void print_note(void *user, const char *line) {
 int ds_worker_export(int argc, char **argv) {
     ds_export_options o = {.measure = 1};
     ds_error err;
-    if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
-        return fputs(usage, stdout), 0;
-    int rc = parse(argc, argv, &o, &err);
-    if (!rc)
-        rc = ds_stop_install(NULL, 0, &err);
+    int rc = parse(argc, argv, &o);
+    if (rc)
+        return rc < 0 ? 0 : rc;
+    rc = ds_stop_install(NULL, 0, &err);
     ds_stop_defer(1); /* what is half written is removed first */
     if (!rc)
         rc = ds_export(&o, print_note, NULL, &err);

@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/png_write.h"
+#include "contract/args.h"
 #include "worker/decode/decode.h"
 #include "worker/commands/worker.h"
 
@@ -56,56 +57,54 @@ static int stack(const picture *list, int count, const char *out, int force, ds_
     return rc;
 }
 
-static const char usage[] =
-    "usage: diffscaler-worker montage [--force] -o OUT.png PICTURE...\n\n"
-    "Put up to 64 pictures below each other.  --force replaces an existing OUT.png.\n\n"
-    "example:\n  diffscaler-worker montage -o all.png jobs/2/grid.png jobs/4/grid.png\n";
-_Static_assert(MAX_PICTURES == 64, "as the usage says");
-
 typedef struct {
     const char *out, *pictures[MAX_PICTURES];
-    int count, force;
+    int force;
+    ds_arg_rest rest; /* the pictures */
 } arguments;
 
-static int parse(int argc, char **argv, arguments *a, ds_error *err) {
-    for (int i = 0; i < argc; i++) {
-        const char *word = argv[i];
-        if (!strcmp(word, "--force"))
-            a->force = 1;
-        else if (!strcmp(word, "-o") && i + 1 < argc) {
-            if (a->out && strcmp(a->out, argv[i + 1]))
-                return ds_fail(err, DS_EINVAL, "-o is given twice: '%.100s' and '%.100s'", a->out,
-                               argv[i + 1]);
-            a->out = argv[++i];
-        } else if (word[0] == '-' || a->count == MAX_PICTURES)
-            return ds_fail(err, DS_EINVAL, "unexpected argument '%.100s'; see --help", word);
-        else
-            a->pictures[a->count++] = word;
-    }
-    if (!a->out || !a->count)
-        return ds_fail(err, DS_EINVAL, "%s is missing; see --help",
-                       a->out ? "a picture" : "-o OUT.png");
-    if (!strcmp(a->out, "-"))
-        return ds_fail(err, DS_EINVAL, "-o takes a file, which standard output is not");
-    return 0;
+_Static_assert(MAX_PICTURES == 64, "as the help says");
+
+/* 0: go on; -1: help was printed; else the exit status. */
+static int parse(int argc, char **argv, arguments *m) {
+    m->rest = (ds_arg_rest){.items = m->pictures, .most = MAX_PICTURES};
+    const ds_arg rows[] = {
+        {"PICTURE", .type = DS_ARG_REST, .target = &m->rest, .missing = "a picture is missing"},
+        {"-o", .metavar = "OUT.png", .type = DS_ARG_STRING, .target = &m->out,
+         .help = "what is written", .missing = "-o OUT.png is missing"},
+        {"--force", .type = DS_ARG_FLAG, .target = &m->force,
+         .help = "replace an existing OUT.png"},
+        {NULL}};
+    const ds_args a = {.command = "diffscaler-worker montage",
+                       .usage = "[--force] -o OUT.png PICTURE...",
+                       .about = "Put up to 64 pictures below each other.",
+                       .after =
+                           "example:\n"
+                           "  diffscaler-worker montage -o all.png jobs/2/grid.png jobs/4/grid.png",
+                       .extra = "64 pictures at most",
+                       .rows = rows};
+    ds_error err;
+    int rc = ds_args_parse(&a, argc, argv, &err);
+    if (!rc && !strcmp(m->out, "-"))
+        rc = ds_fail(&err, DS_EINVAL, "-o takes a file, which standard output is not");
+    return rc == 1 ? -1 : rc ? ds_args_refuse(&a, &err) : 0;
 }
 
 int ds_worker_montage(int argc, char **argv) {
-    if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
-        return fputs(usage, stdout), 0;
     arguments a = {0};
     picture list[MAX_PICTURES] = {0};
     ds_error err = {0};
-    int rc = parse(argc, argv, &a, &err);
-    if (!rc)
-        rc = ds_fs_output_check(a.out, a.force, &err);
-    for (int i = 0; !rc && i < a.count; i++)
+    int rc = parse(argc, argv, &a);
+    if (rc)
+        return rc < 0 ? 0 : rc;
+    rc = ds_fs_output_check(a.out, a.force, &err);
+    for (int i = 0; !rc && i < a.rest.count; i++)
         rc = load(a.pictures[i], &list[i], &err);
     if (!rc)
-        rc = stack(list, a.count, a.out, a.force, &err);
+        rc = stack(list, a.rest.count, a.out, a.force, &err);
     if (rc)
         fprintf(stderr, "error: %s\n", err.message);
-    for (int i = 0; i < a.count; i++)
+    for (int i = 0; i < a.rest.count; i++)
         free(list[i].rgb);
     return ds_error_exit(rc);
 }

@@ -1,8 +1,9 @@
 /* worker/commands/plan_command.c - diffscaler-worker plan: what would training on this base take?
  * */
-#include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/args.h"
+#include "contract/options.h"
 #include "engine/diffusion/sampler.h"
 #include "worker/job/device.h"
 #include "worker/measure/feature_net.h"
@@ -11,7 +12,6 @@
 #include "worker/measure/plan.h"
 #include "worker/commands/worker.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,100 +22,62 @@ enum { TRY_MAX = 1000 };
 typedef struct {
     const char *base, *shape;
     const char *method, *precision, *device, *feature_net;
-    double evaluate, batch, micro_batch, rank, steps, classes, images, threads, memory_limit,
-        try_steps, try_sample;
+    int evaluate, batch, micro_batch, rank, steps, classes, images, threads, try_steps, try_sample;
+    int memory_limit; /* MiB */
     int json, rank_given;
 } plan_args;
 
-static const char usage[] =
-    "usage: diffscaler-worker plan --base FILE | --shape S/2|B/2|L/2|XL/2|tiny  [OPTIONS]\n"
-    "\n"
-    "Print what a training would take, in bytes by part and seconds per step, before it starts.\n"
-    "The seconds come from a calibration of a few training steps.\n"
-    "\n"
-    "  --batch N          images a step (64)          --micro-batch N    at a time (batch)\n"
-    "  --method METHOD    %s\n"
-    "  --steps N          length of the training (800)  --rank N         of the low-rank part (8)\n"
-    "  --classes N        of the dataset (1)          --images N         of the dataset (1000)\n"
-    "  --precision TYPE   bf16|f32|tf32 (bf16)        --threads N        0: all (0)\n"
-    "  --device KIND      auto|cpu|cuda|cuda:N (auto: a GPU where there is one)\n"
-    "  --memory-limit N   MiB; 0: what is free (0)\n"
-    "  --feature-net MODE bundled|pytorch-fid|torch-fidelity|clean: measures the result (bundled)\n"
-    "  --evaluate N       pictures of each of three sets that are measured (512): how long their\n"
-    "                     features take; 0: not asked\n"
-    "  --try N            then train N steps on noise, and say how right the plan was\n"
-    "  --try-sample N     then sample N images in 20 steps\n"
-    "  --json             one JSON object\n"
-    "\n"
-    "example:\n"
-    "  diffscaler-worker plan --base DiT-XL-2.safetensors --batch 32 --micro-batch 4\n";
-
-static int number(const char *option, const char *text, double least, double most, double *out,
-                  ds_error *err) {
-    char *end;
-    errno = 0;
-    *out = strtod(text, &end);
-    if (errno || end == text || *end || !(*out >= least && *out <= most) || *out != floor(*out))
-        return ds_fail(err, DS_EINVAL, "%s is '%.40s', must be a whole number from %.0f to %.0f",
-                       option, text, least, most);
-    return 0;
-}
-
-static int parse(int argc, char **argv, plan_args *a, ds_error *err) {
-    const struct {
-        const char *name;
-        const char **text;
-        double *value, least, most;
-    } options[] = {{"--base", &a->base, NULL, 0, 0},
-                   {"--shape", &a->shape, NULL, 0, 0},
-                   {"--method", &a->method, NULL, 0, 0},
-                   {"--precision", &a->precision, NULL, 0, 0},
-                   {"--device", &a->device, NULL, 0, 0},
-                   {"--feature-net", &a->feature_net, NULL, 0, 0},
-                   {"--evaluate", NULL, &a->evaluate, 0, 100000},
-                   {"--batch", NULL, &a->batch, DS_RANGE_BATCH},
-                   {"--micro-batch", NULL, &a->micro_batch, 0, 65536},
-                   {"--rank", NULL, &a->rank, DS_RANGE_RANK},
-                   {"--steps", NULL, &a->steps, DS_RANGE_STEPS},
-                   {"--classes", NULL, &a->classes, 1, 100000},
-                   {"--images", NULL, &a->images, 1, 1e9},
-                   {"--threads", NULL, &a->threads, DS_RANGE_THREADS},
-                   {"--memory-limit", NULL, &a->memory_limit, 0, 1e9},
-                   {"--try", NULL, &a->try_steps, 2, TRY_MAX},
-                   {"--try-sample", NULL, &a->try_sample, 0, 1024}};
-    enum { OPTIONS = sizeof options / sizeof options[0] };
-    const char *seen[OPTIONS] = {NULL};
-    for (int i = 0; i < argc; i++) {
-        int o = 0, rc = 0;
-        if (!strcmp(argv[i], "--json")) {
-            a->json = 1;
-            continue;
-        }
-        while (o < OPTIONS && strcmp(argv[i], options[o].name))
-            o++;
-        if (o == OPTIONS)
-            return ds_fail(err, DS_EINVAL, "unknown argument '%.60s'; see --help", argv[i]);
-        if (i + 1 == argc)
-            return ds_fail(err, DS_EINVAL, "%s needs a value", argv[i]);
-        if (seen[o] && strcmp(seen[o], argv[i + 1]))
-            return ds_fail(err, DS_EINVAL, "%s is given twice, as '%.60s' and as '%.60s'", argv[i],
-                           seen[o], argv[i + 1]);
-        seen[o] = argv[i + 1];
-        a->rank_given |= options[o].value == &a->rank;
-        if (options[o].text)
-            *options[o].text = argv[++i];
-        else
-            rc = number(argv[i], argv[i + 1], options[o].least, options[o].most, options[o].value,
-                        err),
-            i++;
-        if (rc)
-            return rc;
-    }
-    if (!a->base == !a->shape)
+static int parse(int argc, char **argv, plan_args *p, ds_error *err) {
+    const ds_arg rows[] = {
+        {"--base", .metavar = "FILE", .type = DS_ARG_STRING, .target = &p->base,
+         .help = "a base of ours"},
+        {"--shape", .metavar = "NAME", .type = DS_ARG_STRING, .target = &p->shape,
+         .help = "S/2, B/2, L/2, XL/2 or tiny, without a file"},
+        {"--batch", .type = DS_ARG_INT, .target = &p->batch, .option = "batch"},
+        {"--micro-batch", .type = DS_ARG_INT, .target = &p->micro_batch, .option = "micro_batch",
+         DS_ARG_RANGE(0, 65536), .shown = "batch"},
+        {"--method", .metavar = "METHOD", .type = DS_ARG_WORD, .target = &p->method,
+         .words = DS_WORDS(DS_METHODS), .help = "what is trained"},
+        {"--rank", .type = DS_ARG_INT, .target = &p->rank, .option = "rank",
+         .given = &p->rank_given},
+        {"--steps", .type = DS_ARG_INT, .target = &p->steps, .option = "steps"},
+        {"--classes", .metavar = "N", .type = DS_ARG_INT, .target = &p->classes,
+         DS_ARG_RANGE(1, 100000), .help = "classes of the dataset"},
+        {"--images", .metavar = "N", .type = DS_ARG_INT, .target = &p->images, DS_ARG_RANGE(1, 1e9),
+         .help = ".. and its images"},
+        {"--precision", .type = DS_ARG_WORD, .target = &p->precision, .option = "precision"},
+        {"--threads", .type = DS_ARG_INT, .target = &p->threads, .option = "threads"},
+        {"--device", .type = DS_ARG_DEVICE, .target = &p->device, .option = "device"},
+        {"--memory-limit", .metavar = "MIB", .type = DS_ARG_INT, .target = &p->memory_limit,
+         DS_ARG_RANGE(0, 1e9), .help = "memory that it may take; 0: what is free"},
+        {"--feature-net", .metavar = "MODE", .type = DS_ARG_STRING, .target = &p->feature_net,
+         .help = "bundled, pytorch-fid, torch-fidelity or clean: measures the result"},
+        {"--evaluate", .metavar = "N", .type = DS_ARG_INT, .target = &p->evaluate,
+         DS_ARG_RANGE(0, 100000),
+         .help = "pictures of each of three sets that are measured: how long their features take; "
+                 "0: not asked"},
+        {"--try", .metavar = "N", .type = DS_ARG_INT, .target = &p->try_steps,
+         DS_ARG_RANGE(2, TRY_MAX),
+         .help = "then train N steps on noise, and say how right the plan was"},
+        {"--try-sample", .metavar = "N", .type = DS_ARG_INT, .target = &p->try_sample,
+         DS_ARG_RANGE(0, 1024), .shown = "", .help = "then sample N images in 20 steps"},
+        {"--json", .type = DS_ARG_FLAG, .target = &p->json, .help = "one JSON object"},
+        {NULL}};
+    const ds_args a = {
+        .command = "diffscaler-worker plan",
+        .usage = "--base FILE | --shape S/2|B/2|L/2|XL/2|tiny  [OPTIONS]",
+        .about = "Print what a training would take, in bytes by part and seconds per step, before\n"
+                 "it starts.  The seconds come from a calibration of a few training steps.",
+        .after = "example:\n"
+                 "  diffscaler-worker plan --base DiT-XL-2.safetensors --batch 32 --micro-batch 4",
+        .rows = rows};
+    int rc = ds_args_parse(&a, argc, argv, err);
+    if (rc)
+        return rc;
+    if (!p->base == !p->shape)
         return ds_fail(err, DS_EINVAL, "give --base FILE or --shape NAME; see --help");
-    const ds_preset *p = ds_preset_find(a->method); /* NULL: it is refused later */
-    if (a->rank_given && p && !ds_preset_takes(p, "rank"))
-        return ds_fail(err, DS_EINVAL, "--rank has no effect with --method %.20s", a->method);
+    if (p->rank_given && !ds_preset_takes(ds_preset_find(p->method), "rank"))
+        return ds_fail(err, DS_EINVAL, "--rank has no effect with --method %.20s", p->method);
     return 0;
 }
 
@@ -166,7 +128,7 @@ typedef struct {
 static int open_all(plan_run *r, ds_error *err) {
     const plan_args *a = &r->a;
     ds_dit_config c;
-    ds_device_options d = {.kind = a->device ? a->device : "auto", .threads = (int)a->threads};
+    ds_device_options d = {.kind = a->device ? a->device : "auto", .threads = a->threads};
     int rc = ds_precision_from_name(a->precision, &d.precision, err);
     if (!rc)
         rc = ds_fid_mode_find(a->feature_net, &r->mode, err);
@@ -178,13 +140,13 @@ static int open_all(plan_run *r, ds_error *err) {
         rc = ds_base_open(&r->base, a->base, NULL, err);
     if (!rc && a->shape && !(rc = shape(a->shape, &c, err)))
         rc = ds_base_new(&r->base, &c, 1, err);
-    r->spec.rank = (int)a->rank;
+    r->spec.rank = a->rank;
     r->spec.targets = ds_method_targets(r->spec.method);
-    r->spec.classes = (int)a->classes;
+    r->spec.classes = a->classes;
     r->spec.seed = 1;
-    r->o = (ds_train_options){.steps = (int)a->steps,
-                              .batch = (int)a->batch,
-                              .micro_batch = (int)a->micro_batch,
+    r->o = (ds_train_options){.steps = a->steps,
+                              .batch = a->batch,
+                              .micro_batch = a->micro_batch,
                               .lr = 1e-4,
                               .clip = 1,
                               .ema = 0.999,
@@ -205,8 +167,8 @@ static int make_plan(plan_run *r, ds_error *err) {
                             a->images * one * (c->pixel ? 1 : 8), /* latents: mean, deviation */
                         .features = (double)ds_feature_net_bytes(r->dev, r->mode),
                         .distance = (double)ds_measure_distance_bytes(r->mode),
-                        .limit = ds_plan_limit(a->memory_limit * (1 << 20)),
-                        .most = ds_plan_most(a->memory_limit * (1 << 20)),
+                        .limit = ds_plan_limit((double)a->memory_limit * (1 << 20)),
+                        .most = ds_plan_most((double)a->memory_limit * (1 << 20)),
                         .nets = 1};
     if (a->try_steps > 0 || a->try_sample > 0) { /* what is tried is what is planned */
         in.images = a->try_steps > 0 ? a->batch * one : 0;
@@ -232,7 +194,7 @@ static int compare(const void *a, const void *b) {
 static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
     const ds_dit_config *c = &r->base->cfg;
     size_t one = (size_t)(c->side * c->side * c->channels), n = (size_t)r->o.batch;
-    int steps = (int)r->a.try_steps, rc;
+    int steps = r->a.try_steps, rc;
     uint8_t *pixels = ds_xmalloc(n * one);
     int *labels = ds_xcalloc(n, sizeof *labels);
     double *times = ds_xcalloc((size_t)steps, sizeof *times), cpu = 0;
@@ -271,7 +233,7 @@ static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
 static int try_sampling(plan_run *r, const ds_model *model, ds_error *err) {
     const ds_dit_config *c = &r->base->cfg;
     size_t one = (size_t)(c->side * c->side * c->channels);
-    int n = (int)r->a.try_sample;
+    int n = r->a.try_sample;
     ds_sample_options o = {.sampler = DS_SAMPLER_DPMPP2M,
                            .steps = 20,
                            .guidance = 1.5,
@@ -337,7 +299,7 @@ static void print(const plan_run *r) {
                (planned / r->peak - 1) * 100);
     }
     if (isfinite(r->sample_seconds))
-        printf("tried: %.0f images in 20 steps with guidance take %.3g s and %.3g s of processor "
+        printf("tried: %d images in 20 steps with guidance take %.3g s and %.3g s of processor "
                "time; peak so far %.1f MiB\n",
                r->a.try_sample, r->sample_seconds, r->sample_cpu, ds_memory_peak() / mib);
 }
@@ -356,9 +318,9 @@ int ds_worker_plan(int argc, char **argv) {
                   .step_cpu = NAN,
                   .sample_seconds = NAN};
     ds_error err;
-    if (argc == 1 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
-        return printf(usage, DS_WORDS(DS_METHODS)), 0;
     int rc = parse(argc, argv, &r.a, &err);
+    if (rc == 1)
+        return 0;
     if (!rc)
         rc = open_all(&r, &err);
     if (!rc)

@@ -7,6 +7,8 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/args.h"
+#include "contract/options.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/diffusion/trainer.h"
 #include "worker/job/device.h"
@@ -17,10 +19,7 @@
 #include "worker/job/stop.h"
 #include "worker/commands/worker.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,171 +34,77 @@ typedef struct {
     int stop_at; /* end at this step of the schedule; 0: train.steps */
 } ds_pretrain;
 
-static const char usage[] =
-    "usage: diffscaler-worker pretrain --data DIR --out FILE.safetensors [options]\n"
-    "\n"
-    "Train a base DiT from scratch on a folder of images (one sub-folder per class).\n"
-    "Stopping it (Ctrl-C) saves a checkpoint in --work; the same command resumes.\n"
-    "\n"
-    "  --name NAME      name of the base (default: base)      --license TEXT  stored with it\n"
-    "  --work DIR       cache, checkpoint, loss.csv, grids (default: FILE.work)\n"
-    "  --init FILE      start from this base (same shape; classes matched by name)\n"
-    "  --side N --patch N --width N --depth N --heads N       shape (32 4 192 6 3)\n"
-    "  --steps N --batch N --micro-batch N --lr X --warmup N --ema X --dropout X --weight-decay X "
-    "--flip --seed N --focus X --focus-mean X\n"
-    "  --force          replace FILE if it is there\n"
-    "  --every N        steps between checkpoints and grids (default: 1000)\n"
-    "  --stop-at N      end at step N of the schedule of --steps, and write the base\n"
-    "  --replan         go on from a checkpoint of another schedule (--steps, --lr, --warmup)\n"
-    "  --precision f32|bf16|tf32   --device auto|cpu|cuda|cuda:N   --threads N\n"
-    "\n"
-    "example:\n"
-    "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors --name emoji-dit "
-    "--steps 20000\n";
-
-static int number(const char *option, const char *text, int whole, double low, double high,
-                  double *out) {
-    char *end;
-    errno = 0;
-    *out = strtod(text, &end);
-    if (errno || end == text || *end || !(*out >= low && *out <= high) ||
-        (whole && *out != floor(*out))) {
-        fprintf(stderr, "error: option '--%s' takes a %snumber from %.12g to %.12g, not '%s'\n",
-                option, whole ? "whole " : "", low, high, text);
-        return 2;
-    }
-    return 0;
+static int take_precision(void *options, const char *name, ds_error *err) {
+    return ds_precision_from_name(name, &((ds_device_options *)options)->precision, err);
 }
 
-/* One list of numeric options: name, where it goes, limits. */
-static int set_number(ds_pretrain *o, const char *name, const char *text) {
-    const struct {
-        const char *name;
-        int *i;
-        double *d;
-        double low, high;
-    } list[] = {{"side", &o->cfg.side, NULL, 4, 512},
-                {"patch", &o->cfg.patch, NULL, 1, 64},
-                {"width", &o->cfg.width, NULL, 8, 4096},
-                {"depth", &o->cfg.depth, NULL, 1, 64},
-                {"heads", &o->cfg.heads, NULL, DS_RANGE_HEADS},
-                {"steps", &o->train.steps, NULL, DS_RANGE_STEPS},
-                {"batch", &o->train.batch, NULL, DS_RANGE_BATCH},
-                {"micro-batch", &o->train.micro_batch, NULL, DS_RANGE_BATCH},
-                {"lr", NULL, &o->train.lr, DS_RANGE_LR},
-                {"warmup", &o->train.warmup, NULL, DS_RANGE_WARMUP},
-                {"ema", NULL, &o->train.ema, DS_RANGE_EMA},
-                {"dropout", NULL, &o->train.label_dropout, DS_RANGE_LABEL_DROPOUT},
-                {"focus", NULL, &o->train.focus, DS_RANGE_FOCUS},
-                {"focus-mean", NULL, &o->train.focus_mean, DS_RANGE_FOCUS_MEAN},
-                {"weight-decay", NULL, &o->train.weight_decay, DS_RANGE_WEIGHT_DECAY},
-                {"every", &o->every, NULL, DS_RANGE_STEPS},
-                {"stop-at", &o->stop_at, NULL, 0, 1e8},
-                {"threads", &o->device.threads, NULL, DS_RANGE_THREADS}};
-    double v = 0;
-    if (!strcmp(name, "seed")) {
-        int rc = number(name, text, 1, DS_RANGE_SEED, &v);
-        o->train.seed = (uint64_t)v;
-        return rc;
-    }
-    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
-        if (!strcmp(list[i].name, name)) {
-            int rc = number(name, text, list[i].i != NULL, list[i].low, list[i].high, &v);
-            if (list[i].i)
-                *list[i].i = (int)v;
-            else
-                *list[i].d = v;
-            return rc;
-        }
-    return 2;
-}
-
-static int set_device(ds_pretrain *o, int kind, const char *word) {
-    ds_error err;
-    int rc = kind ? ds_device_kind_check(word, &err)
-                  : ds_precision_from_name(word, &o->device.precision, &err);
-    if (rc)
-        return fprintf(stderr, "error: %s\n", err.message), rc;
-    if (kind)
-        o->device.kind = word;
-    return 0;
-}
-
+/* 0: go on; -1: help was printed; else the exit status. */
 static int parse(ds_pretrain *o, int argc, char **argv) {
-    enum {
-        DATA = 1,
-        OUT,
-        WORK,
-        INIT,
-        NAME,
-        LICENSE,
-        PRECISION,
-        FLIP,
-        HELP,
-        REPLAN,
-        FORCE,
-        NUMBER,
-        DEVICE
-    };
-    static const struct option options[] = {
-        {"data", 1, 0, DATA},           {"out", 1, 0, OUT},
-        {"work", 1, 0, WORK},           {"init", 1, 0, INIT},
-        {"name", 1, 0, NAME},           {"license", 1, 0, LICENSE},
-        {"device", 1, 0, DEVICE},       {"precision", 1, 0, PRECISION},
-        {"flip", 0, 0, FLIP},           {"replan", 0, 0, REPLAN},
-        {"force", 0, 0, FORCE},         {"help", 0, 0, HELP},
-        {"side", 1, 0, NUMBER},         {"patch", 1, 0, NUMBER},
-        {"width", 1, 0, NUMBER},        {"depth", 1, 0, NUMBER},
-        {"heads", 1, 0, NUMBER},        {"steps", 1, 0, NUMBER},
-        {"batch", 1, 0, NUMBER},        {"micro-batch", 1, 0, NUMBER},
-        {"lr", 1, 0, NUMBER},           {"warmup", 1, 0, NUMBER},
-        {"ema", 1, 0, NUMBER},          {"dropout", 1, 0, NUMBER},
-        {"weight-decay", 1, 0, NUMBER}, {"focus", 1, 0, NUMBER},
-        {"focus-mean", 1, 0, NUMBER},   {"every", 1, 0, NUMBER},
-        {"stop-at", 1, 0, NUMBER},      {"threads", 1, 0, NUMBER},
-        {"seed", 1, 0, NUMBER},         {0, 0, 0, 0}};
-    const char *seen[sizeof options / sizeof options[0]] = {NULL};
-    int c, index;
-    optind = 1;
-    while ((c = getopt_long(argc, argv, "h", options, &index)) != -1) {
-        if (c != 'h' && c != '?' && optarg) {
-            if (seen[index] && strcmp(seen[index], optarg)) {
-                fprintf(stderr, "error: --%s is given twice, as '%s' and as '%s'\n",
-                        options[index].name, seen[index], optarg);
-                return 2;
-            }
-            seen[index] = optarg;
-        }
-        switch (c) {
-        case DATA: o->data = optarg; break;
-        case OUT: o->out = optarg; break;
-        case WORK: o->work = optarg; break;
-        case INIT: o->init = optarg; break;
-        case NAME: o->name = optarg; break;
-        case LICENSE: o->license = optarg; break;
-        case FLIP: o->train.flip = 1; break;
-        case REPLAN: o->train.replan = 1; break;
-        case FORCE: o->force = 1; break;
-        case PRECISION:
-        case DEVICE:
-            if (set_device(o, c == DEVICE, optarg))
-                return 2;
-            break;
-        case NUMBER:
-            if (set_number(o, options[index].name, optarg))
-                return 2;
-            break;
-        case 'h':
-        case HELP: fputs(usage, stdout); return -1;
-        default: fputs(usage, stderr); return 2;
-        }
-    }
-    if (optind < argc || !o->data || !o->out) {
-        fprintf(stderr, "error: --data and --out are needed, and nothing else but options\n%s",
-                usage);
-        return 2;
-    }
-    return 0;
+    const ds_arg rows[] = {
+        {"--data", .metavar = "DIR", .type = DS_ARG_STRING, .target = &o->data,
+         .help = "the pictures, one sub-folder per class", .missing = "--data DIR is missing"},
+        {"--out", .metavar = "FILE", .type = DS_ARG_STRING, .target = &o->out,
+         .help = "the base that is written", .missing = "--out FILE is missing"},
+        {"--name", .metavar = "NAME", .type = DS_ARG_TEXT, .target = &o->name,
+         .help = "name of the base"},
+        {"--license", .metavar = "TEXT", .type = DS_ARG_TEXT, .target = &o->license,
+         .help = "stored with it"},
+        {"--work", .metavar = "DIR", .type = DS_ARG_STRING, .target = &o->work,
+         .shown = "FILE.work", .help = "cache, checkpoint, loss.csv, grids"},
+        {"--init", .metavar = "FILE", .type = DS_ARG_STRING, .target = &o->init,
+         .help = "start from this base (same shape; classes matched by name)"},
+        {"--side", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.side, DS_ARG_RANGE(4, 512),
+         .help = "side of a picture, in pixels"},
+        {"--patch", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.patch,
+         DS_ARG_RANGE(1, 64), .help = ".. and of a patch"},
+        {"--width", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.width,
+         DS_ARG_RANGE(8, 4096), .help = "width of a token"},
+        {"--depth", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.depth,
+         DS_ARG_RANGE(1, 64), .help = "blocks"},
+        {"--heads", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.heads,
+         DS_ARG_RANGE(DS_RANGE_HEADS), .help = "heads of attention"},
+        {"--steps", .type = DS_ARG_INT, .target = &o->train.steps, .option = "steps"},
+        {"--batch", .type = DS_ARG_INT, .target = &o->train.batch, .option = "batch"},
+        {"--micro-batch", .type = DS_ARG_INT, .target = &o->train.micro_batch,
+         .option = "micro_batch"},
+        {"--lr", .type = DS_ARG_NUM, .target = &o->train.lr, .option = "lr"},
+        {"--warmup", .type = DS_ARG_INT, .target = &o->train.warmup, .option = "warmup"},
+        {"--ema", .type = DS_ARG_NUM, .target = &o->train.ema, .option = "ema"},
+        {"--dropout", .type = DS_ARG_NUM, .target = &o->train.label_dropout,
+         .option = "label_dropout"},
+        {"--weight-decay", .type = DS_ARG_NUM, .target = &o->train.weight_decay,
+         .option = "weight_decay"},
+        {"--flip", .type = DS_ARG_FLAG, .target = &o->train.flip, .option = "flip"},
+        {"--seed", .type = DS_ARG_SEED, .target = &o->train.seed, .option = "seed"},
+        {"--focus", .type = DS_ARG_NUM, .target = &o->train.focus, .option = "focus"},
+        {"--focus-mean", .type = DS_ARG_NUM, .target = &o->train.focus_mean,
+         .option = "focus_mean"},
+        {"--force", .type = DS_ARG_FLAG, .target = &o->force,
+         .help = "replace FILE if it is there"},
+        {"--every", .metavar = "N", .type = DS_ARG_INT, .target = &o->every,
+         DS_ARG_RANGE(DS_RANGE_STEPS), .help = "steps between checkpoints and grids"},
+        {"--stop-at", .metavar = "N", .type = DS_ARG_INT, .target = &o->stop_at,
+         DS_ARG_RANGE(0, 1e8), .shown = "",
+         .help = "end at step N of the schedule of --steps, and write the base"},
+        {"--replan", .type = DS_ARG_FLAG, .target = &o->train.replan,
+         .help = "go on from a checkpoint of another schedule (--steps, --lr, --warmup)"},
+        {"--precision", .type = DS_ARG_OWN, .target = &o->device, .option = "precision",
+         .take = take_precision, .shown = "bf16"},
+        {"--device", .type = DS_ARG_DEVICE, .target = &o->device.kind, .option = "device"},
+        {"--threads", .type = DS_ARG_INT, .target = &o->device.threads, .option = "threads"},
+        {NULL}};
+    const ds_args a = {
+        .command = "diffscaler-worker pretrain",
+        .usage = "--data DIR --out FILE.safetensors [options]",
+        .about = "Train a base DiT from scratch on a folder of images (one sub-folder per class).\n"
+                 "Stopping it (Ctrl-C) saves a checkpoint in --work; the same command resumes.",
+        .after = "example:\n"
+                 "  diffscaler-worker pretrain --data ./emoji --out emoji-dit.safetensors \\\n"
+                 "      --name emoji-dit --steps 20000",
+        .rows = rows};
+    ds_error err;
+    int rc = ds_args_parse(&a, argc, argv, &err);
+    return rc == 1 ? -1 : rc ? ds_args_refuse(&a, &err) : 0;
 }
 
 static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
@@ -410,7 +315,7 @@ int ds_worker_pretrain(int argc, char **argv) {
                                .vb_weight = 1.0,
                                .seed = 1},
                      .device = {.kind = "auto", .precision = DS_PRECISION_BF16}};
-    int rc = parse(&o, argc + 1, argv - 1); /* getopt passes over the name of the command */
+    int rc = parse(&o, argc, argv);
     if (rc)
         return rc < 0 ? 0 : rc;
     char *work = ds_xasprintf("%s.work", o.out);

@@ -2,6 +2,7 @@
  * */
 #include "base/fs.h"
 #include "base/log.h"
+#include "contract/args.h"
 #include "worker/job/device.h"
 #include "worker/job/job.h"
 #include "worker/kinds/kinds.h"
@@ -11,6 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,22 +21,6 @@
 #include <unistd.h>
 
 enum { DIR_MAX = 3500, LOCK_WAIT_MS = 2000, LOCK_STEP_MS = 20 };
-
-static const char usage[] =
-    "usage: diffscaler-worker run DIR [--parent PID] [--device KIND]\n"
-    "\n"
-    "Do the job that DIR/spec.json describes (docs/jobs.md): events.ndjson tells how far it is,\n"
-    "result.json is written last.  Run it again to go on after an interruption.\n"
-    "\n"
-    "  --parent PID   stop, with a checkpoint, when this process (the parent) ends\n"
-    "  --device KIND  auto, cpu, cuda or cuda:N, whatever the spec says\n"
-    "\n"
-    "exit status: 0 done, 1 failed, 2 bad spec or data, 6 permission, 8 refused by the gate,\n"
-    "  9 integrity, 70 the GPU failed, 75 try again later, 130 cancelled (DIR/cancel exists), 143 "
-    "stopped by SIGTERM\n"
-    "\n"
-    "example:\n"
-    "  diffscaler-worker run ./jobs/12 && cat ./jobs/12/result.json\n";
 
 /* Only these leave the process (docs/jobs.md). */
 static int exit_status(int code) {
@@ -155,46 +141,55 @@ static int run_locked(const char *dir, long parent, const char *device, ds_error
     return rc;
 }
 
-static int parse(int argc, char **argv, const char **dir, long *parent, const char **device) {
-    *dir = *device = NULL;
-    *parent = 0;
-    for (int i = 0; i < argc; i++) {
-        char *end = "";
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
-            return 1;
-        if (!strcmp(argv[i], "--parent") && i + 1 < argc) {
-            *parent = strtol(argv[++i], &end, 10);
-            if (end == argv[i] || *end || *parent < 1)
-                return fprintf(stderr, "error: --parent takes a process id\n"), 2;
-        } else if (!strcmp(argv[i], "--device") && i + 1 < argc && !*device) {
-            ds_error err;
-            *device = argv[++i];
-            if (ds_device_kind_check(*device, &err))
-                return fprintf(stderr, "error: %s\n", err.message), 2;
-        } else if (argv[i][0] == '-' || *dir)
-            return fprintf(stderr, "error: unexpected argument '%s'\n%s", argv[i], usage), 2;
-        else
-            *dir = argv[i];
-    }
-    if (!*dir || strlen(*dir) >= DIR_MAX)
-        return fprintf(stderr, "error: which job directory?\n%s", usage), 2;
-    return 0;
+typedef struct {
+    const char *dir, *device;
+    int parent;
+} run_args;
+
+/* 0: go on; -1: help was printed; else the exit status. */
+static int parse(int argc, char **argv, run_args *r) {
+    const ds_arg rows[] = {
+        {"DIR", .type = DS_ARG_STRING, .target = &r->dir, .missing = "which job directory?"},
+        {"--parent", .metavar = "PID", .type = DS_ARG_INT, .target = &r->parent,
+         DS_ARG_RANGE(1, INT_MAX),
+         .help = "stop, with a checkpoint, when this process (the parent) ends"},
+        {"--device", .metavar = "KIND", .type = DS_ARG_DEVICE, .target = &r->device,
+         .help = "auto, cpu, cuda or cuda:N, whatever the spec says"},
+        {NULL}};
+    const ds_args a = {
+        .command = "diffscaler-worker run",
+        .usage = "DIR [--parent PID] [--device KIND]",
+        .about = "Do the job that DIR/spec.json describes (docs/jobs.md): events.ndjson tells how\n"
+                 "far it is, result.json is written last.  Run it again to go on after an\n"
+                 "interruption.",
+        .after =
+            "exit status: 0 done, 1 failed, 2 bad spec or data, 6 permission, 8 refused by the\n"
+            "  gate, 9 integrity, 70 the GPU failed, 75 try again later, 130 cancelled\n"
+            "  (DIR/cancel exists), 143 stopped by SIGTERM\n"
+            "\n"
+            "example:\n"
+            "  diffscaler-worker run ./jobs/12 && cat ./jobs/12/result.json",
+        .rows = rows};
+    ds_error err;
+    int rc = ds_args_parse(&a, argc, argv, &err);
+    if (!rc && strlen(r->dir) >= DIR_MAX)
+        rc = ds_fail(&err, DS_EINVAL,
+                     "the path of the job directory has more than %d bytes: use a shorter one",
+                     DIR_MAX - 1);
+    return rc == 1 ? -1 : rc ? ds_args_refuse(&a, &err) : 0;
 }
 
 int ds_worker_run(int argc, char **argv) {
-    const char *dir, *device;
-    long parent;
+    run_args a = {0};
     ds_error err = {0};
-    int rc = parse(argc, argv, &dir, &parent, &device);
-    if (rc == 1)
-        return fputs(usage, stdout), 0;
+    int rc = parse(argc, argv, &a);
     if (rc)
-        return rc;
+        return rc < 0 ? 0 : rc;
     ds_log_init("worker", DS_LOG_INFO);
     ds_memory_status(DS_EXIT_AGAIN);
-    rc = take_lock(dir, &err);
+    rc = take_lock(a.dir, &err);
     if (!rc)
-        rc = run_locked(dir, parent, device, &err);
+        rc = run_locked(a.dir, a.parent, a.device, &err);
     if (rc)
         fprintf(stderr, "%s\n", err.message);
     return exit_status(rc);

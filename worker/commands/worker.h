@@ -5,6 +5,8 @@
 #define DS_WORKER_COMMANDS_WORKER_H
 
 int ds_worker_run(int argc, char **argv);      /* run DIR: one job directory */
+int ds_worker_scan(int argc, char **argv);     /* what a folder has */
+int ds_worker_devices(int argc, char **argv);  /* which GPUs there are */
 int ds_worker_pretrain(int argc, char **argv); /* make a base from a folder of images */
 int ds_worker_montage(int argc, char **argv);  /* pictures below each other */
 int ds_worker_plan(int argc, char **argv);     /* bytes and seconds of a training */

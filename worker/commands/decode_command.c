@@ -1,8 +1,9 @@
-/* worker/commands/pixels_cmd.c - `diffscaler-worker decode`: the pixels of a picture file, or why
+/* worker/commands/decode_command.c - `diffscaler-worker decode`: the pixels of a picture file, or why
  * none. */
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "contract/args.h"
 #include "engine/metrics/fid_net.h"
 #include "worker/decode/sandbox.h"
 #include "worker/commands/worker.h"
@@ -20,77 +21,47 @@ static const char *const notes[DS_NOTE_COUNT] = {"alpha", "orientation", "deep",
 
 typedef struct {
     enum ds_decode_use use;
-    const char *out, *input;
-    enum ds_fid_mode mode; /* when input is given */
-    const char **files;
-    int count;
+    const char *out;
+    enum ds_fid_mode mode;
+    int input; /* 1: what the network of that mode reads is written */
+    ds_arg_rest files;
 } options;
 
-static void usage(FILE *to) {
-    fputs(
-        "usage: diffscaler-worker decode [--as train|pillow] [-o FILE [--input MODE]] FILE...\n\n"
-        "Print a line of JSON for each picture file: size, SHA-256 of its pixels (8-bit RGB), "
-        "what\n"
-        "was special about it, or why it has none.\n"
-        "  --as train    as training and its references see it (the default)\n"
-        "  --as pillow   as the modes of evaluate that are named after a tool see it: the pixels\n"
-        "                of Image.open(FILE).convert(\"RGB\") of Pillow 13\n"
-        "  -o FILE       also write the pixels of the one picture, as PPM\n"
-        "  --input MODE  write what the network of that mode of evaluate reads instead: 299 x 299\n"
-        "                x 3 numbers of 32 bits, little-endian\n\n"
-        "Exits with 0 when all files have pixels, else 1.\n",
-        to);
+static int take_mode(void *to, const char *name, ds_error *err) {
+    return ds_fid_mode_find(name, to, err);
 }
 
-/* Nothing is overruled in silence. */
-static int again(const char *option, const char *before, const char *value) {
-    if (!before || !strcmp(before, value))
-        return 0;
-    fprintf(stderr, "error: %s is given twice, as '%s' and as '%s'\n", option, before, value);
-    return 1;
-}
-
-/* 0 go on, 1 help was printed, negative a mistake. */
+/* 0: go on; -1: help was printed; else the exit status. */
 static int parse(options *o, int argc, char **argv) {
-    o->files = ds_xcalloc((size_t)argc + 1, sizeof *o->files);
-    const char *as = NULL;
-    for (int i = 0; i < argc; i++) {
-        const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
-            usage(stdout);
-            return 1;
-        }
-        if (!strcmp(a, "--as") && value && (!strcmp(value, "train") || !strcmp(value, "pillow"))) {
-            if (again(a, as, value))
-                return -1;
-            as = value;
-            o->use = strcmp(value, "train") ? DS_DECODE_PILLOW : DS_DECODE_TRAIN;
-            i++;
-        } else if (!strcmp(a, "-o") && value) {
-            if (again(a, o->out, value))
-                return -1;
-            o->out = value;
-            i++;
-        } else if (!strcmp(a, "--input") && value && !ds_fid_mode_find(value, &o->mode, NULL)) {
-            if (again(a, o->input, value))
-                return -1;
-            o->input = value;
-            i++;
-        } else if (a[0] == '-') {
-            fprintf(stderr, "error: bad option or value '%s'\n", a);
-            return -1;
-        } else {
-            o->files[o->count++] = a;
-        }
-    }
-    if (!o->count || (o->out && o->count > 1) || (o->input && !o->out)) {
-        fprintf(stderr, "error: %s; see diffscaler-worker decode --help\n",
-                !o->count                ? "which files?"
-                : o->out && o->count > 1 ? "-o takes one picture"
-                                         : "--input needs -o");
-        return -1;
-    }
-    return 0;
+    const char *as = "train";
+    const ds_arg rows[] = {
+        {"FILE", .type = DS_ARG_REST, .target = &o->files, .missing = "which files?"},
+        {"--as", .metavar = "HOW", .type = DS_ARG_WORD, .target = &as, .words = "train|pillow",
+         .help = "as training and its references see it, or as the modes of evaluate that are "
+                 "named after a tool do (the pixels of Image.open(FILE).convert(\"RGB\") of Pillow "
+                 "13)"},
+        {"-o", .metavar = "OUT", .type = DS_ARG_STRING, .target = &o->out,
+         .help = "also write the pixels of the one picture, as PPM"},
+        {"--input", .metavar = "MODE", .type = DS_ARG_OWN, .target = &o->mode, .take = take_mode,
+         .given = &o->input,
+         .help = "write what the network of that mode of evaluate reads instead: 299 x 299 x 3 "
+                 "numbers of 32 bits, little-endian"},
+        {NULL}};
+    const ds_args a = {
+        .command = "diffscaler-worker decode",
+        .usage = "[--as train|pillow] [-o OUT [--input MODE]] FILE...",
+        .about = "Print a line of JSON for each picture file: size, SHA-256 of its pixels (8-bit\n"
+                 "RGB), what was special about it, or why it has none.",
+        .after = "Exits with 0 when all files have pixels, else 1.",
+        .rows = rows};
+    ds_error err;
+    int rc = ds_args_parse(&a, argc, argv, &err);
+    if (!rc && o->out && o->files.count > 1)
+        rc = ds_fail(&err, DS_EINVAL, "-o takes one picture, not %d", o->files.count);
+    if (!rc && o->input && !o->out)
+        rc = ds_fail(&err, DS_EINVAL, "--input needs -o OUT");
+    o->use = strcmp(as, "train") ? DS_DECODE_PILLOW : DS_DECODE_TRAIN;
+    return rc == 1 ? -1 : rc ? ds_args_refuse(&a, &err) : 0;
 }
 
 /* The file's bytes in the sandbox; 0, or 1 with a reason. */
@@ -180,19 +151,20 @@ int ds_worker_decode(int argc, char **argv) {
     options o = {0};
     ds_sandbox *s = NULL;
     ds_error err = {0};
+    o.files.items = ds_xcalloc((size_t)argc + 1, sizeof *o.files.items);
     int failed = 0, rc = parse(&o, argc, argv);
     if (rc) {
-        free(o.files);
-        return rc < 0 ? 2 : 0;
+        free(o.files.items);
+        return rc < 0 ? 0 : rc;
     }
     rc = ds_sandbox_open(&s, NULL, &err);
-    for (int i = 0; !rc && i < o.count; i++)
-        rc = decode_one(&o, s, o.files[i], &failed, &err);
+    for (int i = 0; !rc && i < o.files.count; i++)
+        rc = decode_one(&o, s, o.files.items[i], &failed, &err);
     if (!rc && (fflush(stdout) || ferror(stdout)))
         rc = ds_fail_errno(&err, "cannot write the list");
     if (rc)
         fprintf(stderr, "error: %s\n", err.message);
     ds_sandbox_close(s);
-    free(o.files);
+    free(o.files.items);
     return rc ? ds_error_exit(rc) : failed;
 }
