@@ -11,7 +11,7 @@
 
 typedef struct {
     const char *file, *word, *device, *out, *text;
-    int batch, plain, flag, unflag, given, own;
+    int over, micro, batch, plain, flag, unflag, given, own;
     int64_t wide;
     uint64_t seed;
     double rate;
@@ -52,6 +52,10 @@ static int parse(values *v, ds_error *err, const char *line) {
          .help = "a share"},
         {"--own", .metavar = "X", .type = DS_ARG_OWN, .target = &v->own, .take = take_even,
          .help = "even"},
+        {"--over", .type = DS_ARG_INT, .target = &v->over, .option = "batch", DS_ARG_RANGE(0, 7),
+         .shown = ""},
+        {"--micro", .type = DS_ARG_INT, .target = &v->micro, .option = "micro_batch",
+         .help = "at a time"},
         {"--flag", .type = DS_ARG_FLAG, .target = &v->flag, .help = "on"},
         {"--no-flag", .type = DS_ARG_UNFLAG, .target = &v->unflag, .help = "off"},
         {NULL}};
@@ -91,6 +95,8 @@ START_TEST(values_arrive) {
         "%s", err.message);
     ck_assert_str_eq(v.out, "a=b");
     ck_assert(v.rest.count == 2 && !strcmp(v.items[0], "--flag") && !strcmp(v.items[1], "-h"));
+    ck_assert_msg(!parse(&v, &err, "a --over 0 --over 0"), "%s",
+                  err.message); /* its own range, not the option's */
     ck_assert_msg(!parse(&v, &err, "-"), "%s", err.message);
     ck_assert_str_eq(v.file, "-");
     ck_assert(v.batch == 64 && !v.given && v.unflag == 1);
@@ -126,6 +132,8 @@ START_TEST(the_rest_is_refused) {
                  {"a --batch 2x", "not '2x'"},
                  {"a --batch EMPTY", "not ''"},
                  {"a --batch=", "not ''"},
+                 {"a --over 8", "--over takes a number from 0 to 7"},
+                 {"a --micro 0", "--micro takes a number from 1 to 65536"},
                  {"a --plain -4", "from -3 to 7"},
                  {"a --plain 8", "from -3 to 7"},
                  {"a --rate nan", "--rate takes a number from 0 to 1, not 'nan'"},
@@ -176,6 +184,7 @@ START_TEST(help_is_the_table) {
         "                    letters than a line can hold at all (default none)\n",
         "\n  --rate R          a share (default 0.5)\n",
         "\n  --seed N          seed of every random number (default 0)\n",
+        "\n  --micro N         at a time\n", /* 0 is none that may be given */
         "\n  --flag            on\n",
         "\n\nexample: x\n"};
     static const char *const lines[] = {"--help", "-h", "a b c --flag --help --frob",
