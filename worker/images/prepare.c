@@ -43,7 +43,7 @@ typedef struct {
     int64_t count, cap;
     const char **classes; /* sorted, unique; point into items */
     int class_count;
-    int root_fd;
+    ds_source *source;
     ds_images_file file;
     atomic_llong next, done;
     atomic_int stop;
@@ -132,7 +132,7 @@ static void fail_all(prepare *p, const ds_error *err) {
 static int load(prepare *p, const item *it, ds_sandbox *s, ds_error *err) {
     struct stat st;
     char reason[DS_REASON_SIZE], sha256[DS_HEX_SIZE];
-    int fd = ds_open_beneath(p->root_fd, it->path, &st, reason);
+    int fd = p->source->ops->open(p->source, it->path, &st, reason);
     if (fd < 0)
         return ds_fail(err, DS_ECONFLICT,
                        "'%s' changed since it was scanned: %s; add the dataset again", it->path,
@@ -220,7 +220,7 @@ static int decode_all(prepare *p, ds_progress_fn progress, void *user, ds_error 
     int want = p->o->children > 0 ? p->o->children : 2, started = 0;
     want = want > CHILDREN_MAX ? CHILDREN_MAX : want;
     want = (int64_t)want > p->count ? (int)p->count : want;
-    int rc = ds_open_folder(p->o->root, !p->o->no_links, &p->root_fd, err);
+    int rc = p->source ? 0 : ds_source_folder_open(&p->source, p->o->root, !p->o->no_links, err);
     if (rc)
         return rc;
     p->running = want;
@@ -235,7 +235,6 @@ static int decode_all(prepare *p, ds_progress_fn progress, void *user, ds_error 
     wait_for(p, progress, user);
     for (int i = 0; i < started; i++)
         pthread_join(threads[i], NULL);
-    close(p->root_fd);
     if (!started)
         return ds_fail(err, DS_ENOMEM, "cannot start a thread to decode images");
     return p->error.code ? ds_fail(err, p->error.code, "%s", p->error.message) : 0;
@@ -273,7 +272,7 @@ static int finish(prepare *p, const char *key, ds_error *err) {
     int rc;
     if (n == 0) {
         rc = ds_fail(err, DS_EINVAL, "no image of '%s' can be decoded, the first '%s': %s",
-                     p->o->root, rejected.items[0].path, rejected.items[0].reason);
+                     p->source->name, rejected.items[0].path, rejected.items[0].reason);
     } else {
         json_t *meta = make_meta(p, &rejected);
         rc = ds_images_finish(&p->file, key, n, p->o->side, p->o->channels, labels, lines, meta,
@@ -318,6 +317,8 @@ static int build(const ds_prepare_options *o, prepare *p, const char *path, cons
     if (!rc)
         rc = finish(p, key, err);
     ds_images_abandon(&p->file);
+    if (!o->source)
+        ds_source_close(p->source);
     pthread_cond_destroy(&p->finished);
     pthread_mutex_destroy(&p->lock);
     return rc;
@@ -332,7 +333,7 @@ static void make_key(char key[DS_HEX_SIZE], const char *digest, const ds_prepare
 
 static int open_or_build(ds_images **out, const ds_prepare_options *o, const char *text, size_t n,
                          ds_progress_fn progress, void *user, ds_error *err) {
-    prepare p = {.o = o, .root_fd = -1, .file = {.fd = -1}};
+    prepare p = {.o = o, .source = o->source, .file = {.fd = -1}};
     char key[DS_HEX_SIZE], path[PATH_MAX];
     ds_error why = {0};
     ds_digest(text, n, p.digest);

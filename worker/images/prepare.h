@@ -19,12 +19,14 @@
 
 #include "engine/metrics/resize.h"
 #include "worker/decode/decode.h"
+#include "worker/images/source.h"
 
 #define DS_PREPARE_ID "crop-center/" DS_RESIZE_ID "/" DS_DECODE_ID
 
 typedef struct {
-    const char *root;
-    int no_links;         /* 1: the root is opened as ds_open_folder does without links */
+    ds_source *source;    /* borrowed; NULL: the folder .. */
+    const char *root;     /* .. of this path */
+    int no_links;         /* 1: no part of it may be a link */
     const char *manifest; /* path of manifest.ndjson */
     const char *cache_dir;
     const char *program; /* as in ds_sandbox_options */

@@ -5,21 +5,19 @@
 #include "base/mem.h"
 #include "contract/job.h"
 #include "worker/images/hash_cache.h"
-#include "worker/images/metadata_csv.h"
 #include "worker/decode/sandbox.h"
-#include "worker/images/scan_internal.h"
+#include "worker/images/source.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* A usable picture.  path and label point into the candidates and the table. */
+/* A usable picture.  path points into the candidates. */
 typedef struct {
-    const char *path, *label; /* label NULL: from the path */
+    const char *path;
+    char *label; /* owned; NULL: the source has none for it */
     int64_t size;
     char sha256[DS_HEX_SIZE];
 } picture;
@@ -27,11 +25,9 @@ typedef struct {
 typedef struct {
     ds_scan_options o;
     ds_scan_result *r;
-    int root_fd;
+    ds_source *source;
     ds_hash_cache *cache;
     ds_sandbox *sandbox; /* started for the first file that the cache does not know */
-    ds_csv_table table;
-    int has_table;
     picture *pictures;
     int64_t count;
     ds_error *err;
@@ -79,7 +75,7 @@ static int find_facts(scan *s, const ds_candidate *c, ds_file_facts *facts, int6
     int known = S_ISREG(st.st_mode) && ds_hash_cache_find(s->cache, &st, facts), rc = 0;
     if (!known) {
         facts->ok = 0;
-        int fd = ds_open_beneath(s->root_fd, c->path, &st, facts->reason);
+        int fd = s->source->ops->open(s->source, c->path, &st, facts->reason);
         if (fd < 0)
             return 0;
         known = ds_hash_cache_find(s->cache, &st, facts); /* through a link */
@@ -124,27 +120,38 @@ static void note_size(ds_scan_result *r, int w, int h) {
     r->max_height = h > r->max_height ? h : r->max_height;
 }
 
-static int take(scan *s, const ds_candidate *c) {
-    ds_csv_row *row = s->has_table ? ds_csv_find(&s->table, c->path) : NULL;
-    if (s->has_table && !row) {
-        ds_rejected_add(&s->r->rejected, c->path, "not listed in metadata.csv");
+/* Its class, where it is one to be trained on; 0: it is left out. */
+static int belongs(scan *s, const ds_candidate *c, char **label) {
+    char reason[DS_REASON_SIZE];
+    *label = NULL;
+    if (s->source->ops->label(s->source, c->path, label, reason)) {
+        ds_rejected_add(&s->r->rejected, c->path, "%s", reason);
         return 0;
     }
-    if (row)
-        row->used = 1;
+    const char *part = s->source->ops->split(s->source, c->path);
+    if (part)
+        ds_rejected_add(&s->r->rejected, c->path, "of the part '%s', which is not trained on",
+                        part);
+    return !part;
+}
+
+static int take(scan *s, const ds_candidate *c) {
+    char *label;
     ds_file_facts facts = {0};
     int64_t size = 0;
-    int rc = find_facts(s, c, &facts, &size);
-    if (rc)
-        return rc;
-    if (!within_limits(s, &facts)) {
+    int rc = 0, used = belongs(s, c, &label);
+    if (used && !(rc = find_facts(s, c, &facts, &size)) && !within_limits(s, &facts)) {
         ds_rejected_add(&s->r->rejected, c->path, "%s", facts.reason);
-        return 0;
+        used = 0;
+    }
+    if (rc || !used) {
+        free(label);
+        return rc;
     }
     note_size(s->r, facts.info.width, facts.info.height);
     picture *p = &s->pictures[s->count++];
     p->path = c->path;
-    p->label = row ? row->label : NULL;
+    p->label = label;
     p->size = size;
     memcpy(p->sha256, facts.sha256, DS_HEX_SIZE);
     s->r->images++;
@@ -152,87 +159,35 @@ static int take(scan *s, const ds_candidate *c) {
     return 0;
 }
 
-static void reject_unmatched_rows(scan *s) {
-    for (int64_t i = 0; i < s->table.count; i++) {
-        const ds_csv_row *row = &s->table.rows[i];
-        if (row->used)
-            continue;
-        struct stat st;
-        char reason[DS_REASON_SIZE];
-        int fd = ds_open_beneath(s->root_fd, row->path, &st, reason);
-        if (fd >= 0) {
-            close(fd);
-            snprintf(reason, sizeof reason, "hidden or a companion file");
-        }
-        ds_rejected_add(&s->r->rejected, row->path, "%s (metadata.csv line %lld)", reason,
-                        (long long)row->line);
-    }
-}
-
-static int read_table(scan *s) {
-    struct stat st;
-    char reason[DS_REASON_SIZE];
-    if (faccessat(s->root_fd, "metadata.csv", F_OK, AT_SYMLINK_NOFOLLOW) && errno == ENOENT)
-        return 0;
-    int fd = ds_open_beneath(s->root_fd, "metadata.csv", &st, reason);
-    if (fd < 0)
-        return ds_fail(s->err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason);
-    if ((uint64_t)st.st_size > DS_CSV_MAX) {
-        close(fd);
-        return ds_fail(s->err, DS_EINVAL, "'metadata.csv' is larger than %zu MiB, the limit",
-                       DS_CSV_MAX >> 20);
-    }
-    uint8_t *text = ds_xmalloc((size_t)st.st_size + 1);
-    char sha256[DS_HEX_SIZE];
-    int rc = ds_read_hashed(fd, text, (size_t)st.st_size, sha256, reason)
-                 ? ds_fail(s->err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason)
-                 : ds_csv_parse(&s->table, "metadata.csv", (char *)text, (size_t)st.st_size,
-                                s->o.max_files, &s->r->rejected, s->err);
-    free(text);
-    close(fd);
-    s->has_table = !rc;
-    return rc;
-}
-
-/* Class of a picture without table: its first-level folder, NULL when it lies in the root. */
-static char *folder_of(const char *path) {
-    const char *slash = strchr(path, '/');
-    return slash ? ds_xasprintf("%.*s", (int)(slash - path), path) : NULL;
-}
-
 static int by_name(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Pictures beside class folders have no class. */
-static void drop_root_pictures(scan *s) {
-    int64_t in_folders = 0, kept = 0;
+/* Pictures without a class beside others that have one. */
+static void drop_unlabelled(scan *s) {
+    int64_t labelled = 0, kept = 0;
     for (int64_t i = 0; i < s->count; i++)
-        in_folders += strchr(s->pictures[i].path, '/') != NULL;
-    if (s->has_table || in_folders == 0)
+        labelled += s->pictures[i].label != NULL;
+    if (labelled == 0)
         return;
     for (int64_t i = 0; i < s->count; i++) {
         const picture *p = &s->pictures[i];
-        if (strchr(p->path, '/')) {
+        if (p->label) {
             s->pictures[kept++] = *p;
             continue;
         }
-        ds_rejected_add(&s->r->rejected, p->path, "not in a class folder, and other pictures are");
+        ds_rejected_add(&s->r->rejected, p->path, "%s", s->source->no_label);
         s->r->bytes -= p->size;
         s->r->images--;
     }
     s->count = kept;
 }
 
-/* Names of all pictures' classes, malloc'ed. */
-static char **class_names(const scan *s) {
-    char **names = ds_xmalloc((size_t)(s->count + 1) * sizeof *names);
-    for (int64_t i = 0; i < s->count; i++) {
-        const picture *p = &s->pictures[i];
-        names[i] = p->label ? ds_xstrdup(p->label) : folder_of(p->path);
-        if (!names[i])
-            names[i] = ds_xstrdup(s->o.dataset);
-    }
+/* Names of all pictures' classes, borrowed; the array is malloc'ed. */
+static const char **class_names(const scan *s) {
+    const char **names = ds_xmalloc((size_t)(s->count + 1) * sizeof *names);
+    for (int64_t i = 0; i < s->count; i++)
+        names[i] = s->pictures[i].label ? s->pictures[i].label : s->o.dataset;
     return names;
 }
 
@@ -246,7 +201,7 @@ static void json_text(ds_buf *b, const char *s) {
     ds_buf_add(b, "\"", 1);
 }
 
-static void write_manifest(scan *s, char *const *names) {
+static void write_manifest(scan *s, const char *const *names) {
     ds_buf b = {0};
     for (int64_t i = 0; i < s->count; i++) {
         const picture *p = &s->pictures[i];
@@ -263,7 +218,7 @@ static void write_manifest(scan *s, char *const *names) {
 }
 
 /* names: one per picture; sorted here. */
-static int count_classes(scan *s, char **names) {
+static int count_classes(scan *s, const char **names) {
     ds_scan_result *r = s->r;
     int64_t lonely = 0;
     const char *first_lonely = NULL;
@@ -272,10 +227,9 @@ static int count_classes(scan *s, char **names) {
     for (int64_t i = 0; i < s->count; i++)
         n += i == 0 || strcmp(names[i], names[i - 1]);
     if (n > s->o.max_classes)
-        return ds_fail(
-            s->err, DS_EINVAL,
-            "the folder has %lld classes, the limit is %lld (one sub-folder is one class)",
-            (long long)n, (long long)s->o.max_classes);
+        return ds_fail(s->err, DS_EINVAL, "the %s has %lld classes, the limit is %lld (%s)",
+                       s->source->kind, (long long)n, (long long)s->o.max_classes,
+                       s->source->classes_are);
     r->classes = ds_xcalloc((size_t)n, sizeof *r->classes);
     for (int64_t i = 0; i < s->count; i++) {
         if (i == 0 || strcmp(names[i], names[i - 1]))
@@ -297,33 +251,29 @@ static int count_classes(scan *s, char **names) {
 
 static int summarise(scan *s) {
     ds_scan_result *r = s->r;
-    drop_root_pictures(s);
+    drop_unlabelled(s);
     ds_rejected_sort(&r->rejected);
     if (r->rejected.count > r->rejected.listed)
         warn(r, "%lld files are left out, the list names %lld of them",
              (long long)r->rejected.count, (long long)r->rejected.listed);
     if (s->count == 0 && r->rejected.count == 0)
-        return ds_fail(s->err, DS_EINVAL,
-                       "folder '%s' has no usable image: there are no picture files", s->o.root);
+        return ds_fail(s->err, DS_EINVAL, "%s '%s' has no usable image: there are no picture files",
+                       s->source->kind, s->source->name);
     if (s->count == 0)
-        return ds_fail(
-            s->err, DS_EINVAL,
-            "folder '%.200s' has no usable image: %lld rejected, the first '%.80s': %.100s",
-            s->o.root, (long long)r->rejected.count, r->rejected.items[0].path,
-            r->rejected.items[0].reason);
-    char **names = class_names(s);
+        return ds_fail(s->err, DS_EINVAL,
+                       "%s '%.200s' has no usable image: %lld rejected, the first '%.80s': %.100s",
+                       s->source->kind, s->source->name, (long long)r->rejected.count,
+                       r->rejected.items[0].path, r->rejected.items[0].reason);
+    const char **names = class_names(s);
     write_manifest(s, names);
     int rc = count_classes(s, names);
-    for (int64_t i = 0; i < s->count; i++)
-        free(names[i]);
     free(names);
     return rc;
 }
 
 static int run(scan *s, ds_candidate_list *list, ds_progress_fn progress, void *user) {
-    int rc = read_table(s);
-    if (!rc)
-        rc = ds_walk(s->root_fd, s->o.max_files, list, &s->r->rejected, progress, user, s->err);
+    ds_source_walk walk = {s->o.max_files, &s->r->rejected, progress, user};
+    int rc = s->source->ops->list(s->source, &walk, list, s->err);
     if (rc)
         return rc;
     s->r->ignored = list->ignored;
@@ -337,7 +287,7 @@ static int run(scan *s, ds_candidate_list *list, ds_progress_fn progress, void *
     }
     if (progress)
         progress(user, list->count, list->count);
-    reject_unmatched_rows(s);
+    s->source->ops->unused(s->source, &s->r->rejected);
     return summarise(s);
 }
 
@@ -346,13 +296,14 @@ int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress_fn 
     double start = ds_monotonic();
     *out = (ds_scan_result){0};
     scan s = {.o = *options, .r = out, .err = err};
-    DS_ASSERT(s.o.root && s.o.dataset);
+    DS_ASSERT((s.o.root || s.o.source) && s.o.dataset);
     s.o.min_side = s.o.min_side > 0 ? s.o.min_side : 8;
     if (s.o.max_pixels <= 0 || s.o.max_pixels > DS_DECODE_MAX_PIXELS)
         s.o.max_pixels = DS_DECODE_MAX_PIXELS;
     s.o.max_classes = s.o.max_classes > 0 ? s.o.max_classes : 10000;
     s.o.max_files = s.o.max_files > 0 ? s.o.max_files : 10000000;
-    int damaged, rc = ds_open_folder(s.o.root, !s.o.no_links, &s.root_fd, err);
+    s.source = s.o.source;
+    int damaged, rc = s.source ? 0 : ds_source_folder_open(&s.source, s.o.root, !s.o.no_links, err);
     if (rc)
         return rc;
     s.cache = ds_hash_cache_open(s.o.hash_cache, &damaged);
@@ -366,9 +317,11 @@ int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress_fn 
     ds_hash_cache_close(s.cache);
     ds_sandbox_close(s.sandbox);
     ds_candidates_release(&list);
-    ds_csv_release(&s.table);
+    for (int64_t i = 0; i < s.count; i++)
+        free(s.pictures[i].label);
     free(s.pictures);
-    close(s.root_fd);
+    if (!s.o.source)
+        ds_source_close(s.source);
     out->seconds = ds_monotonic() - start;
     return rc;
 }

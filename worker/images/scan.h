@@ -1,9 +1,10 @@
-/* worker/images/scan.h - a folder -> the list of its usable pictures, with digest, classes and
+/* worker/images/scan.h - a source -> the list of its usable pictures, with digest, classes and
  * rejects.
  *
- * Purpose: job kind "scan" (docs/jobs.md).  Classes come from metadata.csv (file_name,label) in
- * the root where there is one, else from the first-level sub-folders that hold pictures, else
- * everything is one class named after the dataset.  Every file that is not used is in `rejected`
+ * Purpose: job kind "scan" (docs/jobs.md).  Pictures and their classes come from a source
+ * (source.h).  Where it knows no class at all, everything is one class named after the dataset.  In
+ * a folder classes are those of metadata.csv (file_name,label) in the root where there is one, else
+ * the first-level sub-folders that hold pictures.  Every file that is not used is in `rejected`
  * with its reason, except hidden ones and a short list of usual companions (.txt, .csv, .json,
  * .md, LICENSE, Thumbs.db ...), which are counted in `ignored`.
  *
@@ -16,13 +17,14 @@
 #ifndef DS_WORKER_IMAGES_SCAN_H
 #define DS_WORKER_IMAGES_SCAN_H
 
-#include "worker/decode/files.h"
+#include "worker/images/source.h"
 
 #include <jansson.h>
 
 typedef struct {
-    const char *root;
-    int no_links;           /* 1: the root is opened as ds_open_folder does without links */
+    ds_source *source;      /* borrowed; NULL: the folder .. */
+    const char *root;       /* .. of this path */
+    int no_links;           /* 1: no part of it may be a link */
     const char *dataset;    /* name of the one class of a flat folder */
     const char *hash_cache; /* file; NULL or "" = none */
     const char *program;    /* as in ds_sandbox_options */
