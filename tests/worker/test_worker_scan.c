@@ -365,6 +365,7 @@ START_TEST(table_wins) {
     check_reason(&r, "missing.png", "missing (metadata.csv line 7)");
     check_reason(&r, "../secret.png", "path leaves the folder");
     check_reason(&r, "x/nolabel.png", "empty label");
+    ck_assert_int_eq(r.rejected.count, 4); /* and nothing that was used */
     ck_assert_ptr_nonnull(strstr(r.manifest, "\"class\":\"big \\\"dog\\\"\"}"));
     ds_scan_release(&r);
 }
