@@ -18,7 +18,7 @@
     X(DS_ETIMEOUT, -7, 504, 7, "timed out")                                                        \
     X(DS_EREFUSED, -8, 422, 8, "refused by the gate")                                              \
     X(DS_EINTEGRITY, -9, 500, 9, "stored data is damaged")                                         \
-    X(DS_ENEWER, -10, 500, 10, "registry or file newer than program")                                      \
+    X(DS_ENEWER, -10, 500, 10, "registry or file newer than program")                              \
     X(DS_ELIMIT, -11, 413, 1, "limit exceeded")                                                    \
     X(DS_EBUSY, -12, 503, 75, "try again")                                                         \
     X(DS_ENOMEM, -13, 507, 1, "not enough memory")                                                 \

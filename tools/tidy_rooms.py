@@ -74,7 +74,7 @@ def room_of(path):
 
 def module_of(path):
     """A header and its .c are one module, and so are X.h and the X_internal.h that its parts share."""
-    return re.sub(r"_internal$", "", path.rpartition(".")[0])
+    return path if path.endswith(".def") else re.sub(r"_internal$", "", path.rpartition(".")[0])
 
 
 def directions(sources):
@@ -132,7 +132,7 @@ def sizes(all_files):
 
 
 everything = files()
-code = [f for f in everything if f.endswith(SOURCE) and not f.startswith(("tests/", "bench/"))]
+code = [f for f in everything if f.endswith(SOURCE) and not f.startswith(("tests/", "bench/", "tools/"))]
 directions(code)
 circles(code)
 sizes(everything)

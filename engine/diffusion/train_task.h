@@ -11,7 +11,8 @@
 #define DS_ENGINE_DIFFUSION_TRAIN_TASK_H
 
 #include "base/rng.h"
-#include "engine/diffusion/trainer.h"
+#include "engine/diffusion/train_options.h"
+#include "engine/model/net.h"
 
 typedef struct {
     const ds_base *base;

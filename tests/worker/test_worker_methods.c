@@ -34,7 +34,7 @@ START_TEST(a_job_trains_biases) {
     size_t count = 2 * (size_t)b->cfg.width;
     for (int i = 0; i < ds_lin_count(&b->cfg); i++) {
         const ds_param *p = ds_adapter_bias(&a->table, i);
-        const float *was = ds_base_held(b, b->linears[i].bias);
+        const float *was = ds_base_held(b, b->layers[i].bias);
         ck_assert_msg(memcmp(a->data + p->offset, was, p->count * sizeof *was) != 0, "%s", p->name);
         count += p->count;
     }

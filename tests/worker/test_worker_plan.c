@@ -108,7 +108,7 @@ START_TEST(a_method_costs_what_it_trains) {
     ds_error err;
     size_t count = 3 * (size_t)config.width;
     for (int i = 0; i < ds_lin_count(&config); i++)
-        count += (size_t)w.base->linears[i].m;
+        count += (size_t)w.base->layers[i].m;
     double state[2];
     for (int i = 0; i < 2; i++) {
         ds_method_spec of = spec;

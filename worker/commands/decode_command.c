@@ -1,5 +1,5 @@
-/* worker/commands/decode_command.c - `diffscaler-worker decode`: the pixels of a picture file, or why
- * none. */
+/* worker/commands/decode_command.c - `diffscaler-worker decode`: the pixels of a picture file, or
+ * why none. */
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
