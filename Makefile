@@ -268,7 +268,7 @@ FUZZ_SRC_safetensors := $(wildcard engine/files/safetensors*.c)
 FUZZ_SRC_pickle := engine/files/pickle.c engine/files/pickle_calls.c $(wildcard engine/files/safetensors*.c)
 FUZZ_SRC_npz := $(wildcard engine/metrics/npz*.c engine/files/safetensors*.c)
 FUZZ_SRC_weights := $(wildcard engine/names/*.c engine/files/*.c) \
-    engine/model/dit.c engine/model/params.c engine/model/base_model.c engine/vae/vae.c engine/vae/vae_run.c
+    $(wildcard engine/model/*.c) engine/vae/vae.c engine/vae/vae_run.c tests/fuzz/no_device.c
 .PHONY: fuzz
 fuzz: ## a libFuzzer run: FUZZ=decode|safetensors|pickle|weights|npz FUZZ_SECONDS=60 (needs clang)
 	@mkdir -p build/fuzz/$(FUZZ)

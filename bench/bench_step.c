@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "bench/times.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/diffusion/trainer.h"
@@ -35,10 +36,10 @@ enum { TIMED = 7, WARM = 2, RANK = 8, CLASSES = 1000 };
 
 /* Matrix-product FLOP of one image, as peer_dit.py's flops(). */
 static double flop(const ds_base *base, int train, int full) {
-    const ds_dit_config *c = &base->cfg;
+    const ds_dit_config *c = ds_dit_config_of(base);
     double linear = 0, low = 0, T = ds_dit_tokens(c), attention = c->depth * 4.0 * T * T * c->width;
     for (int i = 0; i < ds_lin_count(c); i++) {
-        const ds_linear *l = &base->layers[i];
+        const ds_layer_shape *l = &base->layers[i];
         int conditioning = strstr(l->name, "adaLN") || strstr(l->name, "t_embedder");
         double rows = conditioning ? 1 : T;
         linear += 2.0 * l->m * l->n * rows;
@@ -72,7 +73,7 @@ static ds_method_spec spec_of(const ds_bench *b) {
 }
 
 static void bench_train(ds_bench *b, double ms[TIMED]) {
-    const ds_dit_config *c = &b->base->cfg;
+    const ds_dit_config *c = ds_dit_config_of(b->base);
     size_t one = (size_t)(c->side * c->side * c->channels);
     int n = b->batch;
     uint8_t *pixels = ds_xmalloc((size_t)n * one);
@@ -118,7 +119,7 @@ static void bench_train(ds_bench *b, double ms[TIMED]) {
 }
 
 static void bench_sample(ds_bench *b, double ms[TIMED]) {
-    const ds_dit_config *c = &b->base->cfg;
+    const ds_dit_config *c = ds_dit_config_of(b->base);
     size_t one = (size_t)(c->side * c->side * c->channels);
     ds_method_spec spec = spec_of(b);
     ds_adapter *a;
@@ -151,7 +152,7 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
 
 static void bench_kept(ds_bench *b) {
     enum { RUNS = 15, WITHOUT = 0, WITH = 1 };
-    const ds_dit_config *c = &b->base->cfg;
+    const ds_dit_config *c = ds_dit_config_of(b->base);
     const int large = c->depth > 6 || b->batch > 8, runs = c->depth > 6 ? 3 : large ? 5 : RUNS;
     ds_method_spec spec = spec_of(b);
     ds_adapter *a;
@@ -239,7 +240,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     b.room = b.dev->free_bytes ? b.dev->free_bytes(b.dev) : 0;
-    if (ds_base_new(&b.base, &c, 1, &err) || ds_model_new(&b.model, b.dev, b.base, &err)) {
+    if (ds_dit_base_new(&b.base, &c, 1, &err) || ds_model_new(&b.model, b.dev, b.base, &err)) {
         fprintf(stderr, "error: %s\n", err.message);
         return 1;
     }

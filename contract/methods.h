@@ -36,7 +36,7 @@ enum ds_part {
 /* P(W, value, word, parts, targets, what it trains: one line, no capital, no full stop)
  *   value    of enum ds_method; a new one comes last
  *   targets  layers that are meant where no option names any: DS_TARGET_DEFAULT or DS_TARGET_EVERY
- *            (engine/model/dit.h).  The parts of an Affiner ask the option, the others this.
+ *            (engine/model/arch.h).  The parts of an Affiner ask the option, the others this.
  * W is for the macro P. */
 #define DS_PRESETS(P, W)                                                                           \
     P(W, DS_METHOD_AFFINER, "affiner", DS_PARTS_AFFINER | DS_PART_ROWS, DS_TARGET_DEFAULT,         \

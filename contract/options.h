@@ -32,7 +32,7 @@
 #define DS_RANGE_THREADS 0, 1024 /* 0: as many as it may use */
 
 /* Words, in the order in which a person sees them: W(value, word).  The values are those of
- * engine/model/adapter.h, engine/model/dit.h, engine/diffusion/sampler.h, worker/job/spec.h and
+ * engine/model/adapter.h, engine/model/arch.h, engine/diffusion/sampler.h, worker/job/spec.h and
  * kernels/device.h; who wants the words only does not need them. */
 #define DS_METHODS(W) DS_PRESETS(DS_PRESET_WORD, W) /* contract/methods.h */
 #define DS_PRESET_WORD(W, value, word, ...) W(value, word)

@@ -30,6 +30,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "bench/gpu/profile.h"
 #include "bench/times.h"
 #include "engine/metrics/inception.h"
@@ -162,7 +163,7 @@ static void open_model(bench *b, const ds_dit_config *c) {
     ds_model_free(b->model);
     ds_base_free(b->base);
     b->cfg = *c;
-    must(ds_base_new(&b->base, c, 1, &err), &err);
+    must(ds_dit_base_new(&b->base, c, 1, &err), &err);
     random_weights(b->base);
     must(ds_model_new(&b->model, b->dev, b->base, &err), &err);
 }

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-static double *alpha_bars(const ds_dit_config *c) {
+static double *alpha_bars(const ds_facts *c) {
     double *bar = ds_xmalloc((size_t)c->train_steps * sizeof *bar), product = 1;
     for (int i = 0; i < c->train_steps; i++) {
         double beta = c->beta_start + (c->beta_end - c->beta_start) * i / (c->train_steps - 1);
@@ -15,7 +15,7 @@ static double *alpha_bars(const ds_dit_config *c) {
     return bar;
 }
 
-void ds_schedule_subset(ds_schedule *s, const ds_dit_config *c, const int *t, int steps) {
+void ds_schedule_subset(ds_schedule *s, const ds_facts *c, const int *t, int steps) {
     double *bar = alpha_bars(c), prev = 1;
     double **lists[] = {
         &s->beta,    &s->alpha_bar, &s->alpha_bar_prev, &s->log_beta, &s->posterior_log_variance,
@@ -41,7 +41,7 @@ void ds_schedule_subset(ds_schedule *s, const ds_dit_config *c, const int *t, in
     free(bar);
 }
 
-void ds_schedule_init(ds_schedule *s, const ds_dit_config *c) {
+void ds_schedule_init(ds_schedule *s, const ds_facts *c) {
     int *t = ds_xmalloc((size_t)c->train_steps * sizeof *t);
     for (int i = 0; i < c->train_steps; i++)
         t[i] = i;
@@ -49,7 +49,7 @@ void ds_schedule_init(ds_schedule *s, const ds_dit_config *c) {
     free(t);
 }
 
-int ds_schedule_respace(ds_schedule *s, const ds_dit_config *c, int steps, ds_error *err) {
+int ds_schedule_respace(ds_schedule *s, const ds_facts *c, int steps, ds_error *err) {
     if (steps < 1 || steps > c->train_steps)
         return ds_fail(err, DS_EINVAL, "sampling steps are %d, must be 1 to %d", steps,
                        c->train_steps);

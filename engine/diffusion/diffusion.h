@@ -7,7 +7,7 @@
 #ifndef DS_ENGINE_DIFFUSION_DIFFUSION_H
 #define DS_ENGINE_DIFFUSION_DIFFUSION_H
 
-#include "engine/model/dit.h"
+#include "engine/model/arch.h"
 
 typedef struct {
     int steps; /* kept steps, ascending in t */
@@ -19,14 +19,14 @@ typedef struct {
 } ds_schedule;
 
 /* All T steps. */
-void ds_schedule_init(ds_schedule *s, const ds_dit_config *c);
+void ds_schedule_init(ds_schedule *s, const ds_facts *c);
 
 /* `steps` of the T (space_timesteps(T, "steps") of improved diffusion: fractional stride, rounded
  * to even).  1 <= steps <= T. */
-int ds_schedule_respace(ds_schedule *s, const ds_dit_config *c, int steps, ds_error *err);
+int ds_schedule_respace(ds_schedule *s, const ds_facts *c, int steps, ds_error *err);
 
 /* Any ascending subset of 0..T-1. */
-void ds_schedule_subset(ds_schedule *s, const ds_dit_config *c, const int *t, int steps);
+void ds_schedule_subset(ds_schedule *s, const ds_facts *c, const int *t, int steps);
 void ds_schedule_release(ds_schedule *s);
 
 /* The eight loss coefficients of ops->diffusion_loss for step index i; weight in [7]. */

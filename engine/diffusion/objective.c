@@ -183,10 +183,10 @@ static int try_all(trial *t, const ds_schedule *schedule, ds_objective *out, ds_
     return rc;
 }
 
-int ds_objective_measure(ds_objective *out, const ds_dit_config *c, ds_denoiser *denoiser,
-                         void *user, const float *pictures, int n, ds_objective_step *step,
-                         void *step_user, ds_error *err) {
-    size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side, all = one * (size_t)n;
+int ds_objective_measure(ds_objective *out, const ds_facts *c, ds_denoiser *denoiser, void *user,
+                         const float *pictures, int n, ds_objective_step *step, void *step_user,
+                         ds_error *err) {
+    size_t one = ds_facts_in(c), all = one * (size_t)n;
     DS_ASSERT(n > 0);
     float *room = ds_xmalloc(3 * all * sizeof *room), *e = room;
     trial t = {.x = pictures,
@@ -211,31 +211,23 @@ int ds_objective_measure(ds_objective *out, const ds_dit_config *c, ds_denoiser 
 
 /* ---------------------------------------------------------------- a net as a denoiser */
 
-static size_t in_count(const ds_dit_config *c) {
-    return (size_t)c->channels * (size_t)c->side * (size_t)c->side;
-}
-
-static size_t out_count(const ds_dit_config *c) {
-    return (size_t)ds_dit_out_channels(c) * (size_t)c->side * (size_t)c->side;
-}
-
-size_t ds_net_denoiser_bytes(const ds_dit_config *c, int batch) {
+size_t ds_net_denoiser_bytes(const ds_facts *c, int batch) {
     return (size_t)batch *
-           ((in_count(c) + 2 * out_count(c)) * sizeof(float) + sizeof(ds_net_sample));
+           ((ds_facts_in(c) + 2 * ds_facts_out(c)) * sizeof(float) + sizeof(ds_net_sample));
 }
 
 int ds_net_denoiser_init(ds_net_denoiser *d, const ds_model *model, ds_net *net, int batch,
                          ds_error *err) {
-    const ds_dit_config *c = &model->base->cfg;
+    const ds_facts *c = &model->base->facts;
     *d = (ds_net_denoiser){.net = net, .dev = model->dev, .c = c, .batch = batch};
-    d->x = d->dev->alloc(d->dev, (size_t)batch * in_count(c) * sizeof(float));
-    d->out = d->dev->alloc(d->dev, (size_t)batch * out_count(c) * sizeof(float));
+    d->x = d->dev->alloc(d->dev, (size_t)batch * ds_facts_in(c) * sizeof(float));
+    d->out = d->dev->alloc(d->dev, (size_t)batch * ds_facts_out(c) * sizeof(float));
     if (!d->x || !d->out) {
         ds_net_denoiser_release(d);
         return ds_fail(err, DS_ENOMEM, "not enough memory for %d pictures of %zu bytes", batch,
-                       in_count(c) * sizeof(float));
+                       ds_facts_in(c) * sizeof(float));
     }
-    d->host = ds_xmalloc((size_t)batch * out_count(c) * sizeof(float));
+    d->host = ds_xmalloc((size_t)batch * ds_facts_out(c) * sizeof(float));
     d->samples = ds_xcalloc((size_t)batch, sizeof *d->samples);
     return 0;
 }
@@ -252,7 +244,7 @@ void ds_net_denoiser_release(ds_net_denoiser *d) {
 
 int ds_net_denoise(void *user, float *out, const float *x, float t, int n, ds_error *err) {
     ds_net_denoiser *d = user;
-    size_t in = in_count(d->c), all = out_count(d->c);
+    size_t in = ds_facts_in(d->c), all = ds_facts_out(d->c);
     (void)err;
     for (int at = 0; at < n; at += d->batch) {
         int b = n - at < d->batch ? n - at : d->batch;

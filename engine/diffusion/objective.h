@@ -80,15 +80,15 @@ typedef int ds_objective_step(void *user, int64_t done, int64_t total);
 int64_t ds_objective_passes(int n); /* for n pictures */
 
 /* pictures (n,C,S,S) as the network is trained on them: in [-1,1], or scaled latents. */
-int ds_objective_measure(ds_objective *out, const ds_dit_config *c, ds_denoiser *denoiser,
-                         void *user, const float *pictures, int n, ds_objective_step *step,
-                         void *step_user, ds_error *err);
+int ds_objective_measure(ds_objective *out, const ds_facts *c, ds_denoiser *denoiser, void *user,
+                         const float *pictures, int n, ds_objective_step *step, void *step_user,
+                         ds_error *err);
 
 /* A net as a denoiser, under the null condition.  Kind INFER, of `batch` samples; borrowed. */
 typedef struct {
     ds_net *net;
     ds_device *dev;
-    const ds_dit_config *c;
+    const ds_facts *c;
     int batch;
     float *x, *out, *host; /* made by init */
     ds_net_sample *samples;
@@ -96,7 +96,7 @@ typedef struct {
 int ds_net_denoiser_init(ds_net_denoiser *d, const ds_model *model, ds_net *net, int batch,
                          ds_error *err);
 void ds_net_denoiser_release(ds_net_denoiser *d);
-size_t ds_net_denoiser_bytes(const ds_dit_config *c, int batch);
+size_t ds_net_denoiser_bytes(const ds_facts *c, int batch);
 ds_denoiser ds_net_denoise; /* user: a ds_net_denoiser */
 
 #endif

@@ -4,7 +4,7 @@
 #include "base/rng.h"
 #include "contract/options.h"
 #include "engine/diffusion/diffusion.h"
-#include "engine/model/net_internal.h"
+#include "engine/model/net.h"
 #include "engine/diffusion/sampler_table.h"
 
 #include <math.h>
@@ -29,7 +29,7 @@ int ds_sample_batch(const ds_sample_options *o, int net_batch) {
 /* One pass over a batch of B images; device buffers of that size. */
 typedef struct {
     ds_net *net, *base;
-    const ds_dit_config *c;
+    const ds_facts *c;
     const ds_sample_options *o;
     ds_schedule s;
     size_t px, outpx;       /* elements of an image, of a model output */
@@ -45,16 +45,16 @@ typedef struct {
 
 /* What requests ask for, and what guides them: the null class of the adapter or of the base.  The
  * timestep is set in every step. */
-static void samples_of(const ds_dit_config *cfg, ds_net_sample *samples, ds_net_sample *guide,
+static void samples_of(const ds_facts *c, ds_net_sample *samples, ds_net_sample *guide,
                        const ds_sample_request *q, int n) {
     for (int i = 0; i < n; i++) {
-        ds_net_sample c = {.row = -1, .base_row = cfg->classes, .task = q[i].base ? -1 : q[i].task};
-        guide[i] = c;
+        ds_net_sample s = {.row = -1, .base_row = c->classes, .task = q[i].base ? -1 : q[i].task};
+        guide[i] = s;
         if (q[i].label >= 0 && q[i].base)
-            c.base_row = q[i].label;
+            s.base_row = q[i].label;
         else if (q[i].label >= 0)
-            c.row = q[i].label, c.base_row = -1;
-        samples[i] = c;
+            s.row = q[i].label, s.base_row = -1;
+        samples[i] = s;
     }
 }
 
@@ -77,7 +77,7 @@ static void predict(ds_run *r, int k) {
 
 /* The numbers are those of ds_rng_normal. */
 static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, float *dst) {
-    ds_device *dev = r->net->dev;
+    ds_device *dev = ds_net_device(r->net);
     for (int i = 0; i < r->B; i++) {
         r->noise_step[i] = step;
         r->noise_index[i] = q[i].index;
@@ -135,7 +135,7 @@ static ds_step coefficients(const ds_run *r, int k) {
 
 /* From step k to k-1 on the device. */
 static void step(ds_run *r, const ds_sample_request *q, int k) {
-    ds_device *dev = r->net->dev;
+    ds_device *dev = ds_net_device(r->net);
     const size_t n = (size_t)r->B;
     const ds_step p = coefficients(r, k);
     const int draws = p.kind == DS_STEP_DDPM && !p.last;
@@ -148,8 +148,8 @@ static void step(ds_run *r, const ds_sample_request *q, int k) {
 
 static int run_batch(ds_run *r, const ds_sample_request *q, double done, double total,
                      ds_progress *progress, void *ctx, ds_error *err) {
-    ds_device *dev = r->net->dev;
-    r->both = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG && 2 * r->B <= r->net->batch;
+    ds_device *dev = ds_net_device(r->net);
+    r->both = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG && 2 * r->B <= ds_net_batch(r->net);
     noise(r, q, 0xffffffffu, r->x);
     if (r->both)
         noise(r, q, 0xffffffffu, r->x + (size_t)r->B * r->px);
@@ -182,10 +182,10 @@ static void to_pixels(uint8_t *out, const ds_run *r, const int *place) {
 }
 
 static int run_open(ds_run *r, int batch, ds_error *err) {
-    ds_device *dev = r->net->dev;
+    ds_device *dev = ds_net_device(r->net);
     size_t n = (size_t)batch;
-    r->px = (size_t)r->c->channels * (size_t)r->c->side * (size_t)r->c->side;
-    r->outpx = r->px * (r->c->learn_sigma ? 2 : 1);
+    r->px = ds_facts_in(r->c);
+    r->outpx = ds_facts_out(r->c);
     r->x = dev->alloc(dev, 2 * n * r->px * sizeof(float));
     r->out = dev->alloc(dev, 2 * n * r->outpx * sizeof(float));
     r->x0_prev = dev->alloc(dev, n * r->px * sizeof(float));
@@ -199,15 +199,15 @@ static int run_open(ds_run *r, int batch, ds_error *err) {
     return 0;
 }
 
-size_t ds_sample_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int net_batch) {
-    int rows = ds_window_rows(cfg, dev);
-    return rows ? ds_net_table_bytes(cfg, dev, rows, net_batch) : 0;
+size_t ds_sample_table_bytes(const ds_base *base, const ds_device *dev, int net_batch) {
+    int rows = ds_window_rows(base, dev);
+    return rows ? ds_net_table_bytes(base, dev, rows, net_batch) : 0;
 }
 
 /* Modulations of all that will be asked for. */
 static void open_windows(ds_run *r, int batch, const ds_sample_request *q, int n) {
     const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG, limit = r->o->table_rows;
-    int rows = ds_window_rows(r->c, r->net->dev);
+    int rows = ds_window_rows(ds_net_base(r->net), ds_net_device(r->net));
     ds_net_sample *all = ds_xmalloc(2 * (size_t)n * sizeof *all);
     samples_of(r->c, all, all + n, q, n);
     if (limit)
@@ -219,7 +219,7 @@ static void open_windows(ds_run *r, int batch, const ds_sample_request *q, int n
 }
 
 static void run_close(ds_run *r) {
-    ds_device *dev = r->net->dev;
+    ds_device *dev = ds_net_device(r->net);
     float *device[] = {r->x, r->out, r->x0_prev, r->noise};
     ds_window_free(r->window);
     ds_window_free(r->base_window);
@@ -243,9 +243,7 @@ static int check(const ds_net *net, const ds_net *base, const ds_sample_options 
         return ds_fail(err, DS_EINVAL, "domain guidance needs the base beside the adapter");
     for (int i = 0; i < n; i++) {
         int task = ds_net_several(net) ? q[i].task : 0;
-        int rows = q[i].base           ? ds_net_cfg(net)->classes
-                   : task < net->tasks ? net->set_rows[task]
-                                       : 0;
+        int rows = q[i].base ? ds_net_base(net)->facts.classes : ds_net_classes(net, task);
         if (q[i].label >= rows)
             return ds_fail(err, DS_EINVAL, "class %d does not exist: there are %d", q[i].label,
                            rows);
@@ -256,12 +254,13 @@ static int check(const ds_net *net, const ds_net *base, const ds_sample_options 
 /* place[i]: which request is sampled as the i-th.  In a folded net those of a task follow each
  * other, since neighbours share its weights; a sample does not depend on them. */
 static int *places(const ds_net *net, const ds_sample_request *q, int n) {
+    const int folded = ds_net_kind_of(net) == DS_NET_FOLDED, tasks = ds_net_tasks(net);
     int *place = ds_xmalloc(((size_t)n + 1) * sizeof *place), count = 0;
-    for (int i = 0; net->kind != DS_NET_FOLDED && i < n; i++)
+    for (int i = 0; !folded && i < n; i++)
         place[count++] = i;
-    for (int set = 0; net->kind == DS_NET_FOLDED && set <= net->tasks; set++) /* last: the base */
+    for (int set = 0; folded && set <= tasks; set++) /* last: the base */
         for (int i = 0; i < n; i++)
-            if ((q[i].base ? net->tasks : q[i].task) == set)
+            if ((q[i].base ? tasks : q[i].task) == set)
                 place[count++] = i;
     DS_ASSERT(count == n);
     return place;
@@ -270,10 +269,11 @@ static int *places(const ds_net *net, const ds_sample_request *q, int n) {
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
               const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
               ds_error *err) {
-    ds_run r = {.net = net, .base = base, .c = ds_net_cfg(net), .o = opt};
-    int batch = ds_sample_batch(opt, net->batch), rc = check(net, base, opt, requests, n, err);
-    if (base && batch > base->batch)
-        batch = base->batch;
+    ds_run r = {.net = net, .base = base, .c = &ds_net_base(net)->facts, .o = opt};
+    int batch = ds_sample_batch(opt, ds_net_batch(net)),
+        rc = check(net, base, opt, requests, n, err);
+    if (base && batch > ds_net_batch(base))
+        batch = ds_net_batch(base);
     if (!rc)
         rc = ds_schedule_respace(&r.s, r.c, opt->steps, err);
     if (!rc)

@@ -50,7 +50,7 @@ int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_s
 /* Modulations are computed for several timesteps at once and kept (engine/model/net.h,
  * ds_net_table), in no more than this memory for a net of that batch; sampling goes on without
  * where it is not to be had. */
-size_t ds_sample_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int net_batch);
+size_t ds_sample_table_bytes(const ds_base *base, const ds_device *dev, int net_batch);
 
 /* Largest number of images per pass for a net of that many rows (guidance doubles the batch). */
 int ds_sample_batch(const ds_sample_options *opt, int net_batch);

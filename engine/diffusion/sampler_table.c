@@ -1,7 +1,7 @@
 /* engine/diffusion/sampler_table.c - see sampler_table.h. */
 #include "engine/diffusion/sampler_table.h"
 #include "base/mem.h"
-#include "engine/model/net_internal.h"
+#include "engine/model/net.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +28,9 @@ struct ds_window {
     ds_net_sample *ask; /* rows */
 };
 
-int ds_window_rows(const ds_dit_config *cfg, const ds_device *dev) {
-    size_t rows = (dev->host_memory ? HOST_BYTES : OWN_BYTES) / ds_net_table_row_bytes(cfg);
+int ds_window_rows(const ds_base *base, const ds_device *dev) {
+    size_t row = ds_net_table_row_bytes(base);
+    size_t rows = row ? (dev->host_memory ? HOST_BYTES : OWN_BYTES) / row : 0;
     return dev->host_memory && rows > HOST_ROWS ? HOST_ROWS : (int)rows;
 }
 

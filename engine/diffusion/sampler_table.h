@@ -18,7 +18,7 @@
 typedef struct ds_window ds_window;
 
 /* Rows of modulations that a device is given. */
-int ds_window_rows(const ds_dit_config *cfg, const ds_device *dev);
+int ds_window_rows(const ds_base *base, const ds_device *dev);
 
 /* all (n): conditions of the run, without timesteps; batch: samples of a batch, at most; most: rows
  * that may be kept. */

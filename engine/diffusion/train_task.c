@@ -123,7 +123,7 @@ ds_draw ds_train_task_draw(ds_train_task *t, int step, int i) {
                  .noise_step = s,
                  .noise_sample = id};
     double u = ((double)i + ds_rng_uniform(o->seed, DS_STREAM_TIMESTEP, s, id, 0)) / o->batch;
-    int T = t->base->cfg.train_steps;
+    int T = t->base->facts.train_steps;
     if (o->focus > 0)
         u = 1 / (1 + exp(-o->focus_mean - o->focus * log(u / (1 - u))));
     d.t = (int)(u * T) < T ? (int)(u * T) : T - 1;
@@ -137,7 +137,7 @@ ds_draw ds_train_task_draw_heldout(const ds_train_task *t, uint32_t j) {
     return (ds_draw){.image = t->held[j],
                      .stream = DS_STREAM_HELDOUT,
                      .noise_sample = j,
-                     .t = (int)((j + 0.5) / t->n_held * t->base->cfg.train_steps)};
+                     .t = (int)((j + 0.5) / t->n_held * t->base->facts.train_steps)};
 }
 
 /* ---------------------------------------------------------------- AdamW, EMA */

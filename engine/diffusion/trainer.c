@@ -31,14 +31,11 @@ struct ds_trainer {
     int ready_step, ready_first; /* what host holds already, -1 = nothing */
 };
 
-static const ds_dit_config *cfg(const ds_trainer *t) { return &t->model->base->cfg; }
-static size_t pixels(const ds_dit_config *c) {
-    return (size_t)c->channels * (size_t)c->side * (size_t)c->side;
-}
+static const ds_facts *facts(const ds_trainer *t) { return &t->model->base->facts; }
 
 static int check(const ds_model *model, const ds_method_spec *spec, ds_train_options *o,
                  const ds_image_set *im, ds_error *err) {
-    const ds_dit_config *c = &model->base->cfg;
+    const ds_facts *c = &model->base->facts;
     if (o->micro_batch == 0)
         o->micro_batch = o->batch;
     if (o->steps < 1 || o->steps > 100000000)
@@ -55,9 +52,9 @@ static int check(const ds_model *model, const ds_method_spec *spec, ds_train_opt
             "a training option is out of range: lr %g warmup %d clip %g ema %g weight_decay %g "
             "label_dropout %g",
             o->lr, o->warmup, o->clip, o->ema, o->weight_decay, o->label_dropout);
-    if (o->recompute < 0 || o->recompute > c->depth)
+    if (o->recompute < 0 || o->recompute > c->blocks)
         return ds_fail(err, DS_EINVAL, "recompute is %d, must be 0 to the base's %d blocks",
-                       o->recompute, c->depth);
+                       o->recompute, c->blocks);
     if (im->n < 1)
         return ds_fail(err, DS_EINVAL, "there is no image to train on");
     if (im->latents[0] ? !(im->latent_scale > 0) || (o->flip && !im->latents[1]) : !im->pixels)
@@ -82,17 +79,17 @@ static double *outcome_of(const ds_trainer *t, int step) {
 }
 
 /* Floats of a micro-batch on the device, of which the host gives the first part. */
-static size_t given_floats(const ds_dit_config *c, size_t mb) { return mb * (pixels(c) + 10); }
-static size_t batch_floats(const ds_dit_config *c, size_t mb) {
-    size_t px = pixels(c), outpx = px * (c->learn_sigma ? 2 : 1);
+static size_t given_floats(const ds_facts *c, size_t mb) { return mb * (ds_facts_in(c) + 10); }
+static size_t batch_floats(const ds_facts *c, size_t mb) {
+    size_t px = ds_facts_in(c), outpx = ds_facts_out(c);
     return given_floats(c, mb) + mb * (2 * px + 2 * outpx);
 }
 
 static int allocate(ds_trainer *t, ds_error *err) {
-    const ds_dit_config *c = cfg(t);
+    const ds_facts *c = facts(t);
     const int batch = t->task.opt.batch;
-    size_t mb = (size_t)t->task.opt.micro_batch, px = pixels(c);
-    size_t outpx = px * (c->learn_sigma ? 2 : 1);
+    size_t mb = (size_t)t->task.opt.micro_batch, px = ds_facts_in(c);
+    size_t outpx = ds_facts_out(c);
     t->image_block = t->dev->alloc(t->dev, batch_floats(c, mb) * sizeof(float));
     t->outcome = t->dev->alloc(t->dev, 2 * outcome_size(batch) * sizeof(double));
     if (!t->image_block || !t->outcome)
@@ -123,7 +120,7 @@ int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec
         return rc;
     ds_trainer *t = ds_xcalloc(1, sizeof *t);
     *t = (ds_trainer){.model = model, .dev = model->dev};
-    ds_schedule_init(&t->schedule, &model->base->cfg);
+    ds_schedule_init(&t->schedule, &model->base->facts);
     if (!(rc = ds_train_task_init(&t->task, model, start, &o, images, err)) &&
         !(rc = allocate(t, err)) &&
         !(rc = ds_net_new_train(&t->net, model, start, o.micro_batch, o.recompute, err)))
@@ -154,7 +151,7 @@ void ds_trainer_free(ds_trainer *t) {
 
 ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                                    const ds_train_options *opt) {
-    const ds_dit_config *c = &base->cfg;
+    const ds_facts *c = &base->facts;
     const int mb = opt->micro_batch ? opt->micro_batch : opt->batch;
     ds_params table = {0};
     ds_adapter_table(&table, base, spec);
@@ -164,7 +161,8 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
            outcomes = 3 * outcome_size(opt->batch);
     return (ds_trainer_plan){.weights = (double)ds_net_weight_bytes(dev, base, DS_NET_TRAIN),
                              .state = (double)state,
-                             .activations = (double)ds_net_train_bytes(c, dev, mb, opt->recompute),
+                             .activations =
+                                 (double)ds_net_train_bytes(base, dev, mb, opt->recompute),
                              .batch = (double)(floats * sizeof(float) + outcomes * sizeof(double))};
 }
 
@@ -173,8 +171,8 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
 /* A micro-batch in host memory: x0, conditions, coefficients, in one piece: x0 (mb,C,S,S), coef
  * (mb,8), ca, cb (mb).  weight = share in the mean loss. */
 static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
-    const ds_dit_config *c = cfg(t);
-    const size_t px = pixels(c);
+    const ds_facts *c = facts(t);
+    const size_t px = ds_facts_in(c);
     float *coef = t->host + (size_t)mb * px, *ca = coef + 8 * (size_t)mb, *cb = ca + mb;
     for (int i = 0; i < mb; i++) {
         const ds_draw *d = &draw[i];
@@ -202,8 +200,8 @@ static float *losses_at(double *outcome, int first) {
 /* To the device: noise, x_t, model output and losses.  The host's copy is free afterwards. */
 static void run_batch(ds_trainer *t, uint32_t stream, float *mse, int mb, float *dout) {
     const struct ds_ops *k = t->dev->ops;
-    const ds_dit_config *c = cfg(t);
-    const size_t px = pixels(c), n = (size_t)mb;
+    const ds_facts *c = facts(t);
+    const size_t px = ds_facts_in(c), n = (size_t)mb;
     const float *x0 = t->given, *coef = x0 + n * px, *ca = coef + 8 * n, *cb = ca + n;
     t->dev->upload(t->dev, t->given, t->host, n * (px + 10) * sizeof(float));
     k->normal(t->dev, t->noise, t->task.opt.seed, stream, t->noise_step, t->noise_sample, mb, px);

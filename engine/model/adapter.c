@@ -33,7 +33,7 @@ int ds_method_from_name(const char *name, enum ds_method *out, ds_error *err) {
 static int schema_of(enum ds_method m) { return ds_preset_schema(&ds_preset_table[m]); }
 
 /* Entry name of segment g of a linear layer: the fused qkv is stored as q, k and v. */
-static void segment_name(char out[80], const ds_linear *lin, int g, const char *part) {
+static void segment_name(char out[80], const ds_layer_shape *lin, int g, const char *part) {
     if (lin->segs == 3) {
         int stem = (int)strlen(lin->name) - 3; /* without "qkv" */
         snprintf(out, 80, "%.*s%c.%s", stem, lin->name, "qkv"[g], part);
@@ -41,11 +41,11 @@ static void segment_name(char out[80], const ds_linear *lin, int g, const char *
         snprintf(out, 80, "%s.%s", lin->name, part);
 }
 
-static unsigned segment_target(const ds_linear *lin, int g) {
+static unsigned segment_target(const ds_layer_shape *lin, int g) {
     return lin->segs == 3 ? (unsigned)(DS_TARGET_Q << g) : lin->targets;
 }
 
-static void add_part(ds_params *t, const ds_linear *lin, int index, const ds_method_spec *spec,
+static void add_part(ds_params *t, const ds_layer_shape *lin, int index, const ds_method_spec *spec,
                      enum ds_param_kind kind, const char *part, int rows, int cols, int shared) {
     for (int g = 0; g < (shared ? 1 : lin->segs); g++) {
         char name[80];
@@ -59,7 +59,8 @@ static void add_part(ds_params *t, const ds_linear *lin, int index, const ds_met
     }
 }
 
-static void add_affiner(ds_params *t, const ds_linear *lin, int index, const ds_method_spec *spec) {
+static void add_affiner(ds_params *t, const ds_layer_shape *lin, int index,
+                        const ds_method_spec *spec) {
     if (!(lin->targets & spec->targets))
         return;
     unsigned parts = ds_method_parts(spec->method);
@@ -93,7 +94,7 @@ void ds_adapter_table(ds_params *t, const ds_base *base, const ds_method_spec *s
         add_affiner(t, &base->layers[i], i, spec);
     if ((parts & DS_PART_ROWS) && spec->classes > 0)
         ds_params_add(t, "y_embedder.rows", DS_PARAM_ROWS, 2,
-                      (int[]){spec->classes, base->cfg.width}, 0, -1);
+                      (int[]){spec->classes, base->row_width}, 0, -1);
     for (int i = 0; (parts & DS_PART_BIASES) && i < base->layer_count; i++)
         if (base->layers[i].targets & targets)
             add_replaced(t, &base->table.items[base->layers[i].bias]);
@@ -135,7 +136,7 @@ size_t ds_adapter_rows(const ds_params *t) {
     return SIZE_MAX;
 }
 
-ds_affiner ds_adapter_view(const ds_method_spec *spec, const ds_linear *lin,
+ds_affiner ds_adapter_view(const ds_method_spec *spec, const ds_layer_shape *lin,
                            const ds_adapter_slot *slot, const float *p) {
     ds_affiner v = {.m = lin->m,
                     .n = lin->n,
@@ -164,12 +165,11 @@ static void init_entry(float *x, const ds_param *p, int index, const ds_base *ba
     case DS_PARAM_B:
     case DS_PARAM_S: memset(x, 0, p->count * sizeof *x); return;
     case DS_PARAM_ROWS: { /* every new row is the base's unconditional row */
-        const ds_param *t = ds_params_find(&base->table, "y_embedder.embedding_table.weight");
-        size_t D = (size_t)base->cfg.width;
+        const size_t D = (size_t)base->row_width;
+        const float *null =
+            ds_base_held(base, base->classes_entry) + (size_t)base->facts.classes * D;
         for (size_t r = 0; r < (size_t)p->shape[0]; r++)
-            memcpy(x + r * D,
-                   ds_base_held(base, (int)(t - base->table.items)) + (size_t)base->cfg.classes * D,
-                   D * sizeof *x);
+            memcpy(x + r * D, null, D * sizeof *x);
         return;
     }
     case DS_PARAM_U:
@@ -355,8 +355,8 @@ int ds_adapter_encode(const ds_adapter *a, const ds_base *base, json_t *meta, ch
                         json_pack("{s:s, s:s}", "name", base->name, "sha256", base->sha256));
     json_object_set_new(doc, "method", method_to_json(&a->spec));
     json_object_set_new(doc, "classes", classes);
-    json_object_set_new(doc, "null_row", json_integer(base->cfg.classes));
-    json_object_set_new(doc, "first_row", json_integer(base->cfg.classes + 1));
+    json_object_set_new(doc, "null_row", json_integer(base->facts.classes));
+    json_object_set_new(doc, "first_row", json_integer(base->facts.classes + 1));
     char *text = ds_json_canonical(doc);
     json_decref(doc);
     ds_st_writer *w = ds_st_writer_new();

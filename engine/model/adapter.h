@@ -68,7 +68,7 @@ const ds_param *ds_adapter_bias(const ds_params *table, int linear);
 size_t ds_adapter_rows(const ds_params *table);
 
 /* Kernel view of a layer's adapter over the flat array p (device memory). */
-ds_affiner ds_adapter_view(const ds_method_spec *spec, const ds_linear *lin,
+ds_affiner ds_adapter_view(const ds_method_spec *spec, const ds_layer_shape *lin,
                            const ds_adapter_slot *slot, const float *p);
 
 /* Serialise (uncompressed safetensors bytes, malloc'ed).  meta: JSON object that becomes

@@ -10,69 +10,113 @@
 
 enum { BASE_MAX_GIB = 16 };
 
-/* Configuration fields as the file spells them: one list for reading and writing. */
-/* clang-format off */
-#define CONFIG_FIELDS(X)                                                                           \
-    X(channels) X(side) X(patch) X(width) X(depth) X(heads) X(mlp_ratio) X(classes) X(learn_sigma) \
-    X(freq_dim) X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
-/* clang-format on */
+/* ---------------------------------------------------------------- architecture */
 
-int ds_dit_config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
+/* Weight and bias of each layer, and the class table, among the tensors. */
+static void find_entries(ds_base *b) {
+    b->classes_entry = -1;
+    for (int e = 0; e < b->table.count; e++) {
+        const ds_param *p = &b->table.items[e];
+        if (p->kind == DS_PARAM_TABLE) {
+            b->classes_entry = e;
+            b->row_width = p->shape[1];
+        }
+        if (p->linear < 0)
+            continue;
+        if (p->kind == DS_PARAM_WEIGHT)
+            b->layers[p->linear].weight = e;
+        else if (p->kind == DS_PARAM_BIAS)
+            b->layers[p->linear].bias = e;
+    }
+    DS_ASSERT(b->classes_entry >= 0);
+}
+
+static ds_base *base_of(const ds_arch *arch, const void *config) {
+    ds_base *b = ds_xcalloc(1, sizeof *b);
+    b->arch = arch;
+    b->config = ds_xmalloc(arch->config_size);
+    memcpy(b->config, config, arch->config_size);
+    if (arch->complete)
+        arch->complete(b->config);
+    arch->facts(b->config, &b->facts);
+    arch->tensors(&b->table, b->config);
+    b->layer_count = arch->layer_count(b->config);
+    b->layers = ds_xcalloc((size_t)b->layer_count, sizeof *b->layers);
+    for (int i = 0; i < b->layer_count; i++)
+        b->layers[i] = arch->layer(b->config, i);
+    find_entries(b);
+    return b;
+}
+
+int ds_base_new(ds_base **out, const ds_arch *arch, const void *config, uint64_t seed,
+                ds_error *err) {
+    int rc = arch->check(config, err);
+    if (rc)
+        return rc;
+    ds_base *b = *out = base_of(arch, config);
+    b->data = ds_xaligned(b->table.total * sizeof *b->data);
+    arch->init(b->data, &b->table, b->config, seed);
+    return 0;
+}
+
+int ds_base_new_blocks(ds_base **out, const ds_base *like, int blocks, uint64_t seed,
+                       ds_error *err) {
+    void *config = ds_xmalloc(like->arch->config_size);
+    memcpy(config, like->config, like->arch->config_size);
+    like->arch->set_blocks(config, blocks);
+    int rc = ds_base_new(out, like->arch, config, seed, err);
+    free(config);
+    return rc;
+}
+
+/* Files of the first architecture do not name it: they were there before there were others. */
+json_t *ds_base_config(const ds_base *b) {
+    json_t *doc = b->arch->write(b->config);
+    if (b->arch != ds_arch_first())
+        json_object_set_new(doc, "arch", json_string(b->arch->name));
+    return doc;
+}
+
+int ds_base_alike(const ds_base *a, const ds_base *b) {
+    json_t *x = ds_base_config(a), *y = ds_base_config(b);
+    json_object_del(x, "classes");
+    json_object_del(y, "classes");
+    int alike = json_equal(x, y);
+    json_decref(x);
+    json_decref(y);
+    return alike;
+}
+
+double ds_base_workspace(const ds_base *b, const ds_device *dev, int rows) {
+    return b->arch->workspace(b->config, dev, rows);
+}
+double ds_base_block_flop(const ds_base *b, int full) {
+    return b->arch->block_flop(b->config, full);
+}
+double ds_base_pass_flop(const ds_base *b) {
+    return b->arch->pass_flop(b->config, (double)b->table.total);
+}
+
+/* The configuration in a file, and whose it is; free(*config). */
+static int read_config(const ds_arch **arch, void **config, const char *file, const char *text,
+                       ds_error *err) {
     json_t *doc;
     int rc = ds_json_parse(file, text, strlen(text), &doc, err);
     if (rc)
         return rc;
-    *c = (ds_dit_config){0};
-    int64_t v = 0;
-#define X(field)                                                                                   \
-    if (!rc && !(rc = ds_json_need_int(doc, #field, &v, err)))                                     \
-        c->field = v < -1 || v > 100000000 ? -1 : (int)v;
-    CONFIG_FIELDS(X)
-#undef X
-    /* Properties that came later: what files without them mean. */
-    c->norm2_eps_e6 = (int)ds_json_int(doc, "norm2_eps_e6", 1);
-    c->latent_scale = ds_json_number(doc, "latent_scale", c->pixel ? 0 : 0.18215);
+    const char *name = ds_json_string(doc, "arch", ds_arch_first()->name);
+    const ds_arch *found = ds_arch_find(name);
+    if (!found)
+        rc = ds_fail(err, DS_EINVAL, "its architecture '%.40s' is none of this program's", name);
+    void *c = found ? ds_xcalloc(1, found->config_size) : NULL;
     if (!rc)
-        rc = ds_json_need_number(doc, "beta_start", &c->beta_start, err);
+        rc = found->read(c, doc, err);
     if (!rc)
-        rc = ds_json_need_number(doc, "beta_end", &c->beta_end, err);
+        rc = found->check(c, err);
     json_decref(doc);
-    if (!rc)
-        rc = ds_dit_check(c, err);
+    *arch = found;
+    *config = c;
     return rc ? ds_error_prefix(err, "base '%s'", file) : 0;
-}
-
-json_t *ds_dit_config_to_json(const ds_dit_config *c) {
-    json_t *doc = json_object();
-#define X(field) json_object_set_new(doc, #field, json_integer(c->field));
-    CONFIG_FIELDS(X)
-#undef X
-    json_object_set_new(doc, "beta_start", json_real(c->beta_start));
-    json_object_set_new(doc, "norm2_eps_e6", json_integer(c->norm2_eps_e6));
-    json_object_set_new(doc, "beta_end", json_real(c->beta_end));
-    json_object_set_new(doc, "latent_scale", json_real(c->latent_scale));
-    return doc;
-}
-
-static ds_base *base_of(const ds_dit_config *cfg) {
-    ds_base *b = ds_xcalloc(1, sizeof *b);
-    b->cfg = *cfg;
-    if (!b->cfg.norm2_eps_e6)
-        b->cfg.norm2_eps_e6 = 1;
-    ds_dit_tensors(&b->table, cfg);
-    b->layers = ds_dit_layers(cfg, &b->table);
-    b->layer_count = ds_lin_count(cfg);
-    return b;
-}
-
-int ds_base_new(ds_base **out, const ds_dit_config *cfg, uint64_t seed, ds_error *err) {
-    int rc = ds_dit_check(cfg, err);
-    if (rc)
-        return rc;
-    *out = base_of(cfg);
-    (*out)->data = ds_xaligned((*out)->table.total * sizeof *(*out)->data);
-    ds_dit_init((*out)->data, &(*out)->table, cfg, seed);
-    return 0;
 }
 
 /* ---------------------------------------------------------------- tensors in memory */
@@ -199,13 +243,15 @@ int ds_base_open_within(ds_base **out, const char *path, const char *want, size_
         return rc;
     const char *config = ds_st_meta(st, "diffscaler.config"),
                *name = ds_st_meta(st, "diffscaler.name");
-    ds_dit_config cfg;
+    const ds_arch *arch = NULL;
+    void *c = NULL;
     if (!config)
         rc = ds_fail(err, DS_EINVAL, "'%s' is not a base: its metadata has no 'diffscaler.config'",
                      path);
     else
-        rc = ds_dit_config_from_json(&cfg, path, config, err);
-    ds_base *b = rc ? NULL : base_of(&cfg);
+        rc = read_config(&arch, &c, path, config, err);
+    ds_base *b = rc ? NULL : base_of(arch, c);
+    free(c);
     struct ds_base_tensor *h = b ? ds_xcalloc((size_t)b->table.count, sizeof *h) : NULL;
     if (!rc)
         rc = find_tensors(b, st, h, err);
@@ -225,7 +271,7 @@ int ds_base_open_within(ds_base **out, const char *path, const char *want, size_
 int ds_base_save(const ds_base *base, const char *path, int bf16, const char *const *meta,
                  ds_error *err) {
     ds_st_writer *w = ds_st_writer_new();
-    json_t *doc = ds_dit_config_to_json(&base->cfg);
+    json_t *doc = ds_base_config(base);
     char *config = ds_json_canonical(doc), *bytes = NULL;
     json_decref(doc);
     size_t n = 0;
@@ -263,5 +309,6 @@ void ds_base_free(ds_base *b) {
         free(b->data);
     ds_params_release(&b->table);
     free(b->layers);
+    free(b->config);
     free(b);
 }

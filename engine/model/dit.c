@@ -1,38 +1,11 @@
 /* engine/model/dit.c - the list of a DiT's tensors and layers, and its initialisation. */
 #include "engine/model/dit.h"
-#include "base/mem.h"
 #include "base/rng.h"
-#include "contract/options.h"
+#include "base/json.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-static const struct {
-    unsigned bit;
-    const char *name;
-} known_targets[] = {
-#define TARGET(bit, name) {bit, name},
-    DS_TARGETS(TARGET)
-#undef TARGET
-    /* known in files; no option has them */
-    {DS_TARGET_PATCH, "patch"},
-    {DS_TARGET_TIME, "time"}};
-enum { TARGETS = sizeof known_targets / sizeof known_targets[0] };
-
-const char *ds_target_name(unsigned bit) {
-    for (int i = 0; i < TARGETS; i++)
-        if (known_targets[i].bit == bit)
-            return known_targets[i].name;
-    return NULL;
-}
-
-unsigned ds_target_bit(const char *name) {
-    for (int i = 0; i < TARGETS; i++)
-        if (!strcmp(known_targets[i].name, name))
-            return known_targets[i].bit;
-    return 0;
-}
 
 int ds_dit_check(const ds_dit_config *c, ds_error *err) {
     const struct {
@@ -72,6 +45,21 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err) {
     return 0;
 }
 
+ds_facts ds_dit_facts(const ds_dit_config *c) {
+    return (ds_facts){.channels = c->channels,
+                      .side = c->side,
+                      .out_channels = ds_dit_out_channels(c),
+                      .classes = c->classes,
+                      .learn_sigma = c->learn_sigma,
+                      .guidance_channels = c->guidance_channels,
+                      .pixel = c->pixel,
+                      .train_steps = c->train_steps,
+                      .beta_start = c->beta_start,
+                      .beta_end = c->beta_end,
+                      .latent_scale = c->latent_scale,
+                      .blocks = c->depth};
+}
+
 static void add(ds_params *t, int linear, enum ds_param_kind kind, const char *prefix,
                 const char *suffix, int ndim, int s0, int s1, int s2, int s3) {
     char name[80];
@@ -86,7 +74,7 @@ static ds_layer_shape plain(const char *name, int m, int n, unsigned targets) {
 }
 
 /* Name, shape and target of layer i: the one place that knows. */
-static ds_layer_shape describe(const ds_dit_config *c, int i) {
+ds_layer_shape ds_dit_layer(const ds_dit_config *c, int i) {
     const int D = c->width, F = c->mlp_ratio * D, P = c->patch * c->patch;
     if (i == DS_LIN_PATCH)
         return plain("x_embedder.proj", D, c->channels * P, DS_TARGET_PATCH);
@@ -118,7 +106,7 @@ static ds_layer_shape describe(const ds_dit_config *c, int i) {
 
 /* Weight and bias of layer i.  The patch embedding's weight is stored as a convolution's. */
 static void add_layer(ds_params *t, const ds_dit_config *c, int i) {
-    ds_layer_shape l = describe(c, i);
+    ds_layer_shape l = ds_dit_layer(c, i);
     if (i == DS_LIN_PATCH)
         add(t, i, DS_PARAM_WEIGHT, l.name, ".weight", 4, l.m, c->channels, c->patch, c->patch);
     else
@@ -136,22 +124,6 @@ void ds_dit_tensors(ds_params *t, const ds_dit_config *c) {
         add_layer(t, c, i);
     add_layer(t, c, ds_lin_final(c));
     add_layer(t, c, ds_lin_final_adaln(c));
-}
-
-ds_layer_shape *ds_dit_layers(const ds_dit_config *c, const ds_params *table) {
-    ds_layer_shape *list = ds_xcalloc((size_t)ds_lin_count(c), sizeof *list);
-    for (int i = 0; i < ds_lin_count(c); i++)
-        list[i] = describe(c, i);
-    for (int e = 0; e < table->count; e++) {
-        const ds_param *p = &table->items[e];
-        if (p->linear < 0)
-            continue;
-        if (p->kind == DS_PARAM_WEIGHT)
-            list[p->linear].weight = e;
-        else if (p->kind == DS_PARAM_BIAS)
-            list[p->linear].bias = e;
-    }
-    return list;
 }
 
 /* One half of the 2-D sin-cos embedding: out[0..n) = [sin(pos w_i), cos(pos w_i)], w_i =
@@ -182,7 +154,7 @@ void ds_dit_init(float *data, const ds_params *table, const ds_dit_config *c, ui
         if (p->kind == DS_PARAM_FIXED)
             ds_dit_positions(x, c);
         /* adaLN-Zero: modulation and output layers start at zero */
-        const unsigned target = p->linear < 0 ? 0 : describe(c, p->linear).targets;
+        const unsigned target = p->linear < 0 ? 0 : ds_dit_layer(c, p->linear).targets;
         int zero = (target & (DS_TARGET_ADALN | DS_TARGET_FINAL)) != 0;
         if (p->kind != DS_PARAM_TABLE && (p->kind != DS_PARAM_WEIGHT || zero))
             continue;
@@ -193,4 +165,56 @@ void ds_dit_init(float *data, const ds_params *table, const ds_dit_config *c, ui
         for (size_t i = 0; i < p->count; i++)
             x[i] = (float)(x[i] * std);
     }
+}
+
+/* ---------------------------------------------------------------- in files */
+
+/* Configuration fields as the file spells them: one list for reading and writing. */
+/* clang-format off */
+#define CONFIG_FIELDS(X)                                                                           \
+    X(channels) X(side) X(patch) X(width) X(depth) X(heads) X(mlp_ratio) X(classes) X(learn_sigma) \
+    X(freq_dim) X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
+/* clang-format on */
+
+int ds_dit_config_read(ds_dit_config *c, const json_t *doc, ds_error *err) {
+    *c = (ds_dit_config){0};
+    int rc = 0;
+    int64_t v = 0;
+#define X(field)                                                                                   \
+    if (!rc && !(rc = ds_json_need_int(doc, #field, &v, err)))                                     \
+        c->field = v < -1 || v > 100000000 ? -1 : (int)v;
+    CONFIG_FIELDS(X)
+#undef X
+    /* Properties that came later: what files without them mean. */
+    c->norm2_eps_e6 = (int)ds_json_int(doc, "norm2_eps_e6", 1);
+    c->latent_scale = ds_json_number(doc, "latent_scale", c->pixel ? 0 : 0.18215);
+    if (!rc)
+        rc = ds_json_need_number(doc, "beta_start", &c->beta_start, err);
+    if (!rc)
+        rc = ds_json_need_number(doc, "beta_end", &c->beta_end, err);
+    return rc;
+}
+
+int ds_dit_config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
+    json_t *doc;
+    int rc = ds_json_parse(file, text, strlen(text), &doc, err);
+    if (rc)
+        return rc;
+    rc = ds_dit_config_read(c, doc, err);
+    json_decref(doc);
+    if (!rc)
+        rc = ds_dit_check(c, err);
+    return rc ? ds_error_prefix(err, "base '%s'", file) : 0;
+}
+
+json_t *ds_dit_config_to_json(const ds_dit_config *c) {
+    json_t *doc = json_object();
+#define X(field) json_object_set_new(doc, #field, json_integer(c->field));
+    CONFIG_FIELDS(X)
+#undef X
+    json_object_set_new(doc, "beta_start", json_real(c->beta_start));
+    json_object_set_new(doc, "norm2_eps_e6", json_integer(c->norm2_eps_e6));
+    json_object_set_new(doc, "beta_end", json_real(c->beta_end));
+    json_object_set_new(doc, "latent_scale", json_real(c->latent_scale));
+    return doc;
 }

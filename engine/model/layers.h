@@ -1,10 +1,10 @@
 /* engine/model/layers.h - the layers of a net: frozen weights, packed for its device, and what
  * adapters make of them.
  *
- * Knows no architecture: which layers there are is the base's list (ds_base.layers), and which
- * layer is applied to what is the architecture's business.  An adapter is applied to a layer in one
- * of three ways: folded into the weight; with what cannot be folded (phi = ReLU) as a low-rank
- * branch after the product; or as a set per sample (STACKED).
+ * Knows no architecture: which layers there are is the base's list (ds_base.layers), and which one
+ * is applied to what is the architecture's business.  An adapter is applied to a layer in one of
+ * three ways: folded into the weight; with what cannot be folded (phi = ReLU) as a low-rank branch
+ * after the product; or as a set per sample (STACKED).
  *
  * A batch falls into stretches of neighbours with equal weights: all of it where there is one
  * adapter, the samples of each task in a folded net.  Forward and backward run over the same
@@ -70,7 +70,7 @@ void ds_layers_close(ds_layers *s);
 size_t ds_layers_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind kind);
 
 /* TRAIN: parameters p and gradients g (device, flat, of that table); refold packs what p changes.
- * */
+ */
 void ds_layers_bind(ds_layers *s, const ds_params *table, const float *p, float *g);
 void ds_layers_refold(ds_layers *s);
 

@@ -1,130 +1,46 @@
-/* engine/model/net.c - nets: layout of activations, class rows of adapters, life cycle. */
+/* engine/model/net.c - nets: their buffers, class rows of adapters, life cycle. */
 #include "base/mem.h"
 #include "engine/model/net_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* ---------------------------------------------------------------- layout of activations
- * One pass over the list of buffers; with block == NULL it only counts. */
+/* ---------------------------------------------------------------- buffers */
 
-typedef struct {
-    char *block;
-    size_t used;
-} ds_net_plan;
-
-static void *take(ds_net_plan *plan, size_t bytes) {
-    void *p = plan->block ? plan->block + plan->used : NULL;
-    plan->used += (bytes + 63) / 64 * 64;
-    return p;
+/* One pass over the buffers: what is given of a batch, then the arch's; block NULL: only counts. */
+static size_t plan_net(int **given, void *acts, const ds_arch *arch, const void *config,
+                       const ds_net_size *size, char *block) {
+    ds_room room = {block, 0};
+    *given = ds_room_take(&room, 3 * (size_t)size->batch * sizeof(int));
+    return room.used + arch->plan(acts, config, size, ds_room_rest(&room));
 }
 
-static void plan_block(ds_net_plan *plan, ds_block_acts *a, const ds_dit_config *c, size_t act,
-                       int B) {
-    size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
-           F = D * (size_t)c->mlp_ratio;
-    float **stats[] = {&a->mean1, &a->rstd1, &a->mean2, &a->rstd2};
-    for (int i = 0; i < 4; i++)
-        *stats[i] = take(plan, R * 4);
-    a->x1 = take(plan, R * D * 4);
-    a->lse = take(plan, R * (size_t)c->heads * 4);
-    a->mod = take(plan, (size_t)B * 6 * D * 4);
-    a->ln1 = take(plan, R * D * act);
-    a->qkv = take(plan, R * 3 * D * act);
-    a->att = take(plan, R * D * act);
-    a->proj = take(plan, R * D * act);
-    a->ln2 = take(plan, R * D * act);
-    a->pre = take(plan, R * F * act);
-    a->gelu = take(plan, R * F * act);
-    a->fc2 = take(plan, R * D * act);
-}
-
-size_t ds_net_plan_conditioning(ds_conditioning *k, const ds_dit_config *c, size_t act, int rows,
-                                char *block) {
-    ds_net_plan plan = {block, 0};
-    size_t b = (size_t)rows, freq = b * (size_t)c->freq_dim, D = b * (size_t)c->width;
-    k->given = take(&plan, 3 * b * sizeof *k->given);
-    k->temb = take(&plan, freq * 4);
-    k->temb_act = take(&plan, freq * act);
-    float **wide[] = {&k->t0, &k->t0s, &k->c, &k->sc};
-    for (int i = 0; i < 4; i++)
-        *wide[i] = take(&plan, D * 4);
-    k->t0s_act = take(&plan, D * act);
-    k->sc_act = take(&plan, D * act);
-    return plan.used;
-}
-
-static void plan_shared(ds_net_plan *plan, ds_net *n, const ds_dit_config *c, size_t act, int B,
-                        int train) {
-    size_t T = (size_t)ds_dit_tokens(c), R = (size_t)B * T, D = (size_t)c->width,
-           F = D * (size_t)c->mlp_ratio, b = (size_t)B;
-    size_t out = (size_t)(c->patch * c->patch * ds_dit_out_channels(c)),
-           in = (size_t)(c->patch * c->patch * c->channels);
-    plan->used += ds_net_plan_conditioning(&n->cond, c, act, B,
-                                           plan->block ? plan->block + plan->used : NULL);
-    n->room_cond_act =
-        take(plan, b * (6 * D > (size_t)c->freq_dim ? 6 * D : (size_t)c->freq_dim) * act);
-    n->modf = take(plan, b * 2 * D * 4);
-    n->meanf = take(plan, R * 4);
-    n->rstdf = take(plan, R * 4);
-    n->lnf = take(plan, R * D * act);
-    n->patches = take(plan, R * in * act);
-    n->ypatch = take(plan, R * D * act);
-    n->tokens = take(plan, R * out * 4);
-    n->tok_act = take(plan, R * out * act);
-    if (!train)
-        return;
-    n->dx = take(plan, R * D * 4);
-    n->dmod = take(plan, b * 6 * D * 4);
-    float **of_cond[] = {&n->dc, &n->dsc, &n->room_cond};
-    for (int i = 0; i < 3; i++)
-        *of_cond[i] = take(plan, b * D * 4);
-    n->room_a = take(plan, R * D * act);
-    n->room_b = take(plan, R * D * act);
-    size_t wide = F > 3 * D ? F : 3 * D;
-    n->room_wide = take(plan, R * (wide > in ? wide : in) * act);
-    n->dmod_act = take(plan, b * 6 * D * act);
-    n->mod_act = take(plan, b * 6 * D * act);
-    n->dtok = take(plan, R * out * act);
-}
-
-static size_t plan_net(ds_net *n, const ds_dit_config *c, size_t act, enum ds_net_kind kind, int B,
-                       char *block) {
-    ds_net_plan plan = {block, 0};
-    int train = kind == DS_NET_TRAIN, own = train ? n->recompute : c->depth;
-    size_t stream = (size_t)B * (size_t)ds_dit_tokens(c) * (size_t)c->width * 4;
-    plan_shared(&plan, n, c, act, B, train);
-    float *x = take(&plan, stream);
-    for (int i = 0; i < c->depth; i++) {
-        if (i == 0 || i >= own)
-            plan_block(&plan, &n->acts[i], c, act, B);
-        else
-            n->acts[i] = n->acts[0];
-        n->acts[i].x0 = x;
-        if (train)
-            x = take(&plan, stream); /* the block's output = the next one's input */
-        else
-            n->acts[i].x1 = x; /* the stream is updated in place */
-    }
-    n->xf = x;
-    return plan.used;
-}
-
-size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_kind kind,
-                    int batch) {
-    ds_net n = {0};
-    n.acts = ds_xcalloc((size_t)cfg->depth, sizeof *n.acts);
-    size_t bytes = plan_net(&n, cfg, dev->act_size, kind, batch, NULL);
-    free(n.acts);
+static size_t count_bytes(const ds_arch *arch, const void *config, const ds_net_size *size) {
+    int *given;
+    void *acts = ds_xcalloc(1, arch->acts_size(config));
+    size_t bytes = plan_net(&given, acts, arch, config, size, NULL);
+    free(acts);
     return bytes;
 }
 
-size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch,
-                          int recompute) {
-    ds_net n = {.recompute = recompute};
-    n.acts = ds_xcalloc((size_t)cfg->depth, sizeof *n.acts);
-    size_t bytes = plan_net(&n, cfg, dev->act_size, DS_NET_TRAIN, batch, NULL);
-    free(n.acts);
+size_t ds_net_bytes(const ds_base *base, const ds_device *dev, enum ds_net_kind kind, int batch) {
+    const ds_net_size size = {.act = dev->act_size, .batch = batch, .train = kind == DS_NET_TRAIN};
+    return count_bytes(base->arch, base->config, &size);
+}
+
+size_t ds_net_train_bytes(const ds_base *base, const ds_device *dev, int batch, int recompute) {
+    const ds_net_size size = {
+        .act = dev->act_size, .batch = batch, .train = 1, .recompute = recompute};
+    return count_bytes(base->arch, base->config, &size);
+}
+
+size_t ds_net_blocks_bytes(const ds_base *base, int blocks, const ds_device *dev, int batch) {
+    const ds_net_size size = {.act = dev->act_size, .batch = batch, .train = 1};
+    void *config = ds_xmalloc(base->arch->config_size);
+    memcpy(config, base->config, base->arch->config_size);
+    base->arch->set_blocks(config, blocks);
+    size_t bytes = count_bytes(base->arch, config, &size);
+    free(config);
     return bytes;
 }
 
@@ -133,11 +49,6 @@ size_t ds_net_weight_bytes(ds_device *dev, const ds_base *base, enum ds_net_kind
 }
 
 /* ---------------------------------------------------------------- class rows */
-
-static int table_entry(const ds_base *base) {
-    const ds_param *p = ds_params_find(&base->table, "y_embedder.embedding_table.weight");
-    return (int)(p - base->table.items);
-}
 
 /* The rows of a single adapter, or, of method full, the base's table itself. */
 static void bind_only_rows(ds_net *net, const ds_params *table, const float *p, float *g) {
@@ -153,7 +64,7 @@ static void bind_only_rows(ds_net *net, const ds_params *table, const float *p, 
 
 /* Class rows of all tasks, one after the other. */
 static int bind_rows(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
-    const size_t D = (size_t)ds_net_cfg(net)->width;
+    const size_t D = (size_t)net->base->row_width;
     size_t rows = 0;
     for (int t = 0; t < net->tasks; t++) {
         const ds_method_spec *s = &adapters[t]->spec;
@@ -203,11 +114,13 @@ void ds_net_bind(ds_net *net, const float *p, float *g) {
 }
 
 static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) {
-    const ds_dit_config *c = ds_net_cfg(net);
-    size_t bytes = net->kind == DS_NET_TRAIN
-                       ? ds_net_train_bytes(c, net->dev, net->batch, net->recompute)
-                       : ds_net_bytes(c, net->dev, net->kind, net->batch);
-    net->acts = ds_xcalloc((size_t)c->depth, sizeof *net->acts);
+    const ds_arch *arch = net->base->arch;
+    const ds_net_size size = {.act = net->dev->act_size,
+                              .batch = net->batch,
+                              .train = net->kind == DS_NET_TRAIN,
+                              .recompute = net->recompute};
+    size_t bytes = count_bytes(arch, net->base->config, &size);
+    net->acts = ds_xcalloc(1, arch->acts_size(net->base->config));
     net->set_rows = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->set_rows);
     net->rows = ds_xcalloc((size_t)net->tasks + 1, sizeof *net->rows);
     for (int t = 0; t < net->tasks; t++)
@@ -215,8 +128,8 @@ static int setup(ds_net *net, const ds_adapter *const *adapters, ds_error *err) 
     net->block = net->dev->alloc(net->dev, bytes);
     if (!net->block)
         return ds_device_no_room(net->dev, bytes, err, "a batch of %d images", net->batch);
-    plan_net(net, c, net->dev->act_size, net->kind, net->batch, net->block);
-    net->table = ds_model_tensor(net->model, table_entry(net->base));
+    plan_net(&net->given, net->acts, arch, net->base->config, &size, net->block);
+    net->table = ds_model_tensor(net->model, net->base->classes_entry);
     int rc = ds_net_several(net) ? bind_rows(net, adapters, err) : 0;
     if (!rc)
         rc = ds_layers_open(&net->layers, net->model, net->kind, adapters, net->tasks,
@@ -230,7 +143,7 @@ static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
                     const ds_adapter *const *adapters, int count, int batch, int recompute,
                     ds_error *err) {
     DS_ASSERT(batch > 0 && (kind == DS_NET_STACKED || kind == DS_NET_FOLDED || count <= 1));
-    DS_ASSERT(recompute >= 0 && recompute <= model->base->cfg.depth);
+    DS_ASSERT(recompute >= 0 && recompute <= model->base->facts.blocks);
     ds_net *net = ds_xcalloc(1, sizeof *net);
     net->model = model;
     net->dev = model->dev;
@@ -241,7 +154,7 @@ static int open_net(ds_net **out, const ds_model *model, enum ds_net_kind kind,
     net->recompute = recompute;
     net->task = ds_xcalloc((size_t)batch, sizeof *net->task);
     net->next_task = ds_xcalloc((size_t)batch, sizeof *net->next_task);
-    net->given = ds_xcalloc(3 * ((size_t)batch + DS_NET_TABLE_CHUNK), sizeof *net->given);
+    net->give_room = ds_xcalloc(3 * ((size_t)batch + DS_NET_TABLE_CHUNK), sizeof *net->give_room);
     int rc = setup(net, adapters, err);
     if (rc)
         ds_net_free(net);
@@ -268,10 +181,23 @@ void ds_net_free(ds_net *net) {
     net->dev->free(net->dev, net->rows_all);
     net->dev->free(net->dev, net->block);
     free(net->set_rows);
-    free(net->given);
+    free(net->give_room);
     free(net->next_task);
     free(net->rows);
     free(net->task);
     free(net->acts);
     free(net);
+}
+
+/* ---------------------------------------------------------------- what others may know */
+
+ds_device *ds_net_device(const ds_net *net) { return net->dev; }
+const ds_base *ds_net_base(const ds_net *net) { return net->base; }
+enum ds_net_kind ds_net_kind_of(const ds_net *net) { return net->kind; }
+int ds_net_batch(const ds_net *net) { return net->batch; }
+int ds_net_tasks(const ds_net *net) { return net->tasks; }
+int ds_net_several(const ds_net *net) { return ds_net_kind_several(net->kind); }
+
+int ds_net_classes(const ds_net *net, int task) {
+    return task < net->tasks ? net->set_rows[task] : 0;
 }

@@ -1,4 +1,4 @@
-/* engine/model/net.h - a DiT on a device: forward, backward, with or without an adapter.
+/* engine/model/net.h - a network on a device: forward, backward, with or without an adapter.
  *
  * ds_net    packed weights plus activation buffers for at most `batch` samples.  Four kinds:
  *   DS_NET_INFER    one adapter (or none) folded into the weights: adapters cost nothing
@@ -24,15 +24,27 @@ typedef struct ds_net ds_net;
 int ds_net_new(ds_net **out, const ds_model *model, enum ds_net_kind kind,
                const ds_adapter *const *adapters, int count, int batch, ds_error *err);
 void ds_net_free(ds_net *net); /* NULL is fine */
-size_t ds_net_bytes(const ds_dit_config *cfg, const ds_device *dev, enum ds_net_kind kind,
+size_t ds_net_bytes(const ds_base *base, const ds_device *dev, enum ds_net_kind kind,
                     int batch); /* activations */
 
-/* A DS_NET_TRAIN net in which the first `recompute` blocks (0..depth) keep only their input and are
- * computed again in the backward pass (activation checkpointing; Chen et al. 2016).  Gradients are
- * the same bit for bit; a step takes longer by the forward pass of recompute-1 blocks. */
+/* What it was made of and for. */
+ds_device *ds_net_device(const ds_net *net);
+const ds_base *ds_net_base(const ds_net *net);
+enum ds_net_kind ds_net_kind_of(const ds_net *net);
+int ds_net_batch(const ds_net *net);
+int ds_net_tasks(const ds_net *net);
+int ds_net_several(const ds_net *net);           /* has each sample a set of its own? */
+int ds_net_classes(const ds_net *net, int task); /* class rows of a task's adapter */
+
+/* A DS_NET_TRAIN net in which the first `recompute` blocks (of ds_facts.blocks) keep only their
+ * input and are computed again in the backward pass (activation checkpointing; Chen et al. 2016).
+ * Gradients are the same bit for bit; a step takes longer by the forward pass of recompute - 1
+ * blocks. */
 int ds_net_new_train(ds_net **out, const ds_model *model, const ds_adapter *adapter, int batch,
                      int recompute, ds_error *err);
-size_t ds_net_train_bytes(const ds_dit_config *cfg, const ds_device *dev, int batch, int recompute);
+size_t ds_net_train_bytes(const ds_base *base, const ds_device *dev, int batch, int recompute);
+/* The same with none recomputed, if the base had so many blocks. */
+size_t ds_net_blocks_bytes(const ds_base *base, int blocks, const ds_device *dev, int batch);
 
 /* Packed weights, folded biases and the room to unpack a weight that the base holds in 16 bits.
  * FOLDED: beside it at most as much again for each task. */
@@ -64,14 +76,15 @@ typedef struct {
 void ds_net_forward(ds_net *net, float *out, const ds_net_input *in, int B);
 
 /* Modulations that are computed before the passes that need them, for up to `rows` pairs of
- * timestep and class: a pass then reads none of the adaLN layers and no timestep MLP, and its
- * result is the same bit for bit.  new: NULL when there is no room for it, which is no error: the
- * net works without; rows > 0.  Free it before the net, and with it goes what was recorded. */
+ * timestep and class: a pass then reads none of the layers that make them, and its result is the
+ * same bit for bit.  new: NULL when there is no room for it, or the architecture has no such thing,
+ * which is no error: the net works without; rows > 0.  Free it before the net, and with it goes
+ * what was recorded. */
 typedef struct ds_net_table ds_net_table;
 ds_net_table *ds_net_table_new(ds_net *net, int rows);
 void ds_net_table_free(ds_net_table *t); /* NULL is fine */
-size_t ds_net_table_bytes(const ds_dit_config *cfg, const ds_device *dev, int rows, int batch);
-size_t ds_net_table_row_bytes(const ds_dit_config *cfg);
+size_t ds_net_table_bytes(const ds_base *base, const ds_device *dev, int rows, int batch);
+size_t ds_net_table_row_bytes(const ds_base *base); /* 0: it has no tables */
 
 /* Rows 0..count-1, as of now: of the input's samples, its x is not read. */
 void ds_net_table_fill(ds_net_table *t, const ds_net_input *in, int count);

@@ -2,7 +2,7 @@
 #include "engine/names/dit_names.h"
 #include "base/fs.h"
 #include "base/mem.h"
-#include "engine/model/base_model.h"
+#include "engine/model/dit.h"
 #include "engine/files/foreign_config.h"
 
 #include <math.h>
@@ -591,6 +591,14 @@ void ds_dit_names_free(ds_dit_names *d) {
 }
 
 const ds_dit_config *ds_dit_names_config(const ds_dit_names *d) { return &d->cfg; }
+ds_facts ds_dit_names_facts(const ds_dit_names *d) { return ds_dit_facts(&d->cfg); }
+
+json_t *ds_dit_names_json(const ds_dit_names *d, double latent_scale) {
+    ds_dit_config c = d->cfg;
+    c.latent_scale = latent_scale;
+    return ds_dit_config_to_json(&c);
+}
+
 const ds_params *ds_dit_names_table(const ds_dit_names *d) { return &d->table; }
 
 const char *ds_dit_names_layout(const ds_dit_names *d) {

@@ -17,7 +17,7 @@
 #ifndef DS_ENGINE_NAMES_DIT_NAMES_H
 #define DS_ENGINE_NAMES_DIT_NAMES_H
 
-#include "engine/model/dit.h"
+#include "engine/model/arch.h"
 #include "engine/files/weights.h"
 
 typedef struct ds_dit_names ds_dit_names;
@@ -26,7 +26,11 @@ typedef struct ds_dit_names ds_dit_names;
 int ds_dit_names_open(ds_dit_names **out, ds_weights *w, int heads, ds_error *err);
 void ds_dit_names_free(ds_dit_names *d); /* NULL is fine */
 
-const ds_dit_config *ds_dit_names_config(const ds_dit_names *d);
+struct ds_dit_config;
+const struct ds_dit_config *ds_dit_names_config(const ds_dit_names *d);
+ds_facts ds_dit_names_facts(const ds_dit_names *d);
+/* The configuration for the base's file, with this scale of latents; new reference. */
+json_t *ds_dit_names_json(const ds_dit_names *d, double latent_scale);
 const ds_params *ds_dit_names_table(const ds_dit_names *d); /* ds_dit_tensors of the config */
 const char *ds_dit_names_layout(const ds_dit_names *d);     /* "facebook DiT", "diffusers DiT" */
 

@@ -80,10 +80,10 @@ int ds_vae_decode_u8(ds_vae *vae, const float *z, int h, int w, uint8_t *rgb, ds
 
 /* Side and channels of the pictures that a model makes. */
 static inline int ds_picture_side(const ds_model *m) {
-    return m->base->cfg.side * (m->vae ? ds_vae_factor(ds_vae_cfg(m->vae)) : 1);
+    return m->base->facts.side * (m->vae ? ds_vae_factor(ds_vae_cfg(m->vae)) : 1);
 }
 static inline int ds_picture_channels(const ds_model *m) {
-    return m->vae ? ds_vae_cfg(m->vae)->out_channels : m->base->cfg.channels;
+    return m->vae ? ds_vae_cfg(m->vae)->out_channels : m->base->facts.channels;
 }
 static inline size_t ds_picture_bytes(const ds_model *m) {
     size_t side = (size_t)ds_picture_side(m);

@@ -166,7 +166,7 @@ START_TEST(files_that_are_no_base) {
     ck_assert_int_eq(ds_digest_file(good, sha, NULL), 0);
     ck_assert_int_eq(ds_base_open(&b, good, sha, &err), 0);
     ck_assert_str_eq(b->sha256, sha);
-    ck_assert_int_eq(b->cfg.width, config.width);
+    ck_assert_int_eq(ds_dit_config_of(b)->width, config.width);
     ds_base_free(b);
     sha[0] = sha[0] == '0' ? '1' : '0';
     ck_assert_int_eq(ds_base_open(&b, good, sha, &err), DS_EINTEGRITY);

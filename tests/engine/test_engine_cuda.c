@@ -29,7 +29,7 @@ static world world_new(const char *kind, enum ds_precision precision) {
     ds_device_options o = {.kind = kind, .precision = precision, .threads = 1};
     ds_test_emulated_gpu();
     ck_assert_msg(!ds_device_open(&w.dev, &o, &err), "%s", err.message);
-    ck_assert_int_eq(ds_base_new(&w.base, &config, 7, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&w.base, &config, 7, NULL), 0);
     /* adaLN-Zero would hide the blocks: every entry gets a little noise */
     for (size_t i = 0; i < w.base->table.total; i += 4) {
         uint32_t r[4];

@@ -2,6 +2,7 @@
  * gradient, parameters after 10 AdamW steps; for the Affiner (side out, side in, ReLU) and
  * for methods full and bitfit. Made by tools/golden_dit.py. */
 #include "base/mem.h"
+#include "engine/model/dit.h"
 #include "engine/diffusion/diffusion.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/files/safetensors.h"
@@ -42,7 +43,7 @@ static float *need(const char *prefix, const char *name, size_t count) {
 
 static ds_base *base_of_golden(void) {
     ds_base *b;
-    ck_assert_int_eq(ds_base_new(&b, &config, 1, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, &config, 1, NULL), 0);
     for (int i = 0; i < b->table.count; i++) {
         const ds_param *p = &b->table.items[i];
         float *x = need("base.", p->name, p->count);
@@ -146,11 +147,12 @@ enum { RUN_X0, RUN_NOISE, RUN_XT, RUN_COEF, RUN_OUT, RUN_DOUT, RUN_MSE, RUN_VB, 
 
 /* One forward, loss and backward on the fixed batch of the golden file. */
 static void run(ds_device *dev, ds_net *net, float *const a[RUN_ARRAYS]) {
+    const ds_facts facts = ds_dit_facts(&config);
     const int t[B] = {0, 37, 500, 999}, row[B] = {0, -1, 2, 0};
     ds_net_sample cond[B];
     float coef[8 * B];
     ds_schedule s;
-    ds_schedule_init(&s, &config);
+    ds_schedule_init(&s, &facts);
     for (int i = 0; i < B; i++) {
         cond[i] = (ds_net_sample){
             .t = (float)t[i], .row = row[i], .base_row = row[i] < 0 ? config.classes : -1};
@@ -279,7 +281,7 @@ static void check_sampler(int which, const char *kind) {
     ds_adapter *a;
     ds_net *net, *plain;
     ds_error err;
-    base->cfg.pixel = runs[which].pixel;
+    base->facts.pixel = runs[which].pixel;
     ck_assert_int_eq(
         ds_device_open(&dev, &(ds_device_options){.kind = kind, .precision = DS_PRECISION_F32},
                        NULL),

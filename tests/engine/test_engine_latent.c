@@ -2,6 +2,7 @@
  * resumed run draws the same. */
 #include "base/mem.h"
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "engine/diffusion/trainer.h"
 #include "tests/harness.h"
 
@@ -39,7 +40,7 @@ static void setup(void) {
     ds_error err = {0};
     ds_device_options o = {.kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
     ck_assert_msg(!ds_device_open(&dev, &o, &err), "%s", err.message);
-    ck_assert_msg(!ds_base_new(&base, &cfg, 1, &err), "%s", err.message);
+    ck_assert_msg(!ds_dit_base_new(&base, &cfg, 1, &err), "%s", err.message);
     for (size_t i = 0; i < base->table.total;
          i++) /* a fresh model's output is 0 whatever it sees */
         base->data[i] += 0.05f * (ds_rng_uniform(2, DS_STREAM_TEST, 0, i, 0) - 0.5f);

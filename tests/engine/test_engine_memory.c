@@ -208,14 +208,18 @@ END_TEST
 START_TEST(the_plan_shrinks_with_recomputation) {
     ds_device_options o = {.kind = "cpu", .precision = DS_PRECISION_BF16, .threads = 1};
     ds_device *dev;
+    ds_base *b = base_without_zeros();
     ck_assert_int_eq(ds_device_open(&dev, &o, NULL), 0);
-    size_t before = ds_net_train_bytes(&config, dev, 8, 0), none = before;
-    ck_assert_uint_eq(none, ds_net_bytes(&config, dev, DS_NET_TRAIN, 8));
+    size_t before = ds_net_train_bytes(b, dev, 8, 0), none = before;
+    ck_assert_uint_eq(none, ds_net_bytes(b, dev, DS_NET_TRAIN, 8));
+    ck_assert_uint_eq(none, ds_net_blocks_bytes(b, DEPTH, dev, 8));
+    ck_assert_uint_lt(ds_net_blocks_bytes(b, DEPTH - 1, dev, 8), none);
     for (int r = 1; r <= DEPTH; r++) {
-        size_t now = ds_net_train_bytes(&config, dev, 8, r);
+        size_t now = ds_net_train_bytes(b, dev, 8, r);
         ck_assert(r == 1 ? now == before : now < before); /* one block has nothing to share with */
         before = now;
     }
+    ds_base_free(b);
     ds_device_close(dev);
 }
 END_TEST

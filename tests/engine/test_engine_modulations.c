@@ -3,6 +3,7 @@
  * processor and on the emulated GPU; and never more work. */
 #include "base/mem.h"
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "engine/diffusion/sampler.h"
 #include "tests/harness.h"
 
@@ -68,7 +69,7 @@ static world world_new(int device) {
                            .threads = devices[device].threads};
     ds_test_emulated_gpu();
     ck_assert_msg(!ds_device_open(&w.dev, &o, &err), "%s", err.message);
-    ck_assert_int_eq(ds_base_new(&w.base, &config, 7, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&w.base, &config, 7, NULL), 0);
     stir(w.base->data, w.base->table.total, 0, 0.3f); /* a fresh one has zero modulations */
     ck_assert_int_eq(ds_model_new(&w.model, w.dev, w.base, NULL), 0);
     for (int i = 0; i < SETS; i++) {
@@ -261,7 +262,7 @@ START_TEST(goes_on_without_room) {
     real_alloc = w.dev->alloc;
     o.table_rows = 0;
     for (int without = 1; without >= 0; without--) {
-        largest = ds_net_table_bytes(&config, w.dev, 30, 1) - (size_t)without;
+        largest = ds_net_table_bytes(w.base, w.dev, 30, 1) - (size_t)without;
         w.dev->alloc = little;
         made m = sample(net, NULL, &o, q, 1);
         w.dev->alloc = real_alloc;

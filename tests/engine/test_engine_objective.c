@@ -2,6 +2,7 @@
  * networks that are it, and none by networks that are nothing. */
 #include "base/mem.h"
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "engine/diffusion/diffusion.h"
 #include "engine/diffusion/objective.h"
 #include "tests/harness.h"
@@ -81,16 +82,17 @@ static int answer(void *user, float *out, const float *noisy, float t, int n, ds
 }
 
 START_TEST(each_hypothesis_is_found) {
+    const ds_facts facts = ds_dit_facts(&config);
     float x[N][COUNT];
     ds_schedule schedule;
     ds_error err;
     ds_objective found;
     make_pictures(x);
-    ds_schedule_init(&schedule, &config);
+    ds_schedule_init(&schedule, &facts);
     for (int p = 0; p < DS_PREDICTIONS; p++)
         for (int clock = 0; clock < 5; clock++) {
             oracle o = {(enum ds_prediction)p, clock, x, 0.15, &schedule, 0};
-            must(ds_objective_measure(&found, &config, answer, &o, &x[0][0], N, NULL, NULL, &err),
+            must(ds_objective_measure(&found, &facts, answer, &o, &x[0][0], N, NULL, NULL, &err),
                  &err);
             const ds_objective_row *best = &found.rows[0];
             int path = p == DS_PREDICT_X0 || best->path == (clock ? DS_PATH_LINEAR : DS_PATH_DDPM);
@@ -132,11 +134,12 @@ static int not_a_number(void *user, float *out, const float *noisy, float t, int
 }
 
 START_TEST(nothing_is_not_something) {
+    const ds_facts facts = ds_dit_facts(&config);
     float x[N][COUNT], size[] = {0.3f, 1, 3, 30};
     ds_error err;
     ds_objective f;
     make_pictures(x);
-    must(ds_objective_measure(&f, &config, nothing, NULL, &x[0][0], N, NULL, NULL, &err), &err);
+    must(ds_objective_measure(&f, &facts, nothing, NULL, &x[0][0], N, NULL, NULL, &err), &err);
     for (int i = 0; i < DS_OBJECTIVE_ROWS; i++) {
         ck_assert_double_eq_tol(f.rows[i].answer, 1, 1e-6);
         if (f.rows[i].prediction == DS_PREDICT_X0)
@@ -146,12 +149,10 @@ START_TEST(nothing_is_not_something) {
     }
     ck_assert(!f.clear);
     for (int i = 0; i < 4; i++) {
-        must(ds_objective_measure(&f, &config, loud, &size[i], &x[0][0], N, NULL, NULL, &err),
-             &err);
+        must(ds_objective_measure(&f, &facts, loud, &size[i], &x[0][0], N, NULL, NULL, &err), &err);
         ck_assert_msg(!f.clear && f.rows[0].answer > 0.95, "noise of size %g", size[i]);
     }
-    must(ds_objective_measure(&f, &config, not_a_number, NULL, &x[0][0], N, NULL, NULL, &err),
-         &err);
+    must(ds_objective_measure(&f, &facts, not_a_number, NULL, &x[0][0], N, NULL, NULL, &err), &err);
     ck_assert(!f.clear && isfinite(f.rows[0].loss));
 }
 END_TEST
@@ -162,13 +163,14 @@ static int stop(void *user, int64_t done, int64_t total) {
 }
 
 START_TEST(stops_when_told) {
+    const ds_facts facts = ds_dit_facts(&config);
     float x[N][COUNT];
     int steps = 0;
     ds_error err;
     ds_objective f;
     make_pictures(x);
     ck_assert_int_eq(
-        ds_objective_measure(&f, &config, nothing, NULL, &x[0][0], N, stop, &steps, &err),
+        ds_objective_measure(&f, &facts, nothing, NULL, &x[0][0], N, stop, &steps, &err),
         DS_ECANCELED);
     ck_assert_int_eq(steps, 2);
 }

@@ -2,6 +2,7 @@
  * they compute there: output and the gradient of every adapter value.  Made by
  * tools/parity/make_dit_golden.py. */
 #include "base/mem.h"
+#include "engine/model/dit.h"
 #include "engine/names/dit_names.h"
 #include "engine/model/net.h"
 #include "engine/files/safetensors.h"
@@ -80,7 +81,7 @@ static ds_base *base_of(int which) {
     ck_assert_msg(!ds_dit_names_open(&d, w, cases[which].heads, &err), "%s", err.message);
     ck_assert_str_eq(ds_weights_wrapper(w), cases[which].wrapper);
     check_config(ds_dit_names_config(d));
-    ck_assert_int_eq(ds_base_new(&b, ds_dit_names_config(d), 1, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, ds_dit_names_config(d), 1, NULL), 0);
     for (int i = 0; i < b->table.count; i++)
         ck_assert_msg(!ds_dit_names_read_f32(d, i, b->data + b->table.items[i].offset, &err), "%s",
                       err.message);
@@ -148,7 +149,7 @@ static void expect(const setup *s, const char *name, const char *part, double d)
 }
 
 static void check_plain(const setup *s) {
-    const ds_dit_config *c = &s->base->cfg;
+    const ds_dit_config *c = ds_dit_config_of(s->base);
     size_t px = (size_t)(c->side * c->side), in = B * px * (size_t)c->channels,
            out = B * px * (size_t)ds_dit_out_channels(c);
     ds_net *net;
@@ -169,7 +170,7 @@ static void check_plain(const setup *s) {
 }
 
 static void check_variant(const setup *s, int v) {
-    const ds_dit_config *c = &s->base->cfg;
+    const ds_dit_config *c = ds_dit_config_of(s->base);
     ds_method_spec spec = {.method = DS_METHOD_AFFINER,
                            .rank = RANK,
                            .side_in = v == 1,

@@ -31,7 +31,7 @@ static world open_world(int channels, int guided, int learned) {
     c.learn_sigma = learned;
     c.pixel = channels == 3;
     ck_assert_int_eq(ds_device_open(&w.dev, &f32, NULL), 0);
-    ck_assert_int_eq(ds_base_new(&w.base, &c, 3, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&w.base, &c, 3, NULL), 0);
     ds_rng_normal(w.base->data, w.base->table.total, 5, DS_STREAM_TEST, 1, 0);
     for (size_t i = 0; i < w.base->table.total; i++)
         w.base->data[i] *= 0.15f;
@@ -200,6 +200,7 @@ END_TEST
 
 /* Steps of equal width from the first time to the last, rounded; one step is the last time. */
 START_TEST(times_of_a_schedule) {
+    const ds_facts facts = ds_dit_facts(&config);
     static const struct {
         int steps, t[5];
     } lists[] = {{1, {999}}, {2, {0, 999}}, {3, {0, 500, 999}}, {5, {0, 250, 500, 749, 999}}};
@@ -209,7 +210,7 @@ START_TEST(times_of_a_schedule) {
     float coef[8];
     bars(all);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        ck_assert_int_eq(ds_schedule_respace(&s, &config, lists[i].steps, NULL), 0);
+        ck_assert_int_eq(ds_schedule_respace(&s, &facts, lists[i].steps, NULL), 0);
         ck_assert_int_eq(s.steps, lists[i].steps);
         for (int k = 0; k < s.steps; k++) {
             ck_assert_int_eq(s.t[k], lists[i].t[k]);
@@ -223,13 +224,13 @@ START_TEST(times_of_a_schedule) {
     }
     static const int wrong[] = {0, -1, 1001};
     for (int i = 0; i < 3; i++) {
-        ck_assert_int_eq(ds_schedule_respace(&s, &config, wrong[i], &err), DS_EINVAL);
+        ck_assert_int_eq(ds_schedule_respace(&s, &facts, wrong[i], &err), DS_EINVAL);
         ck_assert_msg(strstr(err.message, "must be 1 to 1000") != NULL, "%s", err.message);
     }
-    ck_assert_int_eq(ds_schedule_respace(&s, &config, 1000, NULL), 0);
+    ck_assert_int_eq(ds_schedule_respace(&s, &facts, 1000, NULL), 0);
     ck_assert(s.t[0] == 0 && s.t[1] == 1 && s.t[999] == 999);
     ds_schedule_release(&s);
-    ds_schedule_init(&s, &config);
+    ds_schedule_init(&s, &facts);
     ck_assert_int_eq(s.steps, 1000);
     static const int at[] = {0, 1, 500, 999};
     for (int i = 0; i < 4; i++) {

@@ -368,8 +368,9 @@ static float first_pixels[ONE], seen_vb;
 
 static void watch_axpby(ds_device *d, float *out, const float *ca, const float *x, const float *cb,
                         const float *y, int B, size_t n) {
+    const ds_facts facts = ds_dit_facts(&config);
     ds_schedule s;
-    ds_schedule_init(&s, &config);
+    ds_schedule_init(&s, &facts);
     for (int i = 0; i < B; i++) {
         int t = 0;
         while (t < config.train_steps && (float)sqrt(s.alpha_bar[t]) != ca[i])

@@ -3,6 +3,7 @@
  * files have a header and a hole where 2.7 GB of numbers would be. */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "engine/model/dit.h"
 #include "engine/names/dit_names.h"
 #include "tests/harness.h"
 

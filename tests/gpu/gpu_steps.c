@@ -9,6 +9,7 @@
  * another order; it fails where a byte depends on that, and writes the images. */
 #include "base/mem.h"
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/diffusion/trainer.h"
 
@@ -61,7 +62,7 @@ static world world_new(const char *kind, const char *precision, int small) {
                        .beta_start = 1e-4,
                        .beta_end = 2e-2};
     must(ds_device_open(&w.dev, &o, &err), &err);
-    must(ds_base_new(&w.base, &c, 7, &err), &err);
+    must(ds_dit_base_new(&w.base, &c, 7, &err), &err);
     for (size_t i = 0; i < w.base->table.total; i += 4) {
         uint32_t r[4];
         ds_rng_block(r, 5, DS_STREAM_TEST, 0, 0, (uint32_t)(i / 4));
@@ -90,7 +91,7 @@ static ds_trainer *trainer_of(const world *w, int steps) {
     ds_image_set set = {.pixels = w->pixels,
                         .labels = w->labels,
                         .n = IMAGES,
-                        .side = w->base->cfg.side,
+                        .side = w->base->facts.side,
                         .channels = 3,
                         .classes = CLASSES};
     ds_train_options o = {.steps = steps,
@@ -125,7 +126,7 @@ static void train(const world *w, int steps, FILE *out) {
 
 /* A few steps of training first, so that the adapter does something. */
 static void sample(const world *w, int steps, FILE *out) {
-    size_t one = (size_t)(w->base->cfg.side * w->base->cfg.side * 3);
+    size_t one = (size_t)(w->base->facts.side * w->base->facts.side * 3);
     static const int order[3] = {2, 0, 1};
     ds_trainer *t = trainer_of(w, 3);
     ds_error err = {0};

@@ -3,6 +3,7 @@
  * latent one with its VAE.  Random weights: what is proven is the way, not the pictures, and what
  * they predict must be said.
  */
+#include "engine/model/dit.h"
 #include "tests/fixtures/system_rig.h"
 
 #include "engine/model/base_model.h"
@@ -29,7 +30,7 @@ static char *write_dit(const char *name, int channels, int side, int patch, uint
                          .latent_scale = channels == 3 ? 0 : 0.18215};
     ds_base *b;
     ds_error err;
-    must(ds_base_new(&b, &cfg, seed, &err), &err);
+    must(ds_dit_base_new(&b, &cfg, seed, &err), &err);
     ds_st_writer *w = ds_st_writer_new();
     for (int i = 0; i < b->table.count; i++) {
         const ds_param *p = &b->table.items[i];

@@ -1,6 +1,7 @@
 /* tests/system/test_system_cuda.c - the CUDA device as users meet it: words that choose it, messages where
  * it cannot be had, and the memory of a device of its own.  What it computes: test_kernels_*. */
 #include "base/mem.h"
+#include "engine/model/dit.h"
 #include "tests/harness.h"
 #include "worker/job/device.h"
 #include "worker/measure/plan.h"
@@ -132,7 +133,7 @@ static void open_own(own *w) {
     ds_device_options cpu = {.kind = "ref"};
     *w = (own){0};
     ck_assert_int_eq(ds_device_open(&w->dev, &cpu, &w->err), 0);
-    ck_assert_int_eq(ds_base_new(&w->base, &c, 1, &w->err), 0);
+    ck_assert_int_eq(ds_dit_base_new(&w->base, &c, 1, &w->err), 0);
     w->dev->host_memory = 0;
     w->dev->free_bytes = room_of;
     w->dev->total_bytes = all_of;

@@ -255,13 +255,13 @@ END_TEST
 /* The rule that bounds the work is arithmetic: what it says of known bases. */
 START_TEST(a_large_base_is_probed_only) {
     ds_dit_config c = {.channels = 3, .side = 32, .patch = 4};
-    ds_base b = {.cfg = c};
+    ds_base b = {.arch = &ds_dit_arch, .config = &c};
     b.table.total = 4200000; /* the bundled one */
     ck_assert(ds_base_task_flop(&b) < DS_BASE_TASK_FLOP);
     ck_assert(ds_base_task_flop(&b) ==
               2.0 * 4200000 * 64 * DS_BASE_TASK_STEPS * 2 * DS_BASE_TASK_N);
     b.table.total = 675129632; /* DiT-XL/2 at 256 */
-    b.cfg.patch = 2;
+    c.patch = 2;
     ck_assert(ds_base_task_flop(&b) > DS_BASE_TASK_FLOP);
 }
 END_TEST

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
+#include "engine/model/dit.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/files/weights.h"
 #include "tests/harness.h"
@@ -67,7 +68,7 @@ static void make_base(world *w, int diffusers) {
                                 "diffscaler.source_format",
                                 "PyTorch zip",
                                 NULL};
-    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, &c, 3, NULL), 0);
     for (int i = 1; i < b->table.count; i++) {
         const ds_param *p = &b->table.items[i];
         randomise(b->data + p->offset, p->count, (uint32_t)i,
@@ -207,7 +208,7 @@ static void predict(const ds_base *b, const ds_adapter *a, float *x, float *out)
                                   .row = named && a ? i : -1,
                                   .base_row = named && a ? -1
                                               : named    ? i
-                                                         : b->cfg.classes};
+                                                         : b->facts.classes};
     }
     ds_net_forward(net, out, &(ds_net_input){.x = x, .samples = cond}, B);
     ds_net_free(net);
@@ -245,9 +246,9 @@ START_TEST(a_merged_base_is_the_adapter_folded) {
     ck_assert_msg(!ds_base_open(&b, file, NULL, &err), "%s", err.message);
     ck_assert_str_eq(notes, "");
     ck_assert_str_eq(b->name, "random-dit-birds");
-    ck_assert_int_eq(b->cfg.classes, CLASSES);
-    ck_assert_int_eq(b->cfg.norm2_eps_e6, w.b->cfg.norm2_eps_e6);
-    ck_assert_int_eq(b->cfg.time_shift, w.b->cfg.time_shift);
+    ck_assert_int_eq(b->facts.classes, CLASSES);
+    ck_assert_int_eq(ds_dit_config_of(b)->norm2_eps_e6, ds_dit_config_of(w.b)->norm2_eps_e6);
+    ck_assert_int_eq(ds_dit_config_of(b)->time_shift, ds_dit_config_of(w.b)->time_shift);
     same_output(&w, b);
     ds_base_free(b);
     free(file);
@@ -266,9 +267,9 @@ static void import_and_compare(const world *w, const char *src) {
     ds_import_options o = {.source = src, .name = "back", .out_dir = dir, .heads = 2};
     ck_assert_msg(!ds_import_base(&o, &r, &err), "%s", err.message);
     ck_assert_msg(!ds_base_open(&b, r.file, NULL, &err), "%s", err.message);
-    ck_assert_int_eq(b->cfg.classes, 1000);
-    ck_assert_int_eq(b->cfg.time_shift, w->b->cfg.time_shift);
-    ck_assert_int_eq(b->cfg.norm2_eps_e6, w->b->cfg.norm2_eps_e6);
+    ck_assert_int_eq(b->facts.classes, 1000);
+    ck_assert_int_eq(ds_dit_config_of(b)->time_shift, ds_dit_config_of(w->b)->time_shift);
+    ck_assert_int_eq(ds_dit_config_of(b)->norm2_eps_e6, ds_dit_config_of(w->b)->norm2_eps_e6);
     same_output(w, b);
     ds_base_free(b);
     ds_import_result_release(&r);

@@ -35,7 +35,7 @@ static ds_base *diffusers_base(void) {
     ds_dit_config c = config;
     ds_base *b;
     c.freq_dim = 256;
-    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, &c, 3, NULL), 0);
     for (int i = 1; i < b->table.count; i++)
         ds_rng_normal(b->data + b->table.items[i].offset, b->table.items[i].count, 5,
                       DS_STREAM_TEST, (uint32_t)i, 0);
@@ -421,14 +421,14 @@ static void of_base(ds_base *b, const char *format, int want, const char *words)
 START_TEST(bases_that_a_layout_cannot_hold) {
     ds_dit_config c = config;
     ds_base *b;
-    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, &c, 3, NULL), 0);
     of_base(b, "diffusers", 2,
             "diffusers knows freq_dim 256 and mlp_ratio 4 only; this base has 64 and 4");
     c.freq_dim = 256;
     c.mlp_ratio = 2;
-    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, &c, 3, NULL), 0);
     of_base(b, "diffusers", 2, "this base has 256 and 2: use format dit or safetensors");
-    ck_assert_int_eq(ds_base_new(&b, &c, 3, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&b, &c, 3, NULL), 0);
     of_base(b, "dit", 0, "wrote ");
     for (int i = 0; i < 4; i++) { /* positions on both sides of 1e-4 */
         static const float by[] = {5e-5f, -5e-5f, 2e-4f, -2e-4f};

@@ -34,8 +34,8 @@ static void check_numbers(const char *source, int heads, const ds_import_result 
     must(ds_dit_names_open(&d, w, heads, &err), &err);
     must(ds_base_open(&b, r->file, r->sha256, &err), &err);
     ck_assert_str_eq(b->name, r->name);
-    ck_assert_int_eq(b->cfg.norm2_eps_e6, ds_dit_names_config(d)->norm2_eps_e6);
-    ck_assert_int_eq(b->cfg.time_shift, ds_dit_names_config(d)->time_shift);
+    ck_assert_int_eq(ds_dit_config_of(b)->norm2_eps_e6, ds_dit_names_config(d)->norm2_eps_e6);
+    ck_assert_int_eq(ds_dit_config_of(b)->time_shift, ds_dit_names_config(d)->time_shift);
     for (int i = 0; i < b->table.count; i++) {
         const ds_param *p = &b->table.items[i];
         float *want = ds_xmalloc(p->count * sizeof *want),
@@ -352,7 +352,7 @@ static char *latent_base(const char *name, int channels) {
     char *path = in_tmp(name);
     ds_base *b;
     ds_error err;
-    must(ds_base_new(&b, &c, 1, &err), &err);
+    must(ds_dit_base_new(&b, &c, 1, &err), &err);
     must(ds_base_save(b, path, 0, NULL, &err), &err);
     ds_base_free(b);
     return path;

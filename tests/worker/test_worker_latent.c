@@ -29,7 +29,7 @@ static void make_latent_base(void) {
                          .beta_end = 0.02};
     ds_base *b;
     ds_error err;
-    must(ds_base_new(&b, &cfg, 3, &err), &err);
+    must(ds_dit_base_new(&b, &cfg, 3, &err), &err);
     for (int i = 0; i < b->table.count;
          i++) { /* not the zeros of a fresh model: it says something */
         const ds_param *p = &b->table.items[i];

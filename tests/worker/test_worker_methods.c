@@ -31,8 +31,8 @@ START_TEST(a_job_trains_biases) {
     must(ds_base_open(&b, base, NULL, &err), &err);
     must(ds_adapter_open(&a, b, path, text_at(r, "adapter", "sha256"), &err), &err);
     ck_assert_int_eq(a->spec.method, DS_METHOD_BITFIT);
-    size_t count = 2 * (size_t)b->cfg.width;
-    for (int i = 0; i < ds_lin_count(&b->cfg); i++) {
+    size_t count = 2 * (size_t)b->row_width;
+    for (int i = 0; i < b->layer_count; i++) {
         const ds_param *p = ds_adapter_bias(&a->table, i);
         const float *was = ds_base_held(b, b->layers[i].bias);
         ck_assert_msg(memcmp(a->data + p->offset, was, p->count * sizeof *was) != 0, "%s", p->name);

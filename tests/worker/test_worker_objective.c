@@ -125,7 +125,7 @@ static char *untrained(const char *name, int side, float scale) {
     ds_base *b;
     ds_error err;
     ds_st_writer *w = ds_st_writer_new();
-    must(ds_base_new(&b, &c, 5, &err), &err);
+    must(ds_dit_base_new(&b, &c, 5, &err), &err);
     for (int i = 0; i < b->table.count; i++) {
         const ds_param *p = &b->table.items[i];
         float *x = b->data + p->offset;

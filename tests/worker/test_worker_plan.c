@@ -1,6 +1,7 @@
 /* tests/worker/test_worker_plan.c - the plan of a training: it chooses as little recomputation as fits,
  * refuses with both figures and what would do, and what it says is what a training takes. */
 #include "base/rng.h"
+#include "engine/model/dit.h"
 #include "engine/metrics/fd.h"
 #include "worker/measure/measure.h"
 #include "tests/harness.h"
@@ -45,7 +46,7 @@ static world open_world(void) {
     world w = {.o = {.steps = 100, .batch = 32, .micro_batch = 16, .lr = 1e-3, .ema = 0.9}};
     ds_device_options d = {.kind = "cpu", .precision = DS_PRECISION_BF16, .threads = 2};
     ck_assert_int_eq(ds_device_open(&w.dev, &d, NULL), 0);
-    ck_assert_int_eq(ds_base_new(&w.base, &config, 1, NULL), 0);
+    ck_assert_int_eq(ds_dit_base_new(&w.base, &config, 1, NULL), 0);
     return w;
 }
 

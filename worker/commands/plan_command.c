@@ -81,39 +81,6 @@ static int parse(int argc, char **argv, plan_args *p, ds_error *err) {
     return 0;
 }
 
-/* Shapes of facebookresearch/DiT at 256 px, and the bundled base's. */
-static int shape(const char *name, ds_dit_config *c, ds_error *err) {
-    static const struct {
-        const char *name;
-        int depth, width, heads, patch;
-    } list[] = {{"tiny", 6, 192, 3, 4},
-                {"S/2", 12, 384, 6, 2},
-                {"B/2", 12, 768, 12, 2},
-                {"L/2", 24, 1024, 16, 2},
-                {"XL/2", 28, 1152, 16, 2}};
-    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
-        if (!strcmp(name, list[i].name)) {
-            *c = (ds_dit_config){.channels = i ? 4 : 3,
-                                 .side = 32,
-                                 .patch = list[i].patch,
-                                 .width = list[i].width,
-                                 .depth = list[i].depth,
-                                 .heads = list[i].heads,
-                                 .mlp_ratio = 4,
-                                 .classes = 1000,
-                                 .learn_sigma = 1,
-                                 .freq_dim = 256,
-                                 .norm2_eps_e6 = 1,
-                                 .pixel = i == 0,
-                                 .train_steps = 1000,
-                                 .beta_start = 1e-4,
-                                 .beta_end = 0.02,
-                                 .latent_scale = i ? 0.18215 : 0};
-            return 0;
-        }
-    return ds_fail(err, DS_EINVAL, "unknown shape '%.20s': use tiny, S/2, B/2, L/2 or XL/2", name);
-}
-
 typedef struct {
     plan_args a;
     ds_device *dev;
@@ -127,7 +94,8 @@ typedef struct {
 
 static int open_all(plan_run *r, ds_error *err) {
     const plan_args *a = &r->a;
-    ds_dit_config c;
+    const ds_arch *arch = ds_arch_first();
+    void *shape = ds_xcalloc(1, arch->config_size);
     ds_device_options d = {.kind = a->device ? a->device : "auto", .threads = a->threads};
     int rc = ds_precision_from_name(a->precision, &d.precision, err);
     if (!rc)
@@ -138,8 +106,9 @@ static int open_all(plan_run *r, ds_error *err) {
         rc = ds_worker_device_open(&r->dev, &d, err);
     if (!rc && a->base)
         rc = ds_base_open(&r->base, a->base, NULL, err);
-    if (!rc && a->shape && !(rc = shape(a->shape, &c, err)))
-        rc = ds_base_new(&r->base, &c, 1, err);
+    if (!rc && a->shape && !(rc = arch->named(shape, a->shape, err)))
+        rc = ds_base_new(&r->base, arch, shape, 1, err);
+    free(shape);
     r->spec.rank = a->rank;
     r->spec.targets = ds_method_targets(r->spec.method);
     r->spec.classes = a->classes;
@@ -160,7 +129,7 @@ static int open_all(plan_run *r, ds_error *err) {
 }
 
 static int make_plan(plan_run *r, ds_error *err) {
-    const ds_dit_config *c = &r->base->cfg;
+    const ds_facts *c = &r->base->facts;
     const plan_args *a = &r->a;
     double one = (double)c->side * c->side * c->channels;
     ds_plan_input in = {.images =
@@ -192,7 +161,7 @@ static int compare(const void *a, const void *b) {
 
 /* Train on noise. */
 static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
-    const ds_dit_config *c = &r->base->cfg;
+    const ds_facts *c = &r->base->facts;
     size_t one = (size_t)(c->side * c->side * c->channels), n = (size_t)r->o.batch;
     int steps = r->a.try_steps, rc;
     uint8_t *pixels = ds_xmalloc(n * one);
@@ -231,7 +200,7 @@ static int try_training(plan_run *r, const ds_model *model, ds_error *err) {
 }
 
 static int try_sampling(plan_run *r, const ds_model *model, ds_error *err) {
-    const ds_dit_config *c = &r->base->cfg;
+    const ds_facts *c = &r->base->facts;
     size_t one = (size_t)(c->side * c->side * c->channels);
     int n = r->a.try_sample;
     ds_sample_options o = {.sampler = DS_SAMPLER_DPMPP2M,

@@ -26,7 +26,8 @@
 
 typedef struct {
     const char *data, *out, *work, *name, *license, *init;
-    ds_dit_config cfg;
+    const ds_arch *arch;
+    void *shape; /* its configuration */
     ds_train_options train;
     ds_device_options device;
     int force;   /* an existing --out is replaced */
@@ -38,9 +39,31 @@ static int take_precision(void *options, const char *name, ds_error *err) {
     return ds_precision_from_name(name, &((ds_device_options *)options)->precision, err);
 }
 
+/* Rows from n on; returns how many there are then, the last of them ends the table. */
+static int add_rows(ds_arg *rows, int n, const ds_arg *more) {
+    for (; more->name; more++) {
+        DS_ASSERT(n < DS_ARGS_MAX);
+        rows[n++] = *more;
+    }
+    rows[n] = *more;
+    return n;
+}
+
+/* What a person may choose of the shape. */
+static int add_sizes(ds_arg *rows, int n, const ds_pretrain *o) {
+    for (const ds_arch_size *s = o->arch->sizes; s->option; s++) {
+        const ds_arg row[] = {{s->option, .metavar = "N", .type = DS_ARG_INT,
+                               .target = (char *)o->shape + s->offset, .least = s->low,
+                               .most = s->high, .help = s->help},
+                              {NULL}};
+        n = add_rows(rows, n, row);
+    }
+    return n;
+}
+
 /* 0: go on; -1: help was printed; else the exit status. */
 static int parse(ds_pretrain *o, int argc, char **argv) {
-    const ds_arg rows[] = {
+    const ds_arg first[] = {
         {"--data", .metavar = "DIR", .type = DS_ARG_STRING, .target = &o->data,
          .help = "the pictures, one sub-folder per class", .missing = "--data DIR is missing"},
         {"--out", .metavar = "FILE", .type = DS_ARG_STRING, .target = &o->out,
@@ -53,16 +76,8 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
          .shown = "FILE.work", .help = "cache, checkpoint, loss.csv, grids"},
         {"--init", .metavar = "FILE", .type = DS_ARG_STRING, .target = &o->init,
          .help = "start from this base (same shape; classes matched by name)"},
-        {"--side", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.side, DS_ARG_RANGE(4, 512),
-         .help = "side of a picture, in pixels"},
-        {"--patch", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.patch,
-         DS_ARG_RANGE(1, 64), .help = ".. and of a patch"},
-        {"--width", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.width,
-         DS_ARG_RANGE(8, 4096), .help = "width of a token"},
-        {"--depth", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.depth,
-         DS_ARG_RANGE(1, 64), .help = "blocks"},
-        {"--heads", .metavar = "N", .type = DS_ARG_INT, .target = &o->cfg.heads,
-         DS_ARG_RANGE(DS_RANGE_HEADS), .help = "heads of attention"},
+        {NULL}};
+    const ds_arg last[] = {
         {"--steps", .type = DS_ARG_INT, .target = &o->train.steps, .option = "steps"},
         {"--batch", .type = DS_ARG_INT, .target = &o->train.batch, .option = "batch"},
         {"--micro-batch", .type = DS_ARG_INT, .target = &o->train.micro_batch,
@@ -93,6 +108,7 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         {"--device", .type = DS_ARG_DEVICE, .target = &o->device.kind, .option = "device"},
         {"--threads", .type = DS_ARG_INT, .target = &o->device.threads, .option = "threads"},
         {NULL}};
+    ds_arg rows[DS_ARGS_MAX + 1];
     const ds_args a = {
         .command = "diffscaler-worker pretrain",
         .usage = "--data DIR --out FILE.safetensors [options]",
@@ -103,11 +119,15 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
                  "      --name emoji-dit --steps 20000",
         .rows = rows};
     ds_error err;
+    int n = add_rows(rows, 0, first);
+    n = add_sizes(rows, n, o);
+    add_rows(rows, n, last);
     int rc = ds_args_parse(&a, argc, argv, &err);
     return rc == 1 ? -1 : rc ? ds_args_refuse(&a, &err) : 0;
 }
 
 static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
+    ds_facts facts;
     char manifest[PATH_MAX], cache[PATH_MAX];
     ds_fs_join(manifest, sizeof manifest, o->work, DS_FILE_MANIFEST);
     ds_fs_join(cache, sizeof cache, o->work, "cache");
@@ -123,11 +143,12 @@ static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
         printf("%lld images in %lld classes, %s\n", (long long)scan.images,
                (long long)scan.class_count, scan.tree_digest);
     ds_scan_release(&scan);
+    o->arch->facts(o->shape, &facts);
     ds_prepare_options po = {.root = o->data,
                              .manifest = manifest,
                              .cache_dir = cache,
                              .program = "/proc/self/exe",
-                             .side = o->cfg.side,
+                             .side = facts.side,
                              .channels = 3};
     return rc ? rc : ds_prepare_open(images, &po, NULL, NULL, err);
 }
@@ -135,7 +156,7 @@ static int prepare(const ds_pretrain *o, ds_images **images, ds_error *err) {
 /* A sheet of 16 x 16 samples, class after class, with guidance. */
 static int write_grid(ds_trainer *t, const ds_model *model, const char *path, ds_error *err) {
     enum { COLUMNS = 16, N = COLUMNS * COLUMNS };
-    const ds_dit_config *c = &model->base->cfg;
+    const ds_facts *c = &model->base->facts;
     ds_adapter *a;
     ds_net *net = NULL;
     int rc = ds_trainer_result(t, &a, err);
@@ -255,8 +276,8 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
     ds_trainer *t = NULL;
     int rc = prepare(o, &images, err);
     if (!rc) {
-        o->cfg.classes = images->class_count;
-        rc = ds_base_new(&base, &o->cfg, o->train.seed, err);
+        o->arch->set_classes(o->shape, images->class_count);
+        rc = ds_base_new(&base, o->arch, o->shape, o->train.seed, err);
     }
     if (!rc && o->init)
         rc = ds_pretrain_init(base, o->init, images, err);
@@ -291,19 +312,7 @@ int ds_worker_pretrain(int argc, char **argv) {
     ds_pretrain o = {.name = "base",
                      .license = "",
                      .every = 1000,
-                     .cfg = {.channels = 3,
-                             .side = 32,
-                             .patch = 4,
-                             .width = 192,
-                             .depth = 6,
-                             .heads = 3,
-                             .mlp_ratio = 4,
-                             .learn_sigma = 1,
-                             .freq_dim = 256,
-                             .pixel = 1,
-                             .train_steps = 1000,
-                             .beta_start = 1e-4,
-                             .beta_end = 2e-2},
+                     .arch = ds_arch_first(),
                      .train = {.steps = 20000,
                                .batch = 128,
                                .lr = 1e-3,
@@ -315,9 +324,13 @@ int ds_worker_pretrain(int argc, char **argv) {
                                .vb_weight = 1.0,
                                .seed = 1},
                      .device = {.kind = "auto", .precision = DS_PRECISION_BF16}};
+    o.shape = ds_xcalloc(1, o.arch->config_size);
+    o.arch->fresh(o.shape);
     int rc = parse(&o, argc, argv);
-    if (rc)
+    if (rc) {
+        free(o.shape);
         return rc < 0 ? 0 : rc;
+    }
     char *work = ds_xasprintf("%s.work", o.out);
     if (!o.work)
         o.work = work;
@@ -329,5 +342,6 @@ int ds_worker_pretrain(int argc, char **argv) {
     if (rc || (rc = pretrain(&o, &err)))
         fprintf(stderr, "error: %s\n", err.message);
     free(work);
+    free(o.shape);
     return rc ? ds_error_exit(rc) : (ds_stop_asked() ? DS_EXIT_STOPPED : 0);
 }

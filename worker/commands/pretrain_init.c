@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char table_name[] = "y_embedder.embedding_table.weight";
-
 /* Row of a class name in the old base; the unconditional row (the last) when it has none. */
 static int row_of(const json_t *names, const char *name, int classes) {
     for (int i = 0; i < classes; i++) {
@@ -21,24 +19,18 @@ static int row_of(const json_t *names, const char *name, int classes) {
 
 static void copy_rows(ds_base *base, const ds_base *old, const json_t *names,
                       const ds_images *images) {
-    size_t width = (size_t)base->cfg.width, row = width * sizeof(float);
-    float *to = base->data + ds_params_find(&base->table, table_name)->offset;
-    const float *from = ds_base_held(
-        old, (int)(ds_params_find(&old->table, table_name) - old->table.items)); /* no matrix */
+    size_t width = (size_t)base->row_width, row = width * sizeof(float);
+    float *to = base->data + base->table.items[base->classes_entry].offset;
+    const float *from = ds_base_held(old, old->classes_entry); /* no matrix */
     int kept = 0;
-    for (int i = 0; i < base->cfg.classes; i++) {
-        int r = row_of(names, images->class_names[i], old->cfg.classes);
-        kept += r < old->cfg.classes;
+    for (int i = 0; i < base->facts.classes; i++) {
+        int r = row_of(names, images->class_names[i], old->facts.classes);
+        kept += r < old->facts.classes;
         memcpy(to + (size_t)i * width, from + (size_t)r * width, row);
     }
-    memcpy(to + (size_t)base->cfg.classes * width, from + (size_t)old->cfg.classes * width, row);
-    printf("starting from %s: %d of %d classes known\n", old->name, kept, base->cfg.classes);
-}
-
-static int same_shape(const ds_base *a, const ds_base *b) {
-    ds_dit_config x = a->cfg;
-    x.classes = b->cfg.classes;
-    return !memcmp(&x, &b->cfg, sizeof x);
+    memcpy(to + (size_t)base->facts.classes * width, from + (size_t)old->facts.classes * width,
+           row);
+    printf("starting from %s: %d of %d classes known\n", old->name, kept, base->facts.classes);
 }
 
 int ds_pretrain_init(ds_base *base, const char *path, const ds_images *images, ds_error *err) {
@@ -48,7 +40,7 @@ int ds_pretrain_init(ds_base *base, const char *path, const ds_images *images, d
     int rc = ds_base_open(&old, path, NULL, err);
     if (rc)
         return rc;
-    if (!same_shape(base, old)) {
+    if (!ds_base_alike(base, old)) {
         ds_base_free(old);
         return ds_fail(
             err, DS_EINVAL,
@@ -61,7 +53,7 @@ int ds_pretrain_init(ds_base *base, const char *path, const ds_images *images, d
         names = json_loads(text ? text : "[]", 0, NULL);
         for (int i = 0; i < base->table.count; i++) {
             const ds_param *p = &base->table.items[i];
-            if (!strcmp(p->name, table_name))
+            if (i == base->classes_entry)
                 continue;
             float *to = base->data + p->offset;
             const float *from = ds_base_values(

@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "base/zio.h"
 #include "engine/model/net.h"
+#include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
 #include "worker/job/stop.h"
 
@@ -94,8 +95,15 @@ static int open_all(ds_exporter *x, ds_error *err) {
 
 /* ---------------------------------------------------------------- what a layout can carry */
 
-static int whole_model(const ds_export_options *o) {
-    return o->format == DS_EXPORT_DIT || o->format == DS_EXPORT_DIFFUSERS || o->merge;
+/* A model for other programs? */
+static int foreign(const ds_export_options *o) {
+    return o->format == DS_EXPORT_DIT || o->format == DS_EXPORT_DIFFUSERS;
+}
+
+static int whole_model(const ds_export_options *o) { return foreign(o) || o->merge; }
+
+static enum ds_layout layout_of(const ds_export_options *o) {
+    return o->format == DS_EXPORT_DIFFUSERS ? DS_LAYOUT_DIFFUSERS : DS_LAYOUT_FACEBOOK;
 }
 
 static int branch_awake(const ds_adapter *a) {
@@ -105,23 +113,8 @@ static int branch_awake(const ds_adapter *a) {
     return 0;
 }
 
-/* diffusers computes the positions. */
-static int positions_are_standard(const ds_exporter *x) {
-    ds_param p = x->base->table.items[0];
-    ds_params one = {.items = &p, .count = 1, .total = p.count};
-    float *want = ds_xmalloc(p.count * sizeof *want);
-    const float *have = ds_base_held(x->base, 0);
-    float worst = 0;
-    ds_dit_init(want, &one, &x->base->cfg, 0);
-    for (size_t i = 0; i < p.count; i++)
-        worst = fmaxf(worst, fabsf(want[i] - have[i]));
-    free(want);
-    return worst <= 1e-4f;
-}
-
 static int check(const ds_exporter *x, ds_error *err) {
     const ds_export_options *o = x->o;
-    const ds_dit_config *c = &x->base->cfg;
     const ds_adapter *a = x->adapter;
     if (!a && !whole_model(o))
         return ds_fail(err, DS_EINVAL, "format %s is of an adapter: give one with --adapter",
@@ -137,43 +130,26 @@ static int check(const ds_exporter *x, ds_error *err) {
                        "an adapter of method %s has no factors: it replaces tensors of the base; "
                        "use safetensors, dit or diffusers",
                        ds_method_name(a->spec.method));
-    if (o->format != DS_EXPORT_DIFFUSERS)
-        return 0;
-    if (c->freq_dim != 256 || c->mlp_ratio != 4)
-        return ds_fail(err, DS_EINVAL,
-                       "diffusers knows freq_dim 256 and mlp_ratio 4 only; this base has %d and "
-                       "%d: use format dit or safetensors",
-                       c->freq_dim, c->mlp_ratio);
-    if (!positions_are_standard(x))
-        return ds_fail(err, DS_EINVAL,
-                       "diffusers computes position embeddings itself, and those "
-                       "of this base are others: use format dit or safetensors");
-    return 0;
+    return o->format == DS_EXPORT_SAFETENSORS ? 0 : ds_layout_check(x->base, layout_of(o), err);
 }
 
-/* The written model's configuration; what its readers assume whatever is written. */
-static ds_dit_config written_config(const ds_exporter *x) {
-    ds_dit_config c = x->base->cfg;
-    const ds_export_options *o = x->o;
+/* Facts of the written model. */
+static ds_facts written_facts(const ds_exporter *x) {
+    ds_facts f = x->base->facts;
     if (x->adapter && x->adapter->spec.classes)
-        c.classes = x->adapter->spec.classes;
-    if (o->format == DS_EXPORT_DIT || o->format == DS_EXPORT_DIFFUSERS) {
-        if (c.classes < DS_EXPORT_ROWS)
-            c.classes = DS_EXPORT_ROWS;
-        c.time_shift = o->format == DS_EXPORT_DIFFUSERS;
-        if (o->format == DS_EXPORT_DIT)
-            c.norm2_eps_e6 = 1;
-    }
-    return c;
+        f.classes = x->adapter->spec.classes;
+    if (foreign(x->o) && f.classes < DS_EXPORT_ROWS)
+        f.classes = DS_EXPORT_ROWS;
+    return f;
 }
 
 /* ---------------------------------------------------------------- size of the effect */
 
 enum { TRIED = 5, EACH = 2, LATENT_SEED = 11 };
 
-static void forward_all(ds_net *net, ds_device *dev, const ds_dit_config *c, float *x_dev,
+static void forward_all(ds_net *net, ds_device *dev, const ds_facts *c, float *x_dev,
                         float *out_dev, float *out) {
-    size_t px = (size_t)(c->channels * c->side * c->side), outpx = px * (c->learn_sigma ? 2 : 1);
+    size_t px = ds_facts_in(c), outpx = ds_facts_out(c);
     float *x = ds_xmalloc(EACH * px * sizeof *x);
     for (int k = 0; k < TRIED; k++) {
         ds_net_sample cond[EACH];
@@ -194,9 +170,8 @@ static void forward_all(ds_net *net, ds_device *dev, const ds_dit_config *c, flo
 /* Relative root mean square difference of the predicted noise between the base's properties and
  * those that readers of the layout assume, over timesteps and noise; NaN: not measured. */
 static double effect(ds_exporter *x) {
-    ds_dit_config *c = &x->base->cfg, was = *c;
-    size_t px = (size_t)(c->channels * c->side * c->side), outpx = px * (c->learn_sigma ? 2 : 1),
-           n = TRIED * EACH * outpx;
+    const ds_facts *c = &x->base->facts;
+    size_t px = ds_facts_in(c), outpx = ds_facts_out(c), n = TRIED * EACH * outpx;
     ds_device_options o = {.kind = "auto"};
     ds_device *dev = NULL;
     ds_model *model = NULL;
@@ -211,11 +186,10 @@ static double effect(ds_exporter *x) {
                          x->adapter != NULL, EACH, NULL);
     if (ok) {
         forward_all(net, dev, c, x_dev, out_dev, a);
-        c->time_shift = x->out.time_shift; /* read at each forward pass */
-        c->norm2_eps_e6 = x->out.norm2_eps_e6;
+        ds_layout_properties was = ds_layout_assume(x->base, layout_of(x->o));
         ds_device_forget(dev, net); /* passes that were recorded with the base's own */
         forward_all(net, dev, c, x_dev, out_dev, b);
-        *c = was;
+        ds_layout_undo(x->base, was);
     }
     for (size_t i = 0; ok && i < n; i++)
         if (i % outpx < px) {
@@ -232,24 +206,15 @@ static double effect(ds_exporter *x) {
     return ok && norm > 0 ? sqrt(diff / norm) : NAN;
 }
 
-static int eps6(const ds_dit_config *c) { return c->norm2_eps_e6 ? c->norm2_eps_e6 : 1; }
-
 /* Says what the layout cannot carry, and what that changes. */
 static void compare_properties(ds_exporter *x) {
-    const ds_dit_config *was = &x->base->cfg, *is = &x->out;
-    int shift = was->time_shift != is->time_shift, eps = eps6(was) != eps6(is);
-    if (!whole_model(x->o) || (!shift && !eps))
+    char *differ = foreign(x->o) ? ds_layout_differences(x->base, layout_of(x->o)) : NULL;
+    if (!differ)
         return;
-    const char *reader = x->o->format == DS_EXPORT_DIFFUSERS ? "diffusers" : "facebookresearch/DiT";
     ds_buf b = {0};
-    ds_buf_addf(&b, "%s cannot represent this base exactly:", reader);
-    if (shift)
-        ds_buf_addf(&b, " it spaces the frequencies of timesteps by 1/%d, the base by 1/%d%s",
-                    is->freq_dim / 2 - is->time_shift, was->freq_dim / 2 - was->time_shift,
-                    eps ? ";" : ".");
-    if (eps)
-        ds_buf_addf(&b, " its second LayerNorm has eps %de-6, the base's %de-6.", eps6(is),
-                    eps6(was));
+    ds_buf_addf(&b, "%s cannot represent this base exactly:%s", ds_layout_reader(layout_of(x->o)),
+                differ);
+    free(differ);
     double size = x->o->measure ? effect(x) : NAN;
     if (isfinite(size))
         ds_buf_addf(&b,
@@ -328,7 +293,7 @@ static int write_model(ds_exporter *x, ds_error *err) {
         if (!rc)
             rc = ds_export_configs(x, err);
     } else {
-        ds_export_list_dit(x, &list);
+        ds_export_list_own(x, &list);
         rc = x->o->format == DS_EXPORT_DIT ? write_dit(x, &list, err) : write_base(x, &list, err);
     }
     free(list.items);
@@ -430,9 +395,9 @@ int ds_export(const ds_export_options *o, ds_export_note *note, void *user, ds_e
     if (!rc)
         rc = check(&x, err);
     if (!rc) {
-        x.out = written_config(&x);
+        x.out = written_facts(&x);
         x.classes =
-            x.adapter && x.adapter->spec.classes ? x.adapter->spec.classes : x.base->cfg.classes;
+            x.adapter && x.adapter->spec.classes ? x.adapter->spec.classes : x.base->facts.classes;
         compare_properties(&x);
         remove_leftovers(target);
         snprintf(x.dir, sizeof x.dir, "%s.part-%ld", target, (long)getpid());

@@ -2,6 +2,7 @@
  * card. */
 #include "base/fs.h"
 #include "base/json.h"
+#include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
 
 #include <math.h>
@@ -30,22 +31,6 @@ static const char *class_name(const ds_exporter *x, int i) {
         return x->adapter->class_names[i];
     const char *name = json_string_value(json_array_get(x->names, (size_t)i));
     return name ? name : "";
-}
-
-static json_t *transformer_config(const ds_exporter *x) {
-    const ds_dit_config *c = &x->out;
-    json_t *doc =
-        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f}", "_class_name",
-                  "DiTTransformer2DModel", "_diffusers_version", "0.18.0", "num_attention_heads",
-                  c->heads, "attention_head_dim", c->width / c->heads, "in_channels", c->channels,
-                  "out_channels", c->channels * (c->learn_sigma ? 2 : 1), "num_layers", c->depth,
-                  "sample_size", c->side, "patch_size", c->patch, "num_embeds_ada_norm", c->classes,
-                  "norm_eps", 1e-6 * (c->norm2_eps_e6 ? c->norm2_eps_e6 : 1));
-    json_object_update_new(doc, json_pack("{s:b, s:s, s:s, s:b, s:f, s:i, s:b}", "attention_bias",
-                                          1, "activation_fn", "gelu-approximate", "norm_type",
-                                          "ada_norm_zero", "norm_elementwise_affine", 0, "dropout",
-                                          0.0, "norm_num_groups", 32, "upcast_attention", 0));
-    return doc;
 }
 
 static json_t *scheduler_config(const ds_exporter *x) {
@@ -102,7 +87,8 @@ static int write_vae(ds_exporter *x, ds_error *err) {
 
 int ds_export_configs(ds_exporter *x, ds_error *err) {
     char path[4352];
-    int rc = write_json(x, "transformer/config.json", transformer_config(x), err);
+    int rc =
+        write_json(x, "transformer/config.json", ds_layout_config(x->base, x->out.classes), err);
     ds_export_path(x, "scheduler", path);
     if (!rc)
         rc = ds_fs_mkdirs(path, err);
@@ -207,10 +193,11 @@ static void section_base(ds_buf *b, const ds_exporter *x) {
     line(b, "sha256 of what was imported", ds_st_meta(x->base_file, "diffscaler.source_sha256"));
     line(b, "licence, as stated by the user who added it",
          *x->license ? x->license : "not stated: find out before you pass this on");
-    const ds_dit_config *c = &x->base->cfg;
-    ds_buf_addf(b, "- shape: width %d, depth %d, %d heads, patch %d, %dx%dx%d %s\n\n", c->width,
-                c->depth, c->heads, c->patch, c->channels, c->side, c->side,
+    const ds_facts *c = &x->base->facts;
+    char *shape = x->base->arch->words(x->base->config);
+    ds_buf_addf(b, "- shape: %s, %dx%dx%d %s\n\n", shape, c->channels, c->side, c->side,
                 c->pixel ? "pixels" : "latents");
+    free(shape);
 }
 
 static void section_adapter(ds_buf *b, const ds_exporter *x) {
@@ -303,7 +290,7 @@ static void section_classes(ds_buf *b, const ds_exporter *x) {
 }
 
 static void section_use(ds_buf *b, const ds_exporter *x) {
-    const ds_dit_config *c = &x->out;
+    const ds_facts *c = &x->out;
     if (!merged(x))
         return;
     ds_buf_addf(b, "## Use\n\n");
@@ -322,15 +309,15 @@ static void section_use(ds_buf *b, const ds_exporter *x) {
                                "an autoencoder, is not for it."
                              : "There is no autoencoder here; add one (`vae/`) and a "
                                "`model_index.json` for `DiTPipeline`.");
-    else if (x->o->format == DS_EXPORT_DIT)
+    else if (x->o->format == DS_EXPORT_DIT) {
+        char *call = ds_layout_constructor(x->base, c->classes);
         ds_buf_addf(b,
                     "```python\nimport torch\nfrom models import DiT  # facebookresearch/DiT\n"
-                    "model = DiT(input_size=%d, patch_size=%d, in_channels=%d, hidden_size=%d, "
-                    "depth=%d, num_heads=%d, num_classes=%d, learn_sigma=%s)\n"
+                    "model = %s\n"
                     "model.load_state_dict(torch.load(\"model.pt\", weights_only=True))\n```\n\n",
-                    c->side, c->patch, c->channels, c->width, c->depth, c->heads, c->classes,
-                    c->learn_sigma ? "True" : "False");
-    else
+                    call);
+        free(call);
+    } else
         ds_buf_addf(b, "    dsctl add-base model.safetensors\n\n");
 }
 

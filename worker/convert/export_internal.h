@@ -19,7 +19,7 @@ typedef struct {
     char dir[4096];              /* where it is written */
     const char *license;         /* "" = not stated */
     json_t *names;               /* of the base's classes, or NULL */
-    ds_dit_config out;           /* what the written model is */
+    ds_facts out;                /* of the written model */
     int classes;                 /* of the task (or the base): named rows */
     char *exact;                 /* sentence on what the layout cannot carry, or NULL */
     ds_export_note *note;
@@ -44,15 +44,11 @@ typedef struct {
 
 /* export_model.c: entry i of the base's table as the merged model has it; until the next call. */
 const float *ds_export_values(ds_exporter *x, int entry);
-void ds_export_list_dit(const ds_exporter *x, ds_export_list *list);
+void ds_export_list_own(const ds_exporter *x, ds_export_list *list);
 void ds_export_list_diffusers(const ds_exporter *x, ds_export_list *list);
 /* Streams the list into dir/name; meta: key, value, ..., NULL. */
 int ds_export_write(ds_exporter *x, const ds_export_list *list, const char *name,
                     const char *const *meta, ds_error *err);
-/* Module of linear layer i, segment g, as diffusers names it, for block copy `block` (embedders of
- * timesteps are in every block). */
-void ds_export_module(const ds_base *base, int linear, int g, int block, char out[96]);
-
 /* export.c: DS_ECANCELED of an export that was asked to stop (worker/job/stop.h). */
 int ds_export_stopped(ds_error *err);
 

@@ -2,6 +2,7 @@
  * tensor. */
 #include "base/fs.h"
 #include "base/json.h"
+#include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
 #include "worker/job/stop.h"
 
@@ -12,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static const char table_name[] = "y_embedder.embedding_table.weight";
 
 /* ---------------------------------------------------------------- folding */
 
@@ -50,7 +49,7 @@ static void fold_matrix(float *W, const ds_affiner *ad) {
 }
 
 /* bias + b, or bias + W b with the frozen W. */
-static void fold_bias(float *bias, const ds_exporter *x, const ds_linear *lin,
+static void fold_bias(float *bias, const ds_exporter *x, const ds_layer_shape *lin,
                       const ds_affiner *ad) {
     if (!ad->b)
         return;
@@ -73,17 +72,18 @@ static void fold_bias(float *bias, const ds_exporter *x, const ds_linear *lin,
 
 /* Named rows, filler, null row: (out.classes + 1, D). */
 static float *class_table(const ds_exporter *x) {
-    size_t D = (size_t)x->base->cfg.width, rows = (size_t)x->out.classes + 1;
-    const ds_param *p = ds_params_find(&x->base->table, table_name);
-    const float *old = adapter_part(x, table_name), *own = adapter_part(x, "y_embedder.rows");
+    size_t D = (size_t)x->base->row_width, rows = (size_t)x->out.classes + 1;
+    const ds_param *p = &x->base->table.items[x->base->classes_entry];
+    const float *old = adapter_part(x, p->name), *own = adapter_part(x, "y_embedder.rows");
     if (!old)
-        old = ds_base_held(x->base, (int)(p - x->base->table.items));
+        old = ds_base_held(x->base, x->base->classes_entry);
     if (!own)
         own = old;
     float *table = ds_xmalloc(rows * D * sizeof *table);
     for (size_t i = 0; i < rows; i++) {
         int named = i < (size_t)x->classes;
-        memcpy(table + i * D, (named ? own : old) + (named ? i : (size_t)x->base->cfg.classes) * D,
+        memcpy(table + i * D,
+               (named ? own : old) + (named ? i : (size_t)x->base->facts.classes) * D,
                D * sizeof *table);
     }
     return table;
@@ -131,63 +131,24 @@ static void add(ds_export_list *list, const ds_exporter *x, const char *name, in
         t->rows = (size_t)t->shape[0];
 }
 
-void ds_export_list_dit(const ds_exporter *x, ds_export_list *list) {
+void ds_export_list_own(const ds_exporter *x, ds_export_list *list) {
     for (int i = 0; i < x->base->table.count; i++)
         add(list, x, x->base->table.items[i].name, i, 0, 0);
 }
 
-/* Source: diffusers scripts/convert_dit_to_diffusers.py. */
-void ds_export_module(const ds_base *base, int linear, int g, int block, char out[96]) {
-    const ds_dit_config *c = &base->cfg;
-    static const char *const in_block[] = {NULL, "attn1.to_out.0", "ff.net.0.proj", "ff.net.2",
-                                           "norm1.linear"};
-    static const char *const qkv[] = {"attn1.to_q", "attn1.to_k", "attn1.to_v"};
-    if (linear == DS_LIN_PATCH)
-        snprintf(out, 96, "pos_embed.proj");
-    else if (linear == DS_LIN_TIME0 || linear == DS_LIN_TIME2)
-        snprintf(out, 96, "transformer_blocks.%d.norm1.emb.timestep_embedder.linear_%d", block,
-                 linear == DS_LIN_TIME0 ? 1 : 2);
-    else if (linear == ds_lin_final_adaln(c))
-        snprintf(out, 96, "proj_out_1");
-    else if (linear == ds_lin_final(c))
-        snprintf(out, 96, "proj_out_2");
-    else {
-        int i = (linear - DS_LIN_BLOCKS) / DS_LIN_PER_BLOCK,
-            which = (linear - DS_LIN_BLOCKS) % DS_LIN_PER_BLOCK;
-        snprintf(out, 96, "transformer_blocks.%d.%s", i,
-                 which == DS_LIN_QKV ? qkv[g] : in_block[which]);
-    }
-}
+typedef struct {
+    const ds_exporter *x;
+    ds_export_list *list;
+} listing;
 
-static void add_layer(ds_export_list *list, const ds_exporter *x, int linear, int block) {
-    const ds_linear *l = &x->base->layers[linear];
-    size_t rows = (size_t)(l->m / l->segs);
-    char module[96], name[128];
-    for (int bias = 0; bias < 2; bias++)
-        for (int g = 0; g < l->segs; g++) {
-            ds_export_module(x->base, linear, g, block, module);
-            snprintf(name, sizeof name, "%s.%s", module, bias ? "bias" : "weight");
-            add(list, x, name, bias ? l->bias : l->weight, (size_t)g * rows, rows);
-        }
+static void add_diffusers(void *user, const char *name, int entry, size_t row0, size_t rows) {
+    const listing *l = user;
+    add(l->list, l->x, name, entry, row0, rows);
 }
 
 void ds_export_list_diffusers(const ds_exporter *x, ds_export_list *list) {
-    const ds_dit_config *c = &x->base->cfg;
-    char name[128];
-    add_layer(list, x, DS_LIN_PATCH, 0);
-    for (int i = 0; i < c->depth; i++) {
-        add_layer(list, x, DS_LIN_TIME0, i); /* the same in every block */
-        add_layer(list, x, DS_LIN_TIME2, i);
-        snprintf(name, sizeof name,
-                 "transformer_blocks.%d.norm1.emb.class_embedder.embedding_table.weight", i);
-        add(list, x, name,
-            (int)(ds_params_find(&x->base->table, table_name) - x->base->table.items), 0, 0);
-        add_layer(list, x, ds_lin_block(i, DS_LIN_ADALN), i);
-        for (int which = DS_LIN_QKV; which <= DS_LIN_FC2; which++)
-            add_layer(list, x, ds_lin_block(i, which), i);
-    }
-    add_layer(list, x, ds_lin_final_adaln(c), 0);
-    add_layer(list, x, ds_lin_final(c), 0);
+    listing l = {x, list};
+    ds_layout_tensors(x->base, add_diffusers, &l);
 }
 
 /* ---------------------------------------------------------------- file */

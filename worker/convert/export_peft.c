@@ -9,6 +9,7 @@
  * peft_type is no type of the PEFT library, so that nobody loads half of it by mistake. */
 #include "base/fs.h"
 #include "base/json.h"
+#include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
 
 #include <stdlib.h>
@@ -49,9 +50,9 @@ static void put_segment(peft *p, const ds_affiner *ad, int g, const char *module
 
 static void put_layer(peft *p, int linear) {
     const ds_adapter *a = p->x->adapter;
-    const ds_linear *l = &p->x->base->layers[linear];
+    const ds_layer_shape *l = &p->x->base->layers[linear];
     ds_adapter_slot slot;
-    int copies = linear == DS_LIN_TIME0 || linear == DS_LIN_TIME2 ? p->x->base->cfg.depth : 1;
+    const int copies = ds_layout_copies(p->x->base, linear);
     if (!ds_adapter_find(&a->table, linear, a->spec.rank, &slot))
         return;
     ds_affiner ad = ds_adapter_view(&a->spec, l, &slot, a->data);
@@ -59,7 +60,7 @@ static void put_layer(peft *p, int linear) {
         for (int g = 0; g < l->segs; g++) {
             unsigned target = l->segs == 3 ? (unsigned)(DS_TARGET_Q << g) : l->targets;
             char module[96];
-            ds_export_module(p->x->base, linear, g, block, module);
+            ds_layout_module(p->x->base, linear, g, block, module);
             if (a->spec.targets & target)
                 put_segment(p, &ad, g, module);
         }
@@ -77,7 +78,7 @@ static json_t *config(const peft *p) {
         "base_model_name_or_path", p->x->base->name, "base_sha256", p->x->base->sha256, "r",
         a->spec.rank, "lora_alpha", a->spec.rank, "side", a->spec.side_in ? "in" : "out", "phi",
         a->spec.phi_relu ? "relu" : "identity", "target_modules", p->modules, "classes", classes,
-        "null_row", p->x->base->cfg.classes, "formula",
+        "null_row", p->x->base->facts.classes, "formula",
         a->spec.side_in ? "y = W (a * x + b) + bias + B phi(A x)"
                         : "y = a * (W x) + bias + b + B phi(A x)");
 }
@@ -102,11 +103,11 @@ int ds_export_peft(ds_exporter *x, ds_error *err) {
     const ds_adapter *a = x->adapter;
     peft p = {.w = ds_st_writer_new(), .x = x, .modules = json_array()};
     ds_st_writer_meta(p.w, "format", "pt");
-    for (int i = 0; i < ds_lin_count(&x->base->cfg); i++)
+    for (int i = 0; i < x->base->layer_count; i++)
         put_layer(&p, i);
     size_t rows = ds_adapter_rows(&a->table);
     if (rows != SIZE_MAX)
-        put(&p, "class_embedder", "rows", a->spec.classes, x->base->cfg.width, a->data + rows);
+        put(&p, "class_embedder", "rows", a->spec.classes, x->base->row_width, a->data + rows);
     int rc = write_files(&p, err);
     json_decref(p.modules);
     ds_st_writer_free(p.w);

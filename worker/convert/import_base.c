@@ -236,7 +236,7 @@ static int import_vae(const ds_import_options *o, int channels, double *scale, d
 static void describe(ds_st_writer *writer, const ds_dit_names *d, const ds_weights *w,
                      const ds_import_result *r) {
     const ds_params *table = ds_dit_names_table(d);
-    json_t *names = class_names(w, ds_dit_names_config(d)->classes);
+    json_t *names = class_names(w, ds_dit_names_facts(d).classes);
     set_json(writer, "diffscaler.config", r->config);
     const char *own = ds_weights_meta(w, "diffscaler.classes");
     if (own)
@@ -310,7 +310,7 @@ static int write_base(ds_weights *w, const ds_dit_names *d, const ds_import_opti
 
 static int convert(ds_weights *w, const ds_dit_names *d, const ds_import_options *o,
                    ds_import_result *r, ds_error *err) {
-    ds_dit_config c = *ds_dit_names_config(d);
+    ds_facts c = ds_dit_names_facts(d);
     const char *wrapper = ds_weights_wrapper(w),
                *license = ds_weights_meta(w, "diffscaler.license");
     name_of(o->name && *o->name ? o->name : ds_weights_meta(w, "diffscaler.name"), o->source,
@@ -334,7 +334,7 @@ static int convert(ds_weights *w, const ds_dit_names *d, const ds_import_options
     if (!c.pixel && !*r->vae_file && !ds_weights_meta(w, "diffscaler.config"))
         ds_import_report_assumed(o->report, "latent_scale", json_real(c.latent_scale),
                                  "that of Stable Diffusion's VAE, as none was given");
-    r->config = ds_dit_config_to_json(&c);
+    r->config = ds_dit_names_json(d, c.latent_scale);
     return write_base(w, d, o, r, err);
 }
 

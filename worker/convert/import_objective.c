@@ -231,9 +231,9 @@ static int open_base(measure *m, ds_error *err) {
 
 /* Bytes beside the base, which is open: the encoder goes before the net comes. */
 static double needed(const measure *m, const ds_vae_config *vae, int side) {
-    const ds_dit_config *c = &m->base->cfg;
+    const ds_facts *c = &m->base->facts;
     double net = (double)ds_net_weight_bytes(m->dev, m->base, DS_NET_INFER) +
-                 (double)ds_net_bytes(c, m->dev, DS_NET_INFER, BATCH) +
+                 (double)ds_net_bytes(m->base, m->dev, DS_NET_INFER, BATCH) +
                  (double)ds_net_denoiser_bytes(c, BATCH);
     double encoder = vae ? (double)ds_vae_bytes(m->dev, vae, DS_VAE_ENCODER, side, side) : 0;
     return fmax(net, encoder);
@@ -252,13 +252,13 @@ static int check_memory(const measure *m, const ds_vae_config *vae, int side, ds
 }
 
 static int open_vae(measure *m, ds_error *err) {
-    if (m->base->cfg.pixel)
+    if (m->base->facts.pixel)
         return 0;
     return ds_vae_open(&m->vae, m->dev, m->r->vae_file, m->r->vae_sha256, DS_VAE_ENCODER, err);
 }
 
 /* 8-bit pictures as the base is trained on them: (n,C,S,S), -1..1. */
-static void to_pixels(float *x, const uint8_t *rgb, int n, const ds_dit_config *c) {
+static void to_pixels(float *x, const uint8_t *rgb, int n, const ds_facts *c) {
     size_t plane = (size_t)c->side * (size_t)c->side;
     for (int i = 0; i < n; i++, rgb += 3 * plane)
         for (size_t p = 0; p < plane; p++) {
@@ -273,7 +273,7 @@ static void to_pixels(float *x, const uint8_t *rgb, int n, const ds_dit_config *
 
 /* .. or the means of their latents, scaled. */
 static int to_latents(measure *m, float *x, const ds_probe_group *g, ds_error *err) {
-    const ds_dit_config *c = &m->base->cfg;
+    const ds_facts *c = &m->base->facts;
     int side = m->pictures.side, rc = 0;
     size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side,
            bytes = 3 * (size_t)side * (size_t)side;
@@ -302,7 +302,7 @@ static int measure_groups(measure *m, float *const *x, ds_error *err) {
         m->total += ds_objective_passes(m->pictures.groups[g].n);
     for (int g = 0; !rc && g < m->pictures.count; g++) {
         int n = m->pictures.groups[g].n;
-        rc = ds_objective_measure(&m->found[g], &m->base->cfg, ds_net_denoise, &m->denoiser, x[g],
+        rc = ds_objective_measure(&m->found[g], &m->base->facts, ds_net_denoise, &m->denoiser, x[g],
                                   n, on_step, m, err);
         m->done += ds_objective_passes(n);
         if (m->found[g].rows[0].answer < m->found[m->group].rows[0].answer)
@@ -317,7 +317,7 @@ static int run_measure(measure *m, ds_error *err) {
     rc = rc ? rc : open_vae(m, err);
     if (rc)
         return rc;
-    const ds_dit_config *c = &m->base->cfg;
+    const ds_facts *c = &m->base->facts;
     const ds_vae_config *v = m->vae ? ds_vae_cfg(m->vae) : NULL;
     int side = c->side * (v ? ds_vae_factor(v) : 1);
     rc = check_memory(m, v, side, err);
@@ -461,7 +461,7 @@ static int judge(const ds_objective_claim *claim, const ds_import_options *o, co
     const ds_objective *f = &m->found[m->group];
     const ds_objective_row *best = &f->rows[0], *next = &f->rows[f->rival];
     int eps = best->prediction == DS_PREDICT_EPS && best->path == DS_PATH_DDPM,
-        said = claim->by != DS_SAID_BY_NOBODY, small = m->base->cfg.side < SIDE_MIN;
+        said = claim->by != DS_SAID_BY_NOBODY, small = m->base->facts.side < SIDE_MIN;
     char line[480], rival[80], table[200];
     row_text(next, rival, sizeof rival);
     table_text(f, table, sizeof table);

@@ -235,21 +235,21 @@ static int fits(const comparing *c, const ds_base *base) {
     const ds_tools *t = c->tools;
     double need = (double)ds_model_bytes(t->dev, base) +
                   2.0 * (double)ds_net_weight_bytes(t->dev, base, DS_NET_INFER) +
-                  2.0 * (double)ds_net_bytes(&base->cfg, t->dev, DS_NET_INFER, DS_SERVE_BATCH),
+                  2.0 * (double)ds_net_bytes(base, t->dev, DS_NET_INFER, DS_SERVE_BATCH),
            limit = t->dev->total_bytes ? (double)t->dev->total_bytes(t->dev)
                                        : ds_plan_limit(c->spec->device.memory_limit);
     return !limit || need <= limit;
 }
 
 static int same_vae(const comparing *c, const ds_spec_bar *v) {
-    const char *own = c->tools->base->cfg.pixel ? NULL : c->spec->vae.sha256;
+    const char *own = c->tools->base->facts.pixel ? NULL : c->spec->vae.sha256;
     return !own || !v->vae.sha256 ? !own && !v->vae.sha256 : !strcmp(own, v->vae.sha256);
 }
 
 /* The base that the bar was made on, which is not the job's.  b->reason: it cannot be used. */
 static int open_other_base(comparing *c, const ds_spec_bar *v, ds_bar *b, bar_model *m,
                            ds_error *err) {
-    const ds_dit_config *own = &c->tools->base->cfg, *its;
+    const ds_facts *own = &c->tools->base->facts, *its;
     ds_error e;
     if (!v->base.path)
         return none(b, "its base '%s' is not here any more", v->base.name);
@@ -261,7 +261,7 @@ static int open_other_base(comparing *c, const ds_spec_bar *v, ds_bar *b, bar_mo
         ds_events_warning(c->tools->job->events, "%s is no bar: %s", b->ref, e.message);
         return none(b, "its base '%s' cannot be used: %.300s", v->base.name, e.message);
     }
-    its = &m->base->cfg;
+    its = &m->base->facts;
     if (its->side != own->side || its->channels != own->channels || its->pixel != own->pixel)
         return none(b, "its base '%s' makes %dx%dx%d, '%s' %dx%dx%d", v->base.name, its->channels,
                     its->side, its->side, c->spec->base.name, own->channels, own->side, own->side);
@@ -370,7 +370,7 @@ static int with_version(comparing *c, const ds_spec_bar *v, ds_bar *b, ds_error 
 static int with_base(comparing *c, ds_bar *b, ds_error *err) {
     shared s = all_of(c);
     b->classes = b->classes_new;
-    b->classes_bar = c->tools->base->cfg.classes;
+    b->classes_bar = c->tools->base->facts.classes;
     return too_few(&s, b) ? 0 : compare(c, b, &s, c->sets.base, err);
 }
 

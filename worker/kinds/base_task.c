@@ -25,9 +25,7 @@ int ds_base_task_wanted(const ds_tools *t) {
 }
 
 double ds_base_task_flop(const ds_base *base) {
-    const ds_dit_config *c = &base->cfg;
-    double tokens = (double)(c->side / c->patch) * (c->side / c->patch);
-    return 2 * (double)base->table.total * tokens * DS_BASE_TASK_STEPS * 2 * DS_BASE_TASK_N;
+    return ds_base_pass_flop(base) * DS_BASE_TASK_STEPS * 2 * DS_BASE_TASK_N;
 }
 
 typedef struct {
@@ -144,7 +142,7 @@ static json_t *new_record(const ds_tools *t, const char *probe, const char *note
     json_t *doc = json_pack("{s:{s:s, s:s, s:i, s:i}, s:i, s:i, s:s}", "probe", "device_class",
                             t->dev->device_class, "sha256", probe, "n", DS_BASE_TASK_PROBE_N,
                             "seed", DS_BASE_TASK_PROBE_SEED, "n", *note ? 0 : DS_BASE_TASK_N,
-                            "classes", t->base->cfg.classes, "note", note);
+                            "classes", t->base->facts.classes, "note", note);
     for (size_t i = 0; i < sizeof later / sizeof *later; i++)
         json_object_set_new(doc, later[i], json_null());
     json_object_set_new(doc, "sample", ds_spec_sample_json(&how));
@@ -154,7 +152,7 @@ static json_t *new_record(const ds_tools *t, const char *probe, const char *note
 
 int ds_base_task_record(ds_tools *t, json_t **out, ds_error *err) {
     char probe[DS_HEX_SIZE], note[256];
-    recording r = {.tools = t, .classes = t->base->cfg.classes};
+    recording r = {.tools = t, .classes = t->base->facts.classes};
     int classes = r.classes ? r.classes : 1;
     probe_only(t, note);
     ds_events_stage(t->job->events, "verify", "recording the base's own %d class%s%s", r.classes,

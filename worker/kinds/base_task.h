@@ -8,7 +8,7 @@
  * worker/kinds/gate.c verifies it as it does any task, only that there is no adapter.
  *
  * The samples of a large base would take hours on a processor: where
- *     2 parameters tokens steps 2 N  >  DS_BASE_TASK_FLOP
+ *     (FLOP of a forward pass) steps 2 N  >  DS_BASE_TASK_FLOP
  * the record is the probe alone, and says so.  The rule is arithmetic, so that every machine has
  * the same record.  It is the probe alone as well where the spec says "base_probe_only".
  *

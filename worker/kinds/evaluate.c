@@ -155,7 +155,7 @@ static int sample_base(evaluation *e, ds_cached_features *c, ds_error *err) {
 
 /* What pictures depend on beside the base: its VAE. */
 static const char *vae_of(const evaluation *e) {
-    return e->tools->base->cfg.pixel ? "" : e->spec->vae.sha256;
+    return e->tools->base->facts.pixel ? "" : e->spec->vae.sha256;
 }
 
 /* Features of the base's own samples, which depend on no dataset; c->x is the caller's then. */

@@ -29,13 +29,13 @@ typedef struct {
 static int class_by_name(const sample_job *s, int *label, ds_error *err) {
     const char *name = s->spec->class_name;
     char *end;
-    if (!s->adapter && !s->tools.base->cfg.classes)
+    if (!s->adapter && !s->tools.base->facts.classes)
         return ds_fail(err, DS_EINVAL, "the base has no classes");
     if (!s->adapter) { /* classes of the base are numbers */
         long v = strtol(name, &end, 10);
-        if (end == name || *end || v < 0 || v >= s->tools.base->cfg.classes)
+        if (end == name || *end || v < 0 || v >= s->tools.base->facts.classes)
             return ds_fail(err, DS_EINVAL, "the base has classes 0 to %d, not '%.60s'",
-                           s->tools.base->cfg.classes - 1, name);
+                           s->tools.base->facts.classes - 1, name);
         *label = (int)v;
         return 0;
     }
@@ -107,7 +107,7 @@ static int plan_grid(const sample_job *s, int *columns, int *rows, int *scale, d
 }
 
 static int begin(sample_job *s, ds_error *err) {
-    const ds_dit_config *c = &s->tools.base->cfg;
+    const ds_facts *c = &s->tools.base->facts;
     int columns, rows, scale, rc = 0;
     if (c->pixel && c->channels != 3)
         return ds_fail(err, DS_EINVAL, "base '%s' makes %d channels, which cannot be shown",
@@ -130,7 +130,7 @@ static int begin(sample_job *s, ds_error *err) {
 
 /* Portion by portion: memory does not grow with the number of pictures. */
 static int draw(sample_job *s, ds_serve *serve, char digest[DS_HEX_SIZE], ds_error *err) {
-    const ds_dit_config *c = &s->tools.base->cfg;
+    const ds_facts *c = &s->tools.base->facts;
     int n = s->spec->n, most = n < DS_SERVE_BATCH ? n : DS_SERVE_BATCH, rc = 0;
     size_t one = (size_t)s->tools.picture_side * (size_t)s->tools.picture_side * 3,
            raw = (size_t)c->channels * (size_t)c->side * (size_t)c->side;

@@ -53,7 +53,7 @@ typedef struct {
 
 /* Of what is trained on: pixels, or mean and log variance, and those of the mirror images. */
 static double image_bytes(const train_job *t) {
-    const ds_dit_config *c = &t->tools.base->cfg;
+    const ds_facts *c = &t->tools.base->facts;
     double one = (double)c->side * c->side * c->channels;
     return !t->images ? 0 : t->images->n * one * (c->pixel ? 1 : t->options.flip ? 16 : 8);
 }
@@ -61,7 +61,7 @@ static double image_bytes(const train_job *t) {
 /* Of the VAE: the encoder before training, the decoder after it. */
 static double vae_bytes(const train_job *t) {
     size_t e = 0, d = 0;
-    if (!t->tools.base->cfg.pixel)
+    if (!t->tools.base->facts.pixel)
         ds_tools_vae_bytes(&t->tools, &e, &d);
     return (double)(e > d ? e : d);
 }
@@ -107,7 +107,7 @@ static int on_prepare(void *user, int64_t done, int64_t total) {
 /* Pictures -> latents, as far as they are not in the cache. */
 static int encode(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
-    const ds_dit_config *c = &t->tools.base->cfg;
+    const ds_facts *c = &t->tools.base->facts;
     ds_latents_options o = {.images = t->images,
                             .dev = t->tools.dev,
                             .vae_path = s->vae.path,
@@ -128,7 +128,7 @@ static int encode(train_job *t, ds_error *err) {
 
 static int prepare(train_job *t, ds_error *err) {
     const ds_spec *s = t->spec;
-    const ds_dit_config *c = &t->tools.base->cfg;
+    const ds_facts *c = &t->tools.base->facts;
     int rc = plan_memory(t, err); /* fills the plan also when it refuses */
     ds_events_stage(t->job->events, "prepare",
                     "%dx%d; device %s, %d thread%s; training needs %.0f MiB of %.0f MiB",
@@ -240,7 +240,7 @@ static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
 
 static int train(train_job *t, ds_adapter **result, ds_error *err) {
     const ds_images *im = t->images;
-    const ds_dit_config *c = &t->tools.base->cfg;
+    const ds_facts *c = &t->tools.base->facts;
     ds_image_set set = {.pixels = im->pixels,
                         .labels = im->labels,
                         .n = im->n,
@@ -313,7 +313,7 @@ static json_t *metadata(const train_job *t) {
                                   s->dataset.tree_digest, "images", t->images->n, "class_images",
                                   t->evaluation.counts));
     json_object_set_new(doc, "prepare", json_string(DS_PREPARE_ID));
-    if (!t->tools.base->cfg.pixel)
+    if (!t->tools.base->facts.pixel)
         json_object_set_new(doc, "vae",
                             json_pack("{s:s, s:f}", "sha256", s->vae.sha256, "latent_scale",
                                       t->tools.latent_scale));

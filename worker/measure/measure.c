@@ -91,7 +91,7 @@ int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *ad
                                 .progress = progress,
                                 .user = user};
     size_t n = (size_t)e->n;
-    int classes = adapter ? adapter->spec.classes : model->base->cfg.classes;
+    int classes = adapter ? adapter->spec.classes : model->base->facts.classes;
     if (ref->classes != (classes ? classes : 1))
         return ds_fail(err, DS_EINTEGRITY, "the reference has %d classes, the %s %d", ref->classes,
                        adapter ? "adapter" : "base", classes);

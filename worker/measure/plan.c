@@ -15,17 +15,10 @@ static const double MIB = 1 << 20, GIB = 1 << 30;
 
 /* ---------------------------------------------------------------- bytes */
 
-/* Scratch of the kernels before anything has run: packed operands of the largest products and
- * partial sums of a thread, never more than this in the tests; the calibration measures it.  A GPU:
- * the libraries' workspaces, the scores' gradient of a micro-batch in 16 bits (the form of it whose
- * sums have a fixed order), an f32 copy of a layer's rows, and the output of a layer. */
-static double workspace_guess(const ds_device *dev, const ds_dit_config *c, int rows) {
-    double T = ds_dit_tokens(c);
-    if (!dev->host_memory)
-        return 192 * MIB + rows * T *
-                               (2.0 * c->heads * T +
-                                ((double)sizeof(float) + (double)dev->act_size) * c->width);
-    return (double)dev->threads * 64.0 * c->width * c->mlp_ratio * sizeof(float) + 4 * MIB;
+/* Scratch of the kernels before anything has run; the calibration measures it.  A GPU: beside it
+ * the libraries' workspaces. */
+static double workspace_guess(const ds_device *dev, const ds_base *base, int rows) {
+    return ds_base_workspace(base, dev, rows) + (dev->host_memory ? 4 : 192) * MIB;
 }
 
 double ds_plan_limit(double asked) {
@@ -138,7 +131,7 @@ static void measure_own(ds_plan *p, ds_device *dev, double held) {
 
 int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                    ds_train_options *o, const ds_plan_input *in, ds_error *err) {
-    const ds_dit_config *c = &base->cfg;
+    const int blocks = base->facts.blocks;
     double held = (double)ds_base_bytes(base), now = ds_memory_now();
     ds_params table = {0};
     int own = !dev->host_memory && dev->free_bytes;
@@ -157,24 +150,24 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
                    .host_most = own ? fmax(in->most, in->limit) : 0,
                    .batch = o->batch,
                    .steps = o->steps,
-                   .depth = c->depth,
+                   .depth = blocks,
                    .threads = dev->threads,
                    .step_seconds = NAN};
     snprintf(p->device_class, sizeof p->device_class, "%s", dev->device_class);
     if (own)
         measure_own(p, dev, in->held);
-    p->workspace = fmax(workspace_guess(dev, c, o->micro_batch ? o->micro_batch : o->batch),
+    p->workspace = fmax(workspace_guess(dev, base, o->micro_batch ? o->micro_batch : o->batch),
                         (double)dev->workspace_bytes(dev));
     p->checkpoint = 32.0 * (double)table.total; /* host copies of the state, and the file */
     p->sampling = in->nets * ((double)ds_net_weight_bytes(dev, base, DS_NET_INFER) +
-                              (double)ds_net_bytes(c, dev, DS_NET_INFER, DS_SERVE_BATCH) +
-                              (double)ds_sample_table_bytes(c, dev, DS_SERVE_BATCH));
+                              (double)ds_net_bytes(base, dev, DS_NET_INFER, DS_SERVE_BATCH) +
+                              (double)ds_sample_table_bytes(base, dev, DS_SERVE_BATCH));
     if (own)
         p->distance = in->distance;
     else
         p->sampling = fmax(p->sampling, in->distance);
     ds_params_release(&table);
-    for (plan_with(p, dev, base, spec, o); !fits(p) && o->recompute < c->depth;) {
+    for (plan_with(p, dev, base, spec, o); !fits(p) && o->recompute < blocks;) {
         o->recompute++;
         plan_with(p, dev, base, spec, o);
     }
@@ -193,13 +186,6 @@ typedef struct {
     const ds_train_options *o;
     int rows; /* of a micro-batch */
 } calibration;
-
-/* Matrix products of a training step of one image through one block. */
-static double block_work(const ds_base *base, unsigned full) {
-    const ds_dit_config *c = &base->cfg;
-    double T = ds_dit_tokens(c), D = c->width;
-    return (full ? 3 : 2) * 2 * T * D * D * (4 + 2 * c->mlp_ratio) + 12 * T * T * D;
-}
 
 static double median(double *x, int n) {
     for (int i = 1; i < n; i++)
@@ -230,7 +216,7 @@ static spent clocks(void) { return (spent){{ds_monotonic(), ds_processor_time()}
 
 static int time_steps(const calibration *k, const ds_model *model, int micro_batches, int recompute,
                       spent *out, ds_error *err) {
-    const ds_dit_config *c = &model->base->cfg;
+    const ds_facts *c = &model->base->facts;
     size_t one = (size_t)c->side * (size_t)c->side * (size_t)c->channels;
     int n = k->rows * micro_batches, classes = k->spec->classes ? k->spec->classes : c->classes;
     ds_train_options o = *k->o;
@@ -277,10 +263,9 @@ typedef struct {
 } timing;
 
 static int time_depth(const calibration *k, int depth, int single, timing *t, ds_error *err) {
-    ds_dit_config c = k->like->cfg;
     ds_base *small = NULL;
     ds_model *model = NULL;
-    int rc = depth < c.depth ? (c.depth = depth, ds_base_new(&small, &c, 1, err)) : 0;
+    int rc = depth < k->like->facts.blocks ? ds_base_new_blocks(&small, k->like, depth, 1, err) : 0;
     t->depth = depth;
     if (!rc)
         rc = ds_model_new(&model, k->dev, small ? small : k->like, err);
@@ -300,11 +285,9 @@ static int time_depth(const calibration *k, int depth, int single, timing *t, ds
  * memory than the training will have for its activations. */
 static int calibration_rows(const ds_plan *p, const ds_device *dev, const ds_base *base,
                             double work, int blocks) {
-    ds_dit_config c = base->cfg;
     int rows = p->micro_batch;
-    c.depth = blocks;
     while (rows > 1 && (work * blocks * rows > WORK ||
-                        (double)ds_net_train_bytes(&c, dev, rows, 0) > p->t.activations))
+                        (double)ds_net_blocks_bytes(base, blocks, dev, rows) > p->t.activations))
         rows = (rows + 1) / 2;
     return rows;
 }
@@ -354,10 +337,10 @@ static double extrapolate(int clock, const timing *few, const timing *more, int 
 
 int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                  ds_train_options *o, ds_error *err) {
-    const int depth = base->cfg.depth, mb = o->micro_batch ? o->micro_batch : o->batch,
+    const int depth = base->facts.blocks, mb = o->micro_batch ? o->micro_batch : o->batch,
               n = o->batch / mb;
     double begin = ds_monotonic(),
-           work = block_work(base, ds_method_parts(spec->method) & DS_PART_BASE);
+           work = ds_base_block_flop(base, (ds_method_parts(spec->method) & DS_PART_BASE) != 0);
     double before = (double)dev->workspace_bytes(dev);
     calibration k = {.dev = dev, .like = base, .spec = spec, .o = o};
     int whole = depth <= BLOCKS || work * depth * mb * 3 <= WORK, most = whole ? depth : BLOCKS;

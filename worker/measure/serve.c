@@ -14,10 +14,9 @@ struct ds_serve {
 /* More than a device has in all is not waited for. */
 static int possible(const ds_model *model, int nets, ds_error *err) {
     ds_device *dev = model->dev;
-    size_t need =
-        ds_model_bytes(dev, model->base) +
-        (size_t)nets * (ds_net_weight_bytes(dev, model->base, DS_NET_INFER) +
-                        ds_net_bytes(&model->base->cfg, dev, DS_NET_INFER, DS_SERVE_BATCH));
+    size_t need = ds_model_bytes(dev, model->base) +
+                  (size_t)nets * (ds_net_weight_bytes(dev, model->base, DS_NET_INFER) +
+                                  ds_net_bytes(model->base, dev, DS_NET_INFER, DS_SERVE_BATCH));
     if (!dev->total_bytes || need <= dev->total_bytes(dev))
         return 0;
     return ds_device_no_room(dev, need, err, "sampling %d pictures at a time", DS_SERVE_BATCH);
@@ -67,7 +66,7 @@ static int on_sampled(void *user, double done, double total) {
 
 static int decode(const ds_model *m, uint8_t *pixels, const float *latents, int n,
                   ds_progress *progress, void *user, ds_error *err) {
-    const ds_dit_config *c = &m->base->cfg;
+    const ds_facts *c = &m->base->facts;
     const size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side,
                  bytes = ds_picture_bytes(m);
     const double scale = c->latent_scale > 0 ? c->latent_scale : ds_vae_cfg(m->vae)->scaling_factor;
@@ -89,7 +88,7 @@ static int decode(const ds_model *m, uint8_t *pixels, const float *latents, int 
 static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_request *q, int n,
                       uint8_t *pixels, float *raw, ds_progress *progress, void *user,
                       ds_error *err) {
-    const ds_dit_config *c = &s->model->base->cfg;
+    const ds_facts *c = &s->model->base->facts;
     size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side;
     sampling half = {progress, user};
     if (!s->model->vae)
@@ -118,7 +117,7 @@ int ds_serve_range(ds_serve *s, uint64_t seed, int first, const int *labels, int
     for (int i = 0; i < n; i++)
         q[i] = (ds_sample_request){
             .index = (uint64_t)(first + i), .label = labels[i], .base = s->own_base};
-    int rc = pixels && !s->model->base->cfg.pixel
+    int rc = pixels && !s->model->base->facts.pixel
                  ? run_latent(s, &o, q, n, pixels, raw, progress, user, err)
                  : ds_sample(pixels, raw, s->net, s->base, &o, q, n, progress, user, err);
     free(q);
@@ -140,7 +139,7 @@ void ds_class_labels(int *labels, int n, const int64_t *counts, int classes) {
 
 int ds_probe(const ds_model *model, const ds_adapter *adapter, const ds_spec_sample *sample, int n,
              uint64_t seed, char out[DS_HEX_SIZE], ds_error *err) {
-    const ds_dit_config *c = &model->base->cfg;
+    const ds_facts *c = &model->base->facts;
     size_t count = (size_t)n * (size_t)c->channels * (size_t)c->side * (size_t)c->side;
     int *labels = ds_xcalloc((size_t)n, sizeof *labels),
         classes = adapter ? adapter->spec.classes : c->classes;

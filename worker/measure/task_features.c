@@ -31,7 +31,7 @@ static char *key_of(const ds_task_samples *t) {
     ds_digest(t->labels, (size_t)t->n * sizeof *t->labels, labels);
     json_t *sample = ds_spec_sample_json(t->sample);
     char *how = ds_json_canonical(sample);
-    const char *vae = t->model->base->cfg.pixel ? "none" : tools->job->spec->vae.sha256;
+    const char *vae = t->model->base->facts.pixel ? "none" : tools->job->spec->vae.sha256;
     char *key = ds_xasprintf(
         "task/1 %s rng=%d base=%s vae=%s adapter=%s sample=%s n=%d seed=%llu labels=%s net=%s "
         "resize=%s device=%s",

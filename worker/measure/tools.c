@@ -31,7 +31,7 @@ static int open_base(ds_tools *t, int tolerate, ds_error *err) {
 
 /* Does the file say that it belongs to such a base? */
 static int read_vae_config(ds_tools *t, const char *path, ds_error *err) {
-    const ds_dit_config *c = &t->base->cfg;
+    const ds_facts *c = &t->base->facts;
     ds_vae_config v;
     ds_st *st;
     int rc = ds_st_open_file(path, (size_t)4 << 30, 1, &st, err);
@@ -63,8 +63,8 @@ static int check_vae(ds_tools *t, int tolerate, ds_error *err) {
     ds_error e = {0};
     if (!t->base)
         return 0;
-    t->picture_side = t->base->cfg.side;
-    if (t->base->cfg.pixel)
+    t->picture_side = t->base->facts.side;
+    if (t->base->facts.pixel)
         return 0;
     if (!f->path)
         return ds_fail(err, DS_EINVAL,
@@ -72,7 +72,7 @@ static int check_vae(ds_tools *t, int tolerate, ds_error *err) {
                        "with --vae",
                        t->job->spec->base.name);
     t->picture_side = 0;
-    t->latent_scale = t->base->cfg.latent_scale;
+    t->latent_scale = t->base->facts.latent_scale;
     int rc = ds_digest_file(f->path, sha, &e);
     if (!rc && strcmp(sha, f->sha256))
         rc = ds_fail(&e, DS_EINTEGRITY,
@@ -97,7 +97,7 @@ void ds_tools_vae_bytes(const ds_tools *t, size_t *encoder, size_t *decoder) {
 
 int ds_tools_decoder(ds_tools *t, ds_error *err) {
     const ds_spec_file *f = &t->job->spec->vae;
-    if (!t->base || t->base->cfg.pixel || t->decoder)
+    if (!t->base || t->base->facts.pixel || t->decoder)
         return 0;
     int rc = ds_vae_open(&t->decoder, t->dev, f->path, t->vae_finding[0] ? NULL : f->sha256,
                          DS_VAE_DECODER, err);
