@@ -114,7 +114,6 @@ static const struct {
             {"flip", "|queued|", "DS_EINTEGRITY", "adapter.safetensors.zst", 1, 0, -1},
             /* whole, and refused by the registry: no better the next time */
             {"odd", "|failed|", "DS_EINVAL", "'evaluations' is missing", 1, 0, -1}};
-enum { WAYS = sizeof ways / sizeof *ways };
 
 static void fails_so(int i) {
     char name[32], dir[400], state[16], want[24], path[64];
@@ -148,7 +147,7 @@ static void fails_so(int i) {
 
 START_TEST(ways_to_fail) {
     char dir[400];
-    for (int i = 0; i < WAYS; i++)
+    for (int i = 0; i < (int)(sizeof ways / sizeof *ways); i++)
         fails_so(i);
     ck_assert(RESTARTS("failed") == 5 && RESTARTS("crash") == 1 && RESTARTS("temporary") == 3);
     /* a torn line in events.ndjson harms nothing */
