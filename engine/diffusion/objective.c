@@ -104,7 +104,7 @@ typedef struct {
     int n;
     ds_denoiser *denoiser;
     void *user;
-    ds_objective_step *step;
+    ds_progress *step;
     void *step_user;
     int64_t done;
 } trial;
@@ -133,7 +133,7 @@ static int try_level(trial *t, int clock, const mix *m, double sum[DS_PREDICTION
         sum[p][1] += log_of(k.picture * k.picture * off, pictures);
     }
     t->done += t->n;
-    if (!rc && t->step && t->step(t->step_user, t->done, ds_objective_passes(t->n)))
+    if (!rc && ds_progress_say(t->step, t->step_user, t->done, ds_objective_passes(t->n)))
         rc = ds_fail(err, DS_ECANCELED, "finding the objective was cancelled");
     return rc;
 }
@@ -184,7 +184,7 @@ static int try_all(trial *t, const ds_schedule *schedule, ds_objective *out, ds_
 }
 
 int ds_objective_measure(ds_objective *out, const ds_facts *c, ds_denoiser *denoiser, void *user,
-                         const float *pictures, int n, ds_objective_step *step, void *step_user,
+                         const float *pictures, int n, ds_progress *step, void *step_user,
                          ds_error *err) {
     size_t one = ds_facts_in(c), all = one * (size_t)n;
     DS_ASSERT(n > 0);

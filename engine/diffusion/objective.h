@@ -35,6 +35,7 @@
 #ifndef DS_ENGINE_DIFFUSION_OBJECTIVE_H
 #define DS_ENGINE_DIFFUSION_OBJECTIVE_H
 
+#include "base/progress.h"
 #include "engine/model/net.h"
 
 enum ds_prediction {
@@ -75,13 +76,12 @@ typedef struct {
  * out (n,C,S,S).  Host memory. */
 typedef int ds_denoiser(void *user, float *out, const float *x, float t, int n, ds_error *err);
 
-/* Passes done of all, in pictures; another result than 0 stops. */
-typedef int ds_objective_step(void *user, int64_t done, int64_t total);
+/* What step is told: passes, in pictures. */
 int64_t ds_objective_passes(int n); /* for n pictures */
 
 /* pictures (n,C,S,S) as the network is trained on them: in [-1,1], or scaled latents. */
 int ds_objective_measure(ds_objective *out, const ds_facts *c, ds_denoiser *denoiser, void *user,
-                         const float *pictures, int n, ds_objective_step *step, void *step_user,
+                         const float *pictures, int n, ds_progress *step, void *step_user,
                          ds_error *err);
 
 /* A net as a denoiser, under the null condition.  Kind INFER, of `batch` samples; borrowed. */

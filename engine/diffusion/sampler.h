@@ -12,6 +12,7 @@
 #ifndef DS_ENGINE_DIFFUSION_SAMPLER_H
 #define DS_ENGINE_DIFFUSION_SAMPLER_H
 
+#include "base/progress.h"
 #include "engine/model/net.h"
 
 enum ds_sampler { DS_SAMPLER_DDPM, DS_SAMPLER_DDIM, DS_SAMPLER_DPMPP2M };
@@ -38,10 +39,7 @@ typedef struct {
     int base;       /* 1: the base itself: label is a base class */
 } ds_sample_request;
 
-/* Called with images done; return non-zero to stop (DS_ECANCELED). */
-typedef int ds_progress(void *ctx, double done, double total);
-
-/* pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
+/* progress is told images.  pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
  * net: INFER or STACKED.  base: INFER net without adapter, needed for domain guidance only. */
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
               const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,

@@ -23,6 +23,7 @@
 #define DS_ENGINE_FILES_WEIGHTS_H
 
 #include "base/json.h"
+#include "base/progress.h"
 #include "engine/files/import_report.h"
 #include "engine/files/safetensors.h"
 
@@ -83,9 +84,8 @@ const char *ds_weights_meta(const ds_weights *w,
 uint64_t ds_weights_file_bytes(const ds_weights *w); /* of all weight files */
 
 /* Digest of the weight file; of several: of the lines "<sha256>  <name>\n", sorted by name.  step
- * (may be NULL) is told the bytes done; another result than 0 stops with DS_ECANCELED. */
-typedef int (*ds_weights_step)(void *user, uint64_t done, uint64_t total);
-int ds_weights_digest(const ds_weights *w, char out[DS_HEX_SIZE], ds_weights_step step, void *user,
+ * is told bytes. */
+int ds_weights_digest(const ds_weights *w, char out[DS_HEX_SIZE], ds_progress *step, void *user,
                       ds_error *err);
 
 /* DS_ECONFLICT when a file is not as it was when it was opened. */

@@ -46,7 +46,7 @@ int ds_weights_need(const ds_weights *w, const char *name, int ndim, const int64
 
 /* ---------------------------------------------------------------- digest */
 
-static int digest_part(const ds_weights_part *p, char out[DS_HEX_SIZE], ds_weights_step step,
+static int digest_part(const ds_weights_part *p, char out[DS_HEX_SIZE], ds_progress *step,
                        void *user, uint64_t *done, uint64_t total, ds_error *err) {
     char *buffer = ds_xmalloc(CHUNK);
     ds_sha256 *h = ds_sha256_new();
@@ -59,7 +59,7 @@ static int digest_part(const ds_weights_part *p, char out[DS_HEX_SIZE], ds_weigh
         ds_sha256_add(h, buffer, n);
         at += n;
         *done += n;
-        if (step && step(user, *done, total))
+        if (ds_progress_say(step, user, (int64_t)*done, (int64_t)total))
             rc = ds_fail(err, DS_ECANCELED, "reading '%.200s' was cancelled", p->path);
     }
     if (!rc)
@@ -74,7 +74,7 @@ static int by_path(const void *a, const void *b) {
     return strcmp((*x)->path, (*y)->path);
 }
 
-int ds_weights_digest(const ds_weights *w, char out[DS_HEX_SIZE], ds_weights_step step, void *user,
+int ds_weights_digest(const ds_weights *w, char out[DS_HEX_SIZE], ds_progress *step, void *user,
                       ds_error *err) {
     uint64_t done = 0, total = ds_weights_file_bytes(w);
     if (w->part_count == 1)

@@ -426,7 +426,7 @@ static int distance_without(const fake_side *f, int drop, double *a, distance *o
 
 typedef struct {
     const fake_side *fake;
-    ds_fd_progress *progress;
+    ds_progress *progress;
     void *user;
     int tasks;
     atomic_int done, stop;
@@ -437,7 +437,7 @@ typedef struct {
 } decompositions;
 
 /* The factor and F count as one, at the beginning. */
-static int say(ds_fd_progress *progress, void *user, int done, int tasks, ds_error *err) {
+static int say(ds_progress *progress, void *user, int done, int tasks, ds_error *err) {
     if (progress && progress(user, done, tasks + 1))
         return ds_fail(err, DS_ECANCELED, "the distance was stopped");
     return 0;
@@ -526,7 +526,7 @@ static void fill_result(ds_fd_result *r, const distance *d) {
 
 /* distance[0] of all, then without each group. */
 static int distances(const ds_feature_set *real, const ds_feature_set *fake, int groups,
-                     uint64_t seed, ds_fd_progress *progress, void *user,
+                     uint64_t seed, ds_progress *progress, void *user,
                      distance out[DS_FD_GROUPS_MAX + 1], ds_error *err) {
     int rc = check_sets(real, fake, groups, err);
     if (rc)
@@ -551,7 +551,7 @@ static int distances(const ds_feature_set *real, const ds_feature_set *fake, int
 }
 
 int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
-                  ds_fd_progress *progress, void *user, ds_fd_result *out, ds_error *err) {
+                  ds_progress *progress, void *user, ds_fd_result *out, ds_error *err) {
     distance d[DS_FD_GROUPS_MAX + 1];
     int rc = distances(real, fake, groups, seed, progress, user, d, err);
     if (rc)
@@ -566,7 +566,7 @@ int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int gr
 }
 
 int ds_fd_parts_of(const ds_feature_set *real, const ds_feature_set *fake, int groups,
-                   uint64_t seed, ds_fd_progress *progress, void *user, ds_fd_parts *out,
+                   uint64_t seed, ds_progress *progress, void *user, ds_fd_parts *out,
                    ds_error *err) {
     distance d[DS_FD_GROUPS_MAX + 1];
     DS_ASSERT(groups >= 2);

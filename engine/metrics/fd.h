@@ -61,15 +61,12 @@ typedef struct {
     char net[DS_HEX_SIZE], resize[32];
 } ds_fd_result;
 
-/* Is told how far it is; not 0 stops it (DS_ECANCELED). */
-typedef int ds_fd_progress(void *user, double done, double total);
-
 /* groups: 0 = no interval, else 2..DS_FD_GROUPS_MAX (each costs eigenvalues once more; 8 is usual).
- * progress may be NULL; it is called by this thread, between decompositions.  DS_EINVAL: fewer than
+ * progress is called between decompositions.  DS_EINVAL: fewer than
  * 2 rows (2 per group), different networks, resizings or widths.  DS_EFAILED: features that are not
  * finite. */
 int ds_fd_compare(const ds_feature_set *real, const ds_feature_set *fake, int groups, uint64_t seed,
-                  ds_fd_progress *progress, void *user, ds_fd_result *out, ds_error *err);
+                  ds_progress *progress, void *user, ds_fd_result *out, ds_error *err);
 
 /* FD of a set and, without each of its groups, of what is left of it: what a paired comparison is
  * made of.  Sets of equal n, groups and seed are split alike, so that when picture i of two sets
@@ -81,7 +78,7 @@ typedef struct {
     uint64_t seed;
 } ds_fd_parts;
 int ds_fd_parts_of(const ds_feature_set *real, const ds_feature_set *fake, int groups,
-                   uint64_t seed, ds_fd_progress *progress, void *user, ds_fd_parts *out,
+                   uint64_t seed, ds_progress *progress, void *user, ds_fd_parts *out,
                    ds_error *err);
 
 /* now - bar, its standard error by the jackknife over the differences of the parts,

@@ -85,7 +85,7 @@ static void load_picture(const ds_features *f, float *to, const uint8_t *from, i
 }
 
 int ds_features_compute(ds_features *f, const uint8_t *images, int64_t n, int height, int width,
-                        float *out, ds_features_progress progress, void *ud, ds_error *err) {
+                        float *out, ds_progress *progress, void *ud, ds_error *err) {
     if (height < 1 || width < 1 || height > DS_FEATURE_IMAGE_SIDE_MAX ||
         width > DS_FEATURE_IMAGE_SIDE_MAX)
         return ds_fail(err, DS_EINVAL, "cannot compute features of %d x %d pictures, limit %d",
@@ -100,7 +100,7 @@ int ds_features_compute(ds_features *f, const uint8_t *images, int64_t n, int he
             load_picture(f, f->batch + (size_t)b * f->pixels, images + (size_t)(at + b) * picture,
                          height, width);
         ds_inception_forward(f->net, f->batch, B, NULL, out + (size_t)at * DS_FEATURE_DIM);
-        if (progress && progress(ud, at + B, n))
+        if (ds_progress_say(progress, ud, at + B, n))
             return ds_fail(err, DS_ECANCELED, "cancelled after %lld of %lld pictures",
                            (long long)(at + B), (long long)n);
     }

@@ -11,6 +11,7 @@
 #define DS_ENGINE_METRICS_FEATURES_H
 
 #include "base/digest.h"
+#include "base/progress.h"
 #include "kernels/device.h"
 
 #include <stdint.h>
@@ -38,9 +39,6 @@ int ds_feature_sets_match(const ds_feature_set *a, const ds_feature_set *b, ds_e
 
 typedef struct ds_features ds_features;
 
-/* Called after each batch; non-zero stops the work with DS_ECANCELED. */
-typedef int (*ds_features_progress)(void *ud, int64_t done, int64_t total);
-
 /* Load the network from `path` (.safetensors.zst).  want: digest that its uncompressed bytes must
  * have, NULL = DS_FEATURE_NET_SHA256.  DS_EINTEGRITY when it is another file or damaged. */
 int ds_features_open(ds_device *dev, const char *path, const char *want, ds_features **out,
@@ -50,9 +48,9 @@ void ds_features_close(ds_features *f); /* NULL is fine; before the device is cl
 const char *ds_features_net(const ds_features *f); /* digest of the file in use */
 
 /* out (n,768) from images (n,height,width,3) 8-bit RGB, sides 1..DS_FEATURE_IMAGE_SIDE_MAX.
- * Same bytes whatever n and the number of threads.  progress may be NULL. */
+ * Same bytes whatever n and the number of threads.  progress is told images, after each batch. */
 int ds_features_compute(ds_features *f, const uint8_t *images, int64_t n, int height, int width,
-                        float *out, ds_features_progress progress, void *ud, ds_error *err);
+                        float *out, ds_progress *progress, void *ud, ds_error *err);
 
 /* Fill a set that borrows x. */
 void ds_features_describe(const ds_features *f, const float *x, int64_t n, ds_feature_set *set);

@@ -161,11 +161,11 @@ typedef struct {
     int64_t done, total;
 } watcher;
 
-static int watch(void *ud, int64_t done, int64_t total) {
+static int watch(void *ud, double done, double total) {
     watcher *w = ud;
-    ck_assert_int_gt(done, w->done);
-    w->done = done;
-    w->total = total;
+    ck_assert_int_gt((int64_t)done, w->done);
+    w->done = (int64_t)done;
+    w->total = (int64_t)total;
     return ++w->calls == w->stop_at;
 }
 

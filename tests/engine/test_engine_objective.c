@@ -157,7 +157,7 @@ START_TEST(nothing_is_not_something) {
 }
 END_TEST
 
-static int stop(void *user, int64_t done, int64_t total) {
+static int stop(void *user, double done, double total) {
     ck_assert(done <= total && total == ds_objective_passes(N));
     return ++*(int *)user == 2;
 }

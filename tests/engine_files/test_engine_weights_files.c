@@ -251,10 +251,10 @@ static struct {
     int calls, stop_at;
 } told;
 
-static int tell(void *user, uint64_t done, uint64_t total) {
+static int tell(void *user, double done, double total) {
     ck_assert(user == &told);
-    told.done[told.calls++] = done;
-    told.total = total;
+    told.done[told.calls++] = (uint64_t)done;
+    told.total = (uint64_t)total;
     return told.calls == told.stop_at;
 }
 

@@ -37,7 +37,7 @@ static void scan(void) {
     ds_scan_release(&r);
 }
 
-static int prepare(ds_images **im, int side, ds_progress_fn progress) {
+static int prepare(ds_images **im, int side, ds_progress *progress) {
     ds_prepare_options o = {
         .root = root, .manifest = manifest, .cache_dir = cache_dir, .side = side, .channels = 3};
     err = (ds_error){0};
@@ -338,7 +338,7 @@ START_TEST(full_disk_is_said) {
 }
 END_TEST
 
-static int cancel(void *user, int64_t done, int64_t total) {
+static int cancel(void *user, double done, double total) {
     (void)user, (void)done, (void)total;
     return 1;
 }

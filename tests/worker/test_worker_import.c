@@ -328,9 +328,16 @@ END_TEST
 
 /* ---------------------------------------------------------------- whole or absent */
 
-static int stop_late(void *user, const char *stage, uint64_t done, uint64_t total) {
+static const char *stage_now;
+
+static void note_stage(void *user, const char *stage) {
     (void)user;
-    return !strcmp(stage, "convert") && done > total / 2;
+    stage_now = stage;
+}
+
+static int stop_late(void *user, double done, double total) {
+    (void)user;
+    return !strcmp(stage_now, "convert") && done > total / 2;
 }
 
 /* A base of our own kind with so many channels of latents under TMP/name. */
@@ -464,7 +471,7 @@ START_TEST(cancelled_or_full_leaves_nothing) {
     ds_error err;
     ds_import_result r;
     ds_import_options o = {
-        .source = GOLDEN "diffusers", .out_dir = dir, .progress = {stop_late, NULL}};
+        .source = GOLDEN "diffusers", .out_dir = dir, .progress = {note_stage, stop_late, NULL}};
     ck_assert_int_eq(ds_import_base(&o, &r, &err), DS_ECANCELED);
     ck_assert_int_eq(files_in(dir), 0);
     o.progress.step = NULL;

@@ -169,7 +169,7 @@ static ds_latents *open_latents(const ds_latents_options *o, int64_t encoded, in
     return l;
 }
 
-static int stop_at_once(void *user, int64_t done, int64_t total) {
+static int stop_at_once(void *user, double done, double total) {
     (void)done, (void)total;
     ++*(int *)user;
     return 1;

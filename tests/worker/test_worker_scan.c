@@ -322,7 +322,7 @@ START_TEST(limits_are_named) {
 }
 END_TEST
 
-static int cancel_at_once(void *user, int64_t done, int64_t total) {
+static int cancel_at_once(void *user, double done, double total) {
     (void)user, (void)done, (void)total;
     return 1;
 }

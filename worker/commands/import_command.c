@@ -18,17 +18,18 @@ typedef struct {
     double last; /* seconds; when a line was written */
 } terminal;
 
-static int on_terminal(void *user, const char *stage, uint64_t done, uint64_t total) {
+static void on_stage(void *user, const char *stage) { ((terminal *)user)->stage = stage; }
+
+static int on_step(void *user, double done, double total) {
     terminal *t = user;
     if (ds_monotonic() - t->last < 0.2 && done < total)
         return 0;
     t->last = ds_monotonic();
-    t->stage = stage;
-    int pictures = !strcmp(stage, "objective");
+    int pictures = !strcmp(t->stage, "objective");
     unsigned long long unit = pictures ? 1 : 1000000;
-    fprintf(stderr, "\r%s %llu / %llu %s%s", stage, (unsigned long long)done / unit,
+    fprintf(stderr, "\r%s %llu / %llu %s%s", t->stage, (unsigned long long)done / unit,
             (unsigned long long)total / unit, pictures ? "pictures" : "MB",
-            done == total ? "\n" : "  ");
+            done >= total ? "\n" : "  ");
     return 0;
 }
 
@@ -88,7 +89,7 @@ int ds_worker_import_base(int argc, char **argv) {
     if (rc)
         return rc < 0 ? 0 : rc;
     if (isatty(STDERR_FILENO))
-        o.progress = (ds_import_progress){on_terminal, &t};
+        o.progress = (ds_import_progress){on_stage, on_step, &t};
     o.report = ds_import_report_new();
     rc = ds_import_base(&o, &r, &err);
     ds_import_report_lines(o.report, say_line, NULL);

@@ -11,6 +11,7 @@
 
 #include "base/digest.h"
 #include "base/json.h"
+#include "base/progress.h"
 #include "engine/files/import_report.h"
 #include "kernels/device.h"
 
@@ -36,11 +37,17 @@ json_t *ds_import_result_json(const char *what, const ds_import_result *r,
                               const ds_import_report *report);
 
 typedef struct {
-    /* stage "digest" or "convert" (bytes), or "objective" (pictures); another result than 0 stops
-     * with DS_ECANCELED */
-    int (*step)(void *user, const char *stage, uint64_t done, uint64_t total);
+    /* Before the first step of a stage: "digest" or "convert", whose steps are bytes, or
+     * "objective", of pictures.  A stage may come again. */
+    void (*stage)(void *user, const char *stage);
+    ds_progress *step;
     void *user;
 } ds_import_progress;
+
+static inline void ds_import_stage(const ds_import_progress *p, const char *stage) {
+    if (p->stage)
+        p->stage(p->user, stage);
+}
 
 typedef struct {
     const char *source, *vae; /* vae NULL or "": the source folder's own, if it has one */

@@ -16,25 +16,14 @@ enum { CLASSES_MAX = 100000, INDEX_MAX = 16 << 20 };
 
 /* ---------------------------------------------------------------- progress */
 
-typedef struct {
-    const ds_import_progress *p;
-    const char *stage;
-    uint64_t total;
-} stage;
-
-static int stage_step(void *user, uint64_t done, uint64_t total) {
-    const stage *s = user;
-    return s->p->step ? s->p->step(s->p->user, s->stage, done, total) : 0;
-}
-
 static int digest(const ds_weights *w, const ds_import_progress *p, char out[DS_HEX_SIZE],
                   ds_error *err) {
-    stage s = {.p = p, .stage = "digest"};
-    return ds_weights_digest(w, out, stage_step, &s, err);
+    ds_import_stage(p, "digest");
+    return ds_weights_digest(w, out, p->step, p->user, err);
 }
 
-static int said_stop(const stage *s, uint64_t done, ds_error *err) {
-    return stage_step((void *)(uintptr_t)s, done, s->total)
+static int said_stop(const ds_import_progress *p, uint64_t done, uint64_t total, ds_error *err) {
+    return ds_progress_say(p->step, p->user, (int64_t)done, (int64_t)total)
                ? ds_fail(err, DS_ECANCELED, "the import was cancelled")
                : 0;
 }
@@ -138,7 +127,7 @@ typedef struct {
     const ds_vae_config *c;
     ds_st_writer *writer;
     ds_st_stream *out; /* NULL: declare, else write */
-    const stage *progress;
+    const ds_import_progress *progress;
     uint64_t done;
     int64_t parameters;
     int rc;
@@ -168,7 +157,7 @@ static void copy_vae_tensor(void *user, const char *name, int ndim, const int64_
     free(data);
     k->done += t->bytes;
     if (!k->rc)
-        k->rc = said_stop(k->progress, k->done, k->err);
+        k->rc = said_stop(k->progress, k->done, ds_weights_file_bytes(k->w), k->err);
 }
 
 static int write_vae(ds_weights *w, const ds_vae_config *c, const char *spelling,
@@ -178,8 +167,9 @@ static int write_vae(ds_weights *w, const ds_vae_config *c, const char *spelling
     int rc = digest(w, &o->progress, sha, err);
     if (rc)
         return rc;
-    stage progress = {.p = &o->progress, .stage = "convert", .total = ds_weights_file_bytes(w)};
-    vae_copy k = {.w = w, .c = c, .writer = ds_st_writer_new(), .progress = &progress, .err = err};
+    ds_import_stage(&o->progress, "convert");
+    vae_copy k = {
+        .w = w, .c = c, .writer = ds_st_writer_new(), .progress = &o->progress, .err = err};
     json_t *config = ds_vae_config_to_json(c);
     set_json(k.writer, "diffscaler.vae", config);
     json_decref(config);
@@ -263,15 +253,15 @@ static void describe(ds_st_writer *writer, const ds_dit_names *d, const ds_weigh
 static int copy_tensors(const ds_dit_names *d, const ds_weights *w, ds_st_stream *out,
                         const ds_import_progress *p, ds_error *err) {
     const ds_params *table = ds_dit_names_table(d);
-    stage progress = {.p = p, .stage = "convert"};
-    uint64_t done = 0;
+    uint64_t done = 0, total = 0;
     size_t largest = 0;
     for (int i = 0; i < table->count; i++) {
-        progress.total += table->items[i].count * sizeof(float);
+        total += table->items[i].count * sizeof(float);
         largest = table->items[i].count > largest ? table->items[i].count : largest;
     }
     void *data = ds_xmalloc(largest * sizeof(float));
     int rc = 0;
+    ds_import_stage(p, "convert");
     for (int i = 0; !rc && i < table->count; i++) {
         const ds_param *q = &table->items[i];
         rc = ds_dit_names_read(d, i, data, err);
@@ -279,7 +269,7 @@ static int copy_tensors(const ds_dit_names *d, const ds_weights *w, ds_st_stream
                 : put_checked(out, ds_weights_path(w), q->name, ds_dit_names_dtype(d, i), data,
                               q->count, err);
         done += q->count * sizeof(float);
-        rc = rc ? rc : said_stop(&progress, done, err);
+        rc = rc ? rc : said_stop(p, done, total, err);
     }
     free(data);
     return rc;

@@ -288,16 +288,16 @@ static int to_latents(measure *m, float *x, const ds_probe_group *g, ds_error *e
     return rc;
 }
 
-static int on_step(void *user, int64_t done, int64_t total) {
+static int on_step(void *user, double done, double total) {
     measure *m = user;
     (void)total;
     const ds_import_progress *p = &m->o->progress;
-    return p->step ? p->step(p->user, "objective", (uint64_t)(m->done + done), (uint64_t)m->total)
-                   : 0;
+    return p->step ? p->step(p->user, (double)m->done + done, (double)m->total) : 0;
 }
 
 static int measure_groups(measure *m, float *const *x, ds_error *err) {
     int rc = 0;
+    ds_import_stage(&m->o->progress, "objective");
     for (int g = 0; g < m->pictures.count; g++)
         m->total += ds_objective_passes(m->pictures.groups[g].n);
     for (int g = 0; !rc && g < m->pictures.count; g++) {

@@ -8,6 +8,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/progress.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -18,10 +19,6 @@
 #define DS_DATA_PATH_MAX 4096       /* relative path with its final 0 */
 #define DS_REJECTED_LISTED 10000    /* longer lists are counted only, ... */
 #define DS_REJECTED_BYTES (2 << 20) /* ... and so is what is beyond this much text */
-
-/* Called now and then with what is done of what (total 0 = not known yet); another result than 0
- * stops the work with DS_ECANCELED.  NULL is allowed wherever one is taken. */
-typedef int (*ds_progress_fn)(void *user, int64_t done, int64_t total);
 
 typedef struct {
     char *path; /* printable: bytes that are no UTF-8 and control characters as \xNN */

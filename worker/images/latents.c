@@ -101,7 +101,7 @@ static void make_key(char key[DS_HEX_SIZE], const ds_latents_options *o) {
     free(text);
 }
 
-static int take_lock(store *s, ds_progress_fn progress, void *user, ds_error *err) {
+static int take_lock(store *s, ds_progress *progress, void *user, ds_error *err) {
     while (flock(s->fd, LOCK_EX | LOCK_NB)) {
         if (errno != EWOULDBLOCK && errno != EINTR)
             return ds_fail_errno(err, "cannot lock '%s'", s->path);
@@ -113,8 +113,7 @@ static int take_lock(store *s, ds_progress_fn progress, void *user, ds_error *er
 }
 
 /* Open or create; a file that is none of ours is begun anew; a record cut off at the end goes. */
-static int open_file(store *s, const char *key, ds_progress_fn progress, void *user,
-                     ds_error *err) {
+static int open_file(store *s, const char *key, ds_progress *progress, void *user, ds_error *err) {
     file_header h = {.floats = s->floats}, there = {.floats = 0};
     memcpy(h.magic, MAGIC, 8);
     memcpy(h.key, key, HEX);
@@ -272,7 +271,7 @@ static int encode_one(store *s, ds_vae *vae, int64_t i, uint8_t *record, uint8_t
     return rc;
 }
 
-static int encode_missing(store *s, int64_t pictures, int64_t missing, ds_progress_fn progress,
+static int encode_missing(store *s, int64_t pictures, int64_t missing, ds_progress *progress,
                           void *user, ds_error *err) {
     ds_vae *vae;
     int rc = ds_vae_open(&vae, s->o->dev, s->o->vae_path, s->o->vae_sha256, DS_VAE_ENCODER, err);
@@ -283,7 +282,7 @@ static int encode_missing(store *s, int64_t pictures, int64_t missing, ds_progre
     for (int64_t i = 0; !rc && i < pictures; i++) {
         if (s->first[i] != i || s->index[i] >= 0)
             continue;
-        if (progress && progress(user, done, missing)) {
+        if (ds_progress_say(progress, user, done, missing)) {
             rc = ds_fail(err, DS_ECANCELED, "encoding images was cancelled");
             break;
         }
@@ -298,8 +297,8 @@ static int encode_missing(store *s, int64_t pictures, int64_t missing, ds_progre
     }
     if (!rc && fdatasync(s->fd))
         rc = ds_fail_errno(err, "cannot write '%s'", s->path);
-    if (!rc && progress)
-        progress(user, missing, missing);
+    if (!rc)
+        ds_progress_say(progress, user, missing, missing);
     free(record);
     free(scratch);
     ds_vae_free(vae);
@@ -330,7 +329,7 @@ static void point(store *s, int64_t pictures) {
     s->map = NULL;
 }
 
-static int fill(store *s, const char *key, ds_progress_fn progress, void *user, ds_error *err) {
+static int fill(store *s, const char *key, ds_progress *progress, void *user, ds_error *err) {
     int64_t pictures = (int64_t)s->o->images->n * (s->o->mirrored ? 2 : 1), missing;
     int rc = open_file(s, key, progress, user, err);
     if (rc)
@@ -347,7 +346,7 @@ static int fill(store *s, const char *key, ds_progress_fn progress, void *user, 
     return rc;
 }
 
-int ds_latents_open(ds_latents **out, const ds_latents_options *o, ds_progress_fn progress,
+int ds_latents_open(ds_latents **out, const ds_latents_options *o, ds_progress *progress,
                     void *user, ds_error *err) {
     char key[DS_HEX_SIZE];
     size_t floats = 2 * (size_t)o->channels * (size_t)o->side * (size_t)o->side;

@@ -41,7 +41,7 @@ typedef struct {
 } ds_latents;
 
 /* progress is called with pictures done of all that are missing (mirror images count). */
-int ds_latents_open(ds_latents **out, const ds_latents_options *o, ds_progress_fn progress,
+int ds_latents_open(ds_latents **out, const ds_latents_options *o, ds_progress *progress,
                     void *user, ds_error *err);
 void ds_latents_close(ds_latents *l); /* NULL is fine */
 

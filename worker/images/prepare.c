@@ -195,7 +195,7 @@ static void *decoder(void *arg) {
     return NULL;
 }
 
-static void wait_for(prepare *p, ds_progress_fn progress, void *user) {
+static void wait_for(prepare *p, ds_progress *progress, void *user) {
     pthread_mutex_lock(&p->lock);
     while (p->running > 0) {
         struct timespec until;
@@ -205,7 +205,7 @@ static void wait_for(prepare *p, ds_progress_fn progress, void *user) {
         until.tv_nsec %= 1000000000;
         pthread_cond_clockwait(&p->finished, &p->lock, CLOCK_MONOTONIC, &until);
         pthread_mutex_unlock(&p->lock);
-        if (progress && progress(user, atomic_load(&p->done), p->count)) {
+        if (ds_progress_say(progress, user, atomic_load(&p->done), p->count)) {
             ds_error cancelled;
             ds_fail(&cancelled, DS_ECANCELED, "preparing images was cancelled");
             fail_all(p, &cancelled);
@@ -215,7 +215,7 @@ static void wait_for(prepare *p, ds_progress_fn progress, void *user) {
     pthread_mutex_unlock(&p->lock);
 }
 
-static int decode_all(prepare *p, ds_progress_fn progress, void *user, ds_error *err) {
+static int decode_all(prepare *p, ds_progress *progress, void *user, ds_error *err) {
     pthread_t threads[CHILDREN_MAX];
     int want = p->o->children > 0 ? p->o->children : 2, started = 0;
     want = want > CHILDREN_MAX ? CHILDREN_MAX : want;
@@ -305,7 +305,7 @@ static void remove_leftovers(const char *dir_path) {
 }
 
 static int build(const ds_prepare_options *o, prepare *p, const char *path, const char *key,
-                 ds_progress_fn progress, void *user, ds_error *err) {
+                 ds_progress *progress, void *user, ds_error *err) {
     size_t image_size = (size_t)o->side * (size_t)o->side * (size_t)o->channels;
     assign_labels(p);
     remove_leftovers(o->cache_dir);
@@ -332,7 +332,7 @@ static void make_key(char key[DS_HEX_SIZE], const char *digest, const ds_prepare
 }
 
 static int open_or_build(ds_images **out, const ds_prepare_options *o, const char *text, size_t n,
-                         ds_progress_fn progress, void *user, ds_error *err) {
+                         ds_progress *progress, void *user, ds_error *err) {
     prepare p = {.o = o, .source = o->source, .file = {.fd = -1}};
     char key[DS_HEX_SIZE], path[PATH_MAX];
     ds_error why = {0};
@@ -362,8 +362,8 @@ static int open_or_build(ds_images **out, const ds_prepare_options *o, const cha
     return rc;
 }
 
-int ds_prepare_open(ds_images **out, const ds_prepare_options *o, ds_progress_fn progress,
-                    void *user, ds_error *err) {
+int ds_prepare_open(ds_images **out, const ds_prepare_options *o, ds_progress *progress, void *user,
+                    ds_error *err) {
     *out = NULL;
     if (o->channels != 3)
         return ds_fail(err, DS_EINVAL, "images are prepared with 3 channels, not %d", o->channels);

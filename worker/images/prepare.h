@@ -49,7 +49,7 @@ typedef struct {
     struct ds_images_map *map; /* private */
 } ds_images;
 
-int ds_prepare_open(ds_images **out, const ds_prepare_options *options, ds_progress_fn progress,
+int ds_prepare_open(ds_images **out, const ds_prepare_options *options, ds_progress *progress,
                     void *user, ds_error *err);
 void ds_images_close(ds_images *images); /* NULL is fine */
 

@@ -271,7 +271,7 @@ static int summarise(scan *s) {
     return rc;
 }
 
-static int run(scan *s, ds_candidate_list *list, ds_progress_fn progress, void *user) {
+static int run(scan *s, ds_candidate_list *list, ds_progress *progress, void *user) {
     ds_source_walk walk = {s->o.max_files, &s->r->rejected, progress, user};
     int rc = s->source->ops->list(s->source, &walk, list, s->err);
     if (rc)
@@ -279,20 +279,19 @@ static int run(scan *s, ds_candidate_list *list, ds_progress_fn progress, void *
     s->r->ignored = list->ignored;
     s->pictures = ds_xmalloc((size_t)(list->count + 1) * sizeof *s->pictures);
     for (int64_t i = 0; i < list->count; i++) {
-        if (progress && i % 64 == 0 && progress(user, i, list->count))
+        if (i % 64 == 0 && ds_progress_say(progress, user, i, list->count))
             return ds_fail(s->err, DS_ECANCELED, "the scan was cancelled");
         rc = take(s, &list->items[i]);
         if (rc)
             return rc;
     }
-    if (progress)
-        progress(user, list->count, list->count);
+    ds_progress_say(progress, user, list->count, list->count);
     s->source->ops->unused(s->source, &s->r->rejected);
     return summarise(s);
 }
 
-int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress_fn progress,
-            void *user, ds_error *err) {
+int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress *progress, void *user,
+            ds_error *err) {
     double start = ds_monotonic();
     *out = (ds_scan_result){0};
     scan s = {.o = *options, .r = out, .err = err};

@@ -54,8 +54,8 @@ typedef struct {
     int warning_count;
 } ds_scan_result;
 
-int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress_fn progress,
-            void *user, ds_error *err);
+int ds_scan(const ds_scan_options *options, ds_scan_result *out, ds_progress *progress, void *user,
+            ds_error *err);
 void ds_scan_release(ds_scan_result *r);
 
 /* The document result.json of a scan job; the manifest is named "manifest.ndjson". */

@@ -8,6 +8,6 @@
 
 /* Everything below root_fd that could be a picture; what cannot be is rejected or ignored. */
 int ds_walk(int root_fd, int64_t max_files, ds_candidate_list *out, ds_rejected_list *rejected,
-            ds_progress_fn progress, void *user, ds_error *err);
+            ds_progress *progress, void *user, ds_error *err);
 
 #endif

@@ -16,7 +16,7 @@ typedef struct {
     ds_candidate_list *list;
     ds_rejected_list *rejected;
     int64_t max_files;
-    ds_progress_fn progress;
+    ds_progress *progress;
     void *user;
     ds_error *err;
 } walk;
@@ -53,7 +53,7 @@ static int add_candidate(walk *w, const char *path, const struct stat *st) {
         l->items = ds_xrealloc(l->items, (size_t)l->cap * sizeof *l->items);
     }
     l->items[l->count++] = (ds_candidate){ds_xstrdup(path), *st};
-    if (w->progress && l->count % 4096 == 0 && w->progress(w->user, l->count, 0))
+    if (l->count % 4096 == 0 && ds_progress_say(w->progress, w->user, l->count, 0))
         return ds_fail(w->err, DS_ECANCELED, "the scan was cancelled");
     return 0;
 }
@@ -133,7 +133,7 @@ static int by_path(const void *a, const void *b) {
 }
 
 int ds_walk(int root_fd, int64_t max_files, ds_candidate_list *out, ds_rejected_list *rejected,
-            ds_progress_fn progress, void *user, ds_error *err) {
+            ds_progress *progress, void *user, ds_error *err) {
     char path[DS_DATA_PATH_MAX] = "";
     walk w = {out, rejected, max_files, progress, user, err};
     int fd = openat(root_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

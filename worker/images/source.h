@@ -35,7 +35,7 @@ void ds_candidates_release(ds_candidate_list *list);
 typedef struct {
     int64_t max_files;          /* more of them: DS_EINVAL */
     ds_rejected_list *rejected; /* what is left out, with the reason */
-    ds_progress_fn progress;    /* files found so far; total 0 */
+    ds_progress *progress;      /* files found so far; total 0 */
     void *user;
 } ds_source_walk;
 

@@ -11,14 +11,19 @@ typedef struct {
     const char *stage;
 } job_progress;
 
-static int on_job(void *user, const char *stage, uint64_t done, uint64_t total) {
+/* The digests of a base and of its VAE are one stage. */
+static void on_stage(void *user, const char *stage) {
     job_progress *p = user;
-    if (!p->stage || strcmp(p->stage, stage)) {
-        p->stage = stage;
-        ds_events_stage(p->job->events, stage, "%s", p->job->spec->import.source);
-    }
-    ds_events_progress(p->job->events, (double)done, (double)total,
-                       strcmp(stage, "objective") ? "bytes" : "pictures", NAN, NAN);
+    if (p->stage && !strcmp(p->stage, stage))
+        return;
+    p->stage = stage;
+    ds_events_stage(p->job->events, stage, "%s", p->job->spec->import.source);
+}
+
+static int on_step(void *user, double done, double total) {
+    const job_progress *p = user;
+    ds_events_progress(p->job->events, done, total,
+                       strcmp(p->stage, "objective") ? "bytes" : "pictures", NAN, NAN);
     return 0;
 }
 
@@ -48,7 +53,7 @@ int ds_job_import(const ds_work *job, ds_error *err) {
                                       .threads = job->spec->device.threads},
                            .memory_limit = job->spec->device.memory_limit,
                            .report = ds_import_report_new(),
-                           .progress = {on_job, &progress}};
+                           .progress = {on_stage, on_step, &progress}};
     if (s->feature_net)
         ds_events_stage(job->events, "convert", "%s", s->source);
     int rc = s->feature_net ? ds_import_feature_net(&o, &r, err) : ds_import_base(&o, &r, err);

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-static int on_scan(void *user, int64_t done, int64_t total) {
+static int on_scan(void *user, double done, double total) {
     const ds_work *job = user;
     ds_events_progress(job->events, (double)done, (double)total, "files", NAN, NAN);
     return 0;

@@ -98,7 +98,7 @@ static int plan_time(train_job *t, ds_error *err) {
 
 /* ---------------------------------------------------------------- prepare */
 
-static int on_prepare(void *user, int64_t done, int64_t total) {
+static int on_prepare(void *user, double done, double total) {
     const train_job *t = user;
     ds_events_progress(t->job->events, (double)done, (double)total, "images", NAN, NAN);
     return 0;

@@ -15,8 +15,8 @@ size_t ds_measure_distance_bytes(enum ds_fid_mode mode) {
 }
 
 int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
-                        const ds_spec_evaluate *e, int interval, ds_fd_progress *progress,
-                        void *user, ds_error *err) {
+                        const ds_spec_evaluate *e, int interval, ds_progress *progress, void *user,
+                        ds_error *err) {
     ds_feature_set real = ds_reference_set(ref);
     int rc = ds_fd_compare(&real, fake, interval ? groups_for(fake->n) : 0, e->seed, progress, user,
                            &out->fd, err);
@@ -80,7 +80,7 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, float *room, ds_measure_keep *keep,
-                    void *keep_user, ds_progress *progress, ds_fd_progress *distance, void *user,
+                    void *keep_user, ds_progress *progress, ds_progress *distance, void *user,
                     ds_error *err) {
     ds_measure_source source = {.features = features,
                                 .side = ds_picture_side(model),

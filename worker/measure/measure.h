@@ -28,8 +28,8 @@ typedef struct {
 /* Compare n features (n, dim) with the reference: FD with interval when `interval`, KID.  progress
  * (NULL is fine) hears of the distance's parts and may stop it. */
 int ds_measure_features(ds_measure *out, const ds_reference *ref, const ds_feature_set *fake,
-                        const ds_spec_evaluate *e, int interval, ds_fd_progress *progress,
-                        void *user, ds_error *err);
+                        const ds_spec_evaluate *e, int interval, ds_progress *progress, void *user,
+                        ds_error *err);
 
 /* Is shown every picture in turn: number i of them, 8-bit RGB. */
 typedef void ds_measure_keep(void *user, int i, const uint8_t *rgb);
@@ -62,7 +62,7 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
 int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
                     ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
                     const ds_spec_evaluate *e, int any_net, float *x, ds_measure_keep *keep,
-                    void *keep_user, ds_progress *progress, ds_fd_progress *distance, void *user,
+                    void *keep_user, ds_progress *progress, ds_progress *distance, void *user,
                     ds_error *err);
 
 #endif
