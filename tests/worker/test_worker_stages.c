@@ -313,7 +313,8 @@ END_TEST
 START_TEST(rows_say_what_is_not_known) {
     world w = open_world("rows", uneven_spec());
     ds_tools t = {.job = &w.job};
-    json_t *r = ds_evaluation_row("adapter", "fd", 2.5, 1, NAN, 0, -1, 9, NULL, &t);
+    ds_evaluation_value v = {"adapter", "fd", 2.5, 1, NAN, 0, -1, 9, NULL};
+    json_t *r = ds_evaluation_row(&v, &t);
     ck_assert(ds_json_number(r, "value", 0) == 2.5 && ds_json_number(r, "ci_low", 0) == 1);
     ck_assert(json_is_null(json_object_get(r, "ci_high")));
     ck_assert_int_eq(ds_json_int(r, "n_real", -1), 0);

@@ -306,32 +306,44 @@ static int write_samples(const evaluation *e, ds_error *err) {
 
 /* ---------------------------------------------------------------- results */
 
-json_t *ds_evaluation_row(const char *subject, const char *metric, double value, double lo,
-                          double hi, int64_t n_real, int64_t n_fake, uint64_t seed,
-                          const char *sample_digest, const ds_tools *tools) {
-    json_t *o = json_pack("{s:s, s:s}", "subject", subject, "metric", metric);
-    json_object_set_new(o, "value", ds_json_real(value));
-    json_object_set_new(o, "ci_low", ds_json_real(lo));
-    json_object_set_new(o, "ci_high", ds_json_real(hi));
-    json_object_set_new(o, "n_real", n_real < 0 ? json_null() : json_integer(n_real));
-    json_object_set_new(o, "n_fake", n_fake < 0 ? json_null() : json_integer(n_fake));
-    json_object_set_new(o, "seed", json_integer((json_int_t)seed));
+json_t *ds_evaluation_row(const ds_evaluation_value *v, const ds_tools *tools) {
+    json_t *o = json_pack("{s:s, s:s}", "subject", v->subject, "metric", v->metric);
+    json_object_set_new(o, "value", ds_json_real(v->value));
+    json_object_set_new(o, "ci_low", ds_json_real(v->lo));
+    json_object_set_new(o, "ci_high", ds_json_real(v->hi));
+    json_object_set_new(o, "n_real", v->n_real < 0 ? json_null() : json_integer(v->n_real));
+    json_object_set_new(o, "n_fake", v->n_fake < 0 ? json_null() : json_integer(v->n_fake));
+    json_object_set_new(o, "seed", json_integer((json_int_t)v->seed));
     json_object_set_new(o, "feature_net", json_string(tools->job->spec->feature_net.sha256));
     json_object_set_new(o, "resize",
                         json_string(ds_fid_mode_preprocess(tools->job->spec->feature_net.mode)));
     json_object_set_new(o, "sample_digest",
-                        sample_digest ? json_string(sample_digest) : json_null());
+                        v->sample_digest ? json_string(v->sample_digest) : json_null());
     return o;
 }
 
 static void add_rows(json_t *rows, const char *subject, const ds_measure *m, const ds_tools *t) {
-    json_array_append_new(rows, ds_evaluation_row(subject, "fd", m->fd.fd, m->fd.lo, m->fd.hi,
-                                                  m->fd.n_real, m->fd.n_fake, m->fd.seed,
-                                                  m->sample_digest, t));
+    ds_evaluation_value fd = {.subject = subject,
+                              .metric = "fd",
+                              .value = m->fd.fd,
+                              .lo = m->fd.lo,
+                              .hi = m->fd.hi,
+                              .n_real = m->fd.n_real,
+                              .n_fake = m->fd.n_fake,
+                              .seed = m->fd.seed,
+                              .sample_digest = m->sample_digest};
+    ds_evaluation_value kid = {.subject = subject,
+                               .metric = "kid",
+                               .value = m->kid.kid,
+                               .lo = m->kid.lo,
+                               .hi = m->kid.hi,
+                               .n_real = m->kid.n_real,
+                               .n_fake = m->kid.n_fake,
+                               .seed = m->kid.seed,
+                               .sample_digest = m->sample_digest};
+    json_array_append_new(rows, ds_evaluation_row(&fd, t));
     if (m->kid.subsets) /* not defined for fewer than 4 pictures */
-        json_array_append_new(rows, ds_evaluation_row(subject, "kid", m->kid.kid, m->kid.lo,
-                                                      m->kid.hi, m->kid.n_real, m->kid.n_fake,
-                                                      m->kid.seed, m->sample_digest, t));
+        json_array_append_new(rows, ds_evaluation_row(&kid, t));
 }
 
 /* Six digits: the adapter's bytes must not hang on the last bits of an eigenvalue. */
@@ -459,9 +471,19 @@ static int measure_new(evaluation *e, ds_error *err) {
     int *labels = ds_xmalloc(n * sizeof *labels);
     float *x = ds_xmalloc(n * feature_dim(e) * sizeof *x);
     ds_task_samples samples = new_samples(e, labels);
-    int rc = ds_measure_task(&e->task, e->tools->model, e->adapter, e->tools->features,
-                             &e->reference, &s->sample, &s->evaluate, 0, x, keep_task, e, on_sample,
-                             on_distance, &e->progress, err);
+    ds_measure_input in = {.model = e->tools->model,
+                           .adapter = e->adapter,
+                           .features = e->tools->features,
+                           .reference = &e->reference,
+                           .sample = &s->sample,
+                           .evaluate = &s->evaluate,
+                           .x = x,
+                           .keep = keep_task,
+                           .keep_user = e,
+                           .progress = on_sample,
+                           .distance = on_distance,
+                           .user = &e->progress};
+    int rc = ds_measure_task(&e->task, &in, err);
     if (!rc)
         rc = ds_task_features_save(&samples, x, e->task.sample_digest, err);
     free(labels);

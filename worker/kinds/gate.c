@@ -204,9 +204,15 @@ static int measure(checking *c, double *fd_error, double *kid_error, ds_error *e
     ds_gate_task *o = c->out;
     const ds_spec_task *t = c->task;
     ds_measure m = {0};
-    int changed = c->tools->features_finding[0] && c->net == c->tools->features;
-    int rc = ds_measure_task(&m, c->tools->model, c->adapter, c->net, &c->reference, &t->sample,
-                             &t->evaluate, changed, NULL, NULL, NULL, NULL, NULL, NULL, err);
+    ds_measure_input in = {.model = c->tools->model,
+                           .adapter = c->adapter,
+                           .features = c->net,
+                           .reference = &c->reference,
+                           .sample = &t->sample,
+                           .evaluate = &t->evaluate,
+                           .any_net =
+                               c->tools->features_finding[0] && c->net == c->tools->features};
+    int rc = ds_measure_task(&m, &in, err);
     if (rc)
         return rc;
     o->level = 2;

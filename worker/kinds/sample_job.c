@@ -140,8 +140,15 @@ static int draw(sample_job *s, ds_serve *serve, char digest[DS_HEX_SIZE], ds_err
     for (int first = 0; !rc && first < n; first += most) {
         int B = n - first < most ? n - first : most;
         s->before = first;
-        rc = ds_serve_range(serve, s->spec->seed, first, s->labels + first, B, pixels, x, on_sample,
-                            s, err);
+        ds_serve_request q = {.seed = s->spec->seed,
+                              .first = first,
+                              .n = B,
+                              .labels = s->labels + first,
+                              .pixels = pixels,
+                              .raw = x,
+                              .progress = on_sample,
+                              .user = s};
+        rc = ds_serve_run(serve, &q, err);
         if (!rc)
             rc = ds_sample_file_put(s->file, pixels, (size_t)B * one, err);
         if (!rc)

@@ -387,12 +387,18 @@ static int package(train_job *t, json_t **entry, json_t **probe, ds_error *err) 
 
 static void add_heldout(const train_job *t, json_t *rows) {
     const ds_train_record *r = &t->record;
-    json_array_append_new(rows, ds_evaluation_row("adapter", "heldout_loss", r->heldout, NAN, NAN,
-                                                  r->heldout_images, -1, t->options.seed, NULL,
-                                                  &t->tools));
-    json_array_append_new(rows, ds_evaluation_row("adapter", "heldout_loss_start", r->heldout_start,
-                                                  NAN, NAN, r->heldout_images, -1, t->options.seed,
-                                                  NULL, &t->tools));
+    ds_evaluation_value v = {.subject = "adapter",
+                             .metric = "heldout_loss",
+                             .value = r->heldout,
+                             .lo = NAN,
+                             .hi = NAN,
+                             .n_real = r->heldout_images,
+                             .n_fake = -1,
+                             .seed = t->options.seed};
+    json_array_append_new(rows, ds_evaluation_row(&v, &t->tools));
+    v.metric = "heldout_loss_start";
+    v.value = r->heldout_start;
+    json_array_append_new(rows, ds_evaluation_row(&v, &t->tools));
 }
 
 /* Pictures that the scan took and that could not be decoded. */

@@ -46,7 +46,14 @@ static int made(void *user, double done, double total) {
 static int measure_portion(const ds_measure_source *s, const int *labels, int first, int B, int n,
                            float *x, uint8_t *px, ds_error *err) {
     portion p = {s, first, n};
-    int rc = ds_serve_range(s->serve, s->seed, first, labels + first, B, px, NULL, made, &p, err);
+    ds_serve_request q = {.seed = s->seed,
+                          .first = first,
+                          .n = B,
+                          .labels = labels + first,
+                          .pixels = px,
+                          .progress = made,
+                          .user = &p};
+    int rc = ds_serve_run(s->serve, &q, err);
     if (!rc)
         rc = ds_feature_net_compute(s->features, px, B, s->side, x, err);
     if (!rc && s->progress && s->progress(s->user, 2.0 * (first + B), 2.0 * n))
@@ -77,40 +84,39 @@ int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, fl
     return rc;
 }
 
-int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
-                    ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
-                    const ds_spec_evaluate *e, int any_net, float *room, ds_measure_keep *keep,
-                    void *keep_user, ds_progress *progress, ds_progress *distance, void *user,
-                    ds_error *err) {
-    ds_measure_source source = {.features = features,
-                                .side = ds_picture_side(model),
-                                .one = ds_picture_bytes(model),
+int ds_measure_task(ds_measure *out, const ds_measure_input *t, ds_error *err) {
+    const ds_reference *ref = t->reference;
+    const ds_spec_evaluate *e = t->evaluate;
+    ds_measure_source source = {.features = t->features,
+                                .side = ds_picture_side(t->model),
+                                .one = ds_picture_bytes(t->model),
                                 .seed = e->seed,
-                                .keep = keep,
-                                .keep_user = keep_user,
-                                .progress = progress,
-                                .user = user};
+                                .keep = t->keep,
+                                .keep_user = t->keep_user,
+                                .progress = t->progress,
+                                .user = t->user};
     size_t n = (size_t)e->n;
-    int classes = adapter ? adapter->spec.classes : model->base->facts.classes;
+    int classes = t->adapter ? t->adapter->spec.classes : t->model->base->facts.classes;
     if (ref->classes != (classes ? classes : 1))
         return ds_fail(err, DS_EINTEGRITY, "the reference has %d classes, the %s %d", ref->classes,
-                       adapter ? "adapter" : "base", classes);
+                       t->adapter ? "adapter" : "base", classes);
     int *labels = ds_xcalloc(n, sizeof *labels);
-    float *own = room ? NULL : ds_xmalloc(n * (size_t)ds_feature_net_dim(features) * sizeof *own),
-          *x = room ? room : own;
+    float *own =
+              t->x ? NULL : ds_xmalloc(n * (size_t)ds_feature_net_dim(t->features) * sizeof *own),
+          *x = t->x ? t->x : own;
     ds_class_labels(labels, e->n, ref->counts, ref->classes);
     for (size_t i = 0; !classes && i < n; i++)
         labels[i] = -1;
-    int rc = ds_serve_new(&source.serve, model, adapter, sample, err);
+    int rc = ds_serve_new(&source.serve, t->model, t->adapter, t->sample, err);
     if (!rc)
         rc = ds_measure_pictures(&source, labels, e->n, x, out->sample_digest, err);
     ds_serve_free(source.serve);
     if (!rc) {
         ds_feature_set fake;
-        ds_feature_net_describe(features, x, e->n, &fake);
-        if (any_net)
+        ds_feature_net_describe(t->features, x, e->n, &fake);
+        if (t->any_net)
             memcpy(fake.net, ref->net, sizeof fake.net);
-        rc = ds_measure_features(out, ref, &fake, e, 1, distance, user, err);
+        rc = ds_measure_features(out, ref, &fake, e, 1, t->distance, t->user, err);
     }
     free(labels);
     free(own);

@@ -55,14 +55,22 @@ typedef struct {
 int ds_measure_pictures(const ds_measure_source *s, const int *labels, int n, float *x,
                         char digest[DS_HEX_SIZE], ds_error *err);
 
-/* Sample the task (labels in the reference's proportions) and measure it; adapter NULL: the base's
- * own classes, without a label where it has none.  keep may be NULL.  The features' network is
- * taken to be the reference's when `any_net`.  x: room for the features (n, dim), or NULL.
- * progress is of the pictures, distance of what follows; both may be NULL. */
-int ds_measure_task(ds_measure *out, const ds_model *model, const ds_adapter *adapter,
-                    ds_feature_net *features, const ds_reference *ref, const ds_spec_sample *sample,
-                    const ds_spec_evaluate *e, int any_net, float *x, ds_measure_keep *keep,
-                    void *keep_user, ds_progress *progress, ds_progress *distance, void *user,
-                    ds_error *err);
+/* A task and how it is measured. */
+typedef struct {
+    const ds_model *model;
+    const ds_adapter *adapter; /* NULL: the base's own classes, without a label where it has none */
+    ds_feature_net *features;
+    const ds_reference *reference; /* of its real pictures; labels are in its proportions */
+    const ds_spec_sample *sample;
+    const ds_spec_evaluate *evaluate;
+    int any_net;           /* 1: the network counts as that of the reference */
+    float *x;              /* room for the features (n, dim), or NULL */
+    ds_measure_keep *keep; /* or NULL */
+    void *keep_user;
+    ds_progress *progress; /* of the pictures .. */
+    ds_progress *distance; /* .. and of what follows */
+    void *user;            /* of both */
+} ds_measure_input;
+int ds_measure_task(ds_measure *out, const ds_measure_input *t, ds_error *err);
 
 #endif

@@ -85,42 +85,37 @@ static int decode(const ds_model *m, uint8_t *pixels, const float *latents, int 
 }
 
 /* Latents are kept for all pictures: 16 KiB each at 256 px, a twelfth of the pictures. */
-static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_request *q, int n,
-                      uint8_t *pixels, float *raw, ds_progress *progress, void *user,
-                      ds_error *err) {
+static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_request *list,
+                      const ds_serve_request *q, ds_error *err) {
     const ds_facts *c = &s->model->base->facts;
     size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side;
-    sampling half = {progress, user};
+    sampling half = {q->progress, q->user};
     if (!s->model->vae)
         return ds_fail(err, DS_EINVAL, "the base makes latents and there is no VAE to decode them");
-    float *own = raw ? NULL : ds_xmalloc((size_t)n * one * sizeof *own), *x = raw ? raw : own;
-    int rc = ds_sample(NULL, x, s->net, s->base, o, q, n, on_sampled, &half, err);
+    float *own = q->raw ? NULL : ds_xmalloc((size_t)q->n * one * sizeof *own),
+          *x = q->raw ? q->raw : own;
+    int rc = ds_sample(NULL, x, s->net, s->base, o, list, q->n, on_sampled, &half, err);
     if (!rc)
-        rc = decode(s->model, pixels, x, n, progress, user, err);
+        rc = decode(s->model, q->pixels, x, q->n, q->progress, q->user, err);
     free(own);
     return rc;
 }
 
-int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *pixels, float *raw,
-                 ds_progress *progress, void *user, ds_error *err) {
-    return ds_serve_range(s, seed, 0, labels, n, pixels, raw, progress, user, err);
-}
-
-int ds_serve_range(ds_serve *s, uint64_t seed, int first, const int *labels, int n, uint8_t *pixels,
-                   float *raw, ds_progress *progress, void *user, ds_error *err) {
+int ds_serve_run(ds_serve *s, const ds_serve_request *q, ds_error *err) {
     ds_sample_options o = {.sampler = s->sample.sampler,
                            .steps = s->sample.steps,
                            .guidance = s->sample.guidance,
                            .mode = s->sample.mode,
-                           .seed = seed};
-    ds_sample_request *q = ds_xcalloc((size_t)n, sizeof *q);
-    for (int i = 0; i < n; i++)
-        q[i] = (ds_sample_request){
-            .index = (uint64_t)(first + i), .label = labels[i], .base = s->own_base};
-    int rc = pixels && !s->model->base->facts.pixel
-                 ? run_latent(s, &o, q, n, pixels, raw, progress, user, err)
-                 : ds_sample(pixels, raw, s->net, s->base, &o, q, n, progress, user, err);
-    free(q);
+                           .seed = q->seed};
+    ds_sample_request *list = ds_xcalloc((size_t)q->n, sizeof *list);
+    for (int i = 0; i < q->n; i++)
+        list[i] = (ds_sample_request){
+            .index = (uint64_t)(q->first + i), .label = q->labels[i], .base = s->own_base};
+    int rc = q->pixels && !s->model->base->facts.pixel
+                 ? run_latent(s, &o, list, q, err)
+                 : ds_sample(q->pixels, q->raw, s->net, s->base, &o, list, q->n, q->progress,
+                             q->user, err);
+    free(list);
     return rc;
 }
 
@@ -149,7 +144,8 @@ int ds_probe(const ds_model *model, const ds_adapter *adapter, const ds_spec_sam
     ds_serve *s;
     int rc = ds_serve_new(&s, model, adapter, sample, err);
     if (!rc) {
-        rc = ds_serve_run(s, seed, labels, n, NULL, raw, NULL, NULL, err);
+        ds_serve_request q = {.seed = seed, .n = n, .labels = labels, .raw = raw};
+        rc = ds_serve_run(s, &q, err);
         ds_serve_free(s);
     }
     if (!rc)

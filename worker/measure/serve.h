@@ -21,16 +21,18 @@ int ds_serve_new(ds_serve **out, const ds_model *model, const ds_adapter *adapte
                  const ds_spec_sample *sample, ds_error *err);
 void ds_serve_free(ds_serve *s); /* NULL is fine */
 
-/* Pixels of a latent base need model->vae (DS_EINVAL). */
-/* n pictures with these labels (-1 = unconditional); picture i is named by (seed, i).  pixels or
- * raw may be NULL.  progress as ds_sample. */
-int ds_serve_run(ds_serve *s, uint64_t seed, const int *labels, int n, uint8_t *pixels, float *raw,
-                 ds_progress *progress, void *user, ds_error *err);
-
-/* The same for pictures first .. first + n of a longer row: picture i is named by (seed, first +
- * i). */
-int ds_serve_range(ds_serve *s, uint64_t seed, int first, const int *labels, int n, uint8_t *pixels,
-                   float *raw, ds_progress *progress, void *user, ds_error *err);
+/* Pictures first .. first + n of a row; picture first + i is named by (seed, first + i), so it is
+ * the same one however the row is cut. */
+typedef struct {
+    uint64_t seed;
+    int first, n;
+    const int *labels;     /* (n); -1: unconditional */
+    uint8_t *pixels;       /* or NULL; those of a latent base need model->vae (DS_EINVAL) */
+    float *raw;            /* or NULL */
+    ds_progress *progress; /* is told pictures; what is decoded counts too */
+    void *user;
+} ds_serve_request;
+int ds_serve_run(ds_serve *s, const ds_serve_request *q, ds_error *err);
 
 /* Labels of n pictures in the proportions of counts (classes of them), in ascending order. */
 void ds_class_labels(int *labels, int n, const int64_t *counts, int classes);
