@@ -91,6 +91,21 @@ int ds_fs_write_all(int fd, const void *data, size_t n) {
     return 0;
 }
 
+int ds_fs_pwrite_all(int fd, const void *data, size_t n, int64_t at) {
+    const char *p = data;
+    while (n) {
+        ssize_t w = pwrite(fd, p, n, (off_t)at);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w < 0)
+            return -1;
+        p += w;
+        at += w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
 int ds_fs_ends_with(const char *path, const char *end) {
     size_t n = strlen(path), m = strlen(end);
     return n >= m && !strcmp(path + n - m, end);

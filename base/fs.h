@@ -56,6 +56,7 @@ int ds_fs_flush(FILE *f, const char *name, ds_error *err);
 
 /* Writes all n bytes; -1 with errno. */
 int ds_fs_write_all(int fd, const void *data, size_t n);
+int ds_fs_pwrite_all(int fd, const void *data, size_t n, int64_t at); /* .. at this place */
 
 /* Whether a file's name ends so: ds_fs_ends_with("a.npz", ".npz"). */
 int ds_fs_ends_with(const char *path, const char *end);

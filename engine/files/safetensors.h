@@ -20,6 +20,7 @@
 #define DS_ENGINE_FILES_SAFETENSORS_H
 
 #include "base/digest.h"
+#include "base/half.h"
 #include "base/error.h"
 #include "base/mem.h"
 
@@ -137,24 +138,5 @@ int ds_st_writer_finish(ds_st_writer *w, char **out, size_t *n, ds_error *err);
  * For files that are written piece by piece (engine/files/st_stream.h); tensors may be added with
  * data NULL. */
 int ds_st_writer_header(ds_st_writer *w, ds_buf *out, size_t *data_bytes, ds_error *err);
-
-/* ---- number formats */
-
-/* Round to nearest even; NaN stays NaN (quiet), overflow becomes infinity. */
-static inline uint16_t ds_bf16_from_f32(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    if ((u & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)((u >> 16) | 0x0040u);
-    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-static inline float ds_bf16_to_f32(uint16_t h) {
-    uint32_t u = (uint32_t)h << 16;
-    float x;
-    memcpy(&x, &u, 4);
-    return x;
-}
-uint16_t ds_f16_from_f32(float x);
-float ds_f16_to_f32(uint16_t h);
 
 #endif

@@ -1,6 +1,7 @@
 /* engine/model/params.c - the table of names. */
 #include "engine/model/params.h"
 #include "base/error.h"
+#include "base/half.h"
 #include "base/mem.h"
 
 #include <stdio.h>
@@ -50,18 +51,9 @@ int ds_param_stored_bf16(const ds_param *e) {
     return e->kind == DS_PARAM_U || e->kind == DS_PARAM_V || e->kind == DS_PARAM_WEIGHT;
 }
 
-static float round_bf16(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    if ((u & 0x7f800000u) != 0x7f800000u)
-        u = (u + 0x7fffu + ((u >> 16) & 1)) & 0xffff0000u;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
 void ds_params_round(const ds_params *p, float *data) {
     for (int i = 0; i < p->count; i++)
         if (!p->items[i].frozen && ds_param_stored_bf16(&p->items[i]))
             for (size_t j = 0; j < p->items[i].count; j++)
-                data[p->items[i].offset + j] = round_bf16(data[p->items[i].offset + j]);
+                data[p->items[i].offset + j] = ds_bf16_round(data[p->items[i].offset + j]);
 }

@@ -69,22 +69,11 @@ static int map_file(store *s, ds_error *err) {
 }
 
 static int write_all(int fd, const void *data, size_t n, off_t at) {
-    const char *p = data;
     if (ds_fs_test_full()) {
         errno = ENOSPC;
         return -1;
     }
-    while (n) {
-        ssize_t w = pwrite(fd, p, n, at);
-        if (w < 0 && errno == EINTR)
-            continue;
-        if (w < 0)
-            return -1;
-        p += w;
-        at += w;
-        n -= (size_t)w;
-    }
-    return 0;
+    return ds_fs_pwrite_all(fd, data, n, at);
 }
 
 /* Key of the file: all that the numbers depend on beside the pixels.  The VAE computes in f32

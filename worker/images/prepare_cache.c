@@ -92,21 +92,6 @@ uint8_t *ds_images_slot(ds_images_file *f, int64_t i) {
     return f->map + DS_IMAGES_HEADER + (size_t)i * f->image_size;
 }
 
-static int append(int fd, const void *data, size_t n, off_t at) {
-    const char *p = data;
-    while (n) {
-        ssize_t w = pwrite(fd, p, n, at);
-        if (w < 0 && errno == EINTR)
-            continue;
-        if (w < 0)
-            return -1;
-        p += w;
-        at += w;
-        n -= (size_t)w;
-    }
-    return 0;
-}
-
 int ds_images_finish(ds_images_file *f, const char key[DS_HEX_SIZE], int n, int side, int channels,
                      const int32_t *labels, const uint32_t *lines, const json_t *meta,
                      ds_error *err) {
@@ -127,8 +112,9 @@ int ds_images_finish(ds_images_file *f, const char key[DS_HEX_SIZE], int n, int 
     memcpy(f->map, &h, sizeof h);
     int rc = 0;
     if (msync(f->map, f->map_size, MS_SYNC) || ftruncate(f->fd, tail) ||
-        append(f->fd, labels, ints, tail) || append(f->fd, lines, ints, tail + (off_t)ints) ||
-        append(f->fd, text, text_size, tail + 2 * (off_t)ints) || fchmod(f->fd, 0640) ||
+        ds_fs_pwrite_all(f->fd, labels, ints, tail) ||
+        ds_fs_pwrite_all(f->fd, lines, ints, tail + (off_t)ints) ||
+        ds_fs_pwrite_all(f->fd, text, text_size, tail + 2 * (off_t)ints) || fchmod(f->fd, 0640) ||
         fsync(f->fd))
         rc = ds_fail_errno(err, "cannot write '%s'", f->path);
     free(text);
