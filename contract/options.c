@@ -36,6 +36,15 @@ const ds_option *ds_option_find(const char *name) {
     return NULL;
 }
 
+int ds_option_check(const char *name, double value, ds_error *err) {
+    const ds_option *o = ds_option_find(name);
+    DS_ASSERT(o);
+    return value >= o->least && value <= o->most
+               ? 0
+               : ds_fail(err, DS_EINVAL, "%s is %.12g, must be %.12g to %.12g", name, value,
+                         o->least, o->most);
+}
+
 int ds_word_in(const char *words, const char *word, size_t n) {
     for (const char *p = words; *p;) {
         size_t m = strcspn(p, "|");

@@ -11,6 +11,8 @@
 
 #include "contract/methods.h"
 
+#include "base/error.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -100,6 +102,9 @@ extern const ds_option ds_option_table[]; /* ends with name NULL */
 extern const size_t ds_option_count;
 
 const ds_option *ds_option_find(const char *name); /* NULL: there is none */
+
+/* DS_EINVAL, with name, value and range, where a number is none that the option takes. */
+int ds_option_check(const char *name, double value, ds_error *err);
 
 /* Is the word of n bytes one of "a|b|c"? */
 int ds_word_in(const char *words, const char *word, size_t n);

@@ -33,25 +33,42 @@ struct ds_trainer {
 
 static const ds_facts *facts(const ds_trainer *t) { return &t->model->base->facts; }
 
+/* Those that the trainer itself uses; their ranges stand in contract/options.def. */
+static int check_options(const ds_train_options *o, ds_error *err) {
+    const struct {
+        const char *name;
+        double value;
+    } used[] = {{"steps", o->steps},
+                {"batch", o->batch},
+                {"micro_batch", o->micro_batch},
+                {"lr", o->lr},
+                {"warmup", o->warmup},
+                {"clip", o->clip},
+                {"weight_decay", o->weight_decay},
+                {"ema", o->ema},
+                {"label_dropout", o->label_dropout},
+                {"vb_weight", o->vb_weight},
+                {"focus", o->focus},
+                {"focus_mean", o->focus_mean},
+                {"heldout", o->heldout}};
+    int rc = 0;
+    for (size_t i = 0; !rc && i < sizeof used / sizeof used[0]; i++)
+        rc = ds_option_check(used[i].name, used[i].value, err);
+    if (!rc && o->batch % o->micro_batch)
+        rc = ds_fail(err, DS_EINVAL,
+                     "batch %d is not a multiple of micro_batch %d: choose one that divides it",
+                     o->batch, o->micro_batch);
+    return rc;
+}
+
 static int check(const ds_model *model, const ds_method_spec *spec, ds_train_options *o,
                  const ds_image_set *im, ds_error *err) {
     const ds_facts *c = &model->base->facts;
     if (o->micro_batch == 0)
         o->micro_batch = o->batch;
-    if (o->steps < 1 || o->steps > 100000000)
-        return ds_fail(err, DS_EINVAL, "steps are %d, must be 1 to 100000000", o->steps);
-    if (o->batch < 1 || o->batch > 65536 || o->micro_batch < 1 || o->batch % o->micro_batch)
-        return ds_fail(err, DS_EINVAL,
-                       "batch %d must be 1 to 65536 and a multiple of micro_batch %d", o->batch,
-                       o->micro_batch);
-    if (!(o->lr > 0 && o->lr <= 1) || o->warmup < 0 || o->clip < 0 ||
-        !(o->ema >= 0 && o->ema < 1) || o->weight_decay < 0 ||
-        !(o->label_dropout >= 0 && o->label_dropout <= 1))
-        return ds_fail(
-            err, DS_EINVAL,
-            "a training option is out of range: lr %g warmup %d clip %g ema %g weight_decay %g "
-            "label_dropout %g",
-            o->lr, o->warmup, o->clip, o->ema, o->weight_decay, o->label_dropout);
+    int rc = check_options(o, err);
+    if (rc)
+        return rc;
     if (o->recompute < 0 || o->recompute > c->blocks)
         return ds_fail(err, DS_EINVAL, "recompute is %d, must be 0 to the base's %d blocks",
                        o->recompute, c->blocks);
@@ -93,7 +110,8 @@ static int allocate(ds_trainer *t, ds_error *err) {
     t->image_block = t->dev->alloc(t->dev, batch_floats(c, mb) * sizeof(float));
     t->outcome = t->dev->alloc(t->dev, 2 * outcome_size(batch) * sizeof(double));
     if (!t->image_block || !t->outcome)
-        return ds_fail(err, DS_ENOMEM, "no room for a micro-batch of %zu images", mb);
+        return ds_fail(err, DS_ENOMEM,
+                       "no room for a micro-batch of %zu images: choose a smaller micro_batch", mb);
     float *at = t->image_block;
     t->given = at, at += given_floats(c, mb);
     t->noise = at, at += mb * px;

@@ -121,7 +121,8 @@ static int write_ppm(const char *path, const ds_image_info *info, const uint8_t 
 static int write_input(const options *o, const ds_image_info *info, const uint8_t *rgb,
                        ds_error *err) {
     if (info->width > DS_FID_PICTURE_SIDE_MAX || info->height > DS_FID_PICTURE_SIDE_MAX)
-        return ds_fail(err, DS_EINVAL, "a side of the picture is longer than %d pixels",
+        return ds_fail(err, DS_EINVAL,
+                       "a side of the picture is longer than %d pixels: scale it down",
                        DS_FID_PICTURE_SIDE_MAX);
     float *x = ds_xaligned(DS_INCEPTION_PIXELS * sizeof *x);
     ds_fid_preprocess(o->mode, DS_INCEPTION_SIDE, x, rgb, info->width, info->height);

@@ -123,8 +123,9 @@ static int open_all(plan_run *r, ds_error *err) {
                               .vb_weight = 1,
                               .seed = 1};
     if (!rc && r->o.micro_batch && r->o.batch % r->o.micro_batch)
-        rc = ds_fail(err, DS_EINVAL, "batch %d is not a multiple of micro_batch %d", r->o.batch,
-                     r->o.micro_batch);
+        rc = ds_fail(err, DS_EINVAL,
+                     "batch %d is not a multiple of micro_batch %d: choose one that divides it",
+                     r->o.batch, r->o.micro_batch);
     return rc;
 }
 

@@ -387,7 +387,10 @@ int ds_export(const ds_export_options *o, ds_export_note *note, void *user, ds_e
     while (n > 1 && o->out_dir[n - 1] == '/')
         n--;
     if (n == 0 || n + 16 > sizeof target)
-        return ds_fail(err, DS_EINVAL, "the path of the folder is empty or too long");
+        return ds_fail(
+            err, DS_EINVAL,
+            "the path of the folder is empty or has more than %zu bytes: give another one",
+            sizeof target - 16);
     snprintf(target, sizeof target, "%.*s", (int)n, o->out_dir);
     int rc = target_free(target, o->force, err);
     if (!rc)

@@ -178,7 +178,8 @@ int ds_import_feature_net(const ds_import_options *o, ds_import_result *out, ds_
         ds_digest(bytes, n, out->sha256);
         path = ds_xasprintf("%s/%s.safetensors", out_dir, out->sha256);
         if (strlen(path) >= sizeof out->file)
-            rc = ds_fail(err, DS_EINVAL, "the path '%.100s...' is too long", path);
+            rc = ds_fail(err, DS_EINVAL, "the path '%.100s...' is too long: give another folder",
+                         path);
     }
     if (!rc && !ds_fs_exists(path))
         rc = ds_fs_write(path, bytes, n, err);

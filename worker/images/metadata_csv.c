@@ -168,7 +168,9 @@ static int read_row(reader *r, ds_csv_table *t, int path_column, int label_colum
     free(label);
     if (blank)
         return 1;
-    return ds_fail(err, DS_EINVAL, "'%s' line %lld: too few columns", r->name, (long long)line);
+    return ds_fail(err, DS_EINVAL,
+                   "'%s' line %lld: too few columns: it has no file_name or no label", r->name,
+                   (long long)line);
 }
 
 static int by_path(const void *a, const void *b) {
@@ -218,8 +220,9 @@ int ds_csv_parse(ds_csv_table *out, const char *name, const char *text, size_t n
         rc = read_row(&r, out, path_column, label_column, rejected, &local);
         more = rc > 0;
         if (out->count > max_rows) {
-            rc = ds_fail(&local, DS_EINVAL, "'%s' has more than %lld rows, the limit", name,
-                         (long long)max_rows);
+            rc = ds_fail(&local, DS_EINVAL,
+                         "'%s' has more than %lld rows, the limit: make several data sets of it",
+                         name, (long long)max_rows);
             more = 0;
         }
     }

@@ -76,8 +76,9 @@ static int is_numpy(const char *path) { return strstr(path, ".npy") != NULL; }
 static int add(walk *w, int is_link) {
     ds_picture_list *l = w->list;
     if (l->count == FILES_MAX)
-        return ds_fail(w->err, DS_ELIMIT, "'%.300s' holds more than %d pictures", w->root,
-                       FILES_MAX);
+        return ds_fail(w->err, DS_ELIMIT,
+                       "'%.300s' holds more than %d pictures, the limit: measure a part of them",
+                       w->root, FILES_MAX);
     if (l->count == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 256;
         l->paths = ds_xrealloc(l->paths, (size_t)l->cap * sizeof *l->paths);
@@ -116,8 +117,9 @@ static int enter(walk *w, int parent, const char *name, size_t length, int depth
         }
     if (depth == DEPTH_MAX) {
         close(fd);
-        return ds_fail(w->err, DS_ELIMIT, "'%.300s' has folders nested deeper than %d", w->root,
-                       DEPTH_MAX);
+        return ds_fail(w->err, DS_ELIMIT,
+                       "'%.300s' has folders nested deeper than %d, the limit: give one below it",
+                       w->root, DEPTH_MAX);
     }
     w->above[depth].dev = st.st_dev;
     w->above[depth].ino = st.st_ino;

@@ -69,7 +69,8 @@ static int parse_line(item *it, const char *line, size_t n, int64_t number, ds_e
         rc = ds_error_prefix(err, "%s", name);
     } else if (!ds_path_beneath(path) || !ds_digest_valid(sha256) || it->size < 1 ||
                it->size > DS_FILE_MAX || ds_name_problem(class_name)) {
-        rc = ds_fail(err, DS_EINVAL, "%s: not an entry that a scan writes", name);
+        rc = ds_fail(err, DS_EINVAL, "%s: not an entry that a scan writes: scan the data set again",
+                     name);
     } else {
         it->path = ds_xstrdup(path);
         it->class_name = ds_xstrdup(class_name);
@@ -84,7 +85,8 @@ static int parse_manifest(prepare *p, const char *text, size_t n, ds_error *err)
     while (text < end) {
         const char *stop = memchr(text, '\n', (size_t)(end - text));
         if (!stop)
-            return ds_fail(err, DS_EINVAL, "'%s' is cut off: no newline at its end",
+            return ds_fail(err, DS_EINVAL,
+                           "'%s' is cut off, no newline at its end: scan the data set again",
                            p->o->manifest);
         if (p->count == p->cap) {
             p->cap = p->cap ? p->cap * 2 : 256;
@@ -340,7 +342,10 @@ static int open_or_build(ds_images **out, const ds_prepare_options *o, const cha
     make_key(key, p.digest, o);
     int len = snprintf(path, sizeof path, "%s/images-%.32s.bin", o->cache_dir, key);
     if (len < 0 || (size_t)len >= sizeof path)
-        return ds_fail(err, DS_EINVAL, "cache folder '%.100s...': path too long", o->cache_dir);
+        return ds_fail(
+            err, DS_EINVAL,
+            "cache folder '%.100s...': path too long: use a state folder with a shorter one",
+            o->cache_dir);
     if (!ds_images_open(out, path, key, &why)) {
         (*out)->from_cache = 1;
         return 0;

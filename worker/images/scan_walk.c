@@ -46,7 +46,8 @@ static int add_candidate(walk *w, const char *path, const struct stat *st) {
     ds_candidate_list *l = w->list;
     if (l->count >= w->max_files)
         return ds_fail(w->err, DS_EINVAL,
-                       "the folder holds more than %lld files, the limit (max_files)",
+                       "the folder holds more than %lld files, the limit (max_files): make several "
+                       "data sets of it",
                        (long long)w->max_files);
     if (l->count == l->cap) {
         l->cap = l->cap ? l->cap * 2 : 256;

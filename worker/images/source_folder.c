@@ -32,8 +32,10 @@ static int read_table(folder *f, const ds_source_walk *walk, ds_error *err) {
         return ds_fail(err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason);
     if ((uint64_t)st.st_size > DS_CSV_MAX) {
         close(fd);
-        return ds_fail(err, DS_EINVAL, "'metadata.csv' is larger than %zu MiB, the limit",
-                       DS_CSV_MAX >> 20);
+        return ds_fail(
+            err, DS_EINVAL,
+            "'metadata.csv' is larger than %zu MiB, the limit: make several data sets of it",
+            DS_CSV_MAX >> 20);
     }
     uint8_t *text = ds_xmalloc((size_t)st.st_size + 1);
     char sha256[DS_HEX_SIZE];

@@ -24,7 +24,8 @@ static void on_signal(int number) {
 int ds_stop_install(const char *dir, long parent, ds_error *err) {
     struct sigaction act = {.sa_handler = on_signal};
     if (dir && snprintf(cancel, sizeof cancel, "%s/" DS_FILE_CANCEL, dir) >= (int)sizeof cancel)
-        return ds_fail(err, DS_EINVAL, "the path of the job directory is too long");
+        return ds_fail(err, DS_EINVAL,
+                       "the path of the job directory is too long: use a shorter one");
     sigemptyset(&act.sa_mask);
     if (sigaction(SIGTERM, &act, NULL) || sigaction(SIGINT, &act, NULL))
         return ds_fail_errno(err, "cannot install the signal handlers");

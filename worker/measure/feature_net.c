@@ -95,7 +95,9 @@ int ds_feature_net_mode_of(const char *preprocess, enum ds_fid_mode *mode, ds_er
             *mode = (enum ds_fid_mode)i;
             return 0;
         }
-    return ds_fail(err, DS_EINVAL, "this program has no preprocessing '%.40s'", preprocess);
+    return ds_fail(err, DS_EINVAL,
+                   "this program has no preprocessing '%.40s': a newer one made the file",
+                   preprocess);
 }
 
 size_t ds_feature_net_bytes(ds_device *dev, enum ds_fid_mode mode) {
@@ -134,7 +136,10 @@ int ds_feature_net_compute(ds_feature_net *net, const uint8_t *images, int64_t n
     if (net->trunk)
         return ds_features_compute(net->trunk, images, n, side, side, out, NULL, NULL, err);
     if (side < 1 || side > DS_FID_PICTURE_SIDE_MAX)
-        return ds_fail(err, DS_EINVAL, "cannot compute features of %d x %d pictures", side, side);
+        return ds_fail(
+            err, DS_EINVAL,
+            "cannot compute features of %d x %d pictures: the sides must be 1 to %d pixels", side,
+            side, DS_FID_PICTURE_SIDE_MAX);
     return compute_whole(net, images, n, side, out);
 }
 

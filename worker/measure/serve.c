@@ -91,7 +91,9 @@ static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_r
     size_t one = (size_t)c->channels * (size_t)c->side * (size_t)c->side;
     sampling half = {q->progress, q->user};
     if (!s->model->vae)
-        return ds_fail(err, DS_EINVAL, "the base makes latents and there is no VAE to decode them");
+        return ds_fail(err, DS_EINVAL,
+                       "the base makes latents and there is no VAE to decode them: add the base "
+                       "again with --vae");
     float *own = q->raw ? NULL : ds_xmalloc((size_t)q->n * one * sizeof *own),
           *x = q->raw ? q->raw : own;
     int rc = ds_sample(NULL, x, s->net, s->base, o, list, q->n, on_sampled, &half, err);
