@@ -108,8 +108,7 @@ struct ds_ops {
 #undef DS_OP
 };
 
-/* A run of ops that is repeated with the same arguments, so that a device may record and replay it.
- */
+/* A run of ops that comes again with the same arguments: a device may record and replay it. */
 typedef struct {
     const void *owner; /* whose buffers it uses: until ds_device_forget(owner) they stay in place */
     int kind, batch;   /* the owner's own number of the run, and its batch size */
@@ -120,8 +119,7 @@ enum { DS_FETCH_BYTES = 1 << 20 };
 
 struct ds_device {
     const char *name;      /* "ref", "cpu", "cuda" */
-    char device_class[48]; /* kernel set and precision, e.g. "cpu-avx512-bf16": binds probe digests
-                            */
+    char device_class[48]; /* kernel set and precision, as "cpu-avx512-bf16"; of probe digests */
     char no_gpu[256];      /* opened by auto: why no GPU was taken; "" where there is no driver */
     char label[64];        /* "NVIDIA H100 80GB HBM3"; "" for the processor */
     size_t act_size;       /* bytes of one activation */
@@ -137,26 +135,29 @@ struct ds_device {
     void (*download)(ds_device *dev, void *dst_host, const void *src, size_t bytes); /* waits */
     void (*sync)(ds_device *dev);
     /* A weight (m,n) without content.  f32 (enum ds_weight_kind) != 0: f32 products even on a bf16
-     * device (feature net, VAE).
-     * grad != 0: also packed for dx = W^T dy. */
+     * device (feature network, VAE).  grad != 0: also packed for dx = W^T dy. */
     ds_weight *(*weight_new)(ds_device *dev, int m, int n, int f32, int grad);
     void (*weight_free)(ds_device *dev, ds_weight *w);                       /* NULL is fine */
     size_t (*weight_bytes)(ds_device *dev, int m, int n, int f32, int grad); /* for planning */
-    /* Scratch that the ops, and libraries below them, have taken so far and keep (planning). */
+    /* For planning: scratch that the ops and the libraries below them have taken and keep. */
     size_t (*workspace_bytes)(ds_device *dev);
-    /* What a device may have or not (NULL): */
-    size_t (*free_bytes)(ds_device *dev);  /* room on a device with memory of its own, now .. */
-    size_t (*total_bytes)(ds_device *dev); /* .. and all of it, whoever has it */
-    const struct ds_dense *dense;          /* double precision */
-    /* A download of at most DS_FETCH_BYTES in two halves, one under way in each of the slots 0 and
-     * 1: fetch asks for it, fetched waits until it is there, not for what was asked of the device
-     * since. */
+
+    /* From here on a pointer is NULL where a device has no such thing. */
+
+    /* Of a device with memory of its own: what is free now, and all of it. */
+    size_t (*free_bytes)(ds_device *dev);
+    size_t (*total_bytes)(ds_device *dev);
+    const struct ds_dense *dense; /* matrices in double precision */
+    /* A download in two halves, of at most DS_FETCH_BYTES.  fetch asks for it and returns at once.
+     * fetched waits until it is there, but not for ops that were asked for after fetch.  Two can be
+     * under way, one in each of the slots 0 and 1. */
     void (*fetch)(ds_device *dev, int slot, const void *src, size_t bytes);
     void (*fetched)(ds_device *dev, int slot, void *dst_host, size_t bytes);
-    /* `count` weights of one shape, each[0..count), and one that stands for all of them:
-     * linear_forward, linear_f32_forward, linear_gelu_forward and linear_residual_forward multiply
-     * by it as many equal runs of rows, run i by weight i and with bias + i m.  Not 0: no room. All
-     * are freed by weight_free, `all` last. */
+    /* Makes `count` weights of one shape, each[0..count), and *all, which stands for all of them.
+     * An op that is given *all cuts its rows into `count` equal runs.  Run i is multiplied by
+     * each[i] and has bias + i m.  The ops that take it: linear_forward, linear_f32_forward,
+     * linear_gelu_forward, linear_residual_forward.  Not 0: no room.  weight_free frees them, *all
+     * last. */
     int (*weights_new)(ds_device *dev, int m, int n, int count, ds_weight **each, ds_weight **all);
     int (*replay)(ds_device *dev, const ds_segment *key); /* see ds_device_replay */
     void (*segment_end)(ds_device *dev);
@@ -182,9 +183,7 @@ int ds_device_no_room(ds_device *dev, size_t bytes, ds_error *err, const char *f
 
 /* 1 if this machine has the library of an NVIDIA driver (kernels/cuda/load.c). */
 int ds_device_cuda_driver(void);
-/* Processors that this process may use: what an option of 0 threads stands for
- * (kernels/cpu/open.c).
- */
+/* Processors that this process may use: what 0 threads stand for (kernels/cpu/open.c). */
 int ds_device_default_threads(void);
 
 /* Openers of each device; ds_device_open chooses. */
@@ -192,10 +191,11 @@ int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *
 int ds_device_open_cpu(ds_device **out, const ds_device_options *opt, ds_error *err);
 int ds_device_open_cuda(ds_device **out, const ds_device_options *opt, ds_error *err);
 
-/* if (!ds_device_replay(dev, &key)) { ops...; ds_device_segment_end(dev); }
- * 1: the device did the segment as it was recorded.  0: the ops must be called; the device may
- * record them meanwhile, so between the two calls there is no alloc, free, upload, download, sync
- * and no argument that changes from one time to the next. */
+/* How a segment is run:
+ *     if (!ds_device_replay(dev, &key)) { ops...; ds_device_segment_end(dev); }
+ * 1: the device has done the segment as it was recorded.  0: the ops must be called, and the device
+ * may record them.  So between the two calls there is no alloc, free, upload, download or sync, and
+ * no argument that is another one the next time. */
 static inline int ds_device_replay(ds_device *dev, const ds_segment *key) {
     return dev->replay ? dev->replay(dev, key) : 0;
 }
@@ -209,8 +209,8 @@ static inline void ds_device_forget(ds_device *dev, const void *owner) {
         dev->forget(dev, owner);
 }
 
-/* Numbers of a bf16 file in the device's memory, as activations; NULL: its activations are others.
- */
+/* Numbers of a BF16 file, in the device's memory, as activations.  NULL where the device's
+ * activations are no BF16 numbers. */
 static inline const ds_act *ds_act_of_bf16(const ds_device *dev, const uint16_t *p) {
     return dev->act_bf16 ? (const ds_act *)(const void *)p : NULL;
 }

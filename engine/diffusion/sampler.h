@@ -39,8 +39,9 @@ typedef struct {
     int base;       /* 1: the base itself: label is a base class */
 } ds_sample_request;
 
-/* progress is told images.  pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
- * net: INFER or STACKED.  base: INFER net without adapter, needed for domain guidance only. */
+/* pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
+ * net: INFER or STACKED.  base: INFER net without adapter, needed for domain guidance only.
+ * progress is told images. */
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
               const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
               ds_error *err);

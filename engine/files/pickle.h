@@ -81,8 +81,8 @@ const ds_pickle_node *ds_pickle_at(const ds_pickle *p, uint32_t node);
 /* Value of a text key in a dict, or NULL. */
 const ds_pickle_node *ds_pickle_get(const ds_pickle *p, const ds_pickle_node *dict,
                                     const char *key);
-/* "module.name" of a class, of an opaque value's class, the text of a text; printable, may be cut.
- */
+/* "module.name" of a class or of an opaque value's class; the text of a text.  Printable, may be
+ * cut. */
 void ds_pickle_class(const ds_pickle *p, const ds_pickle_node *node, char *out, size_t size);
 int ds_pickle_is_text(const ds_pickle_node *node, const char *text);
 

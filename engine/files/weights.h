@@ -43,8 +43,7 @@ typedef struct {
 
 typedef struct ds_weights ds_weights;
 
-/* sub: subfolder that is looked into first when path is a folder ("transformer", "vae"), or NULL.
- */
+/* sub: the subfolder of a folder that is looked into first ("transformer", "vae"), or NULL. */
 int ds_weights_open(ds_weights **out, const char *path, const char *sub, ds_error *err);
 void ds_weights_close(ds_weights *w); /* NULL is fine */
 

@@ -209,8 +209,7 @@ static size_t container(const ds_weights_model *m) {
     return n;
 }
 
-/* The DS_WEIGHTS_NAMED model that an item belongs to: the longest prefix at the same depth of
- * dicts. */
+/* The longest prefix at the same depth of dicts. */
 int ds_weights_owner_of(const ds_weights_models *k, const ds_weights_item *it) {
     int best = -1;
     if (k->owner && it >= k->w->items && it < k->w->items + k->w->count)

@@ -14,8 +14,7 @@ enum { DS_WEIGHTS_MODELS_MAX = 64, DS_WEIGHTS_NAME_SIZE = 1024 };
 enum ds_weights_form { DS_WEIGHTS_NAMED, DS_WEIGHTS_DOTLESS, DS_WEIGHTS_LISTED };
 
 typedef struct {
-    char *prefix; /* owned; before its names in the file, "" or ending with '.' (DOTLESS: as it is)
-                   */
+    char *prefix; /* owned; before its names in the file: "", or it ends with '.' unless DOTLESS */
     size_t len;
     uint32_t nest;
     enum ds_weights_form form;

@@ -1,5 +1,4 @@
-/* engine/files/weights_read.c - tensors of an open source: what is needed, its numbers, the digest
- * of its files. */
+/* engine/files/weights_read.c - tensors of an open source: shapes, numbers, digest. */
 #include "base/mem.h"
 #include "engine/files/weights_internal.h"
 
@@ -125,8 +124,7 @@ static int read_span(const ds_weights *w, const ds_weights_item *it, void *dst, 
                          : ds_weights_read_entry(p, it->entry, it->at, dst, n, err);
 }
 
-/* Elements that do not follow each other (a transposed matrix, say) from the span that holds them.
- */
+/* Elements that do not follow each other (a transposed matrix, say), out of their span. */
 static int read_strided(const ds_weights *w, const ds_weights_item *it, char *dst, ds_error *err) {
     size_t size = ds_st_dtype_size(it->t.dtype), last = 0;
     for (int d = 0; d < it->t.ndim; d++)

@@ -2,29 +2,32 @@
  *
  *     FD = |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1^1/2 S2 S1^1/2)^1/2
  *
- * m mean, S covariance with divisor n-1.  The trace is taken by two symmetric eigen-decompositions,
- * so there are no complex numbers and a rank-deficient covariance (n <= dim) is no special case.
+ * m is the mean, S the covariance with divisor n-1.  The trace is taken by two symmetric
+ * eigen-decompositions.  So there are no complex numbers, and a rank-deficient covariance
+ * (n <= dim) is no special case.
  * Source: Dowson & Landau 1982; Heusel et al. 2017 (FID); reference code of pytorch-fid for n-1.
  *
- * How it is computed.  With S1 = R^T R the trace is the sum of the square roots of the eigenvalues
- * of R S2 R^T, and R may be any such factor: the rows of the real set themselves, centred and
- * divided by sqrt(n-1), when there are no more of them than dimensions, else Cholesky's or the
- * root.  F = (x - mean) R^T, row by row of the fake set, has the covariance R S2 R^T; with no more
- * fake pictures than rows of R the same non-zero eigenvalues are those of F F^T / (n-1).
+ * How it is computed.  Let S1 = R^T R.  Then the trace is the sum of the square roots of the
+ * eigenvalues of R S2 R^T.  Any such R will do:
+ *   - with no more real pictures than dimensions: their rows, centred and divided by sqrt(n-1);
+ *   - else Cholesky's factor of S1, or its root where that fails.
+ * F = (x - mean) R^T, over the rows x of the fake set, has the covariance R S2 R^T.  With no more
+ * fake pictures than R has rows, F F^T / (n-1) is smaller and has the same non-zero eigenvalues.
  *
  * Accuracy: a covariance is known to eps times its largest eigenvalue, so a direction with almost
  * no variance adds an error of up to sqrt(eps), 1.5e-8, of the largest standard deviations.
  *
- * FD is biased upwards by about 1/n: compare values of equal n only.  That is why a result carries
- * the numbers of both sets and what made their features.
+ * FD is biased upwards by about 1/n, so only values of equal n can be compared.  That is why a
+ * result carries the numbers of both sets, and what made their features.
  *
- * Interval: delete-group jackknife over the fake set (Wolter 2007, ch. 4): the fake set is split at
- * random into `groups` groups, FD is computed without each, and
+ * Interval: a delete-group jackknife over the fake set (Wolter 2007, ch. 4).  The fake set is split
+ * at random into g groups.  FD_i is the distance without group i:
  *     std_error^2 = (g-1)/g sum_i (FD_i - mean FD_i)^2,   interval = FD -+ t(0.975, g-1) std_error.
- * It covers the sampling noise of the fake set with the reference held fixed - the noise that
- * differs between two evaluations against the same reference - and not the bias.
- * What is left without a group comes from what there is of all: rows and columns of F F^T, centred
- * again, or the scatters of the other groups, merged.  Nothing is subtracted.
+ * It covers the noise of the fake pictures: what differs between two evaluations against the same
+ * reference.  It does not cover the choice of the reference, nor the bias.
+ * FD_i is not computed from pictures again.  Where F F^T is used, the rows and columns of group i
+ * are left out of it and it is centred again.  Else the scatters of the other groups are added.
+ * Nothing is subtracted, so no digits are lost.
  *
  * Numbers: features f32, everything else double.  Thread: any; inside, and on what device,
  * engine/metrics/linalg.h.  Memory: ds_fd_bytes.

@@ -1,5 +1,4 @@
-/* engine/metrics/fid_suite.h - the standard metrics of generated pictures from a stream of
- * features.
+/* engine/metrics/fid_suite.h - the standard metrics, from a stream of features.
  *
  * One ds_fid_suite per set of pictures takes rows as they come and keeps what the wanted metrics
  * need; two of them, or one and a statistics file, give the numbers.  FID and sFID keep mean and

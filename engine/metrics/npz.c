@@ -1,5 +1,4 @@
-/* engine/metrics/npz.c - statistics in .npz files: a strict reader and the writer (contract in
- * npz.h). */
+/* engine/metrics/npz.c - statistics in .npz files: reader and writer (npz.h). */
 #include "engine/metrics/npz.h"
 #include "base/fs.h"
 #include "base/json.h"

@@ -1,5 +1,4 @@
-/* engine/metrics/npz_internal.h - a member of an .npz file: the zip, the header, the bytes in
- * order. */
+/* engine/metrics/npz_internal.h - a member of an .npz file: zip, header, bytes in order. */
 #ifndef DS_ENGINE_METRICS_NPZ_INTERNAL_H
 #define DS_ENGINE_METRICS_NPZ_INTERNAL_H
 

@@ -1,5 +1,4 @@
-/* engine/metrics/npz_members.c - the zip around the arrays, and the text in front of their numbers.
- * */
+/* engine/metrics/npz_members.c - the zip around the arrays, and the text before their numbers. */
 #include "engine/metrics/npz_internal.h"
 
 #include <fcntl.h>
@@ -116,8 +115,7 @@ static const char *parse_type(const char *p, char *out, size_t size) {
     return *end == '\'' ? end + 1 : end;
 }
 
-/* The three members in any order, each once: {'descr': '<f8', 'fortran_order': False, 'shape': ..}
- */
+/* {'descr': '<f8', 'fortran_order': False, 'shape': ..}: each once, in any order. */
 static int parse_header(const char *p, npy_header *h) {
     int seen = 0;
     if (!(p = expect(p, "{")))

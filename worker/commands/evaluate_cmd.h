@@ -94,8 +94,7 @@ int ds_ev_read(ds_ev_run *e, ds_ev_side *s, const char *what, ds_error *err);
 /* All that are wanted; those that fail are in `lost`. */
 void ds_ev_measure(ds_ev_run *e);
 
-/* One line on stderr (unless --quiet) and in the document.  Paths in it are escaped by the caller.
- */
+/* One line on stderr (unless --quiet) and in the document.  The caller escapes paths in it. */
 void ds_ev_note(ds_ev_run *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* "5,000". */
 const char *ds_ev_count(char out[32], int64_t n);

@@ -1,5 +1,4 @@
-/* worker/commands/evaluate_read.c - a side of `diffscaler-worker evaluate` becomes rows and
- * statistics. */
+/* worker/commands/evaluate_read.c - a side of `evaluate` becomes rows and statistics. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "worker/commands/evaluate_cmd.h"

@@ -1,5 +1,4 @@
-/* worker/commands/plan_command.c - diffscaler-worker plan: what would training on this base take?
- * */
+/* worker/commands/plan_command.c - `diffscaler-worker plan`: what a training would take. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "contract/args.h"

@@ -1,5 +1,4 @@
-/* worker/commands/pretrain.c - `diffscaler-worker pretrain`: a base from a folder of images (method
- * full).
+/* worker/commands/pretrain.c - `diffscaler-worker pretrain`: a base from a folder.
  *
  * The bundled base is made with this command (models/README.md).  Interrupting it (SIGINT, SIGTERM)
  * saves a checkpoint; the same command goes on from there. */

@@ -1,5 +1,4 @@
-/* worker/commands/run.c - `diffscaler-worker run DIR`: one job directory from lock to exit status.
- * */
+/* worker/commands/run.c - `diffscaler-worker run DIR`: a job from lock to exit status. */
 #include "base/fs.h"
 #include "base/log.h"
 #include "contract/args.h"

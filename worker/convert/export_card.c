@@ -1,5 +1,4 @@
-/* worker/convert/export_card.c - the files beside the tensors: diffusers' JSON, the VAE, the model
- * card. */
+/* worker/convert/export_card.c - files beside the tensors: JSON, the VAE, the model card. */
 #include "base/fs.h"
 #include "base/json.h"
 #include "engine/names/dit_layouts.h"

@@ -1,5 +1,4 @@
-/* worker/convert/export_model.c - the merged model: folding, names, and files written tensor by
- * tensor. */
+/* worker/convert/export_model.c - the merged model: folding, names, files tensor by tensor. */
 #include "base/fs.h"
 #include "base/json.h"
 #include "engine/names/dit_layouts.h"

@@ -1,5 +1,4 @@
-/* worker/convert/import_objective.c - what is said of a base, what is measured, and whether they
- * agree. */
+/* worker/convert/import_objective.c - what is said of a base and what is measured, compared. */
 #include "worker/convert/import_objective.h"
 #include "base/fs.h"
 #include "base/mem.h"

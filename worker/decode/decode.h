@@ -65,8 +65,7 @@ enum ds_decode_note {
     DS_NOTE_COUNT = 6
 };
 
-/* "have transparency: dropped": what follows the number of pictures in a message.  note: one bit.
- */
+/* "have transparency: dropped", as it follows the number of pictures.  note: one bit. */
 const char *ds_decode_note_text(enum ds_decode_use use, unsigned note);
 
 typedef struct {

@@ -1,5 +1,4 @@
-/* worker/decode/sandbox_child.c - the decoder process: lock the door, then serve requests one by
- * one. */
+/* worker/decode/sandbox_child.c - the decoder process: locks the door, then serves. */
 #include "worker/decode/sandbox_internal.h"
 #include "engine/metrics/resize.h"
 

@@ -53,8 +53,7 @@ int64_t ds_picture_stream_done(const ds_picture_stream *s);  /* of them, given o
 int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *indices, int *count,
                            ds_error *err);
 
-/* Files that gave no picture: how many so far, at any time; and which, after the last call of next.
- */
+/* Files that gave no picture: how many so far; and which ones, after the last call of next. */
 int64_t ds_picture_stream_left_out(ds_picture_stream *s);
 const ds_rejected_list *ds_picture_stream_rejected(const ds_picture_stream *s);
 /* Those of them on which the tool itself fails (DS_DECODE_BROKEN), with the reason. */

@@ -1,5 +1,4 @@
-/* worker/images/scan.h - a source -> the list of its usable pictures, with digest, classes and
- * rejects.
+/* worker/images/scan.h - a source -> its usable pictures, classes, digest and rejects.
  *
  * Purpose: job kind "scan" (docs/jobs.md).  Pictures and their classes come from a source
  * (source.h).  Where it knows no class at all, everything is one class named after the dataset.  In

@@ -1,5 +1,4 @@
-/* worker/images/scan_walk.c - list a folder that may hold anything: links, pipes, odd names, depth.
- * */
+/* worker/images/scan_walk.c - lists a folder that may hold links, pipes, odd names. */
 #include "worker/images/scan_internal.h"
 #include "base/mem.h"
 

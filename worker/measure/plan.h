@@ -1,16 +1,20 @@
 /* worker/measure/plan.h - what a training will take, before it starts: bytes by part, seconds per
  * step.
  *
- * Bytes are counted from the same tables that the allocations are made from.  Seconds come from a
- * short calibration: whole training steps of a model of the same width with few blocks (all of
- * them, where that is quick), at one and two micro-batches; time is linear in both (docs/speed.md).
- * When activations do not fit, the first blocks' are recomputed in the backward pass, as few as
- * needed; the numbers that come out are the same, so this is decided here and is no option.
+ * Bytes are counted from the same tables that the allocations are made from.
  *
- * A need is compared with what is free, and with what there would be if nothing else ran.  On a GPU
- * the first is 95 % of what is free or held by this process, the second 95 % of its memory less
- * 1 GiB for the driver and our context.  What CUDA graphs and the libraries' code take beyond the
- * parts that are counted is an allowance of 256 MiB (not measured).
+ * Seconds come from a short calibration: whole training steps of a model of the same width with few
+ * blocks (all of them where that is quick), at one and at two micro-batches.  Time is linear in
+ * both (docs/speed.md).
+ *
+ * When the activations do not fit, those of the first blocks are computed again in the backward
+ * pass, of as few blocks as needed.  The numbers that come out are the same, so this is decided
+ * here and is no option.
+ *
+ * A need is compared with two limits: what is free now, and what there would be if nothing else
+ * ran.  On a GPU the first is 95 % of what is free or held by this process.  The second is 95 % of
+ * its memory, less 1 GiB for the driver and our context.  For CUDA graphs and the libraries' code
+ * an allowance of 256 MiB is added; it is not measured.
  *
  * Thread: the main one.  Units: bytes, seconds.  Errors, with the figures: DS_ENOMEM when it would
  * fit if nothing else ran (try again later), DS_EINVAL when it never can (or not into what the user
@@ -24,58 +28,70 @@
 
 #include <stdio.h>
 
+/* A plan has one or two sides.  Where the device's memory is main memory there is one: peak is
+ * compared with limit.  A GPU (own = 1) has memory of its own: peak and limit are the GPU's, and
+ * what the job takes beside it in main memory is `host`, compared with host_limit. */
 typedef struct {
-    double program; /* what the process takes already, without the base */
-    double base;    /* tensors of the base, as they lie in memory */
-    double copy;    /* of the base on a device with memory of its own */
-    double images;  /* pictures or latents that are trained on */
-    ds_trainer_plan t;
-    double workspace;             /* of the kernels; known after the calibration, a bound before */
-    double checkpoint;            /* while one is written */
-    double sampling;              /* net that evaluates the result, or a distance after it */
-    double features;              /* network that measures it */
-    double train, evaluate, peak; /* sums: while training, while evaluating, the larger */
-    double libraries;             /* graphs and code on a GPU: an allowance */
-    double limit, most;           /* now; if nothing else ran.  0: not known */
-    int own;                      /* peak and limit are of a device with memory of its own, .. */
-    double host, host_limit, host_most; /* .. and this is beside it in main memory */
-    double free, total;                 /* .. of which so much is free, and there is so much */
-    double distance;                    /* main memory of a distance, beside such a device */
-    int never;                          /* refused: the device could not hold it if it were empty */
+    /* While it trains. */
+    double program;    /* what the process takes already, without the base */
+    double base;       /* tensors of the base as they lie in main memory */
+    double copy;       /* .. and once more on a GPU; else 0 */
+    double images;     /* pictures or latents that are trained on */
+    ds_trainer_plan t; /* the trainer's own */
+    double workspace;  /* scratch of the kernels: a bound before the calibration, measured by it */
+    double checkpoint; /* while one is written: copies of the state, and the file */
+    double libraries;  /* on a GPU: an allowance for code and graphs of the libraries */
+    /* While the result is measured. */
+    double sampling; /* the nets that sample; in main memory, the distance if that takes more */
+    double features; /* the network that looks at the pictures */
+    double distance; /* beside a GPU: main memory of a distance; else it is in `sampling` */
+
+    double train, evaluate; /* sums of the above */
+    double peak;            /* the larger one */
+    double limit;           /* what may be taken now */
+    double most;            /* what could be taken if nothing else ran */
+    int own;                /* 1: these are of a GPU */
+    double free, total;     /* .. of which so much is free now, of so much */
+    double host;            /* .. and what it takes in main memory beside it */
+    double host_limit, host_most;
+    int never; /* refused: the GPU could not hold it if it were empty */
+
     int batch, micro_batch, steps;
-    int recompute, depth;     /* blocks that are computed again, of so many */
-    double step_cpu_seconds;  /* processor time of all threads */
+    int recompute, depth;     /* so many of the base's blocks are computed again */
     double step_seconds;      /* NaN: not calibrated */
+    double step_cpu_seconds;  /* processor time of all threads */
     double calibrate_seconds; /* what finding out took */
     double feature_seconds;   /* of the pictures that measure the result; 0: not asked for */
     char device_class[48], label[64];
     int threads;
 } ds_plan;
 
+/* What the plan cannot know.  A limit of 0 is not known. */
 typedef struct {
-    double images;   /* bytes */
-    double features; /* bytes of the feature network and what else the evaluation needs */
-    double distance; /* bytes of a distance between features, computed after the sampling */
-    double limit;    /* bytes of main memory that may be taken; 0 = not known */
-    double most;     /* .. that might be if nothing else ran; 0: the limit is all there is */
-    double held;     /* bytes of the plan that lie on a device of its own already */
-    double program;  /* what the process takes without the base; 0: as it is now */
-    int nets;        /* sampling nets at a time: 2 with domain guidance */
+    double images;   /* bytes of what is trained on */
+    double features; /* bytes of the network that measures */
+    double distance; /* bytes of a distance; nothing samples while it is computed */
+    double limit;    /* main memory that may be taken now */
+    double most;     /* .. if nothing else ran; 0: the limit is all there is */
+    double held;     /* bytes of this plan that lie on the GPU already */
+    double program;  /* what the process takes without the base; 0: what it takes now */
+    int nets;        /* nets that sample at a time: 2 with domain guidance */
 } ds_plan_input;
 
-/* asked, if > 0; else what this process has and most of what is free: a plan may be 15 % too low.
- */
+/* Main memory that may be taken: `asked` where it is > 0, else what this process has and most of
+ * what is free.  Most, because a plan may be 15 % too low. */
 double ds_plan_limit(double asked);
-/* asked, if > 0; else most of what the machine, or the cgroup, has. */
+/* .. if nothing else ran: `asked` where it is > 0, else most of what the machine (or the cgroup)
+ * has. */
 double ds_plan_most(double asked);
 
-/* Bytes; chooses o->recompute (what it says already is the least).  The plan is filled also when
- * it does not fit. */
+/* The bytes.  Raises o->recompute until it fits; what it says already is the least.  The plan is
+ * filled also when it does not fit. */
 int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                    ds_train_options *o, const ds_plan_input *in, ds_error *err);
 
-/* Seconds per step, and the workspace.  Takes less than budget_s seconds or so, and less memory
- * than the training.  A workspace that is larger than thought may raise o->recompute again. */
+/* The seconds per step, and the workspace.  Takes a few training steps, and less memory than the
+ * training.  A workspace that is larger than thought may raise o->recompute again. */
 int ds_plan_time(ds_plan *p, ds_device *dev, const ds_base *base, const ds_method_spec *spec,
                  ds_train_options *o, ds_error *err);
 

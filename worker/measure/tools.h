@@ -1,5 +1,4 @@
-/* worker/measure/tools.h - device, base, VAE and feature network of a job, checked against their
- * digests.
+/* worker/measure/tools.h - device, base, VAE and feature network of a job, checked.
  *
  * With `tolerate` a base or feature network that is not the registered one is no error but a
  * finding: it is loaded all the same where that is possible, because the gate then measures what
