@@ -7,20 +7,33 @@
 #ifndef DS_CONTRACT_JOB_H
 #define DS_CONTRACT_JOB_H
 
-/* X(name, word in rows, in spec.json and in the API) */
+/* Their words in rows, in spec.json and in the API, as constants for where a text is put together. */
+#define DS_WORD_SCAN "scan"
+#define DS_WORD_TRAIN "train"
+#define DS_WORD_SAMPLE "sample"
+#define DS_WORD_VERIFY "verify"
+#define DS_WORD_IMPORT "import"
+#define DS_WORD_QUEUED "queued"
+#define DS_WORD_RUNNING "running"
+#define DS_WORD_DONE "done"
+#define DS_WORD_REJECTED "rejected"
+#define DS_WORD_FAILED "failed"
+#define DS_WORD_CANCELLED "cancelled"
+
+/* X(name, word) */
 #define DS_JOB_KINDS(X)                                                                            \
-    X(DS_JOB_SCAN, "scan")                                                                         \
-    X(DS_JOB_TRAIN, "train")                                                                       \
-    X(DS_JOB_SAMPLE, "sample")                                                                     \
-    X(DS_JOB_VERIFY, "verify")                                                                     \
-    X(DS_JOB_IMPORT, "import")
+    X(DS_JOB_SCAN, DS_WORD_SCAN)                                                                   \
+    X(DS_JOB_TRAIN, DS_WORD_TRAIN)                                                                 \
+    X(DS_JOB_SAMPLE, DS_WORD_SAMPLE)                                                               \
+    X(DS_JOB_VERIFY, DS_WORD_VERIFY)                                                               \
+    X(DS_JOB_IMPORT, DS_WORD_IMPORT)
 #define DS_JOB_STATES(X)                                                                           \
-    X(DS_JOB_QUEUED, "queued")                                                                     \
-    X(DS_JOB_RUNNING, "running")                                                                   \
-    X(DS_JOB_DONE, "done")                                                                         \
-    X(DS_JOB_REJECTED, "rejected")                                                                 \
-    X(DS_JOB_FAILED, "failed")                                                                     \
-    X(DS_JOB_CANCELLED, "cancelled")
+    X(DS_JOB_QUEUED, DS_WORD_QUEUED)                                                               \
+    X(DS_JOB_RUNNING, DS_WORD_RUNNING)                                                             \
+    X(DS_JOB_DONE, DS_WORD_DONE)                                                                   \
+    X(DS_JOB_REJECTED, DS_WORD_REJECTED)                                                           \
+    X(DS_JOB_FAILED, DS_WORD_FAILED)                                                               \
+    X(DS_JOB_CANCELLED, DS_WORD_CANCELLED)
 /* X(name, exit code of the worker, what it means) */
 #define DS_WORKER_EXITS(X)                                                                         \
     X(DS_EXIT_DONE, 0, "done: read the result")                                                    \

@@ -12,6 +12,7 @@
 #include "daemon/folders/look.h"
 #include "daemon/folders/reach.h"
 #include "daemon/jobs/folders.h"
+#include "daemon/jobs/local.h"
 #include "daemon/jobs/workers.h"
 #include "registry/rows/datasets.h"
 #include "registry/core/events.h"
@@ -128,8 +129,7 @@ static void finish_stop(ds_daemon *d);
 static int write_start(ds_daemon *d, ds_error *err);
 static void stop(ds_daemon *d);
 
-/* The registry was taken away, or its disk failed: to go on would be to promise what nobody keeps.
- */
+/* The registry was taken away, or its disk failed: nobody would keep what is promised. */
 static void stop_if_broken(ds_daemon *d) {
     ds_error err;
     if (!ds_registry_in_place(d->registry, &err))
@@ -347,6 +347,8 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
         rc = ds_folders_start(d, err);
     if (!rc)
         rc = write_start(d, err);
+    ds_local_options local = {.self = d->o.self, .worker = d->o.worker, .nice = o->nice};
+    d->executor = ds_local_new(&d->loop, &local);
     if (!rc)
         rc = ds_workers_open(&d->workers, d, err);
     if (!rc)
@@ -414,6 +416,7 @@ void ds_daemon_close(ds_daemon *d) {
     uv_run(&d->loop, UV_RUN_DEFAULT);
     int rc = uv_loop_close(&d->loop);
     DS_ASSERT(rc == 0);
+    ds_local_free(d->executor);
     ds_verified_free(d->verified);
     ds_registry_close(d->registry);
 }

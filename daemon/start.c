@@ -2,7 +2,7 @@
 #include "base/fs.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "daemon/jobs/child.h"
+#include "daemon/jobs/local.h"
 #include "daemon/daemon.h"
 #include "daemon/folders/helper.h"
 #include "daemon/care/fsck.h"
@@ -37,7 +37,7 @@ static int fail(const ds_options *o, const ds_error *err) {
 
 int ds_daemon_main(int argc, char **argv) {
     ds_helper_main(argc, argv);
-    ds_child_trampoline(argc, argv);
+    ds_local_trampoline(argc, argv);
     static ds_daemon daemon; /* large: paths */
     static ds_options options;
     ds_error err = {0};

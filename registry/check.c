@@ -2,6 +2,7 @@
 #include "registry/check.h"
 #include "base/log.h"
 #include "registry/core/db.h"
+#include "registry/core/words.h"
 #include "registry/registry.h"
 
 #include <stdio.h>
@@ -12,19 +13,21 @@ static const struct {
     const char *what, *sql;
 } invariants[] = {
     {"a running job has no open attempt",
-     "SELECT 'job ' || id FROM jobs j WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM"
+     "SELECT 'job ' || id FROM jobs j WHERE state = " SQL_RUNNING " AND NOT EXISTS (SELECT 1 FROM"
      " job_attempts t WHERE t.job_id = j.id AND t.attempt = j.starts AND t.ended_at IS NULL)"},
     {"a job that is not running has an open attempt",
      "SELECT 'job ' || j.id FROM jobs j JOIN job_attempts t ON t.job_id = j.id"
-     " WHERE t.ended_at IS NULL AND j.state <> 'running'"},
+     " WHERE t.ended_at IS NULL AND j.state <> " SQL_RUNNING},
     {"a finished job has no time of its end", "SELECT 'job ' || id FROM jobs WHERE (finished_at IS "
-                                              "NULL) <> (state IN ('queued', 'running'))"},
+                                              "NULL) <> (state IN " SQL_LIVE ")"},
     {"a finished train job has no adapter version",
-     "SELECT 'job ' || id FROM jobs WHERE kind = 'train' AND state IN ('done', 'rejected')"
+     "SELECT 'job ' || id FROM jobs WHERE kind = " SQL_TRAIN " AND state IN (" SQL_DONE
+     ", " SQL_REJECTED ")"
      " AND adapter_version_id IS NULL"},
     {"a job's adapter version has the other status",
      "SELECT 'job ' || j.id FROM jobs j JOIN adapter_versions av ON av.id = j.adapter_version_id"
-     " WHERE j.kind = 'train' AND (j.state = 'done') <> (av.job_id = j.id AND EXISTS (SELECT 1 FROM"
+     " WHERE j.kind = " SQL_TRAIN " AND (j.state = " SQL_DONE
+     ") <> (av.job_id = j.id AND EXISTS (SELECT 1 FROM"
      " gates g WHERE g.job_id = j.id AND g.verdict = 'passed'))"},
     {"an alias points to a version of another name",
      "SELECT l.alias FROM aliases l JOIN adapter_versions av ON av.id = l.version_id"
@@ -77,7 +80,7 @@ static const struct {
      " ELSE (SELECT count(*) FROM jobs WHERE state = substr(key, 6)) END END"},
     {"a change of a job has no event",
      "SELECT 'job ' || id FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM events e WHERE"
-     " e.subject = 'job:' || j.id) AND NOT (j.kind = 'scan' AND j.state IN ('queued', 'running'))"
+     " e.subject = 'job:' || j.id) AND NOT (j.kind = " SQL_SCAN " AND j.state IN " SQL_LIVE ")"
      " AND j.created_at >= coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key ="
      " 'events_pruned_before'), 0)"
      " AND (SELECT count(*) FROM jobs) < 10000"},

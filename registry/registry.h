@@ -63,8 +63,7 @@ void ds_registry_on_events(ds_registry *r, void (*fn)(void *ctx, int64_t last_se
 
 /* {"datasets":n,"adapters":n,"jobs":{"queued":n,...},"blobs":{"count":n,"bytes":n},
  *  "base":{...}|null,"feature_net":{...}|null,"waiting":[...] (ds_jobs_waiting),"event_seq":n,
- *  "schema":n}: the counts of /v1/status
- * (adapters = published versions; bytes = stored). */
+ *  "schema":n}: the counts of /v1/status (adapters = published versions; bytes = stored). */
 int ds_registry_counts(ds_registry *r, json_t **out, ds_error *err);
 
 /* integrity_check, foreign_key_check and the invariants listed in docs/registry.md; DS_EINTEGRITY

@@ -53,6 +53,8 @@ void ds_damage_look(ds_daemon *d, const json_t *spec) {
         else if (st.st_size != b.stored_bytes)
             ds_damage_found(d, &b, &st, "its file has another size", &err);
     }
-    json_object_foreach((json_t *)(uintptr_t)spec, key, v) ds_damage_look(d, v);
-    json_array_foreach(spec, i, v) ds_damage_look(d, v);
+    json_object_foreach((json_t *)(uintptr_t)spec, key, v)
+        ds_damage_look(d, v);
+    json_array_foreach(spec, i, v)
+        ds_damage_look(d, v);
 }

@@ -39,7 +39,8 @@ typedef struct ds_daemon {
     struct ds_http *http, *tcp; /* tcp NULL: no --listen */
     struct ds_watch *watch;
     struct ds_workers *workers;
-    struct ds_check *checks; /* files that the pool hashes (daemon/api/serve.c) */
+    struct ds_executor *executor; /* starts the processes of jobs */
+    struct ds_check *checks;      /* files that the pool hashes (daemon/api/serve.c) */
     struct ds_verified *verified;
     char listen[DS_TCP_NAME]; /* where tcp listens, "" = nowhere */
     int64_t started_ms;       /* time of day, to be shown */

@@ -146,11 +146,11 @@ static int check_together(const json_t *options, ds_error *err) {
     const json_t *targets = json_object_get(options, "targets"), *t;
     size_t i;
     int qkv = 0;
-    json_array_foreach((json_t *)(uintptr_t)targets, i, t) qkv |=
-        !strcmp(json_string_value(t), "q")   ? 1
-        : !strcmp(json_string_value(t), "k") ? 2
-        : !strcmp(json_string_value(t), "v") ? 4
-                                             : 0;
+    json_array_foreach((json_t *)(uintptr_t)targets, i, t)
+        qkv |= !strcmp(json_string_value(t), "q")   ? 1
+               : !strcmp(json_string_value(t), "k") ? 2
+               : !strcmp(json_string_value(t), "v") ? 4
+                                                    : 0;
     if (qkv && qkv != 7 && !strcmp(ds_json_string(options, "side", "out"), "in"))
         return ds_fail(err, DS_EINVAL,
                        "option 'side' in scales the input that q, k and v share: 'targets' names "

@@ -219,7 +219,7 @@ static void take_progress(ds_slot *s, const json_t *e) {
     }
     json_decref(s->progress);
     s->progress = p;
-    if (s->job.kind == DS_JOB_TRAIN && strcmp(s->stage, "train") == 0) {
+    if (s->job.kind == DS_JOB_TRAIN && strcmp(s->stage, DS_WORD_TRAIN) == 0) {
         int64_t done = ds_json_int(e, "done", 0);
         if (done > s->last_done && s->last_done)
             s->d->n.train_steps += (uint64_t)(done - s->last_done);
@@ -277,7 +277,8 @@ static void watch_silence(ds_slot *s, int heard) {
     s->polled_at = now;
     if (heard)
         s->quiet = 0;
-    else if (s->quiet < 1 || !ds_process_stopped(s->pid))
+    else if (s->quiet < 1 ||
+             s->d->executor->poll(s->d->executor, s->process.identity) != DS_EXEC_HALTED)
         s->quiet += passed;
     if (!s->d->o.stall_seconds || s->term_at > 0 || s->quiet < s->d->o.stall_seconds)
         return;
@@ -307,7 +308,7 @@ void ds_slot_poll(ds_slot *s) {
         s->committed_at = now;
     }
     if (++s->polls % 16 == 0)
-        ds_child_bound_log(s->dir);
+        ds_tail_bound_log(s->dir);
 }
 
 /* The last line of worker.log, when no event said why. */
@@ -358,8 +359,7 @@ static void stalled(ds_slot *s) {
 static void on_exit_cb(void *ctx, int exit_code, int signal) {
     ds_slot *s = ctx;
     ds_slot_poll(s);
-    s->child = NULL;
-    s->pid = 0;
+    s->process = (ds_process){0};
     s->exit_code = exit_code;
     s->exit_signal = signal;
     if (exit_code == DS_EXIT_DONE || exit_code == DS_EXIT_REFUSED) {
@@ -422,31 +422,23 @@ static void fail_early(ds_slot *s, int rc, const ds_error *err) {
 
 static void spawn(ds_slot *s) {
     ds_error err;
-    ds_child_options o = {.self = s->d->o.self,
-                          .worker = s->d->o.worker,
-                          .dir = s->dir,
-                          .nice = s->d->o.nice,
-                          .on_exit = on_exit_cb,
-                          .ctx = s};
+    ds_launch launch = {.dir = s->dir, .on_exit = on_exit_cb, .ctx = s};
     ds_tail_init(&s->tail, s->events, 1);
-    int rc = ds_child_start(&s->child, &s->d->loop, &o, &err);
+    int rc = s->d->executor->start(s->d->executor, &launch, &s->process, &err);
     if (rc) {
         fail_early(s, rc, &err);
         return;
     }
     s->phase = DS_SLOT_RUNNING;
     s->polled_at = ds_monotonic();
-    s->pid = ds_child_pid(s->child);
-    ds_process p;
-    ds_process_identify(s->pid, &p); /* a process that is gone already is reaped by the loop */
-    rc = ds_job_process(s->d->registry, s->job.id, &p, &err);
+    rc = ds_job_process(s->d->registry, s->job.id, &s->process, &err);
     if (rc) /* it runs, and dies with this daemon: the row catches up at its end */
         ds_log(DS_LOG_WARN, "cannot record the process of job %lld: %s", (long long)s->job.id,
                err.message);
     /* folders are scanned every few minutes for years, and somebody keeps this log */
     ds_log(s->job.kind == DS_JOB_SCAN ? DS_LOG_DEBUG : DS_LOG_INFO,
-           "job %lld (%s %s) runs as process %ld", (long long)s->job.id,
-           ds_job_kind_name(s->job.kind), s->job.name, (long)s->pid);
+           "job %lld (%s %s) runs as process %lld", (long long)s->job.id,
+           ds_job_kind_name(s->job.kind), s->job.name, (long long)s->process.pid);
 }
 
 /* The manifest's file is missing or damaged: a scan of the folder puts it again. */
@@ -518,11 +510,15 @@ void ds_slot_start(ds_slot *s, const ds_job *claimed) {
 
 /* ---- asked to stop ---- */
 
+static void tell(const ds_slot *s, enum ds_exec_signal what) {
+    s->d->executor->signal(s->d->executor, s->process.identity, what);
+}
+
 static void terminate(ds_slot *s) {
     if (s->phase != DS_SLOT_RUNNING || s->term_at > 0)
         return;
     s->term_at = ds_monotonic();
-    ds_child_terminate(s->child);
+    tell(s, DS_EXEC_STOP);
 }
 
 void ds_slot_cancel(ds_slot *s) {
@@ -547,17 +543,17 @@ void ds_slot_stop(ds_slot *s, int hurry) {
     terminate(s);
     if (hurry && s->phase == DS_SLOT_RUNNING) {
         s->killed = 1;
-        ds_child_kill(s->child);
+        tell(s, DS_EXEC_KILL);
     }
 }
 
 /* Not even SIGKILL ends a process whose call hangs in a file system.  Its row stays running, so
  * that nobody starts the job again while it is there; the slot takes other work. */
 static void abandon(ds_slot *s) {
-    ds_log(DS_LOG_WARN, "job %lld: process %ld cannot be ended, as its file system hangs",
-           (long long)s->job.id, (long)s->pid);
-    ds_child_abandon(s->child);
-    s->on_abandoned(s->ctx, &s->job, s->pid);
+    ds_log(DS_LOG_WARN, "job %lld: process %lld cannot be ended, as its file system hangs",
+           (long long)s->job.id, (long long)s->process.pid);
+    s->d->executor->forget(s->d->executor, s->process.identity);
+    s->on_abandoned(s->ctx, &s->job, &s->process);
     release(s);
 }
 
@@ -568,7 +564,7 @@ void ds_slot_tick(ds_slot *s) {
         ds_log(DS_LOG_WARN, "job %lld did not stop within %.0f s: killed", (long long)s->job.id,
                limit);
         s->killed = 1;
-        ds_child_kill(s->child);
+        tell(s, DS_EXEC_KILL);
     }
     if (s->phase == DS_SLOT_RUNNING && s->killed && !s->killed_at)
         s->killed_at = now;

@@ -3,8 +3,8 @@
 #ifndef DS_DAEMON_JOBS_SLOT_H
 #define DS_DAEMON_JOBS_SLOT_H
 
-#include "daemon/jobs/child.h"
 #include "daemon/core/shared.h"
+#include "daemon/jobs/executor.h"
 #include "daemon/jobs/finish.h"
 #include "daemon/jobs/spec.h"
 #include "daemon/jobs/tail.h"
@@ -30,13 +30,12 @@ typedef struct ds_slot {
     ds_daemon *d;
     unsigned kinds; /* DS_KIND_BIT()s that may run here */
     /* The process of this job was killed and does not end: it is the callee's from now on. */
-    void (*on_abandoned)(void *ctx, const ds_job *job, pid_t pid);
+    void (*on_abandoned)(void *ctx, const ds_job *job, const ds_process *process);
     void *ctx;
     enum ds_slot_phase phase;
     ds_job job;
     char dir[PATH_MAX], events[PATH_MAX];
-    ds_child *child;
-    pid_t pid;
+    ds_process process;                            /* while it runs */
     double started, term_at, settle_at, killed_at; /* monotonic seconds; 0 = not */
     int cancel, stop, pause, killed;               /* pause: stop of this job alone */
     double polled_at, quiet; /* monotonic; seconds that it ran and said nothing */

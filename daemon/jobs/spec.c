@@ -199,7 +199,10 @@ static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
         static const char *const members[] = {"sample", "device", NULL};
         rc = ds_options_plain(spec, members, err);
     }
-    static const char *const over[] = {"steps", "guidance", "guidance_mode", "sampler", NULL};
+    static const char *const over[] = {
+#define SAMPLE(name, flag, key, ...) #key,
+#include "contract/options.def"
+        NULL};
     json_t *sample = json_object_get(spec, "sample");
     for (int i = 0; !rc && over[i]; i++) {
         json_t *v = json_object_get(payload, over[i]);

@@ -1,10 +1,19 @@
 /* daemon/jobs/tail.c - see tail.h. */
 #include "daemon/jobs/tail.h"
 
+#include "base/fs.h"
+#include "base/log.h"
+#include "contract/job.h"
+
+#include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define LOG_KEEP (1 << 20)
 
 static int ready(ds_tail *t, const char *path) {
     struct stat st;
@@ -74,4 +83,24 @@ int64_t ds_tail_lines(ds_tail *t, const char *path, int64_t max_bytes,
         take(t, buf, (size_t)n, fn, ctx);
     }
     return total;
+}
+
+void ds_tail_bound_log(const char *dir) {
+    char path[PATH_MAX];
+    ds_fs_join(path, sizeof path, dir, DS_FILE_LOG);
+    struct stat st;
+    if (stat(path, &st) || st.st_size <= DS_TAIL_LOG_MAX)
+        return;
+    int fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    char *tail = ds_xmalloc(LOG_KEEP);
+    ssize_t n = pread(fd, tail, LOG_KEEP, st.st_size - LOG_KEEP);
+    static const char note[] = "[older lines were dropped: the log is bounded]\n";
+    /* The worker appends (O_APPEND), so after the cut its next line follows ours. */
+    if (n > 0 && ftruncate(fd, 0) == 0 &&
+        (write(fd, note, sizeof note - 1) < 0 || write(fd, tail, (size_t)n) < 0))
+        ds_log(DS_LOG_WARN, "cannot shorten '%s': %s", path, strerror(errno));
+    free(tail);
+    close(fd);
 }

@@ -27,4 +27,8 @@ void ds_tail_release(ds_tail *t);
 int64_t ds_tail_lines(ds_tail *t, const char *path, int64_t max_bytes,
                       void (*fn)(void *ctx, const char *line, size_t n), void *ctx);
 
+/* Cut DIR/worker.log to its last part when it is over the limit. */
+#define DS_TAIL_LOG_MAX (8 << 20)
+void ds_tail_bound_log(const char *dir);
+
 #endif

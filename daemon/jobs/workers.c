@@ -10,12 +10,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define MAX_SLOTS 67
@@ -42,12 +40,8 @@ struct ds_workers {
 
 /* ---- workers of an earlier daemon ---- */
 
-static void orphan_signal(const orphan *o, int sig) {
-    if (!ds_process_alive(&o->job.process))
-        return;
-    kill((pid_t)o->job.process.pid, sig);
-    if (sig == SIGKILL)
-        kill(-(pid_t)o->job.process.pid, sig);
+static void orphan_signal(const ds_workers *w, const orphan *o, enum ds_exec_signal what) {
+    w->d->executor->signal(w->d->executor, o->job.process.identity, what);
 }
 
 /* 0, or it has to be tried again. */
@@ -66,12 +60,11 @@ static int orphan_gone(ds_workers *w, const orphan *o) {
 }
 
 static void poll_orphans(ds_workers *w) {
+    ds_executor *x = w->d->executor;
     double now = ds_monotonic();
     for (int i = 0; i < w->orphan_count;) {
         orphan *o = &w->orphans[i];
-        if (o->killed) /* it may be this daemon's own child, abandoned */
-            waitpid((pid_t)o->job.process.pid, NULL, WNOHANG);
-        if (!ds_process_alive(&o->job.process)) {
+        if (x->poll(x, o->job.process.identity) == DS_EXEC_GONE) {
             if (orphan_gone(w, o)) {
                 i++;
                 continue;
@@ -82,7 +75,7 @@ static void poll_orphans(ds_workers *w) {
         }
         if (!o->killed && now - o->term_at > ORPHAN_SECONDS) {
             o->killed = 1;
-            orphan_signal(o, SIGKILL);
+            orphan_signal(w, o, DS_EXEC_KILL);
         }
         i++;
     }
@@ -97,20 +90,20 @@ static int adopt_orphans(ds_workers *w, ds_error *err) {
         *o = (orphan){.job = jobs[i], .term_at = ds_monotonic()};
         ds_log(DS_LOG_INFO, "ending process %lld, left by an earlier daemon in job %lld",
                (long long)jobs[i].process.pid, (long long)jobs[i].id);
-        orphan_signal(o, SIGTERM);
+        orphan_signal(w, o, DS_EXEC_STOP);
     }
     return rc;
 }
 
 /* Its slot is given up.  The row stays running until the process is gone, and goes back to the
  * queue then. */
-static void on_abandoned(void *ctx, const ds_job *job, pid_t pid) {
+static void on_abandoned(void *ctx, const ds_job *job, const ds_process *process) {
     ds_workers *w = ctx;
     if (w->stopping || w->orphan_count == MAX_ORPHANS)
         return; /* the next start looks for it */
     orphan *o = &w->orphans[w->orphan_count++];
     *o = (orphan){.job = *job, .term_at = ds_monotonic(), .killed = 1};
-    ds_process_identify(pid, &o->job.process);
+    o->job.process = *process;
 }
 
 /* ---- polling ---- */
@@ -267,7 +260,7 @@ int ds_workers_running(const ds_workers *w, ds_running *out, int max) {
                                 .stage = s->phase == DS_SLOT_RUNNING ? s->stage : "",
                                 .progress = s->progress,
                                 .revision = s->revision,
-                                .pid = s->pid};
+                                .pid = s->process.pid};
     }
     return n;
 }

@@ -1,13 +1,15 @@
 /* daemon/jobs/workers.h - the slots in which jobs run, and what their end means.
  *
- *   free -> preparing (thread pool: job directory, manifest) -> running (worker process)
- *        -> finishing (thread pool: result and files into the blob store)
- *        -> settling (one registry transaction, tried again while the disk is full) -> free
+ *   free
+ *   preparing   thread pool: job directory, manifest
+ *   running     the worker's process
+ *   finishing   thread pool: result and files into the blob store
+ *   settling    one registry transaction, tried again while the disk is full; then free
  *
  * Slots: `--workers` for trainings, one for scans, one for samples and verifications, one for
  * imports, so none of these waits behind a training.  A job directory has one worker at a time: a
  * worker that outlived an earlier daemon is ended first (the registry knows its process), and the
- * worker holds a lock on DIR/lock which is tried before each start. Exit codes: docs/jobs.md.
+ * worker holds a lock on DIR/lock which is tried before each start.  Exit codes: contract/job.h.
  * Thread: loop thread.
  */
 #ifndef DS_DAEMON_JOBS_WORKERS_H
@@ -19,7 +21,6 @@
 #include <jansson.h>
 #include <limits.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 struct ds_daemon;
 typedef struct ds_workers ds_workers;
@@ -49,7 +50,7 @@ typedef struct {
     const char *name, *stage;
     const json_t *progress; /* NULL = none yet */
     uint64_t revision;      /* grows with each progress line */
-    pid_t pid;
+    int64_t pid;            /* the number that people see; 0 = none */
 } ds_running;
 int ds_workers_running(const ds_workers *w, ds_running *out, int max);
 

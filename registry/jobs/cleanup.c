@@ -1,5 +1,6 @@
 #include "registry/jobs/cleanup.h"
 #include "registry/core/db.h"
+#include "registry/core/words.h"
 
 static int collect(ds_registry *r, json_t *o, const char *key, const char *sql, ds_error *err) {
     json_t *set = json_object();
@@ -18,7 +19,7 @@ int ds_cleanup_facts(ds_registry *r, json_t **out, ds_error *err) {
                      "SELECT v.manifest_digest FROM datasets d JOIN dataset_versions v"
                      " ON v.id = d.version_id WHERE d.state <> 'removed'"
                      " UNION SELECT v.manifest_digest FROM jobs j JOIN dataset_versions v"
-                     " ON v.id = j.dataset_version_id WHERE j.state IN ('queued', 'running')",
+                     " ON v.id = j.dataset_version_id WHERE j.state IN " SQL_LIVE,
                      err);
     if (!rc)
         rc = collect(r, o, "bases", "SELECT sha256 FROM bases WHERE removed_at IS NULL", err);
@@ -31,10 +32,9 @@ int ds_cleanup_facts(ds_registry *r, json_t **out, ds_error *err) {
         rc = collect(r, o, "datasets",
                      "SELECT CAST(id AS TEXT) FROM datasets WHERE state <> 'removed'", err);
     if (!rc)
-        rc = db_int(r, &importing, err,
-                    "SELECT count(*) FROM jobs WHERE kind = 'import' AND state IN ('queued',"
-                    " 'running')",
-                    "");
+        rc = db_int(
+            r, &importing, err,
+            "SELECT count(*) FROM jobs WHERE kind = " SQL_IMPORT " AND state IN " SQL_LIVE "", "");
     json_object_set_new(o, "importing", json_boolean(importing > 0));
     if (rc) {
         json_decref(o);

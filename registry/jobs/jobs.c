@@ -1,27 +1,52 @@
-/* registry/jobs/jobs.c - the life of a job.
+/* registry/jobs/jobs.c - the life of a job. */
+/*-
+ *                   +---------+                +---------+        done
+ *   ds_job_add ---> |         | -- claimed --> |         | -----> rejected
+ *   ds_reconcile -> | queued  |                | running |        failed
+ *                   |         | <-- again ---- |         |        cancelled
+ *                   +---------+                +---------+            ^
+ *                        |                                            |
+ *                        +----------------- cancelled ----------------+
  *
- *                +--------+  ds_job_claim   +---------+
- *   ds_reconcile | queued | --------------> | running | ---> done, rejected, failed, cancelled
- *   ds_job_add > +--------+                 +---------+
- *                 |      ^                       |
- *                 |      +-----------------------+
- *                 v       ds_job_fail: retry, with back-off; the attempt counts
- *              cancelled  ds_job_postpone, ds_job_requeue, ds_jobs_recover: it does not count
+ * Every arrow is one transaction, with its event, by one function:
  *
- *   queued  -> cancelled  ds_job_cancel, ds_dataset_remove, a newer dataset version
- * (ds_scan_finish) running -> done       ds_scan_finish, ds_publish and ds_verify_finish (passed),
- * ds_job_done running -> rejected   ds_publish and ds_verify_finish (the gate refused) running ->
- * failed     ds_job_fail: not to be retried, or attempts used up running -> cancelled
- * ds_job_cancelled, after the process that ds_job_cancel asked for has ended
+ *           -> queued      job.queued     ds_reconcile, ds_job_add
+ *   queued  -> running     job.started    ds_job_claim
+ *   running -> queued      job.retrying   ds_job_fail       may help, attempts are left: it counts
+ *                                         ds_job_postpone   not its fault: it does not count
+ *                                         ds_job_requeue    the daemon stops: it does not count
+ *                                         ds_jobs_recover   its process was gone: it does not count
+ *   running -> done        job.done       ds_scan_finish, ds_job_done, ds_import_finish
+ *                                         ds_publish, ds_verify_finish: the gate passed
+ *   running -> rejected    job.rejected   ds_publish, ds_verify_finish: the gate refused
+ *   running -> failed      job.failed     ds_job_fail
+ *   running -> cancelled   job.cancelled  ds_job_cancelled, once the process is gone
+ *   queued  -> cancelled   job.cancelled  ds_job_cancel, ds_dataset_remove, and ds_scan_finish or
+ *                                         ds_base_choose where it is of no use any more
  *
- * The same list is the trigger jobs_transition, so no program can do anything else.  Final states
- * are never left.  Every arrow writes its event in the same transaction.
+ * The trigger jobs_transition refuses all others, by whatever program.  A repeated scan that finds
+ * what the one before found leaves no row and no event (job_forget).
+ *
+ * What may be trusted in each state:
+ *
+ *   queued      Nothing of it runs that the registry knows: process and pid are NULL, no attempt is
+ *               open, cancel is 0.  What it is about (dataset version, base, payload) does not
+ *               change.  error_* are of its last attempt; its folder may hold a checkpoint.
+ *   running     One attempt is open, number `starts`.  process is NULL from the claim until it is
+ *               spawned; from then on it is this job's, alive or not: a daemon that was killed has
+ *               told nobody.  cancel = 1: asked to stop, and not gone yet.  stage and progress are
+ *               about a second old.  What its spec names is leased.
+ *   done,       process is NULL, no attempt is open, finished_at and one event tell of the end, and
+ *   rejected,   no blob is leased.  The row does not change any more, but for generation, which
+ *   failed,     becomes 0 where the end shall not count as an answer; prune may remove it.
+ *   cancelled   A training that is done or rejected has its adapter version, a failed one an error.
  */
 #include "registry/jobs/jobs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/core/events.h"
 #include "registry/core/db.h"
+#include "registry/core/events.h"
+#include "registry/core/words.h"
 #include "registry/jobs/jobs_internal.h"
 
 #include <math.h>
@@ -31,7 +56,7 @@
 
 #define JOB_FIELDS                                                                                 \
     "id, kind, state, dataset_id, dataset_version_id, base_id, attempts, max_attempts, run_after," \
-    " cancel, boot_id, pid, pid_start, name, postponed, created_at, priority"
+    " cancel, process, pid, name, postponed, created_at, priority"
 
 static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     memset(j, 0, sizeof *j);
@@ -45,15 +70,13 @@ static void job_from_row(ds_job *j, sqlite3_stmt *q) {
     j->max_attempts = sqlite3_column_int64(q, 7);
     j->run_after = sqlite3_column_int64(q, 8);
     j->cancel = sqlite3_column_int(q, 9);
-    const char *boot = (const char *)sqlite3_column_text(q, 10);
-    snprintf(j->process.boot_id, sizeof j->process.boot_id, "%s", boot ? boot : "");
+    db_text(j->process.identity, sizeof j->process.identity, q, 10);
     j->process.pid = sqlite3_column_int64(q, 11);
-    j->process.start = sqlite3_column_int64(q, 12);
-    const char *name = (const char *)sqlite3_column_text(q, 13);
+    const char *name = (const char *)sqlite3_column_text(q, 12);
     snprintf(j->name, sizeof j->name, "%s", name ? name : "");
-    j->postponed = sqlite3_column_int64(q, 14);
-    j->created_at = sqlite3_column_int64(q, 15);
-    j->priority = sqlite3_column_int64(q, 16);
+    j->postponed = sqlite3_column_int64(q, 13);
+    j->created_at = sqlite3_column_int64(q, 14);
+    j->priority = sqlite3_column_int64(q, 15);
 }
 
 int job_scan_repeats(ds_registry *r, enum ds_job_kind kind, int64_t dataset_id, int64_t *yes,
@@ -173,7 +196,7 @@ static int next_due(ds_registry *r, enum ds_job_kind kind, int64_t now, int64_t 
     int64_t at = INT64_MAX;
     sqlite3_stmt *q = db_query(r, err,
                                "SELECT " JOB_FIELDS " FROM jobs INDEXED BY jobs_due WHERE"
-                               " state = 'queued' AND kind = ?1 AND run_after > ?2"
+                               " state = " SQL_QUEUED " AND kind = ?1 AND run_after > ?2"
                                " ORDER BY run_after DESC LIMIT 64",
                                "si", ds_job_kind_name(kind), now);
     while ((rc = db_step(r, q, err)) > 0) {
@@ -183,14 +206,14 @@ static int next_due(ds_registry *r, enum ds_job_kind kind, int64_t now, int64_t 
         at = j.run_after < at ? j.run_after : at;
     }
     for (int i = 0; !rc && i < count; i++) /* what cannot be written is clamped again */
-        if (db_run(r, NULL, "UPDATE jobs SET run_after = ?2 WHERE id = ?1 AND state = 'queued'",
+        if (db_run(r, NULL, "UPDATE jobs SET run_after = ?2 WHERE id = ?1 AND state = " SQL_QUEUED,
                    "ii", late[i].id, late[i].run_after))
             break;
     *due = at < *due ? at : *due;
     if (rc)
         return rc;
     rc = db_int(r, &at, err,
-                "SELECT min(run_after) FROM jobs WHERE state = 'queued' AND kind = ?1 AND"
+                "SELECT min(run_after) FROM jobs WHERE state = " SQL_QUEUED " AND kind = ?1 AND"
                 " run_after > ?2",
                 "si", ds_job_kind_name(kind), now);
     *due = !rc && at < *due ? at : *due;
@@ -202,7 +225,7 @@ static int next_of_kind(ds_registry *r, enum ds_job_kind kind, int64_t now, ds_j
                         void *ctx, ds_job *out, ds_error *err) {
     sqlite3_stmt *q = db_query(r, err,
                                "SELECT " JOB_FIELDS " FROM jobs INDEXED BY jobs_next WHERE"
-                               " state = 'queued' AND kind = ?1 AND run_after <= ?2"
+                               " state = " SQL_QUEUED " AND kind = ?1 AND run_after <= ?2"
                                " AND NOT EXISTS (SELECT 1 FROM meta m WHERE"
                                "  m.key = 'paused:' || jobs.dataset_id)"
                                " ORDER BY priority DESC, id",
@@ -254,12 +277,13 @@ int ds_job_claim(ds_registry *r, int64_t id, ds_error *err) {
     int64_t now = ds_now_ms();
     ds_job j;
     rc = db_run(r, err,
-                "UPDATE jobs SET state = 'running', attempts = attempts + 1, starts = starts + 1,"
-                " started_at = coalesce(started_at, ?2), cancel = 0, boot_id = NULL, pid = NULL,"
-                " pid_start = NULL, stage = NULL, progress = NULL, done = NULL, total = NULL,"
+                "UPDATE jobs SET state = " SQL_RUNNING
+                ", attempts = attempts + 1, starts = starts + 1,"
+                " started_at = coalesce(started_at, ?2), cancel = 0, process = NULL, pid = NULL,"
+                " stage = NULL, progress = NULL, done = NULL, total = NULL,"
                 " scan_seq = coalesce((SELECT d.scan_wanted FROM datasets d"
-                "  WHERE d.id = jobs.dataset_id AND jobs.kind = 'scan'), 0)"
-                " WHERE id = ?1 AND state = 'queued'",
+                "  WHERE d.id = jobs.dataset_id AND jobs.kind = " SQL_SCAN "), 0)"
+                " WHERE id = ?1 AND state = " SQL_QUEUED,
                 "ii", id, now);
     if (!rc && db_changes(r) == 0) {
         rc = ds_job_read(r, id, &j, err);
@@ -282,14 +306,13 @@ int ds_job_process(ds_registry *r, int64_t id, const ds_process *p, ds_error *er
     int rc = job_read_running(r, id, &j, err);
     if (rc || (rc = db_begin(r, err)))
         return rc;
-    rc = db_run(r, err, "UPDATE jobs SET boot_id = ?2, pid = ?3, pid_start = ?4 WHERE id = ?1",
-                "isii", id, p->boot_id, p->pid, p->start);
+    rc = db_run(r, err, "UPDATE jobs SET process = ?2, pid = ?3 WHERE id = ?1", "isI", id,
+                p->identity, p->pid);
     if (!rc)
-        rc = db_run(
-            r, err,
-            "UPDATE job_attempts SET boot_id = ?2, pid = ?3, pid_start = ?4 WHERE job_id = ?1"
-            " AND attempt = (SELECT starts FROM jobs WHERE id = ?1)",
-            "isii", id, p->boot_id, p->pid, p->start);
+        rc = db_run(r, err,
+                    "UPDATE job_attempts SET process = ?2, pid = ?3 WHERE job_id = ?1"
+                    " AND attempt = (SELECT starts FROM jobs WHERE id = ?1)",
+                    "isI", id, p->identity, p->pid);
     return db_end(r, rc, err);
 }
 
@@ -300,7 +323,7 @@ int ds_job_progress(ds_registry *r, int64_t id, const char *stage, const json_t 
         db_run(r, err,
                "UPDATE jobs SET stage = coalesce(?2, stage), progress = coalesce(?3, progress),"
                " done = coalesce(?4, done), total = coalesce(?5, total)"
-               " WHERE id = ?1 AND state = 'running'",
+               " WHERE id = ?1 AND state = " SQL_RUNNING,
                "issdd", id, stage, text, ds_json_number(progress, "done", NAN),
                ds_json_number(progress, "total", NAN));
     free(text);
@@ -365,7 +388,7 @@ int job_finish(ds_registry *r, const ds_job *j, const job_end *end, ds_error *er
                     "UPDATE jobs SET state = ?2, finished_at = ?3, error_code = ?4,"
                     " error_message = ?5, result = ?6, adapter_version_id = ?7, cancel = 0,"
                     " postponed = 0,"
-                    " boot_id = NULL, pid = NULL, pid_start = NULL WHERE id = ?1",
+                    " process = NULL, pid = NULL WHERE id = ?1",
                     "isisssI", j->id, state, ds_now_ms(), end->code, end->message, result,
                     end->adapter_version_id);
     free(result);
@@ -391,13 +414,13 @@ int job_forget(ds_registry *r, const ds_job *j, ds_error *err) {
 static int back_to_queue(ds_registry *r, const ds_job *j, int counts, int64_t run_after,
                          const char *outcome, int exit_code, int exit_signal, const char *code,
                          const char *message, ds_error *err) {
-    int rc = db_run(r, err,
-                    "UPDATE jobs SET state = 'queued', run_after = ?2, attempts = attempts - ?3,"
-                    " error_code = ?4, error_message = ?5, cancel = 0, boot_id = NULL, pid = NULL,"
-                    " pid_start = NULL, postponed = CASE ?3 WHEN 0 THEN 0 ELSE postponed END"
-                    " WHERE id = ?1",
-                    "iiiss", j->id, run_after, (int64_t)!counts, counts ? code : NULL,
-                    counts ? message : NULL);
+    int rc = db_run(
+        r, err,
+        "UPDATE jobs SET state = " SQL_QUEUED ", run_after = ?2, attempts = attempts - ?3,"
+        " error_code = ?4, error_message = ?5, cancel = 0, process = NULL, pid = NULL,"
+        " postponed = CASE ?3 WHEN 0 THEN 0 ELSE postponed END"
+        " WHERE id = ?1",
+        "iiiss", j->id, run_after, (int64_t)!counts, counts ? code : NULL, counts ? message : NULL);
     if (!rc)
         rc = end_attempt(r, j->id, outcome, exit_code, exit_signal, code, message, err);
     return rc ? rc : job_event(r, "job.retrying", j, code, message, err);
@@ -597,7 +620,7 @@ static int jobs_where(ds_registry *r, const char *sql, int64_t a, int64_t b, ds_
 
 int ds_jobs_running(ds_registry *r, ds_job *out, int max, int *n, ds_error *err) {
     return jobs_where(r,
-                      "SELECT " JOB_FIELDS " FROM jobs WHERE state = 'running' AND ?1 = ?2"
+                      "SELECT " JOB_FIELDS " FROM jobs WHERE state = " SQL_RUNNING " AND ?1 = ?2"
                       " ORDER BY cancel DESC, id",
                       0, 0, out, max, n, err);
 }
@@ -607,16 +630,16 @@ int jobs_cancel_of_dataset(ds_registry *r, int64_t dataset_id, ds_error *err) {
     int n, running, rc;
     do { /* per dataset at most one scan and one training are live */
         rc = jobs_where(r,
-                        "SELECT " JOB_FIELDS " FROM jobs WHERE dataset_id = ?1 AND state = 'queued'"
-                        " AND ?2 = 0",
+                        "SELECT " JOB_FIELDS
+                        " FROM jobs WHERE dataset_id = ?1 AND state = " SQL_QUEUED " AND ?2 = 0",
                         dataset_id, 0, list, JOBS_AT_ONCE, &n, err);
         for (int i = 0; !rc && i < n && i < JOBS_AT_ONCE; i++)
             rc = ds_job_cancel(r, list[i].id, &running, err);
     } while (!rc && n > JOBS_AT_ONCE);
     if (!rc)
-        rc =
-            db_run(r, err, "UPDATE jobs SET cancel = 1 WHERE dataset_id = ?1 AND state = 'running'",
-                   "i", dataset_id);
+        rc = db_run(r, err,
+                    "UPDATE jobs SET cancel = 1 WHERE dataset_id = ?1 AND state = " SQL_RUNNING,
+                    "i", dataset_id);
     return rc;
 }
 
@@ -634,11 +657,11 @@ static int supersede(ds_registry *r, const ds_job *j, const char *why, ds_error 
 
 int jobs_supersede(ds_registry *r, int64_t dataset_id, int64_t version_id, ds_error *err) {
     ds_job list[JOBS_AT_ONCE];
-    int n,
-        rc = jobs_where(r,
-                        "SELECT " JOB_FIELDS " FROM jobs WHERE dataset_id = ?1 AND kind = 'train'"
-                        " AND state = 'queued' AND dataset_version_id <> ?2",
-                        dataset_id, version_id, list, JOBS_AT_ONCE, &n, err);
+    int n, rc = jobs_where(r,
+                           "SELECT " JOB_FIELDS
+                           " FROM jobs WHERE dataset_id = ?1 AND kind = " SQL_TRAIN
+                           " AND state = " SQL_QUEUED " AND dataset_version_id <> ?2",
+                           dataset_id, version_id, list, JOBS_AT_ONCE, &n, err);
     for (int i = 0; !rc && i < n && i < JOBS_AT_ONCE; i++)
         rc = supersede(r, &list[i], "a newer version of the dataset came first", err);
     return rc;
@@ -649,7 +672,8 @@ int jobs_supersede_base(ds_registry *r, ds_error *err) {
     int n = 0, rc;
     do {
         rc = jobs_where(r,
-                        "SELECT " JOB_FIELDS " FROM jobs WHERE kind = 'train' AND state = 'queued'"
+                        "SELECT " JOB_FIELDS " FROM jobs WHERE kind = " SQL_TRAIN
+                        " AND state = " SQL_QUEUED
                         " AND ?1 = ?2 AND base_id IS NOT (SELECT coalesce(d.base_id, (SELECT"
                         "  CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'))"
                         "  FROM datasets d WHERE d.id = jobs.dataset_id)",
@@ -665,13 +689,15 @@ int ds_jobs_recover(ds_registry *r, int *made, ds_error *err) {
     int n, count = 0;
     int64_t after = 0;
     for (;;) {
-        int rc = jobs_where(r,
-                            "SELECT " JOB_FIELDS " FROM jobs WHERE state = 'running' AND id > ?1"
-                            " AND ?2 = 0 ORDER BY id",
-                            after, 0, list, JOBS_AT_ONCE, &n, err);
+        int rc =
+            jobs_where(r,
+                       "SELECT " JOB_FIELDS " FROM jobs WHERE state = " SQL_RUNNING " AND id > ?1"
+                       " AND ?2 = 0 ORDER BY id",
+                       after, 0, list, JOBS_AT_ONCE, &n, err);
         for (int i = 0; !rc && i < n && i < JOBS_AT_ONCE; i++) {
             after = list[i].id;
-            if (ds_process_alive(&list[i].process))
+            const char *identity = list[i].process.identity;
+            if (*identity && (!ds_process_pid(identity) || ds_process_alive(identity)))
                 continue;
             rc = ds_job_requeue(r, list[i].id, "its process was gone when the daemon started", err);
             count++;

@@ -1,10 +1,15 @@
 /* registry/jobs/jobs.h - work and its states.  The diagram is at the top of jobs.c.
  *
- * The order that leaves no zombie:  ds_job_next -> ds_job_claim (running, no pid) -> write the job
- * directory, spawn -> ds_job_process (pid) -> exit -> exactly one of ds_scan_finish, ds_publish,
- * ds_verify_finish, ds_job_done (registry/work/results.h), ds_job_fail, ds_job_requeue,
- * ds_job_cancelled. Each of them refuses (DS_ECONFLICT) a job that is not running, so a late or
- * double exit cannot write twice.
+ * The order that leaves no zombie:
+ *   1  ds_job_next
+ *   2  ds_job_claim      running, without a process
+ *   3  the job directory is written, the process started
+ *   4  ds_job_process    its identity
+ *   5  it ends
+ *   6  exactly one of ds_scan_finish, ds_publish, ds_verify_finish, ds_import_finish, ds_job_done
+ *      (registry/work), ds_job_fail, ds_job_postpone, ds_job_requeue, ds_job_cancelled
+ * Those of 6 refuse (DS_ECONFLICT) a job that is not running, so a late or double exit cannot write
+ * twice.
  */
 #ifndef DS_REGISTRY_JOBS_JOBS_H
 #define DS_REGISTRY_JOBS_JOBS_H
@@ -29,7 +34,7 @@ typedef struct {
     int cancel;                                      /* asked for */
     int64_t postponed;                               /* times in a row, see ds_job_postpone */
     int64_t created_at;                              /* ms since 1970 */
-    ds_process process;                              /* of the worker; pid 0 unless running */
+    ds_process process;                              /* of the worker, while it is running */
     char name[DS_NAME_SIZE];                         /* dataset (adapter) name or "" */
 } ds_job;
 
@@ -60,8 +65,7 @@ typedef int (*ds_job_pick)(void *ctx, const ds_job *job);
 int ds_job_next_of(ds_registry *r, unsigned kinds, int64_t now, ds_job_pick pick, void *ctx,
                    ds_job *out, int64_t *wait_ms, ds_error *err);
 
-/* queued -> running, attempts + 1, event job.started.  DS_ECONFLICT if it is not queued any more.
- */
+/* queued -> running, attempts + 1, event job.started.  DS_ECONFLICT if it is not queued. */
 int ds_job_claim(ds_registry *r, int64_t id, ds_error *err);
 
 /* The worker's process, once spawned; the job must be running. */
@@ -118,8 +122,9 @@ int ds_job_cancelled(ds_registry *r, int64_t id, int exit_code, int exit_signal,
 /* Running jobs, with those to be stopped first; out has room for max; *n = how many there are. */
 int ds_jobs_running(ds_registry *r, ds_job *out, int max, int *n, ds_error *err);
 
-/* running -> queued for every job whose process is gone; the caller deals with those that still run
- * (ds_jobs_running).  Done by ds_registry_open. *n (may be NULL) = how many. */
+/* running -> queued for every job whose process was one of this machine and is gone, or was never
+ * started; the caller deals with the others (ds_jobs_running).  Done by ds_registry_open.  *n (may
+ * be NULL) = how many. */
 int ds_jobs_recover(ds_registry *r, int *n, ds_error *err);
 
 /* Milliseconds to wait before attempt n + 1 when n have failed: 5 s, 10 s, 20 s, ... at most 10

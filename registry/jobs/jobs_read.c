@@ -1,6 +1,7 @@
 /* registry/jobs/jobs_read.c - jobs as the objects of docs/api.md. */
 #include "base/mem.h"
 #include "registry/core/db.h"
+#include "registry/core/words.h"
 #include "registry/jobs/jobs.h"
 
 #include <stdlib.h>
@@ -97,7 +98,7 @@ int ds_job_get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
 int ds_jobs_waiting(ds_registry *r, json_t **out, ds_error *err) {
     sqlite3_stmt *q = db_query(r, err,
                                "SELECT id, kind, name, state, postponed, run_after, error_code,"
-                               " error_message FROM jobs WHERE state IN ('queued', 'running') AND"
+                               " error_message FROM jobs WHERE state IN " SQL_LIVE " AND"
                                " postponed >= ?1 ORDER BY id LIMIT 100",
                                "i", (int64_t)DS_JOB_WAITS_LONG);
     json_t *list = json_array();
@@ -156,7 +157,7 @@ void ds_job_tree_digest(ds_registry *r, int64_t id, char out[DS_HEX_SIZE]) {
     sqlite3_stmt *q =
         db_query(r, NULL,
                  "SELECT v.tree_digest FROM jobs j JOIN dataset_versions v"
-                 " ON v.id = j.dataset_version_id WHERE j.id = ?1 AND j.kind = 'train'",
+                 " ON v.id = j.dataset_version_id WHERE j.id = ?1 AND j.kind = " SQL_TRAIN,
                  "i", id);
     out[0] = 0;
     if (db_step(r, q, NULL) > 0) {
@@ -170,9 +171,9 @@ int ds_jobs_failed_trainings(ds_registry *r, int most, json_t **out, int64_t *co
     sqlite3_stmt *q =
         db_query(r, err,
                  "SELECT d.name, j.id, j.error_code, j.error_message FROM jobs j JOIN datasets d"
-                 " ON d.id = j.dataset_id AND d.state <> 'removed' WHERE j.state = 'failed'"
-                 " AND j.kind = 'train' AND j.id = (SELECT max(x.id) FROM jobs x WHERE"
-                 " x.dataset_id = j.dataset_id AND x.kind = 'train') ORDER BY j.id DESC",
+                 " ON d.id = j.dataset_id AND d.state <> 'removed' WHERE j.state = " SQL_FAILED
+                 " AND j.kind = " SQL_TRAIN " AND j.id = (SELECT max(x.id) FROM jobs x WHERE"
+                 " x.dataset_id = j.dataset_id AND x.kind = " SQL_TRAIN ") ORDER BY j.id DESC",
                  "");
     json_t *items = json_array();
     int rc;

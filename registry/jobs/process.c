@@ -49,24 +49,59 @@ static void boot_id(char out[37]) {
 }
 
 int ds_process_identify(int64_t pid, ds_process *p) {
-    char state;
-    memset(p, 0, sizeof *p);
-    boot_id(p->boot_id);
+    char boot[37], state;
+    int64_t start = 0;
+    boot_id(boot);
+    int rc = stat_of(pid, &state, &start);
     p->pid = pid;
-    return stat_of(pid, &state, &p->start);
+    snprintf(p->identity, sizeof p->identity, "local:%s:%lld:%lld", boot, (long long)pid,
+             (long long)start);
+    return rc;
 }
 
-int ds_process_stopped(int64_t pid) {
-    char state = 0;
-    int64_t start;
-    return !stat_of(pid, &state, &start) && (state == 'T' || state == 't');
+typedef struct {
+    char boot[37];
+    int64_t pid, start;
+} parts;
+
+/* 0, or -1: not an identity of this machine. */
+static int take_apart(const char *identity, parts *p) {
+    static const char mark[] = "local:";
+    if (strncmp(identity, mark, sizeof mark - 1) != 0)
+        return -1;
+    const char *boot = identity + sizeof mark - 1, *colon = strchr(boot, ':');
+    if (!colon || (size_t)(colon - boot) >= sizeof p->boot)
+        return -1;
+    snprintf(p->boot, sizeof p->boot, "%.*s", (int)(colon - boot), boot);
+    char *end;
+    p->pid = strtoll(colon + 1, &end, 10);
+    if (*end != ':')
+        return -1;
+    p->start = strtoll(end + 1, &end, 10);
+    return *end ? -1 : 0;
 }
 
-int ds_process_alive(const ds_process *p) {
+int64_t ds_process_pid(const char *identity) {
+    parts p;
+    return take_apart(identity, &p) ? 0 : p.pid;
+}
+
+/* The state letter of exactly this process; 0: it is gone. */
+static char state_of(const char *identity) {
+    parts p;
     char boot[37], state;
     int64_t start;
-    boot_id(boot);
-    if (p->pid <= 0 || strcmp(boot, p->boot_id) != 0 || stat_of(p->pid, &state, &start))
+    if (take_apart(identity, &p))
         return 0;
-    return start == p->start && state != 'Z' && state != 'X';
+    boot_id(boot);
+    if (p.pid <= 0 || strcmp(boot, p.boot) != 0 || stat_of(p.pid, &state, &start))
+        return 0;
+    return start == p.start && state != 'Z' && state != 'X' ? state : 0;
+}
+
+int ds_process_alive(const char *identity) { return state_of(identity) != 0; }
+
+int ds_process_stopped(const char *identity) {
+    char state = state_of(identity);
+    return state == 'T' || state == 't';
 }

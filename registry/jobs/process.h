@@ -1,26 +1,34 @@
-/* registry/jobs/process.h - which process, told apart from a later one with the same number.
+/* registry/jobs/process.h - which process, as a text that tells it apart from any later one.
  *
- * A pid alone is reused; (boot id, pid, start time in clock ticks since boot) is not.
+ * An executor (daemon/jobs/executor.h) names what it started by such a text, and it alone knows
+ * what is in it.  Those of this machine are "local:BOOT:PID:START": a pid alone is used again, (boot
+ * id, pid, start time in clock ticks since boot) is not.
  * Source: /proc/sys/kernel/random/boot_id and field 22 of /proc/<pid>/stat (proc(5)).
+ *
+ * Thread: any.
  */
 #ifndef DS_REGISTRY_JOBS_PROCESS_H
 #define DS_REGISTRY_JOBS_PROCESS_H
 
 #include <stdint.h>
 
+#define DS_IDENTITY_SIZE 96
+
 typedef struct {
-    char boot_id[37]; /* "" = unknown */
-    int64_t pid;      /* 0 = none yet */
-    int64_t start;    /* ticks since boot */
+    char identity[DS_IDENTITY_SIZE]; /* "" = none yet */
+    int64_t pid;                     /* the number that people see; 0 = none.  Never acted upon */
 } ds_process;
 
-/* Fill *p for a process that runs now; -1 (pid and boot id filled, start 0) when it is gone. */
+/* The identity of a process of this machine; -1 when it is gone: an identity that nothing has. */
 int ds_process_identify(int64_t pid, ds_process *p);
 
-/* 1: stopped (SIGSTOP, a debugger). */
-int ds_process_stopped(int64_t pid);
+/* The pid in an identity of this machine; 0: it is none. */
+int64_t ds_process_pid(const char *identity);
 
-/* 1 while exactly this process exists and is not a zombie. */
-int ds_process_alive(const ds_process *p);
+/* 1 while exactly this process exists on this machine and is not a zombie. */
+int ds_process_alive(const char *identity);
+
+/* 1: it is alive and stopped (SIGSTOP, a debugger). */
+int ds_process_stopped(const char *identity);
 
 #endif

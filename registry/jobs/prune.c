@@ -1,5 +1,6 @@
 #include "registry/jobs/prune.h"
 #include "registry/core/db.h"
+#include "registry/core/words.h"
 
 /* ?1 = before, ?2 = id below which they are too many (0 = none), ?3 < id <= ?4. */
 #define JOBS_TO_GO                                                                                 \
@@ -9,7 +10,8 @@
     " AND NOT EXISTS (SELECT 1 FROM evaluations x WHERE x.job_id = j.id)"                          \
     " AND NOT EXISTS (SELECT 1 FROM gates x WHERE x.job_id = j.id)"                                \
     " AND NOT EXISTS (SELECT 1 FROM base_tasks x WHERE x.job_id = j.id)"                           \
-    " AND NOT (j.kind = 'train' AND EXISTS (SELECT 1 FROM datasets d WHERE d.id = j.dataset_id"    \
+    " AND NOT (j.kind = " SQL_TRAIN                                                                \
+    " AND EXISTS (SELECT 1 FROM datasets d WHERE d.id = j.dataset_id"                              \
     "  AND d.version_id = j.dataset_version_id AND d.state <> 'removed'))"
 /* What the trigger lets go.  Those of live jobs stay. */
 #define EVENTS_TO_GO                                                                               \
@@ -18,7 +20,7 @@
     " e.type GLOB 'base.*' OR e.type GLOB 'feature_net.*' OR"                                      \
     " e.type IN ('dataset.added', 'dataset.removed'))"                                             \
     " AND NOT (e.subject GLOB 'job:*' AND EXISTS (SELECT 1 FROM jobs j WHERE"                      \
-    "  j.id = CAST(substr(e.subject, 5) AS INTEGER) AND j.state IN ('queued', 'running')))"
+    "  j.id = CAST(substr(e.subject, 5) AS INTEGER) AND j.state IN " SQL_LIVE "))"
 
 static int last_of(ds_registry *r, const char *table, int64_t *out, ds_error *err) {
     *out = 0;

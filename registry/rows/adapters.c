@@ -24,26 +24,25 @@ int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, 
 
 /* Objects ------------------------------------------------------------------------------------- */
 
+/* clang-format off */
 #define ADAPTER_SELECT                                                                             \
     "SELECT av.id, a.name, av.version, d.name, dv.version, av.status, av.digest, b.stored_bytes,"  \
     " b.raw_bytes, av.parameters, av.method, av.rank, av.steps, av.seed, s.name, s.sha256,"        \
     " av.created_at, av.job_id, av.fd, av.fd_base, av.kid, av.n, av.class_count, av.images,"       \
     " av.train_seconds, av.images_per_second, av.device_class,"                                    \
     " (SELECT group_concat(l.alias, ',') FROM aliases l WHERE l.version_id = av.id),"              \
-    " av.config, av.reference_digest, e.feature_net, e.resize, fn.name, gs.verdict,"               \
-    " " BARS_COLUMNS(                                                                              \
-        "gb") " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                  \
-              " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"            \
-              " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                    \
-              " LEFT JOIN datasets d ON d.id = dv.dataset_id"                                      \
-              " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"           \
-              "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' "      \
-              "LIMIT 1)"                                                                           \
-              " LEFT JOIN feature_nets fn ON fn.sha256 = e.feature_net"                            \
-              " LEFT JOIN gates g ON g.job_id = av.job_id LEFT JOIN gate_self gs ON gs.gate_id = " \
-              "g.id"                                                                               \
-              " LEFT JOIN gate_bars gb ON gb.gate_id = g.id AND gb.position = " BARS_DECIDING(     \
-                  "g.id")
+    " av.config, av.reference_digest, e.feature_net, e.resize, fn.name, gs.verdict, "              \
+      BARS_COLUMNS("gb")                                                                           \
+    " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                            \
+    " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"                      \
+    " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                              \
+    " LEFT JOIN datasets d ON d.id = dv.dataset_id"                                                \
+    " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"                     \
+    "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' LIMIT 1)"        \
+    " LEFT JOIN feature_nets fn ON fn.sha256 = e.feature_net"                                      \
+    " LEFT JOIN gates g ON g.job_id = av.job_id LEFT JOIN gate_self gs ON gs.gate_id = g.id"       \
+    " LEFT JOIN gate_bars gb ON gb.gate_id = g.id AND gb.position = " BARS_DECIDING("g.id")
+/* clang-format on */
 
 static json_t *alias_array(const char *list) {
     json_t *o = json_array();
@@ -223,22 +222,24 @@ static double number_of(sqlite3_stmt *q, int col) {
     return sqlite3_column_type(q, col) == SQLITE_NULL ? NAN : sqlite3_column_double(q, col);
 }
 
+/* clang-format off */
+static const char newest_of_each[] =
+    "SELECT a.name, av.fd, e.feature_net, e.resize, gs.verdict, gb.role, gb.ref, gb.fd_bar,"
+    " gb.delta FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
+    "  INDEXED BY adapter_versions_listing WHERE deleted_at IS NULL"
+    "  AND (?2 = 0 OR status = 'published') ORDER BY id DESC LIMIT ?1) GROUP BY adapter_id) n"
+    " JOIN adapter_versions av ON av.id = n.id JOIN adapters a ON a.id = av.adapter_id"
+    " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"
+    "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' LIMIT 1)"
+    " LEFT JOIN gates g ON g.job_id = av.job_id LEFT JOIN gate_self gs ON gs.gate_id = g.id"
+    " LEFT JOIN gate_bars gb ON gb.gate_id = g.id AND gb.position = " BARS_DECIDING("g.id")
+    " ORDER BY n.id DESC";
+/* clang-format on */
+
 int ds_adapter_each_newest(ds_registry *r, int limit, int published,
                            void (*fn)(void *ctx, const ds_adapter_figures *f), void *ctx,
                            ds_error *err) {
-    sqlite3_stmt *q = db_query(
-        r, err,
-        "SELECT a.name, av.fd, e.feature_net, e.resize, gs.verdict, gb.role, gb.ref, gb.fd_bar,"
-        " gb.delta FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
-        "  INDEXED BY adapter_versions_listing WHERE deleted_at IS NULL"
-        "  AND (?2 = 0 OR status = 'published') ORDER BY id DESC LIMIT ?1) GROUP BY adapter_id) n"
-        " JOIN adapter_versions av ON av.id = n.id JOIN adapters a ON a.id = av.adapter_id"
-        " LEFT JOIN evaluations e ON e.id = (SELECT x.id FROM evaluations x WHERE"
-        "  x.adapter_version_id = av.id AND x.metric = 'fd' AND x.subject = 'adapter' LIMIT 1)"
-        " LEFT JOIN gates g ON g.job_id = av.job_id LEFT JOIN gate_self gs ON gs.gate_id = g.id"
-        " LEFT JOIN gate_bars gb ON gb.gate_id = g.id AND gb.position = " BARS_DECIDING(
-            "g.id") " ORDER BY n.id DESC",
-        "ii", (int64_t)limit, (int64_t)published);
+    sqlite3_stmt *q = db_query(r, err, newest_of_each, "ii", (int64_t)limit, (int64_t)published);
     int rc;
     while ((rc = db_step(r, q, err)) > 0) {
         ds_adapter_figures f = {.name = text_of(q, 0),

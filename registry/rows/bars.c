@@ -223,8 +223,9 @@ static int check_answered(const json_t *bars, const char *role, const char *ref,
     size_t i;
     int n = 0;
     json_t *b;
-    json_array_foreach((json_t *)(uintptr_t)bars, i, b) n +=
-        !strcmp(ds_json_string(b, "role", ""), role) && !strcmp(ds_json_string(b, "ref", ""), ref);
+    json_array_foreach((json_t *)(uintptr_t)bars, i, b)
+        n += !strcmp(ds_json_string(b, "role", ""), role) &&
+             !strcmp(ds_json_string(b, "ref", ""), ref);
     return n == 1 ? 0
                   : ds_fail(err, DS_EINVAL, "result: the job's bar %s %.80s is judged %d times",
                             role, ref, n);
@@ -379,10 +380,12 @@ json_t *bars_deciding_row(sqlite3_stmt *q, int col) {
 }
 
 int bars_deciding(ds_registry *r, int64_t gate, json_t **out, ds_error *err) {
-    sqlite3_stmt *q = db_query(r, err,
-                               "SELECT " BARS_COLUMNS("b") " FROM gate_bars b WHERE b.gate_id = ?1"
-                                                           " AND b.position = " BARS_DECIDING("?1"),
-                               "i", gate);
+    /* clang-format off */
+    static const char sql[] =
+        "SELECT " BARS_COLUMNS("b") " FROM gate_bars b WHERE b.gate_id = ?1"
+        " AND b.position = " BARS_DECIDING("?1");
+    /* clang-format on */
+    sqlite3_stmt *q = db_query(r, err, sql, "i", gate);
     int rc = db_step(r, q, err);
     if (rc < 0)
         return rc;

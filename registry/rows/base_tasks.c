@@ -5,6 +5,7 @@
 #include "registry/core/events.h"
 #include "registry/store/blobs.h"
 #include "registry/core/db.h"
+#include "registry/core/words.h"
 #include "registry/rows/tasks.h"
 
 #include <math.h>
@@ -269,7 +270,7 @@ int base_task_queue(ds_registry *r, const json_t *base, ds_error *err) {
     int rc =
         db_int(r, &there, err,
                "SELECT EXISTS (SELECT 1 FROM base_tasks WHERE base_id = ?1) OR EXISTS (SELECT 1"
-               " FROM jobs WHERE kind = 'verify' AND state IN ('queued', 'running') AND"
+               " FROM jobs WHERE kind = " SQL_VERIFY " AND state IN " SQL_LIVE " AND"
                " json_extract(payload, '$.base_task') AND json_extract(payload, '$.base') = ?2)",
                "is", base_id, sha);
     if (rc || there || json_array_size(json_object_get(base, "missing")))
@@ -285,12 +286,11 @@ int base_task_queue(ds_registry *r, const json_t *base, ds_error *err) {
 
 int base_task_unqueue(ds_registry *r, int64_t base_id, ds_error *err) {
     int64_t job = 0;
-    int running = 0,
-        rc =
-            db_int(r, &job, err,
-                   "SELECT id FROM jobs WHERE kind = 'verify' AND state = 'queued' AND base_id = ?1"
-                   " AND json_extract(payload, '$.base_task')",
-                   "i", base_id);
+    int running = 0, rc = db_int(r, &job, err,
+                                 "SELECT id FROM jobs WHERE kind = " SQL_VERIFY
+                                 " AND state = " SQL_QUEUED " AND base_id = ?1"
+                                 " AND json_extract(payload, '$.base_task')",
+                                 "i", base_id);
     if (rc == DS_ENOTFOUND)
         return 0;
     return rc ? rc : ds_job_cancel(r, job, &running, err);

@@ -7,6 +7,7 @@
 #include "registry/jobs/jobs_internal.h"
 #include "registry/rows/models_internal.h"
 #include "registry/core/names.h"
+#include "registry/core/words.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -207,7 +208,7 @@ int ds_model_import_free(ds_registry *r, int net, const char *name, const char *
     if (rc)
         return rc;
     rc = db_int(r, &job, err,
-                "SELECT id FROM jobs WHERE kind = 'import' AND state IN ('queued', 'running') AND"
+                "SELECT id FROM jobs WHERE kind = " SQL_IMPORT " AND state IN " SQL_LIVE " AND"
                 " name = ?1 COLLATE NOCASE AND json_extract(payload, '$.what') = ?3 AND"
                 " json_extract(payload, '$.source') IS NOT ?2 LIMIT 1",
                 "sss", name, source, net ? "feature_net" : "base");
@@ -396,7 +397,7 @@ static const struct model_use base_uses[] = {
      " NULL AND av.status = 'published'",
      0},
     {"jobs work with it; wait for them or cancel them",
-     "SELECT count(*), min('job ' || id) FROM jobs WHERE state IN ('queued', 'running') AND"
+     "SELECT count(*), min('job ' || id) FROM jobs WHERE state IN " SQL_LIVE " AND"
      " (base_id = ?1 OR instr(payload, (SELECT sha256 FROM bases WHERE id = ?1)) > 0)",
      0}};
 

@@ -6,6 +6,7 @@
 #include "base/suggest.h"
 #include "registry/core/events.h"
 #include "registry/core/db.h"
+#include "registry/core/words.h"
 #include "registry/jobs/jobs.h"
 #include "registry/jobs/jobs_internal.h"
 #include "registry/rows/bars_internal.h"
@@ -51,25 +52,23 @@ static int check_new(const ds_dataset_new *d, ds_error *err) {
 #define BASE_OF(t)                                                                                 \
     "coalesce(" t ".base_id, (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'))"
 
+/* clang-format off */
+static const char gets_another_chance[] =
+    "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND (EXISTS"
+    " (SELECT 1 FROM jobs j WHERE j.dataset_version_id = datasets.version_id"
+    "  AND j.kind = " SQL_TRAIN " AND j.generation >= datasets.generation"
+    "  AND j.state IN (" SQL_FAILED ", " SQL_CANCELLED ")"
+    "  AND j.base_id = " BASE_OF("datasets") ")"
+    " OR EXISTS (SELECT 1 FROM adapter_versions av WHERE av.deleted_at IS NOT NULL AND "
+      BARS_ANSWERED("av", "datasets", BASE_OF("datasets")) "))"
+    " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE av.deleted_at IS NULL AND "
+      BARS_ANSWERED("av", "datasets", BASE_OF("datasets")) ")";
+/* clang-format on */
+
 /* A training that failed or was cancelled for the present content gets another chance, and so does
  * content whose adapters were all removed by hand. */
 static int another_chance(ds_registry *r, int64_t id, ds_error *err) {
-    return db_run(
-        r, err,
-        "UPDATE datasets SET generation = generation + 1 WHERE id = ?1 AND (EXISTS"
-        " (SELECT 1 FROM jobs j WHERE j.dataset_version_id = datasets.version_id"
-        "  AND j.kind = 'train' AND j.generation >= datasets.generation"
-        "  AND j.state IN ('failed', 'cancelled') AND j.base_id = " BASE_OF(
-            "datasets") ")"
-                        " OR EXISTS (SELECT 1 FROM adapter_versions av WHERE"
-                        " av.deleted_at IS NOT NULL AND " BARS_ANSWERED(
-                            "av", "datasets",
-                            BASE_OF("datasets")) "))"
-                                                 " AND NOT EXISTS (SELECT 1 FROM adapter_versions "
-                                                 "av WHERE"
-                                                 " av.deleted_at IS NULL AND " BARS_ANSWERED(
-                                                     "av", "datasets", BASE_OF("datasets")) ")",
-        "i", id);
+    return db_run(r, err, gets_another_chance, "i", id);
 }
 
 /* NULL and 0: follows the default. */
@@ -265,13 +264,13 @@ int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE]
     "  AND l.alias = 'latest' JOIN adapter_versions av ON av.id = l.version_id"                    \
     "  WHERE a.name = d.name),"                                                                    \
     " (SELECT j.state FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"                            \
-    "  AND j.state IN ('queued', 'running')), d.scan_wanted, d.scan_done, d.scan_unchanged,"       \
+    "  AND j.state IN " SQL_LIVE "), d.scan_wanted, d.scan_done, d.scan_unchanged,"                \
     " d.generation, v.classes, (SELECT b.name FROM bases b WHERE b.id = d.base_id),"               \
     " (SELECT f.name FROM feature_nets f WHERE f.id = d.feature_net_id), d.feature_mode,"          \
     " d.publish_worse, EXISTS (SELECT 1 FROM meta m WHERE m.key = 'paused:' || d.id), t.id,"       \
     " t.state, t.error_code, t.error_message FROM datasets d"                                      \
     " LEFT JOIN dataset_versions v ON v.id = d.version_id LEFT JOIN jobs t ON t.id ="              \
-    " (SELECT max(x.id) FROM jobs x WHERE x.dataset_id = d.id AND x.kind = 'train')"
+    " (SELECT max(x.id) FROM jobs x WHERE x.dataset_id = d.id AND x.kind = " SQL_TRAIN ")"
 
 /* The newest training, whatever became of it: a dataset is "ready" all the same. */
 static json_t *training_object(sqlite3_stmt *q) {
@@ -298,10 +297,10 @@ static json_t *scan_object(sqlite3_stmt *q) {
     json_t *o = json_object();
     json_object_set_new(o, "state",
                         json_string(live                        ? live
-                                    : !strcmp(state, "removed") ? "done"
-                                    : waiting                   ? "queued"
-                                    : !strcmp(state, "failed")  ? "failed"
-                                                                : "done"));
+                                    : !strcmp(state, "removed") ? DS_WORD_DONE
+                                    : waiting                   ? DS_WORD_QUEUED
+                                    : !strcmp(state, "failed")  ? DS_WORD_FAILED
+                                                                : DS_WORD_DONE));
     json_object_set_new(o, "unchanged", json_boolean(sqlite3_column_int(q, 23)));
     js_int(o, "seq", q, 21);
     js_int(o, "done", q, 22);

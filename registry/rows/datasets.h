@@ -6,7 +6,7 @@
  * A version is one content of the folder (tree digest); the same content again is no new version.
  * Scans are asked for by number: scan_wanted counts requests, scan_done is the newest request that
  * a finished scan had seen when it started; work = scan_done < scan_wanted.  `generation` counts
- * what should be trained anew for the same content: changed method or options, or a retry. Another
+ * what should be trained anew for the same content: changed method or options, or a retry.  Another
  * program may INSERT INTO datasets(name, source_path): defaults and triggers make the rest.
  */
 #ifndef DS_REGISTRY_ROWS_DATASETS_H

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "registry/rows/models_internal.h"
+#include "registry/core/words.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -355,8 +356,8 @@ static const struct model_use uses[] = {
                    "?1") " LIMIT 5))",
      0},
     {"jobs work with it; wait for them or cancel them",
-     "SELECT count(*), group_concat('job ' || id, ', ') FROM jobs WHERE state IN ('queued',"
-     " 'running') AND feature_net_id = ?1",
+     "SELECT count(*), group_concat('job ' || id, ', ') FROM jobs WHERE state IN " SQL_LIVE
+     " AND feature_net_id = ?1",
      0}};
 
 int ds_feature_net_remove(ds_registry *r, const char *ref, json_t **out, ds_error *err) {

@@ -50,8 +50,9 @@ static int check_task_answered(const json_t *gate, const json_t *task, ds_error 
     size_t i;
     int n = 0;
     json_t *t;
-    json_array_foreach(json_object_get(gate, "tasks"), i, t) n +=
-        !strcmp(ds_json_string(t, "name", ""), name) && !strcmp(ds_json_string(t, "ref", ""), ref);
+    json_array_foreach(json_object_get(gate, "tasks"), i, t)
+        n += !strcmp(ds_json_string(t, "name", ""), name) &&
+             !strcmp(ds_json_string(t, "ref", ""), ref);
     return n == 1
                ? 0
                : ds_fail(err, DS_EINVAL, "result: the job's task %.80s is judged %d times", ref, n);

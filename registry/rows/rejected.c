@@ -52,7 +52,9 @@ static int64_t decode_entries(const json_t *list) {
     size_t i;
     json_t *e;
     int64_t n = 0;
-    json_array_foreach(list, i, e) { n += is_decode(e); }
+    json_array_foreach(list, i, e) {
+        n += is_decode(e);
+    }
     return n;
 }
 

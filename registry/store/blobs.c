@@ -84,8 +84,12 @@ static int lease_in(ds_registry *r, int64_t job, const json_t *doc, ds_error *er
     if (ds_digest_valid(sha) && !ds_store_path(r->store, sha, path, NULL) &&
         !strcmp(path, ds_json_string(doc, "path", "")))
         rc = ds_blob_lease(r, sha, job, INT64_MAX, err);
-    json_object_foreach((json_t *)(uintptr_t)doc, key, v) if (!rc) rc = lease_in(r, job, v, err);
-    json_array_foreach(doc, i, v) if (!rc) rc = lease_in(r, job, v, err);
+    json_object_foreach((json_t *)(uintptr_t)doc, key, v)
+        if (!rc)
+            rc = lease_in(r, job, v, err);
+    json_array_foreach(doc, i, v)
+        if (!rc)
+            rc = lease_in(r, job, v, err);
     return rc;
 }
 

@@ -2,9 +2,12 @@
  *
  * A blob is needed while an adapter version that is not deleted, a manifest, a reference or a live
  * lease names it: references are foreign keys and the sweep asks SQL, there is no counter to drift.
- * Order when putting:  ds_store_hold  ->  ds_store_put_* (file durable)  ->  ds_blob_add /
- * ds_publish (row)  ->  ds_store_drop.  A file without a row, and a row without a reference, are
- * left alone until older than the grace.
+ * Order when putting:
+ *   1  ds_store_hold
+ *   2  ds_store_put_*              the file is durable
+ *   3  ds_blob_add, ds_publish     the row
+ *   4  ds_store_drop
+ * A file without a row, and a row without a reference, are left alone until older than the grace.
  */
 #ifndef DS_REGISTRY_STORE_BLOBS_H
 #define DS_REGISTRY_STORE_BLOBS_H

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "registry/core/db.h"
 #include "registry/core/events.h"
+#include "registry/core/words.h"
 #include "registry/jobs/jobs_internal.h"
 #include "registry/rows/bars_internal.h"
 
@@ -16,38 +17,41 @@ struct wish {
 
 /* Live scans and failures are looked for in jobs, accepted work in adapter_versions; nothing is
  * remembered anywhere else. */
+/* clang-format off */
 static const char scans[] =
-    "SELECT d.id, NULL, d.generation, d.name, NULL FROM datasets d WHERE d.scan_done < "
-    "d.scan_wanted"
-    " AND d.state <> 'removed' AND ?1 IS ?1 AND NOT EXISTS (SELECT 1 FROM jobs j"
-    "  WHERE j.dedupe_key = 'scan:' || d.id AND j.state IN ('queued', 'running'))"
+    "SELECT d.id, NULL, d.generation, d.name, NULL FROM datasets d"
+    " WHERE d.scan_done < d.scan_wanted AND d.state <> 'removed' AND ?1 IS ?1"
+    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"
+    "  AND j.state IN " SQL_LIVE ")"
     " ORDER BY d.id LIMIT ?2";
+
 /* ?1 = the default base, NULL when there is none; a dataset may have chosen another one. */
 static const char trainings[] =
     "SELECT d.id, d.version_id, d.generation, d.name, b.id FROM datasets d"
     " JOIN bases b ON b.id = coalesce(d.base_id, ?1) AND b.removed_at IS NULL"
     " WHERE d.state = 'ready' AND d.version_id IS NOT NULL AND d.scan_done >= d.scan_wanted"
-    " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE " BARS_ANSWERED(
-        "av", "d",
-        "b.id") ")"
-                " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
-                "  AND j.base_id = b.id AND j.kind = 'train' AND j.generation >= d.generation"
-                "  AND j.state IN ('failed', 'cancelled'))"
-                " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
-                "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
+    " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE "
+      BARS_ANSWERED("av", "d", "b.id") ")"
+    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
+    "  AND j.base_id = b.id AND j.kind = " SQL_TRAIN " AND j.generation >= d.generation"
+    "  AND j.state IN (" SQL_FAILED ", " SQL_CANCELLED "))"
+    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
+    "  AND j.state IN " SQL_LIVE ")"
+    " ORDER BY d.id LIMIT ?2";
 
 static const char idle_wishes[] =
     "SELECT d.id, NULL, d.generation, d.name, b.id FROM datasets d"
     " JOIN bases b ON b.id = coalesce(d.base_id, ?1)"
     " WHERE d.publish_worse AND d.state = 'ready' AND d.scan_done >= d.scan_wanted"
-    " AND (EXISTS (SELECT 1 FROM adapter_versions av WHERE " BARS_ANSWERED(
-        "av", "d",
-        "b.id") ")"
-                " OR EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
-                "  AND j.base_id = b.id AND j.kind = 'train' AND j.generation >= d.generation"
-                "  AND j.state = 'cancelled'))"
-                " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
-                "  AND j.state IN ('queued', 'running')) ORDER BY d.id LIMIT ?2";
+    " AND (EXISTS (SELECT 1 FROM adapter_versions av WHERE "
+      BARS_ANSWERED("av", "d", "b.id") ")"
+    " OR EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
+    "  AND j.base_id = b.id AND j.kind = " SQL_TRAIN " AND j.generation >= d.generation"
+    "  AND j.state = " SQL_CANCELLED "))"
+    " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'train:' || d.id"
+    "  AND j.state IN " SQL_LIVE ")"
+    " ORDER BY d.id LIMIT ?2";
+/* clang-format on */
 
 static int collect(ds_registry *r, const char *sql, int64_t base, struct wish *out, int *n,
                    ds_error *err) {

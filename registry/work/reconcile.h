@@ -1,8 +1,9 @@
 /* registry/work/reconcile.h - work is derived from rows, never from a message that could be lost.
  *
- * For every live dataset:  a wanted scan without a live scan job -> a scan job;  its latest version
- * without an adapter (published or rejected), a live, a failed or a cancelled train job for the
- * active base and the dataset's generation -> a train job.
+ * For every live dataset:
+ *   a scan job    where a scan is wanted and no scan job is live
+ *   a train job   where its newest version has, for its base and generation, no adapter (published or
+ *                 rejected) and no train job that is live, failed or cancelled
  * Call it at start, after every finished job, when ds_registry_foreign_change says 1, and when a
  * timer fires: it is cheap and calling it again changes nothing.
  */

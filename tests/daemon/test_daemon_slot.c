@@ -1,6 +1,7 @@
 /* tests/daemon/test_daemon_slot.c - what a slot makes of its job: each way in which a worker can end, one
  * that somebody else ended, a result that contradicts its exit code, cancels at every stage, starts
  * that fail half way, restarts by reason.  Those that take long: test_daemon_stall.c. */
+#include "daemon/jobs/tail.h"
 #include "tests/fixtures/daemon_rig.h"
 
 #include <sys/resource.h>
@@ -642,19 +643,19 @@ END_TEST
 /* A log that grows for days keeps its end. */
 START_TEST(logs_are_bounded) {
     char dir[PATH_MAX], path[PATH_MAX], *text;
-    size_t n, size = DS_CHILD_LOG_MAX;
+    size_t n, size = DS_TAIL_LOG_MAX;
     static const char note[] = "[older lines were dropped: the log is bounded]\n";
     snprintf(dir, sizeof dir, "%s/logs", r.dir);
     ck_assert_int_eq(mkdir(dir, 0755), 0);
     ds_fs_join(path, sizeof path, dir, "worker.log");
-    ds_child_bound_log(dir); /* there is none */
+    ds_tail_bound_log(dir); /* there is none */
     ck_assert(!ds_fs_exists(path));
     char *log = ds_xmalloc(size + 1);
     for (size_t i = 0; i <= size; i++)
         log[i] = (char)('a' + i % 23);
     for (size_t k = 0; k < 2; k++) {
         ck_assert_int_eq(ds_fs_write(path, log, size + k, NULL), 0);
-        ds_child_bound_log(dir);
+        ds_tail_bound_log(dir);
         ck_assert_int_eq(ds_fs_read(path, 1 << 24, &text, &n, NULL), 0);
         if (!k)
             ck_assert(n == size && !memcmp(text, log, n));

@@ -1,6 +1,7 @@
 /* tests/registry/test_registry_crash.c - kill -9 at random moments: what was acknowledged is there, what is
  * there is whole, nothing is left running. */
 #include "base/rng.h"
+#include "registry/core/migrate.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #include <errno.h>
@@ -145,37 +146,83 @@ END_TEST
 START_TEST(recovery_looks_at_processes) {
     const char *dir = fx_dir("recovery");
     ds_registry *r = fx_open(dir);
-    int64_t id[4];
-    ds_process me, gone, other_boot, reused;
+    int64_t id[5];
+    ds_process me, gone, other_boot, reused, elsewhere = {"slurm:77", 0};
     ds_job j;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         MUST(ds_job_add(r, DS_JOB_SAMPLE, "", NULL, 1, &id[i], err));
         MUST(ds_job_claim(r, id[i], err));
     }
     ck_assert_int_eq(ds_process_identify(getpid(), &me), 0);
-    ck_assert_int_eq(ds_process_alive(&me), 1);
+    ck_assert_int_eq(ds_process_alive(me.identity), 1);
     pid_t child = fork();
     if (child == 0)
         _exit(0);
     siginfo_t info;
     waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT);
     ds_process_identify(child, &gone);
-    ck_assert_int_eq(ds_process_alive(&gone), 0); /* a zombie is gone */
+    ck_assert_int_eq(ds_process_alive(gone.identity), 0); /* a zombie is gone */
     waitpid(child, NULL, 0);
     ck_assert_int_eq(ds_process_identify(child, &gone), -1);
     reused = other_boot = me;
-    reused.start--;
-    other_boot.boot_id[0] = other_boot.boot_id[0] == 'a' ? 'b' : 'a';
+    fx_other_start(&reused, -1);
+    char *boot = other_boot.identity + strlen("local:");
+    *boot = *boot == 'a' ? 'b' : 'a';
     MUST(ds_job_process(r, id[0], &me, err));
     MUST(ds_job_process(r, id[1], &reused, err));
     MUST(ds_job_process(r, id[2], &other_boot, err)); /* id[3] was claimed, never spawned */
+    MUST(ds_job_process(r, id[4], &elsewhere, err));  /* whoever started it knows */
     ds_registry_close(r);
     r = fx_open(dir);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
+        int runs = i == 0 || i == 4;
         MUST(ds_job_read(r, id[i], &j, err));
-        ck_assert_int_eq(j.state, i == 0 ? DS_JOB_RUNNING : DS_JOB_QUEUED);
-        ck_assert_int_eq(j.attempts, i == 0);
+        ck_assert_int_eq(j.state, runs ? DS_JOB_RUNNING : DS_JOB_QUEUED);
+        ck_assert_int_eq(j.attempts, runs);
     }
+    MUST(ds_registry_check(r, err));
+    ds_registry_close(r);
+}
+END_TEST
+
+/* A registry of before processes had one text, with two trainings under way: this very process, and
+ * one whose number is ours but whose start is not. */
+START_TEST(recovery_after_an_upgrade) {
+    const char *dir = fx_dir("upgraded");
+    char path[PATH_MAX], sql[800], boot[37];
+    int version = 0;
+    long long start;
+    sqlite3 *db;
+    ds_process me;
+    ds_job j;
+    ck_assert_int_eq(ds_process_identify(getpid(), &me), 0);
+    snprintf(boot, sizeof boot, "%.36s", me.identity + strlen("local:"));
+    start = strtoll(strrchr(me.identity, ':') + 1, NULL, 10);
+    MUST(ds_fs_mkdirs(dir, err));
+    ds_fs_join(path, sizeof path, dir, "registry.db");
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    MUST(ds_migrate(db, path, dir, ds_migrations, 7, &version, err));
+    ck_assert_int_eq(version, 7);
+    for (int i = 0; i < 2; i++) {
+        snprintf(sql, sizeof sql,
+                 "INSERT INTO jobs(kind, name, state, attempts, starts, created_at, boot_id, pid,"
+                 " pid_start) VALUES ('sample', '', 'running', 1, 1, 1, '%s', %ld, %lld);"
+                 "INSERT INTO job_attempts(job_id, attempt, started_at, boot_id, pid, pid_start)"
+                 " VALUES (last_insert_rowid(), 1, 1, '%s', %ld, %lld);"
+                 "INSERT INTO events(at, type, subject, payload) SELECT 1, 'job.started',"
+                 " 'job:' || max(id), '{}' FROM jobs",
+                 boot, (long)getpid(), start + i, boot, (long)getpid(), start + i);
+        ck_assert_int_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    }
+    sqlite3_close(db);
+    ds_registry *r = fx_open(dir);
+    MUST(ds_job_read(r, 1, &j, err));
+    ck_assert_int_eq(j.state, DS_JOB_RUNNING);
+    ck_assert_str_eq(j.process.identity, me.identity);
+    ck_assert_int_eq(j.process.pid, getpid());
+    MUST(ds_job_read(r, 2, &j, err));
+    ck_assert_int_eq(j.state, DS_JOB_QUEUED);
+    ck_assert_str_eq(j.process.identity, "");
     MUST(ds_registry_check(r, err));
     ds_registry_close(r);
 }
@@ -200,6 +247,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_test(tc, kill_anywhere);
     tcase_add_test(tc, recovery_looks_at_processes);
+    tcase_add_test(tc, recovery_after_an_upgrade);
     tcase_add_test(tc, leftovers_are_removed);
 }
 

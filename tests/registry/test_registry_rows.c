@@ -205,7 +205,7 @@ END_TEST
 START_TEST(what_a_job_tells) {
     ds_registry *r = start("job");
     json_t *o = NULL, *p = fx_json("{\"done\":3,\"total\":9,\"unit\":\"steps\"}");
-    ds_process of = {.pid = 77, .start = 5, .boot_id = "b"};
+    ds_process of = {.identity = "local:b:77:5", .pid = 77};
     fx_add(r, "d", "/a");
     fx_scan(r, "one");
     ds_job j = fx_claim(r, DS_JOB_TRAIN);
@@ -374,7 +374,7 @@ START_TEST(jobs_of_an_earlier_daemon) {
     MUST(ds_job_process(r, j.id, &me, err));
     MUST(ds_jobs_recover(r, &made, err)); /* it is there */
     ck_assert_int_eq(made, 0);
-    me.start++;
+    fx_other_start(&me, 1);
     MUST(ds_job_process(r, j.id, &me, err));
     MUST(ds_jobs_recover(r, &made, err)); /* another one has its number */
     ck_assert_int_eq(made, 1);
@@ -422,25 +422,33 @@ END_TEST
 /* This very process: its boot, its start, and when it is another one. */
 START_TEST(processes_are_told_apart) {
     ds_process p, other;
-    char boot[64] = "";
+    char boot[64] = "", want[96];
     ck_assert_int_eq(ds_process_identify(getpid(), &p), 0);
     FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
     ck_assert(f && fgets(boot, sizeof boot, f));
     fclose(f);
     boot[strcspn(boot, "\n")] = 0;
-    ck_assert_str_eq(p.boot_id, boot);
-    ck_assert(p.pid == getpid() && p.start > 0 && ds_process_alive(&p));
+    snprintf(want, sizeof want, "local:%s:%ld:", boot, (long)getpid());
+    ck_assert_msg(!strncmp(p.identity, want, strlen(want)), "%s, not %s", p.identity, want);
+    ck_assert(strtoll(p.identity + strlen(want), NULL, 10) > 0);
+    ck_assert(p.pid == getpid() && ds_process_pid(p.identity) == p.pid);
+    ck_assert(ds_process_alive(p.identity) && !ds_process_stopped(p.identity));
     other = p;
-    other.start++;
-    ck_assert(!ds_process_alive(&other));
+    fx_other_start(&other, 1);
+    ck_assert(ds_process_pid(other.identity) == p.pid && !ds_process_alive(other.identity));
     other = p;
-    other.boot_id[0] ^= 1;
-    ck_assert(!ds_process_alive(&other));
+    other.identity[strlen("local:")] ^= 1;
+    ck_assert(!ds_process_alive(other.identity));
+    ck_assert(ds_process_identify(INT64_MAX, &other) != 0 && !ds_process_alive(other.identity));
+    static const char *const none[] = {
+        "",         "local",        "local:",      "local:b", "local:b:1", "local:b:1:2:3",
+        "slurm:77", "local:b:1x:2", "local:b:1:2x"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        ck_assert_msg(!ds_process_pid(none[i]) && !ds_process_alive(none[i]), "'%s'", none[i]);
+    /* the start is compared whole, and so is the number */
     other = p;
-    other.pid = 0;
-    ck_assert(!ds_process_alive(&other));
-    ck_assert(ds_process_identify(INT64_MAX, &other) != 0 && !ds_process_alive(&other));
-    ck_assert(!ds_process_stopped(getpid()) && !ds_process_stopped(0));
+    memcpy(other.identity + strlen(p.identity), "0", 2);
+    ck_assert(!ds_process_alive(other.identity));
 }
 END_TEST
 

@@ -1,0 +1,272 @@
+/* tests/daemon/test_daemon_executor.c - a slot and the workers with an executor that is none: no process runs,
+ * and each answer that the contract of daemon/jobs/executor.h allows is given on purpose. */
+#include "daemon/jobs/slot.h"
+#include "daemon/jobs/workers.h"
+#include "tests/fixtures/registry_fixture.h"
+
+/* ---- the executor ---- */
+
+static struct {
+    ds_executor ops;
+    int start_code;        /* what start gives; 0: it runs */
+    int dies;              /* its end comes with the next turn of the loop ... */
+    int exit_code, signal; /* ... and is this */
+    ds_launch launch;
+    uv_timer_t end;
+    char runs[DS_IDENTITY_SIZE]; /* what poll knows; "" = nothing */
+    int starts, stops, kills, strays, forgotten;
+} fake;
+
+static void on_end(uv_timer_t *t) {
+    (void)t;
+    *fake.runs = 0;
+    fake.launch.on_exit(fake.launch.ctx, fake.exit_code, fake.signal);
+}
+
+static int fake_start(ds_executor *x, const ds_launch *l, ds_process *out, ds_error *err) {
+    ck_assert_ptr_eq(x, &fake.ops);
+    fake.starts++;
+    if (fake.start_code)
+        return ds_fail(err, fake.start_code, "the cluster says no");
+    snprintf(out->identity, sizeof out->identity, "fake:%d", fake.starts);
+    snprintf(fake.runs, sizeof fake.runs, "%s", out->identity);
+    fake.launch = *l;
+    if (fake.dies)
+        uv_timer_start(&fake.end, on_end, 0, 0);
+    return 0;
+}
+
+static void fake_signal(ds_executor *x, const char *identity, enum ds_exec_signal what) {
+    (void)x;
+    if (strcmp(identity, fake.runs) != 0)
+        fake.strays++;
+    else if (what == DS_EXEC_KILL)
+        fake.kills++;
+    else
+        fake.stops++;
+}
+
+static enum ds_exec_state fake_poll(ds_executor *x, const char *identity) {
+    (void)x;
+    return strcmp(identity, fake.runs) ? DS_EXEC_GONE : DS_EXEC_RUNS;
+}
+
+static void fake_forget(ds_executor *x, const char *identity) {
+    (void)x;
+    ck_assert_str_eq(identity, fake.runs);
+    fake.forgotten++;
+}
+
+/* ---- a daemon that has nothing but jobs ---- */
+
+static ds_daemon d;
+static char state[PATH_MAX];
+static int abandoned;
+
+static void no_work(uv_timer_t *t) { (void)t; }
+
+static void on_abandoned(void *ctx, const ds_job *job, const ds_process *process) {
+    ck_assert_ptr_eq(ctx, &abandoned);
+    ck_assert(job->id > 0);
+    ck_assert_str_eq(process->identity, fake.runs);
+    abandoned++;
+}
+
+static void setup(void) {
+    char jobs[PATH_MAX];
+    snprintf(state, sizeof state, "%s", fx_dir("state"));
+    d = (ds_daemon){.registry = fx_open(state), .on_work = no_work, .executor = &fake.ops};
+    memcpy(d.o.state, state, sizeof state);
+    ds_fs_join(jobs, sizeof jobs, state, "jobs");
+    MUST(ds_fs_mkdirs(jobs, err));
+    memset(&fake, 0, sizeof fake);
+    fake.ops = (ds_executor){fake_start, fake_signal, fake_poll, fake_forget};
+    abandoned = 0;
+    ck_assert(!uv_loop_init(&d.loop) && !uv_timer_init(&d.loop, &d.work) &&
+              !uv_timer_init(&d.loop, &fake.end));
+}
+
+static void teardown(void) {
+    uv_close((uv_handle_t *)&d.work, NULL);
+    uv_close((uv_handle_t *)&fake.end, NULL);
+    uv_run(&d.loop, UV_RUN_DEFAULT);
+    ck_assert_int_eq(uv_loop_close(&d.loop), 0);
+    ds_registry_close(d.registry);
+}
+
+static int64_t add_import(int max_attempts) {
+    int64_t id;
+    json_t *payload = fx_json("{\"what\":\"base\",\"source\":\"/models/x\",\"name\":\"x\"}");
+    MUST(ds_job_add(d.registry, DS_JOB_IMPORT, "x", payload, max_attempts, &id, err));
+    json_decref(payload);
+    return id;
+}
+
+static ds_slot new_slot(void) {
+    return (ds_slot){.d = &d,
+                     .kinds = DS_KIND_BIT(DS_JOB_IMPORT),
+                     .on_abandoned = on_abandoned,
+                     .ctx = &abandoned};
+}
+
+static ds_job job_row(int64_t id) {
+    ds_job j;
+    MUST(ds_job_read(d.registry, id, &j, err));
+    return j;
+}
+
+static void start_in(ds_slot *s, int64_t id) {
+    MUST(ds_job_claim(d.registry, id, err));
+    ds_job j = job_row(id);
+    ds_slot_start(s, &j);
+}
+
+static void turn_until(const ds_slot *s, enum ds_slot_phase phase) {
+    for (int i = 0; i < 500 && s->phase != phase; i++) {
+        uv_run(&d.loop, UV_RUN_NOWAIT);
+        usleep(2000);
+    }
+    ck_assert_int_eq(s->phase, phase);
+}
+
+static json_t *error_of(int64_t id) {
+    json_t *o = NULL;
+    MUST(ds_job_get(d.registry, id, &o, err));
+    json_t *e = json_incref(json_object_get(o, "error"));
+    json_decref(o);
+    return e;
+}
+
+/* ---- cases ---- */
+
+/* What may go by itself is waited for; anything else is an attempt. */
+START_TEST(start_fails) {
+    static const struct {
+        int code, postponed, attempts;
+    } cases[] = {{DS_EBUSY, 1, 0}, {DS_EFAILED, 0, 1}};
+    int64_t id = add_import(3);
+    ds_slot s = new_slot();
+    fake.start_code = cases[_i].code;
+    start_in(&s, id);
+    turn_until(&s, DS_SLOT_FREE);
+    ds_job j = job_row(id);
+    ck_assert_int_eq(j.state, DS_JOB_QUEUED);
+    ck_assert_int_eq(j.postponed, cases[_i].postponed);
+    ck_assert_int_eq(j.attempts, cases[_i].attempts);
+    ck_assert_str_eq(j.process.identity, "");
+    json_t *e = error_of(id);
+    ck_assert_str_eq(fx_string(e, "message"), "the cluster says no");
+    ck_assert_str_eq(fx_string(e, "code"), ds_error_name(cases[_i].code));
+    json_decref(e);
+    ck_assert(fake.starts == 1 && !fake.stops && !fake.kills && !fake.strays);
+}
+END_TEST
+
+/* Its end is there before anybody has looked at it. */
+START_TEST(dies_at_once) {
+    static const struct {
+        int exit_code, signal;
+        enum ds_job_state state;
+    } cases[] = {{-1, 9, DS_JOB_QUEUED}, {DS_EXIT_BAD, 0, DS_JOB_FAILED}};
+    int64_t id = add_import(3);
+    ds_slot s = new_slot();
+    fake.dies = 1;
+    fake.exit_code = cases[_i].exit_code;
+    fake.signal = cases[_i].signal;
+    start_in(&s, id);
+    turn_until(&s, DS_SLOT_FREE);
+    ds_job j = job_row(id);
+    ck_assert_int_eq(j.state, cases[_i].state);
+    ck_assert_int_eq(j.attempts, 1);
+    ck_assert_str_eq(j.process.identity, ""); /* nothing runs any more */
+    ck_assert(fake.starts == 1 && !fake.strays && !fake.forgotten);
+}
+END_TEST
+
+/* The row has the text, and people see no number where there is none. */
+START_TEST(what_the_row_has) {
+    int64_t id = add_import(3);
+    json_t *o = NULL;
+    ds_slot s = new_slot();
+    start_in(&s, id);
+    turn_until(&s, DS_SLOT_RUNNING);
+    ds_job j = job_row(id);
+    ck_assert_str_eq(j.process.identity, "fake:1");
+    ck_assert_int_eq(j.process.pid, 0);
+    MUST(ds_job_get(d.registry, id, &o, err));
+    ck_assert(json_is_null(json_object_get(o, "pid")));
+    json_decref(o);
+    ds_slot_cancel(&s);
+    ck_assert_int_eq(fake.stops, 1);
+    fake.exit_code = DS_EXIT_CANCELLED;
+    on_end(NULL);
+    turn_until(&s, DS_SLOT_FREE);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_CANCELLED);
+}
+END_TEST
+
+/* It takes every signal and stays: the slot is given up, the row is not. */
+START_TEST(hangs) {
+    int64_t id = add_import(3);
+    ds_slot s = new_slot();
+    start_in(&s, id);
+    turn_until(&s, DS_SLOT_RUNNING);
+    ds_slot_stop(&s, 1);
+    ck_assert(fake.stops == 1 && fake.kills == 1);
+    for (int i = 0; i < 100 && s.phase != DS_SLOT_FREE; i++) {
+        ds_slot_tick(&s);
+        ck_assert(fake.forgotten == (s.phase == DS_SLOT_FREE));
+        usleep(50000);
+    }
+    ck_assert_int_eq(s.phase, DS_SLOT_FREE);
+    ck_assert(fake.forgotten == 1 && abandoned == 1 && !fake.strays);
+    ds_job j = job_row(id);
+    ck_assert_int_eq(j.state, DS_JOB_RUNNING);
+    ck_assert_str_eq(j.process.identity, "fake:1");
+}
+END_TEST
+
+/* The next daemon: 0, it is there and is asked to stop; 1, the number is another's by now, which is
+ * left alone.  Either way the job goes back into the queue once nothing of it runs. */
+START_TEST(after_a_restart) {
+    int64_t id = add_import(3);
+    ds_process p = {"fake:7", 0};
+    ds_workers *w = NULL;
+    MUST(ds_job_claim(d.registry, id, err));
+    MUST(ds_job_process(d.registry, id, &p, err));
+    ds_registry_close(d.registry);
+    d.registry = fx_open(state);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_RUNNING); /* the registry cannot know */
+    snprintf(fake.runs, sizeof fake.runs, "%s", _i ? "fake:7 of somebody else" : "fake:7");
+    MUST(ds_workers_open(&w, &d, err));
+    ck_assert_int_eq(ds_workers_busy(w), 1);
+    ck_assert(fake.stops == !_i && fake.strays == _i && !fake.kills);
+    if (!_i) {
+        uv_run(&d.loop, UV_RUN_ONCE); /* a poll: it is there still */
+        ck_assert(ds_workers_busy(w) == 1 && job_row(id).state == DS_JOB_RUNNING);
+        *fake.runs = 0;
+    }
+    for (int i = 0; i < 20 && ds_workers_busy(w); i++)
+        uv_run(&d.loop, UV_RUN_ONCE);
+    ck_assert_int_eq(ds_workers_busy(w), 0);
+    ds_job j = job_row(id);
+    ck_assert_int_eq(j.state, DS_JOB_QUEUED);
+    ck_assert_int_eq(j.attempts, 0);
+    ck_assert_int_eq(fake.starts, 0);
+    ds_workers_close(w);
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_loop_test(tc, start_fails, 0, 2);
+    tcase_add_loop_test(tc, dies_at_once, 0, 2);
+    tcase_add_test(tc, what_the_row_has);
+    tcase_add_test(tc, hangs);
+    tcase_add_loop_test(tc, after_a_restart, 0, 2);
+}
+
+int main(void) {
+    fx_fast_tmp();
+    return ds_test_main("daemon_executor", cases);
+}
