@@ -1,14 +1,10 @@
-/* daemon/http/http.c - the server of http.h. */
-#include "daemon/http/http.h"
-
-#include "base/json.h"
+/* daemon/http/http.c - libmicrohttpd under the loop: connections, limits, dispatch. */
 #include "base/log.h"
+#include "daemon/http/http_internal.h"
 #include "daemon/http/query.h"
 #include "daemon/http/tcp.h"
 
 #include <errno.h>
-#include <microhttpd.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,75 +12,9 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#define HEARTBEAT_SECONDS 15.0
-#define LOCKED_SECONDS 5.0 /* a change waits so long for another program's lock */
-#define LOCKED_POLL_MS 20
-#define REPLY_HEADERS 6
 #define BACKLOG 1024
-
-/* One accepted connection: only what the rules for slow clients need. */
-typedef struct conn {
-    struct conn *prev, *next;
-    int fd;
-    double since;  /* when the request that is being read could have begun */
-    int answering; /* its request is complete: libmicrohttpd's own time-out guards the rest */
-    int cut;
-    struct ds_request *rq; /* that is being read or answered */
-    const char *bad_url;   /* what is wrong with the URL that is being read; NULL: nothing */
-} conn;
-
-typedef struct stream {
-    struct stream *prev, *next;
-    struct ds_http *http;
-    struct MHD_Connection *connection;
-    ds_stream_source src;
-    ds_buf pending;
-    size_t sent;
-    double last_sent;
-    int suspended, ended, heartbeat, fd;
-} stream;
-
-struct ds_http {
-    uv_loop_t *loop;
-    uv_poll_t poll;
-    uv_timer_t timer;
-    uv_timer_t retry; /* for the handlers that a lock has stopped */
-    int handles, closing;
-    struct MHD_Daemon *mhd;
-    ds_http_options o;
-    char socket_path[sizeof((struct sockaddr_un *)0)->sun_path];
-    int listening, listen_fd;
-    conn *conns;
-    unsigned conn_count;
-    stream *streams;
-    ds_request *waiting; /* asleep until ds_request_go_on */
-    size_t body_bytes;   /* of all requests that are arriving */
-    uint64_t answered;
-};
-
-struct ds_request {
-    ds_http *http;
-    struct MHD_Connection *connection;
-    conn *owner;
-    const char *method, *url;
-    char params[DS_HTTP_PARAMS][DS_HTTP_PARAM_MAX];
-    ds_buf body;
-    size_t discarded;
-    int replied;
-    ds_request *prev, *next;        /* among those that wait */
-    int waiting, locked, for_retry; /* asleep; because of a lock; until ds_http_retry */
-    double locked_since;            /* 0: it never was */
-    void *state;
-    void (*release)(void *state);
-    json_t *json;
-    struct {
-        char key[40], value[200];
-    } headers[REPLY_HEADERS];
-    int header_count;
-};
 
 /* ---- running libmicrohttpd from the loop ---- */
 
@@ -111,331 +41,9 @@ static void run_mhd(ds_http *h) {
         uv_timer_stop(&h->timer);
 }
 
-/* ---- request accessors ---- */
-
-const char *ds_request_param(const ds_request *rq, int i) {
-    DS_ASSERT(i >= 0 && i < DS_HTTP_PARAMS);
-    return rq->params[i];
-}
-
-const char *ds_request_query(ds_request *rq, const char *key) {
-    return MHD_lookup_connection_value(rq->connection, MHD_GET_ARGUMENT_KIND, key);
-}
-
-const char *ds_request_header(ds_request *rq, const char *key) {
-    return MHD_lookup_connection_value(rq->connection, MHD_HEADER_KIND, key);
-}
-
-int ds_request_int(ds_request *rq, const char *key, int64_t least, int64_t most, int64_t otherwise,
-                   int64_t *out, ds_error *err) {
-    const char *text = ds_request_query(rq, key);
-    *out = otherwise;
-    if (!text)
-        return 0;
-    char *end;
-    errno = 0;
-    long long v = strtoll(text, &end, 10);
-    if (errno || end == text || *end || strspn(text, "-0123456789") != strlen(text) || v < least ||
-        v > most)
-        return ds_fail(err, DS_EINVAL,
-                       "query parameter '%s' is '%.40s', must be a number from %lld to %lld", key,
-                       text, (long long)least, (long long)most);
-    *out = v;
-    return 0;
-}
-
-int ds_request_flag(ds_request *rq, const char *key) { return ds_query_flag(rq->connection, key); }
-
-int ds_request_accepts(ds_request *rq, const char *mime) {
-    const char *accept = ds_request_header(rq, "Accept");
-    return accept && strstr(accept, mime) != NULL;
-}
-
-int ds_request_json(ds_request *rq, json_t **out, ds_error *err) {
-    if (!rq->json) {
-        if (!rq->body.len)
-            rq->json = json_object();
-        else {
-            int rc = ds_json_parse("request body", rq->body.data, rq->body.len, &rq->json, err);
-            if (rc)
-                return rc;
-        }
-    }
-    if (!json_is_object(rq->json))
-        return ds_fail(err, DS_EINVAL, "request body must be a JSON object");
-    *out = rq->json;
-    return 0;
-}
-
-/* ---- replies ---- */
-
-void ds_reply_header(ds_request *rq, const char *key, const char *fmt, ...) {
-    DS_ASSERT(rq->header_count < REPLY_HEADERS);
-    int i = rq->header_count++;
-    snprintf(rq->headers[i].key, sizeof rq->headers[i].key, "%s", key);
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(rq->headers[i].value, sizeof rq->headers[i].value, fmt, ap);
-    va_end(ap);
-}
-
-static int queue_reply(ds_request *rq, int status, const char *type, struct MHD_Response *r) {
-    ds_need(r);
-    DS_ASSERT(!rq->replied);
-    rq->replied = status;
-    MHD_add_response_header(r, "Content-Type", type);
-    MHD_add_response_header(r, "Cache-Control", "no-store");
-    for (int i = 0; i < rq->header_count; i++)
-        MHD_add_response_header(r, rq->headers[i].key, rq->headers[i].value);
-    if (MHD_queue_response(rq->connection, (unsigned)status, r) != MHD_YES)
-        ds_log(DS_LOG_DEBUG, "cannot queue the answer to %s %s", rq->method, rq->url);
-    MHD_destroy_response(r);
-    rq->http->answered++;
-    ds_log(DS_LOG_DEBUG, "%s %s %d", rq->method, rq->url, status);
-    return 0;
-}
-
-int ds_reply_bytes(ds_request *rq, int status, const char *type, const void *p, size_t n) {
-    return queue_reply(
-        rq, status, type,
-        MHD_create_response_from_buffer(n, (void *)(uintptr_t)p, MHD_RESPMEM_MUST_COPY));
-}
-
-int ds_reply_take(ds_request *rq, int status, const char *type, char *p, size_t n) {
-    return queue_reply(rq, status, type,
-                       MHD_create_response_from_buffer(n, p, MHD_RESPMEM_MUST_FREE));
-}
-
-int ds_reply_text(ds_request *rq, int status, const char *type, const char *text) {
-    return ds_reply_bytes(rq, status, type, text, strlen(text));
-}
-
-static int reply_document(ds_request *rq, int status, const char *type, json_t *doc) {
-    char *text = json_dumps(doc, JSON_COMPACT);
-    json_decref(doc);
-    if (!text) /* text from outside that is not UTF-8 cannot get here; say it rather than die */
-        text = ds_xstrdup("{\"title\":\"answer is not representable\",\"code\":\"DS_EFAILED\"}");
-    size_t n = strlen(text);
-    text = ds_xrealloc(text, n + 2);
-    text[n] = '\n';
-    return queue_reply(rq, status, type,
-                       MHD_create_response_from_buffer(n + 1, text, MHD_RESPMEM_MUST_FREE));
-}
-
-int ds_reply_json(ds_request *rq, int status, json_t *doc) {
-    return reply_document(rq, status, "application/json", doc);
-}
-
-/* "not found" -> ".../not-found" */
-static void problem_type(char *out, size_t size, const char *title) {
-    int n = snprintf(out, size, "https://diffscaler.dev/errors/%s", title);
-    DS_ASSERT(n > 0 && (size_t)n < size);
-    for (char *p = out; *p; p++)
-        if (*p == ' ')
-            *p = '-';
-}
-
-static int reply_problem_status(ds_request *rq, int status, int code, const char *title,
-                                const char *detail) {
-    char type[128];
-    problem_type(type, sizeof type, title);
-    json_t *doc =
-        json_pack("{ss ss si ss+ ss si}", "type", type, "title", title, "status", status, "detail",
-                  detail, "", "code", ds_error_name(code), "exit", ds_error_exit(code));
-    if (!doc) /* detail quoting bytes that are not UTF-8 */
-        doc = json_pack("{ss ss si ss ss si}", "type", type, "title", title, "status", status,
-                        "detail", "the detail is not valid UTF-8", "code", ds_error_name(code),
-                        "exit", ds_error_exit(code));
-    return reply_document(rq, status, "application/problem+json", doc);
-}
-
-static int reply_problem(ds_request *rq, const ds_error *e) {
-    if (ds_error_http(e->code) >= 500)
-        ds_log(DS_LOG_WARN, "%s %s: %s", rq->method, rq->url, e->message);
-    if (ds_error_http(e->code) == 503)
-        ds_reply_header(rq, "Retry-After", "1");
-    return reply_problem_status(rq, ds_error_http(e->code), e->code, ds_error_title(e->code),
-                                e->message);
-}
-
-int ds_reply_fd(ds_request *rq, const char *type, int fd, int64_t offset, int64_t n) {
-    struct MHD_Response *r =
-        MHD_create_response_from_fd_at_offset64((uint64_t)n, fd, (uint64_t)offset);
-    if (!r)
-        close(fd);
-    return queue_reply(rq, 200, type, r);
-}
-
-/* What was resumed is looked at only when libmicrohttpd is run: now, not at the next tick. */
-static void run_soon(ds_http *h) {
+void http_run_soon(ds_http *h) {
     if (!h->closing)
         uv_timer_start(&h->timer, on_timer, 0, 0);
-}
-
-/* ---- streams ---- */
-
-static void stream_unlink(stream *s) {
-    if (s->prev)
-        s->prev->next = s->next;
-    else
-        s->http->streams = s->next;
-    if (s->next)
-        s->next->prev = s->prev;
-}
-
-static void stream_free(void *cls) {
-    stream *s = cls;
-    stream_unlink(s);
-    if (s->src.release)
-        s->src.release(s->src.state);
-    ds_buf_release(&s->pending);
-    free(s);
-}
-
-static ssize_t stream_read(void *cls, uint64_t pos, char *buf, size_t max) {
-    stream *s = cls;
-    (void)pos;
-    if (s->sent == s->pending.len) {
-        ds_buf_release(&s->pending);
-        s->sent = 0;
-        if (!s->ended)
-            s->ended = s->src.fill(s->src.state, &s->pending);
-        if (!s->pending.len && s->heartbeat && !s->ended)
-            ds_buf_addf(&s->pending, "%s", s->src.heartbeat);
-        s->heartbeat = 0;
-    }
-    size_t n = s->pending.len - s->sent;
-    if (n == 0) {
-        if (s->ended)
-            return MHD_CONTENT_READER_END_OF_STREAM;
-        s->suspended = 1;
-        MHD_suspend_connection(s->connection);
-        return 0;
-    }
-    if (n > max)
-        n = max;
-    memcpy(buf, s->pending.data + s->sent, n);
-    s->sent += n;
-    s->last_sent = ds_monotonic();
-    return (ssize_t)n;
-}
-
-int ds_reply_stream(ds_request *rq, const char *type, const ds_stream_source *src) {
-    stream *s = ds_xcalloc(1, sizeof *s);
-    s->http = rq->http;
-    s->connection = rq->connection;
-    s->src = *src;
-    s->last_sent = ds_monotonic();
-    s->fd = rq->owner ? rq->owner->fd : -1;
-    s->next = rq->http->streams;
-    if (s->next)
-        s->next->prev = s;
-    rq->http->streams = s;
-    return queue_reply(
-        rq, 200, type,
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_read, s, stream_free));
-}
-
-static void stream_resume(stream *s) {
-    if (!s->suspended)
-        return;
-    s->suspended = 0;
-    MHD_resume_connection(s->connection);
-    run_soon(s->http);
-}
-
-void ds_http_wake(ds_http *h) {
-    if (!h)
-        return;
-    for (stream *s = h->streams; s; s = s->next)
-        stream_resume(s);
-}
-
-/* ---- handlers that wait ---- */
-
-void *ds_request_state(ds_request *rq, size_t size, void (*release)(void *state)) {
-    if (!rq->state) {
-        rq->state = ds_xcalloc(1, size);
-        rq->release = release;
-    }
-    return rq->state;
-}
-
-static void sleep_now(ds_request *rq) {
-    ds_http *h = rq->http;
-    rq->waiting = 1;
-    rq->header_count = 0; /* the next call sets them again */
-    rq->prev = NULL;
-    rq->next = h->waiting;
-    if (rq->next)
-        rq->next->prev = rq;
-    h->waiting = rq;
-    MHD_suspend_connection(rq->connection);
-}
-
-void ds_request_go_on(ds_request *rq) {
-    if (!rq->waiting)
-        return;
-    rq->waiting = rq->locked = rq->for_retry = 0;
-    if (rq->prev)
-        rq->prev->next = rq->next;
-    else
-        rq->http->waiting = rq->next;
-    if (rq->next)
-        rq->next->prev = rq->prev;
-    MHD_resume_connection(rq->connection);
-    run_soon(rq->http);
-}
-
-int ds_request_wait(ds_request *rq, ds_error *err) {
-    if (rq->http->closing)
-        return ds_fail(err, DS_EBUSY, "the daemon is stopping");
-    DS_ASSERT(!rq->replied && !rq->waiting);
-    rq->for_retry = 1;
-    sleep_now(rq);
-    return 0;
-}
-
-/* Each comes to on_request again, and may wait again. */
-void ds_http_retry(ds_http *h) {
-    for (ds_request *rq = h ? h->waiting : NULL, *next; rq; rq = next) {
-        next = rq->next;
-        if (rq->for_retry)
-            ds_request_go_on(rq);
-    }
-}
-
-/* All that wait for the lock go on when it is free, or one by one when they have waited enough. */
-static void on_retry(uv_timer_t *t) {
-    ds_http *h = t->data;
-    double now = ds_monotonic();
-    int still = h->o.locked(h->o.ctx, 1), left = 0;
-    for (ds_request *rq = h->waiting, *next; rq; rq = next) {
-        next = rq->next;
-        if (rq->locked && (!still || now - rq->locked_since > LOCKED_SECONDS))
-            ds_request_go_on(rq);
-        else
-            left += rq->locked;
-    }
-    if (!left)
-        uv_timer_stop(t);
-}
-
-/* 1: the handler could not write because another program does, and will be called again. */
-static int wait_for_lock(ds_request *rq) {
-    ds_http *h = rq->http;
-    double now = ds_monotonic();
-    if (!h->o.locked || h->closing || !h->o.locked(h->o.ctx, 0))
-        return 0;
-    if (rq->locked_since == 0)
-        rq->locked_since = now;
-    if (now - rq->locked_since > LOCKED_SECONDS)
-        return 0;
-    rq->locked = 1;
-    sleep_now(rq);
-    if (!uv_is_active((uv_handle_t *)&h->retry))
-        uv_timer_start(&h->retry, on_retry, LOCKED_POLL_MS, LOCKED_POLL_MS);
-    return 1;
 }
 
 /* ---- dispatch ---- */
@@ -488,13 +96,13 @@ static int dispatch(ds_request *rq) {
             if (!rc)
                 rc = r->fn(rq, h->o.ctx, &err);
             if (rc == DS_HTTP_WAIT) {
-                sleep_now(rq);
+                http_sleep(rq);
                 return 0;
             }
-            if (rc == DS_EBUSY && wait_for_lock(rq))
+            if (rc == DS_EBUSY && http_wait_for_lock(rq))
                 return 0;
             DS_ASSERT(rc ? !rq->replied && err.code : rq->replied || rq->waiting);
-            return rc ? reply_problem(rq, &err) : 0;
+            return rc ? http_reply_problem(rq, &err) : 0;
         }
         size_t n = strlen(allow);
         snprintf(allow + n, sizeof allow - n, "%s%s", n ? ", " : "", r->method);
@@ -503,10 +111,10 @@ static int dispatch(ds_request *rq) {
     if (*allow) {
         ds_reply_header(rq, "Allow", "%s", allow);
         ds_fail(&err, DS_EINVAL, "method %.16s is not possible here, only %s", rq->method, allow);
-        return reply_problem_status(rq, 405, DS_EINVAL, "method not allowed", err.message);
+        return http_reply_problem_status(rq, 405, DS_EINVAL, "method not allowed", err.message);
     }
     ds_fail(&err, DS_ENOTFOUND, "no such path '%.200s' (see docs/api.md)", rq->url);
-    return reply_problem(rq, &err);
+    return http_reply_problem(rq, &err);
 }
 
 /* Two lengths of one body: who else reads it may believe the other one (RFC 9112, 6.3). */
@@ -522,29 +130,29 @@ static int refuse_early(ds_request *rq) {
     if (rq->http->o.token &&
         !ds_token_good(rq->http->o.token, ds_request_header(rq, "Authorization"))) {
         ds_reply_header(rq, "WWW-Authenticate", "Bearer realm=\"diffscaler\"");
-        return reply_problem_status(rq, 401, DS_EPERM, "not authorized",
-                                    "send the header 'Authorization: Bearer TOKEN', with the "
-                                    "token of diffscalerd --token-file");
+        return http_reply_problem_status(rq, 401, DS_EPERM, "not authorized",
+                                         "send the header 'Authorization: Bearer TOKEN', with the "
+                                         "token of diffscalerd --token-file");
     }
     if (rq->owner && rq->owner->bad_url) {
         const char *why = rq->owner->bad_url;
         rq->owner->bad_url = NULL;
-        return reply_problem_status(rq, 400, DS_EINVAL, ds_error_title(DS_EINVAL), why);
+        return http_reply_problem_status(rq, 400, DS_EINVAL, ds_error_title(DS_EINVAL), why);
     }
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     if (info && info->header_size > DS_HTTP_HEADER_MAX)
-        return reply_problem_status(rq, 431, DS_ELIMIT, "request header too large",
-                                    "request header is larger than 16 KiB");
+        return http_reply_problem_status(rq, 431, DS_ELIMIT, "request header too large",
+                                         "request header is larger than 16 KiB");
     int lengths = 0;
     MHD_get_connection_values(rq->connection, MHD_HEADER_KIND, count_lengths, &lengths);
     if (lengths > 1)
-        return reply_problem_status(rq, 400, DS_EINVAL, ds_error_title(DS_EINVAL),
-                                    "the request has more than one Content-Length");
+        return http_reply_problem_status(rq, 400, DS_EINVAL, ds_error_title(DS_EINVAL),
+                                         "the request has more than one Content-Length");
     const char *length = ds_request_header(rq, "Content-Length");
     if (length && strtoll(length, NULL, 10) > DS_HTTP_BODY_MAX)
-        return reply_problem_status(rq, 413, DS_ELIMIT, "limit exceeded",
-                                    "request body is larger than 1 MiB");
+        return http_reply_problem_status(rq, 413, DS_ELIMIT, "limit exceeded",
+                                         "request body is larger than 1 MiB");
     return 0;
 }
 
@@ -555,7 +163,7 @@ static size_t on_unescape(void *cls, struct MHD_Connection *connection, char *s)
     (void)cls;
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    conn *c = info ? info->socket_context : NULL;
+    http_conn *c = info ? info->socket_context : NULL;
     const char *wrong = ds_query_bad_escape(s);
     if (c && wrong)
         c->bad_url = wrong;
@@ -564,9 +172,9 @@ static size_t on_unescape(void *cls, struct MHD_Connection *connection, char *s)
 
 /* Who has sent nothing new for longest is cut off: among those whose body is arriving (bodies 1),
  * or among all whose request is not complete. */
-static int cut_longest(ds_http *h, const conn *but, int bodies) {
-    conn *oldest = NULL;
-    for (conn *c = h->conns; c; c = c->next)
+static int cut_longest(ds_http *h, const http_conn *but, int bodies) {
+    http_conn *c, *oldest = NULL;
+    LIST_FOREACH(c, &h->conns, link)
         if (c != but && !c->answering && !c->cut && (!bodies || (c->rq && c->rq->body.len)) &&
             (!oldest || c->since < oldest->since))
             oldest = c;
@@ -624,8 +232,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
     if (rq->owner)
         rq->owner->answering = 1;
     if (rq->discarded)
-        reply_problem_status(rq, 413, DS_ELIMIT, "limit exceeded",
-                             "request body is larger than 1 MiB");
+        http_reply_problem_status(rq, 413, DS_ELIMIT, "limit exceeded",
+                                  "request body is larger than 1 MiB");
     else
         dispatch(rq);
     return MHD_YES;
@@ -655,27 +263,19 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
 static void on_connection(void *cls, struct MHD_Connection *connection, void **state,
                           enum MHD_ConnectionNotificationCode what) {
     ds_http *h = cls;
-    conn *c = *state;
+    http_conn *c = *state;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         c = ds_xcalloc(1, sizeof *c);
         c->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         c->since = ds_monotonic();
-        c->next = h->conns;
-        if (c->next)
-            c->next->prev = c;
-        h->conns = c;
+        LIST_INSERT_HEAD(&h->conns, c, link);
         h->conn_count++;
         *state = c;
         /* at its limit libmicrohttpd would accept nobody any more */
         if (h->conn_count + h->o.max_connections / 16 >= h->o.max_connections)
             cut_longest(h, c, 0);
     } else if (c) {
-        if (c->prev)
-            c->prev->next = c->next;
-        else
-            h->conns = c->next;
-        if (c->next)
-            c->next->prev = c->prev;
+        LIST_REMOVE(c, link);
         h->conn_count--;
         free(c);
         *state = NULL;
@@ -687,24 +287,13 @@ void ds_http_tick(ds_http *h) {
         return;
     double now = ds_monotonic();
     /* libmicrohttpd's time-out is reset by every byte; a request as a whole has a deadline too. */
-    for (conn *c = h->conns; c; c = c->next)
+    http_conn *c;
+    LIST_FOREACH(c, &h->conns, link)
         if (!c->answering && !c->cut && now - c->since > h->o.idle_seconds) {
             c->cut = 1;
             shutdown(c->fd, SHUT_RDWR);
         }
-    for (stream *s = h->streams; s; s = s->next) {
-        if (!s->suspended)
-            continue;
-        struct pollfd p = {.fd = s->fd};
-        int gone = s->fd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
-        if (gone)
-            s->ended = 1;
-        else if (s->src.heartbeat && now - s->last_sent >= HEARTBEAT_SECONDS)
-            s->heartbeat = 1;
-        else
-            continue;
-        stream_resume(s);
-    }
+    http_streams_tick(h, now);
     run_mhd(h); /* accepting may have stopped for want of descriptors */
 }
 
@@ -800,7 +389,10 @@ int ds_http_open(ds_http **out, uv_loop_t *loop, const ds_http_options *o, ds_er
         else
             close(fd);
         free(h);
-        return ds_fail(err, DS_EFAILED, "cannot start the HTTP server");
+        return ds_fail(err, DS_EFAILED,
+                       "cannot start the HTTP server: libmicrohttpd gave no reason; is the limit "
+                       "of open files "
+                       "(ulimit -n) too low?");
     }
     uv_poll_init(loop, &h->poll, info->epoll_fd);
     uv_timer_init(loop, &h->timer);
@@ -834,13 +426,14 @@ void ds_http_close(ds_http *h) {
         return;
     ds_http_quiesce(h);
     h->closing = 1;
-    while (h->waiting) /* they are told that the daemon stops */
-        ds_request_go_on(h->waiting);
+    while (!LIST_EMPTY(&h->waiting)) /* they are told that the daemon stops */
+        ds_request_go_on(LIST_FIRST(&h->waiting));
     /* Streams say what there is still to say (the stop itself), then end. */
     for (int round = 0; round < 2; round++) {
-        for (stream *s = h->streams; s; s = s->next) {
+        http_stream *s;
+        LIST_FOREACH(s, &h->streams, link) {
             s->ended |= round;
-            stream_resume(s);
+            http_stream_resume(s);
         }
         for (int i = 0; i < 4; i++)
             MHD_run(h->mhd);
