@@ -38,6 +38,25 @@ void ds_time_rfc3339(char out[32], int64_t ms) {
     snprintf(out, 32, "%s.%03dZ", day, (int)(ms % 1000));
 }
 
+enum ds_time_form ds_time_read(const char *text, int64_t *ms) {
+    struct tm tm = {0};
+    const char *end = text ? strptime(text, "%Y-%m-%d", &tm) : NULL;
+    enum ds_time_form form = DS_TIME_DAY;
+    int64_t fraction = 0;
+    if (end && (*end == 'T' || *end == ' ')) {
+        end = strptime(end + 1, "%H:%M:%S", &tm);
+        if (end && *end == '.')
+            for (int64_t scale = 100; *++end >= '0' && *end <= '9'; scale /= 10)
+                fraction += (*end - '0') * scale;
+        form = end && *end == 'Z' ? DS_TIME_UTC : DS_TIME_BARE;
+        end += form == DS_TIME_UTC;
+    }
+    if (!end || *end)
+        return DS_TIME_NONE;
+    *ms = (int64_t)timegm(&tm) * 1000 + fraction;
+    return form;
+}
+
 void ds_log_init(const char *comp, enum ds_log_level least) {
     component = comp;
     threshold = least;

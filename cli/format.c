@@ -2,6 +2,7 @@
 #include "cli/format.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/job.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -83,17 +84,8 @@ const char *ds_fmt_duration(char out[DS_TEXT], double seconds) {
 }
 
 int64_t ds_time_parse(const char *rfc3339) {
-    struct tm tm = {0};
-    const char *end = rfc3339 ? strptime(rfc3339, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
-    if (!end)
-        return -1;
-    int64_t ms = 0;
-    if (*end == '.')
-        for (int scale = 100; *++end >= '0' && *end <= '9'; scale /= 10)
-            ms += (*end - '0') * scale;
-    if (strcmp(end, "Z"))
-        return -1;
-    return (int64_t)timegm(&tm) * 1000 + ms;
+    int64_t ms = -1;
+    return ds_time_read(rfc3339, &ms) == DS_TIME_UTC ? ms : -1;
 }
 
 const char *ds_fmt_time(char out[DS_TEXT], const char *rfc3339) {
@@ -234,7 +226,7 @@ int ds_several_nets(const json_t *items) {
 
 int ds_training_failed(const json_t *dataset) {
     const json_t *t = json_object_get(dataset, "training");
-    return !strcmp(ds_json_string(t, "state", ""), "failed");
+    return ds_job_state_parse(ds_json_string(t, "state", NULL)) == DS_JOB_FAILED;
 }
 
 void ds_training_words(ds_buf *out, const json_t *dataset) {

@@ -29,31 +29,25 @@ int ds_parse_duration(const char *s, double *seconds, ds_error *err) {
 
 /* A date alone is local midnight; with a time it is RFC 3339 UTC ("...Z"). */
 int ds_parse_when(const char *s, double *ms, ds_error *err) {
-    struct tm tm = {.tm_isdst = -1};
-    const char *end = strptime(s, "%Y-%m-%d", &tm);
-    if (end && !*end) {
+    int64_t at;
+    double ago;
+    enum ds_time_form form = ds_time_read(s, &at);
+    if (form == DS_TIME_DAY) {
+        time_t day = (time_t)(at / 1000);
+        struct tm tm;
+        gmtime_r(&day, &tm);
+        tm.tm_isdst = -1;
         *ms = 1000.0 * (double)mktime(&tm);
-        return 0;
-    }
-    if (end && (*end == 'T' || *end == ' ')) {
-        end = strptime(end + 1, "%H:%M:%S", &tm);
-        double fraction = 0;
-        if (end && *end == '.')
-            fraction = strtod(end, (char **)&end);
-        if (end && end[0] == 'Z' && !end[1]) {
-            *ms = 1000.0 * ((double)timegm(&tm) + fraction);
-            return 0;
-        }
-    } else if (!end) {
-        double ago;
-        if (!ds_parse_duration(s, &ago, NULL)) {
-            *ms = (double)ds_now_ms() - 1000.0 * ago;
-            return 0;
-        }
-    }
-    return ds_fail(
-        err, DS_EINVAL,
-        "'%s' is neither a date (2026-01-31, 2026-01-31T08:00:00Z) nor a time ago (2h, 3d)", s);
+    } else if (form == DS_TIME_UTC)
+        *ms = (double)at;
+    else if (form == DS_TIME_NONE && !ds_parse_duration(s, &ago, NULL))
+        *ms = (double)ds_now_ms() - 1000.0 * ago;
+    else
+        return ds_fail(err, DS_EINVAL,
+                       "'%s' is neither a date (2026-01-31, 2026-01-31T08:00:00Z) nor a time ago "
+                       "(2h, 3d)",
+                       s);
+    return 0;
 }
 
 static int choice_has(const char *choices, const char *s) {

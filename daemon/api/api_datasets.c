@@ -291,7 +291,8 @@ int ds_api_dataset_list(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_dataset_list(d->registry, page, ds_request_flag(rq, "removed"), &doc, err);
     size_t i;
     json_t *item;
-    json_array_foreach(json_object_get(doc, "items"), i, item) add_notes(d, item);
+    json_array_foreach(json_object_get(doc, "items"), i, item)
+        add_notes(d, item);
     return rc ? rc : ds_reply_json(rq, 200, doc);
 }
 

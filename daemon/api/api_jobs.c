@@ -51,7 +51,8 @@ int ds_api_job_list(ds_request *rq, void *ctx, ds_error *err) {
         rc = ds_job_list(d->registry, page, &f, &doc, err);
     if (rc)
         return rc;
-    json_array_foreach(json_object_get(doc, "items"), i, item) ds_api_overlay(d, item);
+    json_array_foreach(json_object_get(doc, "items"), i, item)
+        ds_api_overlay(d, item);
     return ds_reply_json(rq, 200, doc);
 }
 
@@ -150,7 +151,10 @@ int ds_api_job_file(ds_request *rq, void *ctx, ds_error *err) {
             type = known[i].type;
     int rc = ds_api_id(rq, 0, &id, err);
     if (!rc && !type)
-        return ds_fail(err, DS_ENOTFOUND, "jobs have no file '%.60s'", name);
+        return ds_fail(
+            err, DS_ENOTFOUND,
+            "jobs have no file '%.60s' to be asked for (docs/jobs.md has those that they have)",
+            name);
     if (!rc)
         rc = open_job_file(ctx, id, name, &fd, &st, err);
     if (!rc && fd < 0)
@@ -379,7 +383,8 @@ static int check_class(ds_daemon *d, const json_t *payload, const ds_adapter_ref
     if ((rc = ds_adapter_get(d->registry, a->ref, &adapter, err)))
         return rc;
     json_t *classes = json_object_get(adapter, "class_map");
-    json_array_foreach(classes, i, list) found |= !strcmp(ds_json_string(list, "name", ""), class);
+    json_array_foreach(classes, i, list)
+        found |= !strcmp(ds_json_string(list, "name", ""), class);
     if (json_array_size(classes) && !found) {
         size_t n = json_array_size(classes);
         const char **names = ds_xcalloc(n, sizeof *names);
@@ -455,22 +460,28 @@ static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *
     return rc ? rc : ds_reply_json(rq, 202, doc);
 }
 
+/* The section "sample" of options.def is what an adapter was evaluated with, unless told. */
+static const field sample_fields[] = {
+    {"ref", 's', 0, 0, NULL},           {"base", 's', 0, 0, NULL},
+    {"n", 'i', DS_RANGE_SAMPLES, NULL}, {"class", 's', 0, 0, NULL},
+    {"seed", 'i', DS_RANGE_SEED, NULL}, {"columns", 'i', DS_RANGE_COLUMNS, NULL},
+    {"sheet", 'b', 0, 0, NULL},
+#define RANGE(...) RANGE_(__VA_ARGS__)
+#define RANGE_(a, b) .least = a, .most = b
+#define WORDS(list) .values = DS_WORDS(list)
+#define OF_INT 'i'
+#define OF_NUM 'n'
+#define OF_ENUM 's'
+#define SAMPLE(name, flag, key_, member, type_, metavar, help, default_, allowed)                  \
+    {.key = #key_, .type = OF_##type_, allowed},
+#include "contract/options.def"
+};
+
 int ds_api_sample_add(ds_request *rq, void *ctx, ds_error *err) {
-    static const field fields[] = {{"ref", 's', 0, 0, NULL},
-                                   {"base", 's', 0, 0, NULL},
-                                   {"n", 'i', DS_RANGE_SAMPLES, NULL},
-                                   {"class", 's', 0, 0, NULL},
-                                   {"steps", 'i', DS_RANGE_SAMPLE_STEPS, NULL},
-                                   {"guidance", 'n', DS_RANGE_GUIDANCE, NULL},
-                                   {"guidance_mode", 's', 0, 0, DS_WORDS(DS_GUIDANCES)},
-                                   {"sampler", 's', 0, 0, DS_WORDS(DS_SAMPLERS)},
-                                   {"seed", 'i', DS_RANGE_SEED, NULL},
-                                   {"columns", 'i', DS_RANGE_COLUMNS, NULL},
-                                   {"sheet", 'b', 0, 0, NULL}};
     json_t *body = NULL;
     int rc = ds_request_json(rq, &body, err);
     if (!rc)
-        rc = check_body(body, fields, sizeof fields / sizeof *fields, err);
+        rc = check_body(body, sample_fields, sizeof sample_fields / sizeof *sample_fields, err);
     return rc ? rc : add_job(rq, ctx, DS_JOB_SAMPLE, json_deep_copy(body), err);
 }
 

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 int ds_api_page(ds_request *rq, ds_page *page, ds_error *err) {
     int64_t limit;
@@ -35,19 +34,10 @@ int ds_api_time(const char *what, const char *text, int64_t *ms, ds_error *err) 
         *ms = number;
         return 0;
     }
-    struct tm tm = {0};
-    end = strptime(text, "%Y-%m-%d", &tm);
-    if (end && *end == 'T')
-        end = strptime(end + 1, "%H:%M:%S", &tm);
-    if (end && *end == '.')
-        end += 1 + strspn(end + 1, "0123456789");
-    if (end && *end == 'Z')
-        end++;
-    if (!end || *end)
+    if (ds_time_read(text, ms) == DS_TIME_NONE)
         return ds_fail(err, DS_EINVAL,
                        "'%s' is '%.60s': give a time as 2026-01-02T03:04:05Z or 2026-01-02", what,
                        text);
-    *ms = (int64_t)timegm(&tm) * 1000;
     return 0;
 }
 
@@ -134,7 +124,8 @@ void ds_api_overlay(ds_daemon *d, json_t *job) {
     int n = ds_workers_running(d->workers, running, 80);
     int64_t id = ds_json_int(job, "id", 0);
     for (int i = 0; i < n; i++) {
-        if (running[i].job != id || strcmp(ds_json_string(job, "state", ""), "running") != 0)
+        if (running[i].job != id ||
+            ds_job_state_parse(ds_json_string(job, "state", NULL)) != DS_JOB_RUNNING)
             continue;
         if (*running[i].stage)
             json_object_set_new(job, "stage", json_string(running[i].stage));

@@ -1,6 +1,11 @@
 /* daemon/api/routes.c - every path of the API, once, with all that a request to it may say. */
 #include "daemon/api/api.h"
 
+static const char sample_members[] = "ref|base|n|class|seed|columns|sheet"
+#define SAMPLE(name, flag, key, ...) "|" #key
+#include "contract/options.def"
+    ;
+
 /* clang-format off */
 const ds_route ds_routes[] = {
     /* method, path, what answers it, parameters of the query, members of the body */
@@ -55,7 +60,7 @@ const ds_route ds_routes[] = {
     {"GET", "/v1/jobs/{}/files/{}", ds_api_job_file, NULL, NULL},
     {"POST", "/v1/jobs/{}/cancel", ds_api_job_cancel, NULL, NULL},
     {"POST", "/v1/samples", ds_api_sample_add, NULL,
-     "ref|base|n|class|steps|guidance|guidance_mode|sampler|seed|columns|sheet"},
+     sample_members},
     {"POST", "/v1/verify", ds_api_verify_add, NULL, "ref|base|full|base_task"},
     {"GET", "/v1/evaluations", ds_api_evaluation_list, "adapter|dataset|metric|limit|cursor", NULL},
     {"GET", "/v1/events", ds_api_events, "since|follow?|type", NULL},

@@ -1,5 +1,6 @@
-/* tests/base/test_base_age.c - ages of files while the clock is set forth and back. */
+/* tests/base/test_base_age.c - ages of files while the clock is set forth and back; times as text. */
 #include "base/age.h"
+#include "base/log.h"
 
 #include "tests/harness.h"
 
@@ -110,7 +111,44 @@ START_TEST(of_the_machine) {
 }
 END_TEST
 
+START_TEST(times_as_text) {
+    static const struct {
+        const char *text;
+        enum ds_time_form form;
+        int64_t ms;
+    } cases[] = {{"1970-01-02", DS_TIME_DAY, DAY},
+                 {"1970-01-02T00:00:01Z", DS_TIME_UTC, DAY + 1000},
+                 {"1970-01-02 00:00:01Z", DS_TIME_UTC, DAY + 1000},
+                 {"1970-01-02T00:00:01", DS_TIME_BARE, DAY + 1000},
+                 {"1970-01-02T00:00:00.25Z", DS_TIME_UTC, DAY + 250},
+                 {"1970-01-02T00:00:00.0006789Z", DS_TIME_UTC, DAY},
+                 {"1970-01-02T00:00:00.678", DS_TIME_BARE, DAY + 678},
+                 {"2024-02-29T23:59:59.999Z", DS_TIME_UTC, INT64_C(1709251199999)},
+                 {NULL, DS_TIME_NONE, 0},
+                 {"", DS_TIME_NONE, 0},
+                 {"yesterday", DS_TIME_NONE, 0},
+                 {"2026-13-01", DS_TIME_NONE, 0},
+                 {"1970-01-02Z", DS_TIME_NONE, 0},
+                 {"1970-01-02T", DS_TIME_NONE, 0},
+                 {"1970-01-02T00:00:01Zx", DS_TIME_NONE, 0},
+                 {"1970-01-02T00:00:01+01:00", DS_TIME_NONE, 0}};
+    char text[32];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t ms = -7;
+        enum ds_time_form form = ds_time_read(cases[i].text, &ms);
+        ck_assert_msg(form == cases[i].form && ms == (form ? cases[i].ms : -7), "'%s': %d, %lld",
+                      cases[i].text ? cases[i].text : "NULL", form, (long long)ms);
+    }
+    for (int64_t ms = 0; ms < 100 * DAY; ms += 86399123) { /* what is written can be read */
+        int64_t back = -1;
+        ds_time_rfc3339(text, ms);
+        ck_assert_msg(ds_time_read(text, &back) == DS_TIME_UTC && back == ms, "%s", text);
+    }
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, times_as_text);
     tcase_add_test(tc, without_steps);
     tcase_add_test(tc, set_forth);
     tcase_add_test(tc, edges_of_a_stretch);
