@@ -47,7 +47,8 @@ const char *ds_fmt_change(char out[DS_TEXT], double delta) {
 void ds_print_bars(ds_cli *c, const json_t *gate) {
     json_t *bars = json_object_get(json_object_get(gate, "self"), "bars"), *b;
     size_t i, told = 0;
-    json_array_foreach(bars, i, b) told += (size_t)worth_telling(b);
+    json_array_foreach(bars, i, b)
+        told += (size_t)worth_telling(b);
     if (!told)
         return;
     ds_table *t = ds_table_new("BAR|REF|VERDICT|FD BAR>|FD NOW>|CHANGE>|WHY~");

@@ -12,17 +12,10 @@ struct ds_client {
     char *socket, *state;
 };
 
-/* What is kept of the headers of one answer. */
-typedef struct {
-    char digest[65];
-    int64_t next_offset;
-} reply_headers;
-
 typedef int sink_fn(void *ud, const char *p, size_t n); /* non-zero: stop */
 
 typedef struct {
     ds_client *h;
-    reply_headers headers;
     sink_fn *sink; /* gets the body of a good answer */
     void *sink_ud;
     int stopped; /* the sink asked to stop */
@@ -85,30 +78,6 @@ static size_t on_body(char *p, size_t size, size_t n, void *ud) {
     return n;
 }
 
-static int header_is(const char *p, size_t n, const char *name, char *value, size_t size) {
-    size_t k = strlen(name);
-    if (n <= k || strncasecmp(p, name, k))
-        return 0;
-    while (k < n && (p[k] == ' ' || p[k] == '\t'))
-        k++;
-    while (n > k && (p[n - 1] == '\r' || p[n - 1] == '\n'))
-        n--;
-    snprintf(value, size, "%.*s", (int)(n - k), p + k);
-    return 1;
-}
-
-static size_t on_header(char *p, size_t size, size_t n, void *ud) {
-    exchange *x = ud;
-    char value[80];
-    n *= size;
-    if (header_is(p, n, "X-Diffscaler-Digest:", value, sizeof value))
-        snprintf(x->headers.digest, sizeof x->headers.digest, "%.64s",
-                 strncmp(value, "sha256:", 7) ? value : value + 7);
-    else if (header_is(p, n, "X-Next-Offset:", value, sizeof value))
-        x->headers.next_offset = strtoll(value, NULL, 10);
-    return n;
-}
-
 static int on_progress(void *ud, curl_off_t total, curl_off_t now, curl_off_t ut, curl_off_t un) {
     exchange *x = ud;
     (void)ut, (void)un;
@@ -153,7 +122,10 @@ static int transport_error(ds_client *h, CURLcode cc, const char *path, ds_error
     case CURLE_WEIRD_SERVER_REPLY:
         return ds_fail(err, DS_EFAILED,
                        "what listens at '%s' does not speak HTTP; is it diffscalerd?", h->socket);
-    default: return ds_fail(err, DS_EFAILED, "cannot %s: %s", path, curl_easy_strerror(cc));
+    default:
+        return ds_fail(err, DS_EFAILED,
+                       "cannot ask diffscalerd at '%s' for %s: %s; see its log, and dsctl doctor",
+                       h->socket, path, curl_easy_strerror(cc));
     }
 }
 
@@ -183,7 +155,8 @@ static int http_error(const exchange *x, long status, const char *path, ds_error
     if (detail)
         ds_fail(err, code, "%s", detail);
     else
-        ds_fail(err, code, "diffscalerd answered %ld to %s", status, path);
+        ds_fail(err, code, "diffscalerd answered %ld to %s; is it as new as dsctl (dsctl version)?",
+                status, path);
     json_decref(doc);
     return code;
 }
@@ -202,12 +175,9 @@ static void set_common(exchange *x, const char *path) {
     curl_easy_setopt(q, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(q, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(q, CURLOPT_WRITEDATA, x);
-    curl_easy_setopt(q, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(q, CURLOPT_HEADERDATA, x);
     curl_easy_setopt(q, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(q, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(q, CURLOPT_XFERINFODATA, x);
-    x->headers.next_offset = -1;
 }
 
 static int check_socket_path(const ds_client *h, ds_error *err) {
@@ -261,6 +231,12 @@ static int perform(exchange *x, const char *method, const char *path, const char
     return rc;
 }
 
+/* A header of the last answer; NULL: it has none of that name. */
+static const char *header_of(const ds_client *h, const char *name) {
+    struct curl_header *header;
+    return curl_easy_header(h->curl, name, 0, CURLH_HEADER, -1, &header) ? NULL : header->value;
+}
+
 static int sink_buf(void *ud, const char *p, size_t n) {
     ds_buf *b = ud;
     if (b->len + n > DS_CLIENT_MAX_BODY)
@@ -270,7 +246,8 @@ static int sink_buf(void *ud, const char *p, size_t n) {
 }
 
 static int too_large(const char *path, ds_error *err) {
-    return ds_fail(err, DS_ELIMIT, "the answer to %s is larger than %u MiB", path,
+    return ds_fail(err, DS_ELIMIT,
+                   "the answer to %s is larger than %u MiB: ask for less of it, with --limit", path,
                    DS_CLIENT_MAX_BODY >> 20);
 }
 
@@ -312,8 +289,9 @@ int ds_client_text(ds_client *h, const char *path, ds_buf *out, int64_t *next_of
     int rc = perform(&x, "GET", path, NULL, NULL, 30, err);
     if (!rc && x.stopped)
         rc = too_large(path, err);
+    const char *offset = rc ? NULL : header_of(h, "X-Next-Offset");
     if (!rc && next_offset)
-        *next_offset = x.headers.next_offset;
+        *next_offset = offset ? strtoll(offset, NULL, 10) : -1;
     return rc;
 }
 
@@ -394,8 +372,11 @@ int ds_client_download(ds_client *h, const char *path, FILE *f, char digest[65],
         errno = s.write_errno;
         rc = ds_fail_errno(err, "cannot write what %s gave", path);
     }
+    const char *said = rc ? NULL : header_of(h, "X-Diffscaler-Digest");
+    if (said && !strncmp(said, "sha256:", 7))
+        said += 7;
     if (!rc && digest)
-        snprintf(digest, 65, "%s", x.headers.digest);
+        snprintf(digest, 65, "%s", said ? said : "");
     return rc;
 }
 

@@ -208,7 +208,8 @@ void ds_print_gate(ds_cli *c, const json_t *gate, int brief) {
     json_t *tasks = json_object_get(gate, "tasks"), *task;
     size_t i, same = 0, n = json_array_size(tasks);
     ds_print_bars(c, gate);
-    json_array_foreach(tasks, i, task) same += (size_t)(brief && is_same(task));
+    json_array_foreach(tasks, i, task)
+        same += (size_t)(brief && is_same(task));
     if (n > same) {
         ds_table *t = ds_table_new("OLD TASK|VERDICT|LEVEL>|FD RECORDED>|FD NOW>|WHY~");
         json_array_foreach(tasks, i, task) {
@@ -221,49 +222,4 @@ void ds_print_gate(ds_cli *c, const json_t *gate, int brief) {
     if (same)
         fprintf(c->out, "  %zu of %zu old task%s unchanged: same probe digest%s\n", same, n,
                 n == 1 ? "" : "s", same == 1 ? "" : "s");
-}
-
-int ds_fetch_list(ds_cli *c, const char *path, int64_t limit, json_t **items, char **next,
-                  ds_error *err) {
-    char *cursor = NULL;
-    int rc = 0;
-    *items = json_array();
-    do {
-        int64_t have = (int64_t)json_array_size(*items), rest = limit > 0 ? limit - have : 1000;
-        ds_buf url = {0};
-        ds_buf_addf(&url, "%s", path);
-        ds_url_query_int(&url, "limit", rest < 1000 ? rest : 1000);
-        if (cursor)
-            ds_url_query(&url, "cursor", cursor);
-        json_t *page = NULL;
-        rc = ds_client_call(c->http, "GET", url.data, NULL, &page, err);
-        json_t *part = json_object_get(page, "items");
-        if (!rc && !json_is_array(part))
-            rc = ds_fail(err, DS_EFAILED, "the answer to %s has no 'items'", url.data);
-        free(cursor);
-        cursor = NULL;
-        if (!rc) {
-            const char *at = ds_json_string(page, "next", NULL);
-            cursor = at && json_array_size(part) ? ds_xstrdup(at) : NULL;
-            json_array_extend(*items, part);
-        }
-        json_decref(page);
-        ds_buf_release(&url);
-    } while (!rc && cursor && (limit <= 0 || (int64_t)json_array_size(*items) < limit));
-    *next = cursor;
-    if (rc) {
-        json_decref(*items);
-        *items = NULL;
-    }
-    return rc;
-}
-
-int ds_fetch_page(ds_cli *c, const char *path, json_t **items, char **next, ds_error *err) {
-    if (ds_opt_given(c, "all") && ds_opt_given(c, "limit"))
-        return ds_fail(err, DS_EINVAL, "options --all and --limit exclude each other");
-    int64_t limit = ds_opt_given(c, "all") ? 0 : (int64_t)ds_opt_number(c, "limit", 100);
-    int rc = ds_fetch_list(c, path, limit, items, next, err);
-    if (!rc && *next)
-        ds_say(c, "showing the first %zu; --all shows the rest", json_array_size(*items));
-    return rc;
 }

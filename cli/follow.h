@@ -56,12 +56,5 @@ int ds_job_is(const json_t *job, enum ds_job_state state);
 /* The tables of a gate object (docs/jobs.md), indented: its bars, the old tasks.  brief: tasks with
  * the same probe digest are one line with their number. */
 void ds_print_gate(ds_cli *c, const json_t *gate, int brief);
-/* The pages of a list: `path` may already have a query.  limit <= 0: all.  *next (malloc'ed or
- * NULL) is the cursor when more is there. */
-int ds_fetch_list(ds_cli *c, const char *path, int64_t limit, json_t **items, char **next,
-                  ds_error *err);
-/* ds_fetch_list with the options --limit and --all of the command, and a hint when more is there.
- */
-int ds_fetch_page(ds_cli *c, const char *path, json_t **items, char **next, ds_error *err);
 
 #endif

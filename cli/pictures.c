@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/png_write.h"
+#include "contract/job.h"
 #include "cli/npz_write.h"
 
 #include <dirent.h>
@@ -301,7 +302,7 @@ int ds_pictures_fetch(ds_pictures *p, ds_client *h, int64_t job, ds_client_progr
     fetching f = {.p = p, .err = err};
     ds_error answer;
     char path[80];
-    snprintf(path, sizeof path, "/v1/jobs/%lld/files/samples.safetensors", (long long)job);
+    snprintf(path, sizeof path, "/v1/jobs/%lld/files/" DS_FILE_SAMPLES, (long long)job);
     int rc = ds_client_stream(h, path, on_piece, &f, progress, ud, &answer);
     if (f.rc)
         rc = f.rc; /* why it stopped stands in err already */

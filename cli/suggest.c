@@ -2,7 +2,7 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/client.h"
-#include "cli/follow.h"
+#include "cli/list.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /* cli/table.c - tables, labelled fields, bars and colour. */
 #include "base/mem.h"
+#include "contract/job.h"
 #include "cli/format.h"
 
 #include <math.h>
@@ -37,12 +38,23 @@ ds_style ds_style_of_state(const char *state) {
     static const struct {
         const char *state;
         ds_style style;
-    } known[] = {{"published", DS_GREEN}, {"done", DS_GREEN},    {"ready", DS_GREEN},
-                 {"passed", DS_GREEN},    {"ok", DS_GREEN},      {"running", DS_BLUE},
-                 {"scanning", DS_BLUE},   {"queued", DS_YELLOW}, {"warn", DS_YELLOW},
-                 {"note", DS_BLUE},       {"rejected", DS_RED},  {"failed", DS_RED},
-                 {"refused", DS_RED},     {"fail", DS_RED},      {"cancelled", DS_YELLOW},
-                 {"removed", DS_DIM}};
+    } known[] = {{DS_WORD_QUEUED, DS_YELLOW},
+                 {DS_WORD_RUNNING, DS_BLUE},
+                 {DS_WORD_DONE, DS_GREEN},
+                 {DS_WORD_REJECTED, DS_RED},
+                 {DS_WORD_FAILED, DS_RED},
+                 {DS_WORD_CANCELLED, DS_YELLOW},
+                 /* of datasets, adapters, gates, findings */
+                 {"scanning", DS_BLUE},
+                 {"ready", DS_GREEN},
+                 {"removed", DS_DIM},
+                 {"published", DS_GREEN},
+                 {"passed", DS_GREEN},
+                 {"refused", DS_RED},
+                 {"ok", DS_GREEN},
+                 {"note", DS_BLUE},
+                 {"warn", DS_YELLOW},
+                 {"fail", DS_RED}};
     for (size_t i = 0; state && i < sizeof known / sizeof *known; i++)
         if (!strcmp(known[i].state, state))
             return known[i].style;

@@ -5,6 +5,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/list.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -55,28 +56,20 @@ static void print_adapters(ds_cli *c, const json_t *items) {
              "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE%s%s|ALIASES~",
              nets ? "|NETWORK~" : "", bars ? "|BAR~" : "");
     ds_table *t = ds_table_new(spec);
-    json_array_foreach((json_t *)(uintptr_t)items, i, a) { add_row(t, a, nets, bars); }
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
+        add_row(t, a, nets, bars);
+    }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);
 }
 
-static void print_ids(ds_cli *c, const json_t *items, const char *key) {
-    size_t i;
-    const json_t *a;
-    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
-        const json_t *v = json_object_get(a, key);
-        if (json_is_integer(v))
-            fprintf(c->out, "%lld", (long long)json_integer_value(v));
-        else
-            ds_put_clean(c, c->out, json_is_string(v) ? json_string_value(v) : "");
-        fputc('\n', c->out);
-    }
-}
-
 int ds_cmd_list_adapters(ds_cli *c, ds_error *err) {
+    static const ds_list_view view = {.kind = "adapters",
+                                      .id = "ref",
+                                      .none =
+                                          "no adapters; dsctl list-jobs shows what is on its way",
+                                      .table = print_adapters};
     ds_buf path = {0};
-    json_t *items;
-    char *next;
     ds_buf_addf(&path, "/v1/adapters");
     if (ds_opt_given(c, "dataset"))
         ds_url_query(&path, "dataset", ds_opt_text(c, "dataset", ""));
@@ -89,21 +82,9 @@ int ds_cmd_list_adapters(ds_cli *c, ds_error *err) {
         ds_time_rfc3339(when, (int64_t)ds_opt_number(c, "since", 0));
         ds_url_query(&path, "since", when);
     }
-    int rc = ds_fetch_page(c, path.data, &items, &next, err);
+    int rc = ds_list(c, path.data, &view, err);
     ds_buf_release(&path);
-    if (rc)
-        return rc;
-    if (c->json)
-        ds_print_json_list(c, "adapters", items, next);
-    else if (c->quiet)
-        print_ids(c, items, "ref");
-    else if (!json_array_size(items))
-        ds_say(c, "no adapters; dsctl list-jobs shows what is on its way");
-    else
-        print_adapters(c, items);
-    json_decref(items);
-    free(next);
-    return 0;
+    return rc;
 }
 
 static void show_evaluations(ds_cli *c, const json_t *list) {
@@ -232,29 +213,19 @@ static void print_evaluations(ds_cli *c, const json_t *items) {
 }
 
 int ds_cmd_list_evaluations(ds_cli *c, ds_error *err) {
+    static const ds_list_view view = {.kind = "evaluations",
+                                      .id = "id",
+                                      .none = "nothing was measured yet",
+                                      .table = print_evaluations};
     static const char *const filters[] = {"adapter", "dataset", "metric"};
     ds_buf path = {0};
-    json_t *items;
-    char *next;
     ds_buf_addf(&path, "/v1/evaluations");
     for (size_t i = 0; i < sizeof filters / sizeof *filters; i++)
         if (ds_opt_given(c, filters[i]))
             ds_url_query(&path, filters[i], ds_opt_text(c, filters[i], ""));
-    int rc = ds_fetch_page(c, path.data, &items, &next, err);
+    int rc = ds_list(c, path.data, &view, err);
     ds_buf_release(&path);
-    if (rc)
-        return rc;
-    if (c->json)
-        ds_print_json_list(c, "evaluations", items, next);
-    else if (c->quiet)
-        print_ids(c, items, "id");
-    else if (!json_array_size(items))
-        ds_say(c, "nothing was measured yet");
-    else
-        print_evaluations(c, items);
-    json_decref(items);
-    free(next);
-    return 0;
+    return rc;
 }
 
 int ds_cmd_set_alias(ds_cli *c, ds_error *err) {

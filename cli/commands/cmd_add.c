@@ -6,6 +6,7 @@
  */
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/job.h"
 #include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/follow.h"
@@ -104,7 +105,7 @@ static const char *scan_state(const json_t *d) {
 /* The scan that the POST asked for: the daemon says "queued" for as long as one is owed. */
 static int scan_over(const json_t *d) {
     const char *s = scan_state(d);
-    return !strcmp(s, "done") || !strcmp(s, "failed");
+    return !strcmp(s, DS_WORD_DONE) || !strcmp(s, DS_WORD_FAILED);
 }
 
 static int get_dataset(ds_cli *c, const char *name, json_t **d, ds_error *err) {
@@ -125,7 +126,8 @@ static void keep_answer(const json_t *was, json_t *now) {
         json_object_set(now, keys[i], json_object_get(was, keys[i]));
     json_array_foreach(notes, i, a) {
         int known = 0;
-        json_array_foreach(have, k, b) known |= json_equal(a, b);
+        json_array_foreach(have, k, b)
+            known |= json_equal(a, b);
         if (!known)
             json_array_append(have, a);
     }
@@ -342,8 +344,9 @@ static void tell(ds_cli *c, const json_t *d, int64_t job, const char *state) {
 static void say_notes(ds_cli *c, const json_t *d) {
     size_t i;
     const json_t *n;
-    json_array_foreach(json_object_get(d, "notes"), i, n) if (json_is_string(n))
-        ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
+    json_array_foreach(json_object_get(d, "notes"), i, n)
+        if (json_is_string(n))
+            ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
 }
 
 static int add_no_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
@@ -351,7 +354,7 @@ static int add_no_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
     int rc = wait_scan(c, d, c->started + SCAN_PATIENCE, NULL);
     char state[16] = "";
     int64_t job = 0;
-    if (!rc && scan_over(*d) && strcmp(scan_state(*d), "done"))
+    if (!rc && scan_over(*d) && strcmp(scan_state(*d), DS_WORD_DONE))
         return scan_error(*d, err);
     if (!rc && scan_over(*d))
         job = await_job(c, d, JOB_PATIENCE, old, state);
@@ -460,7 +463,7 @@ static int add_and_wait(ds_cli *c, json_t **d, int64_t old, ds_error *err) {
     if (!scan_over(*d))
         return ds_fail(err, DS_ETIMEOUT,
                        "timed out; the dataset is registered and will be trained");
-    if (strcmp(scan_state(*d), "done"))
+    if (strcmp(scan_state(*d), DS_WORD_DONE))
         return scan_error(*d, err);
     int patient = !ds_json_string(*d, "adapter", NULL) || !unchanged(*d) ||
                   ds_json_bool(*d, "publish_worse", 0);

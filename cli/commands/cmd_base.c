@@ -6,6 +6,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/list.h"
 #include "cli/start.h"
 #include "cli/understood.h"
 
@@ -138,15 +139,6 @@ int ds_cmd_add_feature_net(ds_cli *c, ds_error *err) { return add_model(c, 1, er
 
 /* ---- listing ---- */
 
-static void print_names(ds_cli *c, const json_t *items) {
-    size_t i;
-    const json_t *m;
-    json_array_foreach((json_t *)(uintptr_t)items, i, m) {
-        ds_put_clean(c, c->out, ds_json_string(m, "name", ""));
-        fputc('\n', c->out);
-    }
-}
-
 static const char *vae_text(const json_t *base) {
     if (!ds_json_bool(base, "latent", 0))
         return "not needed";
@@ -201,41 +193,44 @@ static void net_cells(ds_table *t, const json_t *n) {
     ds_cell(t, ds_json_string(n, "license", NULL));
 }
 
-static int list_models(ds_cli *c, int net, ds_error *err) {
-    json_t *items, *m;
-    char *next;
+static void print_bases(ds_cli *c, const json_t *items) {
     size_t i;
-    int rc = ds_fetch_page(c, net ? "/v1/feature_nets" : "/v1/bases", &items, &next, err);
-    if (rc)
-        return rc;
-    if (c->json) {
-        ds_print_json_list(c, net ? "feature-nets" : "bases", items, next);
-    } else if (c->quiet) {
-        print_names(c, items);
-    } else if (!json_array_size(items)) {
-        ds_say(c, net ? "no feature networks; add one with: dsctl add-feature-net FILE"
-                      : "no bases; add one with: dsctl add-base SRC");
-    } else {
-        ds_table *t = ds_table_new(
-            net ? "NAME~|DEFAULT|KIND|PREPROCESSINGS|SIZE>|DATASETS>|ADAPTERS>|DIGEST|LICENCE~"
-                : "NAME~|DEFAULT|KIND|VAE|PARAMETERS>|SIZE>|DATASETS>|"
-                  "ADAPTERS>|DIGEST|LICENCE~");
-        json_array_foreach(items, i, m) {
-            if (net)
-                net_cells(t, m);
-            else
-                base_cells(t, m);
-        }
-        ds_table_print(t, c, c->out, 0);
-        ds_table_free(t);
-    }
-    json_decref(items);
-    free(next);
-    return 0;
+    const json_t *m;
+    ds_table *t = ds_table_new("NAME~|DEFAULT|KIND|VAE|PARAMETERS>|SIZE>|DATASETS>|ADAPTERS>|"
+                               "DIGEST|LICENCE~");
+    json_array_foreach((json_t *)(uintptr_t)items, i, m)
+        base_cells(t, m);
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
 }
 
-int ds_cmd_list_bases(ds_cli *c, ds_error *err) { return list_models(c, 0, err); }
-int ds_cmd_list_feature_nets(ds_cli *c, ds_error *err) { return list_models(c, 1, err); }
+static void print_nets(ds_cli *c, const json_t *items) {
+    size_t i;
+    const json_t *m;
+    ds_table *t = ds_table_new("NAME~|DEFAULT|KIND|PREPROCESSINGS|SIZE>|DATASETS>|ADAPTERS>|"
+                               "DIGEST|LICENCE~");
+    json_array_foreach((json_t *)(uintptr_t)items, i, m)
+        net_cells(t, m);
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
+}
+
+int ds_cmd_list_bases(ds_cli *c, ds_error *err) {
+    static const ds_list_view view = {.kind = "bases",
+                                      .id = "name",
+                                      .none = "no bases; add one with: dsctl add-base SRC",
+                                      .table = print_bases};
+    return ds_list(c, "/v1/bases", &view, err);
+}
+
+int ds_cmd_list_feature_nets(ds_cli *c, ds_error *err) {
+    static const ds_list_view view = {
+        .kind = "feature-nets",
+        .id = "name",
+        .none = "no feature networks; add one with: dsctl add-feature-net FILE",
+        .table = print_nets};
+    return ds_list(c, "/v1/feature_nets", &view, err);
+}
 
 /* ---- one base ---- */
 

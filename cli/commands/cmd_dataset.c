@@ -1,9 +1,11 @@
 /* cli/commands/cmd_dataset.c - list, show, remove and rescan datasets; add-dataset is in cmd_add.c.
  * */
 #include "base/mem.h"
+#include "contract/job.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/list.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -27,15 +29,6 @@ static int exchange(ds_cli *c, const char *method, const char *rest, json_t **an
     return rc;
 }
 
-static void print_names(ds_cli *c, const json_t *items) {
-    size_t i;
-    const json_t *d;
-    json_array_foreach((json_t *)(uintptr_t)items, i, d) {
-        ds_put_clean(c, c->out, ds_json_string(d, "name", ""));
-        fputc('\n', c->out);
-    }
-}
-
 static void add_row(ds_table *t, const json_t *d) {
     const json_t *v = json_object_get(d, "version");
     const char *state = ds_json_string(json_object_get(d, "reach"), "state", /* of its folder */
@@ -47,7 +40,7 @@ static void add_row(ds_table *t, const json_t *d) {
     ds_cell(t, ds_fmt_count(text, ds_json_int(v, "images", -1)));
     ds_cell(t, ds_fmt_count(text, ds_json_int(v, "classes", -1)));
     ds_cell(t, ds_fmt_bytes(text, ds_json_number(v, "bytes", -1)));
-    ds_cell_styled(t, ds_style_of_state(ds_training_failed(d) ? "failed" : state),
+    ds_cell_styled(t, ds_style_of_state(ds_training_failed(d) ? DS_WORD_FAILED : state),
                    ds_training_failed(d)          ? "training failed"
                    : ds_json_bool(d, "paused", 0) ? "paused"
                                                   : state);
@@ -64,34 +57,30 @@ static void say_notes(ds_cli *c, const json_t *d) {
     if (why.len)
         ds_say(c, "%s", why.data);
     ds_buf_release(&why);
-    json_array_foreach(json_object_get(d, "notes"), i, n) if (json_is_string(n))
-        ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
+    json_array_foreach(json_object_get(d, "notes"), i, n)
+        if (json_is_string(n))
+            ds_say(c, "note: %s: %s", ds_json_string(d, "name", ""), json_string_value(n));
+}
+
+static void print_datasets(ds_cli *c, const json_t *items) {
+    size_t i;
+    const json_t *d;
+    ds_table *t = ds_table_new("NAME~|VERSION|IMAGES>|CLASSES>|SIZE>|STATE|ADAPTER|ADDED|PATH~");
+    json_array_foreach((json_t *)(uintptr_t)items, i, d)
+        add_row(t, d);
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
+    json_array_foreach((json_t *)(uintptr_t)items, i, d)
+        say_notes(c, d);
 }
 
 int ds_cmd_list_datasets(ds_cli *c, ds_error *err) {
-    json_t *items, *d;
-    char *next;
-    size_t i;
-    int rc = ds_fetch_page(c, "/v1/datasets", &items, &next, err);
-    if (rc)
-        return rc;
-    if (c->json) {
-        ds_print_json_list(c, "datasets", items, next);
-    } else if (c->quiet) {
-        print_names(c, items);
-    } else if (!json_array_size(items)) {
-        ds_say(c, "no datasets yet; add one with: dsctl add-dataset DIR");
-    } else {
-        ds_table *t =
-            ds_table_new("NAME~|VERSION|IMAGES>|CLASSES>|SIZE>|STATE|ADAPTER|ADDED|PATH~");
-        json_array_foreach(items, i, d) { add_row(t, d); }
-        ds_table_print(t, c, c->out, 0);
-        ds_table_free(t);
-        json_array_foreach(items, i, d) say_notes(c, d);
-    }
-    json_decref(items);
-    free(next);
-    return 0;
+    static const ds_list_view view = {.kind = "datasets",
+                                      .id = "name",
+                                      .none =
+                                          "no datasets yet; add one with: dsctl add-dataset DIR",
+                                      .table = print_datasets};
+    return ds_list(c, "/v1/datasets", &view, err);
 }
 
 static void show_version(ds_cli *c, const json_t *v) {
@@ -147,40 +136,38 @@ static void show(ds_cli *c, const json_t *d) {
         ds_field(c, "latest job", "%lld", (long long)id);
     size_t i;
     const json_t *note;
-    json_array_foreach(json_object_get(d, "notes"), i, note) if (json_is_string(note))
-        ds_field(c, "note", "%s", json_string_value(note));
+    json_array_foreach(json_object_get(d, "notes"), i, note)
+        if (json_is_string(note))
+            ds_field(c, "note", "%s", json_string_value(note));
+}
+
+static void print_rejected(ds_cli *c, const json_t *items) {
+    size_t i;
+    const json_t *r;
+    ds_table *t = ds_table_new("FILE~|FOUND|WHY");
+    json_array_foreach((json_t *)(uintptr_t)items, i, r) {
+        int scan = strcmp(ds_json_string(r, "stage", "scan"), "decode") != 0;
+        ds_cell(t, ds_json_string(r, "path", NULL));
+        ds_cell(t, scan ? "at the scan" : "decoding");
+        ds_cell(t, ds_json_string(r, "reason", NULL));
+    }
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
 }
 
 static int show_rejected(ds_cli *c, ds_error *err) {
+    static const ds_list_view view = {
+        .kind = "rejected-files", .none = "no file was rejected", .table = print_rejected};
     ds_buf path = {0};
-    json_t *items = NULL, *r;
+    json_t *items = NULL;
     char *next = NULL;
-    size_t i;
     dataset_path(&path, c->args[0], "/rejected");
     int rc = ds_fetch_list(c, path.data, 0, &items, &next, err);
     ds_buf_release(&path);
-    if (rc) {
-        ds_suggest_name(c, c->args[0], 0, err);
-        return rc;
-    }
-    if (c->json) {
-        ds_print_json_list(c, "rejected-files", items, next);
-    } else if (!json_array_size(items)) {
-        ds_say(c, "no file was rejected");
-    } else {
-        ds_table *t = ds_table_new("FILE~|FOUND|WHY");
-        json_array_foreach(items, i, r) {
-            ds_cell(t, ds_json_string(r, "path", NULL));
-            ds_cell(t, strcmp(ds_json_string(r, "stage", "scan"), "decode") ? "at the scan"
-                                                                            : "decoding");
-            ds_cell(t, ds_json_string(r, "reason", NULL));
-        }
-        ds_table_print(t, c, c->out, 0);
-        ds_table_free(t);
-    }
-    json_decref(items);
-    free(next);
-    return 0;
+    if (!rc)
+        return ds_list_show(c, &view, items, next);
+    ds_suggest_name(c, c->args[0], 0, err);
+    return rc;
 }
 
 /* The manifest is data to be hashed: every byte as it comes. */

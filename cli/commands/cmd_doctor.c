@@ -11,6 +11,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/list.h"
 #include "cli/fsck.h"
 #include "cli/start.h"
 
@@ -371,9 +372,10 @@ static void check_names(doctor *d) {
     if (!d->status || ds_fetch_list(d->c, "/v1/datasets", 0, &items, &next, NULL))
         return;
     json_array_foreach(items, i, item) {
-        json_array_foreach(json_object_get(item, "notes"), k, n) if (json_is_string(n))
-            report(d, NOTE, "datasets", "", "%s: %s", ds_json_string(item, "name", "?"),
-                   json_string_value(n));
+        json_array_foreach(json_object_get(item, "notes"), k, n)
+            if (json_is_string(n))
+                report(d, NOTE, "datasets", "", "%s: %s", ds_json_string(item, "name", "?"),
+                       json_string_value(n));
     }
     free(next);
     json_decref(items);

@@ -72,7 +72,9 @@ static int on_line(void *ud, const char *line, size_t n) {
     json_t *e = json_loadb(line, n, 0, NULL), *item;
     json_t *items = json_object_get(e, "items");
     if (json_is_array(items)) {
-        json_array_foreach(items, i, item) { take_event(r, item); }
+        json_array_foreach(items, i, item) {
+            take_event(r, item);
+        }
     } else if (json_is_object(e)) {
         take_event(r, e);
     }

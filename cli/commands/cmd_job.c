@@ -3,6 +3,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/list.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,11 +58,20 @@ static void add_row(ds_table *t, const json_t *job) {
                               ds_json_string(json_object_get(job, "error"), "message", NULL)));
 }
 
-int ds_cmd_list_jobs(ds_cli *c, ds_error *err) {
-    ds_buf path = {0};
-    json_t *items, *job;
-    char *next;
+static void print_jobs(ds_cli *c, const json_t *items) {
     size_t i;
+    const json_t *job;
+    ds_table *t = ds_table_new("JOB>|KIND|DATASET~|STATE|PROGRESS|QUEUED|TOOK>|OUTCOME~");
+    json_array_foreach((json_t *)(uintptr_t)items, i, job)
+        add_row(t, job);
+    ds_table_print(t, c, c->out, 0);
+    ds_table_free(t);
+}
+
+int ds_cmd_list_jobs(ds_cli *c, ds_error *err) {
+    static const ds_list_view view = {
+        .kind = "jobs", .id = "id", .none = "no jobs", .table = print_jobs};
+    ds_buf path = {0};
     ds_buf_addf(&path, "/v1/jobs");
     if (ds_opt_given(c, "status"))
         ds_url_query(&path, "state", ds_opt_text(c, "status", ""));
@@ -69,27 +79,9 @@ int ds_cmd_list_jobs(ds_cli *c, ds_error *err) {
         ds_url_query(&path, "kind", ds_opt_text(c, "kind", ""));
     if (ds_opt_given(c, "dataset"))
         ds_url_query(&path, "dataset", ds_opt_text(c, "dataset", ""));
-    int rc = ds_fetch_page(c, path.data, &items, &next, err);
+    int rc = ds_list(c, path.data, &view, err);
     ds_buf_release(&path);
-    if (rc)
-        return rc;
-    if (c->json) {
-        ds_print_json_list(c, "jobs", items, next);
-    } else if (c->quiet) {
-        json_array_foreach(items, i, job) {
-            fprintf(c->out, "%lld\n", (long long)ds_json_int(job, "id", 0));
-        }
-    } else if (!json_array_size(items)) {
-        ds_say(c, "no jobs");
-    } else {
-        ds_table *t = ds_table_new("JOB>|KIND|DATASET~|STATE|PROGRESS|QUEUED|TOOK>|OUTCOME~");
-        json_array_foreach(items, i, job) { add_row(t, job); }
-        ds_table_print(t, c, c->out, 0);
-        ds_table_free(t);
-    }
-    json_decref(items);
-    free(next);
-    return 0;
+    return rc;
 }
 
 static int exchange(ds_cli *c, const char *method, const char *rest, json_t **job, ds_error *err) {

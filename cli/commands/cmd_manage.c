@@ -5,6 +5,7 @@
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
+#include "cli/list.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,33 +69,25 @@ static void print_refs(ds_cli *c, const json_t *items) {
 }
 
 int ds_cmd_list_aliases(ds_cli *c, ds_error *err) {
-    json_t *items = NULL, *page = NULL;
-    char *next = NULL;
-    int rc;
-    if (c->arg_count) { /* all of one adapter, in one answer */
-        ds_buf path = {0};
-        adapter_path(&path, c->args[0], "/aliases");
-        rc = ds_client_call(c->http, "GET", path.data, NULL, &page, err);
-        ds_buf_release(&path);
-        items = rc ? NULL : json_incref(json_object_get(page, "items"));
-        json_decref(page);
-        if (rc)
-            ds_suggest_name(c, c->args[0], 1, err);
-    } else
-        rc = ds_fetch_page(c, "/v1/aliases", &items, &next, err);
-    if (rc)
+    static const ds_list_view view = {
+        .kind = "aliases",
+        .quiet = print_refs,
+        .none = "no aliases; a published adapter gets @latest, set-alias makes others",
+        .table = print_aliases};
+    if (!c->arg_count)
+        return ds_list(c, "/v1/aliases", &view, err);
+    ds_buf path = {0}; /* all of one adapter, in one answer */
+    json_t *page = NULL;
+    adapter_path(&path, c->args[0], "/aliases");
+    int rc = ds_client_call(c->http, "GET", path.data, NULL, &page, err);
+    ds_buf_release(&path);
+    if (rc) {
+        ds_suggest_name(c, c->args[0], 1, err);
         return rc;
-    if (c->json)
-        ds_print_json_list(c, "aliases", items, next);
-    else if (c->quiet)
-        print_refs(c, items);
-    else if (!json_array_size(items))
-        ds_say(c, "no aliases; a published adapter gets @latest, set-alias makes others");
-    else
-        print_aliases(c, items);
-    json_decref(items);
-    free(next);
-    return 0;
+    }
+    json_t *items = json_incref(json_object_get(page, "items"));
+    json_decref(page);
+    return ds_list_show(c, &view, items, NULL);
 }
 
 int ds_cmd_remove_alias(ds_cli *c, ds_error *err) {

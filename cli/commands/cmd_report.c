@@ -12,6 +12,7 @@
 #include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/format.h"
+#include "cli/list.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -99,8 +100,8 @@ static void print_table(ds_cli *c, const json_t *rows) {
         double base = ds_json_real(r, "fd_base"), fd = ds_json_real(r, "fd_adapter");
         const json_t *old = json_object_get(r, "old_tasks"), *task;
         size_t k, same = 0;
-        json_array_foreach((json_t *)(uintptr_t)old, k, task) same +=
-            (size_t)ds_json_bool(task, "unchanged", 0);
+        json_array_foreach((json_t *)(uintptr_t)old, k, task)
+            same += (size_t)ds_json_bool(task, "unchanged", 0);
         if (isfinite(base) && isfinite(fd) && base > 0)
             snprintf(ratio, sizeof ratio, "%.2f", fd / base);
         if (json_array_size(old))
@@ -176,33 +177,17 @@ static void print_bases(ds_cli *c, const json_t *rows) {
 
 /* All datasets, oldest first. */
 static int collect(ds_cli *c, json_t *rows, ds_error *err) {
-    json_t *page = NULL, *all = json_array(), *d;
-    char *cursor = NULL;
+    json_t *all = NULL, *d;
+    char *next;
     size_t i;
-    int rc = 0;
-    do {
-        ds_buf path = {0};
-        ds_buf_addf(&path, "/v1/datasets");
-        ds_url_query_int(&path, "limit", 1000);
-        if (cursor)
-            ds_url_query(&path, "cursor", cursor);
-        rc = ds_client_call(c->http, "GET", path.data, NULL, &page, err);
-        ds_buf_release(&path);
-        free(cursor);
-        cursor = NULL;
-        if (rc)
-            break;
-        json_array_extend(all, json_object_get(page, "items"));
-        const char *next = ds_json_string(page, "next", NULL);
-        cursor = next ? ds_xstrdup(next) : NULL;
-        json_decref(page);
-    } while (cursor);
+    int rc = ds_fetch_list(c, "/v1/datasets", 0, &all, &next, err);
     int64_t last = -1; /* by id: a selection sort over few rows, whatever order the API has */
     for (size_t n = json_array_size(all); !rc && n > 0; n--) {
         const json_t *least = NULL;
-        json_array_foreach(all, i, d) if (ds_json_int(d, "id", 0) > last &&
-                                          (!least || ds_json_int(d, "id", 0) <
-                                                         ds_json_int(least, "id", 0))) least = d;
+        json_array_foreach(all, i, d)
+            if (ds_json_int(d, "id", 0) > last &&
+                (!least || ds_json_int(d, "id", 0) < ds_json_int(least, "id", 0)))
+                least = d;
         if (!least)
             break;
         last = ds_json_int(least, "id", 0);

@@ -3,6 +3,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "contract/job.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
@@ -25,8 +26,9 @@ int ds_post_and_follow(ds_cli *c, const char *path, const json_t *body, json_t *
     int64_t id = ds_json_int(queued, "id", 0);
     const json_t *notes = json_object_get(queued, "notes"), *note;
     size_t i;
-    json_array_foreach((json_t *)(uintptr_t)notes, i, note) if (json_is_string(note))
-        ds_say(c, "note: %s", json_string_value(note));
+    json_array_foreach((json_t *)(uintptr_t)notes, i, note)
+        if (json_is_string(note))
+            ds_say(c, "note: %s", json_string_value(note));
     json_decref(queued);
     if (id < 1)
         return ds_fail(err, DS_EFAILED, "the answer to POST %s names no job", path);
@@ -147,7 +149,7 @@ static int fetch_grid(ds_cli *c, int64_t id, const char *target, ds_error *err) 
     char *data = NULL;
     size_t n = 0;
     ds_buf path = {0};
-    ds_buf_addf(&path, "/v1/jobs/%lld/files/grid.png", (long long)id);
+    ds_buf_addf(&path, "/v1/jobs/%lld/files/" DS_FILE_GRID, (long long)id);
     FILE *f = open_memstream(&data, &n);
     ds_need(f);
     int rc = ds_client_download(c->http, path.data, f, NULL, NULL, NULL, err);
@@ -192,7 +194,7 @@ static int kept(ds_cli *c, int64_t id, ds_error *err) {
     ds_error e = *err;
     return ds_fail(err, e.code,
                    "%s; job %lld keeps the pictures: curl --unix-socket '%s' "
-                   "http://d/v1/jobs/%lld/files/samples.safetensors",
+                   "http://d/v1/jobs/%lld/files/" DS_FILE_SAMPLES,
                    e.message, (long long)id, c->socket, (long long)id);
 }
 
