@@ -292,14 +292,17 @@ static void name_classes(ds_adapter *a, const ds_images *im) {
 
 static json_t *train_json(const train_job *t) {
     const ds_train_options *o = &t->options;
-    json_t *doc = json_pack("{s:i, s:i, s:i, s:f, s:f, s:b, s:f, s:f, s:f}", "steps", o->steps,
-                            "batch", o->batch, "micro_batch", o->micro_batch, "lr", o->lr, "warmup",
-                            (double)o->warmup, "cosine", o->cosine, "clip", o->clip, "weight_decay",
-                            o->weight_decay, "ema", o->ema);
-    json_object_update_new(
-        doc, json_pack("{s:f, s:b, s:f, s:f, s:f, s:i, s:I}", "label_dropout", o->label_dropout,
-                       "flip", o->flip, "vb_weight", o->vb_weight, "focus", o->focus, "focus_mean",
-                       o->focus_mean, "heldout", o->heldout, "seed", (json_int_t)o->seed));
+    json_t *doc = json_object();
+#define OF_INT(value) json_integer(value)
+#define OF_SEED(value) json_integer((json_int_t)(value))
+#define OF_NUM(value) json_real(value)
+#define OF_BOOL(value) json_boolean(value)
+#define TRAIN(name, flag, key, member, type, ...)                                                  \
+    json_object_set_new(doc, #key, OF_##type(o->member));
+#include "contract/options.def"
+    json_object_set_new(doc, "warmup", json_real(o->warmup)); /* as it has been from the first */
+    json_object_del(doc, "checkpoint_every"); /* what is trained does not depend on these two */
+    json_object_del(doc, "heldout_every");
     return doc;
 }
 
