@@ -62,8 +62,7 @@ static void doom(gc *g, const char *path, const struct stat *st, ds_gc_part *par
     g->list[g->count++] = (doomed){ds_xstrdup(path), st->st_size, part};
 }
 
-/* Calls fn for each regular file of a folder that begins and ends so; fn says whether it is of use.
- */
+/* Calls `used` for each regular file of a folder that begins and ends so: is it of use? */
 static void each(gc *g, const char *folder, const char *begin, const char *end,
                  int (*used)(gc *g, const char *path, const char *name), ds_gc_part *part) {
     char dir[PATH_MAX], path[PATH_MAX];

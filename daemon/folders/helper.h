@@ -87,8 +87,7 @@ int ds_helpers_mounts_changed(ds_helpers *h);
 ds_ask *ds_helpers_ask(ds_helpers *h, const ds_question *q, const ds_ask_to *to);
 void ds_ask_forget(ds_ask *a); /* its callbacks are not called any more; NULL is fine */
 
-/* daemon/folders/helper_child.c: the helper's main; returns when the arguments do not ask for it.
- * */
+/* The helper's main (daemon/folders/helper_child.c); returns when the arguments are not for it. */
 #define DS_HELPER_ARG "--ask-files" /* argv: self DS_HELPER_ARG STATE; socket on 0, inotify on 3 */
 void ds_helper_main(int argc, char **argv);
 
