@@ -1,4 +1,4 @@
-/* registry/jobs/jobs_internal.h - the end of a job, for the files of registry/ that write results.
+/* registry/jobs/jobs_internal.h - shared by the files that change jobs, and that write results.
  *
  * All run inside the caller's transaction.
  */
@@ -16,6 +16,12 @@ typedef struct {
     const json_t *result;
     int64_t adapter_version_id; /* 0 = none */
 } job_end;
+
+/* Columns of a row, in the order in which job_from_row takes them. */
+#define JOB_FIELDS                                                                                 \
+    "id, kind, state, dataset_id, dataset_version_id, base_id, attempts, max_attempts, run_after," \
+    " cancel, process, pid, name, postponed, created_at, priority"
+void job_from_row(ds_job *j, sqlite3_stmt *q);
 
 /* Read a job and refuse it (DS_ECONFLICT) unless it is running. */
 int job_read_running(ds_registry *r, int64_t id, ds_job *out, ds_error *err);
