@@ -7,7 +7,7 @@
 #ifndef DS_CONTRACT_JOB_H
 #define DS_CONTRACT_JOB_H
 
-/* Their words in rows, in spec.json and in the API, as constants for where a text is put together. */
+/* Their words in rows, in spec.json and in the API, for where a text is put together. */
 #define DS_WORD_SCAN "scan"
 #define DS_WORD_TRAIN "train"
 #define DS_WORD_SAMPLE "sample"

@@ -12,7 +12,7 @@
 #include "cli/follow.h"
 #include "cli/format.h"
 #include "cli/list.h"
-#include "cli/fsck.h"
+#include "cli/commands/fsck.h"
 #include "cli/start.h"
 
 #include <stdarg.h>

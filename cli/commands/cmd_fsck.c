@@ -4,7 +4,7 @@
 #include "base/mem.h"
 #include "cli/client.h"
 #include "cli/format.h"
-#include "cli/fsck.h"
+#include "cli/commands/fsck.h"
 #include "cli/start.h"
 
 #include <stdlib.h>

@@ -1,16 +1,17 @@
 /* daemon/jobs/executor.h - what starts the process of a job, wherever that runs.
  *
- * A slot (daemon/jobs/slot.h) knows a process by its identity alone: a text that the executor makes,
- * that the registry keeps, and that means the same process after a restart of the daemon, or none.
+ * A slot (daemon/jobs/slot.h) knows a process by its identity alone: a text that the executor
+ * makes, that the registry keeps, and that means the same process after a restart of the daemon, or
+ * none.
  * daemon/jobs/local.h runs processes on this machine.
  *
  * Contract of an executor:
- *   start   begins `diffscaler-worker run DIR`; 0 and its identity, or an error and nothing runs.
+ *   start   begins `diffscaler-worker run DIR`: 0 and its identity, or an error and nothing runs.
  *           on_exit is called once, on the loop thread, never inside start, and not after forget.
- *   signal  STOP: write a checkpoint and end.  KILL: end now, with all that it has started.  Of what
- *           is gone already: nothing.
- *   poll    how it is, also of one that an earlier daemon started.  GONE for an identity of somebody
- *           else's: what has the number now is another process.
+ *   signal  STOP: write a checkpoint and end.  KILL: end now, with all that it has started.  What
+ *           is gone already gets none.
+ *   poll    how it is, also of one that an earlier daemon started.  GONE where what has the number
+ *           now is another process, and for an identity of another executor.
  *   forget  killed, and it does not end: on_exit is not called any more.  signal and poll go on.
  *
  * What reaches the job directory (events, log, result) is the worker's doing and read from there.

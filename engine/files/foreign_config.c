@@ -389,9 +389,9 @@ int ds_foreign_check(enum ds_foreign what, const char *file, const json_t *doc,
 int ds_foreign_is(enum ds_foreign what, const json_t *doc) {
     const char *field;
     json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)doc, field,
-                        v) if (field[0] != '_' && find(what, field) &&
-                               find(what, field)->use != ANY) return 1;
+    json_object_foreach((json_t *)(uintptr_t)doc, field, v)
+        if (field[0] != '_' && find(what, field) && find(what, field)->use != ANY)
+            return 1;
     return 0;
 }
 

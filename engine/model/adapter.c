@@ -339,8 +339,8 @@ static int method_from_json(const json_t *m, int schema, ds_method_spec *s, ds_e
     s->seed = (uint64_t)ds_json_int(m, "init_seed", 0);
     size_t i;
     json_t *t;
-    json_array_foreach(json_object_get(m, "targets"), i, t) s->targets |=
-        ds_target_bit(json_is_string(t) ? json_string_value(t) : "");
+    json_array_foreach(json_object_get(m, "targets"), i, t)
+        s->targets |= ds_target_bit(json_is_string(t) ? json_string_value(t) : "");
     return 0;
 }
 

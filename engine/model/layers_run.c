@@ -84,7 +84,7 @@ void ds_layers_forward(ds_layers *layers, int i, ds_act *y, const ds_act *x, ds_
         dev->ops->affiner_rows_forward(dev, y, NULL, x, l->bias, l->sets, r.task, r.B, r.each);
         return;
     }
-    EACH_STRETCH (s, layers, l, r)
+    EACH_STRETCH(s, layers, l, r)
         product(dev, &s, at(layers, y, &s, r, l->shape->m), at(layers, x, &s, r, l->shape->n),
                 s.count * r.each);
 }
@@ -98,7 +98,7 @@ void ds_layers_forward_f32(ds_layers *layers, int i, float *y, const ds_act *x, 
         k->affiner_rows_forward(dev, NULL, y, x, l->bias, l->sets, r.task, r.B, r.each);
         return;
     }
-    EACH_STRETCH (s, layers, l, r) {
+    EACH_STRETCH(s, layers, l, r) {
         float *out = at_f32(y, &s, r, l->shape->m);
         const ds_act *in = at(layers, x, &s, r, l->shape->n);
         k->linear_f32_forward(dev, out, in, s.w, s.branch ? NULL : s.bias, s.count * r.each);
@@ -123,7 +123,7 @@ void ds_layers_forward_gelu(ds_layers *layers, int i, ds_act *pre, ds_act *y, co
         k->gelu_forward(dev, y, pre, (size_t)r.B * (size_t)r.each * (size_t)m);
         return;
     }
-    EACH_STRETCH (s, layers, l, r) {
+    EACH_STRETCH(s, layers, l, r) {
         const int rows = s.count * r.each;
         ds_act *out = at(layers, y, &s, r, m), *before = at(layers, pre, &s, r, m);
         const ds_act *in = at(layers, x, &s, r, l->shape->n);
@@ -149,7 +149,7 @@ void ds_layers_forward_residual(ds_layers *layers, int i, ds_act *y, float *res_
     }
     const int keep =
         layers->kind == DS_NET_TRAIN || l->folded; /* folded: one sum may join the parts */
-    EACH_STRETCH (s, layers, l, r) {
+    EACH_STRETCH(s, layers, l, r) {
         const size_t row = (size_t)(s.first * r.each) * (size_t)m;
         ds_act *part = at(layers, y, &s, r, m);
         const ds_act *in = at(layers, x, &s, r, l->shape->n);
@@ -206,7 +206,7 @@ void ds_layers_backward(ds_layers *layers, int i, ds_act *dx, float *dx32, const
     const struct ds_ops *k = dev->ops;
     const ds_layer *l = &layers->items[i];
     const int m = l->shape->m, n = l->shape->n;
-    EACH_STRETCH (s, layers, l, r) {
+    EACH_STRETCH(s, layers, l, r) {
         const int rows = s.count * r.each;
         const ds_act *dout = at(layers, dy, &s, r, m);
         ds_act *d = at(layers, dx ? dx : needs_dx(s.ad) ? room : NULL, &s, r, n);
@@ -227,7 +227,7 @@ void ds_layers_backward_gelu(ds_layers *layers, int i, ds_act *dpre, const ds_ac
     ds_device *dev = layers->dev;
     const ds_layer *l = &layers->items[i];
     const int m = l->shape->m, n = l->shape->n;
-    EACH_STRETCH (s, layers, l, r) {
+    EACH_STRETCH(s, layers, l, r) {
         const int rows = s.count * r.each;
         const ds_act *dout = at(layers, dy, &s, r, m), *before = at(layers, pre, &s, r, n);
         ds_act *d = at(layers, dpre, &s, r, n), *through = needs_dx(s.ad) ? d : NULL;

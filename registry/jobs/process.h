@@ -1,8 +1,8 @@
 /* registry/jobs/process.h - which process, as a text that tells it apart from any later one.
  *
  * An executor (daemon/jobs/executor.h) names what it started by such a text, and it alone knows
- * what is in it.  Those of this machine are "local:BOOT:PID:START": a pid alone is used again, (boot
- * id, pid, start time in clock ticks since boot) is not.
+ * what is in it.  Those of this machine are "local:BOOT:PID:START": a pid alone is used again, but
+ * not with the same boot id and start time (clock ticks since boot).
  * Source: /proc/sys/kernel/random/boot_id and field 22 of /proc/<pid>/stat (proc(5)).
  *
  * Thread: any.

@@ -2,8 +2,8 @@
  *
  * For every live dataset:
  *   a scan job    where a scan is wanted and no scan job is live
- *   a train job   where its newest version has, for its base and generation, no adapter (published or
- *                 rejected) and no train job that is live, failed or cancelled
+ *   a train job   where its newest version has, for its base and generation, neither an adapter
+ *                 (published or rejected) nor a train job that is live, failed or cancelled
  * Call it at start, after every finished job, when ds_registry_foreign_change says 1, and when a
  * timer fires: it is cheap and calling it again changes nothing.
  */

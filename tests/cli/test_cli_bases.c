@@ -339,10 +339,11 @@ static void doctor(const char *bases, const char *nets, const char *status, char
     cli_result r = cli_run(&s, "--state %s doctor --json", ds_test_tmpdir());
     json_t *doc = cli_json(&r, "dsctl.v1/doctor");
     out[0] = 0;
-    json_array_foreach(json_object_get(doc, "checks"), i, check) n +=
-        (size_t)snprintf(out + n, n < 8192 ? 8192 - n : 0, "%s %s %s %s\n",
-                         ds_json_string(check, "status", ""), ds_json_string(check, "name", ""),
-                         ds_json_string(check, "detail", ""), ds_json_string(check, "fix", ""));
+    json_array_foreach(json_object_get(doc, "checks"), i, check)
+        n +=
+            (size_t)snprintf(out + n, n < 8192 ? 8192 - n : 0, "%s %s %s %s\n",
+                             ds_json_string(check, "status", ""), ds_json_string(check, "name", ""),
+                             ds_json_string(check, "detail", ""), ds_json_string(check, "fix", ""));
     json_decref(doc);
     cli_free(&r);
     fake_stop(&s);

@@ -1,7 +1,5 @@
-/* tests/daemon/test_daemon_slot.c - what a slot makes of its job: each way in which a worker can end, one
- * that somebody else ended, a result that contradicts its exit code, cancels at every stage, starts
- * that fail half way, restarts by reason.  Those that take long: test_daemon_stall.c. */
-#include "daemon/jobs/tail.h"
+/* tests/daemon/test_daemon_slot.c - what a slot makes of its job: each way in which a worker can end, one that somebody else
+ * ended, a result that contradicts its exit code, cancels at every stage, starts that fail half way.  See test_daemon_stall.c. */
 #include "tests/fixtures/daemon_rig.h"
 
 #include <sys/resource.h>

@@ -52,10 +52,11 @@ static void check_config(const ds_dit_config *c) {
     const json_t *v;
     ck_assert_int_eq(ds_json_parse("golden", text, strlen(text), &want, NULL), 0);
     json_t *is = ds_dit_config_to_json(c);
-    json_object_foreach(want, key, v) ck_assert_msg(
-        json_integer_value(v) == json_integer_value(json_object_get(is, key)),
-        "%s is %lld, must be %lld", key, (long long)json_integer_value(json_object_get(is, key)),
-        (long long)json_integer_value(v));
+    json_object_foreach(want, key, v)
+        ck_assert_msg(json_integer_value(v) == json_integer_value(json_object_get(is, key)),
+                      "%s is %lld, must be %lld", key,
+                      (long long)json_integer_value(json_object_get(is, key)),
+                      (long long)json_integer_value(v));
     ck_assert_int_eq(c->pixel, c->channels == 3);
     json_decref(want);
     json_decref(is);

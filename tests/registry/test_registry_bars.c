@@ -20,9 +20,9 @@ static const char *bars_text(const json_t *bars) {
     size_t i, n = 0;
     json_t *b;
     out[0] = 0;
-    json_array_foreach((json_t *)(uintptr_t)bars, i, b) n +=
-        (size_t)snprintf(out + n, sizeof out - n, "%s%s %s", n ? ", " : "", fx_string(b, "role"),
-                         fx_string(b, "ref"));
+    json_array_foreach((json_t *)(uintptr_t)bars, i, b)
+        n += (size_t)snprintf(out + n, sizeof out - n, "%s%s %s", n ? ", " : "",
+                              fx_string(b, "role"), fx_string(b, "ref"));
     return out;
 }
 

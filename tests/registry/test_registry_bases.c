@@ -322,8 +322,8 @@ static void tasks_of(ds_registry *r, int64_t base, char out[200]) {
     size_t i, n = 0;
     out[0] = 0;
     MUST(ds_old_tasks(r, base, NULL, NULL, &list, err));
-    json_array_foreach(list, i, t) n +=
-        (size_t)snprintf(out + n, 200 - n, "%s%s", n ? "," : "", fx_string(t, "ref"));
+    json_array_foreach(list, i, t)
+        n += (size_t)snprintf(out + n, 200 - n, "%s%s", n ? "," : "", fx_string(t, "ref"));
     json_decref(list);
 }
 

@@ -48,7 +48,9 @@ static json_t *plain(const json_t *v, const char *of) {
         return o;
     case JSON_ARRAY:
         o = json_array();
-        json_array_foreach(v, i, e) { json_array_append_new(o, plain(e, of)); }
+        json_array_foreach(v, i, e) {
+            json_array_append_new(o, plain(e, of));
+        }
         return o;
     case JSON_STRING: return plain_string(json_string_value(v));
     case JSON_INTEGER: /* as this version of zstd packs it; of the newest migration */

@@ -62,7 +62,9 @@ static const json_t *item(const ds_import_report *r, const char *name, const cha
                           const char *is) {
     size_t i;
     json_t *v;
-    json_array_foreach(list(r, name), i, v) if (!strcmp(ds_json_string(v, key, ""), is)) return v;
+    json_array_foreach(list(r, name), i, v)
+        if (!strcmp(ds_json_string(v, key, ""), is))
+            return v;
     return NULL;
 }
 

@@ -124,8 +124,8 @@ static int has_note(const json_t *doc, const char *text) {
     size_t i;
     json_t *n;
     int found = 0;
-    json_array_foreach(json_object_get(doc, "notes"), i, n) found |=
-        strstr(json_string_value(n), text) != NULL;
+    json_array_foreach(json_object_get(doc, "notes"), i, n)
+        found |= strstr(json_string_value(n), text) != NULL;
     return found;
 }
 

@@ -185,6 +185,7 @@ int ds_ev_print(const ds_ev_run *e, ds_error *err) {
     if (e->o.json)
         print_document(e);
     else
-        json_array_foreach(e->rows, i, r) print_row(r, width);
+        json_array_foreach(e->rows, i, r)
+            print_row(r, width);
     return ds_fs_flush(stdout, "standard output", err);
 }

@@ -208,11 +208,10 @@ static int read_object(const char *where, const json_t *obj, const field *fields
         return complain(err, where, "must be an object");
     const char *key, *dot = strchr(where, ' ') ? "." : " ";
     json_t *v;
-    json_object_foreach(
-        (json_t *)(uintptr_t)obj, key,
-        v) if (!find_field(fields, key)) return ds_fail(err, DS_EINVAL,
-                                                        "%s%s%.60s is not a known key", where, dot,
-                                                        text_ok(key) ? key : "?");
+    json_object_foreach((json_t *)(uintptr_t)obj, key, v)
+        if (!find_field(fields, key))
+            return ds_fail(err, DS_EINVAL, "%s%s%.60s is not a known key", where, dot,
+                           text_ok(key) ? key : "?");
     for (const field *f = fields; f->key; f++) {
         char name[WHERE_MAX];
         snprintf(name, sizeof name, "%s%s%s", where, dot, f->key);

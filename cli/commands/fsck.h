@@ -1,6 +1,6 @@
-/* cli/fsck.h - the check of a state folder, for fsck and doctor. */
-#ifndef DS_CLI_FSCK_H
-#define DS_CLI_FSCK_H
+/* cli/commands/fsck.h - the check of a state folder, for fsck and doctor. */
+#ifndef DS_CLI_COMMANDS_FSCK_H
+#define DS_CLI_COMMANDS_FSCK_H
 
 #include "cli/cli.h"
 
