@@ -1,4 +1,5 @@
-/* engine/diffusion/train_options.h - what a training run is asked for, and the pictures it is given.
+/* engine/diffusion/train_options.h - what a training run is asked for, and the pictures it is
+ * given.
  *
  * Ownership: pictures are borrowed for as long as the trainer lives.
  */
