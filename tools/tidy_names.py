@@ -9,13 +9,13 @@ import subprocess
 
 # Files of other projects, which sources are named after, and words that only look like a name.
 FOREIGN = {
-    "models.py", "model.py", "train.py", "sample_ddp.py", "convert_dit_to_diffusers.py",  # facebookresearch/DiT, diffusers
+    "models.py", "model.py", "train.py", "glue_evaluator.py", "sample_ddp.py", "convert_dit_to_diffusers.py",  # DiT, diffusers, BitFit
     "serialization.py", "_utils.py", "pickletools.py",  # PyTorch, Python
     "inception.py", "interpolate_compat_tensorflow.py", "resize.py", "fid_score.py", "utils.py", "fid.py",  # FID tools
     "Resample.c", "JpegImagePlugin.py", "JpegDecode.c", "PngImagePlugin.py", "ZipDecode.c", "Unpack.c", "Convert.c",
     "PpmImagePlugin.py", "_webp.c",  # Pillow
     "EastAsianWidth.txt", "sdpa_support_surface.h", "sanitizer.def",  # Unicode, cuDNN, GCC
-    "NNNN_name.sql", "MODULE.txt", "VERSION.txt", "log.txt",  # patterns, and what is made elsewhere
+    "NNNN_name.sql", "cmd_NAME.c",  "MODULE.txt", "VERSION.txt", "log.txt",  # patterns, and what is made elsewhere
 }  # fmt: skip
 WORDS = {"ds_g"}  # d loss / d s of a group
 ENDINGS = "c|h|cu|cc|def|inl|sh|py|md|mk|sql|txt"
