@@ -140,7 +140,8 @@ $(EMU_LIB): $(EMU_O)
 # Test programs: tests/*/test_<group>_*.c links the libraries of its group; one program per file.
 # Fixtures too large for a header are objects of their group; what a test does not use is not linked.
 FIXTURES_daemon := daemon_rig daemon_fake_worker
-FIXTURES_worker := worker_fixture
+FIXTURES_worker := worker_fixture mixer_arch
+FIXTURES_engine := mixer_arch
 FIXTURES_system := system_rig worker_fixture
 FIXTURES_kernels := kernels_ladder
 fixtures = $(if $(FIXTURES_$(1)),$(BUILD)/tests/libfixtures-$(1).a)
@@ -149,9 +150,9 @@ $(BUILD)/tests/libfixtures-$(1).a: $(FIXTURES_$(1):%=$(BUILD)/tests/fixtures/%.o
 	@rm -f $$@
 	$$(Q)ar rcs $$@ $$^
 endef
-$(foreach g,daemon worker system kernels,$(eval $(call FIXTURES_RULE,$(g))))
+$(foreach g,daemon worker engine system kernels,$(eval $(call FIXTURES_RULE,$(g))))
 TEST_LIBS_kernels = $(call fixtures,kernels) $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
-TEST_LIBS_engine = $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
+TEST_LIBS_engine = $(call fixtures,engine) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_ENGINE) $(L_BASE)
 TEST_LIBS_worker = $(call fixtures,worker) $(LIB_WORKER) $(LIB_ENGINE) $(LIB_KERNELS) $(LIB_BASE) $(L_WORKER) $(L_ENGINE) $(L_BASE)
 TEST_LIBS_registry = $(LIB_REGISTRY) $(LIB_BASE) $(L_REGISTRY) $(L_BASE)
 TEST_LIBS_daemon = $(call fixtures,daemon) $(LIB_DAEMON) $(LIB_REGISTRY) $(LIB_CLI) $(LIB_BASE) $(L_DAEMON) $(L_REGISTRY) $(L_CLI) $(L_BASE)

@@ -1,0 +1,166 @@
+/* tests/worker/test_worker_arch.c - jobs on a base of another architecture (tests/fixtures/mixer_arch.h):
+ * trained, published, sampled, verified; another task's training leaves it alone; what only DiTs can be
+ * exported as is refused. */
+#include "tests/fixtures/mixer_arch.h"
+#include "tests/fixtures/worker_fixture.h"
+#include "worker/convert/export.h"
+#include "worker/measure/serve.h"
+
+static char *blobs; /* directory of the finished job */
+
+static void make_mixer(const char *path) {
+    const mixer_config c = {.channels = 3,
+                            .side = SIDE,
+                            .patch = 4,
+                            .width = 32,
+                            .depth = 2,
+                            .hidden = 48,
+                            .classes = 4};
+    const char *const meta[] = {"diffscaler.name", "micro", NULL};
+    ds_base *b;
+    ds_error err;
+    must(mixer_base_new(&b, &c, 1, &err), &err);
+    must(ds_base_save(b, path, 0, meta, &err), &err);
+    ds_base_free(b);
+}
+
+static json_t *spec_of(const char *dataset) {
+    json_t *s = train_spec(dataset);
+    json_object_set_new(json_object_get(s, "train"), "lr", json_real(0.01));
+    json_object_set_new(s, "publish_worse", json_true());
+    return s;
+}
+
+static json_t *one(json_t *task) { return json_pack("[o]", task); }
+
+/* The probe of the published file, in a process that has trained nothing. */
+static void probe(char out[DS_HEX_SIZE]) {
+    json_t *r = read_json(blobs, "result.json");
+    char *path = ds_xasprintf("%s/adapter.safetensors.zst", blobs),
+         *file = in_tmp("base.safetensors");
+    const ds_spec_sample how = {
+        .sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guidance = 1.5, .mode = DS_GUIDANCE_CFG};
+    const ds_device_options f32 = {.kind = "cpu", .threads = 2};
+    ds_device *dev;
+    ds_base *b;
+    ds_model *m;
+    ds_adapter *a;
+    ds_error err;
+    must(ds_device_open(&dev, &f32, &err), &err);
+    must(ds_base_open(&b, file, NULL, &err), &err);
+    ck_assert(b->arch == &mixer_arch);
+    must(ds_model_new(&m, dev, b, &err), &err);
+    must(ds_adapter_open(&a, b, path, text_at(r, "adapter", "sha256"), &err), &err);
+    must(ds_probe(m, a, &how, 2, 11, out, &err), &err);
+    ds_adapter_free(a);
+    ds_model_free(m);
+    ds_base_free(b);
+    ds_device_close(dev);
+    json_decref(r);
+    free(path);
+    free(file);
+}
+
+START_TEST(a_job_trains_and_publishes) {
+    char digest[2][DS_HEX_SIZE];
+    json_t *r = read_json(blobs, "result.json");
+    expect_learned(r);
+    ck_assert_str_eq(text_at(r, "gate", "verdict"), "passed");
+    probe(digest[0]);
+    probe(digest[1]);
+    ck_assert_str_eq(digest[0], digest[1]);
+    ck_assert_str_eq(digest[0], text_at(r, "probe", "sha256"));
+    json_decref(r);
+}
+END_TEST
+
+START_TEST(it_is_verified_and_sampled) {
+    char *dir = make_job("verify", verify_spec(one(task_of(blobs, "blobs")), "full"));
+    run_expect(dir, 0);
+    json_t *r = read_json(dir, "result.json"), *t = task_of(blobs, "blobs"), *s = json_object();
+    ck_assert_str_eq(text_at(r, "gate", "verdict"), "passed");
+    set_common(s, "sample");
+    json_object_set(s, "adapter", json_object_get(t, "adapter"));
+    json_object_set_new(s, "sample", sample_json());
+    json_object_update_new(
+        s, json_pack("{s:i, s:i, s:n, s:i}", "n", 3, "seed", 1, "class", "columns", 0));
+    char *samples = make_job("sample", s);
+    run_expect(samples, 0);
+    json_decref(r);
+    json_decref(t);
+    free(samples);
+    free(dir);
+}
+END_TEST
+
+/* The gate looks at it beside a new task: the same digest, which is level 1. */
+START_TEST(another_task_leaves_its_digest) {
+    json_t *spec = spec_of("stripes");
+    json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
+    char *dir = make_job("stripes", spec), before[DS_HEX_SIZE], after[DS_HEX_SIZE];
+    probe(before);
+    run_expect(dir, 0);
+    probe(after);
+    json_t *r = read_json(dir, "result.json"),
+           *t = json_array_get(json_object_get(json_object_get(r, "gate"), "tasks"), 0);
+    ck_assert_str_eq(text_at(t, "verdict", NULL), "passed");
+    ck_assert_int_eq(ds_json_int(t, "level", 0), 1);
+    ck_assert_str_eq(before, after);
+    json_decref(r);
+    free(dir);
+}
+END_TEST
+
+START_TEST(layouts_of_a_dit_are_refused) {
+    static const enum ds_export_format formats[] = {DS_EXPORT_DIT, DS_EXPORT_DIFFUSERS,
+                                                    DS_EXPORT_PEFT};
+    char *base = in_tmp("base.safetensors"), *out = in_tmp("exported"),
+         *file = ds_xasprintf("%s/adapter.safetensors.zst", blobs),
+         *model = ds_xasprintf("%s/model.safetensors", out);
+    ds_export_options o = {.base = base, .adapter = file, .out_dir = out};
+    ds_base *b;
+    ds_error err;
+    for (int i = 0; i < 3; i++) {
+        o.format = formats[i];
+        ck_assert_int_eq(ds_export(&o, NULL, NULL, &err), DS_EINVAL);
+        ck_assert_msg(strstr(err.message, "of the architecture mixer: use format safetensors") !=
+                          NULL,
+                      "%s", err.message);
+        ck_assert(!ds_fs_exists(out));
+    }
+    o.format = DS_EXPORT_SAFETENSORS; /* merged: a base of its kind, with the task's classes */
+    o.merge = 1;
+    must(ds_export(&o, NULL, NULL, &err), &err);
+    must(ds_base_open(&b, model, NULL, &err), &err);
+    ck_assert(b->arch == &mixer_arch);
+    ck_assert_int_eq(b->facts.classes, 2);
+    ds_base_free(b);
+    free(base);
+    free(out);
+    free(file);
+    free(model);
+}
+END_TEST
+
+static void register_cases(TCase *tc) {
+    char *base = in_tmp("base.safetensors");
+    fixture_make();
+    make_mixer(base);
+    blobs = make_job("blobs-job", spec_of("blobs"));
+    if (run_job(blobs)) {
+        show_log(blobs);
+        exit(1);
+    }
+    tcase_add_test(tc, a_job_trains_and_publishes);
+    tcase_add_test(tc, it_is_verified_and_sampled);
+    tcase_add_test(tc, layouts_of_a_dit_are_refused);
+    if (!SANITIZED)
+        tcase_add_test(tc, another_task_leaves_its_digest);
+    free(base);
+}
+
+int main(int argc, char **argv) {
+    ds_arch_register(&mixer_arch); /* in the jobs, too, which this program runs itself */
+    int status = fixture_dispatch(argc, argv);
+    return status >= 0 ? status : ds_test_main("worker_arch", register_cases);
+}
