@@ -118,6 +118,26 @@ def circles(sources):
         print("%s:1: includes in a circle: %s" % (c[0], ", ".join(c)))
 
 
+# Who may know what a DiT consists of: its room; and who translates DiTs of other programs, by their names and shapes
+# (engine/names/dit_*).  Tests and benchmarks make small ones of their own, so they are not asked.
+DIT_MAY = ("engine/model/", "engine/names/dit_")
+DIT_SIZES = re.compile(r"""\#include\ "engine/model/(dit|dit_net|net_internal|layers_internal|layers)\.h"
+    | \bds_lin_\w+ | \bDS_LIN_\w+ | \bDS_DIT_\w+ | \bds_dit_(?!names)\w+ | \b(mlp_ratio|freq_dim|norm2_eps_e6)\b
+    | \b(cfg|config|facts|base|shape)(\.|->)(width|depth|heads|patch)\b""", re.VERBOSE)
+
+
+def sizes_of_dit(sources):
+    for f in sources:
+        if f.startswith(DIT_MAY):
+            continue
+        with open(f, encoding="utf-8") as g:
+            for number, line in enumerate(g, 1):
+                code = re.sub(r'"(?!engine/)[^"]*"', '""', line)  # words for people may name them
+                m = DIT_SIZES.search(code)
+                if m:
+                    print("%s:%d: only engine/model/ knows a DiT's sizes: %s" % (f, number, m.group(0)))
+
+
 def sizes(all_files):
     folders = collections.Counter(room_of(f) for f in all_files if f.endswith(SOURCE))
     for folder, n in sorted(folders.items()):
@@ -135,4 +155,5 @@ everything = files()
 code = [f for f in everything if f.endswith(SOURCE) and not f.startswith(("tests/", "bench/", "tools/"))]
 directions(code)
 circles(code)
+sizes_of_dit(code)
 sizes(everything)
