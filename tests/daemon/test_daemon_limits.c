@@ -353,6 +353,35 @@ START_TEST(options_without_effect) {
 }
 END_TEST
 
+/* Each option of section "method" asks for parts of its own, whatever methods there are. */
+START_TEST(options_are_about_parts) {
+    static const struct {
+        unsigned parts;
+        const char *takes;
+    } cases[] = {{DS_PART_LOWRANK, "rank phi freeze_v targets "},
+                 {DS_PART_SCALE, "side targets "},
+                 {DS_PART_SHIFT | DS_PART_ROWS, "side targets "},
+                 {DS_PARTS_AFFINER, "rank side phi freeze_v targets "},
+                 {DS_PART_BIASES | DS_PART_ROWS | DS_PART_BASE | DS_PART_GAMMA, ""}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_preset p = {.name = "one", .parts = cases[i].parts};
+        int taken = 0, want = 0;
+        for (const ds_option *o = ds_option_table; o->name; o++) {
+            char word[32];
+            snprintf(word, sizeof word, "%s ", o->name);
+            int is = ds_preset_takes(&p, o->name);
+            ck_assert_msg(!is || strstr(cases[i].takes, word) != NULL, "%zu takes %s", i, o->name);
+            ck_assert(!is || !strcmp(o->section, "method"));
+            taken += is;
+        }
+        for (const char *s = cases[i].takes; *s; s++)
+            want += *s == ' ';
+        ck_assert_int_eq(taken, want);
+        ck_assert(!ds_preset_takes(NULL, "rank") && ds_preset_keeps(NULL, "rank"));
+    }
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_test(tc, each_is_let_through_alike);
     tcase_add_test(tc, odd_numbers);
@@ -364,6 +393,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, defaults_of_a_dataset);
     tcase_add_test(tc, odd_options);
     tcase_add_test(tc, options_without_effect);
+    tcase_add_test(tc, options_are_about_parts);
 }
 
 int main(void) { return ds_test_main("daemon_limits", cases); }
