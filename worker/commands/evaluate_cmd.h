@@ -70,9 +70,10 @@ typedef struct {
 
 /* One entry for each metric. */
 typedef struct {
-    const char *word, *name;
-    int want, both; /* both: needs both sides */
-    int64_t least;  /* pictures of a side */
+    const char *word, *name;                 /* in the document; for people */
+    const char *bundled_word, *bundled_name; /* of the bundled network, where they are others */
+    int want, both;                          /* both: needs both sides */
+    int64_t least;                           /* pictures of a side */
     int (*add)(ds_ev_run *e, ds_error *err);
 } ds_ev_metric;
 extern const ds_ev_metric ds_ev_metrics[DS_EV_METRICS];

@@ -25,26 +25,13 @@ static void set_count(json_t *o, const char *key, int64_t n) {
     json_object_set_new(o, key, n >= 0 ? json_integer((json_int_t)n) : json_null());
 }
 
-/* Names of what the bundled network measures: "FID" is said of FID's network alone. */
-static const struct {
-    int want;
-    const char *key, *name;
-} bundled[] = {{DS_FID_WANT_FID, "fd768", DS_FEATURE_METRIC_NAME},
-               {DS_FID_WANT_KID, "kd768", "KID on the same 768 features"}};
-
 const char *ds_ev_metric_name(const ds_ev_run *e, const ds_ev_metric *m) {
-    for (size_t i = 0; e->o.mode == DS_FID_BUNDLED && i < sizeof bundled / sizeof *bundled; i++)
-        if (bundled[i].want == m->want)
-            return bundled[i].name;
-    return m->name;
+    return e->o.mode == DS_FID_BUNDLED && m->bundled_name ? m->bundled_name : m->name;
 }
 
 /* Its "metric" in the document, when there is a number. */
 static const char *metric_key(const ds_ev_run *e, const ds_ev_metric *m) {
-    for (size_t i = 0; e->o.mode == DS_FID_BUNDLED && i < sizeof bundled / sizeof *bundled; i++)
-        if (bundled[i].want == m->want)
-            return bundled[i].key;
-    return m->word;
+    return e->o.mode == DS_FID_BUNDLED && m->bundled_word ? m->bundled_word : m->word;
 }
 
 /* One row of the result, with what the number depends on; NULL when there is no number.  n, n_real:
@@ -146,11 +133,11 @@ static int add_pr(ds_ev_run *e, ds_error *err) {
 }
 
 const ds_ev_metric ds_ev_metrics[DS_EV_METRICS] = {
-    {"fid", "FID", DS_FID_WANT_FID, 1, 2, add_fid},
-    {"sfid", "sFID", DS_FID_WANT_SFID, 1, 2, add_sfid},
-    {"kid", "KID", DS_FID_WANT_KID, 1, 4, add_kid},
-    {"is", "Inception Score", DS_FID_WANT_IS, 0, DS_FID_SPLITS, add_is},
-    {"pr", "precision and recall", DS_FID_WANT_PR, 1, DS_FID_PR_K + 1, add_pr}};
+    {"fid", "FID", "fd768", DS_FEATURE_METRIC_NAME, DS_FID_WANT_FID, 1, 2, add_fid},
+    {"sfid", "sFID", NULL, NULL, DS_FID_WANT_SFID, 1, 2, add_sfid},
+    {"kid", "KID", "kd768", "KID on the same 768 features", DS_FID_WANT_KID, 1, 4, add_kid},
+    {"is", "Inception Score", NULL, NULL, DS_FID_WANT_IS, 0, DS_FID_SPLITS, add_is},
+    {"pr", "precision and recall", NULL, NULL, DS_FID_WANT_PR, 1, DS_FID_PR_K + 1, add_pr}};
 
 void ds_ev_measure(ds_ev_run *e) {
     for (int k = 0; k < DS_EV_METRICS; k++) {
