@@ -404,7 +404,7 @@ START_TEST(folders_that_cannot_be_made) {
 }
 END_TEST
 
-static double proc_value(pid_t pid, const char *file, const char *key) {
+static __attribute__((unused)) double proc_value(pid_t pid, const char *file, const char *key) {
     char path[64], line[256];
     double v = -1;
     snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
@@ -417,7 +417,7 @@ static double proc_value(pid_t pid, const char *file, const char *key) {
     return v;
 }
 
-static long cpu_ticks(pid_t pid) {
+static __attribute__((unused)) long cpu_ticks(pid_t pid) {
     char path[64];
     long u = 0, s = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);

@@ -1,11 +1,11 @@
 /* tests/engine_files/test_engine_weights.c - weight files of other programs: read right, and refused with a
  * reason when they are damaged, lie, or ask for code to be run. */
-#include "tests/fixtures/weights_bytes.h"
+#include "tests/engine_files/weights_bytes.h"
 #include "base/fs.h"
 #include "engine/files/pickle.h"
 #include "engine/files/weights.h"
 #include "tests/harness.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* tests/engine_files/test_engine_weights_choose.c - which of several models in a file is taken, in the spellings
  * of the libraries that write them; and what lies beside a model does no harm to it. */
-#include "tests/fixtures/weights_models.h"
+#include "tests/engine_files/weights_models.h"
 #include "base/fs.h"
 #include "engine/files/weights.h"
 #include "tests/harness.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include <stdio.h>
 #include <stdlib.h>
 

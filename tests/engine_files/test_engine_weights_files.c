@@ -1,11 +1,11 @@
 /* tests/engine_files/test_engine_weights_files.c - which file of a folder is taken and what lies beside it,
  * shards, digests, changes, shapes and types that are asked for; parts of PyTorch's files one by
  * one. */
-#include "tests/fixtures/weights_places.h"
+#include "tests/engine_files/weights_places.h"
 #include "base/fs.h"
 #include "engine/files/weights_internal.h"
 #include "tests/harness.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

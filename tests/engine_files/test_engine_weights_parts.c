@@ -1,10 +1,10 @@
 /* tests/engine_files/test_engine_weights_parts.c - the parts of a PyTorch file: its zip, what came before
  * the zip, names in pickles. */
-#include "tests/fixtures/weights_places.h"
+#include "tests/engine_files/weights_places.h"
 #include "base/fs.h"
 #include "engine/files/weights_internal.h"
 #include "tests/harness.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* tests/engine_files/test_engine_weights_settings.c - settings beside tensors, shards, folders and files that are no weights. */
-#include "tests/fixtures/weights_bytes.h"
+#include "tests/engine_files/weights_bytes.h"
 #include "base/fs.h"
 #include "engine/files/pickle.h"
 #include "engine/files/weights.h"
 #include "tests/harness.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* tests/engine_files/test_engine_weights_signs.c - wrappers, averages and types: what else stands in a file of several models. */
-#include "tests/fixtures/weights_models.h"
+#include "tests/engine_files/weights_models.h"
 #include "base/fs.h"
 #include "engine/files/weights.h"
 #include "tests/harness.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -8,7 +8,7 @@
  */
 #include "engine/names/dit_names.h"
 #include "engine/names/vae_names.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -82,7 +82,7 @@ START_TEST(messages) {
     ck_assert_int_eq(worker(name, "plan --shape tiny --device cuda", out), 2);
     has(out, "must be the path of a file");
     ck_assert_int_eq(worker("", "plan --shape tiny --device gpu", out), 2);
-    has(out, "use auto, cpu, cuda, cuda:N or ref");
+    has(out, "must be auto, cpu, cuda, cuda:N or ref");
     if (!has_driver()) {
         ck_assert_int_eq(worker("", "plan --shape tiny --device cuda", out), 3);
         has(out, "no NVIDIA driver");

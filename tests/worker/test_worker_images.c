@@ -161,9 +161,10 @@ static unsigned sample_at(const uint8_t *row, int depth, int i) {
 }
 
 static uint8_t to_8(unsigned v, int depth) {
-    return depth == 16  ? (uint8_t)((v * 255 + 32895) >> 16)
-           : depth == 8 ? (uint8_t)v
-                        : (uint8_t)(v * 255 / ((1u << depth) - 1));
+    unsigned wide = depth == 16  ? (v * 255 + 32895) >> 16
+                    : depth == 8 ? v
+                                 : v * 255 / ((1u << depth) - 1);
+    return (uint8_t)wide;
 }
 
 static uint8_t on_white(unsigned c, unsigned a) {

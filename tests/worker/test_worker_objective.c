@@ -3,7 +3,7 @@
  * nothing.  Bases: tests/golden/objective, trained by tools/parity/objective_bases.py. */
 #include "engine/model/base_model.h"
 #include "engine/files/weights.h"
-#include "tests/fixtures/weights_files.h"
+#include "tests/engine_files/weights_files.h"
 #include "tests/fixtures/worker_fixture.h"
 #include "worker/convert/import.h"
 #include "worker/images/probe_pictures.h"

@@ -350,7 +350,7 @@ static void put_pixel(const png *g, uint8_t *out, const uint8_t *row, int i) {
             v = row[i];
         } else {
             int per = 8 / g->bits;
-            v = row[i / per] >> (8 - g->bits * (i % per + 1)) & ((1u << g->bits) - 1);
+            v = (unsigned)row[i / per] >> (8 - g->bits * (i % per + 1)) & ((1u << g->bits) - 1);
             if (g->colour == GREY)
                 v *= 255u / ((1u << g->bits) - 1);
         }
