@@ -140,8 +140,8 @@ $(EMU_LIB): $(EMU_O)
 # Test programs: tests/*/test_<group>_*.c links the libraries of its group; one program per file.
 # Fixtures too large for a header are objects of their group; what a test does not use is not linked.
 FIXTURES_daemon := daemon_rig daemon_fake_worker
-FIXTURES_worker := worker_fixture mixer_arch
-FIXTURES_engine := mixer_arch
+FIXTURES_worker := worker_fixture arch/mixer
+FIXTURES_engine := arch/mixer
 FIXTURES_system := system_rig worker_fixture
 FIXTURES_kernels := kernels_ladder
 fixtures = $(if $(FIXTURES_$(1)),$(BUILD)/tests/libfixtures-$(1).a)

@@ -1,11 +1,11 @@
 /* tests/engine/test_engine_arch.c - another architecture than DiT goes through net, trainer, sampler
- * and files (tests/fixtures/mixer_arch.h). */
+ * and files (tests/fixtures/arch/mixer.h). */
 #include "base/mem.h"
 #include "base/rng.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/diffusion/trainer.h"
 #include "engine/model/dit.h"
-#include "tests/fixtures/mixer_arch.h"
+#include "tests/fixtures/arch/mixer.h"
 #include "tests/harness.h"
 
 #include <limits.h>

@@ -1,7 +1,7 @@
-/* tests/worker/test_worker_arch.c - jobs on a base of another architecture (tests/fixtures/mixer_arch.h):
+/* tests/worker/test_worker_arch.c - jobs on a base of another architecture (tests/fixtures/arch/mixer.h):
  * trained, published, sampled, verified; another task's training leaves it alone; what only DiTs can be
  * exported as is refused. */
-#include "tests/fixtures/mixer_arch.h"
+#include "tests/fixtures/arch/mixer.h"
 #include "tests/fixtures/worker_fixture.h"
 #include "worker/convert/export.h"
 #include "worker/measure/serve.h"
