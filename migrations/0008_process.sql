@@ -10,3 +10,8 @@ UPDATE jobs SET process = 'local:' || coalesce(boot_id, '') || ':' || pid || ':'
  WHERE pid IS NOT NULL;
 UPDATE job_attempts SET process = 'local:' || coalesce(boot_id, '') || ':' || pid || ':' || coalesce(pid_start, 0)
  WHERE pid IS NOT NULL;
+
+-- The versions of one dataset, newest first, without reading all that came since; and the jobs that only
+-- wait, without reading all that are queued (/v1/status, /metrics).
+CREATE INDEX adapter_versions_adapter ON adapter_versions(adapter_id) WHERE deleted_at IS NULL;
+CREATE INDEX jobs_postponed ON jobs(postponed) WHERE postponed > 0;

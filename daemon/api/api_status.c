@@ -28,17 +28,15 @@ int ds_api_health(ds_request *rq, void *ctx, ds_error *err) {
 
 int ds_api_ready(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
-    json_t *counts = NULL;
     if (d->stopping)
         return ds_fail(err, DS_EBUSY, "the daemon is stopping");
     ds_error why;
     int rc = ds_registry_in_place(d->registry, &why);
     if (rc)
         return ds_fail(err, DS_EBUSY, "%s", why.message);
-    rc = ds_registry_counts(d->registry, &counts, err);
-    json_decref(counts);
-    if (rc)
-        return ds_fail(err, DS_EBUSY, "the registry cannot be read");
+    int64_t last;
+    if (ds_job_last_id(d->registry, &last, &why))
+        return ds_fail(err, DS_EBUSY, "the registry cannot be read: %s", why.message);
     if (access(d->o.state, W_OK))
         return ds_fail(err, DS_EBUSY, "state folder '%s' is not writable", d->o.state);
     return ds_reply_text(rq, 200, "text/plain", "ok\n");

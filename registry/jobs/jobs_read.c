@@ -98,8 +98,9 @@ int ds_job_get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
 int ds_jobs_waiting(ds_registry *r, json_t **out, ds_error *err) {
     sqlite3_stmt *q = db_query(r, err,
                                "SELECT id, kind, name, state, postponed, run_after, error_code,"
-                               " error_message FROM jobs WHERE state IN " SQL_LIVE " AND"
-                               " postponed >= ?1 ORDER BY id LIMIT 100",
+                               " error_message FROM jobs INDEXED BY jobs_postponed WHERE"
+                               " postponed > 0 AND postponed >= ?1 AND state IN " SQL_LIVE
+                               " ORDER BY id LIMIT 100",
                                "i", (int64_t)DS_JOB_WAITS_LONG);
     json_t *list = json_array();
     int rc;

@@ -167,7 +167,7 @@ static int few(ds_registry *r, const char *sql, const char *types, double fd, in
  * frequent; else the one of the condition that few rows fulfil. */
 static const char *index_for(ds_registry *r, const ds_adapter_filter *f) {
     if (f->dataset)
-        return "";
+        return " INDEXED BY adapter_versions_adapter";
     if (!isnan(f->max_fd) &&
         few(r,
             "SELECT count(*) FROM (SELECT 1 FROM adapter_versions WHERE deleted_at IS NULL AND"
@@ -181,6 +181,17 @@ static const char *index_for(ds_registry *r, const ds_adapter_filter *f) {
         return " INDEXED BY adapter_versions_created";
     return f->status && isnan(f->max_fd) && !f->since_ms ? " INDEXED BY adapter_versions_status"
                                                          : " INDEXED BY adapter_versions_listing";
+}
+
+#define OF_DATASET "FROM adapters y JOIN datasets z ON z.id = y.dataset_id WHERE z.name = "
+
+/* A dataset has the adapter of its name, whose versions the index has in order; what has several is
+ * sorted. */
+static const char *of_dataset(ds_registry *r, const char *name) {
+    int64_t n = 0;
+    return !db_int(r, &n, NULL, "SELECT count(*) " OF_DATASET "?1", "s", name) && n == 1
+               ? " AND x.adapter_id = (SELECT y.id " OF_DATASET "?3)"
+               : " AND x.adapter_id IN (SELECT y.id " OF_DATASET "?3)";
 }
 
 /* The inner query walks an index alone and stops at the limit; only the rows that are shown are
@@ -201,10 +212,7 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
         &sql,
         "%s WHERE av.id IN (SELECT x.id FROM adapter_versions x%s WHERE x.id < ?1"
         " AND x.deleted_at IS NULL%s%s%s%s ORDER BY x.id DESC LIMIT ?2) ORDER BY av.id DESC",
-        ADAPTER_SELECT, index_for(r, f),
-        f->dataset ? " AND x.adapter_id IN (SELECT y.id FROM adapters y JOIN datasets z ON"
-                     " z.id = y.dataset_id WHERE z.name = ?3)"
-                   : " AND ?3 IS NULL",
+        ADAPTER_SELECT, index_for(r, f), f->dataset ? of_dataset(r, f->dataset) : " AND ?3 IS NULL",
         f->status ? " AND x.status = ?4" : " AND ?4 IS NULL",
         isnan(f->max_fd) ? " AND ?5 IS NULL" : " AND x.fd <= ?5",
         f->since_ms ? " AND x.created_at >= ?6" : " AND ?6 IS NULL");
