@@ -404,7 +404,8 @@ START_TEST(folders_that_cannot_be_made) {
 }
 END_TEST
 
-static __attribute__((unused)) double proc_value(pid_t pid, const char *file, const char *key) {
+#if !defined(__SANITIZE_ADDRESS__)
+static double proc_value(pid_t pid, const char *file, const char *key) {
     char path[64], line[256];
     double v = -1;
     snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
@@ -417,7 +418,7 @@ static __attribute__((unused)) double proc_value(pid_t pid, const char *file, co
     return v;
 }
 
-static __attribute__((unused)) long cpu_ticks(pid_t pid) {
+static long cpu_ticks(pid_t pid) {
     char path[64];
     long u = 0, s = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
@@ -428,6 +429,7 @@ static __attribute__((unused)) long cpu_ticks(pid_t pid) {
     fclose(f);
     return u + s;
 }
+#endif
 
 START_TEST(idle_costs_nothing) {
 #if defined(__SANITIZE_ADDRESS__)
