@@ -228,6 +228,7 @@ test: deps-test ## set up, build and run all tests, plain and with ASan + UBSan 
 	@echo "building (release, then address and undefined-behaviour sanitizers) ..."
 	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=release test-bins
 	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=asan test-bins
+	@$(MAKE) --no-print-directory gpu-syntax
 	@tools/tidy.sh
 	@tools/run_tests.sh build/release build/asan
 

@@ -12,10 +12,17 @@
 typedef struct ds_check_case TCase;
 typedef struct ds_check_case Suite;
 typedef struct ds_check_case SRunner;
-typedef void ds_check_test(int _i);
+typedef struct {
+    const char *name;
+    void (*fn)(int _i);
+} TTest;
 enum { CK_NORMAL };
 
-#define START_TEST(name) static void name(int _i __attribute__((unused)))
+#define START_TEST(test)                                                                           \
+    static void test##_fn(int _i);                                                                 \
+    static const TTest test##_ttest = {#test, test##_fn};                                          \
+    static const TTest *const test = &test##_ttest;                                                \
+    static void test##_fn(int _i __attribute__((unused)))
 #define END_TEST
 
 Suite *suite_create(const char *name);
@@ -28,9 +35,10 @@ int srunner_ntests_failed(SRunner *runner);
 int srunner_ntests_run(SRunner *runner);
 void srunner_free(SRunner *runner);
 
-void ds_check_add(TCase *tc, const char *name, ds_check_test *test, int start, int end);
-#define tcase_add_test(tc, test) ds_check_add(tc, #test, test, 0, 1)
-#define tcase_add_loop_test(tc, test, start, end) ds_check_add(tc, #test, test, start, end)
+/* signal, exit_value: ignored, since no test is a process. */
+void _tcase_add_test(TCase *tc, const TTest *test, int signal, int exit_value, int start, int end);
+#define tcase_add_test(tc, test) _tcase_add_test(tc, test, 0, 0, 0, 1)
+#define tcase_add_loop_test(tc, test, start, end) _tcase_add_test(tc, test, 0, 0, start, end)
 
 /* Prints the place and ends the test. */
 _Noreturn void ds_check_fail(const char *file, int line, const char *format, ...)
