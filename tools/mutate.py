@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """tools/mutate.py - do the tests notice when the programs are wrong?
 
-tests/mutations/*.txt hold small faults, one at a time:
+tests/mutations/*/*.txt hold small faults, one at a time:
 
     file engine/diffusion/trainer.c            the file that they are in
     tests engine_values engine_train the test programs that should notice, the quickest first
@@ -15,7 +15,7 @@ and not done again.  Needs python3 and what the build needs; nothing else.
 
     --check      only: every text still stands there exactly once
     --score      only: the score of what was run so far
-    --module M   only mutations of tests/mutations/M.txt; several with commas
+    --module M   only mutations of tests/mutations/*/M.txt; several with commas
     --file F     only mutations of this file
     --again      also run again what was not noticed (after new tests)
     --limit N    stop after N
@@ -53,7 +53,7 @@ class Mutation:
 def read_list():
     """All mutations, in the order of the files."""
     out = []
-    for path in sorted(glob.glob(os.path.join(ROOT, "tests", "mutations", "*.txt"))):
+    for path in sorted(glob.glob(os.path.join(ROOT, "tests", "mutations", "*", "*.txt"))):
         file, tests, error, old, new = None, [], False, [], []
 
         def flush(number):

@@ -1,5 +1,6 @@
 /* kernels/cpu/open.c - opening the CPU device: choice of the unit, memory, weights. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/ref/host.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -68,32 +69,6 @@ size_t ds_cpu_panel_bytes(int nr, int depth, int columns, int pairs) {
     return steps * (size_t)nr * 4 * (size_t)((columns + nr - 1) / nr);
 }
 
-static void *cpu_alloc(ds_device *dev, size_t bytes) {
-    (void)dev;
-    if (bytes > SIZE_MAX - 128)
-        return NULL;
-    return aligned_alloc(64, (bytes + 64) / 64 * 64); /* at least one line */
-}
-
-static void cpu_free(ds_device *dev, void *p) {
-    (void)dev;
-    free(p);
-}
-
-static void cpu_upload(ds_device *dev, void *dst, const void *src_host, size_t bytes) {
-    (void)dev;
-    if (bytes)
-        memcpy(dst, src_host, bytes);
-}
-
-static void cpu_download(ds_device *dev, void *dst_host, const void *src, size_t bytes) {
-    (void)dev;
-    if (bytes)
-        memcpy(dst_host, src, bytes);
-}
-
-static void cpu_sync(ds_device *dev) { (void)dev; }
-
 static size_t cpu_weight_bytes(ds_device *dev, int m, int n, int f32, int grad) {
     const ds_cpu_unit *unit = ds_cpu_of(dev)->unit;
     int pairs = unit->native && !f32;
@@ -120,8 +95,8 @@ static ds_weight *cpu_weight_new(ds_device *dev, int m, int n, int f32, int grad
     w->n = n;
     w->pairs = unit->native && !f32;
     w->rounded = unit->bf16 && !f32 && !w->pairs;
-    w->fw = cpu_alloc(dev, ds_cpu_panel_bytes(unit->nr, n, m, w->pairs));
-    w->bw = grad ? cpu_alloc(dev, ds_cpu_panel_bytes(unit->nr, m, n, w->pairs)) : NULL;
+    w->fw = ds_host_alloc(dev, ds_cpu_panel_bytes(unit->nr, n, m, w->pairs));
+    w->bw = grad ? ds_host_alloc(dev, ds_cpu_panel_bytes(unit->nr, m, n, w->pairs)) : NULL;
     if (!w->fw || (grad && !w->bw)) {
         cpu_weight_free(dev, w);
         return NULL;
@@ -163,11 +138,11 @@ static ds_device *device_new(const ds_cpu_unit *unit, ds_team *team) {
     dev->threads = cpu->threads;
     dev->host_memory = 1;
     dev->ops = unit->ops;
-    dev->alloc = cpu_alloc;
-    dev->free = cpu_free;
-    dev->upload = cpu_upload;
-    dev->download = cpu_download;
-    dev->sync = cpu_sync;
+    dev->alloc = ds_host_alloc;
+    dev->free = ds_host_free;
+    dev->upload = ds_host_upload;
+    dev->download = ds_host_download;
+    dev->sync = ds_host_sync;
     dev->weight_new = cpu_weight_new;
     dev->weight_free = cpu_weight_free;
     dev->weight_bytes = cpu_weight_bytes;

@@ -1,34 +1,9 @@
 /* kernels/ref/device.c - the reference device: host memory, one thread, f32. */
+#include "kernels/ref/host.h"
 #include "kernels/ref/ref.h"
 
 #include <stdint.h>
 #include <stdio.h>
-
-static void *ref_alloc(ds_device *dev, size_t bytes) {
-    (void)dev;
-    if (bytes > SIZE_MAX - 64)
-        return NULL;
-    return aligned_alloc(64, (bytes + 64) / 64 * 64);
-}
-
-static void ref_free(ds_device *dev, void *p) {
-    (void)dev;
-    free(p);
-}
-
-static void ref_upload(ds_device *dev, void *dst, const void *src_host, size_t bytes) {
-    (void)dev;
-    if (bytes)
-        memcpy(dst, src_host, bytes);
-}
-
-static void ref_download(ds_device *dev, void *dst_host, const void *src, size_t bytes) {
-    (void)dev;
-    if (bytes)
-        memcpy(dst_host, src, bytes);
-}
-
-static void ref_sync(ds_device *dev) { (void)dev; }
 
 static size_t ref_weight_bytes(ds_device *dev, int m, int n, int f32, int grad) {
     (void)dev, (void)f32, (void)grad;
@@ -43,7 +18,7 @@ static ds_weight *ref_weight_new(ds_device *dev, int m, int n, int f32, int grad
         return NULL;
     w->m = m;
     w->n = n;
-    w->w = ref_alloc(dev, (size_t)m * (size_t)n * sizeof *w->w);
+    w->w = ds_host_alloc(dev, (size_t)m * (size_t)n * sizeof *w->w);
     if (!w->w) {
         free(w);
         return NULL;
@@ -92,11 +67,11 @@ int ds_device_open_ref(ds_device **out, const ds_device_options *opt, ds_error *
     dev->threads = 1;
     dev->host_memory = 1;
     dev->ops = &ref_ops;
-    dev->alloc = ref_alloc;
-    dev->free = ref_free;
-    dev->upload = ref_upload;
-    dev->download = ref_download;
-    dev->sync = ref_sync;
+    dev->alloc = ds_host_alloc;
+    dev->free = ds_host_free;
+    dev->upload = ds_host_upload;
+    dev->download = ds_host_download;
+    dev->sync = ds_host_sync;
     dev->weight_new = ref_weight_new;
     dev->weight_free = ref_weight_free;
     dev->weight_bytes = ref_weight_bytes;

@@ -124,33 +124,4 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, watch_prints_changes);
 }
 
-/* Called as "diffscalerd --state S --socket P": answers on P until asked for its status, or for 20
- * seconds at most. */
-static int play_daemon(const char *path) {
-    static fake_server s;
-    static const fake_route routes[] = {
-        {.request = "GET /readyz", .body = "ok"},
-        {.request = "POST /v1/datasets", .body = DS("done", "true", V1, "null")},
-        {.request = GET_JOBS, .body = NO_JOBS},
-        {.request = "GET /v1/status", .body = "{}"},
-        {.request = NULL}};
-    alarm(20);
-    for (; routes[s.count].request; s.count++)
-        s.routes[s.count] = routes[s.count];
-    pthread_mutex_init(&s.lock, NULL);
-    s.listener = fake_listen(path);
-    while (!s.served[3]) {
-        int fd = accept(s.listener, NULL, NULL);
-        fake_serve(&s, fd);
-        close(fd);
-    }
-    ds_buf_release(&s.log);
-    return 0;
-}
-
-int main(int argc, char **argv) {
-    const char *slash = strrchr(argv[0], '/');
-    if (argc == 5 && !strcmp(slash ? slash + 1 : argv[0], "diffscalerd"))
-        return play_daemon(argv[4]);
-    return ds_test_main("cli_streams", cases);
-}
+int main(void) { return ds_test_main("cli_streams", cases); }

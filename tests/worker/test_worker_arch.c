@@ -31,8 +31,6 @@ static json_t *spec_of(const char *dataset) {
     return s;
 }
 
-static json_t *one(json_t *task) { return json_pack("[o]", task); }
-
 /* The probe of the published file, in a process that has trained nothing. */
 static void probe(char out[DS_HEX_SIZE]) {
     json_t *r = read_json(blobs, "result.json");
@@ -74,29 +72,13 @@ START_TEST(a_job_trains_and_publishes) {
 }
 END_TEST
 
-START_TEST(it_is_verified_and_sampled) {
-    char *dir = make_job("verify", verify_spec(one(task_of(blobs, "blobs")), "full"));
-    run_expect(dir, 0);
-    json_t *r = read_json(dir, "result.json"), *t = task_of(blobs, "blobs"), *s = json_object();
-    ck_assert_str_eq(text_at(r, "gate", "verdict"), "passed");
-    set_common(s, "sample");
-    json_object_set(s, "adapter", json_object_get(t, "adapter"));
-    json_object_set_new(s, "sample", sample_json());
-    json_object_update_new(
-        s, json_pack("{s:i, s:i, s:n, s:i}", "n", 3, "seed", 1, "class", "columns", 0));
-    char *samples = make_job("sample", s);
-    run_expect(samples, 0);
-    json_decref(r);
-    json_decref(t);
-    free(samples);
-    free(dir);
-}
+START_TEST(it_is_verified_and_sampled) { verify_and_sample(blobs, "blobs"); }
 END_TEST
 
 /* The gate looks at it beside a new task: the same digest, which is level 1. */
 START_TEST(another_task_leaves_its_digest) {
     json_t *spec = spec_of("stripes");
-    json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
+    json_object_set_new(spec, "old_tasks", one_task(task_of(blobs, "blobs")));
     char *dir = make_job("stripes", spec), before[DS_HEX_SIZE], after[DS_HEX_SIZE];
     probe(before);
     run_expect(dir, 0);

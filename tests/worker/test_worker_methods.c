@@ -16,8 +16,6 @@ static json_t *bitfit_spec(void) {
     return s;
 }
 
-static json_t *one(json_t *task) { return json_pack("[o]", task); }
-
 /* The published file, against the base: each bias has moved, and what it counts is all there is. */
 START_TEST(a_job_trains_biases) {
     json_t *r = read_json(blobs, "result.json");
@@ -48,29 +46,13 @@ START_TEST(a_job_trains_biases) {
 }
 END_TEST
 
-START_TEST(it_is_verified_and_sampled) {
-    char *dir = make_job("verify", verify_spec(one(task_of(blobs, "blobs")), "full"));
-    run_expect(dir, 0);
-    json_t *r = read_json(dir, "result.json"), *t = task_of(blobs, "blobs"), *s = json_object();
-    ck_assert_str_eq(text_at(r, "gate", "verdict"), "passed");
-    set_common(s, "sample");
-    json_object_set(s, "adapter", json_object_get(t, "adapter"));
-    json_object_set_new(s, "sample", sample_json());
-    json_object_update_new(
-        s, json_pack("{s:i, s:i, s:n, s:i}", "n", 3, "seed", 1, "class", "columns", 0));
-    char *samples = make_job("sample", s);
-    run_expect(samples, 0);
-    json_decref(r);
-    json_decref(t);
-    free(samples);
-    free(dir);
-}
+START_TEST(it_is_verified_and_sampled) { verify_and_sample(blobs, "blobs"); }
 END_TEST
 
 /* A new task beside it: the old one gives the same samples. */
 START_TEST(another_task_leaves_it_alone) {
     json_t *spec = train_spec("stripes");
-    json_object_set_new(spec, "old_tasks", one(task_of(blobs, "blobs")));
+    json_object_set_new(spec, "old_tasks", one_task(task_of(blobs, "blobs")));
     json_object_set_new(spec, "publish_worse", json_true());
     char *dir = make_job("stripes", spec);
     run_expect(dir, 0);
@@ -113,19 +95,19 @@ static json_t *newer_task(json_t *file) {
 static json_t *newer_job(int kind, json_t *file) {
     json_t *s = json_object();
     if (kind == 0)
-        return json_decref(s), verify_spec(one(newer_task(file)), "auto");
+        return json_decref(s), verify_spec(one_task(newer_task(file)), "auto");
     if (kind < 3) {
         json_decref(s);
         s = train_spec("stripes");
         json_t *t = newer_task(file);
         if (kind == 1)
-            json_object_set_new(s, "old_tasks", one(json_deep_copy(t)));
+            json_object_set_new(s, "old_tasks", one_task(json_deep_copy(t)));
         else
             json_object_set_new(
                 s, "bars",
-                one(json_pack("{s:s, s:s, s:O, s:O, s:O, s:n}", "role", "latest", "ref", "blobs@v1",
-                              "adapter", file, "base", json_object_get(s, "base"), "sample",
-                              json_object_get(t, "sample"), "fd")));
+                one_task(json_pack("{s:s, s:s, s:O, s:O, s:O, s:n}", "role", "latest", "ref",
+                                   "blobs@v1", "adapter", file, "base", json_object_get(s, "base"),
+                                   "sample", json_object_get(t, "sample"), "fd")));
         json_decref(t);
         return s;
     }
