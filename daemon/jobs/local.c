@@ -64,6 +64,7 @@ void ds_local_trampoline(int argc, char **argv) {
     _exit(errno == ENOENT || errno == EACCES ? DS_EXIT_PERMISSION : DS_EXIT_FAILED);
 }
 
+/* A child that nobody has waited for yet: its pid is nobody else's, whatever can be read of it. */
 static child *find(local *x, const char *identity) {
     child *c;
     LIST_FOREACH(c, &x->children, link)
@@ -119,10 +120,9 @@ static int start(ds_executor *x, const ds_launch *l, ds_process *out, ds_error *
 }
 
 static void signal_to(ds_executor *x, const char *identity, enum ds_exec_signal what) {
-    (void)x;
     pid_t pid = (pid_t)ds_process_pid(identity);
     int sig = what == DS_EXEC_KILL ? SIGKILL : SIGTERM;
-    if (!ds_process_alive(identity))
+    if (!find((local *)x, identity) && !ds_process_alive(identity))
         return;
     if (what == DS_EXEC_KILL)
         kill(-pid, sig);
@@ -131,12 +131,12 @@ static void signal_to(ds_executor *x, const char *identity, enum ds_exec_signal 
 
 static enum ds_exec_state poll_of(ds_executor *x, const char *identity) {
     child *c = find((local *)x, identity);
-    if (c && c->forgotten && waitpid(c->handle.pid, NULL, WNOHANG) == c->handle.pid) {
+    if (c && c->forgotten && waitpid(c->handle.pid, NULL, WNOHANG) != 0) {
         LIST_REMOVE(c, link);
         free(c);
         return DS_EXEC_GONE;
     }
-    if (!ds_process_alive(identity))
+    if (!c && !ds_process_alive(identity))
         return DS_EXEC_GONE;
     return ds_process_stopped(identity) ? DS_EXEC_HALTED : DS_EXEC_RUNS;
 }

@@ -1,8 +1,13 @@
 /* tests/daemon/test_daemon_executor.c - a slot and the workers with an executor that is none: no process runs,
  * and each answer that the contract of daemon/jobs/executor.h allows is given on purpose. */
+#include "daemon/jobs/local.h"
 #include "daemon/jobs/slot.h"
 #include "daemon/jobs/workers.h"
 #include "tests/fixtures/registry_fixture.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 /* ---- the executor ---- */
 
@@ -257,6 +262,47 @@ START_TEST(after_a_restart) {
 }
 END_TEST
 
+/* ---- the executor of this machine ---- */
+
+static void on_local_end(void *ctx, int exit_code, int signal) {
+    ck_assert_int_eq(exit_code, -1);
+    *(int *)ctx = signal;
+}
+
+/* Without a free descriptor nothing can be read from /proc; a child of its own is there all the
+ * same, and hears what it is told.  _i: what it is told. */
+START_TEST(own_children_without_proc) {
+    char self[PATH_MAX + 8];
+    struct rlimit limit, none;
+    int end = 0;
+    ds_fs_join(self, sizeof self, state, "self");
+    MUST(ds_fs_write(self, "#!/bin/sh\nexec sleep 60\n", 24, err));
+    ck_assert_int_eq(chmod(self, 0700), 0);
+    ds_local_options o = {.self = self, .worker = "worker"};
+    ds_executor *x = ds_local_new(&d.loop, &o);
+    ds_launch l = {.dir = state, .on_exit = on_local_end, .ctx = &end};
+    ds_process p;
+    MUST(x->start(x, &l, &p, err));
+    getrlimit(RLIMIT_NOFILE, &limit);
+    none = limit;
+    none.rlim_cur = 0;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+    enum ds_exec_state seen = x->poll(x, p.identity);
+    x->signal(x, p.identity, _i ? DS_EXEC_KILL : DS_EXEC_STOP);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    for (int i = 0; i < 500 && !end; i++) {
+        uv_run(&d.loop, UV_RUN_NOWAIT);
+        usleep(2000);
+    }
+    kill((pid_t)p.pid, SIGKILL); /* where it has heard nothing */
+    ck_assert_int_eq(end, _i ? SIGKILL : SIGTERM);
+    ck_assert_int_eq(seen, DS_EXEC_RUNS);
+    ck_assert_int_eq(x->poll(x, p.identity), DS_EXEC_GONE);
+    uv_run(&d.loop, UV_RUN_NOWAIT);
+    ds_local_free(x);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, start_fails, 0, 2);
@@ -264,6 +310,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, what_the_row_has);
     tcase_add_test(tc, hangs);
     tcase_add_loop_test(tc, after_a_restart, 0, 2);
+    tcase_add_loop_test(tc, own_children_without_proc, 0, 2);
 }
 
 int main(void) {
