@@ -288,7 +288,8 @@ static int schema_from_json(const json_t *doc, const char *file, int *schema, ds
     const char *text = ds_json_string(doc, "schema", "");
     size_t stem = sizeof schema_stem - 1;
     char *end = NULL;
-    long n = strncmp(text, schema_stem, stem) ? 0 : strtol(text + stem, &end, 10);
+    int ours = !strncmp(text, schema_stem, stem) && text[stem] > '0' && text[stem] <= '9';
+    long n = ours ? strtol(text + stem, &end, 10) : 0; /* which takes " +1" and "01", too */
     if (n < 1 || *end)
         return ds_fail(err, DS_EINVAL,
                        "'%s' is not an adapter: its schema is '%.40s', not %s1 to %d", file, text,

@@ -284,6 +284,8 @@ static const damage damages[] = {
      .code = DS_ENEWER,
      .words = {"reads diffscaler.adapter/1 to 2", "use a program at least as new"}},
     {.from = "adapter/1", .to = "adapter/0", .code = DS_EINVAL, .words = {"file.st", "adapter/0"}},
+    {.from = "adapter/1", .to = "adapter/ +1", .code = DS_EINVAL, .words = {"adapter/ +1", ""}},
+    {.from = "adapter/1", .to = "adapter/01", .code = DS_EINVAL, .words = {"adapter/01", ""}},
     {.from = "adapter/1", .to = "adapter/1a", .code = DS_EINVAL, .words = {"adapter/1a", "1 to 2"}},
     {.from = "adapter/1", .to = "base/1", .code = DS_EINVAL, .words = {"diffscaler.base/1", ""}},
     {.from = "\"schema\"",
