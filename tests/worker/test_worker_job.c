@@ -1,4 +1,5 @@
 /* tests/worker/test_worker_job.c - whole jobs as real processes: results, interruption, full disks. */
+#include "contract/job.h"
 #include "engine/files/safetensors.h"
 #include "tests/fixtures/worker_fixture.h"
 
@@ -555,6 +556,30 @@ START_TEST(scan_job) {
 }
 END_TEST
 
+/* Each status that run may have is in its help. */
+START_TEST(help_names_every_status) {
+    static char word[] = "--help";
+    char *file = in_tmp("help"), *text, *args[] = {word, NULL};
+    size_t n;
+    pid_t child = fork();
+    if (!child)
+        _exit(!freopen(file, "w", stdout) || ds_worker_run(1, args) || fflush(stdout));
+    int status = -1;
+    ck_assert(waitpid(child, &status, 0) == child && status == 0);
+    ck_assert_int_eq(ds_fs_read(file, 1 << 16, &text, &n, NULL), 0);
+    const char *p = strstr(text, "exit status:");
+    ck_assert_ptr_nonnull(p);
+#define X(name, code, meaning)                                                                     \
+    while (p && strtol(p, NULL, 10) != (code)) /* in their order */                                \
+        p = strpbrk(p + 1 + strspn(p + 1, "0123456789"), "0123456789");                            \
+    ck_assert_msg(p != NULL, "no %d in: %s", code, text);
+    DS_WORKER_EXITS(X)
+#undef X
+    free(text);
+    free(file);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     fixture_make();
     undisturbed = make_job("undisturbed", train_spec("blobs"));
@@ -572,6 +597,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, bad_input_has_its_status);
     tcase_add_test(tc, sample_job);
     tcase_add_test(tc, scan_job);
+    tcase_add_test(tc, help_names_every_status);
     if (SANITIZED) /* the same code with other timing; each of these evaluates several times */
         return;
     tcase_add_test(tc, threads_change_nothing_and_finished_is_not_redone);

@@ -163,8 +163,8 @@ static int parse(int argc, char **argv, run_args *r) {
                  "interruption.",
         .after =
             "exit status: 0 done, 1 failed, 2 bad spec or data, 6 permission, 8 refused by the\n"
-            "  gate, 9 integrity, 70 the GPU failed, 75 try again later, 130 cancelled\n"
-            "  (DIR/cancel exists), 143 stopped by SIGTERM\n"
+            "  gate, 9 integrity, 10 a file of a newer program, 70 the GPU failed, 75 try again\n"
+            "  later, 130 cancelled (DIR/cancel exists), 143 stopped by SIGTERM\n"
             "\n"
             "example:\n"
             "  diffscaler-worker run ./jobs/12 && cat ./jobs/12/result.json",
