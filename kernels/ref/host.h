@@ -1,6 +1,8 @@
-/* kernels/ref/host.h - memory of devices that compute in the host's: ref and cpu (kernels/device.h).
+/* kernels/ref/host.h - memory of devices that compute in the host's: ref and cpu
+ * (kernels/device.h).
  *
- * Aligned to a cache line, and at least one long.  Thread: any.  Errors: NULL where there is no room.
+ * Aligned to a cache line, and at least one long.  Thread: any.  Errors: NULL where there is no
+ * room.
  */
 #ifndef DS_KERNELS_REF_HOST_H
 #define DS_KERNELS_REF_HOST_H
