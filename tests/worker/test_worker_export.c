@@ -385,6 +385,23 @@ START_TEST(the_card_says_where_it_comes_from) {
 }
 END_TEST
 
+/* Options that the method does not take are not spoken of. */
+START_TEST(the_card_says_what_the_method_takes) {
+    world w = open_world(0, &methods[5], 0);
+    char *out = export(&w, DS_EXPORT_DIT, 0, "out"), *card = ds_xasprintf("%s/README.md", out),
+         *text, says[80];
+    size_t n;
+    ck_assert_int_eq(ds_fs_read(card, 1 << 20, &text, &n, NULL), 0);
+    snprintf(says, sizeof says, "- bitfit, %zu trained parameters\n",
+             ds_params_trained(&w.a->table));
+    ck_assert_msg(strstr(text, says) != NULL, "'%s' is not in\n%s", says, text);
+    free(text);
+    free(card);
+    free(out);
+    close_world(&w);
+}
+END_TEST
+
 static void refused(const world *w, enum ds_export_format format, int code, const char *words) {
     char *out = in(w, "refused");
     ds_export_options o = {
@@ -659,6 +676,7 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, diffusers_layout_comes_back, 0, METHODS);
     tcase_add_test(tc, other_properties_are_said_with_their_effect);
     tcase_add_loop_test(tc, the_card_says_where_it_comes_from, 0, 4);
+    tcase_add_test(tc, the_card_says_what_the_method_takes);
     tcase_add_test(tc, a_relu_branch_cannot_be_folded);
     tcase_add_test(tc, what_is_there_stays);
     tcase_add_test(tc, leftovers_go);

@@ -1,6 +1,7 @@
 /* worker/convert/export_card.c - files beside the tensors: JSON, the VAE, the model card. */
 #include "base/fs.h"
 #include "base/json.h"
+#include "contract/methods.h"
 #include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
 
@@ -199,10 +200,22 @@ static void section_base(ds_buf *b, const ds_exporter *x) {
     free(shape);
 }
 
+/* The method, and of its options those that are kept with it. */
+static void method_words(ds_buf *b, const ds_method_spec *s, const json_t *m) {
+    const ds_preset *p = &ds_preset_table[s->method];
+    ds_buf_addf(b, "- %s", p->name);
+    if (ds_preset_keeps(p, "rank"))
+        ds_buf_addf(b, ", rank %d", s->rank);
+    if (ds_preset_keeps(p, "side"))
+        ds_buf_addf(b, ", side %s", ds_json_string(m, "side", "out"));
+    if (ds_preset_keeps(p, "phi"))
+        ds_buf_addf(b, ", phi %s", ds_json_string(m, "phi", "identity"));
+}
+
 static void section_adapter(ds_buf *b, const ds_exporter *x) {
     if (!x->adapter)
         return;
-    const json_t *d = meta(x, "dataset"), *m = meta(x, "method"), *t = meta(x, "train");
+    const json_t *d = meta(x, "dataset"), *t = meta(x, "train");
     ds_buf_addf(b, "## Data\n\n");
     line(b, "dataset", ds_json_string(d, "name", NULL));
     long long images = ds_json_int(d, "images", 0);
@@ -211,10 +224,8 @@ static void section_adapter(ds_buf *b, const ds_exporter *x) {
                 classes == 1 ? "" : "es");
     line(b, "sha256 of its manifest", ds_json_string(d, "tree_digest", NULL));
     ds_buf_addf(b, "\n## Method\n\n");
-    ds_buf_addf(b, "- %s, rank %d, side %s, phi %s, %zu trained parameters\n",
-                ds_method_name(x->adapter->spec.method), x->adapter->spec.rank,
-                ds_json_string(m, "side", "out"), ds_json_string(m, "phi", "identity"),
-                ds_params_trained(&x->adapter->table));
+    method_words(b, &x->adapter->spec, meta(x, "method"));
+    ds_buf_addf(b, ", %zu trained parameters\n", ds_params_trained(&x->adapter->table));
     ds_buf_addf(b, "- %lld steps of %lld images, learning rate %g, seed %lld\n",
                 (long long)ds_json_int(t, "steps", 0), (long long)ds_json_int(t, "batch", 0),
                 ds_json_number(t, "lr", 0), (long long)ds_json_int(t, "seed", 0));
