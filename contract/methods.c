@@ -30,7 +30,7 @@ int ds_preset_takes(const ds_preset *p, const char *option) {
 }
 
 int ds_preset_schema(const ds_preset *p) {
-    return p <= &ds_preset_table[DS_METHOD_FULL] ? 1 : DS_ADAPTER_SCHEMA_NEWEST;
+    return p <= &ds_preset_table[DS_METHOD_FULL] ? 1 : DS_ADAPTER_SCHEMA_PARTS;
 }
 
 int ds_preset_keeps(const ds_preset *p, const char *option) {

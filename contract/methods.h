@@ -68,8 +68,9 @@ const ds_preset *ds_preset_find(const char *name); /* NULL: there is none */
 int ds_preset_takes(const ds_preset *p, const char *option);
 
 /* Schema of its adapters' files: N of diffscaler.adapter/N.  1 is from before methods had parts and
- * has the three of then.  The newest is what this program reads up to. */
-enum { DS_ADAPTER_SCHEMA_NEWEST = 2 };
+ * has the three of then; 2 names the parts.  A method keeps the number that it began with, since a
+ * published file keeps its bytes.  The newest is what this program reads up to. */
+enum { DS_ADAPTER_SCHEMA_PARTS = 2, DS_ADAPTER_SCHEMA_NEWEST = DS_ADAPTER_SCHEMA_PARTS };
 int ds_preset_schema(const ds_preset *p);
 
 /* Is the option kept with an adapter?  With schema 1 each is, with effect or without; from then on

@@ -1,6 +1,7 @@
 #include "registry/jobs/process.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,7 +76,7 @@ static int take_apart(const char *identity, parts *p) {
     snprintf(p->boot, sizeof p->boot, "%.*s", (int)(colon - boot), boot);
     char *end;
     p->pid = strtoll(colon + 1, &end, 10);
-    if (*end != ':')
+    if (*end != ':' || p->pid < 2 || p->pid > INT_MAX) /* kill(-1) would reach everybody */
         return -1;
     p->start = strtoll(end + 1, &end, 10);
     return *end ? -1 : 0;

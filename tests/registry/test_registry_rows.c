@@ -440,9 +440,19 @@ START_TEST(processes_are_told_apart) {
     other.identity[strlen("local:")] ^= 1;
     ck_assert(!ds_process_alive(other.identity));
     ck_assert(ds_process_identify(INT64_MAX, &other) != 0 && !ds_process_alive(other.identity));
-    static const char *const none[] = {
-        "",         "local",        "local:",      "local:b", "local:b:1", "local:b:1:2:3",
-        "slurm:77", "local:b:1x:2", "local:b:1:2x"};
+    static const char *const none[] = {"",
+                                       "local",
+                                       "local:",
+                                       "local:b",
+                                       "local:b:1",
+                                       "local:b:1:2:3",
+                                       "slurm:77",
+                                       "local:b:9x:2",
+                                       "local:b:9:2x",
+                                       "local:b:1:2",
+                                       "local:b:0:2",
+                                       "local:b:-9:2",
+                                       "local:b:4294967298:2"};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         ck_assert_msg(!ds_process_pid(none[i]) && !ds_process_alive(none[i]), "'%s'", none[i]);
     /* the start is compared whole, and so is the number */
