@@ -159,7 +159,7 @@ int ds_npz_writer_finish(ds_npz_writer *w, ds_error *err) {
     int rc = put(w, b.data, b.len, err);
     b.len = 0;
     local_header(&b, w);
-    if (!rc && (pwrite(w->fd, b.data, b.len, 0) != (ssize_t)b.len || fsync(w->fd)))
+    if (!rc && (ds_fs_pwrite_all(w->fd, b.data, b.len, 0) || fsync(w->fd)))
         rc = ds_fail_errno(err, "cannot write '%s'", w->path);
     ds_buf_release(&b);
     if (!rc)

@@ -17,7 +17,7 @@
 #include "registry/rows/datasets.h"
 #include "registry/core/events.h"
 #include "registry/core/place.h"
-#include "registry/work/reconcile.h"
+#include "registry/flow/reconcile.h"
 #include "registry/store/verified.h"
 
 #include <malloc.h>

@@ -59,7 +59,7 @@ static int take_lock(ds_registry *r, ds_error *err) {
             r->dir, owner);
     }
     int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
-    if (ftruncate(r->lock_fd, 0) || pwrite(r->lock_fd, text, (size_t)n, 0) != n)
+    if (ftruncate(r->lock_fd, 0) || ds_fs_pwrite_all(r->lock_fd, text, (size_t)n, 0))
         return ds_fail_errno(err, "cannot write '%s'", path);
     return 0;
 }

@@ -12,7 +12,7 @@ FOLDER_LIMIT, FILE_LIMIT = 30, 700
 
 ENGINE = "engine/files engine/model engine/diffusion engine/vae engine/names engine/metrics"
 KERNELS = "kernels"
-REGISTRY = "registry/core registry/store registry/jobs registry/rows registry/work"
+REGISTRY = "registry/core registry/store registry/jobs registry/rows registry/flow"
 ROOMS = {
     "base": "",
     "contract": "base",
@@ -40,7 +40,7 @@ ROOMS = {
     "registry/store": "base contract registry/core",
     "registry/jobs": "base contract registry/core",
     "registry/rows": "base contract registry/core registry/store registry/jobs",
-    "registry/work": "base contract registry/core registry/store registry/jobs registry/rows",
+    "registry/flow": "base contract registry/core registry/store registry/jobs registry/rows",
     "registry": "base contract " + REGISTRY,
     "daemon/http": "base contract",
     "daemon/core": "base contract daemon/http registry " + REGISTRY,

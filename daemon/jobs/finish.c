@@ -4,8 +4,8 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "registry/work/imports.h"
-#include "registry/work/results.h"
+#include "registry/flow/imports.h"
+#include "registry/flow/results.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -7,7 +7,7 @@
  *   4  ds_job_process    its identity
  *   5  it ends
  *   6  exactly one of ds_scan_finish, ds_publish, ds_verify_finish, ds_import_finish, ds_job_done
- *      (registry/work), ds_job_fail, ds_job_postpone, ds_job_requeue, ds_job_cancelled
+ *      (registry/flow), ds_job_fail, ds_job_postpone, ds_job_requeue, ds_job_cancelled
  * Those of 6 refuse (DS_ECONFLICT) a job that is not running, so a late or double exit cannot write
  * twice.
  */

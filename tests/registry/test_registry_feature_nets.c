@@ -3,7 +3,7 @@
 #include "base/fs.h"
 #include "registry/rows/bases.h"
 #include "registry/rows/feature_nets.h"
-#include "registry/work/imports.h"
+#include "registry/flow/imports.h"
 #include "tests/fixtures/registry_fixture.h"
 
 #define FID_SHA "dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44"

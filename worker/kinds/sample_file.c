@@ -105,8 +105,7 @@ void ds_sample_file_abort(ds_sample_file *f) {
 int ds_sample_file_finish(ds_sample_file *f, const char digest[DS_HEX_SIZE], ds_error *err) {
     DS_ASSERT(f->left == 0 && strlen(digest) == sizeof unknown - 1);
     int rc = 0;
-    if (pwrite(f->fd, digest, sizeof unknown - 1, f->digest_at) != (ssize_t)sizeof unknown - 1 ||
-        fsync(f->fd))
+    if (ds_fs_pwrite_all(f->fd, digest, sizeof unknown - 1, f->digest_at) || fsync(f->fd))
         rc = ds_fail_errno(err, "cannot write '%s'", f->tmp);
     if (close(f->fd) && !rc)
         rc = ds_fail_errno(err, "cannot write '%s'", f->tmp);

@@ -1,5 +1,5 @@
-/* registry/work/results.c - scan results, and the ends that need no further rows. */
-#include "registry/work/results.h"
+/* registry/flow/results.c - scan results, and the ends that need no further rows. */
+#include "registry/flow/results.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "registry/core/events.h"

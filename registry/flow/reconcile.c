@@ -1,4 +1,4 @@
-#include "registry/work/reconcile.h"
+#include "registry/flow/reconcile.h"
 #include "base/log.h"
 #include "registry/core/db.h"
 #include "registry/core/events.h"

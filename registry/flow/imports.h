@@ -1,10 +1,10 @@
-/* registry/work/imports.h - the end of an import job: a model file becomes a row.
+/* registry/flow/imports.h - the end of an import job: a model file becomes a row.
  *
  * The files lie under their final names and their digests were compared with their content before
  * this is called (daemon/jobs/finish.c).
  */
-#ifndef DS_REGISTRY_WORK_IMPORTS_H
-#define DS_REGISTRY_WORK_IMPORTS_H
+#ifndef DS_REGISTRY_FLOW_IMPORTS_H
+#define DS_REGISTRY_FLOW_IMPORTS_H
 
 #include "registry/core/handle.h"
 

@@ -1,4 +1,4 @@
-/* registry/work/publish.c - ds_publish: one transaction from result.json to a published adapter. */
+/* registry/flow/publish.c - ds_publish: one transaction from result.json to a published adapter. */
 #include "base/json.h"
 #include "base/log.h"
 #include "contract/methods.h"
@@ -11,7 +11,7 @@
 #include "registry/rows/gate_rows.h"
 #include "registry/jobs/jobs_internal.h"
 #include "registry/rows/rejected.h"
-#include "registry/work/results.h"
+#include "registry/flow/results.h"
 
 #include <math.h>
 #include <stdio.h>

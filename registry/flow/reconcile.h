@@ -1,4 +1,4 @@
-/* registry/work/reconcile.h - work is derived from rows, never from a message that could be lost.
+/* registry/flow/reconcile.h - work is derived from rows, never from a message that could be lost.
  *
  * For every live dataset:
  *   a scan job    where a scan is wanted and no scan job is live
@@ -7,8 +7,8 @@
  * Call it at start, after every finished job, when ds_registry_foreign_change says 1, and when a
  * timer fires: it is cheap and calling it again changes nothing.
  */
-#ifndef DS_REGISTRY_WORK_RECONCILE_H
-#define DS_REGISTRY_WORK_RECONCILE_H
+#ifndef DS_REGISTRY_FLOW_RECONCILE_H
+#define DS_REGISTRY_FLOW_RECONCILE_H
 
 #include "registry/core/handle.h"
 

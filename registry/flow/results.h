@@ -1,11 +1,11 @@
-/* registry/work/results.h - the end of a job that ran to its end: result.json becomes rows.
+/* registry/flow/results.h - the end of a job that ran to its end: result.json becomes rows.
  *
  * Each function is the one transaction in which a running job reaches a final state; the documents
  * are those of docs/jobs.md and are checked (DS_EINVAL names the member at fault, DS_ELIMIT).  Put
  * the files into the store first (ds_store_put_file with the digest the result names, any thread).
  */
-#ifndef DS_REGISTRY_WORK_RESULTS_H
-#define DS_REGISTRY_WORK_RESULTS_H
+#ifndef DS_REGISTRY_FLOW_RESULTS_H
+#define DS_REGISTRY_FLOW_RESULTS_H
 
 #include "registry/core/handle.h"
 #include "registry/store/store.h"

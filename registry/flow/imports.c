@@ -1,4 +1,4 @@
-#include "registry/work/imports.h"
+#include "registry/flow/imports.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "registry/rows/base_tasks.h"
