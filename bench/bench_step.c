@@ -126,8 +126,7 @@ static void bench_sample(ds_bench *b, double ms[TIMED]) {
     ds_net *net;
     ds_sample_options so = {.sampler = DS_SAMPLER_DDPM,
                             .steps = 4,
-                            .guidance = 1,
-                            .mode = DS_GUIDANCE_NONE,
+                            .guide = {1, 1},
                             .seed = 1,
                             .table_rows = -1}; /* every step computes all of it, as the peer's */
     ds_sample_request *q = ds_xcalloc((size_t)b->batch, sizeof *q);
@@ -159,8 +158,7 @@ static void bench_kept(ds_bench *b) {
     ds_net *net;
     ds_sample_options o = {.sampler = DS_SAMPLER_DDIM,
                            .steps = large ? 20 : 50,
-                           .guidance = 1.5,
-                           .mode = DS_GUIDANCE_CFG,
+                           .guide = ds_guidance_of(DS_GUIDANCE_CFG, 1.5),
                            .seed = 1};
     ds_sample_request *q = ds_xcalloc((size_t)b->batch, sizeof *q);
     size_t bytes = (size_t)b->batch * (size_t)(c->side * c->side * c->channels) * sizeof(float);

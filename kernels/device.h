@@ -76,13 +76,13 @@ enum ds_step_kind { DS_STEP_DDPM, DS_STEP_DDIM, DS_STEP_DPMPP2M };
 
 typedef struct {
     enum ds_step_kind kind;
-    int guided, pixel, learned, last; /* pixel: x0 is clipped to [-1,1]; last: to the clean image */
-    size_t limit;                     /* guidance acts on the first so many elements of a sample */
-    float guidance;
-    float a, b;                          /* sqrt(alpha_bar), sqrt(1 - alpha_bar) of t */
-    float a_prev, b_prev;                /* ddim: the same of t-1 */
-    double mean_x0, mean_xt;             /* ddpm: posterior mean */
-    double log_variance, log_beta;       /* ddpm: posterior (clipped) and largest log variance */
+    int pixel, learned, last;      /* pixel: x0 is clipped to [-1,1]; last: to the clean image */
+    size_t limit;                  /* guidance acts on the first so many elements of a sample */
+    float domain, classes;         /* weights of guidance */
+    float a, b;                    /* sqrt(alpha_bar), sqrt(1 - alpha_bar) of t */
+    float a_prev, b_prev;          /* ddim: the same of t-1 */
+    double mean_x0, mean_xt;       /* ddpm: posterior mean */
+    double log_variance, log_beta; /* ddpm: posterior (clipped) and largest log variance */
     double ratio, gain, c_now, c_before; /* dpmpp2m */
 } ds_step;
 

@@ -192,7 +192,7 @@ def normals(n, seed, stream, step, sample):
     return torch.tensor(out[:n], dtype=F64)
 
 
-def sample(kind, mode, pixel, steps, w, seed, index, label, model, base):
+def sample(kind, mode, pixel, steps, weights, seed, index, label, model, base):
     n = C * S * S
     ts = [round((T - 1) / (steps - 1) * i) for i in range(steps)]
     bar, prev = ac[ts], torch.cat([torch.ones(1, dtype=F64), ac[ts][:-1]])
@@ -206,8 +206,8 @@ def sample(kind, mode, pixel, steps, w, seed, index, label, model, base):
         out = model.forward(x, t, [label], [-1])
         eps, v = out.chunk(2, 1)
         if mode != 'none':
-            u = (model if mode == 'cfg' else base).forward(x, t, [-1], [CLASSES]).chunk(2, 1)[0]
-            eps = u + w * (eps - u)
+            null, u = [m.forward(x, t, [-1], [CLASSES]).chunk(2, 1)[0] for m in (model, base)]
+            eps = u + weights[0] * (null - u) + weights[1] * (eps - null)
         a, b = bar[k].sqrt(), (1 - bar[k]).sqrt()
         x0 = (x - b * eps) / a
         if pixel:
@@ -239,9 +239,10 @@ def samples(store, p):
         q = {k: v.to(F64) for k, v in p.items()}
         model, base = Model('out', q), Model('full', {'y_embedder.rows': q['y_embedder.rows']})
         # many steps for ddpm: over long strides an untrained variance head spans many powers of e
+        w = {'none': (1, 1), 'cfg': (1, 1.7), 'domain': (1.7, 1.7), 'both': (1.4, 2)}
         for kind, mode, pixel, steps in (('ddpm', 'cfg', 0, 60), ('ddim', 'domain', 0, 6), ('dpmpp2m', 'none', 0, 6),
-                                         ('dpmpp2m', 'cfg', 1, 6)):
-            store['sample.%s.%s.%d' % (kind, mode, pixel)] = sample(kind, mode, pixel, steps, 1.7, 2 ** 33 + 5, 7, 1, model, base)
+                                         ('dpmpp2m', 'cfg', 1, 6), ('ddim', 'both', 0, 6), ('dpmpp2m', 'both', 1, 6)):
+            store['sample.%s.%s.%d' % (kind, mode, pixel)] = sample(kind, mode, pixel, steps, w[mode], 2 ** 33 + 5, 7, 1, model, base)
 
 
 def keep(store, path):

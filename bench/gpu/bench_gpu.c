@@ -242,11 +242,8 @@ static void sample(bench *b, const char *part, int images, int tasks, enum ds_ne
     must(ds_net_new(&net, b->model, kind, (const ds_adapter *const *)a, tasks,
                     guided ? 2 * images : images, &err),
          &err);
-    ds_sample_options so = {.sampler = DS_SAMPLER_DDPM,
-                            .steps = STEPS,
-                            .guidance = guided ? 4 : 1,
-                            .mode = guided ? DS_GUIDANCE_CFG : DS_GUIDANCE_NONE,
-                            .seed = 1};
+    ds_sample_options so = {
+        .sampler = DS_SAMPLER_DDPM, .steps = STEPS, .guide = {1, guided ? 4 : 1}, .seed = 1};
     ds_sample_request *q = ds_xcalloc((size_t)images, sizeof *q);
     float *raw =
         ds_xmalloc((size_t)(images * b->cfg.side * b->cfg.side * b->cfg.channels) * sizeof *raw);

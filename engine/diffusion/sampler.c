@@ -15,41 +15,58 @@ static const char *const sampler_names[] = {DS_SAMPLERS(DS_WORD_AT)};
 static const char *const guidance_names[] = {DS_GUIDANCES(DS_WORD_AT)};
 
 const char *ds_sampler_name(enum ds_sampler s) { return sampler_names[s]; }
-const char *ds_guidance_name(enum ds_guidance g) { return guidance_names[g]; }
+const char *ds_guidance_name(enum ds_guidance_mode m) { return guidance_names[m]; }
 
-static int guided(const ds_sample_options *o) {
-    return o->mode != DS_GUIDANCE_NONE && o->guidance != 1.0;
+ds_guidance ds_guidance_of(enum ds_guidance_mode m, double w) {
+    return (ds_guidance){.domain = m == DS_GUIDANCE_DOMAIN ? w : 1,
+                         .classes = m == DS_GUIDANCE_NONE ? 1 : w};
+}
+
+int ds_guidance_needs_base(ds_guidance g) { return g.domain != 1; }
+static int needs_null(ds_guidance g) { return g.classes != g.domain; }
+
+int ds_guidance_passes(ds_guidance g, int has_class) {
+    return 1 + ds_guidance_needs_base(g) + (has_class && needs_null(g));
 }
 
 int ds_sample_batch(const ds_sample_options *o, int net_batch) {
-    int n = guided(o) && o->mode == DS_GUIDANCE_CFG ? net_batch / 2 : net_batch;
+    int n = needs_null(o->guide) ? net_batch / 2 : net_batch;
     return n > 0 ? n : 1;
 }
 
+/* A net, and what it is asked in every step. */
+typedef struct {
+    ds_net *net;
+    ds_window *window; /* its modulations, or NULL */
+    ds_net_sample *samples;
+    float *out; /* device: its answers, in the order of the samples */
+} ds_side;
+
 /* One pass over a batch of B images; device buffers of that size. */
 typedef struct {
-    ds_net *net, *base;
     const ds_facts *c;
     const ds_sample_options *o;
     ds_schedule s;
-    size_t px, outpx;       /* elements of an image, of a model output */
-    float *x, *out;         /* device: (2B,C,S,S) twice the images for cfg, (2B,outC,S,S) */
+    size_t px, outpx; /* elements of an image, of a model output */
+    ds_side own;      /* 2B: the conditions, then the null rows that guide */
+    ds_side base;     /* B; net NULL: it does not guide */
+    float *x;         /* device: (2B,C,S,S): the images, then again those that have a null row */
     float *x0_prev, *noise; /* device: (B,C,S,S) */
     uint32_t *noise_step;   /* B, for the op that makes noise */
     uint64_t *noise_index;
-    float *host;                     /* (B,C,S,S) */
-    ds_net_sample *samples;          /* 2B */
-    ds_window *window, *base_window; /* modulations of net and base, or NULL */
-    int B, both; /* both: conditional and unconditional in one pass, x holds the images twice */
+    float *host;     /* (B,C,S,S) */
+    int B, N, twice; /* N: null rows; twice: own's in one pass, x holds their images twice */
 } ds_run;
 
-/* What requests ask for, and what guides them: the null class of the adapter or of the base.  The
- * timestep is set in every step. */
-static void samples_of(const ds_facts *c, ds_net_sample *samples, ds_net_sample *guide,
-                       const ds_sample_request *q, int n) {
+static int has_null(const ds_run *r, const ds_sample_request *q) {
+    return needs_null(r->o->guide) && q->label >= 0;
+}
+
+/* What requests ask for.  The timestep is set in every step. */
+static void samples_of(const ds_facts *c, ds_net_sample *samples, const ds_sample_request *q,
+                       int n) {
     for (int i = 0; i < n; i++) {
         ds_net_sample s = {.row = -1, .base_row = c->classes, .task = q[i].base ? -1 : q[i].task};
-        guide[i] = s;
         if (q[i].label >= 0 && q[i].base)
             s.base_row = q[i].label;
         else if (q[i].label >= 0)
@@ -58,32 +75,54 @@ static void samples_of(const ds_facts *c, ds_net_sample *samples, ds_net_sample 
     }
 }
 
-static void pass(ds_run *r, ds_net *net, ds_window *w, int first, int n, int k) {
-    float *out = r->out + (size_t)first * r->outpx;
-    if (!ds_window_forward(w, out, r->x, first, n, k)) {
+/* The null class of the adapter, for those that it guides; their number. */
+static int nulls_of(const ds_run *r, ds_net_sample *samples, const ds_sample_request *q, int n) {
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        ds_sample_request null = q[i];
+        null.label = -1;
+        if (has_null(r, &q[i]))
+            samples_of(r->c, &samples[count++], &null, 1);
+    }
+    return count;
+}
+
+/* The null class of the base. */
+static void bases_of(const ds_facts *c, ds_net_sample *samples, int n) {
+    for (int i = 0; i < n; i++)
+        samples[i] = (ds_net_sample){.row = -1, .base_row = c->classes, .task = -1};
+}
+
+static void pass(ds_run *r, const ds_side *d, int first, int n, int k) {
+    float *out = d->out + (size_t)first * r->outpx;
+    if (n && !ds_window_forward(d->window, out, r->x, first, n, k)) {
         for (int i = first; i < first + n; i++)
-            r->samples[i].t = (float)r->s.t[k];
-        ds_net_forward(net, out, &(ds_net_input){.x = r->x, .samples = r->samples + first}, n);
+            d->samples[i].t = (float)r->s.t[k];
+        ds_net_forward(d->net, out, &(ds_net_input){.x = r->x, .samples = d->samples + first}, n);
     }
 }
 
-/* Model output in step k for the images in r->x: out, and behind it that of the guide. */
+/* Model outputs in step k for the images in r->x. */
 static void predict(ds_run *r, int k) {
-    const int g = guided(r->o), cfg = r->o->mode == DS_GUIDANCE_CFG;
-    pass(r, r->net, r->window, 0, r->both ? 2 * r->B : r->B, k);
-    if (g && !r->both)
-        pass(r, cfg ? r->net : r->base, cfg ? r->window : r->base_window, r->B, r->B, k);
+    pass(r, &r->own, 0, r->twice ? r->B + r->N : r->B, k);
+    if (!r->twice)
+        pass(r, &r->own, r->B, r->N, k);
+    if (r->base.net)
+        pass(r, &r->base, 0, r->B, k);
 }
 
-/* The numbers are those of ds_rng_normal. */
-static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, float *dst) {
-    ds_device *dev = ds_net_device(r->net);
-    for (int i = 0; i < r->B; i++) {
-        r->noise_step[i] = step;
-        r->noise_index[i] = q[i].index;
-    }
-    dev->ops->normal(dev, dst, r->o->seed, DS_STREAM_SAMPLE, r->noise_step, r->noise_index, r->B,
-                     r->px);
+/* The numbers are those of ds_rng_normal.  nulls: for those with a null row only. */
+static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, int nulls, float *dst) {
+    ds_device *dev = ds_net_device(r->own.net);
+    int n = 0;
+    for (int i = 0; i < r->B; i++)
+        if (!nulls || has_null(r, &q[i])) {
+            r->noise_step[n] = step;
+            r->noise_index[n++] = q[i].index;
+        }
+    if (n)
+        dev->ops->normal(dev, dst, r->o->seed, DS_STREAM_SAMPLE, r->noise_step, r->noise_index, n,
+                         r->px);
 }
 
 static double lambda_of(double alpha_bar) { return 0.5 * log(alpha_bar / (1 - alpha_bar)); }
@@ -114,12 +153,12 @@ static ds_step coefficients(const ds_run *r, int k) {
     const size_t plane = (size_t)r->c->side * (size_t)r->c->side;
     size_t channels = (size_t)(r->c->guidance_channels ? r->c->guidance_channels : r->c->channels);
     ds_step p = {.kind = (enum ds_step_kind)r->o->sampler,
-                 .guided = guided(r->o),
                  .pixel = r->c->pixel,
                  .learned = r->c->learn_sigma,
                  .last = k == 0,
                  .limit = channels * plane,
-                 .guidance = (float)r->o->guidance,
+                 .domain = (float)r->o->guide.domain,
+                 .classes = (float)r->o->guide.classes,
                  .a = (float)sqrt(s->alpha_bar[k]),
                  .b = (float)sqrt(1 - s->alpha_bar[k]),
                  .a_prev = (float)sqrt(s->alpha_bar_prev[k]),
@@ -133,30 +172,45 @@ static ds_step coefficients(const ds_run *r, int k) {
     return p;
 }
 
-/* From step k to k-1 on the device. */
+/* The op for images first .. first+n-1, whose null rows are those from `null` on, or none. */
+static void step_some(ds_run *r, const ds_step *p, int draws, int first, int n, int null) {
+    ds_device *dev = ds_net_device(r->own.net);
+    const size_t at = (size_t)first, behind = (size_t)(r->B + null);
+    dev->ops->sampler_step(dev, r->x + at * r->px,
+                           null >= 0 && r->twice ? r->x + behind * r->px : NULL,
+                           r->x0_prev + at * r->px, r->own.out + at * r->outpx,
+                           null >= 0 ? r->own.out + behind * r->outpx : NULL,
+                           r->base.net ? r->base.out + at * r->outpx : NULL,
+                           draws ? r->noise + at * r->px : NULL, p, n, r->px, r->outpx);
+}
+
+/* From step k to k-1 on the device: one call for neighbours that all have a null row, or none. */
 static void step(ds_run *r, const ds_sample_request *q, int k) {
-    ds_device *dev = ds_net_device(r->net);
-    const size_t n = (size_t)r->B;
     const ds_step p = coefficients(r, k);
     const int draws = p.kind == DS_STEP_DDPM && !p.last;
     if (draws)
-        noise(r, q, (uint32_t)r->s.t[k], r->noise);
-    dev->ops->sampler_step(dev, r->x, r->both ? r->x + n * r->px : NULL, r->x0_prev, r->out,
-                           r->out + n * r->outpx, draws ? r->noise : NULL, &p, r->B, r->px,
-                           r->outpx);
+        noise(r, q, (uint32_t)r->s.t[k], 0, r->noise);
+    for (int first = 0, end, null = 0; first < r->B; first = end) {
+        const int guided = has_null(r, &q[first]);
+        for (end = first + 1; end < r->B && has_null(r, &q[end]) == guided;)
+            end++;
+        step_some(r, &p, draws, first, end - first, guided ? null : -1);
+        null += guided ? end - first : 0;
+    }
 }
 
 static int run_batch(ds_run *r, const ds_sample_request *q, double done, double total,
                      ds_progress *progress, void *ctx, ds_error *err) {
-    ds_device *dev = ds_net_device(r->net);
-    r->both = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG && 2 * r->B <= ds_net_batch(r->net);
-    noise(r, q, 0xffffffffu, r->x);
-    if (r->both)
-        noise(r, q, 0xffffffffu, r->x + (size_t)r->B * r->px);
-    samples_of(r->c, r->samples, r->samples + r->B, q, r->B);
-    const int cfg = guided(r->o) && r->o->mode == DS_GUIDANCE_CFG;
-    ds_window_batch(r->window, r->samples, 0, cfg ? 2 * r->B : r->B);
-    ds_window_batch(r->base_window, r->samples, r->B, r->B);
+    ds_device *dev = ds_net_device(r->own.net);
+    samples_of(r->c, r->own.samples, q, r->B);
+    r->N = nulls_of(r, r->own.samples + r->B, q, r->B);
+    r->twice = r->B + r->N <= ds_net_batch(r->own.net);
+    DS_ASSERT(r->twice || r->B == 1);
+    noise(r, q, 0xffffffffu, 0, r->x);
+    if (r->twice)
+        noise(r, q, 0xffffffffu, 1, r->x + (size_t)r->B * r->px);
+    ds_window_batch(r->own.window, r->own.samples, 0, r->B + r->N);
+    ds_window_batch(r->base.window, r->base.samples, 0, r->B);
     for (int k = r->s.steps - 1; k >= 0; k--) {
         predict(r, k);
         step(r, q, k);
@@ -182,18 +236,21 @@ static void to_pixels(uint8_t *out, const ds_run *r, const int *place) {
 }
 
 static int run_open(ds_run *r, int batch, ds_error *err) {
-    ds_device *dev = ds_net_device(r->net);
-    size_t n = (size_t)batch;
+    ds_device *dev = ds_net_device(r->own.net);
+    size_t n = (size_t)batch, own = needs_null(r->o->guide) ? 2 * n : n;
     r->px = ds_facts_in(r->c);
     r->outpx = ds_facts_out(r->c);
-    r->x = dev->alloc(dev, 2 * n * r->px * sizeof(float));
-    r->out = dev->alloc(dev, 2 * n * r->outpx * sizeof(float));
+    r->x = dev->alloc(dev, own * r->px * sizeof(float));
+    r->own.out = dev->alloc(dev, (own + (r->base.net ? n : 0)) * r->outpx * sizeof(float));
     r->x0_prev = dev->alloc(dev, n * r->px * sizeof(float));
     r->noise = dev->alloc(dev, n * r->px * sizeof(float));
-    if (!r->x || !r->out || !r->x0_prev || !r->noise)
+    if (!r->x || !r->own.out || !r->x0_prev || !r->noise)
         return ds_fail(err, DS_ENOMEM, "no room to sample %d images at a time", batch);
+    r->base.out = r->own.out + own * r->outpx;
     r->host = ds_xmalloc(n * r->px * sizeof(float));
-    r->samples = ds_xmalloc(2 * n * sizeof *r->samples);
+    r->own.samples = ds_xmalloc(own * sizeof *r->own.samples);
+    r->base.samples = ds_xmalloc(n * sizeof *r->base.samples);
+    bases_of(r->c, r->base.samples, batch);
     r->noise_step = ds_xmalloc(n * sizeof *r->noise_step);
     r->noise_index = ds_xmalloc(n * sizeof *r->noise_index);
     return 0;
@@ -206,30 +263,32 @@ size_t ds_sample_table_bytes(const ds_base *base, const ds_device *dev, int net_
 
 /* Modulations of all that will be asked for. */
 static void open_windows(ds_run *r, int batch, const ds_sample_request *q, int n) {
-    const int g = guided(r->o), cfg = g && r->o->mode == DS_GUIDANCE_CFG, limit = r->o->table_rows;
-    int rows = ds_window_rows(ds_net_base(r->net), ds_net_device(r->net));
+    ds_net *net = r->own.net;
+    int rows = ds_window_rows(ds_net_base(net), ds_net_device(net)), limit = r->o->table_rows;
     ds_net_sample *all = ds_xmalloc(2 * (size_t)n * sizeof *all);
-    samples_of(r->c, all, all + n, q, n);
+    samples_of(r->c, all, q, n);
+    int count = n + nulls_of(r, all + n, q, n);
     if (limit)
         rows = limit < rows ? limit : rows;
-    r->window = ds_window_new(r->net, &r->s, all, cfg ? 2 * n : n, 2 * batch, rows);
-    if (g && !cfg)
-        r->base_window = ds_window_new(r->base, &r->s, all + n, n, 2 * batch, rows);
+    r->own.window = ds_window_new(net, &r->s, all, count, 2 * batch, rows);
+    if (r->base.net)
+        r->base.window = ds_window_new(r->base.net, &r->s, r->base.samples, 1, batch, rows);
     free(all);
 }
 
 static void run_close(ds_run *r) {
-    ds_device *dev = ds_net_device(r->net);
-    float *device[] = {r->x, r->out, r->x0_prev, r->noise};
-    ds_window_free(r->window);
-    ds_window_free(r->base_window);
-    ds_device_forget(dev, r->net); /* what was recorded over these buffers */
-    if (r->base)
-        ds_device_forget(dev, r->base);
+    ds_device *dev = ds_net_device(r->own.net);
+    float *device[] = {r->x, r->own.out, r->x0_prev, r->noise};
+    ds_window_free(r->own.window);
+    ds_window_free(r->base.window);
+    ds_device_forget(dev, r->own.net); /* what was recorded over these buffers */
+    if (r->base.net)
+        ds_device_forget(dev, r->base.net);
     for (int i = 0; i < 4; i++)
         dev->free(dev, device[i]);
     free(r->host);
-    free(r->samples);
+    free(r->own.samples);
+    free(r->base.samples);
     free(r->noise_step);
     free(r->noise_index);
     ds_schedule_release(&r->s);
@@ -237,9 +296,11 @@ static void run_close(ds_run *r) {
 
 static int check(const ds_net *net, const ds_net *base, const ds_sample_options *o,
                  const ds_sample_request *q, int n, ds_error *err) {
-    if (!(o->guidance >= 0 && o->guidance <= 100))
-        return ds_fail(err, DS_EINVAL, "guidance is %g, must be 0 to 100", o->guidance);
-    if (guided(o) && o->mode == DS_GUIDANCE_DOMAIN && !base)
+    const double weights[] = {o->guide.domain, o->guide.classes};
+    for (int i = 0; i < 2; i++)
+        if (!(weights[i] >= 0 && weights[i] <= 100))
+            return ds_fail(err, DS_EINVAL, "guidance is %g, must be 0 to 100", weights[i]);
+    if (ds_guidance_needs_base(o->guide) && !base)
         return ds_fail(err, DS_EINVAL, "domain guidance needs the base beside the adapter");
     for (int i = 0; i < n; i++) {
         int task = ds_net_several(net) ? q[i].task : 0;
@@ -269,10 +330,12 @@ static int *places(const ds_net *net, const ds_sample_request *q, int n) {
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
               const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
               ds_error *err) {
-    ds_run r = {.net = net, .base = base, .c = &ds_net_base(net)->facts, .o = opt};
+    ds_run r = {.c = &ds_net_base(net)->facts, .o = opt, .own.net = net};
     int batch = ds_sample_batch(opt, ds_net_batch(net)),
         rc = check(net, base, opt, requests, n, err);
-    if (base && batch > ds_net_batch(base))
+    if (ds_guidance_needs_base(opt->guide))
+        r.base.net = base;
+    if (r.base.net && batch > ds_net_batch(base))
         batch = ds_net_batch(base);
     if (!rc)
         rc = ds_schedule_respace(&r.s, r.c, opt->steps, err);

@@ -4,8 +4,10 @@
  *   ddim     deterministic, eta = 0                      Song et al. 2021
  *   dpmpp2m  DPM-Solver++(2M), x0 prediction             Lu et al. 2022, algorithm 2
  *
- * Guidance: eps = u + w (c - u).  u comes from the adapter's own null row (cfg) or from the frozen
- * base with adapters off (domain guidance, Zhong et al. 2025, arXiv 2504.01521).
+ * Guidance: eps = u + w_d (n - u) + w_c (c - n).  c is the adapter's output for the class, n that
+ * for its null row, u that of the frozen base without adapter and class.  w_c alone is
+ * classifier-free guidance (Ho & Salimans 2022), both equal is domain guidance (Zhong et al. 2025,
+ * arXiv 2504.01521).  A step takes the passes that the weights need (ds_guidance_passes).
  * Sample i of a run is named by (seed, index): it does not depend on its neighbours or on batch
  * size.
  */
@@ -16,16 +18,27 @@
 #include "engine/model/net.h"
 
 enum ds_sampler { DS_SAMPLER_DDPM, DS_SAMPLER_DDIM, DS_SAMPLER_DPMPP2M };
-enum ds_guidance { DS_GUIDANCE_NONE, DS_GUIDANCE_CFG, DS_GUIDANCE_DOMAIN };
+enum ds_guidance_mode { DS_GUIDANCE_NONE, DS_GUIDANCE_CFG, DS_GUIDANCE_DOMAIN };
 
 const char *ds_sampler_name(enum ds_sampler s);
-const char *ds_guidance_name(enum ds_guidance g);
+const char *ds_guidance_name(enum ds_guidance_mode m);
+
+/* {1, 1}: none. */
+typedef struct {
+    double domain, classes; /* w_d, w_c */
+} ds_guidance;
+
+/* What a mode of strength w stands for: none (1, 1), cfg (1, w), domain (w, w). */
+ds_guidance ds_guidance_of(enum ds_guidance_mode m, double w);
+int ds_guidance_needs_base(ds_guidance g); /* w_d is not 1 */
+/* Passes through a model in a step of one sample: that of its class; of the null row where w_c is
+ * not w_d and there is a class; of the base where it is needed. */
+int ds_guidance_passes(ds_guidance g, int has_class);
 
 typedef struct {
     enum ds_sampler sampler;
     int steps;
-    double guidance; /* w; 1 = none */
-    enum ds_guidance mode;
+    ds_guidance guide;
     uint64_t seed;
     int table_rows; /* tests: at most so many rows of modulations kept; 0: what a device is given,
                        -1: none.  Samples do not depend on it */
@@ -40,7 +53,7 @@ typedef struct {
 } ds_sample_request;
 
 /* pixels (n,S,S,C) uint8, clamp(127.5 x + 128) truncated; raw (n,C,S,S) f32 or NULL.
- * net: INFER or STACKED.  base: INFER net without adapter, needed for domain guidance only.
+ * net: INFER or STACKED.  base: INFER net without adapter, where ds_guidance_needs_base.
  * progress is told images. */
 int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_sample_options *opt,
               const ds_sample_request *requests, int n, ds_progress *progress, void *ctx,
@@ -51,7 +64,8 @@ int ds_sample(uint8_t *pixels, float *raw, ds_net *net, ds_net *base, const ds_s
  * where it is not to be had. */
 size_t ds_sample_table_bytes(const ds_base *base, const ds_device *dev, int net_batch);
 
-/* Largest number of images per pass for a net of that many rows (guidance doubles the batch). */
+/* Largest number of images per pass for a net of that many rows (images with a class take two where
+ * the null row guides). */
 int ds_sample_batch(const ds_sample_options *opt, int net_batch);
 
 #endif

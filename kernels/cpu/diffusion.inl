@@ -31,11 +31,21 @@ enum { STEP_STRETCH = 4096 };
 
 typedef struct {
     float *x, *twin, *x0_prev;
-    const float *out, *base, *noise;
+    const float *out, *null, *base, *noise;
     const ds_step *s;
     size_t px, outpx;
     int stretches; /* of a sample */
 } step_job;
+
+/* The guided output of element i. */
+static float guided(const step_job *j, size_t i) {
+    const float c = j->out[i], *n = j->null, *u = j->base;
+    if (n && u)
+        return u[i] + j->s->domain * (n[i] - u[i]) + j->s->classes * (c - n[i]);
+    if (n)
+        return n[i] + j->s->classes * (c - n[i]);
+    return u ? u[i] + j->s->domain * (c - u[i]) : c;
+}
 
 static float step_ddpm(const ds_step *s, float x, float x0, float v, float noise) {
     double mean = s->mean_x0 * x0 + s->mean_xt * x, log_variance = s->log_variance;
@@ -61,9 +71,7 @@ static void step_task(void *ctx, int task, int thread) {
            end = i + STEP_STRETCH < j->px ? i + STEP_STRETCH : j->px;
     for (; i < end; i++) {
         size_t at = b * j->px + i, o = b * j->outpx + i;
-        float x = j->x[at], eps = j->out[o];
-        if (s->guided && i < s->limit)
-            eps = j->base[o] + s->guidance * (eps - j->base[o]);
+        float x = j->x[at], eps = i < s->limit ? guided(j, o) : j->out[o];
         float x0 = (x - s->b * eps) / s->a;
         if (s->pixel) {
             x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
@@ -83,10 +91,11 @@ static void step_task(void *ctx, int task, int thread) {
 }
 
 static void ds_cpu_sampler_step(ds_device *dev, float *x, float *twin, float *x0_prev,
-                                const float *out, const float *base, const float *noise,
-                                const ds_step *s, int B, size_t px, size_t outpx) {
+                                const float *out, const float *null, const float *base,
+                                const float *noise, const ds_step *s, int B, size_t px,
+                                size_t outpx) {
     int stretches = (int)((px + STEP_STRETCH - 1) / STEP_STRETCH);
-    step_job job = {x, twin, x0_prev, out, base, noise, s, px, outpx, stretches};
+    step_job job = {x, twin, x0_prev, out, null, base, noise, s, px, outpx, stretches};
     ds_team_run(ds_cpu_of(dev)->team, step_task, &job, B * stretches);
 }
 

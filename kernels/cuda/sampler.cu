@@ -6,10 +6,20 @@ enum { BLOCK = 256 };
 
 struct step_args {
     float *x, *twin, *x0_prev;
-    const float *out, *base, *noise;
+    const float *out, *null, *base, *noise;
     ds_step s;
     size_t px, outpx, n;
 };
+
+/* The guided output of element i. */
+__device__ static float guided(const step_args &a, size_t i) {
+    const float c = a.out[i];
+    if (a.null && a.base)
+        return a.base[i] + a.s.domain * (a.null[i] - a.base[i]) + a.s.classes * (c - a.null[i]);
+    if (a.null)
+        return a.null[i] + a.s.classes * (c - a.null[i]);
+    return a.base ? a.base[i] + a.s.domain * (c - a.base[i]) : c;
+}
 
 __device__ static float step_ddpm(const ds_step &s, float x, float x0, float v, float noise) {
     double mean = s.mean_x0 * x0 + s.mean_xt * x, log_variance = s.log_variance;
@@ -32,9 +42,7 @@ __global__ void sampler_step(step_args a) {
         return;
     const ds_step &s = a.s;
     size_t b = at / a.px, i = at % a.px, o = b * a.outpx + i;
-    float x = a.x[at], eps = a.out[o];
-    if (s.guided && i < s.limit)
-        eps = a.base[o] + s.guidance * (eps - a.base[o]);
+    float x = a.x[at], eps = i < s.limit ? guided(a, o) : a.out[o];
     float x0 = (x - s.b * eps) / s.a;
     if (s.pixel) {
         x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
@@ -52,10 +60,10 @@ __global__ void sampler_step(step_args a) {
 }
 
 void ds_cuda_sampler_step(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
-                          const float *base, const float *noise, const ds_step *s, int B, size_t px,
-                          size_t outpx) {
+                          const float *null, const float *base, const float *noise,
+                          const ds_step *s, int B, size_t px, size_t outpx) {
     size_t n = (size_t)B * px;
-    step_args a = {x, twin, x0_prev, out, base, noise, *s, px, outpx, n};
+    step_args a = {x, twin, x0_prev, out, null, base, noise, *s, px, outpx, n};
     ds_cuda_launch(ds_cuda_begin(dev), sampler_step, dim3((unsigned)ds_ceil_div(n, BLOCK)), BLOCK,
                    0, a);
 }

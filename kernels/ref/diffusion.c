@@ -18,11 +18,21 @@ void ds_ref_normal(ds_device *dev, float *out, uint64_t seed, uint32_t stream, c
         ds_rng_normal(out + (size_t)b * n, n, seed, stream, step[b], sample[b]);
 }
 
+/* The guided output of element i; null and base: what guides, or NULL. */
+static float guided(const ds_step *s, const float *out, const float *null, const float *base,
+                    size_t i) {
+    if (null && base)
+        return base[i] + s->domain * (null[i] - base[i]) + s->classes * (out[i] - null[i]);
+    if (null)
+        return null[i] + s->classes * (out[i] - null[i]);
+    if (base)
+        return base[i] + s->domain * (out[i] - base[i]);
+    return out[i];
+}
+
 /* One element; v: the model's variance output; the f32 roundings are part of the definition. */
-static float step_element(const ds_step *s, float x, float eps, float guide, int guided, float v,
-                          float noise, float *x0_prev) {
-    if (guided)
-        eps = guide + s->guidance * (eps - guide);
+static float step_element(const ds_step *s, float x, float eps, float v, float noise,
+                          float *x0_prev) {
     float x0 = (x - s->b * eps) / s->a;
     if (s->pixel) {
         x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
@@ -45,15 +55,14 @@ static float step_element(const ds_step *s, float x, float eps, float guide, int
 }
 
 void ds_ref_sampler_step(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
-                         const float *base, const float *noise, const ds_step *s, int B, size_t px,
-                         size_t outpx) {
+                         const float *null, const float *base, const float *noise, const ds_step *s,
+                         int B, size_t px, size_t outpx) {
     (void)dev;
     for (size_t b = 0; b < (size_t)B; b++)
         for (size_t i = 0; i < px; i++) {
             size_t at = b * px + i, o = b * outpx + i;
-            int guided = s->guided && i < s->limit;
-            x[at] = step_element(s, x[at], out[o], guided ? base[o] : 0, guided,
-                                 s->learned ? out[o + px] : 0, noise ? noise[at] : 0,
+            float eps = i < s->limit ? guided(s, out, null, base, o) : out[o];
+            x[at] = step_element(s, x[at], eps, s->learned ? out[o + px] : 0, noise ? noise[at] : 0,
                                  x0_prev ? x0_prev + at : NULL);
             if (twin)
                 twin[at] = x[at];

@@ -25,7 +25,7 @@ static const ds_method_spec affiner = {.method = DS_METHOD_AFFINER,
                                        .classes = CLASSES,
                                        .seed = 5};
 static const ds_sample_options few = {
-    .sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guidance = 1.5, .mode = DS_GUIDANCE_CFG, .seed = 1};
+    .sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guide = {1, 1.5}, .seed = 1};
 
 typedef struct {
     ds_device *dev;

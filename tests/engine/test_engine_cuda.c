@@ -205,8 +205,7 @@ static void sample(float *raw, world *w, ds_net *net, ds_net *base, int sampler,
                    int first, int n) {
     ds_sample_options o = {.sampler = (enum ds_sampler)sampler,
                            .steps = 5,
-                           .guidance = 1.5,
-                           .mode = (enum ds_guidance)mode,
+                           .guide = ds_guidance_of((enum ds_guidance_mode)mode, 1.5),
                            .seed = 9};
     ds_sample_request q[8] = {{0}};
     ds_error err = {0};
@@ -296,7 +295,8 @@ START_TEST(equal_tasks_are_one_product) {
     world w = world_new("cuda", _i ? DS_PRECISION_BF16 : DS_PRECISION_F32);
     ds_adapter *a = adapter_of(&w, 11), *b = adapter_of(&w, 12);
     const ds_adapter *both[] = {a, b};
-    const ds_sample_options o = {.sampler = DS_SAMPLER_DDIM, .steps = 4, .guidance = 1, .seed = 2};
+    const ds_sample_options o = {
+        .sampler = DS_SAMPLER_DDIM, .steps = 4, .guide = {1, 1}, .seed = 2};
     spy.real = w.dev->ops;
     spy.ops = *w.dev->ops;
     spy.ops.linear_gelu_forward = spy_gelu;

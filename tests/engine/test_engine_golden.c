@@ -269,12 +269,14 @@ static void check_sampler(int which, const char *kind) {
     static const struct {
         const char *key;
         enum ds_sampler sampler;
-        enum ds_guidance mode;
+        ds_guidance guide;
         int pixel, steps;
-    } runs[] = {{"sample.ddpm.cfg.0", DS_SAMPLER_DDPM, DS_GUIDANCE_CFG, 0, 60},
-                {"sample.ddim.domain.0", DS_SAMPLER_DDIM, DS_GUIDANCE_DOMAIN, 0, 6},
-                {"sample.dpmpp2m.none.0", DS_SAMPLER_DPMPP2M, DS_GUIDANCE_NONE, 0, 6},
-                {"sample.dpmpp2m.cfg.1", DS_SAMPLER_DPMPP2M, DS_GUIDANCE_CFG, 1, 6}};
+    } runs[] = {{"sample.ddpm.cfg.0", DS_SAMPLER_DDPM, {1, 1.7}, 0, 60},
+                {"sample.ddim.domain.0", DS_SAMPLER_DDIM, {1.7, 1.7}, 0, 6},
+                {"sample.dpmpp2m.none.0", DS_SAMPLER_DPMPP2M, {1, 1}, 0, 6},
+                {"sample.dpmpp2m.cfg.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6},
+                {"sample.ddim.both.0", DS_SAMPLER_DDIM, {1.4, 2}, 0, 6},
+                {"sample.dpmpp2m.both.1", DS_SAMPLER_DPMPP2M, {1.4, 2}, 1, 6}};
     ds_device *dev;
     ds_base *base = base_of_golden();
     ds_model *model;
@@ -298,8 +300,7 @@ static void check_sampler(int which, const char *kind) {
     ck_assert_int_eq(ds_net_new(&plain, model, DS_NET_INFER, NULL, 0, 1, NULL), 0);
     ds_sample_options so = {.sampler = runs[which].sampler,
                             .steps = runs[which].steps,
-                            .guidance = 1.7,
-                            .mode = runs[which].mode,
+                            .guide = runs[which].guide,
                             .seed = (1ull << 33) + 5};
     ds_sample_request q = {.index = 7, .label = 1};
     float got[PX], *want = need("", runs[which].key, PX);
@@ -337,8 +338,8 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, ref_matches_pytorch, 0, VARIANTS);
     tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, VARIANTS);
     tcase_add_loop_test(tc, cuda_f32_matches_pytorch, 0, VARIANTS);
-    tcase_add_loop_test(tc, samplers_match_pytorch, 0, 4);
-    tcase_add_loop_test(tc, samplers_match_pytorch_cuda, 0, 4);
+    tcase_add_loop_test(tc, samplers_match_pytorch, 0, 6);
+    tcase_add_loop_test(tc, samplers_match_pytorch_cuda, 0, 6);
 }
 
 int main(void) { return ds_test_main("engine golden", cases); }

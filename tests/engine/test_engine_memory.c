@@ -153,8 +153,7 @@ END_TEST
 
 static void sample(const ds_base *base, float *raw) {
     ds_device_options o = {.kind = "cpu", .precision = DS_PRECISION_BF16, .threads = 2};
-    ds_sample_options so = {
-        .sampler = DS_SAMPLER_DDIM, .steps = 4, .guidance = 2, .mode = DS_GUIDANCE_CFG, .seed = 2};
+    ds_sample_options so = {.sampler = DS_SAMPLER_DDIM, .steps = 4, .guide = {1, 2}, .seed = 2};
     ds_sample_request q[3] = {{.index = 0, .label = 1, .base = 1},
                               {.index = 1, .label = 3, .base = 1},
                               {.index = 2, .label = -1, .base = 1}};

@@ -168,6 +168,7 @@ static made sample(ds_net *net, ds_net *base, const ds_sample_options *o,
 /* Each of the three samplers with each guidance, batches of 1, 2 (of 4 rows with cfg) and 7; table
  * of all, of a few and of so few rows that one to three steps fit, or none. */
 static void compare(world *w, enum net kind, int sampler, int mode, int batch) {
+    static const ds_guidance guides[] = {{1, 1}, {1, 1.5}, {1.5, 1.5}, {1.5, 2}};
     static const int limits[] = {0, 2, 5, 1, 3, 8, 17, 1000};
     const int cuda = w->dev->replay != NULL;
     ds_net *net = net_of(w, kind, batch), *base = net_of(w, BASE, batch);
@@ -175,8 +176,7 @@ static void compare(world *w, enum net kind, int sampler, int mode, int batch) {
     int n = cuda ? 5 : MANY;
     ds_sample_options o = {.sampler = (enum ds_sampler)sampler,
                            .steps = STEPS,
-                           .guidance = 1.5,
-                           .mode = (enum ds_guidance)mode,
+                           .guide = guides[mode],
                            .seed = 9,
                            .table_rows = -1};
     requests(q, kind);
@@ -201,7 +201,7 @@ START_TEST(bytes_do_not_depend_on_the_table) {
     int cuda = !strcmp(devices[_i].kind, "cuda");
     spy_on(w.dev);
     for (int kind = 0; kind < NETS; kind++)
-        for (int mode = 0; mode < 3; mode++)
+        for (int mode = 0; mode < 4; mode++)
             for (int b = 0; b < 3; b++)
                 if (!cuda || ((kind + mode + b) % 3 == 0 && (_i == 2 || kind == TASKS)))
                     compare(&w, (enum net)kind, (kind + mode + b) % 3, mode, batches[b]);
@@ -216,23 +216,26 @@ START_TEST(each_is_computed_once) {
     world w = world_new(_i);
     ds_sample_request q[MANY];
     ds_net *net = net_of(&w, FOLDED, 4), *base = net_of(&w, BASE, 4);
-    ds_sample_options o = {.sampler = DS_SAMPLER_DDIM, .steps = STEPS, .guidance = 2, .seed = 1};
+    ds_sample_options o = {.sampler = DS_SAMPLER_DDIM, .steps = STEPS, .seed = 1};
     requests(q, FOLDED);
     spy_on(w.dev);
-    o.mode = DS_GUIDANCE_CFG; /* classes 0 and 1 and none; batches of two, in one pass */
+    o.guide = (ds_guidance){1, 2}; /* classes 0 and 1 and none; batches of two, in one pass */
     made m = sample(net, base, &o, q, MANY);
     ck_assert_uint_eq(m.rows, STEPS * 3);
     ck_assert_uint_eq(m.uploads, 1 + STEPS * 4);
     o.table_rows = -1;
     m = sample(net, base, &o, q, MANY);
     ck_assert_uint_eq(m.uploads, STEPS * 4);
-    if (!w.dev->replay) /* or it is not seen */
-        ck_assert_uint_eq(m.rows, STEPS * 2 * MANY);
+    if (!w.dev->replay)                                    /* or it is not seen */
+        ck_assert_uint_eq(m.rows, STEPS * (2 * MANY - 1)); /* the last has no class: one pass */
     o.table_rows = 0;
-    o.mode = DS_GUIDANCE_DOMAIN; /* the base has a table of its own: of its null class */
+    o.guide = (ds_guidance){2, 2}; /* the base has a table of its own: of its null class */
     m = sample(net, base, &o, q, MANY);
     ck_assert_uint_eq(m.rows, STEPS * 3 + STEPS);
-    o.mode = DS_GUIDANCE_NONE; /* two batches of two and three classes; windows of two steps */
+    o.guide = (ds_guidance){2, 3}; /* and the adapter's null class is one of the three */
+    m = sample(net, base, &o, q, MANY);
+    ck_assert_uint_eq(m.rows, STEPS * 3 + STEPS);
+    o.guide = (ds_guidance){1, 1}; /* two batches of two and three classes; windows of two steps */
     o.table_rows = 6;
     m = sample(net, base, &o, q, MANY);
     ck_assert_uint_eq(m.rows, STEPS * (2 + 3));
@@ -255,7 +258,7 @@ START_TEST(goes_on_without_room) {
     ds_sample_request q[MANY];
     ds_net *net = net_of(&w, FOLDED, 1);
     ds_sample_options o = {
-        .sampler = DS_SAMPLER_DDIM, .steps = 30, .guidance = 1, .seed = 1, .table_rows = -1};
+        .sampler = DS_SAMPLER_DDIM, .steps = 30, .guide = {1, 1}, .seed = 1, .table_rows = -1};
     requests(q, FOLDED);
     spy_on(w.dev);
     made plain = sample(net, NULL, &o, q, 1);

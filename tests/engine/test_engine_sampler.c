@@ -64,7 +64,7 @@ static ds_net *net_of(const world *w, const ds_adapter *a, int batch) {
 
 static struct {
     ds_step p;
-    int noise, twin, B;
+    int noise, twin, null, base, B;
     size_t px, outpx;
 } steps[64];
 static uint32_t drawn[64]; /* the step that each lot of noise is named by */
@@ -73,23 +73,26 @@ static int step_count, draw_count;
 static const struct ds_ops *real;
 static struct ds_ops watched;
 
-static int embeddings; /* of timesteps, each time for so many rows as are kept */
+static int embeddings, embedded; /* of timesteps, each time for so many rows as are kept; rows */
 static void watch_embedding(ds_device *dev, float *out, const float *t, int B, int dim,
                             float period, int shift) {
     embeddings++;
+    embedded += B;
     real->timestep_embedding(dev, out, t, B, dim, period, shift);
 }
 
 static void watch_step(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
-                       const float *base, const float *noise, const ds_step *s, int B, size_t px,
-                       size_t outpx) {
+                       const float *null, const float *base, const float *noise, const ds_step *s,
+                       int B, size_t px, size_t outpx) {
     steps[step_count].p = *s;
     steps[step_count].noise = noise != NULL;
     steps[step_count].twin = twin != NULL;
+    steps[step_count].null = null != NULL;
+    steps[step_count].base = base != NULL;
     steps[step_count].B = B;
     steps[step_count].px = px;
     steps[step_count++].outpx = outpx;
-    real->sampler_step(dev, x, twin, x0_prev, out, base, noise, s, B, px, outpx);
+    real->sampler_step(dev, x, twin, x0_prev, out, null, base, noise, s, B, px, outpx);
 }
 
 static void watch_normal(ds_device *dev, float *out, uint64_t seed, uint32_t stream,
@@ -107,7 +110,7 @@ static void watch(ds_device *dev) {
     watched.normal = watch_normal;
     watched.timestep_embedding = watch_embedding;
     dev->ops = &watched;
-    step_count = draw_count = embeddings = 0;
+    step_count = draw_count = embeddings = embedded = 0;
 }
 
 static void near(double is, double want, const char *what, int at) {
@@ -150,17 +153,18 @@ static void check_step(const ds_step *p, int k, const double *all) {
     near(p->c_before, -h / before / 2, "c_before", k);
 }
 
+/* None, by the null row, by the base, by both with a weight each. */
+static const ds_guidance guides[] = {{1, 1}, {1, 1.5}, {1.5, 1.5}, {1.5, 2.5}};
+enum { GUIDES = sizeof guides / sizeof *guides };
+
 /* Each sampler with each guidance, on pixels with learned variance and on latents without. */
 START_TEST(coefficients_of_each_step) {
-    int latent = _i / 9, sampler = _i % 9 / 3, mode = _i % 3, guided = mode != DS_GUIDANCE_NONE;
+    int latent = _i / 12, sampler = _i % 12 / GUIDES, g = _i % GUIDES, null = g == 1 || g == 3;
     world w = open_world(latent ? 4 : 3, latent ? 3 : 0, !latent);
     ds_net *net = net_of(&w, w.other, 4), *base = net_of(&w, NULL, 4);
-    const ds_sample_options o = {.sampler = (enum ds_sampler)sampler,
-                                 .steps = STEPS,
-                                 .guidance = 1.5,
-                                 .mode = (enum ds_guidance)mode,
-                                 .seed = 3};
-    const ds_sample_request q[2] = {{.index = 11, .label = 1}, {.index = 22, .label = -1}};
+    const ds_sample_options o = {
+        .sampler = (enum ds_sampler)sampler, .steps = STEPS, .guide = guides[g], .seed = 3};
+    const ds_sample_request q[2] = {{.index = 11, .label = 1}, {.index = 22, .label = 0}};
     double all[1000];
     bars(all);
     watch(w.dev);
@@ -171,13 +175,14 @@ START_TEST(coefficients_of_each_step) {
         const ds_step *p = &steps[i].p;
         int k = STEPS - 1 - i;
         ck_assert_int_eq(p->kind, sampler); /* in the order of enum ds_step_kind */
-        ck_assert_int_eq(p->guided, guided);
+        ck_assert_int_eq(steps[i].null, null);
+        ck_assert_int_eq(steps[i].base, g >= 2);
         ck_assert_int_eq(p->pixel, !latent);
         ck_assert_int_eq(p->learned, !latent);
         ck_assert_int_eq(p->last, k == 0);
         ck_assert_uint_eq(p->limit, 3 * PLANE); /* all colours, or three of four planes */
-        ck_assert(p->guidance == 1.5f);
-        ck_assert_int_eq(steps[i].twin, mode == DS_GUIDANCE_CFG);
+        ck_assert(p->domain == (float)guides[g].domain && p->classes == (float)guides[g].classes);
+        ck_assert_int_eq(steps[i].twin, null);
         ck_assert_int_eq(steps[i].noise, sampler == DS_SAMPLER_DDPM && k > 0);
         ck_assert_int_eq(steps[i].B, 2);
         ck_assert_uint_eq(steps[i].px, (latent ? 4 : 3) * PLANE);
@@ -185,7 +190,7 @@ START_TEST(coefficients_of_each_step) {
         check_step(p, k, all);
     }
     /* the first noise has a name of its own, twice for both halves; then each step its time's */
-    int first = mode == DS_GUIDANCE_CFG ? 2 : 1;
+    int first = null ? 2 : 1;
     ck_assert_int_eq(draw_count, first + (sampler == DS_SAMPLER_DDPM ? STEPS - 1 : 0));
     for (int i = 0; i < draw_count; i++) {
         ck_assert_uint_eq(drawn[i],
@@ -260,15 +265,27 @@ START_TEST(names_and_batches) {
                                                                            "none", "cfg", "domain"};
     for (int i = 0; i < 3; i++) {
         ck_assert_str_eq(ds_sampler_name((enum ds_sampler)i), samplers[i]);
-        ck_assert_str_eq(ds_guidance_name((enum ds_guidance)i), guidances[i]);
-        ds_sample_options o = {.guidance = 2, .mode = (enum ds_guidance)i};
+        ck_assert_str_eq(ds_guidance_name((enum ds_guidance_mode)i), guidances[i]);
+        ds_sample_options o = {.guide = ds_guidance_of((enum ds_guidance_mode)i, 2)};
         int twice = i == DS_GUIDANCE_CFG; /* both halves in one pass */
+        ck_assert(o.guide.domain == (i == DS_GUIDANCE_DOMAIN ? 2 : 1));
+        ck_assert(o.guide.classes == (i == DS_GUIDANCE_NONE ? 1 : 2));
         ck_assert_int_eq(ds_sample_batch(&o, 8), twice ? 4 : 8);
         ck_assert_int_eq(ds_sample_batch(&o, 3), twice ? 1 : 3);
         ck_assert_int_eq(ds_sample_batch(&o, 1), 1);
-        o.guidance = 1;
+        o.guide = ds_guidance_of((enum ds_guidance_mode)i, 1);
         ck_assert_int_eq(ds_sample_batch(&o, 8), 8);
     }
+    static const ds_guidance off = {0, 0}, no_base = {1, 0}, both = {0, 1};
+    static const int with_class[GUIDES] = {1, 2, 2, 3}, without[GUIDES] = {1, 1, 2, 2};
+    for (int i = 0; i < GUIDES; i++) {
+        ck_assert_int_eq(ds_guidance_passes(guides[i], 1), with_class[i]);
+        ck_assert_int_eq(ds_guidance_passes(guides[i], 0), without[i]);
+        ck_assert_int_eq(ds_guidance_needs_base(guides[i]), i >= 2);
+    }
+    ck_assert_int_eq(ds_guidance_passes(off, 1), 2);
+    ck_assert_int_eq(ds_guidance_passes(no_base, 1), 2);
+    ck_assert_int_eq(ds_guidance_passes(both, 1), 3);
 }
 END_TEST
 
@@ -279,12 +296,14 @@ typedef struct {
 } picture;
 
 /* One picture of an adapter (NULL: of the base), in as many DDIM steps as given. */
-static picture draw(const world *w, const ds_adapter *a, int label, enum ds_guidance mode,
+static picture draw(const world *w, const ds_adapter *a, int label, enum ds_guidance_mode mode,
                     double guidance, int count) {
     picture p = {0};
     ds_net *net = net_of(w, a, 2), *base = net_of(w, NULL, 1);
-    const ds_sample_options o = {
-        .sampler = DS_SAMPLER_DDIM, .steps = count, .guidance = guidance, .mode = mode, .seed = 3};
+    const ds_sample_options o = {.sampler = DS_SAMPLER_DDIM,
+                                 .steps = count,
+                                 .guide = ds_guidance_of(mode, guidance),
+                                 .seed = 3};
     const ds_sample_request q = {.index = 5, .label = label, .base = !a};
     ds_error err;
     ck_assert_msg(!ds_sample(NULL, p.x, net, base, &o, &q, 1, NULL, NULL, &err), "%s", err.message);
@@ -296,8 +315,8 @@ static picture draw(const world *w, const ds_adapter *a, int label, enum ds_guid
 static int same(picture a, picture b, size_t n) { return !memcmp(a.x, b.x, n * sizeof *a.x); }
 
 START_TEST(what_guides) {
-    const enum ds_guidance none = DS_GUIDANCE_NONE, cfg = DS_GUIDANCE_CFG,
-                           domain = DS_GUIDANCE_DOMAIN;
+    const enum ds_guidance_mode none = DS_GUIDANCE_NONE, cfg = DS_GUIDANCE_CFG,
+                                domain = DS_GUIDANCE_DOMAIN;
     const size_t all = 3 * PLANE;
     world w = open_world(3, 0, 1);
     picture null = draw(&w, w.other, -1, none, 1, 2), one = draw(&w, w.other, 1, none, 1, 2),
@@ -328,6 +347,112 @@ START_TEST(what_guides) {
 }
 END_TEST
 
+/* What the device was asked for before weights were two: the one that guides, its weight. */
+static void step_by_hand(ds_device *dev, float *x, float *twin, float *x0_prev, const float *out,
+                         const float *null, const float *base, const float *noise, const ds_step *s,
+                         int B, size_t px, size_t outpx) {
+    float *guided = ds_xmalloc((size_t)B * outpx * sizeof *guided);
+    memcpy(guided, out, (size_t)B * outpx * sizeof *guided);
+    const float *guide = null ? null : base, weight = null ? s->classes : s->domain;
+    for (size_t i = 0; guide && i < (size_t)B * outpx; i++)
+        if (i % outpx < s->limit && null && base)
+            guided[i] =
+                (base[i] + s->domain * (null[i] - base[i])) + s->classes * (out[i] - null[i]);
+        else if (i % outpx < s->limit)
+            guided[i] = guide[i] + weight * (guided[i] - guide[i]);
+    step_count++;
+    real->sampler_step(dev, x, twin, x0_prev, guided, NULL, NULL, noise, s, B, px, outpx);
+    free(guided);
+}
+
+enum { MIXED = 7 };
+
+/* Classes and none of them, in turn and side by side. */
+static void mixed(ds_sample_request q[MIXED]) {
+    static const int classes[MIXED] = {1, -1, 2, 0, -1, -1, 1};
+    for (int i = 0; i < MIXED; i++)
+        q[i] = (ds_sample_request){.index = 40 + (uint64_t)i, .label = classes[i]};
+}
+
+/* Bytes are those of the outputs mixed by hand, the same in any batch and alone; and a step takes as
+ * many rows of the models as are said. */
+START_TEST(guided_bytes) {
+    static float raw[MIXED * MOST], hand[MIXED * MOST], some[MIXED * MOST];
+    static const int batches[] = {1, 2, 3, 5, 8, 14, 16};
+    const int latent = _i / 3, sampler = _i % 3, channels = latent ? 4 : 3;
+    const size_t one = (size_t)channels * PLANE;
+    world w = open_world(channels, latent ? 3 : 0, !latent);
+    ds_sample_request q[MIXED];
+    mixed(q);
+    for (int g = 0; g < GUIDES; g++) {
+        ds_sample_options o = {.sampler = (enum ds_sampler)sampler,
+                               .steps = STEPS,
+                               .guide = guides[g],
+                               .seed = 3,
+                               .table_rows = -1};
+        for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+            ds_net *net = net_of(&w, w.other, batches[b]), *base = net_of(&w, NULL, batches[b]);
+            float *to = b ? some : raw;
+            int rows = 0;
+            for (int i = 0; i < MIXED; i++)
+                rows += STEPS * ds_guidance_passes(o.guide, q[i].label >= 0);
+            watch(w.dev);
+            ck_assert_int_eq(ds_sample(NULL, to, net, base, &o, q, MIXED, NULL, NULL, NULL), 0);
+            ck_assert_int_eq(embedded, rows);
+            ck_assert(!memcmp(raw, to, MIXED * one * sizeof *raw));
+            watched.sampler_step = step_by_hand;
+            ck_assert_int_eq(ds_sample(NULL, hand, net, base, &o, q, MIXED, NULL, NULL, NULL), 0);
+            ck_assert(!memcmp(raw, hand, MIXED * one * sizeof *raw));
+            w.dev->ops = real;
+            for (size_t i = 0; i < MIXED; i++) {
+                ck_assert_int_eq(ds_sample(NULL, some, net, base, &o, q + i, 1, NULL, NULL, NULL),
+                                 0);
+                ck_assert(!memcmp(raw + i * one, some, one * sizeof *raw));
+            }
+            ds_net_free(net);
+            ds_net_free(base);
+        }
+    }
+    close_world(&w);
+}
+END_TEST
+
+/* One step of DDIM is linear in the output, so pictures mix as outputs do: u + w_d (n - u) + w_c (c -
+ * n), of each picture with its own class, and n = c without one. */
+START_TEST(pictures_mix_as_outputs) {
+    static const ds_guidance list[] = {{1, 1},   {1, 2.5}, {2, 2},   {0, 0}, {1.5, 3},
+                                       {3, 1.5}, {0, 2},   {0.5, 0}, {2, 1}, {1, 0}};
+    static float by[3][MIXED * MOST], got[MIXED * MOST]; /* class, null, base */
+    const size_t one = 4 * PLANE;
+    world w = open_world(4, 0, 0);
+    ds_net *net = net_of(&w, w.other, 8), *base = net_of(&w, NULL, 8);
+    ds_sample_options o = {.sampler = DS_SAMPLER_DDIM, .steps = 1, .guide = {1, 1}, .seed = 3};
+    ds_sample_request q[MIXED], plain[MIXED];
+    mixed(q);
+    for (int i = 0; i < MIXED; i++)
+        plain[i] = (ds_sample_request){.index = q[i].index, .label = -1};
+    ck_assert_int_eq(ds_sample(NULL, by[0], net, NULL, &o, q, MIXED, NULL, NULL, NULL), 0);
+    ck_assert_int_eq(ds_sample(NULL, by[1], net, NULL, &o, plain, MIXED, NULL, NULL, NULL), 0);
+    ck_assert_int_eq(ds_sample(NULL, by[2], base, NULL, &o, plain, MIXED, NULL, NULL, NULL), 0);
+    for (size_t g = 0; g < sizeof list / sizeof *list; g++) {
+        o.guide = list[g];
+        ck_assert_int_eq(ds_sample(NULL, got, net, base, &o, q, MIXED, NULL, NULL, NULL), 0);
+        for (size_t i = 0; i < MIXED * one; i++) {
+            double c = by[0][i], n = by[1][i], u = by[2][i];
+            double want = u + list[g].domain * (n - u) + list[g].classes * (c - n);
+            double room = 1e-5 * (fabs(u) + 3 * fabs(n - u) + 3 * fabs(c - n) + 1);
+            /* the last step divides by sqrt(alpha_bar) = 0.006: outputs differ by tens */
+            ck_assert_msg(fabs(got[i] - want) <= room,
+                          "weights %g and %g, number %zu: %.9g, not %.9g", list[g].domain,
+                          list[g].classes, i, (double)got[i], want);
+        }
+    }
+    ds_net_free(net);
+    ds_net_free(base);
+    close_world(&w);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- pictures */
 
 static struct {
@@ -342,7 +467,7 @@ static int tell(void *ctx, double done, double total) {
 }
 
 static const ds_sample_options two_steps = {
-    .sampler = DS_SAMPLER_DDIM, .steps = 2, .guidance = 1, .seed = 3};
+    .sampler = DS_SAMPLER_DDIM, .steps = 2, .guide = {1, 1}, .seed = 3};
 
 /* 127.5 x + 128 without its fraction, 0 to 255; planes become colours; in the order of the
  * requests. */
@@ -422,8 +547,7 @@ START_TEST(a_small_base_makes_small_batches) {
            *large = net_of(&w, NULL, 9);
     ds_sample_request q[3] = {{.index = 0}, {.index = 1}, {.index = 2}};
     ds_sample_options o = two_steps;
-    o.mode = DS_GUIDANCE_DOMAIN;
-    o.guidance = 2;
+    o.guide = (ds_guidance){2, 2};
     watch(w.dev);
     ck_assert_int_eq(ds_sample(NULL, NULL, net, small, &o, q, 3, NULL, NULL, NULL), 0);
     ck_assert(step_count == 6 && steps[0].B == 1 && steps[5].B == 1);
@@ -470,35 +594,37 @@ START_TEST(requests_that_are_refused) {
     ck_assert_int_eq(ds_net_new(&several, w.model, DS_NET_FOLDED, list, 2, 2, NULL), 0);
     static const struct {
         ds_sample_request q;
-        double guidance;
-        int mode, steps, several, base; /* base: there is one */
-        const char *says;               /* NULL: is right */
+        ds_guidance guide;
+        int steps, several, base; /* base: there is one */
+        const char *says;         /* NULL: is right */
     } cases[] = {
-        {{.label = 2}, 1, 0, 1, 0, 0, NULL},
-        {{.label = 3}, 1, 0, 1, 0, 0, "class 3 does not exist: there are 3"},
-        {{.label = -1}, 1, 0, 1, 0, 0, NULL},
-        {{.label = 3, .base = 1}, 1, 0, 1, 1, 0, NULL},
-        {{.label = 4, .base = 1}, 1, 0, 1, 1, 0, "class 4 does not exist: there are 4"},
-        {{.label = 2, .task = 1}, 1, 0, 1, 1, 0, NULL},
-        {{.label = 3, .task = 1}, 1, 0, 1, 1, 0, "class 3"},
-        {{.label = 0, .task = 9}, 1, 0, 1, 0, 0, NULL}, /* it has one only */
-        {{.label = 0}, 0, 1, 1, 0, 0, NULL},
-        {{.label = 0}, 100, 1, 1, 0, 0, NULL},
-        {{.label = 0}, -0.01, 1, 1, 0, 0, "guidance is -0.01, must be 0 to 100"},
-        {{.label = 0}, 100.5, 0, 1, 0, 0, "guidance is 100.5"},
-        {{.label = 0}, NAN, 1, 1, 0, 0, "guidance is "},
-        {{.label = 0}, 2, 2, 1, 0, 1, NULL},
-        {{.label = 0}, 2, 2, 1, 0, 0, "domain guidance needs the base"},
-        {{.label = 0}, 1, 2, 1, 0, 0, NULL}, /* it guides nothing */
-        {{.label = 0}, 2, 1, 1, 0, 0, NULL},
-        {{.label = 0}, 1, 0, 0, 0, 0, "sampling steps are 0, must be 1 to 1000"},
-        {{.label = 0}, 1, 0, 1001, 0, 0, "sampling steps are 1001"},
+        {{.label = 2}, {1, 1}, 1, 0, 0, NULL},
+        {{.label = 3}, {1, 1}, 1, 0, 0, "class 3 does not exist: there are 3"},
+        {{.label = -1}, {1, 1}, 1, 0, 0, NULL},
+        {{.label = 3, .base = 1}, {1, 1}, 1, 1, 0, NULL},
+        {{.label = 4, .base = 1}, {1, 1}, 1, 1, 0, "class 4 does not exist: there are 4"},
+        {{.label = 2, .task = 1}, {1, 1}, 1, 1, 0, NULL},
+        {{.label = 3, .task = 1}, {1, 1}, 1, 1, 0, "class 3"},
+        {{.label = 0, .task = 9}, {1, 1}, 1, 0, 0, NULL}, /* it has one only */
+        {{.label = 0}, {1, 0}, 1, 0, 0, NULL},
+        {{.label = 0}, {1, 100}, 1, 0, 0, NULL},
+        {{.label = 0}, {100, 0}, 1, 0, 1, NULL},
+        {{.label = 0}, {1, -0.01}, 1, 0, 0, "guidance is -0.01, must be 0 to 100"},
+        {{.label = 0}, {-0.01, 1}, 1, 0, 1, "guidance is -0.01, must be 0 to 100"},
+        {{.label = 0}, {1, 100.5}, 1, 0, 0, "guidance is 100.5"},
+        {{.label = 0}, {100.5, 1}, 1, 0, 1, "guidance is 100.5"},
+        {{.label = 0}, {1, NAN}, 1, 0, 0, "guidance is "},
+        {{.label = 0}, {NAN, 1}, 1, 0, 1, "guidance is "},
+        {{.label = 0}, {2, 2}, 1, 0, 1, NULL},
+        {{.label = 0}, {2, 2}, 1, 0, 0, "domain guidance needs the base"},
+        {{.label = -1}, {2, 1}, 1, 0, 0, "domain guidance needs the base"},
+        {{.label = 0}, {1, 2}, 1, 0, 0, NULL},
+        {{.label = 0}, {1, 1}, 0, 0, 0, "sampling steps are 0, must be 1 to 1000"},
+        {{.label = 0}, {1, 1}, 1001, 0, 0, "sampling steps are 1001"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        ds_sample_options o = {.sampler = DS_SAMPLER_DDIM,
-                               .steps = cases[i].steps,
-                               .guidance = cases[i].guidance,
-                               .mode = (enum ds_guidance)cases[i].mode};
+        ds_sample_options o = {
+            .sampler = DS_SAMPLER_DDIM, .steps = cases[i].steps, .guide = cases[i].guide};
         ds_sample_request q[2] = {{.label = 0}, cases[i].q}; /* the last one counts too */
         ds_error err = {0};
         int rc = ds_sample(NULL, NULL, cases[i].several ? several : net,
@@ -551,10 +677,12 @@ START_TEST(no_room_is_said) {
 END_TEST
 
 static void cases(TCase *tc) {
-    tcase_add_loop_test(tc, coefficients_of_each_step, 0, 18);
+    tcase_add_loop_test(tc, coefficients_of_each_step, 0, 24);
     tcase_add_test(tc, times_of_a_schedule);
     tcase_add_test(tc, names_and_batches);
     tcase_add_test(tc, what_guides);
+    tcase_add_loop_test(tc, guided_bytes, 0, 6);
+    tcase_add_test(tc, pictures_mix_as_outputs);
     tcase_add_test(tc, pixels_of_numbers);
     tcase_add_test(tc, a_stop_is_an_error);
     tcase_add_test(tc, a_small_base_makes_small_batches);

@@ -108,7 +108,7 @@ static float *draw(ds_world *w, const ds_adapter *a, int n, int batch,
     float *raw = ds_xmalloc((size_t)n * ONE * sizeof *raw);
     ds_error err;
     ck_assert_int_eq(ds_net_new(&net, w->model, DS_NET_INFER, &a, a != NULL, batch, NULL), 0);
-    if (so->mode == DS_GUIDANCE_DOMAIN)
+    if (ds_guidance_needs_base(so->guide))
         ck_assert_int_eq(ds_net_new(&base, w->model, DS_NET_INFER, NULL, 0, batch, NULL), 0);
     for (int i = 0; i < n; i++)
         q[i] =
@@ -120,7 +120,7 @@ static float *draw(ds_world *w, const ds_adapter *a, int n, int batch,
 }
 
 static const ds_sample_options fast = {
-    .sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guidance = 1.5, .mode = DS_GUIDANCE_CFG, .seed = 3};
+    .sampler = DS_SAMPLER_DPMPP2M, .steps = 4, .guide = {1, 1.5}, .seed = 3};
 
 START_TEST(fresh_adapter_is_the_base_bit_for_bit) {
     const ds_device_options *opts[] = {&f32, &bf16};
@@ -322,10 +322,11 @@ START_TEST(a_sample_does_not_depend_on_its_neighbours) {
     const ds_device_options *opts[] = {&f32, &bf16};
     ds_world w = open_world(opts[_i]);
     ds_adapter *a = trained(&w, &affiner, 4);
-    for (int mode = 0; mode < 3; mode++) {
+    static const ds_guidance guides[] = {{1, 1}, {1, 1.5}, {1.5, 1.5}, {1.5, 3}};
+    for (int i = 0; i < 4; i++) {
         ds_sample_options so = fast;
-        so.mode = (enum ds_guidance)mode;
-        so.sampler = (enum ds_sampler)mode;
+        so.guide = guides[i];
+        so.sampler = (enum ds_sampler)(i % 3);
         float *many = draw(&w, a, 7, 14, &so), *few = draw(&w, a, 7, 3, &so),
               *one = draw(&w, a, 2, 1, &so);
         ck_assert_int_eq(memcmp(many, few, 7 * ONE * sizeof *many), 0);
@@ -469,7 +470,7 @@ START_TEST(modulations_of_a_task_are_one_product) {
     w.dev->ops = &counted;
     ds_sample_options so = fast;
     so.steps = STEPS;
-    so.mode = DS_GUIDANCE_NONE;
+    so.guide = (ds_guidance){1, 1};
     ds_sample_request q[4];
     for (int i = 0; i < 4; i++)
         q[i] = (ds_sample_request){.index = (uint64_t)i, .task = i % TASKS, .label = i / TASKS};

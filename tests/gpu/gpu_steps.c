@@ -140,11 +140,8 @@ static void sample(const world *w, int steps, FILE *out) {
     must(
         ds_net_new(&net, w->model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2 * MADE, &err),
         &err);
-    ds_sample_options so = {.sampler = DS_SAMPLER_DDPM,
-                            .steps = steps,
-                            .guidance = 1.5,
-                            .mode = DS_GUIDANCE_CFG,
-                            .seed = 11};
+    ds_sample_options so = {
+        .sampler = DS_SAMPLER_DDPM, .steps = steps, .guide = {1, 1.5}, .seed = 11};
     ds_sample_request q[MADE], some[3];
     float *all = ds_xmalloc(MADE * one * sizeof *all), *part = ds_xmalloc(3 * one * sizeof *part);
     for (int i = 0; i < MADE; i++)

@@ -436,19 +436,38 @@ START_TEST(pools_by_hand) {
 }
 END_TEST
 
+/* What guides, on three elements of which two are: the order of the sum is part of the definition. */
+START_TEST(guidance_by_hand) {
+    const float c[6] = {3, 0x1p24f, 5}, n[6] = {2, 1, 7}, u[6] = {1.5f, -1, 9};
+    const struct {
+        const float *null, *base;
+        float want[3];
+    } cases[] = {{NULL, NULL, {3, 0x1p24f, 5}},
+                 {n, NULL, {2 + 4 * (3 - 2), 0x1p26f - 4, 5}},               /* 1 + 4 (2^24 - 1) */
+                 {NULL, u, {1.5f + 2 * (3 - 1.5f), 0x1p25f, 5}},             /* -1 + 2 (2^24 + 1) */
+                 {n, u, {1.5f + 2 * (2 - 1.5f) + 4 * (3 - 2), 0x1p26f, 5}}}; /* 3 + 4 (2^24 - 1) */
+    ds_step s = {.kind = DS_STEP_DDIM, .limit = 2, .domain = 2, .classes = 4, .a = 1, .b_prev = 1};
+    for (int i = 0; i < 4; i++) { /* x = eps */
+        float x[3] = {9, 9, 9};
+        ops->sampler_step(dev, x, NULL, NULL, c, cases[i].null, cases[i].base, NULL, &s, 1, 3, 6);
+        expect_all("eps", x, cases[i].want, 3, 0);
+    }
+    /* the second sample's outputs are its own */
+    const float c2[4] = {0, 0, 4, 0}, n2[4] = {0, 0, 3, 0}, u2[4] = {0, 0, 1, 0};
+    float x[2] = {9, 9};
+    s.limit = 1;
+    ops->sampler_step(dev, x, NULL, NULL, c2, n2, u2, NULL, &s, 2, 1, 2);
+    expect_all("eps of two", x, (float[]){0, 1 + 2 * 2 + 4 * 1}, 2, 0);
+}
+END_TEST
+
 /* One step of each sampler on two elements, of which the first is guided: eps = 0.5 + 2 (1 - 0.5). */
 START_TEST(sampler_steps_by_hand) {
     const float out[4] = {1, 1, 0, 0}, guide[4] = {0.5f, 7, 9, 9}, noise[2] = {1, -1};
-    ds_step s = {.guided = 1,
-                 .limit = 1,
-                 .guidance = 2,
-                 .a = 0.5f,
-                 .b = 0.5f,
-                 .a_prev = 0.75f,
-                 .b_prev = 0.25f};
+    ds_step s = {.limit = 1, .domain = 2, .a = 0.5f, .b = 0.5f, .a_prev = 0.75f, .b_prev = 0.25f};
     float x[2] = {1, 1}, twin[2] = {0}, before[2] = {4, 4};
     s.kind = DS_STEP_DDIM; /* x0 = (x - b eps) / a: 0.5 and 1 */
-    ops->sampler_step(dev, x, twin, NULL, out, guide, NULL, &s, 1, 2, 2);
+    ops->sampler_step(dev, x, twin, NULL, out, NULL, guide, NULL, &s, 1, 2, 2);
     expect_all("ddim", x, (float[]){0.75f * 0.5f + 0.25f * 1.5f, 1}, 2, 1e-7);
     expect_all("twin", twin, x, 2, 0);
     s.kind = DS_STEP_DPMPP2M;
@@ -457,12 +476,12 @@ START_TEST(sampler_steps_by_hand) {
     s.c_now = 1.5;
     s.c_before = -0.5;
     x[0] = x[1] = 1;
-    ops->sampler_step(dev, x, NULL, before, out, guide, NULL, &s, 1, 2, 2);
+    ops->sampler_step(dev, x, NULL, before, out, NULL, guide, NULL, &s, 1, 2, 2);
     expect_all("dpmpp2m", x, (float[]){0.5f + 2 * (0.75f - 2), 0.5f + 2 * (1.5f - 2)}, 2, 1e-6);
     expect_all("x0", before, (float[]){0.5f, 1}, 2, 1e-7);
     s.last = 1;
     x[0] = x[1] = 1;
-    ops->sampler_step(dev, x, NULL, before, out, guide, NULL, &s, 1, 2, 2);
+    ops->sampler_step(dev, x, NULL, before, out, NULL, guide, NULL, &s, 1, 2, 2);
     expect_all("last dpmpp2m", x, (float[]){0.5f, 1}, 2, 1e-7);
     s = (ds_step){.kind = DS_STEP_DDPM,
                   .pixel = 1,
@@ -475,12 +494,12 @@ START_TEST(sampler_steps_by_hand) {
                   .log_variance = -2};
     x[0] = 3; /* x0 = 5 and -1 before it is cut off, f = 1/2: the variance is exp(0) */
     x[1] = 0;
-    ops->sampler_step(dev, x, NULL, NULL, out, NULL, noise, &s, 1, 2, 4);
+    ops->sampler_step(dev, x, NULL, NULL, out, NULL, NULL, noise, &s, 1, 2, 4);
     expect_all("ddpm", x, (float[]){0.25f + 1.5f + 1, -0.25f - 1}, 2, 1e-6);
     s.last = 1;
     x[0] = 3;
     x[1] = 0;
-    ops->sampler_step(dev, x, NULL, NULL, out, NULL, NULL, &s, 1, 2, 4);
+    ops->sampler_step(dev, x, NULL, NULL, out, NULL, NULL, NULL, &s, 1, 2, 4);
     expect_all("last ddpm", x, (float[]){0.25f + 1.5f, -0.25f}, 2, 1e-6);
 }
 END_TEST
@@ -489,6 +508,7 @@ static void register_cases(TCase *tc) {
     tcase_add_checked_fixture(tc, open_ref, close_ref);
     tcase_add_test(tc, device);
     tcase_add_test(tc, words_for_devices);
+    tcase_add_test(tc, guidance_by_hand);
     tcase_add_test(tc, sampler_steps_by_hand);
     tcase_add_test(tc, linear_by_hand);
     tcase_add_test(tc, gelu_and_silu_values);

@@ -438,14 +438,14 @@ END_TEST
 /* ---------------------------------------------------------------- sampler step */
 
 /* A step in the middle of a schedule, or its last one. */
-static ds_step step_of(enum ds_step_kind kind, int guided, int pixel, int last, size_t limit) {
+static ds_step step_of(enum ds_step_kind kind, int pixel, int last, size_t limit) {
     return (ds_step){.kind = kind,
-                     .guided = guided,
                      .pixel = pixel,
                      .learned = 1,
                      .last = last,
                      .limit = limit,
-                     .guidance = 2.5f,
+                     .domain = 1.5f,
+                     .classes = 2.5f,
                      .a = 0.8f,
                      .b = 0.6f,
                      .a_prev = 0.96f,
@@ -460,22 +460,23 @@ static ds_step step_of(enum ds_step_kind kind, int guided, int pixel, int last, 
                      .c_before = last ? 0 : -0.5};
 }
 
-/* Every kind of step, with and without guidance (of the first half of a sample's elements).  Each
+/* Every kind of step, with each guidance (of the first half of a sample's elements).  Each
  * result is a handful of f32 operations (x0 and eps; or in double with one rounding) on terms of at
- * most `terms`; guidance makes eps up to 1 + 2 (guidance - 1) = 4 times as large; exp(lv/2) differs
+ * most `terms`; guidance makes eps up to 1 + 2 * 1.5 + 2 * 2.5 = 9 times as large; exp(lv/2) differs
  * by two roundings. */
 static void sampler(run *r) {
     size_t px = (size_t)r->k->n, outpx = 2 * px;
     float *out = numbers(r, outpx, 61, 0), *base = numbers(r, outpx, 62, 0),
-          *draw = numbers(r, px, 63, 1);
-    for (int i = 0; i < 12; i++) {
-        ds_step s = step_of((enum ds_step_kind)(i % 3), i / 3 % 2, i >= 6, i % 4 == 3, px / 2 + 1);
+          *null = numbers(r, outpx, 65, 0), *draw = numbers(r, px, 63, 1);
+    for (int i = 0; i < 24; i++) {
+        ds_step s = step_of((enum ds_step_kind)(i % 3), i >= 12, i % 4 == 3, px / 2 + 1);
         float *x = out_new(r, "x", px, 0, 0, ADDED, (uint64_t)(64 + i), 1)->data;
         float *before = out_new(r, "x0 before", px, 0, 0, ADDED, 80, 0)->data;
         float *twin = out_f32(r, "twin", px);
-        r->dev->ops->sampler_step(r->dev, x, i % 2 ? twin : NULL, before, out, base,
+        r->dev->ops->sampler_step(r->dev, x, i % 2 ? twin : NULL, before, out,
+                                  i / 3 % 4 & 1 ? null : NULL, i / 3 % 4 & 2 ? base : NULL,
                                   s.last ? NULL : draw, &s, r->B, px, outpx);
-        double eps = 4, x0 = (2 + s.b * eps) / s.a, terms = 2 * (x0 + 2 + s.b * eps) + 2;
+        double eps = 9, x0 = (2 + s.b * eps) / s.a, terms = 2 * (x0 + 2 + s.b * eps) + 2;
         for (size_t j = 0; r->ref && j < px * (size_t)r->B; j++)
             for (int o = 3; o >= 1; o--)
                 tolerate_both(r, r->outs - o, j, 12 * EPS32 * terms);

@@ -615,11 +615,7 @@ static void leave_expected(const world *w) {
     ds_device *dev;
     ds_model *model;
     ds_net *net;
-    ds_sample_options o = {.sampler = DS_SAMPLER_DDIM,
-                           .steps = STEPS,
-                           .guidance = 1,
-                           .mode = DS_GUIDANCE_NONE,
-                           .seed = 6};
+    ds_sample_options o = {.sampler = DS_SAMPLER_DDIM, .steps = STEPS, .guide = {1, 1}, .seed = 6};
     ds_sample_request q[B];
     ds_st_writer *st = ds_st_writer_new();
     char *bytes, *path = in(w, "expected.safetensors");

@@ -205,8 +205,7 @@ static int try_sampling(plan_run *r, const ds_model *model, ds_error *err) {
     int n = r->a.try_sample;
     ds_sample_options o = {.sampler = DS_SAMPLER_DPMPP2M,
                            .steps = 20,
-                           .guidance = 1.5,
-                           .mode = DS_GUIDANCE_CFG,
+                           .guide = ds_guidance_of(DS_GUIDANCE_CFG, 1.5),
                            .seed = 1};
     ds_sample_request *q = ds_xcalloc((size_t)n, sizeof *q);
     float *raw = ds_xmalloc((size_t)n * one * sizeof *raw);

@@ -163,8 +163,7 @@ static int write_grid(ds_trainer *t, const ds_model *model, const char *path, ds
         rc = ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 128, err);
     ds_sample_options so = {.sampler = DS_SAMPLER_DPMPP2M,
                             .steps = 25,
-                            .guidance = 2.0,
-                            .mode = DS_GUIDANCE_CFG,
+                            .guide = ds_guidance_of(DS_GUIDANCE_CFG, 2),
                             .seed = 1};
     ds_sample_request q[N];
     for (int i = 0; i < N; i++)

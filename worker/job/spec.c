@@ -665,7 +665,8 @@ void ds_spec_free(ds_spec *s) {
 json_t *ds_spec_sample_json(const ds_spec_sample *s) {
     return json_pack("{s:s, s:i, s:f, s:s}", "sampler",
                      ds_sampler_name((enum ds_sampler)s->sampler), "steps", s->steps, "guidance",
-                     s->guidance, "guidance_mode", ds_guidance_name((enum ds_guidance)s->mode));
+                     s->guidance, "guidance_mode",
+                     ds_guidance_name((enum ds_guidance_mode)s->mode));
 }
 
 json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e) {
