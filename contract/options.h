@@ -50,7 +50,12 @@
     W(DS_TARGET_ADALN, "adaln")                                                                    \
     W(DS_TARGET_FINAL, "final")
 #define DS_SAMPLERS(W)                                                                             \
-    W(DS_SAMPLER_DPMPP2M, "dpmpp2m") W(DS_SAMPLER_DDIM, "ddim") W(DS_SAMPLER_DDPM, "ddpm")
+    W(DS_SAMPLER_DPMPP2M, "dpmpp2m")                                                               \
+    W(DS_SAMPLER_DDIM, "ddim")                                                                     \
+    W(DS_SAMPLER_DDPM, "ddpm")                                                                     \
+    W(DS_SAMPLER_EULER, "euler")                                                                   \
+    W(DS_SAMPLER_HEUN, "heun")                                                                     \
+    W(DS_SAMPLER_SDE, "sde")
 #define DS_GUIDANCES(W)                                                                            \
     W(DS_GUIDANCE_CFG, "cfg") W(DS_GUIDANCE_DOMAIN, "domain") W(DS_GUIDANCE_NONE, "none")
 #define DS_VERIFIES(W) W(DS_VERIFY_AUTO, "auto") W(DS_VERIFY_FULL, "full")

@@ -72,15 +72,19 @@ typedef struct {
 } ds_conv;
 
 /* One step of a sampler, from x_t to x_{t-1}, with guidance (ops.def, sampler_step). */
-enum ds_step_kind { DS_STEP_DDPM, DS_STEP_DDIM, DS_STEP_DPMPP2M };
+enum ds_step_kind { DS_STEP_DDPM, DS_STEP_DDIM, DS_STEP_DPMPP2M, DS_STEP_HEUN };
 
 typedef struct {
     enum ds_step_kind kind;
     int pixel, learned, last;      /* pixel: x0 is clipped to [-1,1]; last: to the clean image */
+    int velocity;                  /* the network says a velocity */
+    int keep;                      /* ddim: x0_prev (=) x as it was, for heun */
     size_t limit;                  /* guidance acts on the first so many elements of a sample */
     float domain, classes;         /* weights of guidance */
-    float a, b;                    /* sqrt(alpha_bar), sqrt(1 - alpha_bar) of t */
-    float a_prev, b_prev;          /* ddim: the same of t-1 */
+    float a, b;                    /* sqrt(alpha_bar), sqrt(1 - alpha_bar) of t; a path's a, s */
+    float a_prev, b_prev;          /* ddim: the same of t-1; heun, and flows: coefficients */
+    float x0_x, x0_v;              /* velocity: x0 = x0_x x + x0_v out */
+    float spread;                  /* ddim: of the noise that is added; 0: none */
     double mean_x0, mean_xt;       /* ddpm: posterior mean */
     double log_variance, log_beta; /* ddpm: posterior (clipped) and largest log variance */
     double ratio, gain, c_now, c_before; /* dpmpp2m */

@@ -245,6 +245,96 @@ def samples(store, p):
             store['sample.%s.%s.%d' % (kind, mode, pixel)] = sample(kind, mode, pixel, steps, w[mode], 2 ** 33 + 5, 7, 1, model, base)
 
 
+# ---- flows: SiT's transport (Ma et al. 2024) in its own time s, 0 noise and 1 data, the velocity towards the data
+def path_of(name, s):
+    """alpha, sigma and their derivatives by s."""
+    if name == 'linear':
+        return s, 1 - s, 1.0, -1.0
+    h = math.pi / 2
+    return math.sin(h * s), math.cos(h * s), h * math.cos(h * s), -h * math.sin(h * s)
+
+
+def flow_sample(kind, path, to_data, scale, mode, pixel, steps, w, seed, index, label, model, base):
+    def velocity(x, s):
+        told = torch.tensor([(s if to_data else 1 - s) * scale], dtype=F64)
+        v = model.forward(x, told, [label], [-1]).chunk(2, 1)[0]
+        if mode != 'none':
+            u = (model if mode == 'cfg' else base).forward(x, told, [-1], [CLASSES]).chunk(2, 1)[0]
+            v = u + w * (v - u)
+        v = v if to_data else -v
+        if pixel and s < 1:  # the velocity of the picture that is clipped
+            al, si, da, ds = path_of(path, s)
+            x1 = ((si * v - ds * x) / (si * da - ds * al)).clamp(-1, 1)
+            v = da * x1 + ds * (x - al * x1) / si
+        return v
+
+    x = normals(C * S * S, seed, 7, 0xffffffff, index).reshape(1, C, S, S)
+    lam = lambda s: math.log(path_of(path, s)[0] / path_of(path, s)[1])
+    old = None
+    for k in reversed(range(steps)):
+        s, n = (steps - 1 - k) / steps, (steps - k) / steps
+        v, h = velocity(x, s), 1.0 / steps
+        al, si, da, ds = path_of(path, s)
+        if kind == 'euler':
+            x = x + h * v
+        elif kind == 'heun':
+            x = x + h * (v if k == 0 else (v + velocity(x + h * v, n)) / 2)
+        elif kind == 'sde':
+            ratio = al / da  # get_score_from_velocity
+            score = (ratio * v - x) / (si * si - ratio * ds * si)
+            x = x + h * (v + 0.5 * si * score)
+            if k:
+                x = x + math.sqrt(si * h) * normals(C * S * S, seed, 7, k, index).reshape(1, C, S, S)
+        else:
+            x1 = (si * v - ds * x) / (si * da - ds * al)
+            if k == 0:
+                x = x1
+                continue
+            d = x1
+            if s > 0:
+                gap = lam(n) - lam(s)
+                if (steps - 2 - k) > 0:
+                    q = (lam(s) - lam((steps - 2 - k) / steps)) / gap
+                    d = (1 + 1 / (2 * q)) * x1 - 1 / (2 * q) * old
+                x = path_of(path, n)[1] / si * x - path_of(path, n)[0] * math.expm1(-gap) * d
+            else:
+                x = path_of(path, n)[1] * x + path_of(path, n)[0] * x1
+            old = x1
+    return x[0]
+
+
+FLOW_SAMPLES = (('euler', 'linear', 1, 1, 'none', 0, 6), ('heun', 'gvp', 1, 1, 'cfg', 0, 5), ('sde', 'linear', 0, 1000, 'domain', 0, 8),
+                ('sde', 'gvp', 1, 1, 'none', 1, 8), ('dpmpp2m', 'linear', 0, 1, 'none', 0, 6), ('dpmpp2m', 'gvp', 1, 1000, 'cfg', 1, 6),
+                ('heun', 'linear', 0, 1000, 'none', 1, 5))
+
+
+def flows(store, p, x0, noise, row, base_row):
+    """Samples; and output, loss and gradients of one batch on each path, in SiT's direction and in the other."""
+    q = {k: v.to(F64) for k, v in p.items()}
+    with torch.no_grad():
+        model, base = Model('out', q), Model('full', {'y_embedder.rows': q['y_embedder.rows']})
+        for run in FLOW_SAMPLES:
+            kind, path, to_data, scale, mode, pixel, steps = run
+            store['flow.%s.%s.%d' % (kind, path, to_data)] = flow_sample(*run, 1.7, 2 ** 33 + 5, 7, 1, model, base)
+    for path, to_data in (('linear', 0), ('gvp', 1)):
+        grad = {k: v.clone().requires_grad_(True) for k, v in q.items()}
+        at = [path_of(path, 1 - u) for u in FLOW_LEVELS]
+        g = lambda i: torch.tensor([a[i] for a in at], dtype=F64)[:, None, None, None]
+        x, e = x0.to(F64), noise.to(F64)
+        want = (g(2) * x + g(3) * e) * (1 if to_data else -1)
+        t = torch.tensor([(1 - u if to_data else u) * 1000.0 for u in FLOW_LEVELS], dtype=F64)
+        out = Model('out', grad).forward((g(0) * x + g(1) * e), t, row, base_row)
+        mse = ((out.chunk(2, 1)[0] - want) ** 2).mean((1, 2, 3))
+        mse.mean().backward()
+        name = 'flow.loss.%s.' % path
+        store[name + 'output'], store[name + 'mse'] = out.detach(), mse.detach()
+        for k in grad:
+            store[name + 'grad.' + k] = grad[k].grad
+
+
+FLOW_LEVELS = [0.05, 0.375, 0.5, 0.96]
+
+
 def keep(store, path):
     """What the file has stays, to the bit, where it is the same within the rounding of another PyTorch."""
     if not os.path.exists(path):
@@ -275,6 +365,7 @@ def main():
         model = Model(variant, p)
         if variant == 'out':
             samples(store, p0)
+            flows(store, p0, x0, noise, row, base_row)
         for step in range(10):
             out = model.forward(xt.to(F64), t.to(F64), row, base_row)
             mse, vb = losses(out, x0.to(F64), noise.to(F64), xt.to(F64), t)

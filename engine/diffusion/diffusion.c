@@ -1,9 +1,12 @@
 /* engine/diffusion/diffusion.c - schedules in float64. */
 #include "engine/diffusion/diffusion.h"
 #include "base/mem.h"
+#include "engine/diffusion/flow.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+enum { FLOW_STEPS_MAX = 1000 };
 
 static double *alpha_bars(const ds_facts *c) {
     double *bar = ds_xmalloc((size_t)c->train_steps * sizeof *bar), product = 1;
@@ -16,6 +19,7 @@ static double *alpha_bars(const ds_facts *c) {
 }
 
 void ds_schedule_subset(ds_schedule *s, const ds_facts *c, const int *t, int steps) {
+    *s = (ds_schedule){0};
     double *bar = alpha_bars(c), prev = 1;
     double **lists[] = {
         &s->beta,    &s->alpha_bar, &s->alpha_bar_prev, &s->log_beta, &s->posterior_log_variance,
@@ -23,11 +27,13 @@ void ds_schedule_subset(ds_schedule *s, const ds_facts *c, const int *t, int ste
     for (int i = 0; i < 7; i++)
         *lists[i] = ds_xmalloc((size_t)steps * sizeof(double));
     s->t = ds_xmalloc((size_t)steps * sizeof *s->t);
+    s->time = ds_xmalloc((size_t)steps * sizeof *s->time);
     s->steps = steps;
     for (int i = 0; i < steps; i++) {
         DS_ASSERT(t[i] >= 0 && t[i] < c->train_steps && (i == 0 || t[i] > t[i - 1]));
         double a = bar[t[i]], beta = 1 - a / prev, variance = beta * (1 - prev) / (1 - a);
         s->t[i] = t[i];
+        s->time[i] = (float)t[i];
         s->beta[i] = beta;
         s->alpha_bar[i] = a;
         s->alpha_bar_prev[i] = prev;
@@ -42,6 +48,9 @@ void ds_schedule_subset(ds_schedule *s, const ds_facts *c, const int *t, int ste
 }
 
 void ds_schedule_init(ds_schedule *s, const ds_facts *c) {
+    *s = (ds_schedule){0};
+    if (c->flow.path != DS_FLOW_NONE)
+        return;
     int *t = ds_xmalloc((size_t)c->train_steps * sizeof *t);
     for (int i = 0; i < c->train_steps; i++)
         t[i] = i;
@@ -49,10 +58,24 @@ void ds_schedule_init(ds_schedule *s, const ds_facts *c) {
     free(t);
 }
 
+static void levels(ds_schedule *s, const ds_flow *flow, int steps) {
+    *s = (ds_schedule){.steps = steps};
+    s->time = ds_xmalloc((size_t)steps * sizeof *s->time);
+    s->level = ds_xmalloc((size_t)steps * sizeof *s->level);
+    for (int i = 0; i < steps; i++) {
+        s->level[i] = (i + 1.0) / steps;
+        s->time[i] = ds_flow_time(flow, s->level[i]);
+    }
+}
+
 int ds_schedule_respace(ds_schedule *s, const ds_facts *c, int steps, ds_error *err) {
-    if (steps < 1 || steps > c->train_steps)
-        return ds_fail(err, DS_EINVAL, "sampling steps are %d, must be 1 to %d", steps,
-                       c->train_steps);
+    const int flow = c->flow.path != DS_FLOW_NONE, most = flow ? FLOW_STEPS_MAX : c->train_steps;
+    if (steps < 1 || steps > most)
+        return ds_fail(err, DS_EINVAL, "sampling steps are %d, must be 1 to %d", steps, most);
+    if (flow) {
+        levels(s, &c->flow, steps);
+        return 0;
+    }
     int *t = ds_xmalloc((size_t)steps * sizeof *t);
     double stride = steps > 1 ? (double)(c->train_steps - 1) / (steps - 1) : 1, at = 0;
     for (int i = 0; i < steps; i++, at += stride)
@@ -64,6 +87,8 @@ int ds_schedule_respace(ds_schedule *s, const ds_facts *c, int steps, ds_error *
 
 void ds_schedule_release(ds_schedule *s) {
     free(s->t);
+    free(s->time);
+    free(s->level);
     double *lists[] = {
         s->beta,    s->alpha_bar, s->alpha_bar_prev, s->log_beta, s->posterior_log_variance,
         s->mean_x0, s->mean_xt};

@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "contract/options.h"
 #include "engine/diffusion/diffusion.h"
+#include "engine/diffusion/flow.h"
 #include "engine/model/net.h"
 #include "engine/diffusion/sampler_table.h"
 
@@ -97,7 +98,7 @@ static void pass(ds_run *r, const ds_side *d, int first, int n, int k) {
     float *out = d->out + (size_t)first * r->outpx;
     if (n && !ds_window_forward(d->window, out, r->x, first, n, k)) {
         for (int i = first; i < first + n; i++)
-            d->samples[i].t = (float)r->s.t[k];
+            d->samples[i].t = r->s.time[k];
         ds_net_forward(d->net, out, &(ds_net_input){.x = r->x, .samples = d->samples + first}, n);
     }
 }
@@ -125,6 +126,17 @@ static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, int null
                          r->px);
 }
 
+static int is_flow(const ds_run *r) { return r->c->flow.path != DS_FLOW_NONE; }
+
+int ds_sampler_check(enum ds_sampler s, const ds_facts *c, ds_error *err) {
+    const int flow = c->flow.path != DS_FLOW_NONE;
+    if (s == DS_SAMPLER_DPMPP2M || flow == (s >= DS_SAMPLER_EULER))
+        return 0;
+    return ds_fail(err, DS_EINVAL, "the sampler %s is not for a base that predicts %s: use %s",
+                   ds_sampler_name(s), flow ? "a velocity" : "noise",
+                   flow ? "dpmpp2m, euler, heun or sde" : "dpmpp2m, ddim or ddpm");
+}
+
 static double lambda_of(double alpha_bar) { return 0.5 * log(alpha_bar / (1 - alpha_bar)); }
 
 /* From step k to k-1 (or to the clean image): x_t = (sigma_t/sigma_s) x_s - alpha_t (e^-h - 1) D,
@@ -144,31 +156,95 @@ static void dpmpp2m_coefficients(ds_step *p, const ds_schedule *s, int k) {
     }
 }
 
-_Static_assert((int)DS_SAMPLER_DDPM == DS_STEP_DDPM && (int)DS_SAMPLER_DDIM == DS_STEP_DDIM &&
-                   (int)DS_SAMPLER_DPMPP2M == DS_STEP_DPMPP2M,
-               "a sampler is the kind of its steps");
-
-static ds_step coefficients(const ds_run *r, int k) {
+static void noise_coefficients(ds_step *p, const ds_run *r, int k) {
     const ds_schedule *s = &r->s;
+    p->kind = r->o->sampler == DS_SAMPLER_DDPM   ? DS_STEP_DDPM
+              : r->o->sampler == DS_SAMPLER_DDIM ? DS_STEP_DDIM
+                                                 : DS_STEP_DPMPP2M;
+    p->learned = r->c->learn_sigma;
+    p->a = (float)sqrt(s->alpha_bar[k]);
+    p->b = (float)sqrt(1 - s->alpha_bar[k]);
+    p->a_prev = (float)sqrt(s->alpha_bar_prev[k]);
+    p->b_prev = (float)sqrt(1 - s->alpha_bar_prev[k]);
+    p->mean_x0 = s->mean_x0[k];
+    p->mean_xt = s->mean_xt[k];
+    p->log_variance = s->posterior_log_variance[k];
+    p->log_beta = s->log_beta[k];
+    if (p->kind == DS_STEP_DPMPP2M)
+        dpmpp2m_coefficients(p, s, k);
+}
+
+/* log a/s of step k; the level 1 has -infinity, with which the formulas become first order. */
+static double flow_lambda(const ds_run *r, int k) {
+    const ds_flow_point p = ds_flow_at(r->c->flow.path, r->s.level[k]);
+    return log(p.a / p.s);
+}
+
+static void flow_dpmpp2m(ds_step *p, const ds_run *r, int k) {
+    if (k == 0)
+        return;
+    const ds_flow_point from = ds_flow_at(r->c->flow.path, r->s.level[k]),
+                        to = ds_flow_at(r->c->flow.path, r->s.level[k - 1]);
+    const double h = flow_lambda(r, k - 1) - flow_lambda(r, k);
+    p->ratio = to.s / from.s;
+    p->gain = -to.a * expm1(-h);
+    p->c_now = 1;
+    if (k < r->s.steps - 1) {
+        double q = (flow_lambda(r, k) - flow_lambda(r, k + 1)) / h;
+        p->c_now = 1 + 1 / (2 * q);
+        p->c_before = -1 / (2 * q);
+    }
+}
+
+/* With x = a x0 + s e at level u and its velocity a' x0 + s' e, a step by d = u' - u < 0 is
+ *   euler  (a + d a') x0 + (s + d s') e
+ *   sde    the same + d (w/2) e/s + sqrt(-w d) noise, w = s: the score is -e/s
+ *   heun   euler, then half of d times the velocity there, from the middle of before and after. */
+static void flow_coefficients(ds_step *p, const ds_run *r, int k) {
+    const ds_flow *flow = &r->c->flow;
+    const double u = r->s.level[k], d = (k ? r->s.level[k - 1] : 0) - u;
+    const ds_flow_point at = ds_flow_at(flow->path, u);
+    const double det = at.a * at.ds - at.s * at.da, drift = at.s / 2;
+    const int sde = r->o->sampler == DS_SAMPLER_SDE;
+    p->velocity = 1;
+    p->a = (float)at.a;
+    p->b = (float)at.s;
+    p->x0_x = (float)(at.ds / det);
+    p->x0_v = (float)(-ds_flow_sign(flow) * at.s / det);
+    p->kind = r->o->sampler == DS_SAMPLER_DPMPP2M ? DS_STEP_DPMPP2M : DS_STEP_DDIM;
+    p->a_prev = (float)(at.a + d * at.da);
+    p->b_prev = (float)(at.s + d * at.ds + (sde ? d * drift / at.s : 0));
+    p->spread = sde && !p->last ? (float)sqrt(-2 * drift * d) : 0;
+    p->keep = r->o->sampler == DS_SAMPLER_HEUN && !p->last;
+    if (p->kind == DS_STEP_DPMPP2M)
+        flow_dpmpp2m(p, r, k);
+}
+
+/* The second half of a step of heun to level k. */
+static void heun_coefficients(ds_step *p, const ds_run *r, int k) {
+    const ds_flow_point at = ds_flow_at(r->c->flow.path, r->s.level[k]);
+    const double half = (r->s.level[k] - r->s.level[k + 1]) / 2;
+    flow_coefficients(p, r, k);
+    p->kind = DS_STEP_HEUN;
+    p->keep = 0;
+    p->a_prev = (float)(half * at.da);
+    p->b_prev = (float)(half * at.ds);
+}
+
+static ds_step coefficients(const ds_run *r, int k, int second) {
     const size_t plane = (size_t)r->c->side * (size_t)r->c->side;
     size_t channels = (size_t)(r->c->guidance_channels ? r->c->guidance_channels : r->c->channels);
-    ds_step p = {.kind = (enum ds_step_kind)r->o->sampler,
-                 .pixel = r->c->pixel,
-                 .learned = r->c->learn_sigma,
+    ds_step p = {.pixel = r->c->pixel,
                  .last = k == 0,
                  .limit = channels * plane,
                  .domain = (float)r->o->guide.domain,
-                 .classes = (float)r->o->guide.classes,
-                 .a = (float)sqrt(s->alpha_bar[k]),
-                 .b = (float)sqrt(1 - s->alpha_bar[k]),
-                 .a_prev = (float)sqrt(s->alpha_bar_prev[k]),
-                 .b_prev = (float)sqrt(1 - s->alpha_bar_prev[k]),
-                 .mean_x0 = s->mean_x0[k],
-                 .mean_xt = s->mean_xt[k],
-                 .log_variance = s->posterior_log_variance[k],
-                 .log_beta = s->log_beta[k]};
-    if (p.kind == DS_STEP_DPMPP2M)
-        dpmpp2m_coefficients(&p, s, k);
+                 .classes = (float)r->o->guide.classes};
+    if (second)
+        heun_coefficients(&p, r, k);
+    else if (is_flow(r))
+        flow_coefficients(&p, r, k);
+    else
+        noise_coefficients(&p, r, k);
     return p;
 }
 
@@ -184,12 +260,13 @@ static void step_some(ds_run *r, const ds_step *p, int draws, int first, int n, 
                            draws ? r->noise + at * r->px : NULL, p, n, r->px, r->outpx);
 }
 
-/* From step k to k-1 on the device: one call for neighbours that all have a null row, or none. */
-static void step(ds_run *r, const ds_sample_request *q, int k) {
-    const ds_step p = coefficients(r, k);
-    const int draws = p.kind == DS_STEP_DDPM && !p.last;
+/* From step k to k-1 on the device, or the second half of the step to k: one call for neighbours
+ * that all have a null row, or none. */
+static void step(ds_run *r, const ds_sample_request *q, int k, int second) {
+    const ds_step p = coefficients(r, k, second);
+    const int draws = (p.kind == DS_STEP_DDPM && !p.last) || p.spread > 0;
     if (draws)
-        noise(r, q, (uint32_t)r->s.t[k], 0, r->noise);
+        noise(r, q, (uint32_t)(is_flow(r) ? k : r->s.t[k]), 0, r->noise);
     for (int first = 0, end, null = 0; first < r->B; first = end) {
         const int guided = has_null(r, &q[first]);
         for (end = first + 1; end < r->B && has_null(r, &q[end]) == guided;)
@@ -213,7 +290,11 @@ static int run_batch(ds_run *r, const ds_sample_request *q, double done, double 
     ds_window_batch(r->base.window, r->base.samples, 0, r->B);
     for (int k = r->s.steps - 1; k >= 0; k--) {
         predict(r, k);
-        step(r, q, k);
+        step(r, q, k, 0);
+        if (k && r->o->sampler == DS_SAMPLER_HEUN) {
+            predict(r, k - 1);
+            step(r, q, k - 1, 1);
+        }
         double share = (double)(r->s.steps - k) / r->s.steps;
         if (progress && progress(ctx, done + share * r->B, total))
             return ds_fail(err, DS_ECANCELED, "sampling was stopped");
@@ -300,6 +381,9 @@ static int check(const ds_net *net, const ds_net *base, const ds_sample_options 
     for (int i = 0; i < 2; i++)
         if (!(weights[i] >= 0 && weights[i] <= 100))
             return ds_fail(err, DS_EINVAL, "guidance is %g, must be 0 to 100", weights[i]);
+    int rc = ds_sampler_check(o->sampler, &ds_net_base(net)->facts, err);
+    if (rc)
+        return rc;
     if (ds_guidance_needs_base(o->guide) && !base)
         return ds_fail(err, DS_EINVAL, "domain guidance needs the base beside the adapter");
     for (int i = 0; i < n; i++) {

@@ -3,6 +3,12 @@
  *   ddpm     ancestral, learned variance, respaced      Nichol & Dhariwal 2021
  *   ddim     deterministic, eta = 0                      Song et al. 2021
  *   dpmpp2m  DPM-Solver++(2M), x0 prediction             Lu et al. 2022, algorithm 2
+ * and of a base that predicts a velocity (flow.h), with noise levels in equal steps from 1 to 0
+ *   euler    deterministic, first order
+ *   heun     deterministic, second order, two passes a step but for the last
+ *   sde      Euler-Maruyama with the diffusion w(u) = s(u), the last step without noise
+ *                                                        Ma et al. 2024 (SiT), section 2.3
+ *   dpmpp2m  the same, with the path's a and s
  *
  * Guidance: eps = u + w_d (n - u) + w_c (c - n).  c is the adapter's output for the class, n that
  * for its null row, u that of the frozen base without adapter and class.  w_c alone is
@@ -17,10 +23,19 @@
 #include "base/progress.h"
 #include "engine/model/net.h"
 
-enum ds_sampler { DS_SAMPLER_DDPM, DS_SAMPLER_DDIM, DS_SAMPLER_DPMPP2M };
+enum ds_sampler {
+    DS_SAMPLER_DDPM,
+    DS_SAMPLER_DDIM,
+    DS_SAMPLER_DPMPP2M,
+    DS_SAMPLER_EULER,
+    DS_SAMPLER_HEUN,
+    DS_SAMPLER_SDE
+};
 enum ds_guidance_mode { DS_GUIDANCE_NONE, DS_GUIDANCE_CFG, DS_GUIDANCE_DOMAIN };
 
 const char *ds_sampler_name(enum ds_sampler s);
+/* Is it one of such a base?  DS_EINVAL names those that are. */
+int ds_sampler_check(enum ds_sampler s, const ds_facts *c, ds_error *err);
 const char *ds_guidance_name(enum ds_guidance_mode m);
 
 /* {1, 1}: none. */

@@ -131,7 +131,7 @@ static void fill(ds_window *w, int k) {
         for (int i = 0; i < steps; i++) {
             ds_net_sample *c = &w->ask[j * steps + i];
             *c = w->set[j];
-            c->t = (float)w->s->t[k - i];
+            c->t = w->s->time[k - i];
         }
     ds_net_table_fill(w->table, &(ds_net_input){.samples = w->ask}, steps * w->count);
 }

@@ -1,6 +1,7 @@
 /* engine/diffusion/train_task.c - one set: its order of pictures, what is drawn, AdamW and EMA. */
 #include "engine/diffusion/train_task.h"
 #include "base/mem.h"
+#include "engine/diffusion/flow.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -114,6 +115,17 @@ void ds_train_task_picture(const ds_train_task *t, float *dst, const ds_draw *d)
         load_image(t, dst, d->image, d->flip);
 }
 
+/* The timestep or level at share u of their law. */
+static double noise_of(const ds_train_task *t, double u) {
+    const ds_train_options *o = &t->opt;
+    const int T = t->base->facts.train_steps;
+    if (t->base->facts.flow.path != DS_FLOW_NONE)
+        return o->focus > 0 ? ds_flow_logit_normal(o->focus_mean, o->focus, u) : u;
+    if (o->focus > 0)
+        u = 1 / (1 + exp(-o->focus_mean - o->focus * log(u / (1 - u))));
+    return (int)(u * T) < T ? (int)(u * T) : T - 1;
+}
+
 ds_draw ds_train_task_draw(ds_train_task *t, int step, int i) {
     const ds_train_options *o = &t->opt;
     uint32_t s = (uint32_t)step;
@@ -123,10 +135,7 @@ ds_draw ds_train_task_draw(ds_train_task *t, int step, int i) {
                  .noise_step = s,
                  .noise_sample = id};
     double u = ((double)i + ds_rng_uniform(o->seed, DS_STREAM_TIMESTEP, s, id, 0)) / o->batch;
-    int T = t->base->facts.train_steps;
-    if (o->focus > 0)
-        u = 1 / (1 + exp(-o->focus_mean - o->focus * log(u / (1 - u))));
-    d.t = (int)(u * T) < T ? (int)(u * T) : T - 1;
+    d.t = noise_of(t, u);
     d.drop = o->label_dropout > 0 &&
              ds_rng_uniform(o->seed, DS_STREAM_DROPOUT, s, id, 0) < o->label_dropout;
     d.flip = o->flip && (ds_rng_u32(o->seed, DS_STREAM_FLIP, s, id, 0) & 1);
@@ -134,10 +143,12 @@ ds_draw ds_train_task_draw(ds_train_task *t, int step, int i) {
 }
 
 ds_draw ds_train_task_draw_heldout(const ds_train_task *t, uint32_t j) {
+    const ds_facts *c = &t->base->facts;
+    const double share = (j + 0.5) / t->n_held;
     return (ds_draw){.image = t->held[j],
                      .stream = DS_STREAM_HELDOUT,
                      .noise_sample = j,
-                     .t = (int)((j + 0.5) / t->n_held * t->base->facts.train_steps)};
+                     .t = c->flow.path != DS_FLOW_NONE ? share : (int)(share * c->train_steps)};
 }
 
 /* ---------------------------------------------------------------- AdamW, EMA */

@@ -33,7 +33,8 @@ typedef struct {
 /* One sample of a batch. */
 typedef struct {
     uint32_t image;
-    int flip, t, drop; /* timestep; label dropped */
+    int flip, drop; /* mirrored; label dropped */
+    double t;       /* timestep, a whole number; of a flow the noise level, 0..1 */
     uint32_t stream, noise_step;
     uint64_t noise_sample;
 } ds_draw;

@@ -3,6 +3,7 @@
 #include "engine/diffusion/trainer.h"
 #include "base/mem.h"
 #include "engine/diffusion/diffusion.h"
+#include "engine/diffusion/flow.h"
 #include "engine/diffusion/train_task.h"
 
 #include <math.h>
@@ -186,6 +187,29 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
 
 /* ---------------------------------------------------------------- batches */
 
+/* How the picture of a draw is mixed with noise, what the network is told, and the coefficients of
+ * its loss. */
+static void mix(const ds_trainer *t, const ds_draw *d, float weight, float *time, float *ca,
+                float *cb, float coef[8]) {
+    const ds_flow *flow = &facts(t)->flow;
+    if (flow->path == DS_FLOW_NONE) {
+        const int i = (int)d->t;
+        *time = t->schedule.time[i];
+        *ca = (float)sqrt(t->schedule.alpha_bar[i]);
+        *cb = (float)sqrt(1 - t->schedule.alpha_bar[i]);
+        ds_schedule_loss_coef(&t->schedule, i, weight, coef);
+        return;
+    }
+    const ds_flow_point p = ds_flow_at(flow->path, d->t);
+    *time = ds_flow_time(flow, d->t);
+    *ca = (float)p.a;
+    *cb = (float)p.s;
+    memset(coef, 0, 8 * sizeof *coef);
+    coef[0] = (float)(ds_flow_sign(flow) * p.da);
+    coef[1] = (float)(ds_flow_sign(flow) * p.ds);
+    coef[7] = weight;
+}
+
 /* A micro-batch in host memory: x0, conditions, coefficients, in one piece: x0 (mb,C,S,S), coef
  * (mb,8), ca, cb (mb).  weight = share in the mean loss. */
 static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
@@ -196,15 +220,12 @@ static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weig
         const ds_draw *d = &draw[i];
         int label = t->task.images.labels[d->image];
         ds_train_task_picture(&t->task, t->host + (size_t)i * px, d);
-        t->samples[i] =
-            (ds_net_sample){.t = (float)d->t, .row = -1, .base_row = c->classes, .task = 0};
+        t->samples[i] = (ds_net_sample){.row = -1, .base_row = c->classes, .task = 0};
         if (!d->drop && t->task.spec.classes)
             t->samples[i].row = label, t->samples[i].base_row = -1;
         else if (!d->drop)
             t->samples[i].base_row = label;
-        ca[i] = (float)sqrt(t->schedule.alpha_bar[d->t]);
-        cb[i] = (float)sqrt(1 - t->schedule.alpha_bar[d->t]);
-        ds_schedule_loss_coef(&t->schedule, d->t, weight, coef + 8 * i);
+        mix(t, d, weight, &t->samples[i].t, &ca[i], &cb[i], coef + 8 * i);
         t->noise_step[i] = d->noise_step;
         t->noise_sample[i] = d->noise_sample;
     }
@@ -225,9 +246,13 @@ static void run_batch(ds_trainer *t, uint32_t stream, float *mse, int mb, float 
     k->normal(t->dev, t->noise, t->task.opt.seed, stream, t->noise_step, t->noise_sample, mb, px);
     k->axpby(t->dev, t->xt, ca, x0, cb, t->noise, mb, px);
     ds_net_forward(t->net, t->out, &(ds_net_input){.x = t->xt, .samples = t->samples}, mb);
-    k->diffusion_loss(t->dev, mse, mse + mb, dout, t->out, x0, t->noise, t->xt, coef,
-                      c->learn_sigma, (float)t->task.opt.vb_weight, mb, c->channels,
-                      (size_t)c->side * (size_t)c->side);
+    const size_t plane = (size_t)c->side * (size_t)c->side;
+    if (c->flow.path != DS_FLOW_NONE) {
+        k->fill(t->dev, mse + mb, 0.0f, n);
+        k->flow_loss(t->dev, mse, dout, t->out, x0, t->noise, coef, mb, px, ds_facts_out(c));
+    } else
+        k->diffusion_loss(t->dev, mse, mse + mb, dout, t->out, x0, t->noise, t->xt, coef,
+                          c->learn_sigma, (float)t->task.opt.vb_weight, mb, c->channels, plane);
 }
 
 /* Adds the losses of the micro-batch at `first`, which `seen` holds. */

@@ -47,6 +47,23 @@ typedef struct {
 
 /* ---------------------------------------------------------------- facts */
 
+/* A network that predicts a velocity (flow matching, Ma et al. 2024, SiT) along a path between data
+ * x and noise e: at the noise level u, 0 data and 1 noise, x_u = a x + s e.  What it says is
+ * dx_u/du, or where it points to the data, the negative of that; the time that it is told is
+ * u scale, or (1 - u) scale: 1 is where the velocity points.  engine/diffusion/flow.h computes it.
+ */
+enum ds_flow_path {
+    DS_FLOW_NONE,   /* no velocity: it says the noise of DDPM's schedule */
+    DS_FLOW_LINEAR, /* a = 1 - u, s = u */
+    DS_FLOW_GVP,    /* a = cos(pi u / 2), s = sin(pi u / 2) */
+    DS_FLOW_PATHS
+};
+typedef struct {
+    enum ds_flow_path path;
+    int to_data;  /* 1: SiT; 0: REPA, minRF */
+    double scale; /* of the time: 1, 1000 */
+} ds_flow;
+
 typedef struct {
     int channels, side;    /* a picture, or what a VAE makes of it, is (channels, side, side) .. */
     int out_channels;      /* .. and what the network says of it (out_channels, side, side) */
@@ -54,8 +71,9 @@ typedef struct {
     int learn_sigma;       /* 1: it says [eps | v], 2*channels */
     int guidance_channels; /* guidance acts on the first so many channels; 0 = all */
     int pixel;             /* 1: pixel space in [-1,1]: x0 is clipped while sampling */
-    int train_steps;       /* T of the noise schedule, 1000 */
+    int train_steps;       /* T of the noise schedule, 1000; 0 of a flow */
     double beta_start, beta_end;
+    ds_flow flow;
     double latent_scale; /* latents are the VAE's times this, 0.18215; 0: pixels */
     int blocks;          /* equal parts whose activations can be computed again (net.h) */
 } ds_facts;
@@ -107,6 +125,7 @@ typedef struct ds_arch {
     void (*facts)(const void *config, ds_facts *out);
     char *(*words)(const void *config); /* its sizes, for a person; malloc'ed */
     void (*set_classes)(void *config, int classes);
+    void (*set_flow)(void *config, const ds_flow *flow); /* NULL: it has none */
     void (*set_blocks)(void *config, int blocks);
 
     /* New bases: where a person starts from, what can be chosen (option NULL ends the list), and

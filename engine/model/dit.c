@@ -8,6 +8,7 @@
 #include <string.h>
 
 int ds_dit_check(const ds_dit_config *c, ds_error *err) {
+    const int flow = c->flow.path != DS_FLOW_NONE;
     const struct {
         const char *name;
         int value, least, most;
@@ -20,7 +21,7 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err) {
                   {"classes", c->classes, 0, 10000000},
                   {"mlp_ratio", c->mlp_ratio, 1, 16},
                   {"freq_dim", c->freq_dim, 2, 4096},
-                  {"train_steps", c->train_steps, 2, 100000},
+                  {"train_steps", c->train_steps, flow ? 0 : 2, flow ? 0 : 100000},
                   {"learn_sigma", c->learn_sigma, 0, 1},
                   {"time_shift", c->time_shift, 0, 1},
                   {"guidance_channels", c->guidance_channels, 0, c->channels},
@@ -40,6 +41,9 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err) {
     if (!(c->latent_scale >= 0 && c->latent_scale <= 1000))
         return ds_fail(err, DS_EINVAL, "model shape: latent_scale is %g, must be 0 to 1000",
                        c->latent_scale);
+    if (flow && !(c->flow.scale > 0 && c->flow.scale <= 1e6))
+        return ds_fail(err, DS_EINVAL, "model shape: flow_scale is %g, must be above 0, to 1e6",
+                       c->flow.scale);
     if (c->freq_dim % 2)
         return ds_fail(err, DS_EINVAL, "model shape: freq_dim %d is odd", c->freq_dim);
     return 0;
@@ -56,6 +60,7 @@ ds_facts ds_dit_facts(const ds_dit_config *c) {
                       .train_steps = c->train_steps,
                       .beta_start = c->beta_start,
                       .beta_end = c->beta_end,
+                      .flow = c->flow,
                       .latent_scale = c->latent_scale,
                       .blocks = c->depth};
 }
@@ -176,6 +181,33 @@ void ds_dit_init(float *data, const ds_params *table, const ds_dit_config *c, ui
     X(freq_dim) X(time_shift) X(guidance_channels) X(pixel) X(train_steps)
 /* clang-format on */
 
+static const char *const flow_names[DS_FLOW_PATHS] = {"none", "linear", "gvp"};
+
+/* A file without "flow" predicts noise.  One with it has train_steps 0, which programs that know no
+ * flow refuse. */
+static int read_flow(ds_flow *f, const json_t *doc, ds_error *err) {
+    const char *name = ds_json_string(doc, "flow", flow_names[DS_FLOW_NONE]);
+    int path = 0;
+    while (path < DS_FLOW_PATHS && strcmp(name, flow_names[path]))
+        path++;
+    if (path == DS_FLOW_PATHS)
+        return ds_fail(err, DS_EINVAL,
+                       "the flow '%.40s' is not known to this version: none, linear or gvp", name);
+    if (path)
+        *f = (ds_flow){.path = (enum ds_flow_path)path,
+                       .to_data = ds_json_int(doc, "flow_to_data", 0) != 0,
+                       .scale = ds_json_number(doc, "flow_scale", 1)};
+    return 0;
+}
+
+static void write_flow(json_t *doc, const ds_flow *f) {
+    if (f->path == DS_FLOW_NONE)
+        return;
+    json_object_set_new(doc, "flow", json_string(flow_names[f->path]));
+    json_object_set_new(doc, "flow_to_data", json_integer(f->to_data));
+    json_object_set_new(doc, "flow_scale", json_real(f->scale));
+}
+
 int ds_dit_config_read(ds_dit_config *c, const json_t *doc, ds_error *err) {
     *c = (ds_dit_config){0};
     int rc = 0;
@@ -192,7 +224,7 @@ int ds_dit_config_read(ds_dit_config *c, const json_t *doc, ds_error *err) {
         rc = ds_json_need_number(doc, "beta_start", &c->beta_start, err);
     if (!rc)
         rc = ds_json_need_number(doc, "beta_end", &c->beta_end, err);
-    return rc;
+    return rc ? rc : read_flow(&c->flow, doc, err);
 }
 
 int ds_dit_config_from_json(ds_dit_config *c, const char *file, const char *text, ds_error *err) {
@@ -216,5 +248,6 @@ json_t *ds_dit_config_to_json(const ds_dit_config *c) {
     json_object_set_new(doc, "norm2_eps_e6", json_integer(c->norm2_eps_e6));
     json_object_set_new(doc, "beta_end", json_real(c->beta_end));
     json_object_set_new(doc, "latent_scale", json_real(c->latent_scale));
+    write_flow(doc, &c->flow);
     return doc;
 }

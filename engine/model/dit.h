@@ -20,8 +20,9 @@ typedef struct ds_dit_config {
     int norm2_eps_e6;      /* eps of a block's second LayerNorm, in 1e-6: facebook 1, diffusers 10;
                               0 counts as 1 */
     int pixel;             /* 1: pixel space in [-1,1]: x0 is clipped while sampling */
-    int train_steps;       /* T of the noise schedule, 1000 */
+    int train_steps;       /* T of the noise schedule, 1000; 0 of a flow, and so are the betas */
     double beta_start, beta_end;
+    ds_flow flow;
     double latent_scale; /* latents are the VAE's times this, 0.18215; 0: pixels */
 } ds_dit_config;
 

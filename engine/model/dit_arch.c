@@ -25,6 +25,15 @@ static void complete(void *config) {
         c->norm2_eps_e6 = 1;
 }
 
+static void set_flow(void *config, const ds_flow *flow) {
+    ds_dit_config *c = config;
+    c->flow = *flow;
+    if (flow->path == DS_FLOW_NONE)
+        return;
+    c->learn_sigma = c->train_steps = 0;
+    c->beta_start = c->beta_end = 0;
+}
+
 static char *words(const void *config) {
     const ds_dit_config *c = config;
     return ds_xasprintf("width %d, depth %d, %d heads, patch %d", c->width, c->depth, c->heads,
@@ -258,6 +267,7 @@ const ds_arch ds_dit_arch = {.name = "dit",
                              .facts = facts,
                              .words = words,
                              .set_classes = set_classes,
+                             .set_flow = set_flow,
                              .set_blocks = set_blocks,
                              .fresh = fresh,
                              .sizes = sizes,

@@ -72,16 +72,25 @@ static void step_task(void *ctx, int task, int thread) {
     for (; i < end; i++) {
         size_t at = b * j->px + i, o = b * j->outpx + i;
         float x = j->x[at], eps = i < s->limit ? guided(j, o) : j->out[o];
-        float x0 = (x - s->b * eps) / s->a;
-        if (s->pixel) {
+        float x0 = s->velocity ? s->x0_x * x + s->x0_v * eps : (x - s->b * eps) / s->a;
+        if (s->pixel)
             x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
+        if (s->pixel || s->velocity)
             eps = (x - s->a * x0) / s->b;
-        }
         switch (s->kind) {
         case DS_STEP_DDPM:
             x = step_ddpm(s, x, x0, s->learned ? j->out[o + j->px] : 0, s->last ? 0 : j->noise[at]);
             break;
-        case DS_STEP_DDIM: x = s->a_prev * x0 + s->b_prev * eps; break;
+        case DS_STEP_DDIM:
+            if (s->keep)
+                j->x0_prev[at] = x;
+            x = s->a_prev * x0 + s->b_prev * eps;
+            if (s->spread != 0)
+                x += s->spread * j->noise[at];
+            break;
+        case DS_STEP_HEUN:
+            x = 0.5f * (j->x0_prev[at] + x) + s->a_prev * x0 + s->b_prev * eps;
+            break;
         case DS_STEP_DPMPP2M: x = step_dpmpp2m(s, x, x0, j->x0_prev + at); break;
         }
         j->x[at] = x;
@@ -362,4 +371,43 @@ static void ds_cpu_diffusion_loss(ds_device *dev, float *mse, float *vb, float *
                                   int B, int C, size_t n) {
     loss_job job = {mse, vb, dout, out, x0, noise, xt, coef, learned, vb_weight, (size_t)C * n};
     ds_team_run(ds_cpu_of(dev)->team, loss_task, &job, B);
+}
+
+/* ---------------------------------------------------------------- loss of a velocity */
+
+typedef struct {
+    float *mse, *dout;
+    const float *out, *x0, *noise, *coef;
+    size_t px, outpx;
+} flow_job;
+
+static void flow_task(void *ctx, int b, int thread) {
+    (void)thread;
+    const flow_job *job = ctx;
+    const size_t px = job->px, at = (size_t)b * px, wide = (size_t)b * job->outpx;
+    const float *c = job->coef + 8 * (size_t)b, *out = job->out + wide;
+    float *dout = job->dout ? job->dout + wide : NULL;
+    vf cx = vset(c[0]), ce = vset(c[1]), grad = vset((float)(2.0 * c[7] / (double)px));
+    vdw mse = {0};
+    for (size_t i = 0; i < px; i += VL) {
+        int n = px - i < VL ? (int)(px - i) : VL;
+        vf want = vfma(cx, vload_n(job->x0 + at + i, n), ce * vload_n(job->noise + at + i, n)),
+           diff = vload_n(out + i, n) - want;
+        mse += WIDEN(diff) * WIDEN(diff);
+        if (dout)
+            vstore_n(dout + i, diff * grad, n);
+    }
+    if (dout)
+        memset(dout + px, 0, (job->outpx - px) * sizeof *dout);
+    double sum = 0;
+    for (int i = 0; i < VL; i++)
+        sum += mse[i];
+    job->mse[b] = (float)(sum / (double)px);
+}
+
+static void ds_cpu_flow_loss(ds_device *dev, float *mse, float *dout, const float *out,
+                             const float *x0, const float *noise, const float *coef, int B,
+                             size_t px, size_t outpx) {
+    flow_job job = {mse, dout, out, x0, noise, coef, px, outpx};
+    ds_team_run(ds_cpu_of(dev)->team, flow_task, &job, B);
 }

@@ -173,3 +173,35 @@ void ds_cuda_diffusion_loss(ds_device *dev, float *mse, float *vb, float *dout, 
     loss_args a = {mse, vb, dout, out, x0, noise, xt, coef, learned, vb_weight, (size_t)C * n};
     ds_cuda_launch(ds_cuda_begin(dev), loss, (unsigned)B, LOSS_BLOCK, 32 * sizeof(double), a);
 }
+
+struct flow_args {
+    float *mse, *dout;
+    const float *out, *x0, *noise, *coef;
+    size_t px, outpx;
+};
+
+/* A block a sample, as loss. */
+__global__ void __launch_bounds__(LOSS_BLOCK) flow(flow_args a) {
+    DS_SHARED(double, room);
+    const size_t b = blockIdx.x;
+    const float *c = a.coef + 8 * b;
+    double sum = 0;
+    for (size_t i = threadIdx.x; i < a.outpx; i += blockDim.x) {
+        double diff = 0;
+        if (i < a.px)
+            diff = a.out[b * a.outpx + i] -
+                   ((double)c[0] * a.x0[b * a.px + i] + (double)c[1] * a.noise[b * a.px + i]);
+        sum += diff * diff;
+        if (a.dout)
+            a.dout[b * a.outpx + i] = (float)(c[7] * 2 * diff / (double)a.px);
+    }
+    sum = ds_block_sum(sum, room);
+    if (threadIdx.x == 0)
+        a.mse[b] = (float)(sum / (double)a.px);
+}
+
+void ds_cuda_flow_loss(ds_device *dev, float *mse, float *dout, const float *out, const float *x0,
+                       const float *noise, const float *coef, int B, size_t px, size_t outpx) {
+    flow_args a = {mse, dout, out, x0, noise, coef, px, outpx};
+    ds_cuda_launch(ds_cuda_begin(dev), flow, (unsigned)B, LOSS_BLOCK, 32 * sizeof(double), a);
+}

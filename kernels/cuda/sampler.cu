@@ -43,15 +43,21 @@ __global__ void sampler_step(step_args a) {
     const ds_step &s = a.s;
     size_t b = at / a.px, i = at % a.px, o = b * a.outpx + i;
     float x = a.x[at], eps = i < s.limit ? guided(a, o) : a.out[o];
-    float x0 = (x - s.b * eps) / s.a;
-    if (s.pixel) {
+    float x0 = s.velocity ? s.x0_x * x + s.x0_v * eps : (x - s.b * eps) / s.a;
+    if (s.pixel)
         x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
+    if (s.pixel || s.velocity)
         eps = (x - s.a * x0) / s.b;
-    }
     if (s.kind == DS_STEP_DDPM)
         x = step_ddpm(s, x, x0, s.learned ? a.out[o + a.px] : 0, s.last ? 0 : a.noise[at]);
-    else if (s.kind == DS_STEP_DDIM)
+    else if (s.kind == DS_STEP_DDIM) {
+        if (s.keep)
+            a.x0_prev[at] = x;
         x = s.a_prev * x0 + s.b_prev * eps;
+        if (s.spread != 0)
+            x += s.spread * a.noise[at];
+    } else if (s.kind == DS_STEP_HEUN)
+        x = 0.5f * (a.x0_prev[at] + x) + s.a_prev * x0 + s.b_prev * eps;
     else
         x = step_dpmpp2m(s, x, x0, a.x0_prev + at);
     a.x[at] = x;

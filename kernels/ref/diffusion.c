@@ -33,13 +33,19 @@ static float guided(const ds_step *s, const float *out, const float *null, const
 /* One element; v: the model's variance output; the f32 roundings are part of the definition. */
 static float step_element(const ds_step *s, float x, float eps, float v, float noise,
                           float *x0_prev) {
-    float x0 = (x - s->b * eps) / s->a;
-    if (s->pixel) {
+    float x0 = s->velocity ? s->x0_x * x + s->x0_v * eps : (x - s->b * eps) / s->a;
+    if (s->pixel)
         x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
+    if (s->pixel || s->velocity)
         eps = (x - s->a * x0) / s->b;
+    if (s->kind == DS_STEP_HEUN)
+        return 0.5f * (*x0_prev + x) + s->a_prev * x0 + s->b_prev * eps;
+    if (s->kind == DS_STEP_DDIM) {
+        if (s->keep)
+            *x0_prev = x;
+        float to = s->a_prev * x0 + s->b_prev * eps;
+        return s->spread != 0 ? to + s->spread * noise : to;
     }
-    if (s->kind == DS_STEP_DDIM)
-        return s->a_prev * x0 + s->b_prev * eps;
     if (s->kind == DS_STEP_DPMPP2M) {
         float before = s->c_before != 0 ? *x0_prev : 0;
         *x0_prev = x0;
@@ -67,6 +73,25 @@ void ds_ref_sampler_step(ds_device *dev, float *x, float *twin, float *x0_prev, 
             if (twin)
                 twin[at] = x[at];
         }
+}
+
+void ds_ref_flow_loss(ds_device *dev, float *mse, float *dout, const float *out, const float *x0,
+                      const float *noise, const float *coef, int B, size_t px, size_t outpx) {
+    (void)dev;
+    for (size_t b = 0; b < (size_t)B; b++) {
+        const float *c = coef + 8 * b;
+        double sum = 0;
+        for (size_t i = 0; i < px; i++) {
+            double want = (double)c[0] * x0[b * px + i] + (double)c[1] * noise[b * px + i];
+            double diff = out[b * outpx + i] - want;
+            sum += diff * diff;
+            if (dout)
+                dout[b * outpx + i] = (float)(c[7] * 2 * diff / (double)px);
+        }
+        for (size_t i = px; dout && i < outpx; i++)
+            dout[b * outpx + i] = 0;
+        mse[b] = (float)(sum / (double)px);
+    }
 }
 
 /* Named view of one row of coef. */

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "engine/model/dit.h"
 #include "engine/diffusion/diffusion.h"
+#include "engine/diffusion/flow.h"
 #include "engine/diffusion/sampler.h"
 #include "engine/files/safetensors.h"
 #include "tests/harness.h"
@@ -114,7 +115,7 @@ static const ds_variant variants[] = {
     {"full", {.method = DS_METHOD_FULL, .classes = 3}},
     {"bitfit", {.method = DS_METHOD_BITFIT, .classes = 3}},
 };
-enum { VARIANTS = sizeof variants / sizeof variants[0] };
+enum { VARIANTS = sizeof variants / sizeof variants[0], SAMPLER_RUNS = 13 };
 
 /* The device's copy of n numbers, or room for them; x is freed. */
 static float *to_device(ds_device *dev, float *x, size_t n) {
@@ -263,6 +264,90 @@ START_TEST(cuda_f32_matches_pytorch) {
 }
 END_TEST
 
+/* Variant "out" as it starts. */
+static ds_adapter *adapter_of_golden(const ds_base *base) {
+    ds_adapter *a;
+    ck_assert_int_eq(ds_adapter_new(&a, base, &variants[0].spec, NULL), 0);
+    for (int i = 0; i < a->table.count; i++) {
+        float *x = need("out.start.", a->table.items[i].name, a->table.items[i].count);
+        memcpy(a->data + a->table.items[i].offset, x, a->table.items[i].count * sizeof *x);
+        free(x);
+    }
+    return a;
+}
+
+/* Velocities: output, loss and every gradient of one batch at four levels, as the trainer asks for
+ * them. */
+static void check_flow_loss(const char *path, const ds_flow *flow, const char *kind) {
+    static const double levels[B] = {0.05, 0.375, 0.5, 0.96};
+    const int row[B] = {0, -1, 2, 0};
+    ds_net_sample cond[B];
+    float coef[8 * B] = {0}, *xt = ds_xmalloc(B * PX * sizeof *xt), *x0 = need("", "x0", B * PX),
+                   *e = need("", "noise", B * PX);
+    for (int i = 0; i < B; i++) {
+        const ds_flow_point p = ds_flow_at(flow->path, levels[i]);
+        cond[i] = (ds_net_sample){.t = ds_flow_time(flow, levels[i]),
+                                  .row = row[i],
+                                  .base_row = row[i] < 0 ? config.classes : -1};
+        coef[8 * i] = (float)(ds_flow_sign(flow) * p.da);
+        coef[8 * i + 1] = (float)(ds_flow_sign(flow) * p.ds);
+        coef[8 * i + 7] = 1.0f / B;
+        for (int j = i * PX; j < (i + 1) * PX; j++)
+            xt[j] = (float)(p.a * x0[j] + p.s * e[j]);
+    }
+    ds_device *dev;
+    ds_base *base = base_of_golden();
+    ds_model *model;
+    ds_adapter *a = NULL;
+    ds_net *net;
+    const ds_device_options f32 = {.kind = kind, .precision = DS_PRECISION_F32};
+    ck_assert_int_eq(ds_device_open(&dev, &f32, NULL), 0);
+    ck_assert_int_eq(ds_model_new(&model, dev, base, NULL), 0);
+    a = adapter_of_golden(base);
+    ck_assert_int_eq(
+        ds_net_new(&net, model, DS_NET_TRAIN, (const ds_adapter *const[]){a}, 1, B, NULL), 0);
+    size_t n = a->table.total;
+    float *p = to_device(dev, NULL, n), *g = to_device(dev, NULL, n),
+          *x = to_device(dev, xt, B * PX), *dx0 = to_device(dev, x0, B * PX),
+          *de = to_device(dev, e, B * PX), *k = to_device(dev, NULL, 8 * B),
+          *out = to_device(dev, NULL, 2 * B * PX), *dout = to_device(dev, NULL, 2 * B * PX),
+          *mse = to_device(dev, NULL, B), *got;
+    dev->upload(dev, p, a->data, n * sizeof *p);
+    dev->upload(dev, k, coef, sizeof coef);
+    dev->ops->fill(dev, g, 0, n);
+    ds_net_bind(net, p, g);
+    ds_net_forward(net, out, &(ds_net_input){.x = x, .samples = cond}, B);
+    dev->ops->flow_loss(dev, mse, dout, out, dx0, de, k, B, PX, 2 * PX);
+    ds_net_backward(net, dout, B);
+    char name[64], table[64];
+    snprintf(name, sizeof name, "flow.loss.%s.", path);
+    snprintf(table, sizeof table, "flow.loss.%s", path);
+    check_tensor(dev, name, "output", out, 2 * B * PX, 5e-6);
+    check_tensor(dev, name, "mse", mse, B, 5e-6);
+    check_table(table, "grad", &a->table, got = from_device(dev, g, n), 5e-5);
+    free(got);
+    float *bufs[] = {p, g, x, dx0, de, k, out, dout, mse};
+    for (int i = 0; i < 9; i++)
+        dev->free(dev, bufs[i]);
+    ds_net_free(net);
+    ds_adapter_free(a);
+    ds_model_free(model);
+    ds_base_free(base);
+    ds_device_close(dev);
+}
+
+static const char *const kinds[] = {"ref", "cpu", "cuda"};
+
+START_TEST(velocities_match_pytorch) {
+    if (_i == 2 && !has_cuda()) {
+        ds_test_skip("cuda", "there is no CUDA library, nor its emulation");
+        return;
+    }
+    check_flow_loss("linear", &(ds_flow){DS_FLOW_LINEAR, 0, 1000}, kinds[_i]);
+    check_flow_loss("gvp", &(ds_flow){DS_FLOW_GVP, 1, 1000}, kinds[_i]);
+}
+END_TEST
+
 /* A few steps of each sampler and each guidance; the random numbers are the project's own, made
  * again in Python. */
 static void check_sampler(int which, const char *kind) {
@@ -271,12 +356,21 @@ static void check_sampler(int which, const char *kind) {
         enum ds_sampler sampler;
         ds_guidance guide;
         int pixel, steps;
-    } runs[] = {{"sample.ddpm.cfg.0", DS_SAMPLER_DDPM, {1, 1.7}, 0, 60},
-                {"sample.ddim.domain.0", DS_SAMPLER_DDIM, {1.7, 1.7}, 0, 6},
-                {"sample.dpmpp2m.none.0", DS_SAMPLER_DPMPP2M, {1, 1}, 0, 6},
-                {"sample.dpmpp2m.cfg.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6},
-                {"sample.ddim.both.0", DS_SAMPLER_DDIM, {1.4, 2}, 0, 6},
-                {"sample.dpmpp2m.both.1", DS_SAMPLER_DPMPP2M, {1.4, 2}, 1, 6}};
+        ds_flow flow;
+    } runs[SAMPLER_RUNS] = {
+        {"sample.ddpm.cfg.0", DS_SAMPLER_DDPM, {1, 1.7}, 0, 60, {0}},
+        {"sample.ddim.domain.0", DS_SAMPLER_DDIM, {1.7, 1.7}, 0, 6, {0}},
+        {"sample.dpmpp2m.none.0", DS_SAMPLER_DPMPP2M, {1, 1}, 0, 6, {0}},
+        {"sample.dpmpp2m.cfg.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6, {0}},
+        {"sample.ddim.both.0", DS_SAMPLER_DDIM, {1.4, 2}, 0, 6, {0}},
+        {"sample.dpmpp2m.both.1", DS_SAMPLER_DPMPP2M, {1.4, 2}, 1, 6, {0}},
+        {"flow.euler.linear.1", DS_SAMPLER_EULER, {1, 1}, 0, 6, {DS_FLOW_LINEAR, 1, 1}},
+        {"flow.heun.gvp.1", DS_SAMPLER_HEUN, {1, 1.7}, 0, 5, {DS_FLOW_GVP, 1, 1}},
+        {"flow.sde.linear.0", DS_SAMPLER_SDE, {1.7, 1.7}, 0, 8, {DS_FLOW_LINEAR, 0, 1000}},
+        {"flow.sde.gvp.1", DS_SAMPLER_SDE, {1, 1}, 1, 8, {DS_FLOW_GVP, 1, 1}},
+        {"flow.dpmpp2m.linear.0", DS_SAMPLER_DPMPP2M, {1, 1}, 0, 6, {DS_FLOW_LINEAR, 0, 1}},
+        {"flow.dpmpp2m.gvp.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6, {DS_FLOW_GVP, 1, 1000}},
+        {"flow.heun.linear.0", DS_SAMPLER_HEUN, {1, 1}, 1, 5, {DS_FLOW_LINEAR, 0, 1000}}};
     ds_device *dev;
     ds_base *base = base_of_golden();
     ds_model *model;
@@ -284,17 +378,13 @@ static void check_sampler(int which, const char *kind) {
     ds_net *net, *plain;
     ds_error err;
     base->facts.pixel = runs[which].pixel;
+    base->facts.flow = runs[which].flow;
     ck_assert_int_eq(
         ds_device_open(&dev, &(ds_device_options){.kind = kind, .precision = DS_PRECISION_F32},
                        NULL),
         0);
     ck_assert_int_eq(ds_model_new(&model, dev, base, NULL), 0);
-    ck_assert_int_eq(ds_adapter_new(&a, base, &variants[0].spec, NULL), 0);
-    for (int i = 0; i < a->table.count; i++) {
-        float *x = need("out.start.", a->table.items[i].name, a->table.items[i].count);
-        memcpy(a->data + a->table.items[i].offset, x, a->table.items[i].count * sizeof *x);
-        free(x);
-    }
+    a = adapter_of_golden(base);
     ck_assert_int_eq(
         ds_net_new(&net, model, DS_NET_INFER, (const ds_adapter *const[]){a}, 1, 2, NULL), 0);
     ck_assert_int_eq(ds_net_new(&plain, model, DS_NET_INFER, NULL, 0, 1, NULL), 0);
@@ -338,8 +428,9 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, ref_matches_pytorch, 0, VARIANTS);
     tcase_add_loop_test(tc, cpu_f32_matches_pytorch, 0, VARIANTS);
     tcase_add_loop_test(tc, cuda_f32_matches_pytorch, 0, VARIANTS);
-    tcase_add_loop_test(tc, samplers_match_pytorch, 0, 6);
-    tcase_add_loop_test(tc, samplers_match_pytorch_cuda, 0, 6);
+    tcase_add_loop_test(tc, velocities_match_pytorch, 0, 3);
+    tcase_add_loop_test(tc, samplers_match_pytorch, 0, SAMPLER_RUNS);
+    tcase_add_loop_test(tc, samplers_match_pytorch_cuda, 0, SAMPLER_RUNS);
 }
 
 int main(void) { return ds_test_main("engine golden", cases); }

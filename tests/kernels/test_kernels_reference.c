@@ -306,6 +306,16 @@ START_TEST(embedding_rows) {
 }
 END_TEST
 
+START_TEST(velocity_loss_by_hand) {
+    const float out[8] = {1, 2, 9, 9, 3, 0, 9, 9}, x0[4] = {1, 1, 0, 2}, e[4] = {0, 2, 1, 1};
+    const float coef[16] = {-1, 1, 9, 9, 9, 9, 9, 1, 0.5f, 2, 9, 9, 9, 9, 9, 3};
+    float mse[2], dout[8]; /* velocities -1, 1 and 2, 3 */
+    ops->flow_loss(dev, mse, dout, out, x0, e, coef, 2, 2, 4);
+    expect_all("mse", mse, (float[]){(4 + 1) / 2.0f, (1 + 9) / 2.0f}, 2, 1e-6);
+    expect_all("dout", dout, (float[]){2, 1, 0, 0, 3, -9, 0, 0}, 8, 1e-6);
+}
+END_TEST
+
 /* Perfect prediction with v = -1, where log sigma^2 is the posterior's: nothing to lose. */
 START_TEST(loss_of_perfection) {
     enum { C = 1, N = 9 };
@@ -483,6 +493,28 @@ START_TEST(sampler_steps_by_hand) {
     x[0] = x[1] = 1;
     ops->sampler_step(dev, x, NULL, before, out, NULL, guide, NULL, &s, 1, 2, 2);
     expect_all("last dpmpp2m", x, (float[]){0.5f, 1}, 2, 1e-7);
+    s = (ds_step){.kind = DS_STEP_DDIM, /* a velocity: x0 = x - v/2, e = (x - x0/2) / (1/2) */
+                  .velocity = 1,
+                  .keep = 1,
+                  .a = 0.5f,
+                  .b = 0.5f,
+                  .x0_x = 1,
+                  .x0_v = -0.5f,
+                  .a_prev = 0.75f,
+                  .b_prev = 0.25f,
+                  .spread = 2};
+    x[0] = 2; /* v 1: x0 1.5, e 2.5 */
+    x[1] = 1; /* v 1: x0 0.5, e 1.5 */
+    ops->sampler_step(dev, x, NULL, before, out, NULL, NULL, noise, &s, 1, 2, 2);
+    expect_all("euler", x, (float[]){1.125f + 0.625f + 2, 0.375f + 0.375f - 2}, 2, 1e-6);
+    expect_all("kept", before, (float[]){2, 1}, 2, 0);
+    s.kind = DS_STEP_HEUN;
+    x[0] = 4; /* v 1: x0 3.5, e 4.5 */
+    x[1] = 0; /* v 1: x0 -0.5, e 0.5 */
+    s.a_prev = -0.5f;
+    s.b_prev = 0.5f;
+    ops->sampler_step(dev, x, NULL, before, out, NULL, NULL, NULL, &s, 1, 2, 2);
+    expect_all("heun", x, (float[]){3 - 1.75f + 2.25f, 0.5f + 0.25f + 0.25f}, 2, 1e-6);
     s = (ds_step){.kind = DS_STEP_DDPM,
                   .pixel = 1,
                   .learned = 1,
@@ -510,6 +542,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, words_for_devices);
     tcase_add_test(tc, guidance_by_hand);
     tcase_add_test(tc, sampler_steps_by_hand);
+    tcase_add_test(tc, velocity_loss_by_hand);
     tcase_add_test(tc, linear_by_hand);
     tcase_add_test(tc, gelu_and_silu_values);
     tcase_add_test(tc, fused_is_plain);

@@ -220,6 +220,35 @@ static void loss(run *r) {
     }
 }
 
+/* The velocity's loss; of the model's output a part beyond px is not used.  Each element is two
+ * products and a difference in f32 on terms of at most `terms`; the square adds twice that. */
+static void velocity(run *r) {
+    size_t px = (size_t)r->k->n, outpx = px + px / 2;
+    float *out = numbers(r, outpx, 90, 0), *x0 = numbers(r, px, 91, 0),
+          *noise = fine_numbers(r, px, 92, 1),
+          *coef = keep(r, ds_xcalloc((size_t)r->B * 8, sizeof *coef));
+    for (int b = 0; b < r->B; b++) {
+        coef[8 * b] = (r->first + b) % 2 ? -1 : 0.7f;
+        coef[8 * b + 1] = 1 - 0.125f * (float)((r->first + b) % 3);
+        coef[8 * b + 7] = 0.25f + (float)(r->first + b);
+    }
+    float *mse = out_f32(r, "mse", 1), *dout = out_f32(r, "dout", outpx),
+          *only = out_f32(r, "mse without dout", 1);
+    r->dev->ops->flow_loss(r->dev, mse, dout, out, x0, noise, coef, r->B, px, outpx);
+    r->dev->ops->flow_loss(r->dev, only, NULL, out, x0, noise, coef, r->B, px, outpx);
+    for (int b = 0; r->ref && b < r->B; b++) {
+        double error = 0;
+        for (size_t i = 0; i < px; i++) {
+            size_t at = (size_t)b * px + i, o = (size_t)b * outpx + i;
+            double terms = fabs(out[o]) + fabs(x0[at]) + fabs(noise[at]), off = 3 * EPS32 * terms;
+            tolerate_both(r, 1, o, 2 * coef[8 * b + 7] / (double)px * off + EPS32 * fabs(dout[o]));
+            error += 2 * off * terms + off * off;
+        }
+        tolerate_both(r, 0, (size_t)b, error / (double)px + EPS32 * mse[b]);
+        tolerate_both(r, 2, (size_t)b, error / (double)px + EPS32 * mse[b]);
+    }
+}
+
 /* ---------------------------------------------------------------- optimiser */
 
 static void adamw(run *r) {
@@ -450,6 +479,8 @@ static ds_step step_of(enum ds_step_kind kind, int pixel, int last, size_t limit
                      .b = 0.6f,
                      .a_prev = 0.96f,
                      .b_prev = 0.28f,
+                     .x0_x = 0.9f,
+                     .x0_v = -0.4f,
                      .mean_x0 = 0.3,
                      .mean_xt = 0.68,
                      .log_variance = -3,
@@ -468,8 +499,12 @@ static void sampler(run *r) {
     size_t px = (size_t)r->k->n, outpx = 2 * px;
     float *out = numbers(r, outpx, 61, 0), *base = numbers(r, outpx, 62, 0),
           *null = numbers(r, outpx, 65, 0), *draw = numbers(r, px, 63, 1);
-    for (int i = 0; i < 24; i++) {
-        ds_step s = step_of((enum ds_step_kind)(i % 3), i >= 12, i % 4 == 3, px / 2 + 1);
+    for (int i = 0; i < 32; i++) {
+        ds_step s = step_of((enum ds_step_kind)(i % 4), i >= 16, i % 8 == 7, px / 2 + 1);
+        s.velocity = i >= 20;
+        s.learned = !s.velocity;
+        s.keep = s.kind == DS_STEP_DDIM && i % 8 == 1;
+        s.spread = s.kind == DS_STEP_DDIM && i >= 12 ? 0.3f : 0;
         float *x = out_new(r, "x", px, 0, 0, ADDED, (uint64_t)(64 + i), 1)->data;
         float *before = out_new(r, "x0 before", px, 0, 0, ADDED, 80, 0)->data;
         float *twin = out_f32(r, "twin", px);
@@ -564,8 +599,9 @@ static const shape convs[] = {
 static const shape pools[] = {
 #include "tests/cases.def"
 };
-static const rung flat_rungs[] = {{activations, 1}, {simple, 1}, {timesteps, 1}, {embedding, 1},
-                                  {taken_rows, 1},  {normal, 1}, {loss, 1},      {adamw, 1}};
+static const rung flat_rungs[] = {{activations, 1}, {simple, 1},     {timesteps, 1},
+                                  {embedding, 1},   {taken_rows, 1}, {normal, 1},
+                                  {loss, 1},        {adamw, 1},      {velocity, 1}};
 
 START_TEST(flat) {
     const rung *g = &flat_rungs[_i / COUNT(flats)];

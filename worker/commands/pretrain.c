@@ -29,13 +29,31 @@ typedef struct {
     void *shape; /* its configuration */
     ds_train_options train;
     ds_device_options device;
-    int force;   /* an existing --out is replaced */
-    int every;   /* steps between checkpoints and sample grids */
+    int force; /* an existing --out is replaced */
+    int every; /* steps between checkpoints and sample grids */
+    ds_flow flow;
     int stop_at; /* end at this step of the schedule; 0: train.steps */
 } ds_pretrain;
 
 static int take_precision(void *options, const char *name, ds_error *err) {
     return ds_precision_from_name(name, &((ds_device_options *)options)->precision, err);
+}
+
+/* What the new base predicts. */
+static int take_objective(void *options, const char *name, ds_error *err) {
+    ds_flow *flow = options;
+    static const struct {
+        const char *name;
+        ds_flow flow;
+    } list[] = {{"noise", {DS_FLOW_NONE, 0, 0}},
+                {"flow", {DS_FLOW_LINEAR, 0, 1000}},
+                {"flow-gvp", {DS_FLOW_GVP, 0, 1000}}};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (!strcmp(name, list[i].name)) {
+            *flow = list[i].flow;
+            return 0;
+        }
+    return ds_fail(err, DS_EINVAL, "unknown objective '%.20s': use noise, flow or flow-gvp", name);
 }
 
 /* Rows from n on; returns how many there are then, the last of them ends the table. */
@@ -93,6 +111,10 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
         {"--focus", .type = DS_ARG_NUM, .target = &o->train.focus, .option = "focus"},
         {"--focus-mean", .type = DS_ARG_NUM, .target = &o->train.focus_mean,
          .option = "focus_mean"},
+        {"--objective", .metavar = "OBJECTIVE", .type = DS_ARG_OWN, .target = &o->flow,
+         .take = take_objective, .shown = "noise",
+         .help = "what it predicts: noise, or the velocity of a flow on the linear path or on "
+                 "the variance-preserving one (noise, flow, flow-gvp)"},
         {"--force", .type = DS_ARG_FLAG, .target = &o->force,
          .help = "replace FILE if it is there"},
         {"--every", .metavar = "N", .type = DS_ARG_INT, .target = &o->every,
@@ -275,6 +297,7 @@ static int pretrain(ds_pretrain *o, ds_error *err) {
     int rc = prepare(o, &images, err);
     if (!rc) {
         o->arch->set_classes(o->shape, images->class_count);
+        o->arch->set_flow(o->shape, &o->flow);
         rc = ds_base_new(&base, o->arch, o->shape, o->train.seed, err);
     }
     if (!rc && o->init)
