@@ -79,6 +79,18 @@ int ds_train_task_save(const ds_train_task *t, const char *path, ds_error *err) 
     return rc;
 }
 
+/* The same run; anywhere: on this device class or another.  The class is the second word. */
+static int same_run(const char *a, const char *b, int anywhere) {
+    if (!anywhere)
+        return !strcmp(a, b);
+    const char *word[] = {strchr(a, ' '), strchr(b, ' ')}, *rest[2];
+    for (int i = 0; i < 2; i++)
+        if (!word[i] || !(rest[i] = strchr(word[i] + 1, ' ')))
+            return 0;
+    return word[0] - a == word[1] - b && !strncmp(a, b, (size_t)(word[0] - a)) &&
+           !strcmp(rest[0], rest[1]);
+}
+
 static int restore(ds_train_task *t, const ds_st *st, ds_error *err) {
     char *print = fingerprint(t), *plan = schedule_print(t);
     const char *run = ds_st_meta(st, "run"), *step = ds_st_meta(st, "step");
@@ -86,7 +98,7 @@ static int restore(ds_train_task *t, const ds_st *st, ds_error *err) {
     float *host[4] = {0}, *state[] = {t->p, t->m, t->v, t->ema};
     int64_t shape[1] = {(int64_t)t->table.total};
     int rc = 0;
-    if (!run || !step || !schedule || strcmp(run, print) ||
+    if (!run || !step || !schedule || !same_run(run, print, t->opt.anywhere) ||
         (!t->opt.replan && strcmp(schedule, plan)))
         rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' belongs to another run",
                      ds_st_file_name(st));
@@ -99,8 +111,10 @@ static int restore(ds_train_task *t, const ds_st *st, ds_error *err) {
             t->dev->upload(t->dev, state[i], host[i], t->table.total * sizeof(float));
         free(host[i]);
     }
-    if (!rc)
+    if (!rc) {
         t->step = (int)strtol(step, NULL, 10);
+        t->moved = strcmp(run, print) != 0;
+    }
     free(print);
     free(plan);
     return rc;

@@ -29,6 +29,7 @@ typedef struct {
     int recompute; /* blocks whose activations are computed again in the backward pass (net.h);
                     * changes memory and time, never the numbers */
     int replan; /* 1: ds_trainer_load takes a checkpoint of another schedule (steps, lr, warm-up) */
+    int anywhere; /* 1: .. and one of another device class, whose rounding is not this one's */
 } ds_train_options;
 
 /* What is trained on, n of side x side x channels, borrowed: images, uint8 RGB, HWC interleaved;

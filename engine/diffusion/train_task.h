@@ -21,7 +21,8 @@ typedef struct {
     ds_train_options opt;
     ds_image_set images;
     ds_params table;
-    int step; /* done */
+    int step;  /* done */
+    int moved; /* the checkpoint it goes on from is of another device class */
     float *p, *g, *m, *v, *ema,
         *lr_mul;            /* device, table.total each; lr_mul NULL when nothing is frozen */
     uint32_t *train, *held; /* indices of images */

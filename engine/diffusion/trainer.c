@@ -349,6 +349,8 @@ int ds_trainer_step(ds_trainer *t, ds_train_report *r, ds_error *err) {
 void ds_trainer_ahead(ds_trainer *t, int until) { t->ahead = until; }
 int ds_trainer_busy(const ds_trainer *t) { return t->begun > t->task.step; }
 
+int ds_trainer_moved(const ds_trainer *t) { return t->task.moved; }
+
 int ds_trainer_done(const ds_trainer *t) { return t->task.step; }
 
 int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {

@@ -55,6 +55,9 @@ int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err);
 int ds_trainer_save(ds_trainer *t, const char *path, ds_error *err);
 int ds_trainer_load(ds_trainer *t, const char *path, ds_error *err);
 
+/* 1: what was loaded is of another device class (ds_train_options.anywhere). */
+int ds_trainer_moved(const ds_trainer *t);
+
 /* The result: the EMA parameters as an adapter, rounded to the storage type. */
 int ds_trainer_result(ds_trainer *t, ds_adapter **out, ds_error *err);
 

@@ -8,6 +8,7 @@
 #include "tests/harness.h"
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -180,6 +181,34 @@ START_TEST(a_checkpoint_continues_its_own_run_only) {
 }
 END_TEST
 
+/* A base that is trained for days may go from one machine to another; a job may not. */
+START_TEST(a_checkpoint_of_another_device) {
+    char path[PATH_MAX];
+    ds_error err;
+    ds_fs_join(path, sizeof path, ds_test_tmpdir(), "elsewhere");
+    ds_trainer *t = trainer(&kept_run);
+    step(t);
+    ck_assert_int_eq(ds_trainer_save(t, path, NULL), 0);
+    ck_assert_int_eq(ds_trainer_moved(t), 0);
+    ds_trainer_free(t);
+    char was[sizeof dev->device_class];
+    memcpy(was, dev->device_class, sizeof was);
+    snprintf(dev->device_class, sizeof dev->device_class, "another");
+    for (int k = 0; k < 3; k++) {
+        ds_train_options o = kept_run;
+        o.anywhere = k > 0;
+        if (k == 2)
+            o.clip = 2;
+        t = trainer(&o);
+        ck_assert_int_eq(ds_trainer_load(t, path, &err), k == 1 ? 0 : DS_EINTEGRITY);
+        ck_assert_int_eq(ds_trainer_moved(t), k == 1);
+        ck_assert_int_eq(ds_trainer_done(t), k == 1);
+        ds_trainer_free(t);
+    }
+    memcpy(dev->device_class, was, sizeof was);
+}
+END_TEST
+
 /* The digest is right, and a part is missing or has another length. */
 START_TEST(a_checkpoint_has_all_its_parts) {
     static const char *const names[] = {"p", "m", "v", "ema"};
@@ -228,6 +257,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, images_that_do_not_fit_are_refused);
     tcase_add_test(tc, a_loss_that_is_no_number_stops_the_run);
     tcase_add_test(tc, a_checkpoint_continues_its_own_run_only);
+    tcase_add_test(tc, a_checkpoint_of_another_device);
     tcase_add_test(tc, a_checkpoint_has_all_its_parts);
 }
 

@@ -254,7 +254,10 @@ static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_
     ds_fs_join(checkpoint, sizeof checkpoint, o->work, "checkpoint");
     int rc = 0;
     if (ds_fs_exists(checkpoint) && !(rc = ds_trainer_load(t, checkpoint, err)))
-        printf("resumed at step %d\n", ds_trainer_done(t));
+        printf("resumed at step %d%s\n", ds_trainer_done(t),
+               ds_trainer_moved(t) ? ", begun on another kind of device: from here on numbers are "
+                                     "rounded as this one does"
+                                   : "");
     FILE *log = rc ? NULL : fopen(log_path, "a");
     if (!rc && !log)
         return ds_fail_errno(err, "cannot open '%s'", log_path);
@@ -343,7 +346,8 @@ int ds_worker_pretrain(int argc, char **argv) {
                                .ema = 0.999,
                                .label_dropout = 0.1,
                                .vb_weight = 1.0,
-                               .seed = 1},
+                               .seed = 1,
+                               .anywhere = 1},
                      .device = {.kind = "auto", .precision = DS_PRECISION_BF16}};
     o.shape = ds_xcalloc(1, o.arch->config_size);
     o.arch->fresh(o.shape);
