@@ -63,7 +63,7 @@ static void levels(ds_schedule *s, const ds_flow *flow, int steps) {
     s->time = ds_xmalloc((size_t)steps * sizeof *s->time);
     s->level = ds_xmalloc((size_t)steps * sizeof *s->level);
     for (int i = 0; i < steps; i++) {
-        s->level[i] = (i + 1.0) / steps;
+        s->level[i] = ds_flow_level(flow, (i + 1.0) / steps);
         s->time[i] = ds_flow_time(flow, s->level[i]);
     }
 }

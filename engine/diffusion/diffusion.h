@@ -26,7 +26,7 @@ typedef struct {
 void ds_schedule_init(ds_schedule *s, const ds_facts *c);
 
 /* `steps` of the T (space_timesteps(T, "steps") of improved diffusion: fractional stride, rounded
- * to even).  1 <= steps <= T.  Of a flow: the levels 1/steps, 2/steps, .. 1. */
+ * to even).  1 <= steps <= T.  Of a flow: the levels of 1/steps, 2/steps, .. 1 (flow.h). */
 int ds_schedule_respace(ds_schedule *s, const ds_facts *c, int steps, ds_error *err);
 
 /* Any ascending subset of 0..T-1. */

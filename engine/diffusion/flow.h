@@ -27,6 +27,13 @@ static inline float ds_flow_time(const ds_flow *f, double u) {
     return (float)((f->to_data ? 1 - u : u) * f->scale);
 }
 
+/* The level at share v of 0..1, without a shift v itself: odds u / (1 - u) are shift times those of
+ * v, so more levels lie where there is much noise.  There the shape of a picture is decided, the
+ * more so the smoother it is (Esser et al. 2024, section 5.3.2). */
+static inline double ds_flow_level(const ds_flow *f, double v) {
+    return f->shift * v / (1 + (f->shift - 1) * v);
+}
+
 /* u whose logit is the p-quantile of the normal law of that mean and width, 0 < p < 1: logit-normal
  * noise levels (Esser et al. 2024). */
 double ds_flow_logit_normal(double mean, double width, double p);

@@ -20,7 +20,8 @@
  *                   logit(u), u uniform: the middle of the schedule, where the shape of a picture
  *                   is decided, is seen more often (as the logit-normal law of Esser et al. 2024,
  *                   with a logistic one).  Of a flow: the noise levels' density, 0 = uniform, else
- *                   logit-normal of that mean and width.  The loss is not reweighted
+ *                   logit-normal of that mean and width, both shifted as the base says (flow.h).
+ *                   The loss is not reweighted
  *   heldout         images kept out of training for the held-out loss (at most a tenth of the set)
  *   ..._every       who makes the steps looks at them, the trainer does not */
 typedef struct {

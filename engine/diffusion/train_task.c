@@ -119,8 +119,10 @@ void ds_train_task_picture(const ds_train_task *t, float *dst, const ds_draw *d)
 static double noise_of(const ds_train_task *t, double u) {
     const ds_train_options *o = &t->opt;
     const int T = t->base->facts.train_steps;
-    if (t->base->facts.flow.path != DS_FLOW_NONE)
-        return o->focus > 0 ? ds_flow_logit_normal(o->focus_mean, o->focus, u) : u;
+    const ds_flow *flow = &t->base->facts.flow;
+    if (flow->path != DS_FLOW_NONE)
+        return ds_flow_level(flow,
+                             o->focus > 0 ? ds_flow_logit_normal(o->focus_mean, o->focus, u) : u);
     if (o->focus > 0)
         u = 1 / (1 + exp(-o->focus_mean - o->focus * log(u / (1 - u))));
     return (int)(u * T) < T ? (int)(u * T) : T - 1;
@@ -148,7 +150,8 @@ ds_draw ds_train_task_draw_heldout(const ds_train_task *t, uint32_t j) {
     return (ds_draw){.image = t->held[j],
                      .stream = DS_STREAM_HELDOUT,
                      .noise_sample = j,
-                     .t = c->flow.path != DS_FLOW_NONE ? share : (int)(share * c->train_steps)};
+                     .t = c->flow.path != DS_FLOW_NONE ? ds_flow_level(&c->flow, share)
+                                                       : (int)(share * c->train_steps)};
 }
 
 /* ---------------------------------------------------------------- AdamW, EMA */

@@ -62,6 +62,7 @@ typedef struct {
     enum ds_flow_path path;
     int to_data;  /* 1: SiT; 0: REPA, minRF */
     double scale; /* of the time: 1, 1000 */
+    double shift; /* of the noise levels that are trained and sampled, towards noise; 1: none */
 } ds_flow;
 
 typedef struct {

@@ -44,6 +44,9 @@ int ds_dit_check(const ds_dit_config *c, ds_error *err) {
     if (flow && !(c->flow.scale > 0 && c->flow.scale <= 1e6))
         return ds_fail(err, DS_EINVAL, "model shape: flow_scale is %g, must be above 0, to 1e6",
                        c->flow.scale);
+    if (flow && !(c->flow.shift >= 0.01 && c->flow.shift <= 100))
+        return ds_fail(err, DS_EINVAL, "model shape: flow_shift is %g, must be 0.01 to 100",
+                       c->flow.shift);
     if (c->freq_dim % 2)
         return ds_fail(err, DS_EINVAL, "model shape: freq_dim %d is odd", c->freq_dim);
     return 0;
@@ -196,7 +199,8 @@ static int read_flow(ds_flow *f, const json_t *doc, ds_error *err) {
     if (path)
         *f = (ds_flow){.path = (enum ds_flow_path)path,
                        .to_data = ds_json_int(doc, "flow_to_data", 0) != 0,
-                       .scale = ds_json_number(doc, "flow_scale", 1)};
+                       .scale = ds_json_number(doc, "flow_scale", 1),
+                       .shift = ds_json_number(doc, "flow_shift", 1)};
     return 0;
 }
 
@@ -206,6 +210,7 @@ static void write_flow(json_t *doc, const ds_flow *f) {
     json_object_set_new(doc, "flow", json_string(flow_names[f->path]));
     json_object_set_new(doc, "flow_to_data", json_integer(f->to_data));
     json_object_set_new(doc, "flow_scale", json_real(f->scale));
+    json_object_set_new(doc, "flow_shift", json_real(f->shift));
 }
 
 int ds_dit_config_read(ds_dit_config *c, const json_t *doc, ds_error *err) {

@@ -3,6 +3,7 @@
  * numbers of whole passes are in test_engine_golden.c. */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "engine/diffusion/diffusion.h"
 #include "engine/diffusion/flow.h"
 #include "engine/diffusion/sampler.h"
 #include "tests/harness.h"
@@ -14,7 +15,7 @@
 enum { IMAGES = 30, DEPTH = 1, HELD = 3 };
 #include "tests/fixtures/engine_small.h"
 
-static const ds_flow to_noise = {DS_FLOW_LINEAR, 0, 1000}, to_data = {DS_FLOW_GVP, 1, 1};
+static const ds_flow to_noise = {DS_FLOW_LINEAR, 0, 1000, 1}, to_data = {DS_FLOW_GVP, 1, 1, 3};
 static const ds_flow *const flows[] = {&to_noise, &to_data};
 static const ds_method_spec affiner = {
     .method = DS_METHOD_AFFINER, .rank = 2, .targets = DS_TARGET_DEFAULT, .classes = CLASSES};
@@ -103,6 +104,20 @@ START_TEST(clocks) {
 }
 END_TEST
 
+/* Odds are multiplied: from 1 : 3 to 1 : 1. */
+START_TEST(shifts) {
+    const ds_flow three = {DS_FLOW_LINEAR, 0, 1, 3};
+    ck_assert(ds_flow_level(&three, 0) == 0 && ds_flow_level(&three, 1) == 1);
+    ck_assert(ds_flow_level(&three, 0.25) == 0.5 && ds_flow_level(&to_noise, 0.25) == 0.25);
+    ds_facts c = ds_dit_facts(&config);
+    c.flow = three;
+    ds_schedule s;
+    ck_assert_int_eq(ds_schedule_respace(&s, &c, 4, NULL), 0);
+    ck_assert(s.level[0] == 0.5 && s.level[3] == 1 && s.time[0] == 0.5f);
+    ds_schedule_release(&s);
+}
+END_TEST
+
 /* Phi(1) is 0.841344746: the logit there is mean + width. */
 START_TEST(logit_normal_levels) {
     const double at[][2] = {{0.5, 0}, {0.84134474606854293, 1}, {0.022750131948179195, -2}};
@@ -178,6 +193,8 @@ START_TEST(levels_are_stratified) {
             low = i % 8 ? ds_flow_logit_normal(mean, width, low) : 0;
             high = i % 8 < 7 ? ds_flow_logit_normal(mean, width, high) : 1;
         }
+        low = ds_flow_level(flow, low);
+        high = ds_flow_level(flow, high);
         ck_assert_msg(u >= low - 1e-6 && u <= high + 1e-6, "sample %d has level %g, not %g..%g",
                       i % 8, u, low, high);
         changes += i >= 8 && seen[i][1] != seen[i - 8][1];
@@ -186,7 +203,7 @@ START_TEST(levels_are_stratified) {
     asked = mixed = 0;
     heldout(t);
     for (int i = 0; i < HELD; i++) /* the middle of equal parts, whatever the law */
-        ck_assert(fabs(level_seen(flow, i) - (i + 0.5) / HELD) < 1e-6);
+        ck_assert(fabs(level_seen(flow, i) - ds_flow_level(flow, (i + 0.5) / HELD)) < 1e-6);
     ds_trainer_free(t);
     dev->ops = real;
     close_flow();
@@ -286,7 +303,7 @@ START_TEST(orders_of_samplers) {
     static const enum ds_sampler samplers[] = {DS_SAMPLER_EULER, DS_SAMPLER_DPMPP2M,
                                                DS_SAMPLER_HEUN};
     double off[3];
-    open_flow(&(ds_flow){DS_FLOW_LINEAR, 0, 1}, 0); /* smooth in time */
+    open_flow(&(ds_flow){DS_FLOW_LINEAR, 0, 1, 1}, 0); /* smooth in time */
     base->facts.pixel = 0;
     ds_sample_options fine = {.sampler = DS_SAMPLER_HEUN, .steps = 200, .guide = {1, 1}, .seed = 3};
     float *exact = draw(&fine, 4, 4);
@@ -336,6 +353,7 @@ START_TEST(a_file_says_it) {
     ck_assert_int_eq(again->facts.flow.path, flows[_i]->path);
     ck_assert_int_eq(again->facts.flow.to_data, flows[_i]->to_data);
     ck_assert(again->facts.flow.scale == flows[_i]->scale);
+    ck_assert(again->facts.flow.shift == flows[_i]->shift);
     /* what programs that know no flow refuse */
     ck_assert_int_eq(again->facts.train_steps, 0);
     ds_base_free(again);
@@ -350,6 +368,8 @@ START_TEST(what_a_file_cannot_say) {
                   "the flow 'cosine' is not known to this version: none, linear or gvp"},
                  {"flow_scale", "0", "model shape: flow_scale is 0, must be above 0, to 1e6"},
                  {"flow_scale", "1e7", "model shape: flow_scale is 1e+07, must be above 0, to 1e6"},
+                 {"flow_shift", "0", "model shape: flow_shift is 0, must be 0.01 to 100"},
+                 {"flow_shift", "101", "model shape: flow_shift is 101, must be 0.01 to 100"},
                  {"train_steps", "1000", "model shape: train_steps is 1000, must be 0 to 0"},
                  {"flow", "\"none\"", "model shape: train_steps is 0, must be 2 to 100000"}};
     ds_dit_config c = config, got;
@@ -373,6 +393,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_test(tc, paths);
     tcase_add_test(tc, clocks);
+    tcase_add_test(tc, shifts);
     tcase_add_test(tc, logit_normal_levels);
     tcase_add_loop_test(tc, levels_are_stratified, 0, 4);
     tcase_add_loop_test(tc, training_lowers_the_heldout_loss, 0, 4);

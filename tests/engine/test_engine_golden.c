@@ -343,8 +343,8 @@ START_TEST(velocities_match_pytorch) {
         ds_test_skip("cuda", "there is no CUDA library, nor its emulation");
         return;
     }
-    check_flow_loss("linear", &(ds_flow){DS_FLOW_LINEAR, 0, 1000}, kinds[_i]);
-    check_flow_loss("gvp", &(ds_flow){DS_FLOW_GVP, 1, 1000}, kinds[_i]);
+    check_flow_loss("linear", &(ds_flow){DS_FLOW_LINEAR, 0, 1000, 1}, kinds[_i]);
+    check_flow_loss("gvp", &(ds_flow){DS_FLOW_GVP, 1, 1000, 1}, kinds[_i]);
 }
 END_TEST
 
@@ -364,13 +364,13 @@ static void check_sampler(int which, const char *kind) {
         {"sample.dpmpp2m.cfg.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6, {0}},
         {"sample.ddim.both.0", DS_SAMPLER_DDIM, {1.4, 2}, 0, 6, {0}},
         {"sample.dpmpp2m.both.1", DS_SAMPLER_DPMPP2M, {1.4, 2}, 1, 6, {0}},
-        {"flow.euler.linear.1", DS_SAMPLER_EULER, {1, 1}, 0, 6, {DS_FLOW_LINEAR, 1, 1}},
-        {"flow.heun.gvp.1", DS_SAMPLER_HEUN, {1, 1.7}, 0, 5, {DS_FLOW_GVP, 1, 1}},
-        {"flow.sde.linear.0", DS_SAMPLER_SDE, {1.7, 1.7}, 0, 8, {DS_FLOW_LINEAR, 0, 1000}},
-        {"flow.sde.gvp.1", DS_SAMPLER_SDE, {1, 1}, 1, 8, {DS_FLOW_GVP, 1, 1}},
-        {"flow.dpmpp2m.linear.0", DS_SAMPLER_DPMPP2M, {1, 1}, 0, 6, {DS_FLOW_LINEAR, 0, 1}},
-        {"flow.dpmpp2m.gvp.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6, {DS_FLOW_GVP, 1, 1000}},
-        {"flow.heun.linear.0", DS_SAMPLER_HEUN, {1, 1}, 1, 5, {DS_FLOW_LINEAR, 0, 1000}}};
+        {"flow.euler.linear.1", DS_SAMPLER_EULER, {1, 1}, 0, 6, {DS_FLOW_LINEAR, 1, 1, 1}},
+        {"flow.heun.gvp.1", DS_SAMPLER_HEUN, {1, 1.7}, 0, 5, {DS_FLOW_GVP, 1, 1, 1}},
+        {"flow.sde.linear.0", DS_SAMPLER_SDE, {1.7, 1.7}, 0, 8, {DS_FLOW_LINEAR, 0, 1000, 1}},
+        {"flow.sde.gvp.1", DS_SAMPLER_SDE, {1, 1}, 1, 8, {DS_FLOW_GVP, 1, 1, 1}},
+        {"flow.dpmpp2m.linear.0", DS_SAMPLER_DPMPP2M, {1, 1}, 0, 6, {DS_FLOW_LINEAR, 0, 1, 1}},
+        {"flow.dpmpp2m.gvp.1", DS_SAMPLER_DPMPP2M, {1, 1.7}, 1, 6, {DS_FLOW_GVP, 1, 1000, 1}},
+        {"flow.heun.linear.0", DS_SAMPLER_HEUN, {1, 1}, 1, 5, {DS_FLOW_LINEAR, 0, 1000, 1}}};
     ds_device *dev;
     ds_base *base = base_of_golden();
     ds_model *model;

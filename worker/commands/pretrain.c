@@ -45,12 +45,13 @@ static int take_objective(void *options, const char *name, ds_error *err) {
     static const struct {
         const char *name;
         ds_flow flow;
-    } list[] = {{"noise", {DS_FLOW_NONE, 0, 0}},
-                {"flow", {DS_FLOW_LINEAR, 0, 1000}},
-                {"flow-gvp", {DS_FLOW_GVP, 0, 1000}}};
+    } list[] = {{"noise", {DS_FLOW_NONE, 0, 0, 0}},
+                {"flow", {DS_FLOW_LINEAR, 0, 1000, 0}},
+                {"flow-gvp", {DS_FLOW_GVP, 0, 1000, 0}}};
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
         if (!strcmp(name, list[i].name)) {
-            *flow = list[i].flow;
+            flow->path = list[i].flow.path;
+            flow->scale = list[i].flow.scale;
             return 0;
         }
     return ds_fail(err, DS_EINVAL, "unknown objective '%.20s': use noise, flow or flow-gvp", name);
@@ -115,6 +116,9 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
          .take = take_objective, .shown = "noise",
          .help = "what it predicts: noise, or the velocity of a flow on the linear path or on "
                  "the variance-preserving one (noise, flow, flow-gvp)"},
+        {"--shift", .metavar = "S", .type = DS_ARG_NUM, .target = &o->flow.shift,
+         DS_ARG_RANGE(0.01, 100), .shown = "3",
+         .help = "of a flow: the odds of its noise levels times S; more for smoother pictures"},
         {"--force", .type = DS_ARG_FLAG, .target = &o->force,
          .help = "replace FILE if it is there"},
         {"--every", .metavar = "N", .type = DS_ARG_INT, .target = &o->every,
@@ -336,6 +340,7 @@ int ds_worker_pretrain(int argc, char **argv) {
     ds_pretrain o = {.name = "base",
                      .license = "",
                      .every = 1000,
+                     .flow = {.shift = 3},
                      .arch = ds_arch_first(),
                      .train = {.steps = 20000,
                                .batch = 128,
