@@ -64,6 +64,7 @@ const ds_opt ds_global_options[] = {
 #define BY(says) " (default: " says ")"
 #define LEFT_OUT(value) IS(value)
 #define SINCE(value, default_) default_
+#define UNLESS(default_) default_
 #define TYPE_INT DS_OPT_INT
 #define TYPE_SEED DS_OPT_INT
 #define TYPE_NUM DS_OPT_NUMBER
@@ -198,6 +199,12 @@ static const ds_opt sample_options[] = {
            "strength of the guidance; 1 is none (default: as it was evaluated)"),
     ONE_OF("guidance-mode", "MODE", DS_WORDS(DS_GUIDANCES),
            "classifier-free, or away from the frozen base (default: as it was evaluated)"),
+    NUM_OF(
+        "guidance-domain", 0, "W", DS_RANGE_GUIDANCE,
+        "instead of these two: weight of the adapter against the frozen base (default: as it was "
+        "evaluated)"),
+    NUM_OF("guidance-class", 0, "W", DS_RANGE_GUIDANCE,
+           ".. and of the class against none; 1 and 1 is none (default: as it was evaluated)"),
     ONE_OF("sampler", "SAMPLER", DS_WORDS(DS_SAMPLERS),
            "how noise becomes an image (default: as it was evaluated)"),
     INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),

@@ -14,6 +14,7 @@
 #define BY(says) .by = says
 #define LEFT_OUT(value) .absent = value
 #define SINCE(value, default_) default_, .absent = value
+#define UNLESS(default_) default_
 
 const ds_option ds_option_table[] = {
 #define OPTION(section_, name_, flag_, key_, member_, type_, metavar_, help_, ...)                 \

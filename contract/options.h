@@ -62,6 +62,10 @@
 #define DS_PRECISIONS(W)                                                                           \
     W(DS_PRECISION_BF16, "bf16") W(DS_PRECISION_F32, "f32") W(DS_PRECISION_TF32, "tf32")
 
+/* Guidance of a training where no option says one.  0: guidance and guidance_mode, 1:
+ * guidance_domain and guidance_class; their defaults stand in options.def. */
+#define DS_GUIDANCE_BY_WEIGHTS 0
+
 /* "a|b|c" of such a list, as a constant. */
 #define DS_BAR_WORD(value, word) "|" word
 #define DS_WORDS(list) (&(list(DS_BAR_WORD))[1])

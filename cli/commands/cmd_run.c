@@ -116,6 +116,11 @@ static json_t *sample_request(const ds_cli *c) {
         json_object_set_new(r, "guidance", json_real(ds_opt_number(c, "guidance", 1)));
     if (ds_opt_given(c, "guidance-mode"))
         json_object_set_new(r, "guidance_mode", json_string(ds_opt_text(c, "guidance-mode", "")));
+    if (ds_opt_given(c, "guidance-domain"))
+        json_object_set_new(r, "guidance_domain",
+                            json_real(ds_opt_number(c, "guidance-domain", 1)));
+    if (ds_opt_given(c, "guidance-class"))
+        json_object_set_new(r, "guidance_class", json_real(ds_opt_number(c, "guidance-class", 1)));
     if (ds_opt_given(c, "sampler"))
         json_object_set_new(r, "sampler", json_string(ds_opt_text(c, "sampler", "")));
     json_object_set_new(r, "seed", json_integer((json_int_t)ds_opt_number(c, "seed", 1)));
@@ -227,8 +232,13 @@ int ds_cmd_sample(ds_cli *c, ds_error *err) {
             fprintf(c->out, "%s\n", target);
         } else {
             long long n = ds_json_int(result, "n", (int64_t)ds_opt_number(c, "n", 16));
-            ds_say(c, "%lld image%s of %s in %s, written to %s", n, n == 1 ? "" : "s", c->args[0],
-                   ds_fmt_duration(took, ds_json_real(result, "seconds")), target);
+            long long passes = ds_json_int(result, "passes", 0); /* not of an earlier worker */
+            char cost[64] = "";
+            if (passes > 0)
+                snprintf(cost, sizeof cost, " (%lld pass%s a step)", passes,
+                         passes == 1 ? "" : "es");
+            ds_say(c, "%lld image%s of %s in %s%s, written to %s", n, n == 1 ? "" : "s", c->args[0],
+                   ds_fmt_duration(took, ds_json_real(result, "seconds")), cost, target);
         }
     }
     json_decref(job);

@@ -6,10 +6,12 @@
 #include "contract/options.h"
 #include "daemon/api/api.h"
 #include "daemon/core/models.h"
+#include "daemon/jobs/defaults.h"
 #include "daemon/jobs/workers.h"
 #include "daemon/jobs/tail.h"
 #include "registry/rows/adapters.h"
 #include "registry/rows/bases.h"
+#include "registry/rows/tasks.h"
 #include "registry/jobs/jobs.h"
 
 #include <errno.h>
@@ -401,6 +403,35 @@ static int check_class(ds_daemon *d, const json_t *payload, const ds_adapter_ref
     return rc;
 }
 
+static int is_guided(const json_t *payload) {
+    const char *key;
+    json_t *v;
+    int guided = 0;
+    json_object_foreach((json_t *)(uintptr_t)payload, key, v)
+        guided |= !strncmp(key, "guidance", 8) && !json_is_null(v);
+    return guided;
+}
+
+/* Guidance that is asked for fits what the adapter was evaluated with. */
+static int check_guidance(ds_daemon *d, const json_t *payload, const ds_adapter_ref *a,
+                          ds_error *err) {
+    json_t *tasks = NULL, *sample = NULL;
+    if (!is_guided(payload))
+        return 0;
+    int rc = a->id ? ds_old_tasks(d->registry, a->base_id, NULL, a->ref, &tasks, err) : 0;
+    if (!rc) {
+        sample = json_deep_copy(json_object_get(json_array_get(tasks, 0), "sample"));
+        if (!json_is_object(sample)) {
+            json_decref(sample);
+            sample = json_object();
+        }
+        rc = ds_guidance_take(sample, payload, !a->id, err);
+    }
+    json_decref(sample);
+    json_decref(tasks);
+    return rc;
+}
+
 static int is_text(const json_t *payload, const char *key, const char *word) {
     return !strcmp(ds_json_string(payload, key, ""), word);
 }
@@ -410,7 +441,9 @@ static json_t *sample_notes(const json_t *payload) {
     json_t *notes = json_array();
     int guided = json_is_number(json_object_get(payload, "guidance")),
         cfg = is_text(payload, "guidance_mode", "cfg"),
-        alone = !ds_json_string(payload, "ref", NULL);
+        alone = !ds_json_string(payload, "ref", NULL),
+        domain = json_is_number(json_object_get(payload, "guidance_domain")),
+        class = json_is_number(json_object_get(payload, "guidance_class"));
     if (guided && is_text(payload, "guidance_mode", "none"))
         json_array_append_new(notes, json_string("guidance has no effect with guidance mode none"));
     else if (alone && cfg && !ds_json_string(payload, "class", NULL))
@@ -419,6 +452,12 @@ static json_t *sample_notes(const json_t *payload) {
     else if (alone && !cfg && (guided || is_text(payload, "guidance_mode", "domain")))
         json_array_append_new(notes, json_string("the base guided by itself is the base: guidance "
                                                  "needs guidance mode cfg and a class"));
+    if (alone && domain)
+        json_array_append_new(notes, json_string("the base guided by itself is the base: "
+                                                 "guidance_domain has no effect"));
+    if (alone && class && !ds_json_string(payload, "class", NULL))
+        json_array_append_new(notes, json_string("the base without a class has nothing to be "
+                                                 "guided by: guidance_class has no effect"));
     return notes;
 }
 
@@ -441,6 +480,8 @@ static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *
         rc = ds_models_complete(base, err);
     if (!rc && kind == DS_JOB_SAMPLE)
         rc = check_class(d, payload, &a, base, err);
+    if (!rc && kind == DS_JOB_SAMPLE)
+        rc = check_guidance(d, payload, &a, err);
     if (!rc && ref)
         json_object_set_new(payload, "ref", json_string(a.ref));
     if (!rc) /* also what keeps the base from being removed meanwhile */

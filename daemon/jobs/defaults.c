@@ -136,8 +136,92 @@ static int64_t whole(const json_t *options, const char *name, int64_t otherwise)
     return is_given(options, name) ? ds_json_int(options, name, otherwise) : otherwise;
 }
 
+/* ---- guidance: two forms (contract/options.def) ---- */
+
+/* Of a form: its first key that is given. */
+static const char *given_of(const json_t *options, int weights) {
+    static const char *const forms[2][2] = {{"guidance", "guidance_mode"},
+                                            {"guidance_domain", "guidance_class"}};
+    return is_given(options, forms[weights][0])   ? forms[weights][0]
+           : is_given(options, forms[weights][1]) ? forms[weights][1]
+                                                  : NULL;
+}
+
+static int one_form(const json_t *options, ds_error *err) {
+    const char *by_mode = given_of(options, 0), *weight = given_of(options, 1);
+    return by_mode && weight
+               ? ds_fail(err, DS_EINVAL,
+                         "'%s' and '%s' exclude each other: guidance_domain and guidance_class "
+                         "are the two weights that guidance and guidance_mode stand for",
+                         by_mode, weight)
+               : 0;
+}
+
+/* Is the option of the form that a training with these options has not? */
+static int of_other_form(const ds_option *o, const json_t *options) {
+    int by_mode = !strcmp(o->name, "guidance") || !strcmp(o->name, "guidance_mode"),
+        weight = !strcmp(o->name, "guidance_domain") || !strcmp(o->name, "guidance_class"),
+        weights = given_of(options, 1)   ? 1
+                  : given_of(options, 0) ? 0
+                                         : DS_GUIDANCE_BY_WEIGHTS;
+    return weights ? by_mode : weight;
+}
+
+/* The weights that a sample's settings stand for (engine/diffusion/sampler.h). */
+static void weights_of(const json_t *sample, int own_base, double *domain, double *classes) {
+    const char *mode = ds_json_string(sample, "guidance_mode", "none");
+    double w = ds_json_number(sample, "guidance", 1);
+    int is_domain = !strcmp(mode, "domain") && !own_base;
+    *domain = ds_json_number(sample, "guidance_domain", is_domain ? w : 1);
+    *classes = ds_json_number(sample, "guidance_class", is_domain || !strcmp(mode, "cfg") ? w : 1);
+}
+
+/* Of an adapter with two weights: guidance and its mode are both asked for, or none of it. */
+static int take_mode(json_t *sample, const json_t *given, ds_error *err) {
+    int none = !strcmp(ds_json_string(given, "guidance_mode", ""), "none");
+    if (given_of(sample, 1) && !none &&
+        !(is_given(given, "guidance") && is_given(given, "guidance_mode")))
+        return ds_fail(err, DS_EINVAL,
+                       "it was evaluated with guidance_domain %g and guidance_class %g, so '%s' "
+                       "needs '%s' beside it; or give guidance_domain or guidance_class",
+                       ds_json_number(sample, "guidance_domain", 1),
+                       ds_json_number(sample, "guidance_class", 1), given_of(given, 0),
+                       is_given(given, "guidance") ? "guidance_mode" : "guidance");
+    if (given_of(sample, 1))
+        json_object_set_new(sample, "guidance", json_real(1));
+    for (int i = 0; i < 2; i++) {
+        const char *key = i ? "guidance_mode" : "guidance";
+        if (is_given(given, key))
+            json_object_set(sample, key, json_object_get(given, key));
+    }
+    json_object_del(sample, "guidance_domain");
+    json_object_del(sample, "guidance_class");
+    return 0;
+}
+
+int ds_guidance_take(json_t *sample, const json_t *given, int own_base, ds_error *err) {
+    double domain, classes;
+    int rc = one_form(given, err);
+    if (rc || given_of(given, 0))
+        return rc ? rc : take_mode(sample, given, err);
+    if (!given_of(given, 1))
+        return 0;
+    weights_of(sample, own_base, &domain, &classes);
+    if (is_given(given, "guidance_domain"))
+        domain = ds_json_number(given, "guidance_domain", 1);
+    if (is_given(given, "guidance_class"))
+        classes = ds_json_number(given, "guidance_class", 1);
+    json_object_set_new(sample, "guidance_domain", json_real(domain));
+    json_object_set_new(sample, "guidance_class", json_real(classes));
+    json_object_del(sample, "guidance");
+    json_object_del(sample, "guidance_mode");
+    return 0;
+}
+
 /* What the engine asks of two options together. */
 static int check_together(const json_t *options, ds_error *err) {
+    if (one_form(options, err))
+        return DS_EINVAL;
     int64_t batch = whole(options, "batch", 64), part = whole(options, "micro_batch", batch);
     if (part > batch || batch % part)
         return ds_fail(err, DS_EINVAL,
@@ -199,6 +283,8 @@ int ds_options_apply(json_t *spec, const char *method, const json_t *options,
                         json_string(method ? method : DS_METHOD_OTHERWISE));
     for (const ds_option *o = ds_option_table; o->name; o++) {
         json_t *given = json_object_get(options, o->name);
+        if (of_other_form(o, options))
+            continue;
         json_t *value =
             given && !json_is_null(given) ? json_incref(given) : default_value(o, spec, facts);
         if (!value)

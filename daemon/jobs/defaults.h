@@ -37,6 +37,12 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
  * embedding"); options may be NULL.  A list of strings. */
 json_t *ds_options_without_effect(const char *method, const json_t *options);
 
+/* Guidance of the settings of a sample, of which some was asked for: guidance and guidance_mode, or
+ * guidance_domain and guidance_class, where what is not asked for is as it was.  own_base: the base
+ * is drawn itself.  DS_EINVAL where both forms are asked for, or a part of one means nothing beside
+ * the settings' other form. */
+int ds_guidance_take(json_t *sample, const json_t *given, int own_base, ds_error *err);
+
 /* The same members with nothing known of a dataset: for sample and verify jobs. */
 int ds_options_plain(json_t *spec, const char *const *members, ds_error *err);
 

@@ -206,9 +206,11 @@ static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     json_t *sample = json_object_get(spec, "sample");
     for (int i = 0; !rc && over[i]; i++) {
         json_t *v = json_object_get(payload, over[i]);
-        if (v && !json_is_null(v))
+        if (v && !json_is_null(v) && strncmp(over[i], "guidance", 8)) /* those together, below */
             json_object_set(sample, over[i], v);
     }
+    if (!rc)
+        rc = ds_guidance_take(sample, payload, !ref, err);
     json_t *class = json_object_get(payload, "class");
     json_object_set_new(spec, "n", json_integer(ds_json_int(payload, "n", 16)));
     json_object_set_new(spec, "seed", json_integer(ds_json_int(payload, "seed", 1)));

@@ -58,6 +58,8 @@ static const struct {
     {"add-dataset %s --targets q,fc1", 0, "\"options\":{\"targets\":[\"q\",\"fc1\"]}"},
     {"add-dataset %s --freeze-v", 0, "\"options\":{\"freeze_v\":true}"},
     {"add-dataset %s --guidance 2.5", 0, "\"options\":{\"guidance\":2.5}"},
+    {"add-dataset %s --guidance-domain 2", 0, "\"options\":{\"guidance_domain\":2.0}"},
+    {"add-dataset %s --guidance-class 3.5", 0, "\"options\":{\"guidance_class\":3.5}"},
     {"add-dataset %s --guidance-mode none", 0, "\"options\":{\"guidance_mode\":\"none\"}"},
     {"add-dataset %s --sampler ddim", 0, "\"options\":{\"sampler\":\"ddim\"}"},
     {"add-dataset %s --n 99", 0, "\"options\":{\"n\":99}"},
@@ -104,6 +106,8 @@ static const struct {
     {"sample digits --timeout 0.1 -o %s/a.png --steps 9", 7, "\"steps\":9"},
     {"sample digits --timeout 0.1 -o %s/a.png --guidance 3", 7, "\"guidance\":3.0"},
     {"sample digits --timeout 0.1 -o %s/a.png --guidance-mode cfg", 7, "\"guidance_mode\":\"cfg\""},
+    {"sample digits --timeout 0.1 -o %s/a.png --guidance-domain 2", 7, "\"guidance_domain\":2.0"},
+    {"sample digits --timeout 0.1 -o %s/a.png --guidance-class 3", 7, "\"guidance_class\":3.0"},
     {"sample digits --timeout 0.1 -o %s/a.png --sampler ddpm", 7, "\"sampler\":\"ddpm\""},
     {"sample digits --timeout 0.1 -o %s/a.png --seed 6", 7, "\"seed\":6"},
 };

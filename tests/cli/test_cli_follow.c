@@ -437,6 +437,19 @@ START_TEST(sample_saves_the_picture) {
     ck_assert_mem_eq(data, png, n);
     free(data);
     cli_free(&r);
+    const char *plain = s.routes[2].body;
+    for (int passes = 1; passes <= 3; passes++) { /* a worker that says what it cost */
+        char body[200], want[100];
+        snprintf(body, sizeof body,
+                 JOB("done", ",\"result\":{\"n\":4,\"seconds\":1.5,\"passes\":%d}"), passes);
+        s.routes[2].body = body;
+        ck_run(r, &s, 0, "sample digits@v1 -n 4 -o g.png --force");
+        snprintf(want, sizeof want, "4 images of digits@v1 in 1.5 s (%d pass%s a step), written",
+                 passes, passes == 1 ? "" : "es");
+        ck_has(r.err, want);
+        cli_free(&r);
+    }
+    s.routes[2].body = plain;
     ck_run(r, &s, 0, "sample base -q");
     ck_assert_str_eq(r.out, "base.png\n");
     ck_has(s.log.data, "{\"ref\":null,\"n\":16,\"seed\":1}");

@@ -104,16 +104,20 @@ END_TEST
 /* A default is a value that may be given. */
 START_TEST(defaults_are_allowed) {
     ds_dataset_facts facts = {.images = 100, .classes = 2};
-    json_t *spec = json_object();
+    json_t *spec = json_object(), *other = json_object(),
+           *weight = json_loads("{\"guidance_domain\":2}", 0, NULL);
     ds_error err = {0};
     ck_assert_int_eq(ds_options_apply(spec, NULL, NULL, &facts, NULL), 0);
+    ck_assert_int_eq(ds_options_apply(other, NULL, weight, &facts, NULL), 0);
     for (const ds_option *o = ds_option_table; o->name; o++) {
         json_t *v = json_object_get(json_object_get(spec, o->section), o->key);
+        if (!v) /* the other form of guidance */
+            v = json_object_get(json_object_get(other, o->section), o->key);
         ck_assert_msg(v || (!o->otherwise && !o->by), "%s is left out", o->name);
         if (v)
             ck_assert_msg(!by_daemon(o->name, json_incref(v), &err), "%s", err.message);
     }
-    json_decref(spec);
+    json_decref(spec), json_decref(other), json_decref(weight);
 }
 END_TEST
 
@@ -160,11 +164,18 @@ START_TEST(together) {
     } bad[] = {{"{\"batch\":64,\"micro_batch\":48}", "multiple of 'micro_batch'"},
                {"{\"batch\":4,\"micro_batch\":8}", "multiple of 'micro_batch'"},
                {"{\"micro_batch\":48}", "multiple of 'micro_batch'"},
-               {"{\"side\":\"in\",\"targets\":[\"q\"]}", "all three of them or none"}};
+               {"{\"side\":\"in\",\"targets\":[\"q\"]}", "all three of them or none"},
+               {"{\"guidance\":2,\"guidance_class\":3}",
+                "'guidance' and 'guidance_class' exclude each other"},
+               {"{\"guidance_mode\":\"none\",\"guidance_domain\":1,\"guidance_class\":1}",
+                "'guidance_mode' and 'guidance_domain' exclude each other"}};
     static const char *const good[] = {"{\"batch\":64,\"micro_batch\":16}",
                                        "{\"side\":\"in\",\"targets\":[\"q\",\"k\",\"v\",\"fc1\"]}",
                                        "{\"side\":\"in\",\"targets\":[\"fc1\"]}",
-                                       "{\"targets\":[\"q\"]}"};
+                                       "{\"targets\":[\"q\"]}",
+                                       "{\"guidance\":2,\"guidance_mode\":\"cfg\"}",
+                                       "{\"guidance\":null,\"guidance_class\":3}",
+                                       "{\"guidance_domain\":0,\"guidance_class\":3}"};
     ds_error err = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *o = json_loads(bad[i].options, 0, NULL);
@@ -274,6 +285,88 @@ START_TEST(defaults_of_a_dataset) {
     ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(spec, "method"), "targets")),
                       8);
     json_decref(spec);
+}
+END_TEST
+
+static void is_sample(const json_t *sample, const char *want, const char *of) {
+    json_t *w = json_loads(want, 0, NULL);
+    char *is = json_dumps(sample, JSON_COMPACT | JSON_SORT_KEYS);
+    ck_assert_ptr_nonnull(w);
+    ck_assert_msg(json_equal(sample, w), "%s: %s", of, is);
+    free(is);
+    json_decref(w);
+}
+
+/* One form of guidance is in a spec: the one that is asked for, else that of today's records. */
+START_TEST(guidance_has_one_form) {
+    static const struct {
+        const char *options, *want;
+    } cases[] = {{NULL, "{\"guidance\":1.5,\"guidance_mode\":\"domain\"}"},
+                 {"{\"guidance_class\":null}", "{\"guidance\":1.5,\"guidance_mode\":\"domain\"}"},
+                 {"{\"guidance\":3}", "{\"guidance\":3.0,\"guidance_mode\":\"domain\"}"},
+                 {"{\"guidance_mode\":\"cfg\"}", "{\"guidance\":1.5,\"guidance_mode\":\"cfg\"}"},
+                 {"{\"guidance_class\":3}", "{\"guidance_domain\":1.5,\"guidance_class\":3.0}"},
+                 {"{\"guidance_domain\":3}", "{\"guidance_domain\":3.0,\"guidance_class\":1.5}"},
+                 {"{\"guidance_domain\":0,\"guidance_class\":2.5,\"guidance_mode\":null}",
+                  "{\"guidance_domain\":0.0,\"guidance_class\":2.5}"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *spec = apply(cases[i].options ? cases[i].options : "{}", 100, 2),
+               *sample = json_object_get(spec, "sample");
+        json_object_del(sample, "sampler");
+        json_object_del(sample, "steps");
+        is_sample(sample, cases[i].want, cases[i].options ? cases[i].options : "nothing");
+        json_decref(spec);
+    }
+}
+END_TEST
+
+/* What a request changes of the settings that an adapter was evaluated with. */
+START_TEST(guidance_of_a_sample) {
+#define MODE(w, m) "{\"guidance\":" #w ",\"guidance_mode\":\"" #m "\"}"
+#define WEIGHTS(d, c) "{\"guidance_domain\":" #d ",\"guidance_class\":" #c "}"
+    static const struct {
+        const char *was, *given;
+        int own_base;
+        const char *want, *says; /* says: why it is refused */
+    } cases[] = {{MODE(2, cfg), "{\"steps\":3}", 0, MODE(2, cfg), NULL},
+                 {MODE(2, cfg), "{\"guidance_domain\":null}", 0, MODE(2, cfg), NULL},
+                 {WEIGHTS(2, 3), "{\"n\":3}", 0, WEIGHTS(2, 3), NULL},
+                 {MODE(2, cfg), "{\"guidance\":3}", 0, MODE(3, cfg), NULL},
+                 {MODE(2, cfg), "{\"guidance_mode\":\"domain\"}", 0, MODE(2, domain), NULL},
+                 /* one weight: the other is the one that it was */
+                 {MODE(2, cfg), "{\"guidance_domain\":3.0}", 0, WEIGHTS(3.0, 2.0), NULL},
+                 {MODE(2, cfg), "{\"guidance_class\":3.0}", 0, WEIGHTS(1.0, 3.0), NULL},
+                 {MODE(2, domain), "{\"guidance_class\":3.0}", 0, WEIGHTS(2.0, 3.0), NULL},
+                 {MODE(2, domain), "{\"guidance_domain\":3.0}", 0, WEIGHTS(3.0, 2.0), NULL},
+                 {MODE(2, none), "{\"guidance_class\":3.0}", 0, WEIGHTS(1.0, 3.0), NULL},
+                 {WEIGHTS(2.0, 4.0), "{\"guidance_class\":3.0}", 0, WEIGHTS(2.0, 3.0), NULL},
+                 {WEIGHTS(2.0, 4.0), "{\"guidance_domain\":3.0}", 0, WEIGHTS(3.0, 4.0), NULL},
+                 {"{}", "{\"guidance_class\":3.0}", 0, WEIGHTS(1.0, 3.0), NULL},
+                 {MODE(2, cfg), WEIGHTS(0, 3), 0, WEIGHTS(0.0, 3.0), NULL},
+                 /* the base is not guided away from itself */
+                 {MODE(1.5, domain), "{\"guidance_class\":3.0}", 1, WEIGHTS(1.0, 3.0), NULL},
+                 {MODE(1.5, domain), "{\"guidance_domain\":3.0}", 1, WEIGHTS(3.0, 1.0), NULL},
+                 {WEIGHTS(2, 3), MODE(4, cfg), 0, MODE(4, cfg), NULL},
+                 {WEIGHTS(2, 3), "{\"guidance_mode\":\"none\"}", 0, MODE(1.0, none), NULL},
+                 {WEIGHTS(2, 3), "{\"guidance\":4}", 0, NULL,
+                  "evaluated with guidance_domain 2 and guidance_class 3, so 'guidance' needs "
+                  "'guidance_mode'"},
+                 {WEIGHTS(2, 3), "{\"guidance_mode\":\"cfg\"}", 0, NULL,
+                  "'guidance_mode' needs 'guidance' beside it"},
+                 {MODE(2, cfg), "{\"guidance\":4,\"guidance_class\":3}", 0, NULL,
+                  "'guidance' and 'guidance_class' exclude each other"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *sample = json_loads(cases[i].was, 0, NULL),
+               *given = json_loads(cases[i].given, 0, NULL);
+        ds_error err = {0};
+        int rc = ds_guidance_take(sample, given, cases[i].own_base, &err);
+        ck_assert_msg(rc == (cases[i].says ? DS_EINVAL : 0), "%s, %s: %s", cases[i].was,
+                      cases[i].given, err.message);
+        if (rc)
+            ck_assert_msg(strstr(err.message, cases[i].says) != NULL, "%s", err.message);
+        is_sample(sample, rc ? cases[i].was : cases[i].want, cases[i].given);
+        json_decref(sample), json_decref(given);
+    }
 }
 END_TEST
 
@@ -392,6 +485,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, changes_are_told);
     tcase_add_test(tc, defaults_of_a_dataset);
     tcase_add_test(tc, odd_options);
+    tcase_add_test(tc, guidance_has_one_form);
+    tcase_add_test(tc, guidance_of_a_sample);
     tcase_add_test(tc, options_without_effect);
     tcase_add_test(tc, options_are_about_parts);
 }

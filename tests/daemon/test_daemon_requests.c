@@ -417,6 +417,27 @@ START_TEST(classes_of_samples) {
     json_t *job = rig_want(&r, 202, "POST", "/v1/samples", "{\"class\":\"2\",\"guidance\":2}");
     ck_assert_uint_eq(json_array_size(json_object_get(job, "notes")), 1); /* nothing to guide by */
     json_decref(job);
+    refused(400, "POST", "/v1/samples", "{\"guidance\":2,\"guidance_class\":3}",
+            "'guidance' and 'guidance_class' exclude each other");
+    refused(400, "POST", "/v1/samples",
+            "{\"ref\":\"digits\",\"guidance_mode\":\"none\",\"guidance_domain\":3}",
+            "'guidance_mode' and 'guidance_domain' exclude each other");
+    refused(400, "POST", "/v1/samples", "{\"guidance_class\":101}",
+            "'guidance_class' must be a number from 0 to 100");
+    static const struct {
+        const char *body, *note;
+    } weights[] = {{"{\"class\":\"2\",\"guidance_class\":2}", NULL},
+                   {"{\"guidance_class\":2}", "guidance_class has no effect"},
+                   {"{\"class\":\"2\",\"guidance_domain\":2}", "guidance_domain has no effect"},
+                   {"{\"ref\":\"digits\",\"guidance_domain\":2,\"guidance_class\":3}", NULL}};
+    for (int i = 0; i < 4; i++) {
+        job = rig_want(&r, 202, "POST", "/v1/samples", weights[i].body);
+        const json_t *notes = json_object_get(job, "notes");
+        ck_assert_uint_eq(json_array_size(notes), weights[i].note != NULL);
+        if (weights[i].note)
+            ck_assert(strstr(json_string_value(json_array_get(notes, 0)), weights[i].note));
+        json_decref(job);
+    }
     job = rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":\"digits\",\"guidance\":2}");
     ck_assert_uint_eq(json_array_size(json_object_get(job, "notes")), 0);
     json_decref(job);

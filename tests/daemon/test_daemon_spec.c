@@ -236,6 +236,18 @@ START_TEST(a_sample) {
     ck_assert(json_equal(json_object_get(s, "sample"), want));
     json_decref(want);
     json_decref(s);
+    j = asked(DS_JOB_SAMPLE, "{\"ref\":\"photos@v1\",\"guidance_class\":3.5}");
+    s = build(&j, NULL);
+    want = fx_json("{\"steps\":20,\"guidance_domain\":1.0,\"guidance_class\":3.5}");
+    ck_assert(json_equal(json_object_get(s, "sample"), want));
+    json_decref(want);
+    json_decref(s);
+    j = asked(DS_JOB_SAMPLE, "{\"guidance_class\":3.5,\"class\":\"1\"}"); /* the base alone */
+    s = build(&j, NULL);
+    ck_assert(json_real_value(in(s, "sample", "guidance_domain")) == 1);
+    ck_assert(json_real_value(in(s, "sample", "guidance_class")) == 3.5);
+    ck_assert(!in(s, "sample", "guidance") && !in(s, "sample", "guidance_mode"));
+    json_decref(s);
     j = asked(DS_JOB_SAMPLE, "{\"ref\":\"photos\",\"steps\":7,\"sheet\":true}");
     s = build(&j, NULL);
     want = fx_json("{\"steps\":7}");

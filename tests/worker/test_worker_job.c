@@ -497,6 +497,69 @@ static void check_portions(json_t *spec) {
     free(dir2);
 }
 
+/* Digest of five samples with these settings, and the passes that are said; classes in turn. */
+static char *sampled_with(const char *name, json_t *adapter, json_t *sample, int *passes) {
+    json_t *s = json_object();
+    set_common(s, "sample");
+    json_object_set(s, "adapter", adapter);
+    json_object_set_new(s, "sample", sample);
+    json_object_update_new(s, json_pack("{s:i, s:i, s:n}", "n", 5, "seed", 1, "class"));
+    char *dir = make_job(name, s);
+    run_expect(dir, 0);
+    json_t *r = read_json(dir, "result.json");
+    char *digest = ds_xstrdup(text_at(r, "digest", NULL));
+    *passes = (int)json_integer_value(json_object_get(r, "passes"));
+    json_decref(r);
+    free(dir);
+    return digest;
+}
+
+static json_t *by_weights(double domain, double classes) {
+    return json_pack("{s:s, s:i, s:f, s:f}", "sampler", "dpmpp2m", "steps", 4, "guidance_domain",
+                     domain, "guidance_class", classes);
+}
+
+static json_t *by_mode(const char *mode) {
+    json_t *s = sample_json();
+    json_object_set_new(s, "guidance_mode", json_string(mode));
+    return s;
+}
+
+/* The modes are weights, with the same bytes; the base itself takes that of the class alone. */
+START_TEST(samples_by_weights) {
+    json_t *t = task_of(undisturbed, "blobs"), *a = json_object_get(t, "adapter"),
+           *no = json_null();
+    static const char *const modes[] = {"none", "cfg", "domain"};
+    static const double weights[][2] = {{1, 1}, {1, 1.5}, {1.5, 1.5}};
+    char *both, *seen[3];
+    int passes, want;
+    for (int i = 0; i < 3; i++) {
+        char *w;
+        seen[i] = sampled_with("by-mode", a, by_mode(modes[i]), &want);
+        w = sampled_with("by-weights", a, by_weights(weights[i][0], weights[i][1]), &passes);
+        ck_assert_str_eq(w, seen[i]);
+        ck_assert_int_eq(passes, i ? 2 : 1);
+        ck_assert_int_eq(want, passes);
+        free(w);
+    }
+    both = sampled_with("by-both", a, by_weights(1.5, 3), &passes);
+    ck_assert_int_eq(passes, 3);
+    for (int i = 0; i < 3; i++) {
+        ck_assert_str_ne(both, seen[i]);
+        free(seen[i]);
+    }
+    free(both);
+    char *plain = sampled_with("of-base", no, by_mode("domain"), &passes);
+    ck_assert_int_eq(passes, 1);
+    both = sampled_with("of-base-both", no, by_weights(2, 3), &passes);
+    ck_assert_int_eq(passes, 1); /* without a class there is nothing to be guided by */
+    ck_assert_str_eq(plain, both);
+    free(plain);
+    free(both);
+    json_decref(t);
+}
+END_TEST
+
 START_TEST(sample_job) {
     json_t *s = json_object(), *t = task_of(undisturbed, "blobs"), *r;
     set_common(s, "sample");
@@ -596,6 +659,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, too_little_memory_is_refused_with_figures);
     tcase_add_test(tc, bad_input_has_its_status);
     tcase_add_test(tc, sample_job);
+    tcase_add_test(tc, samples_by_weights);
     tcase_add_test(tc, scan_job);
     tcase_add_test(tc, help_names_every_status);
     if (SANITIZED) /* the same code with other timing; each of these evaluates several times */

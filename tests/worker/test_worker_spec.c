@@ -283,10 +283,85 @@ START_TEST(ranges_and_words) {
 }
 END_TEST
 
+/* Guidance by its two weights, in the place of guidance and its mode. */
+static void weights_form(json_t *sample) {
+    json_object_del(sample, "guidance");
+    json_object_del(sample, "guidance_mode");
+    json_object_set_new(sample, "guidance_domain", json_real(1.5));
+    json_object_set_new(sample, "guidance_class", json_real(3));
+}
+
+/* Form of guidance: two keys, or why it is refused; its weights, and those for the base itself. */
+static const struct guide {
+    const char *sample, *says;
+    double domain, classes, of_base;
+    const char *text;
+} guides[] = {
+    {"{\"guidance\":2.0,\"guidance_mode\":\"none\"}", NULL, 1, 1, 1, "guidance 2 none"},
+    {"{\"guidance\":2.0,\"guidance_mode\":\"cfg\"}", NULL, 1, 2, 2, "guidance 2 cfg"},
+    {"{\"guidance\":2.5,\"guidance_mode\":\"domain\"}", NULL, 2.5, 2.5, 1, "guidance 2.5 domain"},
+    {"{\"guidance_domain\":1.5,\"guidance_class\":3.0}", NULL, 1.5, 3, 3,
+     "guidance 1.5 domain, 3 class"},
+    {"{\"guidance_domain\":0.0,\"guidance_class\":0.0}", NULL, 0, 0, 0,
+     "guidance 0 domain, 0 class"},
+    {"{}", "sample.guidance is missing", 0, 0, 0, NULL},
+    {"{\"guidance_domain\":1}", "sample.guidance_class is missing", 0, 0, 0, NULL},
+    {"{\"guidance_class\":1}", "sample.guidance_domain is missing", 0, 0, 0, NULL},
+    {"{\"guidance_mode\":\"cfg\"}", "sample.guidance is missing", 0, 0, 0, NULL},
+    {"{\"guidance\":1,\"guidance_mode\":\"cfg\",\"guidance_class\":1}",
+     "sample has guidance and guidance_class, which exclude each other", 0, 0, 0, NULL},
+    {"{\"guidance_mode\":\"cfg\",\"guidance_domain\":1,\"guidance_class\":1}",
+     "sample has guidance_mode and guidance_domain, which exclude each other", 0, 0, 0, NULL}};
+
+static void expect_guide(const struct guide *want, const ds_spec_sample *is, const json_t *sample) {
+    char text[DS_GUIDANCE_TEXT];
+    ds_guidance g = ds_spec_guidance(is, 0), b = ds_spec_guidance(is, 1);
+    json_t *again = ds_spec_sample_json(is);
+    ds_spec_guidance_text(is, text);
+    ck_assert(g.domain == want->domain && g.classes == want->classes);
+    ck_assert(b.domain == 1 && b.classes == want->of_base);
+    ck_assert_str_eq(text, want->text);
+    ck_assert(json_equal(sample, again));
+    json_decref(again);
+}
+
+/* Wherever there are settings of samples; and the same form again where they are recorded. */
+START_TEST(guidance_has_one_form) {
+    const struct guide *g = &guides[_i];
+    for (int part = 0; part < 4; part++) {
+        json_t *doc = full_spec(), *sample = json_loads(g->sample, 0, NULL),
+               *o = part == 0   ? doc
+                    : part == 1 ? json_array_get(json_object_get(doc, "old_tasks"), 0)
+                    : part == 2 ? json_array_get(json_object_get(doc, "bars"), 0)
+                                : json_object_get(doc, "base_task");
+        ds_spec *s;
+        ds_error err = {0};
+        json_object_update_new(sample, json_pack("{s:s, s:i}", "sampler", "ddim", "steps", 4));
+        json_object_set(o, "sample", sample);
+        int rc = parse(doc, &s, &err);
+        ck_assert_msg(rc == (g->says ? DS_EINVAL : 0), "%s: %s", g->sample, err.message);
+        ck_assert_msg(!rc || strstr(err.message, g->says), "%s", err.message);
+        if (!rc) {
+            expect_guide(g,
+                         part == 0   ? &s->sample
+                         : part == 1 ? &s->tasks[0].sample
+                         : part == 2 ? &s->bars[0].sample
+                                     : &s->base_task.sample,
+                         sample);
+            ds_spec_free(s);
+        }
+        json_decref(sample);
+        json_decref(doc);
+    }
+}
+END_TEST
+
 /* The worker's part of the walk of limits_walk.h: the same as dsctl and the daemon. */
 static int parse_with(const char *section, const char *key, const char *value, ds_error *err) {
     json_t *doc = full_spec(), *in = json_object_get(doc, section);
     ds_spec *s = NULL;
+    if (!strncmp(key, "guidance_", 9) && strcmp(key, "guidance_mode"))
+        weights_form(in);
     json_object_set_new(in, key, json_loads(value, JSON_DECODE_ANY, NULL));
     int rc = parse(doc, &s, err);
     if (!rc)
@@ -585,6 +660,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, null_is_allowed_where_nothing_is_recorded);
     tcase_add_test(tc, every_key_is_checked);
     tcase_add_test(tc, ranges_and_words);
+    tcase_add_loop_test(tc, guidance_has_one_form, 0, sizeof guides / sizeof *guides);
     tcase_add_test(tc, limits);
     tcase_add_test(tc, words_have_values);
     tcase_add_test(tc, earlier_specs_are_read);

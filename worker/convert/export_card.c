@@ -268,7 +268,12 @@ static void section_metrics(ds_buf *b, const ds_exporter *x) {
     line(b, "sha256 of the network", ds_json_string(net, "sha256", NULL));
     const json_t *resize = meta(x, "resize");
     line(b, "resampling", json_string_value(resize));
-    if (json_is_object(s))
+    if (json_object_get(s, "guidance_domain"))
+        ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (domain) and %g (class)\n",
+                    ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
+                    ds_json_number(s, "guidance_domain", 1),
+                    ds_json_number(s, "guidance_class", 1));
+    else if (json_is_object(s))
         ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (%s)\n",
                     ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
                     ds_json_number(s, "guidance", 1), ds_json_string(s, "guidance_mode", "?"));

@@ -49,6 +49,8 @@ typedef struct field {
     const word *words;
     const char *absent;      /* OPTIONAL: the value where the key is missing; NULL: it stays */
     const struct field *sub; /* ends with key NULL */
+    /* Of the row with key NULL: looks at the members together, when they are read. */
+    int (*then)(const char *where, const json_t *obj, void *out, ds_error *err);
 } field;
 
 static int complain(ds_error *err, const char *where, const char *what) {
@@ -212,7 +214,8 @@ static int read_object(const char *where, const json_t *obj, const field *fields
         if (!find_field(fields, key))
             return ds_fail(err, DS_EINVAL, "%s%s%.60s is not a known key", where, dot,
                            text_ok(key) ? key : "?");
-    for (const field *f = fields; f->key; f++) {
+    const field *f = fields;
+    for (; f->key; f++) {
         char name[WHERE_MAX];
         snprintf(name, sizeof name, "%s%s%s", where, dot, f->key);
         v = json_object_get(obj, f->key);
@@ -228,7 +231,7 @@ static int read_object(const char *where, const json_t *obj, const field *fields
         if (rc)
             return rc;
     }
-    return 0;
+    return f->then ? f->then(where, obj, out, err) : 0;
 }
 
 /* ---------------------------------------------------------------- words */
@@ -271,6 +274,7 @@ static const word kinds[] = {DS_JOB_KINDS(PAIR){.word = NULL}};
 #define ALL .absent = NULL
 #define LEFT_OUT(value) .absent = value
 #define SINCE(value, default_) .absent = value
+#define UNLESS(default_) .flags = OPTIONAL
 
 static const field device_fields[] = {
 #define DEVICE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                           \
@@ -319,11 +323,31 @@ static const field train_fields[] = {
 #include "contract/options.def"
     END};
 
+/* One form of guidance, and all of it. */
+static int read_guidance(const char *where, const json_t *obj, void *out, ds_error *err) {
+    static const char *const forms[2][2] = {{"guidance", "guidance_mode"},
+                                            {"guidance_domain", "guidance_class"}};
+    ds_spec_sample *s = out;
+    const char *has[2][2] = {0};
+    for (int i = 0; i < 4; i++)
+        has[i / 2][i % 2] = json_object_get(obj, forms[i / 2][i % 2]) ? forms[i / 2][i % 2] : NULL;
+    const int weights = has[1][0] || has[1][1];
+    if (weights && (has[0][0] || has[0][1]))
+        return ds_fail(err, DS_EINVAL, "%s has %s and %s, which exclude each other", where,
+                       has[0][0] ? has[0][0] : has[0][1], has[1][0] ? has[1][0] : has[1][1]);
+    for (int i = 0; i < 2; i++)
+        if (!has[weights][i])
+            return ds_fail(err, DS_EINVAL, "%s.%s is missing", where, forms[weights][i]);
+    if (weights)
+        s->mode = DS_GUIDANCE_WEIGHTS;
+    return 0;
+}
+
 static const field sample_fields[] = {
 #define SAMPLE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                           \
     ROW(ds_spec_sample, key_, member_, type_, __VA_ARGS__)
 #include "contract/options.def"
-    END};
+    {.key = NULL, .then = read_guidance}};
 
 static const field evaluate_fields[] = {
 #define EVALUATE(name_, flag_, key_, member_, type_, metavar_, help_, ...)                         \
@@ -660,16 +684,4 @@ void ds_spec_free(ds_spec *s) {
     free(s->base_task.probes);
     json_decref(s->doc);
     free(s);
-}
-
-json_t *ds_spec_sample_json(const ds_spec_sample *s) {
-    return json_pack("{s:s, s:i, s:f, s:s}", "sampler",
-                     ds_sampler_name((enum ds_sampler)s->sampler), "steps", s->steps, "guidance",
-                     s->guidance, "guidance_mode",
-                     ds_guidance_name((enum ds_guidance_mode)s->mode));
-}
-
-json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e) {
-    return json_pack("{s:i, s:I, s:i, s:i}", "n", e->n, "seed", (json_int_t)e->seed, "kid_subsets",
-                     e->kid_subsets, "kid_subset_size", e->kid_subset_size);
 }

@@ -53,10 +53,13 @@ typedef struct {
     const char *root, *manifest, *tree_digest;
 } ds_spec_dataset;
 
+/* Guidance is `guidance` in a mode of engine/diffusion/sampler.h, or with mode DS_GUIDANCE_WEIGHTS
+ * `domain` and `classes`. */
 typedef struct {
 #define SAMPLE(...) DS_OPTION_MEMBER(__VA_ARGS__)
 #include "contract/options.def"
 } ds_spec_sample;
+enum { DS_GUIDANCE_WEIGHTS = DS_GUIDANCE_DOMAIN + 1, DS_GUIDANCE_TEXT = 64 };
 
 typedef struct {
 #define EVALUATE(...) DS_OPTION_MEMBER(__VA_ARGS__)
@@ -170,6 +173,11 @@ int ds_spec_parse(const char *name, const char *text, size_t n, ds_spec **out, d
 void ds_spec_free(ds_spec *spec); /* NULL is fine */
 
 /* The spec's objects again, as they are written into results. */
+/* own_base: of pictures of the base itself, whose domain nothing is moved away from. */
+ds_guidance ds_spec_guidance(const ds_spec_sample *s, int own_base);
+/* "guidance 1.5 domain", "guidance 1.5 domain, 3 class" */
+void ds_spec_guidance_text(const ds_spec_sample *s, char out[DS_GUIDANCE_TEXT]);
+/* In the form that the spec had. */
 json_t *ds_spec_sample_json(const ds_spec_sample *s);
 json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e);
 

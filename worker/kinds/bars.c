@@ -310,14 +310,14 @@ static int open_adapter(const comparing *c, const ds_spec_bar *v, ds_bar *b, bar
 /* Settings that differ are meant: each version as it is served. */
 static void remark_settings(const comparing *c, const ds_spec_bar *v, ds_bar *b) {
     json_t *own = ds_spec_sample_json(&c->spec->sample), *its = ds_spec_sample_json(&v->sample);
+    char own_guide[DS_GUIDANCE_TEXT], its_guide[DS_GUIDANCE_TEXT];
+    ds_spec_guidance_text(&c->spec->sample, own_guide);
+    ds_spec_guidance_text(&v->sample, its_guide);
     if (!json_equal(own, its))
         snprintf(b->reason, sizeof b->reason,
-                 "each with its own sampler settings: %s, %d steps, guidance %g %s; before %s, %d "
-                 "steps, guidance %g %s",
-                 ds_sampler_name(c->spec->sample.sampler), c->spec->sample.steps,
-                 c->spec->sample.guidance, ds_guidance_name(c->spec->sample.mode),
-                 ds_sampler_name(v->sample.sampler), v->sample.steps, v->sample.guidance,
-                 ds_guidance_name(v->sample.mode));
+                 "each with its own sampler settings: %s, %d steps, %s; before %s, %d steps, %s",
+                 ds_sampler_name(c->spec->sample.sampler), c->spec->sample.steps, own_guide,
+                 ds_sampler_name(v->sample.sampler), v->sample.steps, its_guide);
     json_decref(own);
     json_decref(its);
 }

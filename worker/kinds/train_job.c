@@ -79,7 +79,7 @@ static int plan_memory(train_job *t, ds_error *err) {
                         .limit = ds_plan_limit(s->device.memory_limit),
                         .most = ds_plan_most(s->device.memory_limit),
                         .held = (double)ds_model_bytes(t->tools.dev, t->tools.base),
-                        .nets = s->sample.mode == DS_GUIDANCE_DOMAIN ? 2 : 1};
+                        .nets = 1 + ds_guidance_needs_base(ds_spec_guidance(&s->sample, 0))};
     t->options.recompute = 0;
     return ds_plan_memory(&t->plan, t->tools.dev, t->tools.base, &t->method, &t->options, &in, err);
 }

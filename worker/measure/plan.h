@@ -75,7 +75,7 @@ typedef struct {
     double most;     /* .. if nothing else ran; 0: the limit is all there is */
     double held;     /* bytes of this plan that lie on the GPU already */
     double program;  /* what the process takes without the base; 0: what it takes now */
-    int nets;        /* nets that sample at a time: 2 with domain guidance */
+    int nets;        /* nets that sample at a time: 2 where the base guides */
 } ds_plan_input;
 
 /* Main memory that may be taken: `asked` where it is > 0, else what this process has and most of

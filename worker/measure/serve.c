@@ -8,6 +8,7 @@ struct ds_serve {
     const ds_model *model;
     ds_net *net, *base;
     ds_spec_sample sample;
+    ds_guidance guide;
     int own_base; /* no adapter: labels are classes of the base */
 };
 
@@ -28,14 +29,13 @@ int ds_serve_new(ds_serve **out, const ds_model *model, const ds_adapter *adapte
     s->model = model;
     s->sample = *sample;
     s->own_base = adapter == NULL;
-    int rc = possible(model, adapter && sample->mode == DS_GUIDANCE_DOMAIN ? 2 : 1, err);
+    s->guide = ds_spec_guidance(sample, s->own_base);
+    int needs_base = ds_guidance_needs_base(s->guide), rc = possible(model, 1 + needs_base, err);
     if (!rc)
         rc = ds_net_new(&s->net, model, DS_NET_INFER, &adapter, adapter ? 1 : 0, DS_SERVE_BATCH,
                         err);
-    if (!rc && adapter && sample->mode == DS_GUIDANCE_DOMAIN)
+    if (!rc && needs_base)
         rc = ds_net_new(&s->base, model, DS_NET_INFER, NULL, 0, DS_SERVE_BATCH, err);
-    if (!adapter && sample->mode == DS_GUIDANCE_DOMAIN)
-        s->sample.mode = DS_GUIDANCE_NONE; /* the base guided by itself is the base */
     if (rc)
         ds_serve_free(s);
     else
@@ -105,10 +105,7 @@ static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_r
 
 int ds_serve_run(ds_serve *s, const ds_serve_request *q, ds_error *err) {
     ds_sample_options o = {
-        .sampler = s->sample.sampler,
-        .steps = s->sample.steps,
-        .guide = ds_guidance_of((enum ds_guidance_mode)s->sample.mode, s->sample.guidance),
-        .seed = q->seed};
+        .sampler = s->sample.sampler, .steps = s->sample.steps, .guide = s->guide, .seed = q->seed};
     ds_sample_request *list = ds_xcalloc((size_t)q->n, sizeof *list);
     for (int i = 0; i < q->n; i++)
         list[i] = (ds_sample_request){

@@ -1,0 +1,36 @@
+/* worker/job/spec_sample.c - what guides samples, and how they are made and measured as it is kept
+ * with what it made. */
+#include "worker/job/spec.h"
+
+#include <stdio.h>
+
+ds_guidance ds_spec_guidance(const ds_spec_sample *s, int own_base) {
+    if (s->mode == DS_GUIDANCE_WEIGHTS)
+        return (ds_guidance){.domain = own_base ? 1 : s->domain, .classes = s->classes};
+    if (s->mode == DS_GUIDANCE_DOMAIN && own_base)
+        return (ds_guidance){1, 1};
+    return ds_guidance_of((enum ds_guidance_mode)s->mode, s->guidance);
+}
+
+void ds_spec_guidance_text(const ds_spec_sample *s, char out[DS_GUIDANCE_TEXT]) {
+    if (s->mode == DS_GUIDANCE_WEIGHTS)
+        snprintf(out, DS_GUIDANCE_TEXT, "guidance %g domain, %g class", s->domain, s->classes);
+    else
+        snprintf(out, DS_GUIDANCE_TEXT, "guidance %g %s", s->guidance,
+                 ds_guidance_name((enum ds_guidance_mode)s->mode));
+}
+
+json_t *ds_spec_sample_json(const ds_spec_sample *s) {
+    const char *sampler = ds_sampler_name((enum ds_sampler)s->sampler);
+    if (s->mode == DS_GUIDANCE_WEIGHTS)
+        return json_pack("{s:s, s:i, s:f, s:f}", "sampler", sampler, "steps", s->steps,
+                         "guidance_domain", s->domain, "guidance_class", s->classes);
+    return json_pack("{s:s, s:i, s:f, s:s}", "sampler", sampler, "steps", s->steps, "guidance",
+                     s->guidance, "guidance_mode",
+                     ds_guidance_name((enum ds_guidance_mode)s->mode));
+}
+
+json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e) {
+    return json_pack("{s:i, s:I, s:i, s:i}", "n", e->n, "seed", (json_int_t)e->seed, "kid_subsets",
+                     e->kid_subsets, "kid_subset_size", e->kid_subset_size);
+}
