@@ -355,11 +355,14 @@ json_t *ds_options_without_effect(const char *method, const json_t *options) {
 
 int ds_options_plain(json_t *spec, const char *const *members, ds_error *err) {
     static const ds_dataset_facts none = {.images = 0, .classes = 1};
-    json_t *all = json_object();
-    int rc = ds_options_apply(all, NULL, NULL, &none, err);
+    /* without a record it is as it was before there were weights, whatever trainings begin with */
+    json_t *all = json_object(),
+           *mode = json_pack("{ss}", "guidance_mode", ds_option_find("guidance_mode")->otherwise);
+    int rc = ds_options_apply(all, NULL, mode, &none, err);
     for (; !rc && *members; members++)
         if (!json_object_get(spec, *members))
             json_object_set(spec, *members, json_object_get(all, *members));
+    json_decref(mode);
     json_decref(all);
     return rc;
 }
