@@ -321,6 +321,11 @@ static void expect_guide(const struct guide *want, const ds_spec_sample *is, con
     ck_assert(g.domain == want->domain && g.classes == want->classes);
     ck_assert(b.domain == 1 && b.classes == want->of_base);
     ck_assert_str_eq(text, want->text);
+    ds_spec_sample heun = *is;
+    heun.sampler = DS_SAMPLER_HEUN;
+    ck_assert_int_eq(ds_spec_passes(is, 0, 1), ds_guidance_passes(g, 1));
+    ck_assert_int_eq(ds_spec_passes(is, 1, 0), ds_guidance_passes(b, 0));
+    ck_assert_int_eq(ds_spec_passes(&heun, 0, 1), 2 * ds_guidance_passes(g, 1));
     ck_assert(json_equal(sample, again));
     json_decref(again);
 }

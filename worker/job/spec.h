@@ -175,6 +175,8 @@ void ds_spec_free(ds_spec *spec); /* NULL is fine */
 /* The spec's objects again, as they are written into results. */
 /* own_base: of pictures of the base itself, whose domain nothing is moved away from. */
 ds_guidance ds_spec_guidance(const ds_spec_sample *s, int own_base);
+/* Passes through a model in a step of a picture (of heun not the last one, which takes half). */
+int ds_spec_passes(const ds_spec_sample *s, int own_base, int has_class);
 /* "guidance 1.5 domain", "guidance 1.5 domain, 3 class" */
 void ds_spec_guidance_text(const ds_spec_sample *s, char out[DS_GUIDANCE_TEXT]);
 /* In the form that the spec had. */

@@ -12,6 +12,11 @@ ds_guidance ds_spec_guidance(const ds_spec_sample *s, int own_base) {
     return ds_guidance_of((enum ds_guidance_mode)s->mode, s->guidance);
 }
 
+int ds_spec_passes(const ds_spec_sample *s, int own_base, int has_class) {
+    int evaluations = s->sampler == DS_SAMPLER_HEUN ? 2 : 1;
+    return evaluations * ds_guidance_passes(ds_spec_guidance(s, own_base), has_class);
+}
+
 void ds_spec_guidance_text(const ds_spec_sample *s, char out[DS_GUIDANCE_TEXT]) {
     if (s->mode == DS_GUIDANCE_WEIGHTS)
         snprintf(out, DS_GUIDANCE_TEXT, "guidance %g domain, %g class", s->domain, s->classes);

@@ -187,8 +187,8 @@ static int run(sample_job *s, ds_error *err) {
     }
     if (rc)
         return rc;
-    const ds_guidance guide = ds_spec_guidance(&s->spec->sample, !s->adapter);
-    int passes = ds_guidance_passes(guide, s->labels[0] >= 0); /* all have a class, or none */
+    int passes = ds_spec_passes(&s->spec->sample, !s->adapter,
+                                s->labels[0] >= 0); /* all have a class, or none */
     return ds_job_finish(s->job,
                          json_pack("{s:s, s:s?, s:s, s:i, s:f, s:i, s:s, s:s}", "schema",
                                    DS_SCHEMA_SAMPLE, "grid", s->grid ? DS_FILE_GRID : NULL,
