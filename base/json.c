@@ -102,6 +102,84 @@ int ds_json_bool(const json_t *obj, const char *key, int otherwise) {
     return json_is_boolean(v) ? json_is_true(v) : otherwise;
 }
 
+/* Characters that JSON does not take as they are; what jansson holds is UTF-8. */
+static void add_escaped(ds_buf *b, unsigned char c) {
+    static const char plain[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+    const char *at = strchr(plain, c);
+    if (c && at)
+        ds_buf_addf(b, "\\%c", letters[at - plain]);
+    else
+        ds_buf_addf(b, "\\u%04X", c);
+}
+
+static void add_text(ds_buf *b, const char *s, size_t n) {
+    size_t from = 0;
+    ds_buf_add(b, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        ds_buf_add(b, s + from, i - from);
+        add_escaped(b, c);
+        from = i + 1;
+    }
+    ds_buf_add(b, s + from, n - from);
+    ds_buf_add(b, "\"", 1);
+}
+
+static void add_integer(ds_buf *b, json_int_t value) {
+    char text[24], *p = text + sizeof text;
+    unsigned long long v = value < 0 ? 0 - (unsigned long long)value : (unsigned long long)value;
+    do
+        *--p = (char)('0' + v % 10);
+    while (v /= 10);
+    if (value < 0)
+        *--p = '-';
+    ds_buf_add(b, p, (size_t)(text + sizeof text - p));
+}
+
+static void add_number(ds_buf *b, const json_t *value) {
+    char text[64];
+    size_t n = json_dumpb(value, text, sizeof text, JSON_ENCODE_ANY);
+    DS_ASSERT(n && n <= sizeof text);
+    ds_buf_add(b, text, n);
+}
+
+static void add_object(ds_buf *b, json_t *o) {
+    const char *between = "{";
+    for (void *at = json_object_iter(o); at; at = json_object_iter_next(o, at)) {
+        ds_buf_add(b, between, 1);
+        between = ",";
+        add_text(b, json_object_iter_key(at), json_object_iter_key_len(at));
+        ds_buf_add(b, ":", 1);
+        ds_json_add(b, json_object_iter_value(at));
+    }
+    ds_buf_add(b, *between == '{' ? "{}" : "}", *between == '{' ? 2 : 1);
+}
+
+static void add_array(ds_buf *b, const json_t *a) {
+    size_t n = json_array_size(a);
+    ds_buf_add(b, "[", 1);
+    for (size_t i = 0; i < n; i++) {
+        ds_buf_add(b, ",", i > 0);
+        ds_json_add(b, json_array_get(a, i));
+    }
+    ds_buf_add(b, "]", 1);
+}
+
+void ds_json_add(ds_buf *b, const json_t *doc) {
+    switch (json_typeof(doc)) {
+    case JSON_OBJECT: add_object(b, (json_t *)(uintptr_t)doc); break;
+    case JSON_ARRAY: add_array(b, doc); break;
+    case JSON_STRING: add_text(b, json_string_value(doc), json_string_length(doc)); break;
+    case JSON_INTEGER: add_integer(b, json_integer_value(doc)); break;
+    case JSON_REAL: add_number(b, doc); break;
+    case JSON_TRUE: ds_buf_add(b, "true", 4); break;
+    case JSON_FALSE: ds_buf_add(b, "false", 5); break;
+    case JSON_NULL: ds_buf_add(b, "null", 4); break;
+    }
+}
+
 char *ds_json_canonical(const json_t *doc) {
     char *text = json_dumps(doc, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
     DS_ASSERT(text);

@@ -8,6 +8,7 @@
 #define DS_BASE_JSON_H
 
 #include "base/error.h"
+#include "base/mem.h"
 
 #include <jansson.h>
 #include <stddef.h>
@@ -29,6 +30,9 @@ const char *ds_json_string(const json_t *obj, const char *key, const char *other
 int64_t ds_json_int(const json_t *obj, const char *key, int64_t otherwise);
 double ds_json_number(const json_t *obj, const char *key, double otherwise);
 int ds_json_bool(const json_t *obj, const char *key, int otherwise);
+
+/* Appends doc as json_dumps(doc, JSON_COMPACT) would write it, several times as fast. */
+void ds_json_add(ds_buf *b, const json_t *doc);
 
 /* Canonical one-line text (sorted keys, compact), malloc'ed; for digests. */
 char *ds_json_canonical(const json_t *doc);

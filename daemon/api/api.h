@@ -31,6 +31,8 @@ void ds_metrics_write(ds_daemon *d, ds_buf *out); /* metrics.c */
 
 /* api_util.c */
 int ds_api_page(ds_request *rq, ds_page *page, ds_error *err);
+/* The text of a list that rc says is there; releases rows in any case.  Returns rc. */
+int ds_api_reply_rows(ds_request *rq, ds_rows *rows, int rc);
 /* 0 for NULL and for the name of a dataset, also of a removed one; else DS_ENOTFOUND. */
 int ds_api_dataset_known(ds_daemon *d, const char *name, ds_error *err);
 /* "2026-01-02T03:04:05Z", "2026-01-02", or ms since 1970; 0 for NULL. */

@@ -17,7 +17,7 @@ static const char *or_null(const char *s) { return s && *s ? s : NULL; }
 int ds_api_adapter_list(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     ds_page page;
-    json_t *doc = NULL;
+    ds_rows rows = {0};
     ds_adapter_filter f = {.dataset = or_null(ds_request_query(rq, "dataset")),
                            .status = or_null(ds_request_query(rq, "status")),
                            .max_fd = NAN};
@@ -37,13 +37,14 @@ int ds_api_adapter_list(ds_request *rq, void *ctx, ds_error *err) {
                        "query parameter 'status' is '%.40s', must be published or rejected",
                        f.status);
     int rc = ds_api_page(rq, &page, err);
+    page.rows = &rows;
     if (!rc)
         rc = ds_api_dataset_known(d, f.dataset, err);
     if (!rc)
         rc = ds_api_time("since", ds_request_query(rq, "since"), &f.since_ms, err);
     if (!rc)
-        rc = ds_adapter_list(d->registry, page, &f, &doc, err);
-    return rc ? rc : ds_reply_json(rq, 200, doc);
+        rc = ds_adapter_list(d->registry, page, &f, NULL, err);
+    return ds_api_reply_rows(rq, &rows, rc);
 }
 
 int ds_api_adapter_get(ds_request *rq, void *ctx, ds_error *err) {
@@ -155,18 +156,19 @@ int ds_api_adapter_remove(ds_request *rq, void *ctx, ds_error *err) {
 int ds_api_evaluation_list(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     ds_page page;
-    json_t *doc = NULL;
+    ds_rows rows = {0};
     ds_evaluation_filter f = {.adapter = or_null(ds_request_query(rq, "adapter")),
                               .dataset = or_null(ds_request_query(rq, "dataset")),
                               .metric = or_null(ds_request_query(rq, "metric"))};
     int rc = ds_api_page(rq, &page, err);
+    page.rows = &rows;
     if (!rc)
         rc = ds_api_dataset_known(d, f.dataset, err);
     if (!rc && f.metric)
         rc = ds_evaluation_metric_check(d->registry, f.metric, err);
     if (!rc)
-        rc = ds_evaluation_list(d->registry, page, &f, &doc, err);
-    return rc ? rc : ds_reply_json(rq, 200, doc);
+        rc = ds_evaluation_list(d->registry, page, &f, NULL, err);
+    return ds_api_reply_rows(rq, &rows, rc);
 }
 
 int ds_api_blob_get(ds_request *rq, void *ctx, ds_error *err) {

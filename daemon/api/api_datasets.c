@@ -282,18 +282,17 @@ int ds_api_dataset_add(ds_request *rq, void *ctx, ds_error *err) {
     return rc;
 }
 
+static void on_row(void *ctx, json_t *row) { add_notes(ctx, row); }
+
 int ds_api_dataset_list(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     ds_page page;
-    json_t *doc = NULL;
+    ds_rows rows = {.each = on_row, .ctx = d};
     int rc = ds_api_page(rq, &page, err);
+    page.rows = &rows;
     if (!rc)
-        rc = ds_dataset_list(d->registry, page, ds_request_flag(rq, "removed"), &doc, err);
-    size_t i;
-    json_t *item;
-    json_array_foreach(json_object_get(doc, "items"), i, item)
-        add_notes(d, item);
-    return rc ? rc : ds_reply_json(rq, 200, doc);
+        rc = ds_dataset_list(d->registry, page, ds_request_flag(rq, "removed"), NULL, err);
+    return ds_api_reply_rows(rq, &rows, rc);
 }
 
 int ds_api_dataset_get(ds_request *rq, void *ctx, ds_error *err) {

@@ -28,11 +28,12 @@
 
 static const char *or_null(const char *s) { return s && *s ? s : NULL; }
 
+static void on_row(void *ctx, json_t *row) { ds_api_overlay(ctx, row); }
+
 int ds_api_job_list(ds_request *rq, void *ctx, ds_error *err) {
     ds_daemon *d = ctx;
     ds_page page;
-    json_t *doc = NULL, *item;
-    size_t i;
+    ds_rows rows = {.each = on_row, .ctx = d};
     ds_job_filter f = {.state = or_null(ds_request_query(rq, "state")),
                        .kind = or_null(ds_request_query(rq, "kind")),
                        .dataset = or_null(ds_request_query(rq, "dataset"))};
@@ -47,15 +48,12 @@ int ds_api_job_list(ds_request *rq, void *ctx, ds_error *err) {
                        "import",
                        f.kind);
     int rc = ds_api_page(rq, &page, err);
+    page.rows = &rows;
     if (!rc)
         rc = ds_api_dataset_known(d, f.dataset, err);
     if (!rc)
-        rc = ds_job_list(d->registry, page, &f, &doc, err);
-    if (rc)
-        return rc;
-    json_array_foreach(json_object_get(doc, "items"), i, item)
-        ds_api_overlay(d, item);
-    return ds_reply_json(rq, 200, doc);
+        rc = ds_job_list(d->registry, page, &f, NULL, err);
+    return ds_api_reply_rows(rq, &rows, rc);
 }
 
 int ds_api_reply_job(ds_request *rq, ds_daemon *d, int status, int64_t id, ds_error *err) {

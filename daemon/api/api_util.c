@@ -18,6 +18,15 @@ int ds_api_page(ds_request *rq, ds_page *page, ds_error *err) {
     return rc;
 }
 
+int ds_api_reply_rows(ds_request *rq, ds_rows *rows, int rc) {
+    if (rc) {
+        ds_buf_release(&rows->text);
+        return rc;
+    }
+    ds_buf_add(&rows->text, "\n", 1);
+    return ds_reply_take(rq, 200, "application/json", rows->text.data, rows->text.len);
+}
+
 int ds_api_dataset_known(ds_daemon *d, const char *name, ds_error *err) {
     int64_t id;
     return name ? ds_dataset_id(d->registry, name, &id, err) : 0;

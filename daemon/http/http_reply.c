@@ -1,4 +1,5 @@
 /* daemon/http/http_reply.c - answers: bytes, documents, problems, files, and streams. */
+#include "base/json.h"
 #include "base/log.h"
 #include "daemon/http/http_internal.h"
 
@@ -53,15 +54,14 @@ int ds_reply_text(ds_request *rq, int status, const char *type, const char *text
 }
 
 static int reply_document(ds_request *rq, int status, const char *type, json_t *doc) {
-    char *text = json_dumps(doc, JSON_COMPACT);
+    ds_buf text = {0};
+    if (doc)
+        ds_json_add(&text, doc);
+    else /* of text from outside that is not UTF-8; it cannot get here: say it rather than die */
+        ds_buf_addf(&text, "{\"title\":\"answer is not representable\",\"code\":\"DS_EFAILED\"}");
+    ds_buf_add(&text, "\n", 1);
     json_decref(doc);
-    if (!text) /* text from outside that is not UTF-8 cannot get here; say it rather than die */
-        text = ds_xstrdup("{\"title\":\"answer is not representable\",\"code\":\"DS_EFAILED\"}");
-    size_t n = strlen(text);
-    text = ds_xrealloc(text, n + 2);
-    text[n] = '\n';
-    return queue_reply(rq, status, type,
-                       MHD_create_response_from_buffer(n + 1, text, MHD_RESPMEM_MUST_FREE));
+    return ds_reply_take(rq, status, type, text.data, text.len);
 }
 
 int ds_reply_json(ds_request *rq, int status, json_t *doc) {

@@ -1,4 +1,5 @@
 #include "registry/core/db.h"
+#include "registry/core/names.h"
 #include "registry/core/place.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -279,28 +280,29 @@ json_t *js_string(const char *s) {
 
 void js_text(json_t *o, const char *key, sqlite3_stmt *q, int col) {
     const char *s = (const char *)sqlite3_column_text(q, col);
-    json_object_set_new(o, key, s ? js_string(s) : json_null());
+    json_object_set_new_nocheck(o, key, s ? js_string(s) : json_null());
 }
 
 void js_int(json_t *o, const char *key, sqlite3_stmt *q, int col) {
     int null = sqlite3_column_type(q, col) == SQLITE_NULL;
-    json_object_set_new(o, key, null ? json_null() : json_integer(sqlite3_column_int64(q, col)));
+    json_object_set_new_nocheck(o, key,
+                                null ? json_null() : json_integer(sqlite3_column_int64(q, col)));
 }
 
 void js_num(json_t *o, const char *key, sqlite3_stmt *q, int col) {
     int null = sqlite3_column_type(q, col) == SQLITE_NULL;
     double v = sqlite3_column_double(q, col);
-    json_object_set_new(o, key, null || !isfinite(v) ? json_null() : json_real(v));
+    json_object_set_new_nocheck(o, key, null || !isfinite(v) ? json_null() : json_real(v));
 }
 
 void js_time(json_t *o, const char *key, sqlite3_stmt *q, int col) {
     char text[32];
     if (sqlite3_column_type(q, col) == SQLITE_NULL) {
-        json_object_set_new(o, key, json_null());
+        json_object_set_new_nocheck(o, key, json_null());
         return;
     }
     ds_time_rfc3339(text, sqlite3_column_int64(q, col));
-    json_object_set_new(o, key, json_string(text));
+    json_object_set_new_nocheck(o, key, json_string(text));
 }
 
 void js_doc(json_t *o, const char *key, sqlite3_stmt *q, int col) {
@@ -308,18 +310,18 @@ void js_doc(json_t *o, const char *key, sqlite3_stmt *q, int col) {
     json_t *v = NULL;
     if (s && ds_json_parse(key, s, (size_t)sqlite3_column_bytes(q, col), &v, NULL))
         v = NULL; /* another program wrote it; unreadable is unknown */
-    json_object_set_new(o, key, v ? v : json_null());
+    json_object_set_new_nocheck(o, key, v ? v : json_null());
 }
 
 void js_error(json_t *o, const char *key, sqlite3_stmt *q, int code_col) {
     if (sqlite3_column_type(q, code_col) == SQLITE_NULL) {
-        json_object_set_new(o, key, json_null());
+        json_object_set_new_nocheck(o, key, json_null());
         return;
     }
     json_t *e = json_object();
     js_text(e, "code", q, code_col);
     js_text(e, "message", q, code_col + 1);
-    json_object_set_new(o, key, e);
+    json_object_set_new_nocheck(o, key, e);
 }
 
 int page_limit(ds_page p) {
@@ -339,29 +341,51 @@ int page_cursor(ds_page p, int64_t *out, ds_error *err) {
     return 0;
 }
 
-int page_collect(ds_registry *r, sqlite3_stmt *q, int limit,
-                 json_t *(*row)(sqlite3_stmt *q, void *ctx), void *ctx, json_t **out,
-                 ds_error *err) {
-    json_t *items = json_array(), *next = json_null();
-    int64_t last = 0;
-    int rc;
+static void add_row(ds_rows *text, json_t *items, int number, json_t *row) {
+    if (!text) {
+        json_array_append_new(items, row);
+        return;
+    }
+    if (text->each)
+        text->each(text->ctx, row);
+    ds_buf_add(&text->text, ",", number > 0);
+    ds_json_add(&text->text, row);
+    json_decref(row);
+}
+
+static json_t *end_rows(ds_rows *text, json_t *items, json_t *next) {
+    if (!text)
+        return json_pack("{s:o,s:o}", "items", items, "next", next);
+    ds_buf_addf(&text->text, "],\"next\":");
+    ds_json_add(&text->text, next);
+    ds_buf_add(&text->text, "}", 1);
+    json_decref(next);
+    return NULL;
+}
+
+int page_collect(ds_registry *r, sqlite3_stmt *q, ds_page page, int key_col,
+                 json_t *(*row)(sqlite3_stmt *q), json_t **out, ds_error *err) {
+    int limit = page_limit(page), n = 0, rc;
+    json_t *items = page.rows ? NULL : json_array(), *next = json_null();
+    char key[DS_NAME_SIZE] = "";
+    if (page.rows)
+        ds_buf_addf(&page.rows->text, "{\"items\":[");
     while ((rc = db_step(r, q, err)) > 0) {
-        if ((int)json_array_size(items) == limit) {
-            char text[24];
-            snprintf(text, sizeof text, "%lld", (long long)last);
-            next = json_string(text);
+        if (n == limit) {
+            next = js_string(key);
             db_reset(q);
             rc = 0;
             break;
         }
-        last = sqlite3_column_int64(q, 0);
-        json_array_append_new(items, row(q, ctx));
+        add_row(page.rows, items, n++, row(q));
+        db_text(key, sizeof key, q, key_col);
     }
-    json_t *o = json_pack("{s:o,s:o}", "items", items, "next", next);
+    json_t *o = end_rows(page.rows, items, next);
     if (rc) {
         json_decref(o);
         return rc;
     }
-    *out = o;
+    if (o)
+        *out = o;
     return 0;
 }

@@ -61,12 +61,11 @@ void js_error(json_t *o, const char *key, sqlite3_stmt *q, int code_col); /* {co
 json_t *js_string(const char *s);
 
 /* Pages, newest first: `limit` of the page; the cursor is the id before which to go on (INT64_MAX
- * when there is none); page_collect turns at most limit rows into objects (row must read its id
- * from column 0) and closes the list with the cursor if there are more. */
+ * when there is none); page_collect turns at most as many rows of q into objects, and closes the
+ * list with the cursor, which is the column key_col of the last one, if there are more. */
 int page_limit(ds_page p);
 int page_cursor(ds_page p, int64_t *out, ds_error *err);
-int page_collect(ds_registry *r, sqlite3_stmt *q, int limit,
-                 json_t *(*row)(sqlite3_stmt *q, void *ctx), void *ctx, json_t **out,
-                 ds_error *err);
+int page_collect(ds_registry *r, sqlite3_stmt *q, ds_page page, int key_col,
+                 json_t *(*row)(sqlite3_stmt *q), json_t **out, ds_error *err);
 
 #endif

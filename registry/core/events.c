@@ -64,7 +64,7 @@ int64_t ds_event_last_seq(ds_registry *r) { return db_last_event(r); }
 
 int ds_events_list(ds_registry *r, int64_t since, const char *type, int limit, json_t **out,
                    ds_error *err) {
-    ds_page page = {limit, NULL};
+    ds_page page = {.limit = limit};
     int64_t n = page_limit(page);
     size_t len = type ? strlen(type) : 0;
     sqlite3_stmt *q;

@@ -138,6 +138,7 @@ int ds_job_get(ds_registry *r, int64_t id, json_t **out, ds_error *err);
 typedef struct {
     const char *state, *kind, *dataset; /* NULL = any */
 } ds_job_filter;
+/* Newest first; also as text. */
 int ds_job_list(ds_registry *r, ds_page page, const ds_job_filter *f, json_t **out, ds_error *err);
 
 #endif

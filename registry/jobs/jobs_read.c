@@ -48,10 +48,7 @@ static json_t *job_object(sqlite3_stmt *q, int with_result) {
     return o;
 }
 
-static json_t *job_row(sqlite3_stmt *q, void *ctx) {
-    (void)ctx;
-    return job_object(q, 0);
-}
+static json_t *job_row(sqlite3_stmt *q) { return job_object(q, 0); }
 
 static int attempts_of(ds_registry *r, int64_t id, json_t *o, ds_error *err) {
     sqlite3_stmt *q = db_query(r, err,
@@ -145,7 +142,7 @@ int ds_job_list(ds_registry *r, ds_page page, const ds_job_filter *f, json_t **o
     sqlite3_stmt *q = db_query(r, err, sql.data, "iisss", before, (int64_t)limit + 1, f->state,
                                f->kind, f->dataset);
     ds_buf_release(&sql);
-    return page_collect(r, q, limit, job_row, NULL, out, err);
+    return page_collect(r, q, page, 0, job_row, out, err);
 }
 
 int ds_job_last_id(ds_registry *r, int64_t *id, ds_error *err) {

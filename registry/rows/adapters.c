@@ -54,8 +54,7 @@ static json_t *alias_array(const char *list) {
     return o;
 }
 
-static json_t *adapter_row(sqlite3_stmt *q, void *ctx) {
-    (void)ctx;
+static json_t *adapter_row(sqlite3_stmt *q) {
     char ref[DS_NAME_SIZE + 24];
     json_t *o = json_object(), *base = json_object(), *net = json_null();
     snprintf(ref, sizeof ref, "%s@v%lld", (const char *)sqlite3_column_text(q, 1),
@@ -127,7 +126,7 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
         return rc;
     if (rc == 0) /* another program, meanwhile */
         return ds_fail(err, DS_ENOTFOUND, "adapter '%s' is gone", ref);
-    json_t *o = adapter_row(q, NULL), *page = NULL, *gate = NULL;
+    json_t *o = adapter_row(q), *page = NULL, *gate = NULL;
     json_object_set_new(o, "stored_digest", json_string(a.blob.stored_sha256));
     js_doc(o, "metadata", q, 28);
     js_text(o, "reference_digest", q, 29);
@@ -135,7 +134,7 @@ int ds_adapter_get(ds_registry *r, const char *ref, json_t **out, ds_error *err)
     ds_evaluation_filter f = {.adapter = a.ref};
     rc = classes_of(r, a.id, o, err);
     if (!rc)
-        rc = ds_evaluation_list(r, (ds_page){DS_LIST_MAX, NULL}, &f, &page, err);
+        rc = ds_evaluation_list(r, (ds_page){.limit = DS_LIST_MAX}, &f, &page, err);
     if (!rc) {
         json_object_set(o, "evaluations", json_object_get(page, "items"));
         json_decref(page);
@@ -219,7 +218,7 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
     sqlite3_stmt *q = db_query(r, err, sql.data, "iissdI", before, (int64_t)limit + 1, f->dataset,
                                f->status, f->max_fd, f->since_ms);
     ds_buf_release(&sql);
-    return page_collect(r, q, limit, adapter_row, NULL, out, err);
+    return page_collect(r, q, page, 0, adapter_row, out, err);
 }
 
 static const char *text_of(sqlite3_stmt *q, int col) {

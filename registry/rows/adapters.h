@@ -20,6 +20,7 @@ typedef struct {
     double max_fd;                /* NAN = any */
     int64_t since_ms;             /* created at or after; 0 = any */
 } ds_adapter_filter;
+/* Newest first; also as text. */
 int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, json_t **out,
                     ds_error *err);
 

@@ -290,8 +290,7 @@ static void add_missing(json_t *o) {
     json_object_set_new(o, "missing", missing);
 }
 
-static json_t *base_row(sqlite3_stmt *q, void *ctx) {
-    (void)ctx;
+static json_t *base_row(sqlite3_stmt *q) {
     json_t *o = json_object(), *f = json_null();
     js_int(o, "id", q, 0);
     js_text(o, "name", q, 1);
@@ -329,7 +328,7 @@ int ds_base_get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
     if (rc == 0)
         return id ? ds_fail(err, DS_ENOTFOUND, "base %lld does not exist", (long long)id)
                   : ds_fail(err, DS_ENOTFOUND, "no base is active; register one first");
-    *out = base_row(q, NULL);
+    *out = base_row(q);
     js_doc(*out, "report", q, 20);
     db_reset(q);
     return 0;
@@ -362,7 +361,7 @@ int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err) {
                                "ii", before, (int64_t)limit + 1);
     json_t *list = NULL, *base;
     size_t i;
-    rc = page_collect(r, q, limit, base_row, NULL, &list, err);
+    rc = page_collect(r, q, page, 0, base_row, &list, err);
     json_array_foreach(json_object_get(list, "items"), i, base) {
         if ((rc = ds_base_usage(r, base, err)) || (rc = ds_base_task_show(r, base, err)))
             break;

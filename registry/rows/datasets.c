@@ -371,31 +371,15 @@ int ds_dataset_get(ds_registry *r, const char *name, json_t **out, ds_error *err
     return rc ? rc : ds_dataset_get_id(r, id, out, err);
 }
 
+static json_t *dataset_row(sqlite3_stmt *q) { return dataset_object(q, 0); }
+
 int ds_dataset_list(ds_registry *r, ds_page page, int with_removed, json_t **out, ds_error *err) {
-    int limit = page_limit(page), rc;
-    sqlite3_stmt *q =
-        db_query(r, err,
-                 DATASET_SELECT " WHERE d.name > ?1 AND (?2 OR d.state <> 'removed')"
-                                " ORDER BY d.name LIMIT ?3",
-                 "sii", page.cursor ? page.cursor : "", (int64_t)with_removed, (int64_t)limit + 1);
-    json_t *items = json_array(), *next = json_null();
-    while ((rc = db_step(r, q, err)) > 0) {
-        if ((int)json_array_size(items) == limit) {
-            json_t *last = json_array_get(items, (size_t)limit - 1);
-            next = json_incref(json_object_get(last, "name"));
-            db_reset(q);
-            rc = 0;
-            break;
-        }
-        json_array_append_new(items, dataset_object(q, 0));
-    }
-    json_t *o = json_pack("{s:o,s:o}", "items", items, "next", next);
-    if (rc) {
-        json_decref(o);
-        return rc;
-    }
-    *out = o;
-    return 0;
+    sqlite3_stmt *q = db_query(r, err,
+                               DATASET_SELECT " WHERE d.name > ?1 AND (?2 OR d.state <> 'removed')"
+                                              " ORDER BY d.name LIMIT ?3",
+                               "sii", page.cursor ? page.cursor : "", (int64_t)with_removed,
+                               (int64_t)page_limit(page) + 1);
+    return page_collect(r, q, page, 1, dataset_row, out, err);
 }
 
 int ds_dataset_each_root(ds_registry *r,

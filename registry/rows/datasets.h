@@ -54,7 +54,7 @@ int ds_dataset_id(ds_registry *r, const char *name, int64_t *id, ds_error *err);
 /* Name of the live dataset with this path: DS_ENOTFOUND if none. */
 int ds_dataset_by_path(ds_registry *r, const char *path, char name[DS_NAME_SIZE], ds_error *err);
 
-/* By name; removed ones only when asked for. */
+/* By name; removed ones only when asked for; also as text. */
 int ds_dataset_list(ds_registry *r, ds_page page, int with_removed, json_t **out, ds_error *err);
 
 /* Folders of live datasets: what to watch, or (watch 0) only to know of.  It is another list when

@@ -15,8 +15,7 @@
     " LEFT JOIN dataset_versions dv ON dv.id = e.dataset_version_id"                               \
     " LEFT JOIN datasets d ON d.id = dv.dataset_id"
 
-static json_t *evaluation_row(sqlite3_stmt *q, void *ctx) {
-    (void)ctx;
+static json_t *evaluation_row(sqlite3_stmt *q) {
     json_t *o = json_object();
     js_int(o, "id", q, 0);
     js_time(o, "at", q, 1);
@@ -77,7 +76,7 @@ int ds_evaluation_list(ds_registry *r, ds_page page, const ds_evaluation_filter 
     sqlite3_stmt *q = db_query(r, err, sql.data, "iiIss", before, (int64_t)limit + 1, adapter,
                                f->dataset, f->metric);
     ds_buf_release(&sql);
-    return page_collect(r, q, limit, evaluation_row, NULL, out, err);
+    return page_collect(r, q, page, 0, evaluation_row, out, err);
 }
 
 static int gate_tasks(ds_registry *r, int64_t gate, json_t *list, ds_error *err) {

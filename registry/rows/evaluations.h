@@ -10,7 +10,7 @@ typedef struct {
     const char *dataset, *metric;
 } ds_evaluation_filter;
 
-/* Newest first. */
+/* Newest first; also as text. */
 int ds_evaluation_list(ds_registry *r, ds_page page, const ds_evaluation_filter *f, json_t **out,
                        ds_error *err);
 

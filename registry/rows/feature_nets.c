@@ -268,8 +268,7 @@ int ds_feature_net_of_job(ds_registry *r, int64_t job, json_t **out, ds_error *e
     " f.removed_at IS NOT NULL, (SELECT value FROM meta WHERE key = 'default_feature_mode'),"      \
     " f.report FROM feature_nets f "
 
-static json_t *net_row(sqlite3_stmt *q, void *ctx) {
-    (void)ctx;
+static json_t *net_row(sqlite3_stmt *q) {
     json_t *o = json_object(), *modes = json_array();
     js_int(o, "id", q, 0);
     js_text(o, "name", q, 1);
@@ -312,7 +311,7 @@ int ds_feature_net_list(ds_registry *r, ds_page page, json_t **out, ds_error *er
                                NET_SELECT "WHERE f.id < ?1 AND f.removed_at IS NULL"
                                           " ORDER BY f.id DESC LIMIT ?2",
                                "ii", before, (int64_t)limit + 1);
-    return page_collect(r, q, limit, net_row, NULL, out, err);
+    return page_collect(r, q, page, 0, net_row, out, err);
 }
 
 static int get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
@@ -322,7 +321,7 @@ static int get(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
         return rc;
     if (rc == 0)
         return ds_fail(err, DS_ENOTFOUND, "the feature network is gone");
-    *out = net_row(q, NULL);
+    *out = net_row(q);
     js_doc(*out, "report", q, 17); /* long: not in lists */
     db_reset(q);
     return 0;

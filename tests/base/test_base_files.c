@@ -210,6 +210,37 @@ START_TEST(documents) {
 }
 END_TEST
 
+/* As jansson writes it, whose text others have read and kept. */
+START_TEST(texts_of_documents) {
+    static const char *const kinds[] = {
+        "{}",
+        "[]",
+        "[[],{}]",
+        "null",
+        "[true,false,null]",
+        "\"\"",
+        "{\"\":[{\"a\":1},2]}",
+        "[0,-1,9223372036854775807,-9223372036854775808,10,99]",
+        "[0.0,-0.0,1.0,0.1,-2.5e-7,1e300,4.9e-324,123456789012345678.0,3.0000000000000004]",
+        "\"\\u0000 nul, \\u0001\\u001f\\u007f \\b\\f\\n\\r\\t \\\"q\\\" back\\\\slash /\"",
+        "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"",
+        "{\"k\\\"\\n\":\"v\",\"b\":1,\"a\":2}"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        json_t *doc = json_loads(kinds[i], JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+        ck_assert_msg(doc != NULL, "%s", kinds[i]);
+        char *want = json_dumps(doc, JSON_COMPACT | JSON_ENCODE_ANY);
+        ds_buf b = {0};
+        ds_buf_add(&b, "before ", 7);
+        ds_json_add(&b, doc);
+        ck_assert_str_eq(b.data + 7, want);
+        ck_assert(!strncmp(b.data, "before ", 7) && b.len == 7 + strlen(want));
+        ds_buf_release(&b);
+        free(want);
+        json_decref(doc);
+    }
+}
+END_TEST
+
 /* FIPS 180-2, appendix B.1, and the empty message. */
 START_TEST(digests) {
     static const char abc[] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
@@ -249,6 +280,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, files_are_read_whole);
     tcase_add_test(tc, packed_files);
     tcase_add_test(tc, documents);
+    tcase_add_test(tc, texts_of_documents);
     tcase_add_test(tc, digests);
 }
 

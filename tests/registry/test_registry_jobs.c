@@ -471,7 +471,7 @@ START_TEST(removing_and_reviving) {
     MUST(ds_job_cancelled(r, j.id, 130, -1, err));
     MUST(ds_reconcile(r, &made, err));
     ck_assert_int_eq(made, 0);
-    MUST(ds_dataset_list(r, (ds_page){0, NULL}, 0, &o, err));
+    MUST(ds_dataset_list(r, (ds_page){0}, 0, &o, err));
     ck_assert_int_eq((int)json_array_size(json_object_get(o, "items")), 0);
     json_decref(o);
     MUST(ds_dataset_get(r, "d", &o, err));
@@ -509,16 +509,18 @@ START_TEST(verify_jobs) {
         json_decref(o);
     }
     json_t *list = NULL;
-    MUST(ds_job_list(r, (ds_page){1, NULL}, NULL, &list, err));
+    MUST(ds_job_list(r, (ds_page){.limit = 1}, NULL, &list, err));
     ck_assert_str_eq(fx_string(list, "next"), "2");
     json_decref(list);
-    MUST(ds_job_list(r, (ds_page){1, "2"}, &(ds_job_filter){.state = "rejected"}, &list, err));
+    MUST(ds_job_list(r, (ds_page){.limit = 1, .cursor = "2"}, &(ds_job_filter){.state = "rejected"},
+                     &list, err));
     ck_assert_int_eq((int)json_array_size(json_object_get(list, "items")), 1);
     ck_assert(json_is_null(json_object_get(list, "next")));
     json_decref(list);
-    FAILS(DS_EINVAL, "cursor", ds_job_list(r, (ds_page){1, "x"}, NULL, &list, err));
+    FAILS(DS_EINVAL, "cursor",
+          ds_job_list(r, (ds_page){.limit = 1, .cursor = "x"}, NULL, &list, err));
     FAILS(DS_EINVAL, "state 'no'",
-          ds_job_list(r, (ds_page){1, NULL}, &(ds_job_filter){.state = "no"}, &list, err));
+          ds_job_list(r, (ds_page){.limit = 1}, &(ds_job_filter){.state = "no"}, &list, err));
     finish(r);
 }
 END_TEST

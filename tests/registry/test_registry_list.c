@@ -79,34 +79,33 @@ static const json_t *item(const json_t *page, size_t i) {
 
 static void lists(ds_registry *r) {
     json_t *o;
-    timed(r, "newest", (ds_page){0, NULL}, NULL, 100, &o);
+    timed(r, "newest", (ds_page){0}, NULL, 100, &o);
     ck_assert_str_eq(fx_string(item(o, 0), "ref"), "set100000@v1");
     ck_assert_str_eq(fx_string(o, "next"), "99901");
     json_decref(o);
-    timed(r, "page in the middle", (ds_page){1000, "50000"}, NULL, 1000, &o);
+    timed(r, "page in the middle", (ds_page){.limit = 1000, .cursor = "50000"}, NULL, 1000, &o);
     ck_assert_str_eq(fx_string(item(o, 0), "ref"), "set49999@v1");
     json_decref(o);
-    timed(r, "--max-fd 0.5 (rare)", (ds_page){0, NULL}, &(ds_adapter_filter){.max_fd = 0.495}, 50,
-          &o);
+    timed(r, "--max-fd 0.5 (rare)", (ds_page){0}, &(ds_adapter_filter){.max_fd = 0.495}, 50, &o);
     for (size_t i = 0; i < 50; i++)
         ck_assert(json_real_value(json_object_get(item(o, i), "fd")) <= 0.495);
     ck_assert(json_is_null(json_object_get(o, "next")));
     json_decref(o);
-    timed(r, "--status rejected (rare)", (ds_page){1000, NULL},
+    timed(r, "--status rejected (rare)", (ds_page){.limit = 1000},
           &(ds_adapter_filter){.status = "rejected", .max_fd = NAN}, 100, &o);
     json_decref(o);
-    timed(r, "--since, nothing newer", (ds_page){0, NULL},
+    timed(r, "--since, nothing newer", (ds_page){0},
           &(ds_adapter_filter){.since_ms = N + 1, .max_fd = NAN}, 0, &o);
     json_decref(o);
     check_plan(r, "SELECT av.id, a.name", "INDEX adapter_versions_");
-    timed(r, "--dataset", (ds_page){0, NULL},
-          &(ds_adapter_filter){.dataset = "SET777", .max_fd = NAN}, 1, &o);
+    timed(r, "--dataset", (ds_page){0}, &(ds_adapter_filter){.dataset = "SET777", .max_fd = NAN}, 1,
+          &o);
     ck_assert_str_eq(fx_string(item(o, 0), "ref"), "set777@v1");
     json_decref(o);
     json_t *all = json_object(); /* page after page: each exactly once */
     char cursor[32] = "";
     for (int pages = 0; pages < N / 1000 + 1; pages++) {
-        MUST(ds_adapter_list(r, (ds_page){1000, cursor}, NULL, &o, err));
+        MUST(ds_adapter_list(r, (ds_page){.limit = 1000, .cursor = cursor}, NULL, &o, err));
         for (size_t i = 0; i < json_array_size(json_object_get(o, "items")); i++)
             json_object_set_new(all, fx_string(item(o, i), "ref"), json_true());
         const char *next = fx_string(o, "next");
@@ -124,7 +123,7 @@ static void others(ds_registry *r) {
     ds_adapter_ref a;
     int made;
     double t = ds_monotonic();
-    MUST(ds_dataset_list(r, (ds_page){0, NULL}, 0, &o, err));
+    MUST(ds_dataset_list(r, (ds_page){0}, 0, &o, err));
     printf("registry_list: 100 datasets in %.2f ms\n", (ds_monotonic() - t) * 1e3);
     ck_assert_str_eq(fx_string(o, "next"), fx_string(item(o, 99), "name"));
     json_decref(o);
@@ -147,10 +146,9 @@ static void others(ds_registry *r) {
     printf("registry_list: counts in %.2f ms\n", (ds_monotonic() - t) * 1e3);
     ck_assert_int_eq(fx_int(o, "adapters"), N - N / 1000);
     json_decref(o);
-    MUST(ds_evaluation_list(r, (ds_page){0, NULL}, &(ds_evaluation_filter){.metric = "fd"}, &o,
-                            err));
+    MUST(ds_evaluation_list(r, (ds_page){0}, &(ds_evaluation_filter){.metric = "fd"}, &o, err));
     json_decref(o);
-    MUST(ds_job_list(r, (ds_page){0, NULL}, &(ds_job_filter){.state = "queued"}, &o, err));
+    MUST(ds_job_list(r, (ds_page){0}, &(ds_job_filter){.state = "queued"}, &o, err));
     json_decref(o);
 }
 

@@ -78,6 +78,35 @@ static void tell(const char *what, json_t *doc) {
         tell(what, doc);                                                                           \
     } while (0)
 
+static void mark(void *seen, json_t *row) {
+    ++*(int *)seen;
+    json_object_set_new(row, "seen", json_integer(*(int *)seen));
+}
+
+/* A list as text is the tree as text, whatever `each` did to its rows. */
+#define AS_TEXT(call)                                                                              \
+    do {                                                                                           \
+        for (int limit = 0; limit < 2; limit++) {                                                  \
+            json_t *doc = NULL, **out = &doc, *item;                                               \
+            size_t i;                                                                              \
+            int seen = 0;                                                                          \
+            ds_page page = {.limit = limit};                                                       \
+            MUST(call);                                                                            \
+            ck_assert_int_gt((int)json_array_size(json_object_get(doc, "items")), 0);              \
+            json_array_foreach(json_object_get(doc, "items"), i, item)                             \
+                json_object_set_new(item, "seen", json_integer((json_int_t)i + 1));                \
+            char *want = json_dumps(doc, JSON_COMPACT);                                            \
+            ds_rows rows = {.each = mark, .ctx = &seen};                                           \
+            page.rows = &rows;                                                                     \
+            out = NULL;                                                                            \
+            MUST(call);                                                                            \
+            ck_assert_str_eq(rows.text.data, want);                                                \
+            ds_buf_release(&rows.text);                                                            \
+            free(want);                                                                            \
+            json_decref(doc);                                                                      \
+        }                                                                                          \
+    } while (0)
+
 static void figures(void *list, const ds_adapter_figures *f) {
     json_array_append_new(list, json_pack("[s s s s s s f f f]", f->name, f->net, f->preprocess,
                                           f->self, f->role, f->bar, isnan(f->fd) ? -1 : f->fd,
@@ -130,8 +159,9 @@ static void tell_all(void) {
     TELL("newest", newest(0, out, err));
     TELL("newest published", newest(1, out, err));
     TELL("aliases", ds_alias_list(r, "d", out, err));
-    TELL("aliases in pages", ds_alias_list_all(r, (ds_page){1, NULL}, out, err));
-    TELL("aliases, page 2", ds_alias_list_all(r, (ds_page){1, "d@latest"}, out, err));
+    TELL("aliases in pages", ds_alias_list_all(r, (ds_page){.limit = 1}, out, err));
+    TELL("aliases, page 2",
+         ds_alias_list_all(r, (ds_page){.limit = 1, .cursor = "d@latest"}, out, err));
     TELL("history", ds_alias_history(r, "d", "prod", out, err));
     for (int i = 1; i <= 7; i++) {
         snprintf(what, sizeof what, "job %d", i);
@@ -139,7 +169,7 @@ static void tell_all(void) {
         snprintf(what, sizeof what, "gate %d", i);
         TELL(what, ds_gate_of_job(r, i, out, err));
     }
-    TELL("jobs", ds_job_list(r, (ds_page){3, "6"}, NULL, out, err));
+    TELL("jobs", ds_job_list(r, (ds_page){.limit = 3, .cursor = "6"}, NULL, out, err));
     TELL("payload", ds_job_payload(r, 3, out, err));
     TELL("metrics", ds_job_metrics(r, 2, NULL, out, err));
     TELL("waiting", ds_jobs_waiting(r, out, err));
@@ -157,6 +187,10 @@ static void tell_all(void) {
     TELL("bars", ds_bars(r, "d", spec, out, err));
     TELL("counts", ds_registry_counts(r, out, err));
     TELL("facts", ds_cleanup_facts(r, out, err));
+    AS_TEXT(ds_dataset_list(r, page, 1, out, err));
+    AS_TEXT(ds_adapter_list(r, page, NULL, out, err));
+    AS_TEXT(ds_job_list(r, page, NULL, out, err));
+    AS_TEXT(ds_evaluation_list(r, page, NULL, out, err));
     json_decref(spec);
 }
 

@@ -172,7 +172,7 @@ START_TEST(the_life_of_an_alias) {
     static const char *const pages[] = {"d@latest", "d@prod", "e@latest"};
     char cursor[40] = "";
     for (int i = 0; i < 3; i++) {
-        MUST(ds_alias_list_all(r, (ds_page){1, i ? cursor : NULL}, &o, err));
+        MUST(ds_alias_list_all(r, (ds_page){.limit = 1, .cursor = i ? cursor : NULL}, &o, err));
         json_t *items = json_object_get(o, "items"), *one = json_array_get(items, 0);
         ck_assert_int_eq((int)json_array_size(items), 1);
         snprintf(cursor, sizeof cursor, "%s@%s", fx_string(one, "name"), fx_string(one, "alias"));
@@ -182,7 +182,7 @@ START_TEST(the_life_of_an_alias) {
         json_decref(o);
     }
     FAILS(DS_EINVAL, "is none of a list of aliases",
-          ds_alias_list_all(r, (ds_page){1, "x"}, &o, err));
+          ds_alias_list_all(r, (ds_page){.limit = 1, .cursor = "x"}, &o, err));
     FAILS(DS_ENOTFOUND, "adapter 'x' does not exist", ds_alias_list(r, "x", &o, err));
     /* with its version both go, or neither */
     FAILS(DS_ECONFLICT, "the aliases latest, prod", ds_adapter_delete(r, "d@v1", 0, err));
