@@ -83,6 +83,8 @@ static void on_work(uv_timer_t *t) {
     if (rc)
         ds_daemon_poke_after(d,
                              ds_daemon_locked(d, rc, "look for work", &err) ? LOCK_RETRY_MS : 5000);
+    else if (!ds_reconcile_settled(d->registry))
+        ds_daemon_poke(d);
     ds_workers_run(d->workers);
     d->n.work_seconds_max = fmax(d->n.work_seconds_max, ds_monotonic() - began);
 }

@@ -37,8 +37,10 @@ struct ds_registry {
     void *on_events_ctx;
     int lock_seen; /* a call failed because another program has the lock (ds_registry_lock_seen) */
     int64_t settled_seq, settled_data; /* ds_reconcile found nothing to do at these */
-    struct place place[PLACE_FILES];   /* of the files, when they were opened */
-    ds_error broken;                   /* why nothing is written any more; code 0 = all is well */
+    int64_t pass_after; /* of its pass that is not over: datasets after this one; 0: none is */
+    int64_t pass_seq, pass_data, pass_made; /* when the pass began; jobs that it made */
+    struct place place[PLACE_FILES];        /* of the files, when they were opened */
+    ds_error broken; /* why nothing is written any more; code 0 = all is well */
 };
 
 #endif

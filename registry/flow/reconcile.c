@@ -9,6 +9,8 @@
 #include <stdio.h>
 
 #define AT_ONCE 100 /* jobs made in one transaction, some ms; the rest follows in the next call */
+#define PART 500    /* datasets looked at in one call, less than a ms */
+#define PASSING -2  /* settled_seq during a pass; whoever sets -1 meanwhile asks for another one */
 
 struct wish {
     int64_t dataset_id, version_id, generation, base_id;
@@ -21,6 +23,7 @@ struct wish {
 static const char scans[] =
     "SELECT d.id, NULL, d.generation, d.name, NULL FROM datasets d"
     " WHERE d.scan_done < d.scan_wanted AND d.state <> 'removed' AND ?1 IS ?1"
+    " AND d.id > ?3 AND d.id <= ?4"
     " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dedupe_key = 'scan:' || d.id"
     "  AND j.state IN " SQL_LIVE ")"
     " ORDER BY d.id LIMIT ?2";
@@ -30,6 +33,7 @@ static const char trainings[] =
     "SELECT d.id, d.version_id, d.generation, d.name, b.id FROM datasets d"
     " JOIN bases b ON b.id = coalesce(d.base_id, ?1) AND b.removed_at IS NULL"
     " WHERE d.state = 'ready' AND d.version_id IS NOT NULL AND d.scan_done >= d.scan_wanted"
+    " AND d.id > ?3 AND d.id <= ?4"
     " AND NOT EXISTS (SELECT 1 FROM adapter_versions av WHERE "
       BARS_ANSWERED("av", "d", "b.id") ")"
     " AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
@@ -43,6 +47,7 @@ static const char idle_wishes[] =
     "SELECT d.id, NULL, d.generation, d.name, b.id FROM datasets d"
     " JOIN bases b ON b.id = coalesce(d.base_id, ?1)"
     " WHERE d.publish_worse AND d.state = 'ready' AND d.scan_done >= d.scan_wanted"
+    " AND d.id > ?3 AND d.id <= ?4"
     " AND (EXISTS (SELECT 1 FROM adapter_versions av WHERE "
       BARS_ANSWERED("av", "d", "b.id") ")"
     " OR EXISTS (SELECT 1 FROM jobs j WHERE j.dataset_version_id = d.version_id"
@@ -53,9 +58,14 @@ static const char idle_wishes[] =
     " ORDER BY d.id LIMIT ?2";
 /* clang-format on */
 
-static int collect(ds_registry *r, const char *sql, int64_t base, struct wish *out, int *n,
-                   ds_error *err) {
-    sqlite3_stmt *q = db_query(r, err, sql, "Ii", base, (int64_t)AT_ONCE);
+struct part {
+    int64_t after, to; /* ids of datasets */
+    int made;
+};
+
+static int collect(ds_registry *r, const char *sql, int64_t base, struct part *p, struct wish *out,
+                   int *n, ds_error *err) {
+    sqlite3_stmt *q = db_query(r, err, sql, "Iiii", base, (int64_t)AT_ONCE, p->after, p->to);
     int rc;
     *n = 0;
     while ((rc = db_step(r, q, err)) > 0) {
@@ -92,21 +102,22 @@ static int enqueue(ds_registry *r, enum ds_job_kind kind, const struct wish *w, 
         err);
 }
 
-static int make(ds_registry *r, enum ds_job_kind kind, int64_t base, int *made, ds_error *err) {
+static int make(ds_registry *r, enum ds_job_kind kind, int64_t base, struct part *p,
+                ds_error *err) {
     struct wish list[AT_ONCE];
-    int n, rc = collect(r, kind == DS_JOB_SCAN ? scans : trainings, base, list, &n, err);
+    int n, rc = collect(r, kind == DS_JOB_SCAN ? scans : trainings, base, p, list, &n, err);
     for (int i = 0; !rc && i < n; i++)
         rc = enqueue(r, kind, &list[i], err);
-    *made += n;
+    p->made += n;
     return rc;
 }
 
 /* A wish to publish a worse version that has nothing left to act on: the content is answered, or
  * its training was cancelled, and none is under way.  It must not wait for one that comes by itself
  * one day. */
-static int drop_wishes(ds_registry *r, int64_t base, ds_error *err) {
+static int drop_wishes(ds_registry *r, int64_t base, struct part *p, ds_error *err) {
     struct wish list[AT_ONCE];
-    int n, rc = collect(r, idle_wishes, base, list, &n, err);
+    int n, rc = collect(r, idle_wishes, base, p, list, &n, err);
     for (int i = 0; !rc && i < n; i++) {
         char subject[DS_NAME_SIZE + 16];
         snprintf(subject, sizeof subject, "dataset:%s", list[i].name);
@@ -121,35 +132,69 @@ static int drop_wishes(ds_registry *r, int64_t base, ds_error *err) {
     return rc;
 }
 
-int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
-    int64_t data = 0, base = 0;
-    int count = 0;
-    if (made)
-        *made = 0;
-    /* Every change of state writes an event, and a foreign commit moves data_version: if neither
-     * moved since nothing was found to do, nothing is to do. */
-    db_int(r, &data, NULL, "PRAGMA data_version", "");
-    if (ds_event_last_seq(r) == r->settled_seq && data == r->settled_data)
-        return 0;
+static int do_part(ds_registry *r, struct part *p, ds_error *err) {
+    int64_t base = 0;
     int rc = db_begin(r, err);
     if (rc)
         return rc;
-    rc = make(r, DS_JOB_SCAN, 0, &count, err);
+    rc = make(r, DS_JOB_SCAN, 0, p, err);
     if (!rc)
         rc = db_int(r, &base, err,
                     "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", "");
     if (rc == DS_ENOTFOUND) /* there is none */
         rc = 0;
     if (!rc)
-        rc = make(r, DS_JOB_TRAIN, base, &count, err);
+        rc = make(r, DS_JOB_TRAIN, base, p, err);
     if (!rc)
-        rc = drop_wishes(r, base, err);
-    rc = db_end(r, rc, err);
-    if (!rc && count == 0) {
-        r->settled_seq = ds_event_last_seq(r);
-        r->settled_data = data;
+        rc = drop_wishes(r, base, p, err);
+    return db_end(r, rc, err);
+}
+
+static int64_t data_version(ds_registry *r) {
+    int64_t data = 0;
+    db_int(r, &data, NULL, "PRAGMA data_version", "");
+    return data;
+}
+
+/* Every change of state writes an event, and a foreign commit moves data_version: if neither moved
+ * since nothing was found to do, nothing is to do. */
+int ds_reconcile_settled(ds_registry *r) {
+    return ds_event_last_seq(r) == r->settled_seq && data_version(r) == r->settled_data;
+}
+
+static void end_pass(ds_registry *r) {
+    if (r->settled_seq == PASSING && r->pass_made == 0) {
+        r->settled_seq = r->pass_seq;
+        r->settled_data = r->pass_data;
     }
-    if (!rc && made)
-        *made = count;
-    return rc;
+    r->pass_after = 0;
+}
+
+int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
+    if (made)
+        *made = 0;
+    if (ds_reconcile_settled(r))
+        return 0;
+    if (r->pass_after == 0) {
+        r->pass_seq = ds_event_last_seq(r);
+        r->pass_data = data_version(r);
+        r->pass_made = 0;
+        r->settled_seq = PASSING;
+    }
+    struct part p = {.after = r->pass_after, .to = INT64_MAX};
+    int rc = db_int(r, &p.to, err,
+                    "SELECT id FROM datasets WHERE id > ?1 ORDER BY id LIMIT 1"
+                    " OFFSET ?2",
+                    "ii", p.after, (int64_t)PART - 1);
+    if (!rc || rc == DS_ENOTFOUND) /* fewer are left */
+        rc = do_part(r, &p, err);
+    if (rc)
+        return rc;
+    r->pass_made += p.made;
+    r->pass_after = p.to; /* what it left, being too much, the next pass finds */
+    if (r->pass_after == INT64_MAX)
+        end_pass(r);
+    if (made)
+        *made = p.made;
+    return 0;
 }

@@ -5,14 +5,19 @@
  *   a train job   where its newest version has, for its base and generation, neither an adapter
  *                 (published or rejected) nor a train job that is live, failed or cancelled
  * Call it at start, after every finished job, when ds_registry_foreign_change says 1, and when a
- * timer fires: it is cheap and calling it again changes nothing.
+ * timer fires: it is cheap and calling it again changes nothing.  One call looks at a part of the
+ * datasets, so that thousands of them do not hold up the loop: call it again until it is settled.
  */
 #ifndef DS_REGISTRY_FLOW_RECONCILE_H
 #define DS_REGISTRY_FLOW_RECONCILE_H
 
 #include "registry/core/handle.h"
 
-/* Make the missing jobs in one transaction; *made (may be NULL) = how many. */
+/* Make the missing jobs of the next 500 datasets, at most 100 of a kind, in one transaction; *made
+ * (may be NULL) = how many. */
 int ds_reconcile(ds_registry *r, int *made, ds_error *err);
+
+/* 1: all datasets were looked at, and nothing has changed since. */
+int ds_reconcile_settled(ds_registry *r);
 
 #endif

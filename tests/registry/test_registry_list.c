@@ -135,9 +135,12 @@ static void others(ds_registry *r) {
     ck_assert_str_eq(a.ref, "set4711@v1");
     printf("registry_list: two references in %.2f ms\n", (ds_monotonic() - t) * 1e3);
     t = ds_monotonic();
-    MUST(ds_reconcile(r, &made, err));
-    printf("registry_list: first reconcile in %.0f ms\n", (ds_monotonic() - t) * 1e3);
-    ck_assert_int_eq(made, 0);
+    for (int parts = 0; !ds_reconcile_settled(r); parts++) {
+        MUST(ds_reconcile(r, &made, err));
+        ck_assert_int_eq(made, 0);
+        ck_assert_int_le(parts, N / 500);
+    }
+    printf("registry_list: first look for work in %.0f ms\n", (ds_monotonic() - t) * 1e3);
     t = ds_monotonic();
     MUST(ds_reconcile(r, &made, err));
     printf("registry_list: next reconcile in %.3f ms\n", (ds_monotonic() - t) * 1e3);

@@ -1,4 +1,4 @@
-/* tests/registry/test_registry_reconcile.c - which work is missing: a scan before a training, in slices of
+/* tests/registry/test_registry_reconcile.c - which work is missing: a scan before a training, in parts of
  * 500, for live datasets on live bases only, once; also after a commit of another program and after
  * a call that failed.  And what gc is told to leave alone. */
 #include "registry/jobs/cleanup.h"
@@ -111,6 +111,67 @@ START_TEST(more_than_100_sets) {
     ck_assert_int_eq(reconcile(r), 43);
     ck_assert_int_eq(reconcile(r), 0);
     ck_assert_int_eq(number(r, "SELECT count(DISTINCT dataset_id) FROM jobs"), 243);
+    finish(r);
+}
+END_TEST
+
+/* A call looks at 500 of them; whatever changes before all were looked at is seen. */
+START_TEST(sets_in_parts) {
+    ds_registry *r = start("parts");
+    sql(r, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)"
+           " INSERT INTO datasets(id, name, source_path, state, scan_wanted, scan_done)"
+           " SELECT 7 * i, 's' || i, '/s/' || i, 'failed', 1, i NOT IN (500, 501, 1200) FROM n");
+    ck_assert_int_eq(reconcile(r), 1);
+    ck_assert_int_eq(live(r, "scan"), 1);
+    ck_assert(!ds_reconcile_settled(r));
+    MUST(ds_dataset_rescan(r, "s3", NULL, err)); /* that part is over */
+    ck_assert_int_eq(reconcile(r), 1);
+    ck_assert_int_eq(reconcile(r), 1);
+    ck_assert(!ds_reconcile_settled(r));
+    ck_assert_int_eq(reconcile(r), 1); /* from the first on again: that one */
+    ck_assert(reconcile(r) == 0 && reconcile(r) == 0 && !ds_reconcile_settled(r));
+    for (int i = 0; i < 3; i++) {
+        ck_assert(!ds_reconcile_settled(r)); /* the pass before this one made jobs */
+        ck_assert_int_eq(reconcile(r), 0);
+    }
+    ck_assert(ds_reconcile_settled(r));
+    ck_assert_int_eq(number(r, "SELECT count(DISTINCT dataset_id) FROM jobs"), 4);
+    finish(r);
+}
+END_TEST
+
+static void first_part(ds_registry *r) {
+    ck_assert(ds_reconcile_settled(r));
+    MUST(ds_event_add(r, "test.news", "daemon", NULL, err));
+    ck_assert(reconcile(r) == 0 && !ds_reconcile_settled(r));
+}
+
+/* A change that no event tells, while the last part is due, is one too. */
+START_TEST(changes_between_parts) {
+    ds_registry *r = start("between");
+    sql(r, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
+           " INSERT INTO datasets(name, source_path, state, scan_wanted, scan_done)"
+           " SELECT 's' || i, '/s/' || i, 'failed', 1, 1 FROM n");
+    ck_assert(reconcile(r) == 0 && !ds_reconcile_settled(r));
+    sql(r, "UPDATE datasets SET scan_wanted = 2 WHERE name = 's1'");
+    ck_assert(reconcile(r) == 0 && !ds_reconcile_settled(r));
+    ck_assert_int_eq(reconcile(r), 1);
+    ck_assert_int_eq(reconcile(r), 0);
+    ck_assert(reconcile(r) == 0 && reconcile(r) == 0);
+    ck_assert(ds_reconcile_settled(r));
+    first_part(r);
+    MUST(ds_dataset_rescan(r, "s2", NULL, err));
+    ck_assert(reconcile(r) == 0 && !ds_reconcile_settled(r));
+    ck_assert_int_eq(reconcile(r), 1);
+    ds_job j = fx_claim(r, DS_JOB_SCAN);
+    MUST(ds_dataset_rescan(r, j.name, NULL, err));
+    while (!ds_reconcile_settled(r))
+        ck_assert_int_eq(reconcile(r), 0); /* it has a live one */
+    first_part(r);
+    ds_job_failure f = {.exit_code = 1, .exit_signal = -1, .code = "DS_EFAILED", .message = "so"};
+    MUST(ds_job_fail(r, j.id, &f, NULL, err));
+    ck_assert(reconcile(r) == 0 && !ds_reconcile_settled(r));
+    ck_assert_int_eq(reconcile(r), 1);
     finish(r);
 }
 END_TEST
@@ -394,6 +455,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_rescan_comes_before_the_training);
     tcase_add_test(tc, a_job_says_whose_it_is);
     tcase_add_test(tc, more_than_100_sets);
+    tcase_add_test(tc, sets_in_parts);
+    tcase_add_test(tc, changes_between_parts);
     tcase_add_test(tc, commits_of_others_are_seen);
     tcase_add_test(tc, a_failed_call_changes_nothing);
     tcase_add_test(tc, removed_sets_are_left_alone);
