@@ -86,13 +86,13 @@ void ds_buf_addf(ds_buf *b, const char *fmt, ...) {
     va_start(ap, fmt);
     va_list copy;
     va_copy(copy, ap);
-    int n = vsnprintf(NULL, 0, fmt, copy);
+    int n = vsnprintf(b->data ? b->data + b->len : NULL, b->cap - b->len, fmt, copy);
     va_end(copy);
-    if (n > 0) {
+    if (n > 0 && (size_t)n >= b->cap - b->len) { /* it did not fit */
         reserve(b, (size_t)n);
         vsnprintf(b->data + b->len, (size_t)n + 1, fmt, ap);
-        b->len += (size_t)n;
     }
+    b->len += n > 0 ? (size_t)n : 0;
     va_end(ap);
 }
 

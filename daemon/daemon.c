@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define TICK_MS 1000
 #define MAX_CONNECTIONS 4096 /* less where there are not as many descriptors */
@@ -221,15 +222,17 @@ static void on_signal(uv_signal_t *s, int signum) {
 
 /* ---- reading all of a large registry ---- */
 
-static void read_work(uv_work_t *work) {
-    ds_daemon *d = work->data;
+/* A thread of its own, so that it alone is niced: seconds of work that nobody waits for. */
+static void read_all(void *arg) {
+    ds_daemon *d = arg;
+    setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
     d->read_err = (ds_error){0};
     ds_registry_check_file(d->o.state, &d->stop_reading, &d->read_err);
+    uv_async_send(&d->read_over);
 }
 
-static void read_done(uv_work_t *work, int status) {
-    (void)status;
-    ds_daemon *d = work->data;
+static void on_read_over(uv_async_t *over) {
+    ds_daemon *d = over->data;
     if (d->stopping || !d->read_err.code)
         return;
     ds_log(DS_LOG_ERROR, "%s", d->read_err.message);
@@ -237,6 +240,16 @@ static void read_done(uv_work_t *work, int status) {
         return;
     d->fatal = d->read_err;
     stop(d);
+}
+
+static void start_reading(ds_daemon *d) {
+    uv_async_init(&d->loop, &d->read_over, on_read_over);
+    d->read_over.data = d;
+    d->reading = uv_thread_create(&d->reader, read_all, d) == 0;
+    if (d->reading)
+        return;
+    uv_close((uv_handle_t *)&d->read_over, NULL);
+    ds_log(DS_LOG_WARN, "cannot start the thread that reads all of the registry");
 }
 
 /* ---- start ---- */
@@ -386,9 +399,8 @@ int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
         uv_timer_start(&d->watchdog, on_watchdog, watchdog, watchdog);
     rescan_all(d);
     ds_daemon_poke(d);
-    d->reading.data = d;
     if (ds_registry_unread(d->registry))
-        uv_queue_work(&d->loop, &d->reading, read_work, read_done);
+        start_reading(d);
     return 0;
 }
 
@@ -410,6 +422,10 @@ void ds_daemon_close(ds_daemon *d) {
     d->http = d->tcp = NULL;
     ds_watch_close(d->watch);
     ds_workers_close(d->workers);
+    if (d->reading) {
+        uv_thread_join(&d->reader);
+        uv_close((uv_handle_t *)&d->read_over, NULL);
+    }
     uv_handle_t *own[] = {(uv_handle_t *)&d->tick,     (uv_handle_t *)&d->work,
                           (uv_handle_t *)&d->watchdog, (uv_handle_t *)&d->sigterm,
                           (uv_handle_t *)&d->sigint,   (uv_handle_t *)&d->sighup};

@@ -65,7 +65,9 @@ typedef struct ds_daemon {
     int models_due, announce_due; /* could not be written at the start */
     double locked_since;          /* another program holds the registry's lock; 0: no */
     double expected_tick;
-    uv_work_t reading; /* of all of a large registry, after the start */
+    uv_thread_t reader; /* of all of a large registry, after the start */
+    uv_async_t read_over;
+    int reading; /* the two above are there */
     _Atomic int stop_reading;
     ds_error read_err;
 } ds_daemon;

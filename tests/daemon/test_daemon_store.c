@@ -314,6 +314,36 @@ START_TEST(registry_taken_away) {
 }
 END_TEST
 
+/* ---- a large registry ---- */
+
+static void spoil_page(int64_t page) {
+    char path[400], junk[512];
+    snprintf(path, sizeof path, "%s/registry.db", r.state);
+    memset(junk, 0xff, sizeof junk);
+    int fd = open(path, O_WRONLY);
+    ck_assert_int_eq(pwrite(fd, junk, sizeof junk, (page - 1) * 4096), sizeof junk);
+    close(fd);
+}
+
+/* Its pages are looked at after the start, by a niced thread; damage ends the daemon. */
+START_TEST(a_large_registry_is_read_meanwhile) {
+    rig_start(&r, NULL);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_sql(&r, "CREATE TABLE pad(x); CREATE TABLE other(x);"
+                "INSERT INTO other VALUES (1); INSERT INTO pad VALUES (zeroblob(70000000));"
+                "PRAGMA wal_checkpoint(TRUNCATE)");
+    ck_assert_int_eq(rig_number(&r, "PRAGMA page_size"), 4096);
+    int64_t page = rig_number(&r, "SELECT rootpage FROM sqlite_master WHERE name = 'other'");
+    rig_start(&r, NULL);
+    json_decref(rig_want(&r, 200, "GET", "/v1/status", NULL));
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* it may be reading still */
+    spoil_page(page);
+    rig_spawn(&r, NULL);
+    ck_assert_int_eq(rig_wait_exit(&r, 20000), ds_error_exit(DS_EINTEGRITY));
+    rig_wait_log(&r, "is damaged");
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, getenv("GC_LOAD") ? 3600 : 120);
@@ -322,6 +352,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, a_lost_manifest_comes_back, 0, 2);
     tcase_add_test(tc, large_files_are_checked_on_the_pool);
     tcase_add_loop_test(tc, registry_taken_away, 0, sizeof taken / sizeof *taken);
+    tcase_add_test(tc, a_large_registry_is_read_meanwhile);
 }
 
 int main(int argc, char **argv) {
