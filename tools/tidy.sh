@@ -20,25 +20,23 @@ grep -nwE '(strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atol|atof|rand|srand
     grep -vE ':[0-9]+: *(\*|/\*|//)|^tests/.*system ?\(' | sed 's/$/: banned call/' >>"$out"
 
 # Sizes: lines of 100 (130 in lists, .def, and tests), functions of 80 lines.
-for f in $sources; do
-    limit=100
-    case "$f" in *.def | tests/*) limit=130 ;; esac
-    awk -v f="$f" -v limit=$limit 'length($0) > limit {print f ":" NR ": line of " length($0) " characters, limit " limit}' "$f" >>"$out"
-    case "$f" in
-    *.c | *.cu | *.cc | *.inl) awk -v f="$f" '/^[a-zA-Z].*[^;]$/ && /\(/ {start = NR} /^}/ {if (start && NR - start > 80) print f ":" start ": function of " NR - start " lines, limit 80"; start = 0}' "$f" >>"$out" ;;
-    esac
-done
+named() { echo "$sources" | tr ' ' '\n' | grep -E "$1"; }
+awk '{limit = FILENAME ~ /\.def$|^tests\// ? 130 : 100}
+    length($0) > limit {print FILENAME ":" FNR ": line of " length($0) " characters, limit " limit}' $sources >>"$out"
+awk 'FNR == 1 {start = 0}
+    /^[a-zA-Z].*[^;]$/ && /\(/ {start = FNR}
+    /^}/ {if (start && FNR - start > 80) print FILENAME ":" start ": function of " FNR - start " lines, limit 80"; start = 0}' \
+    $(named '\.(c|cu|cc|inl)$') >>"$out"
 
 # Guards of headers: DS_<DIR>_<FILE>_H
-for f in $(echo "$sources" | tr ' ' '\n' | grep '\.h$'); do
-    guard=DS_$(echo "${f%.h}" | tr 'a-z/' 'A-Z_')_H
-    grep -q "^#ifndef $guard$" "$f" || echo "$f:1: include guard must be $guard" >>"$out"
-done
+awk 'FNR == 1 {guard = FILENAME; sub(/\.h$/, "", guard); gsub("/", "_", guard); guard = "DS_" toupper(guard) "_H"; want[FILENAME] = guard}
+    $0 == "#ifndef " guard {delete want[FILENAME]}
+    END {for (f in want) print f ":1: include guard must be " want[f]}' $(named '\.h$') >>"$out"
 
+# Many files to a process; one by one where some of them are not as they should be.
 if command -v clang-format >/dev/null 2>&1; then
-    for f in $(echo "$sources" | tr ' ' '\n' | grep -E '\.(c|h|cu|cc)$'); do
-        clang-format --dry-run --Werror "$f" >/dev/null 2>&1 || echo "$f:1: not formatted: run 'clang-format -i $f'" >>"$out"
-    done
+    named '\.(c|h|cu|cc)$' | xargs -P "$(nproc)" -n 24 sh -c 'clang-format --dry-run --Werror "$@" >/dev/null 2>&1 || for f; do
+        clang-format --dry-run --Werror "$f" >/dev/null 2>&1 || echo "$f:1: not formatted: run '"'clang-format -i \$f'"'"; done' sh >>"$out"
 else
     echo "SKIPPED format: clang-format is not installed"
 fi
