@@ -45,21 +45,26 @@ for build in "$@"; do
         n=$((n + 1))
         case "$program" in
         *asan/*) list=together ;; # their times say nothing
-        */test_*_speed | */test_registry_list | */test_daemon_http | */test_daemon_reach | */test_system_kill) list=alone ;;
+        */test_*_speed | */test_registry_list | */test_daemon_http | */test_daemon_reach) list=alone ;;
         *) list=together ;;
         esac
         echo "--one $program $work/$n" >>"$work/$list"
     done
 done
-# Tests of the daemon mostly wait: two at a time, beside the others.  What takes longest of the
-# others begins first, so that nothing is left to wait for at the end.
-waits='(daemon_[a-z_]*|cli_follow|system_disk|system_input) '
+# Tests of the daemon, and those that start programs again and again, mostly wait: two at a time,
+# beside the others.  What takes longest begins first in both, so that nothing is left to wait for
+# at the end.
+waits='(daemon_[a-z_]*|cli_follow|cli_effects|system_(disk|input|kill|main|upgrade|feature_net)) '
+long_waits='(system_kill|daemon_slot|daemon_stall|daemon_store) '
+long='release.*(system_gate|worker_bars|worker_cuda|engine_cuda|engine_modulations|worker_evaluate) |asan.*(worker_feature_net|worker_plan|engine_golden) '
+longest_first() { # LONG FILE
+    grep -E "$1" "$2"
+    grep -vE "$1" "$2"
+}
 grep -E "test_$waits" "$work/together" >"$work/waiting"
 grep -vxF -f "$work/waiting" "$work/together" >"$work/busy"
-grep -E 'release.*(system_gate|worker_bars|worker_cuda|engine_cuda|engine_modulations|worker_evaluate) |asan.*(worker_feature_net|engine_golden) ' "$work/busy" >"$work/long"
-grep -vxF -f "$work/long" "$work/busy" >"$work/short"
-xargs -r -L 1 -P 2 "$0" <"$work/waiting" &
-cat "$work/long" "$work/short" | xargs -r -L 1 -P "$(nproc)" "$0"
+longest_first "$long_waits" "$work/waiting" | xargs -r -L 1 -P 2 "$0" &
+longest_first "$long" "$work/busy" | xargs -r -L 1 -P "$(nproc)" "$0"
 wait
 xargs -r -L 1 -P 1 "$0" <"$work/alone"
 results() { for i in $(seq "$n"); do [ ! -f "$work/$i" ] || cat "$work/$i"; done; }
