@@ -58,8 +58,8 @@ def check(folder, examples):
     for p in gone:
         os.remove(p)
     source = os.path.join(folder, "SOURCES.txt")
-    lines = [line for line in open(source)
-             if os.path.join(folder, *line.split("\t")[:2]) not in gone]
+    with open(source) as f:
+        lines = [line for line in f if os.path.join(folder, *line.split("\t")[:2]) not in gone]
     with open(source, "w") as f:
         f.writelines(lines)
     text += f"{len(gone)} removed, {len(paths) - len(gone)} left\n"

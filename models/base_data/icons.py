@@ -52,7 +52,8 @@ NUMBERED = re.compile(
     r"\d|numeric|number|counter|calendar|clock|timer|schedule|speed|gauge|keypad|dialpad|calculator|roman|percent|flag|"
     r"decimal|fraction|digit|binary|exposure|licen|barcode|ruler|pincode|meter|math|function|money|currency|subscript|"
     r"superscript|language|translate|locale|spell|ticket|invoice|receipt|password|zoom-original|education|animator|clap|"
-    r"kdenlive|korganizer|spread|repeat-song|keyboard-layout|list-ol|ordered|watch_later|bank|financial|loan|stat|assistant_photo")
+    r"kdenlive|korganizer|spread|repeat-song|keyboard-layout|list-ol|ordered|watch_later|bank|financial|loan|stat|"
+    r"assistant_photo")
 NUMBERED_WORDS = set("""one two three four five six seven eight nine zero ten first second date today event time hour pin poll
     score alpha letter letters variable cash bill sim html css position level rank rating vote font sheet single character
     looks hd hdr video movie report history""".split())
@@ -61,9 +62,10 @@ BRANDS = re.compile(
     r"odnoklassniki|vk|behance|skype|whatsapp|instagram|spotify|amazon|dropbox|android|linux|chrome|firefox|opera|paypal|visa|"
     r"mastercard|amex|stripe|discover|jcb|delicious|digg|stumble|soundcloud|yahoo|wordpress|drupal|joomla|wechat|weibo|"
     r"telegram|slack|medium|mixcloud|lastfm|snapchat|hacker|pied|quora|font-awesome|fork-awesome|diaspora|mastodon|friendica|"
-    r"pump|gnu|social|liberapay|peertube|pleroma|debian|ubuntu|windows$|hashnode|matrix|microsoft|nintendo|playstation|xbox|"
-    r"blogger|picasa|deviantart|dribbble|flickr|foursquare|orkut|plurk|path|friendfeed|livejournal|myspace|podcast|"
-    r"stackoverflow|w3c|laravel|php|react|nodejs|npm|python|convenience|safari|netflix|whmcs|evernote|trello|jsfiddle|codepen")
+    r"pump|gnu|social|liberapay|peertube|pleroma|debian|ubuntu|windows$|hashnode|matrix|microsoft|nintendo|playstation|"
+    r"xbox|blogger|picasa|deviantart|dribbble|flickr|foursquare|orkut|plurk|path|friendfeed|livejournal|myspace|podcast|"
+    r"stackoverflow|w3c|laravel|php|react|nodejs|npm|python|convenience|safari|netflix|whmcs|evernote|trello|"
+    r"jsfiddle|codepen")
 
 
 def class_of(name):

@@ -18,12 +18,13 @@ WORDS = {
     "metal": "metal steel iron rust grate panel vertpanel pipe trim base ribs comp ceil copper bronze gold tin block barrel "
              "ingot furnace wheel machine engine vent",
     "liquid": "water lava ice snow snowrock magma slime river sea ocean frozen waterfall",
-    "cloth": "cloth carpet towel fabric wool felt rug curtain leather sofa bed pillow",
+    "cloth": "cloth carpet fabric wool felt rug curtain leather sofa bed pillow",
 }
-# What is no texture: charts of normals and gloss, alpha masks, numbers, flags, faces of karts, signs with writing.
+# What is no texture: charts of normals and gloss, alpha masks, numbers, flags (and a towel like one), signs
+# with writing.
 OUT = re.compile(r"_nm|nrm|normal|gloss|mask|flag|gauge|shadow|alpha|speed|number|digit|screenshot|icon|sign|text|clock|"
                  r"countdown|lap|banner|logo|chess|poster|light|spec|emit|displ|_ao|height|splat|particle|plate|numb|score|"
-                 r"-nm|_n\.|_s\.|bump|overlay|_detail|animated|board|panel_?\d+x|book|keyboard|uv|skin|_diff|hud", re.I)
+                 r"-nm|towel|_n\.|_s\.|bump|overlay|_detail|animated|board|panel_?\d+x|book|keyboard|uv|skin|_diff|hud", re.I)
 
 
 def class_of(name):
