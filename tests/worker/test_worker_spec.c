@@ -67,7 +67,9 @@ static json_t *full_spec(void) {
                   digest));
     json_object_set_new(s, "publish_worse", json_true());
     json_object_update_new(json_object_get(s, "gate"),
-                           json_pack("{s:f, s:f}", "worse_margin", 0.2, "worse_sigmas", 4.0));
+                           json_pack("{s:f, s:f, s:f, s:f}", "worse_margin", 0.2, "worse_sigmas",
+                                     4.0, "class_margin", 0.25, "class_sigmas", 5.0));
+    json_object_set_new(json_object_get(s, "evaluate"), "class_neighbours", json_integer(3));
     json_decref(file);
     json_decref(blob);
     json_t *copy = json_deep_copy(s);
@@ -127,6 +129,8 @@ START_TEST(bars_and_the_base_are_optional) {
     ck_assert(s->publish_worse && s->base_task_known && s->base_task_asked);
     ck_assert(!s->base_task.adapter.path && s->base_task.probe_count == 1);
     ck_assert(s->gate.worse_margin == 0.2 && s->gate.worse_sigmas == 4);
+    ck_assert(s->evaluate.class_neighbours == 3 && s->gate.class_margin == 0.25 &&
+              s->gate.class_sigmas == 5);
     ds_spec_free(s);
     json_object_set_new(doc, "base_task", json_null());
     ck_assert(!parse(doc, &s, &err));
@@ -137,7 +141,11 @@ START_TEST(bars_and_the_base_are_optional) {
         json_object_del(doc, later[i]);
     json_object_del(json_object_get(doc, "gate"), "worse_margin");
     json_object_del(json_object_get(doc, "gate"), "worse_sigmas");
+    json_object_del(json_object_get(doc, "gate"), "class_margin");
+    json_object_del(json_object_get(doc, "gate"), "class_sigmas");
+    json_object_del(json_object_get(doc, "evaluate"), "class_neighbours");
     ck_assert(!parse(doc, &s, &err));
+    ck_assert(!s->evaluate.class_neighbours && s->gate.class_margin == 1);
     ck_assert(!s->base_task_asked && !s->bar_count && !s->publish_worse);
     ck_assert(s->gate.worse_margin == 0.14 && s->gate.worse_sigmas == 3.5);
     ds_spec_free(s);
@@ -175,10 +183,12 @@ static void each_key(const char *object, enum part part) {
                 : part == OF_OWN ? json_object_get(doc, "base_task")
                                  : doc,
            *at = object ? json_object_get(o, object) : o, *keys = json_object();
-    static const char *const optional[] = {"device",        "kind",  "precision",   "threads",
-                                           "label_dropout", "focus", "focus_mean",  "probe",
-                                           "reference",     "fd",    "kid",         "worse_margin",
-                                           "worse_sigmas",  "vae",   "tree_digest", "probes"};
+    static const char *const optional[] = {
+        "device",           "kind",         "precision",   "threads",
+        "label_dropout",    "focus",        "focus_mean",  "probe",
+        "reference",        "fd",           "kid",         "worse_margin",
+        "worse_sigmas",     "vae",          "tree_digest", "probes",
+        "class_neighbours", "class_margin", "class_sigmas"};
     json_object_update(keys, at);
     const char *key;
     json_t *v;

@@ -103,7 +103,8 @@ typedef struct {
 
 /* fd_tolerance is relative, kid_tolerance_sigmas in standard errors; worse_margin and worse_sigmas
  * are those of a new version against its bars: relative, and in standard errors of the paired
- * difference (measured: docs/math.md). */
+ * difference (measured: docs/math.md); class_margin and class_sigmas the same of the share of
+ * samples that show their class, the margin as a share of all samples. */
 typedef struct {
 #define GATE(...) DS_OPTION_MEMBER(__VA_ARGS__)
 #include "contract/options.def"

@@ -4,6 +4,7 @@
 #include "base/zio.h"
 #include "engine/metrics/fd.h"
 #include "engine/metrics/kid.h"
+#include "worker/measure/classes.h"
 #include "worker/measure/plan.h"
 #include "worker/job/stop.h"
 #include "worker/measure/task_features.h"
@@ -31,6 +32,12 @@ enum ds_bar_verdict ds_bar_judge(double fd_bar, double fd_now, double std_error,
     return within || noise ? DS_BAR_PASSED : DS_BAR_REFUSED;
 }
 
+int ds_bar_judge_classes(const ds_share_pair *p, const ds_spec_gate *rule) {
+    double lost = p->bar - p->now;
+    return isfinite(lost) && !isnan(p->std_error) && lost > rule->class_margin &&
+           lost >= rule->class_sigmas * p->std_error;
+}
+
 /* ---------------------------------------------------------------- one comparison */
 
 typedef struct {
@@ -38,7 +45,8 @@ typedef struct {
     const ds_spec *spec;
     const ds_adapter *adapter;
     ds_evaluated sets;
-    ds_fd_parts now; /* of the new version on all its classes; groups 0: not yet */
+    ds_fd_parts now;  /* of the new version on all its classes; groups 0: not yet */
+    uint8_t *now_hit; /* (sets.n) the same of votes; NULL: not yet */
     ds_bars *out;
 } comparing;
 
@@ -48,6 +56,8 @@ typedef struct {
     int n, whole;      /* compared; all of them */
     float *now, *real; /* borrowed when whole */
     int64_t real_n;
+    int *now_classes,
+        *real_classes; /* the new version's number of the class of each; borrowed too */
 } shared;
 
 static int none(ds_bar *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -79,6 +89,14 @@ static ds_feature_set set_of(const comparing *c, const float *x, int64_t n) {
     return set;
 }
 
+/* "classes 0.81 -> 0.62, margin 0.05, z -6.2" */
+static void class_words(char out[DS_BAR_REASON], const ds_share_pair *p, const ds_spec_gate *rule) {
+    out[0] = 0;
+    if (isfinite(p->difference))
+        snprintf(out, DS_BAR_REASON, "classes %.3f -> %.3f, margin %.3g, z %.1f", p->bar, p->now,
+                 rule->class_margin, p->z);
+}
+
 static void add_percent(char reason[DS_BAR_REASON], double fd_bar, double fd_now) {
     size_t n = strlen(reason);
     double percent = 100 * (fd_now / fd_bar - 1);
@@ -93,8 +111,9 @@ static void add_percent(char reason[DS_BAR_REASON], double fd_bar, double fd_now
 static void judge(const comparing *c, ds_bar *b, const ds_fd_parts *now, const ds_fd_parts *bar) {
     const ds_spec_gate *rule = &c->spec->gate;
     ds_fd_pair p = ds_fd_pair_of(now, bar);
-    char remark[DS_BAR_REASON];
+    char remark[DS_BAR_REASON], classes[DS_BAR_REASON];
     memcpy(remark, b->reason, sizeof remark);
+    class_words(classes, &b->class_pair, rule);
     b->reason[0] = 0;
     b->fd_now = now->fd[0];
     b->fd_bar = bar->fd[0];
@@ -104,8 +123,14 @@ static void judge(const comparing *c, ds_bar *b, const ds_fd_parts *now, const d
     b->verdict = ds_bar_judge(b->fd_bar, b->fd_now, p.std_error, rule);
     add_percent(b->reason, b->fd_bar, b->fd_now);
     size_t n = strlen(b->reason);
-    snprintf(b->reason + n, DS_BAR_REASON - n, ", margin %.3g %%, z %.1f%s%s",
-             100 * rule->worse_margin, b->z, remark[0] ? "; " : "", remark);
+    snprintf(b->reason + n, DS_BAR_REASON - n, ", margin %.3g %%, z %.1f%s%.200s%s%s",
+             100 * rule->worse_margin, b->z, classes[0] ? "; " : "", classes, remark[0] ? "; " : "",
+             remark);
+    if (b->verdict == DS_BAR_PASSED && ds_bar_judge_classes(&b->class_pair, rule)) {
+        memcpy(remark, b->reason, sizeof remark);
+        snprintf(b->reason, DS_BAR_REASON, "fewer samples show their class; %.400s", remark);
+        b->verdict = DS_BAR_REFUSED;
+    }
 }
 
 static int add_kid(const comparing *c, ds_bar *b, const ds_feature_set *real,
@@ -118,6 +143,43 @@ static int add_kid(const comparing *c, ds_bar *b, const ds_feature_set *real,
     b->kid_now = k.kid;
     rc = ds_kid_compare(real, bar, e->kid_subsets, e->kid_subset_size, e->seed, &k, err);
     b->kid_bar = rc ? NAN : k.kid;
+    return rc;
+}
+
+/* Votes of the shared real pictures about one side's samples. */
+static int hits_of(const comparing *c, const shared *s, const float *x, uint8_t *hit,
+                   ds_error *err) {
+    ds_classes_input in = {.real = set_of(c, s->real, s->real_n),
+                           .samples = set_of(c, x, s->n),
+                           .real_labels = s->real_classes,
+                           .labels = s->now_classes,
+                           .k = c->spec->evaluate.class_neighbours,
+                           .progress = on_distance,
+                           .user = (void *)(uintptr_t)c};
+    return ds_classes_hits(&in, hit, err);
+}
+
+/* Samples of the base have no class of the set. */
+static int compare_classes(comparing *c, ds_bar *b, const shared *s, const float *x,
+                           ds_error *err) {
+    if (b->role == DS_BAR_BASE ||
+        !ds_classes_fit(c->spec->evaluate.class_neighbours, b->classes, s->real_n))
+        return 0;
+    uint8_t *now = s->whole ? c->now_hit : NULL, *bar = ds_xmalloc((size_t)s->n);
+    int rc = 0;
+    if (!now) {
+        now = ds_xmalloc((size_t)s->n);
+        rc = hits_of(c, s, s->now, now, err);
+    }
+    if (!rc)
+        rc = hits_of(c, s, x, bar, err);
+    if (!rc)
+        b->class_pair = ds_share_pair_of(now, bar, s->n);
+    if (s->whole && !rc)
+        c->now_hit = now;
+    else
+        free(now);
+    free(bar);
     return rc;
 }
 
@@ -137,6 +199,8 @@ static int compare(comparing *c, ds_bar *b, const shared *s, const float *x, ds_
     if (!rc)
         rc = add_kid(c, b, &real, &now, &bar, err);
     if (!rc)
+        rc = compare_classes(c, b, s, x, err);
+    if (!rc)
         judge(c, b, &parts, &old);
     return rc;
 }
@@ -155,18 +219,23 @@ static void shared_release(shared *s) {
     if (!s->whole) {
         free(s->now);
         free(s->real);
+        free(s->now_classes);
+        free(s->real_classes);
     }
 }
 
-/* The rows of x whose label maps to a class. */
+/* The rows of x whose label maps to a class, and their labels. */
 static float *rows_of(const float *x, const int *labels, int64_t n, int dim, const int *map,
-                      int64_t *kept) {
+                      int64_t *kept, int **kept_labels) {
     size_t one = (size_t)dim;
     float *out = ds_xmalloc(((size_t)n * one + 1) * sizeof *out);
+    *kept_labels = ds_xmalloc((size_t)n * sizeof **kept_labels);
     *kept = 0;
     for (int64_t i = 0; i < n; i++)
-        if (map[labels[i]] != DS_LABEL_SKIPPED)
+        if (map[labels[i]] != DS_LABEL_SKIPPED) {
+            (*kept_labels)[*kept] = labels[i];
             memcpy(out + (size_t)(*kept)++ * one, x + (size_t)i * one, one * sizeof *out);
+        }
     return out;
 }
 
@@ -176,7 +245,9 @@ static shared all_of(const comparing *c) {
                     .whole = 1,
                     .now = c->sets.task,
                     .real = c->sets.real.x,
-                    .real_n = c->sets.real.n};
+                    .real_n = c->sets.real.n,
+                    .now_classes = c->sets.labels,
+                    .real_classes = c->sets.real_labels};
 }
 
 static shared shared_with(const comparing *c, const ds_adapter *bar, ds_bar *b) {
@@ -193,9 +264,10 @@ static shared shared_with(const comparing *c, const ds_adapter *bar, ds_bar *b) 
     if (b->classes < classes) {
         int64_t kept;
         s.whole = 0;
-        s.now = rows_of(e->task, e->labels, e->n, e->real.dim, map, &kept);
+        s.now = rows_of(e->task, e->labels, e->n, e->real.dim, map, &kept, &s.now_classes);
         s.n = (int)kept;
-        s.real = rows_of(e->real.x, e->real_labels, e->real.n, e->real.dim, map, &s.real_n);
+        s.real = rows_of(e->real.x, e->real_labels, e->real.n, e->real.dim, map, &s.real_n,
+                         &s.real_classes);
     }
     free(map);
     return s;
@@ -388,7 +460,8 @@ static ds_bar *next_bar(comparing *c, enum ds_bar_role role, char *ref) {
                   .std_error = NAN,
                   .z = NAN,
                   .kid_bar = NAN,
-                  .kid_now = NAN};
+                  .kid_now = NAN,
+                  .class_pair = {NAN, NAN, NAN, NAN, NAN}};
     return b;
 }
 
@@ -434,7 +507,10 @@ static void say_stage(const comparing *c) {
 int ds_bars_run(ds_tools *tools, const ds_images *images, const ds_adapter *adapter, ds_bars *out,
                 ds_error *err) {
     comparing c = {.tools = tools, .spec = tools->job->spec, .adapter = adapter, .out = out};
-    *out = (ds_bars){.done = 1, .n = c.spec->evaluate.n, .margin = c.spec->gate.worse_margin};
+    *out = (ds_bars){.done = 1,
+                     .n = c.spec->evaluate.n,
+                     .margin = c.spec->gate.worse_margin,
+                     .class_margin = c.spec->gate.class_margin};
     say_stage(&c);
     int rc = ds_evaluate_sets(tools, images, adapter, &c.sets, err);
     if (!rc)
@@ -443,6 +519,7 @@ int ds_bars_run(ds_tools *tools, const ds_images *images, const ds_adapter *adap
     if (!rc)
         conclude(&c);
     ds_evaluated_release(&c.sets);
+    free(c.now_hit);
     if (rc)
         ds_bars_release(out);
     return rc;
@@ -456,7 +533,19 @@ void ds_bars_release(ds_bars *b) {
 
 int ds_bars_refuse(const ds_bars *b) { return b->refused && !b->forced; }
 
-static json_t *bar_json(const ds_bar *b, double margin) {
+/* Members are there where classes were compared: those of earlier results have none. */
+static void add_class_pair(json_t *o, const ds_bar *b, double margin) {
+    const ds_share_pair *p = &b->class_pair;
+    if (!isfinite(p->difference))
+        return;
+    json_object_set_new(o, "class_bar", ds_json_real(p->bar));
+    json_object_set_new(o, "class_now", ds_json_real(p->now));
+    json_object_set_new(o, "class_error", ds_json_real(p->std_error));
+    json_object_set_new(o, "class_z", ds_json_real(p->z));
+    json_object_set_new(o, "class_margin", ds_json_real(margin));
+}
+
+static json_t *bar_json(const ds_bar *b, double margin, double class_margin) {
     static const char *const roles[] = {"latest", "best", "base"}, *const verdicts[] = {
                                                                        "passed", "refused", "none"};
     json_t *o = json_pack("{s:s, s:s, s:s, s:s}", "role", roles[b->role], "ref", b->ref, "verdict",
@@ -483,13 +572,14 @@ static json_t *bar_json(const ds_bar *b, double margin) {
         json_object_set_new(o, reals[i].key, ds_json_real(reals[i].value));
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(o, counts[i].key, json_integer(counts[i].value));
+    add_class_pair(o, b, class_margin);
     return o;
 }
 
 json_t *ds_bars_json(const ds_bars *b) {
     json_t *list = json_array();
     for (int i = 0; i < b->count; i++)
-        json_array_append_new(list, bar_json(&b->bars[i], b->margin));
+        json_array_append_new(list, bar_json(&b->bars[i], b->margin, b->class_margin));
     json_t *o = json_pack("{s:s, s:i, s:o}", "verdict",
                           b->forced    ? "forced"
                           : b->refused ? "refused"

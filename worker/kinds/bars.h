@@ -7,7 +7,10 @@
  * network, whatever it was measured with once; each with the sampler settings that it is served
  * with.  Both lose the same pictures in each part of the jackknife.  A new version is refused when
  *     fd_now > fd_bar (1 + worse_margin)   and   (fd_now - fd_bar) / std_error >= worse_sigmas
- * where std_error is of the paired difference (docs/math.md says how good that is).
+ * where std_error is of the paired difference (docs/math.md says how good that is).  Where samples
+ * have classes and the spec has them measured (worker/measure/classes.h), it is refused as well when
+ *     class_now < class_bar - class_margin   and   (class_bar - class_now) / error >= class_sigmas
+ * with the shares that show their class, by votes of the same real pictures.
  *
  * Classes that came or went are left out of both sides, of the reference too.  What cannot be
  * compared is no bar, and says why: another side or VAE, a base that is gone, a damaged file, too
@@ -20,6 +23,7 @@
 #ifndef DS_WORKER_KINDS_BARS_H
 #define DS_WORKER_KINDS_BARS_H
 
+#include "engine/metrics/votes.h"
 #include "worker/kinds/evaluate.h"
 
 #define DS_BAR_REASON 512
@@ -33,6 +37,7 @@ typedef struct {
     char *ref;
     enum ds_bar_verdict verdict;
     double fd_bar, fd_now, delta, std_error, z, kid_bar, kid_now; /* NaN: not measured */
+    ds_share_pair class_pair;                                     /* .. its members as well */
     int n, classes, classes_new, classes_bar; /* samples and classes compared; of each */
     char reason[DS_BAR_REASON];
 } ds_bar;
@@ -43,7 +48,7 @@ typedef struct {
     int count, refused; /* bars that refuse */
     int forced;         /* .. and are overruled */
     int n;              /* samples that were measured, and their FD */
-    double fd, margin;
+    double fd, margin, class_margin;
     char reason[DS_BAR_REASON]; /* "" unless refused: both names, both numbers */
 } ds_bars;
 
@@ -57,6 +62,9 @@ json_t *ds_bars_json(const ds_bars *b); /* "gate.self" of result.json */
  * difference, that is not one is no bar. */
 enum ds_bar_verdict ds_bar_judge(double fd_bar, double fd_now, double std_error,
                                  const ds_spec_gate *rule);
+
+/* The same of classes: a share that is not a number, or an error that is none, refuses nothing. */
+int ds_bar_judge_classes(const ds_share_pair *p, const ds_spec_gate *rule);
 
 /* Groups of the jackknife for n pictures; 0: too few for an interval. */
 int ds_bar_groups(int64_t n);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/zio.h"
+#include "worker/measure/classes.h"
 #include "worker/measure/feature_cache.h"
 #include "worker/images/grid.h"
 #include "worker/measure/measure.h"
@@ -54,7 +55,9 @@ typedef struct {
     const ds_adapter *adapter;
     progress_state progress;
     ds_reference reference;
+    int *real_labels; /* (reference.n) */
     ds_measure base, task;
+    ds_classes classes;
     uint8_t *base_pixels; /* COLUMNS_MAX pictures: the first of the base */
     uint8_t *row, *sheet; /* of the adapter: those of grid.png, of samples.png */
     int row_count, sheet_count, row_kept, sheet_kept;
@@ -97,6 +100,9 @@ static int compute_chosen(evaluation *e, const uint32_t *chosen, int n, float *x
 
 static int make_reference(evaluation *e, const uint32_t *chosen, int n, ds_error *err) {
     const ds_spec *s = e->spec;
+    e->real_labels = ds_xmalloc((size_t)n * sizeof *e->real_labels);
+    for (int i = 0; i < n; i++)
+        e->real_labels[i] = e->images->labels[chosen[i]];
     ds_cached_features c = {.n = n, .dim = ds_feature_net_dim(e->tools->features)};
     ds_feature_set set;
     c.x = ds_xmalloc((size_t)n * feature_dim(e) * sizeof *c.x);
@@ -346,6 +352,62 @@ static void add_rows(json_t *rows, const char *subject, const ds_measure *m, con
         json_array_append_new(rows, ds_evaluation_row(&kid, t));
 }
 
+static void add_share(json_t *rows, const char *subject, const ds_share *s, int64_t n_real,
+                      const evaluation *e) {
+    ds_evaluation_value v = {.subject = subject,
+                             .metric = "class_accuracy",
+                             .value = s->share,
+                             .lo = s->lo,
+                             .hi = s->hi,
+                             .n_real = n_real,
+                             .n_fake = strncmp(subject, "real", 4) ? s->n : -1,
+                             .seed = e->spec->evaluate.seed,
+                             .sample_digest = e->task.sample_digest};
+    if (v.n_fake < 0)
+        v.sample_digest = NULL;
+    json_array_append_new(rows, ds_evaluation_row(&v, e->tools));
+}
+
+/* One class: "adapter/7", "real/7". */
+static void add_class(json_t *rows, const ds_class *c, const evaluation *e) {
+    const char *name = e->images->class_names[c->label];
+    char *adapter = ds_xasprintf("adapter/%s", name), *real = ds_xasprintf("real/%s", name);
+    ds_evaluation_value fd = {.subject = adapter,
+                              .metric = "fd",
+                              .value = c->fd,
+                              .lo = NAN,
+                              .hi = NAN,
+                              .n_real = c->real.n,
+                              .n_fake = c->samples.n,
+                              .seed = e->spec->evaluate.seed,
+                              .sample_digest = e->task.sample_digest};
+    add_share(rows, adapter, &c->samples, e->reference.n, e);
+    add_share(rows, real, &c->real, c->real.n, e);
+    json_array_append_new(rows, ds_evaluation_row(&fd, e->tools));
+    free(adapter);
+    free(real);
+}
+
+/* Nothing where classes are not measured. */
+static void add_classes(json_t *rows, const evaluation *e) {
+    const ds_classes *c = &e->classes;
+    if (!c->samples.n)
+        return;
+    ds_evaluation_value chance = {.subject = "chance",
+                                  .metric = "class_accuracy",
+                                  .value = c->chance,
+                                  .lo = NAN,
+                                  .hi = NAN,
+                                  .n_real = e->reference.n,
+                                  .n_fake = -1,
+                                  .seed = e->spec->evaluate.seed};
+    add_share(rows, "adapter", &c->samples, e->reference.n, e);
+    add_share(rows, "real", &c->real, e->reference.n, e);
+    json_array_append_new(rows, ds_evaluation_row(&chance, e->tools));
+    for (int i = 0; i < c->count; i++)
+        add_class(rows, &c->each[i], e);
+}
+
 /* Six digits: the adapter's bytes must not hang on the last bits of an eigenvalue. */
 static json_t *rounded(double x) {
     char text[40];
@@ -353,10 +415,13 @@ static json_t *rounded(double x) {
     return ds_json_real(strtod(text, NULL));
 }
 
+/* Those of single classes stay with the registry: a file should not grow with them. */
 static json_t *metrics_of(const json_t *rows) {
     json_t *list = json_array(), *row;
     size_t i;
     json_array_foreach((json_t *)(uintptr_t)rows, i, row) {
+        if (strchr(ds_json_string(row, "subject", ""), '/'))
+            continue;
         json_t *o = json_object();
         static const char *const keys[] = {"subject", "metric", "n_real", "n_fake", "seed"};
         for (int k = 0; k < 5; k++)
@@ -458,10 +523,26 @@ static int write_files(evaluation *e, ds_evaluation *out, ds_error *err) {
     out->rows = json_array();
     add_rows(out->rows, "base", &e->base, e->tools);
     add_rows(out->rows, "adapter", &e->task, e->tools);
+    add_classes(out->rows, e);
     out->reference = json_pack("{s:s, s:s, s:I}", "file", DS_FILE_REFERENCE, "sha256",
                                e->reference.sha256, "n", (json_int_t)e->reference.n);
     memcpy(out->sample_digest, e->task.sample_digest, sizeof out->sample_digest);
     return 0;
+}
+
+/* Classes of the samples x that were made for these labels. */
+static int measure_classes(evaluation *e, const float *x, const int *labels, ds_error *err) {
+    const ds_spec_evaluate *how = &e->spec->evaluate;
+    ds_classes_input in = {.real = ds_reference_set(&e->reference),
+                           .real_labels = e->real_labels,
+                           .labels = labels,
+                           .classes = e->reference.classes,
+                           .k = how->class_neighbours,
+                           .seed = how->seed,
+                           .progress = on_distance,
+                           .user = &e->progress};
+    ds_feature_net_describe(e->tools->features, x, how->n, &in.samples);
+    return ds_classes_measure(&e->classes, &in, err);
 }
 
 /* Its features are kept for the comparison with its bars, and for when it is one itself. */
@@ -486,6 +567,8 @@ static int measure_new(evaluation *e, ds_error *err) {
     int rc = ds_measure_task(&e->task, &in, err);
     if (!rc)
         rc = ds_task_features_save(&samples, x, e->task.sample_digest, err);
+    if (!rc)
+        rc = measure_classes(e, x, labels, err);
     free(labels);
     free(x);
     return rc;
@@ -529,6 +612,8 @@ int ds_evaluate(ds_tools *tools, const ds_images *images, const ds_adapter *adap
         out->counts = counts_of(images);
     }
     ds_reference_release(&e.reference);
+    ds_classes_release(&e.classes);
+    free(e.real_labels);
     free(e.base_pixels);
     free(e.row);
     free(e.sheet);
@@ -548,9 +633,7 @@ static int load_sets(evaluation *e, ds_evaluated *out, ds_error *err) {
     e->progress =
         (progress_state){.job = e->tools->job, .part = real, .total = real + 4.0 * out->n};
     int rc = make_reference(e, chosen, real, err);
-    out->real_labels = ds_xmalloc((size_t)real * sizeof *out->real_labels);
-    for (int i = 0; i < real; i++)
-        out->real_labels[i] = e->images->labels[chosen[i]];
+    out->real_labels = e->real_labels;
     free(chosen);
     if (rc)
         return rc;

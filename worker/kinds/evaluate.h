@@ -2,7 +2,9 @@
  *
  * Samples with labels in the dataset's proportions, features, FD and KID with interval, against up
  * to DS_REFERENCE_IMAGES_MAX real pictures; the same for the base without the adapter (its samples
- * do not depend on the dataset, so their features are cached for all of them).  Writes into the job
+ * do not depend on the dataset, so their features are cached for all of them).  And what share of
+ * the samples shows its class (worker/measure/classes.h), beside the real pictures' own share.
+ * Writes into the job
  * directory: reference.safetensors.zst, grid.png (rows real, base, adapter), samples.png and, last,
  * stage/evaluate.json; when that is there for the same adapter and settings nothing is done again.
  *
