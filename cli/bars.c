@@ -44,14 +44,53 @@ const char *ds_fmt_change(char out[DS_TEXT], double delta) {
     return out;
 }
 
+static const char *share(char out[DS_TEXT], const json_t *o, const char *key) {
+    double v = ds_json_real(o, key);
+    snprintf(out, DS_TEXT, isfinite(v) ? "%.3f" : "-", v);
+    return out;
+}
+
+const char *ds_class_words(ds_buf *out, const json_t *a) {
+    char x[DS_TEXT], y[DS_TEXT], z[DS_TEXT];
+    if (isfinite(ds_json_real(a, "class_accuracy")))
+        ds_buf_addf(out, "%s (real pictures %s, chance %s)", share(x, a, "class_accuracy"),
+                    share(y, a, "class_real"), share(z, a, "class_chance"));
+    else if (ds_json_int(a, "classes", 0) > 1)
+        ds_buf_addf(out, "not measured");
+    return out->data;
+}
+
+const char *ds_fmt_classes(char out[DS_TEXT], const json_t *a) {
+    char x[DS_TEXT], y[DS_TEXT];
+    int known = isfinite(ds_json_real(a, "class_accuracy"));
+    snprintf(out, DS_TEXT, "%.20s%s%.20s", share(x, a, "class_accuracy"), known ? " of " : "",
+             known ? share(y, a, "class_real") : "");
+    return out;
+}
+
+int ds_any_class(const json_t *items) {
+    size_t i;
+    const json_t *a;
+    json_array_foreach((json_t *)(uintptr_t)items, i, a) {
+        if (isfinite(ds_json_real(a, "class_accuracy")))
+            return 1;
+    }
+    return 0;
+}
+
 void ds_print_bars(ds_cli *c, const json_t *gate) {
     json_t *bars = json_object_get(json_object_get(gate, "self"), "bars"), *b;
     size_t i, told = 0;
-    json_array_foreach(bars, i, b)
+    int classes = 0;
+    json_array_foreach(bars, i, b) {
         told += (size_t)worth_telling(b);
+        classes |= isfinite(ds_json_real(b, "class_now"));
+    }
     if (!told)
         return;
-    ds_table *t = ds_table_new("BAR|REF|VERDICT|FD BAR>|FD NOW>|CHANGE>|WHY~");
+    ds_table *t =
+        ds_table_new(classes ? "BAR|REF|VERDICT|FD BAR>|FD NOW>|CHANGE>|RIGHT BAR>|RIGHT NOW>|WHY~"
+                             : "BAR|REF|VERDICT|FD BAR>|FD NOW>|CHANGE>|WHY~");
     json_array_foreach(bars, i, b) {
         char text[DS_TEXT];
         const char *verdict = ds_json_string(b, "verdict", "");
@@ -62,10 +101,21 @@ void ds_print_bars(ds_cli *c, const json_t *gate) {
         ds_cell(t, ds_fmt_number(text, ds_json_real(b, "fd_bar")));
         ds_cell(t, ds_fmt_number(text, ds_json_real(b, "fd_now")));
         ds_cell(t, ds_fmt_change(text, ds_json_real(b, "delta")));
+        if (classes) {
+            ds_cell(t, share(text, b, "class_bar"));
+            ds_cell(t, share(text, b, "class_now"));
+        }
         ds_cell(t, ds_json_string(b, "reason", NULL));
     }
     ds_table_print(t, c, c->out, 2);
     ds_table_free(t);
+}
+
+/* Refused by its classes: its distance is within the margin, or no worse. */
+static int by_classes(const json_t *bar) {
+    double margin = ds_json_real(bar, "margin"), delta = ds_json_real(bar, "delta");
+    return ds_json_real(bar, "class_now") < ds_json_real(bar, "class_bar") && isfinite(margin) &&
+           delta <= margin;
 }
 
 void ds_forced_words(ds_buf *out, const char *ref, const json_t *gate) {
@@ -77,7 +127,12 @@ void ds_forced_words(ds_buf *out, const char *ref, const json_t *gate) {
         return;
     ds_buf_addf(out, "%s was published by force", ref);
     json_array_foreach(json_object_get(self, "bars"), i, b) {
-        if (is(b, "verdict", "refused"))
+        if (!is(b, "verdict", "refused"))
+            continue;
+        if (by_classes(b))
+            ds_buf_addf(out, "; right class %s is worse than %s of %s", share(x, b, "class_now"),
+                        share(y, b, "class_bar"), ds_json_string(b, "ref", "?"));
+        else
             ds_buf_addf(out, "; FD %s is worse than %s of %s",
                         ds_fmt_number(x, ds_json_real(b, "fd_now")),
                         ds_fmt_number(y, ds_json_real(b, "fd_bar")), ds_json_string(b, "ref", "?"));

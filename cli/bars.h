@@ -20,6 +20,13 @@ void ds_print_bars(ds_cli *c, const json_t *gate);
 /* "digits@v2 was published by force; FD 144 is worse than 5.12 of digits@v1"; "" when not. */
 void ds_forced_words(ds_buf *out, const char *ref, const json_t *gate);
 
+/* "0.194 (real pictures 0.905, chance 0.100)": the share of an adapter's samples that show their
+ * class; "not measured"; NULL where there are no classes to show. */
+const char *ds_class_words(ds_buf *out, const json_t *a);
+/* The same for a column, "0.194 of 0.905", "-"; and is there anything for one? */
+const char *ds_fmt_classes(char out[DS_TEXT], const json_t *a);
+int ds_any_class(const json_t *items);
+
 /* "the 6 old classes do not degrade: same samples as recorded (FD 12.3), last with flags@v1".
  * task: that of a base (docs/api.md); NULL or null: "" */
 void ds_base_task_words(ds_buf *out, const json_t *task);

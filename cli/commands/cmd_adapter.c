@@ -22,7 +22,7 @@ static void join_aliases(const json_t *a, ds_buf *out) {
     }
 }
 
-static void add_row(ds_table *t, const json_t *a, int with_net, int with_bar) {
+static void add_row(ds_table *t, const json_t *a, int with_class, int with_net, int with_bar) {
     const char *status = ds_json_string(a, "status", "");
     char text[DS_TEXT];
     ds_buf aliases = {0}, bar = {0};
@@ -32,6 +32,8 @@ static void add_row(ds_table *t, const json_t *a, int with_net, int with_bar) {
     ds_cell(t, ds_fmt_number(text, ds_json_real(a, "fd")));
     ds_cell(t, ds_fmt_number(text, ds_json_real(a, "fd_base")));
     ds_cell(t, ds_fmt_number(text, ds_json_real(a, "kid")));
+    if (with_class)
+        ds_cell(t, ds_fmt_classes(text, a));
     ds_cell(t, ds_fmt_bytes(text, ds_json_number(a, "stored_bytes", -1)));
     ds_cell(t, ds_fmt_count(text, ds_json_int(a, "images", -1)));
     ds_cell(t, ds_fmt_count(text, ds_json_int(a, "steps", -1)));
@@ -50,14 +52,14 @@ static void add_row(ds_table *t, const json_t *a, int with_net, int with_bar) {
 static void print_adapters(ds_cli *c, const json_t *items) {
     size_t i;
     const json_t *a;
-    int nets = ds_several_nets(items), bars = ds_any_bar(items);
+    int classes = ds_any_class(items), nets = ds_several_nets(items), bars = ds_any_bar(items);
     char spec[160];
     snprintf(spec, sizeof spec,
-             "ADAPTER~|STATUS|FD>|BASE>|KID>|SIZE>|IMAGES>|STEPS>|METHOD|MADE%s%s|ALIASES~",
-             nets ? "|NETWORK~" : "", bars ? "|BAR~" : "");
+             "ADAPTER~|STATUS|FD>|BASE>|KID>%s|SIZE>|IMAGES>|STEPS>|METHOD|MADE%s%s|ALIASES~",
+             classes ? "|RIGHT CLASS>" : "", nets ? "|NETWORK~" : "", bars ? "|BAR~" : "");
     ds_table *t = ds_table_new(spec);
     json_array_foreach((json_t *)(uintptr_t)items, i, a) {
-        add_row(t, a, nets, bars);
+        add_row(t, a, classes, nets, bars);
     }
     ds_table_print(t, c, c->out, 0);
     ds_table_free(t);
@@ -87,6 +89,48 @@ int ds_cmd_list_adapters(ds_cli *c, ds_error *err) {
     return rc;
 }
 
+/* The class that a measurement is of ("adapter/7": "7"); NULL: of the whole set. */
+static const char *class_of(const json_t *e) {
+    const char *slash = strchr(ds_json_string(e, "subject", ""), '/');
+    return slash ? slash + 1 : NULL;
+}
+
+static double measured(const json_t *list, const char *who, const char *class, const char *metric) {
+    size_t i, n = strlen(who);
+    const json_t *e;
+    json_array_foreach((json_t *)(uintptr_t)list, i, e) {
+        const char *of = class_of(e);
+        if (of && !strcmp(of, class) && !strncmp(ds_json_string(e, "subject", ""), who, n) &&
+            !strcmp(ds_json_string(e, "metric", ""), metric))
+            return ds_json_real(e, "value");
+    }
+    return NAN;
+}
+
+/* Those with enough pictures, in the order of their numbers: the list has the newest first. */
+static void show_class_table(ds_cli *c, const json_t *list) {
+    ds_table *t = NULL;
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        char text[DS_TEXT];
+        const json_t *e = json_array_get(list, i);
+        const char *class = class_of(e);
+        if (!class || strcmp(ds_json_string(e, "metric", ""), "class_accuracy") ||
+            strncmp(ds_json_string(e, "subject", ""), "adapter/", 8))
+            continue;
+        t = t ? t : ds_table_new("CLASS~|RIGHT>|OF REAL ONES>|FD>|SAMPLES>");
+        ds_cell(t, class);
+        snprintf(text, sizeof text, "%.3f", ds_json_real(e, "value"));
+        ds_cell(t, text);
+        snprintf(text, sizeof text, "%.3f", measured(list, "real/", class, "class_accuracy"));
+        ds_cell(t, text);
+        ds_cell(t, ds_fmt_number(text, measured(list, "adapter/", class, "fd")));
+        ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_fake", -1)));
+    }
+    if (t)
+        ds_table_print(t, c, c->out, 2);
+    ds_table_free(t);
+}
+
 static void show_evaluations(ds_cli *c, const json_t *list) {
     size_t i;
     const json_t *e;
@@ -95,6 +139,8 @@ static void show_evaluations(ds_cli *c, const json_t *list) {
     ds_table *t = ds_table_new("MEASURED|SUBJECT|VALUE>|FROM>|TO>|REAL>|SAMPLES>|SEED>|WHEN");
     json_array_foreach((json_t *)(uintptr_t)list, i, e) {
         char text[DS_TEXT];
+        if (class_of(e))
+            continue;
         ds_cell(t, ds_json_string(e, "metric", NULL));
         ds_cell(t, ds_json_string(e, "subject", NULL));
         ds_cell(t, ds_fmt_number(text, ds_json_real(e, "value")));
@@ -108,6 +154,14 @@ static void show_evaluations(ds_cli *c, const json_t *list) {
     }
     ds_table_print(t, c, c->out, 2);
     ds_table_free(t);
+}
+
+/* "; right class 0.950 against 0.420"; "" where it was not compared. */
+static const char *bar_classes(ds_buf *out, const json_t *bar) {
+    if (isfinite(ds_json_real(bar, "class_bar")))
+        ds_buf_addf(out, "; right class %.3f against %.3f", ds_json_real(bar, "class_bar"),
+                    ds_json_real(bar, "class_now"));
+    return out->data ? out->data : "";
 }
 
 static void show(ds_cli *c, const json_t *a) {
@@ -143,12 +197,15 @@ static void show(ds_cli *c, const json_t *a) {
              ds_fmt_number(y, ds_json_real(a, "fd_base")),
              ds_fmt_count(z, ds_json_int(a, "n", -1)));
     ds_field(c, "KID", "%s", ds_fmt_number(x, ds_json_real(a, "kid")));
+    ds_buf shown = {0}, lost = {0};
+    if (ds_class_words(&shown, a))
+        ds_field(c, "right class", "%s", shown.data);
     const json_t *bar = json_object_get(a, "bar"), *net = json_object_get(a, "feature_net");
     if (json_is_object(bar))
-        ds_field(c, "bar", "%s, FD %s against %s (%s)", ds_json_string(bar, "ref", "-"),
+        ds_field(c, "bar", "%s, FD %s against %s (%s)%s", ds_json_string(bar, "ref", "-"),
                  ds_fmt_number(x, ds_json_real(bar, "fd_bar")),
                  ds_fmt_number(y, ds_json_real(bar, "fd_now")),
-                 ds_fmt_change(z, ds_json_real(bar, "delta")));
+                 ds_fmt_change(z, ds_json_real(bar, "delta")), bar_classes(&lost, bar));
     if (json_is_object(net))
         ds_field(c, "measured with", "%s sha256:%s, %s", ds_json_string(net, "name", "-"),
                  ds_json_string(net, "sha256", "-"), ds_json_string(net, "preprocess", "-"));
@@ -157,7 +214,9 @@ static void show(ds_cli *c, const json_t *a) {
                  *ds_json_string(gate, "reason", "") ? ": " : "",
                  ds_json_string(gate, "reason", ""));
     ds_print_gate(c, gate, 0);
+    show_class_table(c, json_object_get(a, "evaluations"));
     show_evaluations(c, json_object_get(a, "evaluations"));
+    ds_buf_release(&shown), ds_buf_release(&lost);
     ds_buf_release(&aliases);
 }
 

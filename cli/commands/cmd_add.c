@@ -381,6 +381,10 @@ static void outcome_adapter(ds_cli *c, const char *ref) {
                  base > 0 && isfinite(fd) ? ", ratio " : "",
                  base > 0 && isfinite(fd) ? ds_fmt_number(z, fd / base) : "");
         ds_field(c, "KID", "%s", ds_fmt_number(x, ds_json_real(a, "kid")));
+        ds_buf shown = {0};
+        if (isfinite(ds_json_real(a, "class_accuracy")))
+            ds_field(c, "right class", "%s", ds_class_words(&shown, a));
+        ds_buf_release(&shown);
         ds_field(c, "size", "%s (%s unpacked), %s parameters",
                  ds_fmt_bytes(x, ds_json_number(a, "stored_bytes", -1)),
                  ds_fmt_bytes(y, ds_json_number(a, "raw_bytes", -1)),

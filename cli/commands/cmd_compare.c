@@ -3,6 +3,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/png_write.h"
+#include "cli/bars.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 #include "cli/format.h"
@@ -122,6 +123,8 @@ static void print_numbers(ds_cli *c, const json_t *a, const json_t *b) {
     row(t, "FD", fd_text(x, a), fd_text(y, b));
     NUMBER("FD of the base", "fd_base");
     NUMBER("KID", "kid");
+    if (isfinite(ds_json_real(a, "class_accuracy")) || isfinite(ds_json_real(b, "class_accuracy")))
+        row(t, "right class", ds_fmt_classes(x, a), ds_fmt_classes(y, b));
     COUNT("samples measured", "n");
     row(t, "status", ds_json_string(a, "status", NULL), ds_json_string(b, "status", NULL));
     row(t, "images", data_text(x, a), data_text(y, b));

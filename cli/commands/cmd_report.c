@@ -2,8 +2,9 @@
  *
  * {"datasets":[{name, state, paused, training, images, classes, steps, train_seconds,
  * images_per_second, fd_base,
- * fd_adapter, kid_adapter, n, feature_net, status, adapter, digest, stored_bytes, raw_bytes,
- * self, bar:{role, ref, verdict, fd_bar, fd_now, delta}|null,
+ * fd_adapter, kid_adapter, class_accuracy, class_real, class_chance, n, feature_net, status,
+ * adapter, digest, stored_bytes, raw_bytes, self,
+ * bar:{role, ref, verdict, fd_bar, fd_now, delta, class_bar, class_now}|null,
  * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}],
  * bases:[{name, sha256, default, adapters, task}]}, datasets in the order in which they were added;
  * "bar" is what the version was measured against, "task" what the base's own samples are. */
@@ -45,6 +46,9 @@ static json_t *report_row(const json_t *dataset, const json_t *adapter) {
                                           {"fd_base", "fd_base"},
                                           {"fd_adapter", "fd"},
                                           {"kid_adapter", "kid"},
+                                          {"class_accuracy", "class_accuracy"},
+                                          {"class_real", "class_real"},
+                                          {"class_chance", "class_chance"},
                                           {"n", "n"},
                                           {"status", "status"},
                                           {"adapter", "ref"},
@@ -86,12 +90,12 @@ static int append_dataset(ds_cli *c, const json_t *dataset, json_t *rows, ds_err
 }
 
 static void print_table(ds_cli *c, const json_t *rows) {
-    int nets = ds_several_nets(rows), bars = ds_any_bar(rows);
+    int classes = ds_any_class(rows), nets = ds_several_nets(rows), bars = ds_any_bar(rows);
     char spec[160];
     snprintf(spec, sizeof spec,
-             "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>|SIZE>|TRAIN>|"
+             "DATASET|ADAPTER|IMAGES>|CLASSES>|FD BASE>|FD ADAPTER>|RATIO>|KID>%s|SIZE>|TRAIN>|"
              "OLD TASKS%s%s",
-             bars ? "|BAR" : "", nets ? "|NETWORK" : "");
+             classes ? "|RIGHT CLASS>" : "", bars ? "|BAR" : "", nets ? "|NETWORK" : "");
     ds_table *t = ds_table_new(spec);
     size_t i;
     json_t *r;
@@ -114,6 +118,8 @@ static void print_table(ds_cli *c, const json_t *rows) {
         ds_cell(t, ds_fmt_number(a, fd));
         ds_cell(t, ratio);
         ds_cell(t, ds_fmt_number(a, ds_json_real(r, "kid_adapter")));
+        if (classes)
+            ds_cell(t, ds_fmt_classes(a, r));
         ds_cell(t, ds_fmt_bytes(a, ds_json_number(r, "stored_bytes", -1)));
         ds_cell(t, ds_fmt_duration(a, ds_json_real(r, "train_seconds")));
         ds_cell(t, tasks);

@@ -56,6 +56,15 @@ static void fd_line(void *ctx, const ds_adapter_figures *f) {
                     f->name, f->net, f->preprocess, f->fd);
 }
 
+/* One network's eye for classes is not another's either. */
+static void class_line(void *ctx, const ds_adapter_figures *f) {
+    if (!isnan(f->class_accuracy))
+        ds_buf_addf(
+            ctx,
+            "diffscaler_eval_class_accuracy{task=\"%s\",net=\"%.12s\",preprocess=\"%s\"} %.17g\n",
+            f->name, f->net, f->preprocess, f->class_accuracy);
+}
+
 typedef struct {
     ds_buf *fd, change;
 } bars;
@@ -78,6 +87,9 @@ static void adapter_metrics(ds_daemon *d, ds_buf *b) {
     bars two = {.fd = b};
     head(b, "eval_fd", "gauge", "Frechet distance of each task's newest published adapter.");
     ds_adapter_each_newest(d->registry, NEWEST, 1, fd_line, b, NULL);
+    head(b, "eval_class_accuracy", "gauge",
+         "Share of each task's newest published adapter's samples that show their class.");
+    ds_adapter_each_newest(d->registry, NEWEST, 1, class_line, b, NULL);
     head(b, "adapter_bar_fd", "gauge",
          "Frechet distance of what the newest version was measured against, on the same "
          "reference.");

@@ -177,9 +177,10 @@ static int insert_version(ds_registry *r, const ds_publication *p, const struct 
         "INSERT INTO adapter_versions(adapter_id, version, status, digest, reference_digest,"
         " dataset_version_id, base_id, job_id, generation, method, rank, steps, seed, parameters,"
         " images, class_count, train_seconds, images_per_second, device_class, fd, fd_base, kid, n,"
-        " config, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-        " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
-        "iisssiiiisIiiiIIddsdddIsi", adapter, f->version, f->passed ? "published" : "rejected",
+        " config, created_at, class_accuracy, class_real, class_chance) VALUES (?1, ?2, ?3, ?4, ?5,"
+        " ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,"
+        " ?24, ?25, ?26, ?27, ?28)",
+        "iisssiiiisIiiiIIddsdddIsiddd", adapter, f->version, f->passed ? "published" : "rejected",
         p->adapter->sha256, p->reference ? p->reference->sha256 : NULL, j->dataset_version_id,
         j->base_id, j->id, generation, f->method, f->rank, f->steps, f->seed, f->parameters,
         ds_json_int(p->result, "images", 0), ds_json_int(p->result, "classes", 0),
@@ -187,7 +188,10 @@ static int insert_version(ds_registry *r, const ds_publication *p, const struct 
         ds_json_number(p->result, "images_per_second", NAN),
         ds_json_string(p->result, "device_class", ds_json_string(f->probe, "device_class", NULL)),
         fd, measured(f->evaluations, "base", "fd", NULL),
-        measured(f->evaluations, "adapter", "kid", NULL), n, text, ds_now_ms());
+        measured(f->evaluations, "adapter", "kid", NULL), n, text, ds_now_ms(),
+        measured(f->evaluations, "adapter", "class_accuracy", NULL),
+        measured(f->evaluations, "real", "class_accuracy", NULL),
+        measured(f->evaluations, "chance", "class_accuracy", NULL));
     *id = db_rowid(r);
     free(text);
     return rc;
@@ -229,6 +233,8 @@ static int insert_probe(ds_registry *r, const struct facts *f, int64_t version_i
         ds_json_int(f->probe, "seed", 0), ds_now_ms());
 }
 
+static json_t *real_or_null(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
 static int publish_events(ds_registry *r, const ds_publication *p, const struct facts *f,
                           const ds_job *j, const char *ref, ds_error *err) {
     char subject[DS_HEX_SIZE + 32];
@@ -245,8 +251,10 @@ static int publish_events(ds_registry *r, const ds_publication *p, const struct 
         return rc;
     json_t *payload = json_pack("{s:s,s:s,s:I}", "ref", ref, "digest", p->adapter->sha256, "job",
                                 (json_int_t)p->job);
-    json_object_set_new(payload, "fd", isfinite(fd) ? json_real(fd) : json_null());
-    json_object_set_new(payload, "fd_base", isfinite(fd_base) ? json_real(fd_base) : json_null());
+    json_object_set_new(payload, "fd", real_or_null(fd));
+    json_object_set_new(payload, "fd_base", real_or_null(fd_base));
+    json_object_set_new(payload, "class_accuracy",
+                        real_or_null(measured(f->evaluations, "adapter", "class_accuracy", NULL)));
     json_object_set(payload, "self", self ? self : json_null());
     json_object_set_new(payload, "bar", bar);
     if (f->forced && f->passed)

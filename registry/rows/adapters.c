@@ -32,7 +32,7 @@ int ds_adapter_next_version(ds_registry *r, const char *name, int64_t *version, 
     " av.train_seconds, av.images_per_second, av.device_class,"                                    \
     " (SELECT group_concat(l.alias, ',') FROM aliases l WHERE l.version_id = av.id),"              \
     " av.config, av.reference_digest, e.feature_net, e.resize, fn.name, gs.verdict, "              \
-      BARS_COLUMNS("gb")                                                                           \
+      BARS_COLUMNS("gb") ", av.class_accuracy, av.class_real, av.class_chance"                     \
     " FROM adapter_versions av JOIN adapters a ON a.id = av.adapter_id"                            \
     " JOIN blobs b ON b.digest = av.digest JOIN bases s ON s.id = av.base_id"                      \
     " LEFT JOIN dataset_versions dv ON dv.id = av.dataset_version_id"                              \
@@ -97,6 +97,9 @@ static json_t *adapter_row(sqlite3_stmt *q) {
     json_object_set_new(o, "feature_net", net);
     js_text(o, "self", q, 33);
     json_object_set_new(o, "bar", bars_deciding_row(q, 34));
+    js_num(o, "class_accuracy", q, 34 + BARS_COLUMN_COUNT);
+    js_num(o, "class_real", q, 35 + BARS_COLUMN_COUNT);
+    js_num(o, "class_chance", q, 36 + BARS_COLUMN_COUNT);
     return o;
 }
 
@@ -232,7 +235,7 @@ static double number_of(sqlite3_stmt *q, int col) {
 /* clang-format off */
 static const char newest_of_each[] =
     "SELECT a.name, av.fd, e.feature_net, e.resize, gs.verdict, gb.role, gb.ref, gb.fd_bar,"
-    " gb.delta FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
+    " gb.delta, av.class_accuracy FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
     "  INDEXED BY adapter_versions_listing WHERE deleted_at IS NULL"
     "  AND (?2 = 0 OR status = 'published') ORDER BY id DESC LIMIT ?1) GROUP BY adapter_id) n"
     " JOIN adapter_versions av ON av.id = n.id JOIN adapters a ON a.id = av.adapter_id"
@@ -257,7 +260,8 @@ int ds_adapter_each_newest(ds_registry *r, int limit, int published,
                                 .role = text_of(q, 5),
                                 .bar = text_of(q, 6),
                                 .fd_bar = number_of(q, 7),
-                                .delta = number_of(q, 8)};
+                                .delta = number_of(q, 8),
+                                .class_accuracy = number_of(q, 9)};
         fn(ctx, &f);
     }
     return rc;

@@ -28,7 +28,7 @@ int ds_adapter_list(ds_registry *r, ds_page page, const ds_adapter_filter *f, js
  * is not there is "" or NAN.  The texts live during the call of fn. */
 typedef struct {
     const char *name, *net, *preprocess, *self, *role, *bar;
-    double fd, fd_bar, delta;
+    double fd, fd_bar, delta, class_accuracy;
 } ds_adapter_figures;
 int ds_adapter_each_newest(ds_registry *r, int limit, int published,
                            void (*fn)(void *ctx, const ds_adapter_figures *f), void *ctx,

@@ -290,16 +290,19 @@ static int insert_bar(ds_registry *r, int64_t gate, int64_t at, const json_t *b,
         r, err,
         "INSERT INTO gate_bars(gate_id, position, role, ref, adapter_version_id, verdict, fd_bar,"
         " fd_now, delta, std_error, z, margin, kid_bar, kid_now, n, classes, classes_new,"
-        " classes_bar, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-        " ?15, ?16, ?17, ?18, ?19)",
-        "iissIsddddddddIIIIs", gate, at, ds_json_string(b, "role", ""), ref, a.id,
+        " classes_bar, reason, class_bar, class_now, class_error, class_z, class_margin) VALUES"
+        " (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,"
+        " ?20, ?21, ?22, ?23, ?24)",
+        "iissIsddddddddIIIIsddddd", gate, at, ds_json_string(b, "role", ""), ref, a.id,
         ds_json_string(b, "verdict", ""), ds_json_number(b, "fd_bar", NAN),
         ds_json_number(b, "fd_now", NAN), ds_json_number(b, "delta", NAN),
         ds_json_number(b, "std_error", NAN), ds_json_number(b, "z", NAN),
         ds_json_number(b, "margin", NAN), ds_json_number(b, "kid_bar", NAN),
         ds_json_number(b, "kid_now", NAN), ds_json_int(b, "n", 0), ds_json_int(b, "classes", 0),
         ds_json_int(b, "classes_new", 0), ds_json_int(b, "classes_bar", 0),
-        ds_json_string(b, "reason", ""));
+        ds_json_string(b, "reason", ""), ds_json_number(b, "class_bar", NAN),
+        ds_json_number(b, "class_now", NAN), ds_json_number(b, "class_error", NAN),
+        ds_json_number(b, "class_z", NAN), ds_json_number(b, "class_margin", NAN));
 }
 
 int bars_insert(ds_registry *r, int64_t gate, const json_t *self, ds_error *err) {
@@ -324,6 +327,8 @@ static json_t *bar_row(sqlite3_stmt *q) {
     static const char *const numbers[] = {"fd_bar", "fd_now", "delta",   "std_error",
                                           "z",      "margin", "kid_bar", "kid_now"};
     static const char *const counts[] = {"n", "classes", "classes_new", "classes_bar"};
+    static const char *const of_classes[] = {"class_bar", "class_now", "class_error", "class_z",
+                                             "class_margin"};
     json_t *o = json_object();
     js_text(o, "role", q, 0);
     js_text(o, "ref", q, 1);
@@ -333,6 +338,8 @@ static json_t *bar_row(sqlite3_stmt *q) {
     for (int i = 0; i < 4; i++)
         js_int(o, counts[i], q, 11 + i);
     js_text(o, "reason", q, 15);
+    for (int i = 0; i < 5; i++)
+        js_num(o, of_classes[i], q, 16 + i);
     return o;
 }
 
@@ -354,7 +361,8 @@ int bars_object(ds_registry *r, int64_t gate, json_t **out, ds_error *err) {
     json_object_set_new(o, "bars", bars);
     q = db_query(r, err,
                  "SELECT role, ref, verdict, fd_bar, fd_now, delta, std_error, z, margin, kid_bar,"
-                 " kid_now, n, classes, classes_new, classes_bar, reason FROM gate_bars"
+                 " kid_now, n, classes, classes_new, classes_bar, reason, class_bar,"
+                 " class_now, class_error, class_z, class_margin FROM gate_bars"
                  " WHERE gate_id = ?1 ORDER BY position",
                  "i", gate);
     while ((rc = db_step(r, q, err)) > 0)
@@ -376,6 +384,8 @@ json_t *bars_deciding_row(sqlite3_stmt *q, int col) {
     js_num(o, "fd_bar", q, col + 3);
     js_num(o, "fd_now", q, col + 4);
     js_num(o, "delta", q, col + 5);
+    js_num(o, "class_bar", q, col + 6);
+    js_num(o, "class_now", q, col + 7);
     return o;
 }
 

@@ -23,8 +23,12 @@ int bars_object(ds_registry *r, int64_t gate, json_t **out, ds_error *err);
 #define BARS_DECIDING(gate)                                                                        \
     "(SELECT x.position FROM gate_bars x WHERE x.gate_id = " gate " AND x.verdict <> 'none'"       \
     " ORDER BY x.verdict <> 'refused', x.position LIMIT 1)"
-/* {role,ref,verdict,fd_bar,fd_now,delta} of it, or null; from a row, its columns from `col` on. */
-#define BARS_COLUMNS(b) b ".role, " b ".ref, " b ".verdict, " b ".fd_bar, " b ".fd_now, " b ".delta"
+/* {role,ref,verdict,fd_bar,fd_now,delta,class_bar,class_now} of it, or null; from a row, its
+ * columns from `col` on. */
+#define BARS_COLUMNS(b)                                                                            \
+    b ".role, " b ".ref, " b ".verdict, " b ".fd_bar, " b ".fd_now, " b ".delta, " b               \
+      ".class_bar, " b ".class_now"
+#define BARS_COLUMN_COUNT 8
 int bars_deciding(ds_registry *r, int64_t gate, json_t **out, ds_error *err);
 json_t *bars_deciding_row(sqlite3_stmt *q, int col);
 

@@ -41,6 +41,9 @@ START_TEST(from_folder_to_adapter) {
     ck_assert_str_eq(ds_json_string(a, "status", ""), "published");
     ck_assert_double_eq(ds_json_number(a, "fd", 0), 5.0);
     ck_assert_double_eq(ds_json_number(a, "fd_base", 0), 50.0);
+    ck_assert_double_eq(ds_json_number(a, "class_accuracy", 0), 0.25);
+    ck_assert_double_eq(ds_json_number(a, "class_real", 0), 0.875);
+    ck_assert_double_eq(ds_json_number(a, "class_chance", 0), 0.125);
     json_decref(a);
     free(rig_text(&r, "GET", "/v1/adapters/digits@v1/file", NULL, NULL, &status));
     ck_assert_int_eq(status, 200);

@@ -86,7 +86,8 @@ static void check_metrics(const char *text) {
     static const char types[] =
         "build_info g,jobs g,datasets g,adapters g,blobs g,blob_bytes g,events_total c,"
         "job_duration_seconds s,worker_restarts_total c,train_steps_total c,"
-        "eval_regressions_total c,eval_fd g,adapter_bar_fd g,adapter_bar_change g,"
+        "eval_regressions_total c,eval_fd g,eval_class_accuracy g,adapter_bar_fd g,"
+        "adapter_bar_change g,"
         "http_requests_total c,http_connections g,inotify_overflows_total c,watched_directories g,"
         "reconciles_total c,work_seconds_max g,loop_lag_seconds g,loop_lag_seconds_max g,";
     static const char *const lines[] = {
@@ -97,6 +98,8 @@ static void check_metrics(const char *text) {
         "\ndiffscaler_eval_regressions_total 1\n",
         "\ndiffscaler_eval_fd{task=\"digits\",net=\"",
         "\",preprocess=\"pil-bicubic-1\"} 5\n",
+        "\ndiffscaler_eval_class_accuracy{task=\"digits\",net=\"",
+        "\",preprocess=\"pil-bicubic-1\"} 0.25\n",
         "bar=\"digits@v1\",verdict=\"refused\"} 3\n"};
     ds_buf got = {0};
     for (const char *p = text; (p = strstr(p, "# TYPE diffscaler_")); p++) {

@@ -34,6 +34,7 @@ typedef struct {
     const char *net; /* NULL = the usual one */
     double base;     /* FD of the base; 0 = 90.5 */
     int task_refused, no_self;
+    double classes; /* share that shows its class; 0: not measured */
 } outcome;
 
 /* The margin is 10 %; a bar without a distance is none. */
@@ -63,6 +64,15 @@ static json_t *judge(const json_t *spec, double fd, double base, int *bad) {
     return list;
 }
 
+static void measure_classes(json_t *result, double share) {
+    static const char *const subjects[] = {"adapter/0", "real", "adapter", "chance"};
+    const double values[] = {0.5, 0.9375, share, 0.125};
+    for (int i = 0; i < 4; i++)
+        json_array_append_new(json_object_get(result, "evaluations"),
+                              json_pack("{s:s,s:s,s:f}", "subject", subjects[i], "metric",
+                                        "class_accuracy", "value", values[i]));
+}
+
 static void spec_and_result(ds_registry *r, const ds_job *j, const outcome *o, const ds_blob *a,
                             const ds_blob *f, json_t **spec, json_t **result) {
     json_t *v = NULL, *bars = NULL;
@@ -80,8 +90,15 @@ static void spec_and_result(ds_registry *r, const ds_job *j, const outcome *o, c
     json_object_set_new(*spec, "bars", bars);
     json_object_set_new(json_array_get(json_object_get(*result, "evaluations"), 1), "value",
                         json_real(o->fd));
+    if (o->classes > 0)
+        measure_classes(*result, o->classes);
     json_t *judged = judge(*spec, o->fd, o->base > 0 ? o->base : 90.5, &bad),
            *gate = json_object_get(*result, "gate");
+    if (o->classes > 0)
+        json_object_update_new(json_array_get(judged, 0),
+                               json_pack("{s:f,s:f,s:f,s:f,s:f}", "class_bar", 0.875, "class_now",
+                                         o->classes, "class_error", 0.03125, "class_z", -4.5,
+                                         "class_margin", 0.0625));
     int forced = bad && ds_json_bool(*spec, "publish_worse", 0), refused = bad && !forced;
     json_t *self = json_pack("{s:s,s:f,s:i,s:o}", "verdict",
                              refused  ? "refused"
@@ -355,6 +372,55 @@ START_TEST(a_worse_version_is_kept_and_not_latest) {
 }
 END_TEST
 
+static void expect_number(const json_t *o, const char *key, double want) {
+    ck_assert_msg(json_is_real(json_object_get(o, key)) &&
+                      json_real_value(json_object_get(o, key)) == want,
+                  "%s", key);
+}
+
+/* Of the version, of what it was compared with, and of the event; null where nothing was measured. */
+START_TEST(classes_are_kept) {
+    static const char *const of_bars[] = {"class_bar", "class_now", "class_error", "class_z",
+                                          "class_margin"};
+    const double numbers[] = {0.875, 0.25, 0.03125, -4.5, 0.0625};
+    ds_registry *r = fx_open(fx_dir("classes"));
+    json_t *o = NULL, *bar, *page = NULL;
+    add_worse(r, "d", 0);
+    fx_scan(r, "one");
+    train(r, (outcome){.fd = 12}, "d@v1");
+    MUST(ds_adapter_get(r, "d@v1", &o, err));
+    ck_assert(json_is_null(json_object_get(o, "class_accuracy")) &&
+              json_is_null(json_object_get(o, "class_real")) &&
+              json_is_null(json_object_get(o, "class_chance")));
+    ck_assert(json_is_null(json_object_get(json_object_get(o, "bar"), "class_now")));
+    json_decref(o);
+    again(r, 2, 0);
+    fx_scan(r, "one");
+    train(r, (outcome){.fd = 11, .classes = 0.25}, "d@v2");
+    MUST(ds_adapter_get(r, "d@v2", &o, err));
+    expect_number(o, "class_accuracy", 0.25);
+    expect_number(o, "class_real", 0.9375);
+    expect_number(o, "class_chance", 0.125);
+    expect_number(json_object_get(o, "bar"), "class_bar", 0.875);
+    expect_number(json_object_get(o, "bar"), "class_now", 0.25);
+    bar = json_object_get(json_object_get(json_object_get(o, "gate"), "self"), "bars");
+    for (int i = 0; i < 5; i++) {
+        expect_number(json_array_get(bar, 0), of_bars[i], numbers[i]);
+        ck_assert(json_is_null(json_object_get(json_array_get(bar, 1), of_bars[i])));
+    }
+    json_decref(o);
+    o = last_event(r, "adapter.published");
+    expect_number(json_object_get(o, "payload"), "class_accuracy", 0.25);
+    json_decref(o);
+    ds_evaluation_filter f = {.metric = "class_accuracy"};
+    MUST(ds_evaluation_metric_check(r, "class_accuracy", err));
+    MUST(ds_evaluation_list(r, (ds_page){10, NULL}, &f, &page, err));
+    ck_assert_uint_eq(json_array_size(json_object_get(page, "items")), 4);
+    json_decref(page);
+    ds_registry_close(r);
+}
+END_TEST
+
 START_TEST(a_force_counts_once) {
     ds_registry *r = fx_open(fx_dir("force"));
     json_t *o = NULL;
@@ -615,6 +681,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, latest_and_best);
     tcase_add_test(tc, base_of_a_bar);
     tcase_add_test(tc, a_worse_version_is_kept_and_not_latest);
+    tcase_add_test(tc, classes_are_kept);
     tcase_add_test(tc, a_force_counts_once);
     tcase_add_test(tc, nothing_to_force);
     tcase_add_test(tc, asked_while_it_trains);

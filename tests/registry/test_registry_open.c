@@ -289,7 +289,7 @@ START_TEST(views) {
          "id,ref,name,version,dataset,dataset_version,status,digest,stored_bytes,"
          "raw_bytes,parameters,method,rank,steps,seed,base,base_sha256,fd,fd_base,kid,n,"
          "images,classes,train_seconds,images_per_second,device_class,created_at,job,"
-         "aliases,feature_net,preprocess,self"},
+         "aliases,feature_net,preprocess,self,class_accuracy,class_real,class_chance"},
         {"evaluations_v1",
          "id,at,adapter,dataset,subject,metric,value,ci_low,ci_high,n_real,n_fake,"
          "seed,feature_net,resize,sample_digest,job"},
