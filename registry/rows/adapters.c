@@ -235,7 +235,8 @@ static double number_of(sqlite3_stmt *q, int col) {
 /* clang-format off */
 static const char newest_of_each[] =
     "SELECT a.name, av.fd, e.feature_net, e.resize, gs.verdict, gb.role, gb.ref, gb.fd_bar,"
-    " gb.delta, av.class_accuracy FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
+    " gb.delta, av.class_accuracy"
+    " FROM (SELECT max(id) AS id FROM (SELECT id, adapter_id FROM adapter_versions"
     "  INDEXED BY adapter_versions_listing WHERE deleted_at IS NULL"
     "  AND (?2 = 0 OR status = 'published') ORDER BY id DESC LIMIT ?1) GROUP BY adapter_id) n"
     " JOIN adapter_versions av ON av.id = n.id JOIN adapters a ON a.id = av.adapter_id"

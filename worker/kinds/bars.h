@@ -7,8 +7,8 @@
  * network, whatever it was measured with once; each with the sampler settings that it is served
  * with.  Both lose the same pictures in each part of the jackknife.  A new version is refused when
  *     fd_now > fd_bar (1 + worse_margin)   and   (fd_now - fd_bar) / std_error >= worse_sigmas
- * where std_error is of the paired difference (docs/math.md says how good that is).  Where samples
- * have classes and the spec has them measured (worker/measure/classes.h), it is refused as well when
+ * where std_error is of the paired difference (docs/math.md says how good that is).
+ * Where samples have classes that the spec has measured (worker/measure/classes.h), also when
  *     class_now < class_bar - class_margin   and   (class_bar - class_now) / error >= class_sigmas
  * with the shares that show their class, by votes of the same real pictures.
  *

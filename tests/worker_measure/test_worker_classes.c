@@ -1,4 +1,4 @@
-/* tests/worker/test_worker_classes.c - do samples show their class: real pictures as samples, with right and
+/* tests/worker_measure/test_worker_classes.c - do samples show their class: real pictures as samples, with right and
  * with wrong labels, and what jobs record and refuse. */
 #include "tests/fixtures/worker_fixture.h"
 
