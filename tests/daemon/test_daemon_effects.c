@@ -73,7 +73,7 @@ static const struct {
     {"eval_seed", "evaluate", "seed", "7", "8"},
     {"kid_subsets", "evaluate", "kid_subsets", "100", "12"},
     {"kid_subset_size", "evaluate", "kid_subset_size", "20", "10"},
-    {"class_neighbours", "evaluate", "class_neighbours", "5", "3"},
+    {"neighbours", "evaluate", "neighbours", "5", "3"},
     {"probe_n", "probe", "n", "4", "2"},
     {"probe_seed", "probe", "seed", "11", "12"},
     {"verify", "gate", "verify", "\"auto\"", "\"full\""},

@@ -69,7 +69,7 @@ static json_t *full_spec(void) {
     json_object_update_new(json_object_get(s, "gate"),
                            json_pack("{s:f, s:f, s:f, s:f}", "worse_margin", 0.2, "worse_sigmas",
                                      4.0, "class_margin", 0.25, "class_sigmas", 5.0));
-    json_object_set_new(json_object_get(s, "evaluate"), "class_neighbours", json_integer(3));
+    json_object_set_new(json_object_get(s, "evaluate"), "neighbours", json_integer(3));
     json_decref(file);
     json_decref(blob);
     json_t *copy = json_deep_copy(s);
@@ -129,7 +129,7 @@ START_TEST(bars_and_the_base_are_optional) {
     ck_assert(s->publish_worse && s->base_task_known && s->base_task_asked);
     ck_assert(!s->base_task.adapter.path && s->base_task.probe_count == 1);
     ck_assert(s->gate.worse_margin == 0.2 && s->gate.worse_sigmas == 4);
-    ck_assert(s->evaluate.class_neighbours == 3 && s->gate.class_margin == 0.25 &&
+    ck_assert(s->evaluate.neighbours == 3 && s->gate.class_margin == 0.25 &&
               s->gate.class_sigmas == 5);
     ds_spec_free(s);
     json_object_set_new(doc, "base_task", json_null());
@@ -143,9 +143,9 @@ START_TEST(bars_and_the_base_are_optional) {
     json_object_del(json_object_get(doc, "gate"), "worse_sigmas");
     json_object_del(json_object_get(doc, "gate"), "class_margin");
     json_object_del(json_object_get(doc, "gate"), "class_sigmas");
-    json_object_del(json_object_get(doc, "evaluate"), "class_neighbours");
+    json_object_del(json_object_get(doc, "evaluate"), "neighbours");
     ck_assert(!parse(doc, &s, &err));
-    ck_assert(!s->evaluate.class_neighbours && s->gate.class_margin == 1);
+    ck_assert(!s->evaluate.neighbours && s->gate.class_margin == 1);
     ck_assert(!s->base_task_asked && !s->bar_count && !s->publish_worse);
     ck_assert(s->gate.worse_margin == 0.14 && s->gate.worse_sigmas == 3.5);
     ds_spec_free(s);
@@ -188,7 +188,7 @@ static void each_key(const char *object, enum part part) {
         "label_dropout",    "focus",        "focus_mean",  "probe",
         "reference",        "fd",           "kid",         "worse_margin",
         "worse_sigmas",     "vae",          "tree_digest", "probes",
-        "class_neighbours", "class_margin", "class_sigmas"};
+        "neighbours", "class_margin", "class_sigmas"};
     json_object_update(keys, at);
     const char *key;
     json_t *v;

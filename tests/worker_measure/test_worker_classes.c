@@ -268,7 +268,7 @@ static json_t *spec_of(const char *dataset, int k) {
     json_object_set_new(json_object_get(s, "evaluate"), "n", json_integer(SAMPLES));
     json_object_set_new(gate, "worse_margin", json_real(90)); /* FD refuses nothing here */
     if (k >= 0) {
-        json_object_set_new(json_object_get(s, "evaluate"), "class_neighbours", json_integer(k));
+        json_object_set_new(json_object_get(s, "evaluate"), "neighbours", json_integer(k));
         json_object_set_new(gate, "class_margin", json_real(0.05));
         json_object_set_new(gate, "class_sigmas", json_real(3.5));
     }
@@ -360,7 +360,7 @@ START_TEST(a_version_that_lost_its_classes) {
     json_t *meta = metadata_of("lost");
     ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "class_accuracy"), 3);
     ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "fd"), 2);
-    ck_assert(value_of(json_object_get(meta, "evaluate"), "class_neighbours") == K);
+    ck_assert(value_of(json_object_get(meta, "evaluate"), "neighbours") == K);
     json_decref(meta);
     json_decref(r);
 }
@@ -410,7 +410,7 @@ START_TEST(a_spec_of_before) {
     ck_assert_int_eq(rows_of(json_object_get(r, "evaluations"), "fd"), 2);
     ck_assert(!json_object_get(bar_of(r), "class_bar") &&
               !strstr(text_at(bar_of(r), "reason", NULL), "classes"));
-    ck_assert(!json_object_get(json_object_get(meta, "evaluate"), "class_neighbours"));
+    ck_assert(!json_object_get(json_object_get(meta, "evaluate"), "neighbours"));
     ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "class_accuracy"), 0);
     ck_assert_str_eq(text_at(r, "adapter", "sha256"), text_at(off, "adapter", "sha256"));
     json_decref(r), json_decref(off), json_decref(meta);

@@ -38,7 +38,7 @@ json_t *ds_spec_sample_json(const ds_spec_sample *s) {
 json_t *ds_spec_evaluate_json(const ds_spec_evaluate *e) {
     json_t *o = json_pack("{s:i, s:I, s:i, s:i}", "n", e->n, "seed", (json_int_t)e->seed,
                           "kid_subsets", e->kid_subsets, "kid_subset_size", e->kid_subset_size);
-    if (e->class_neighbours) /* as it was written before there were any */
-        json_object_set_new(o, "class_neighbours", json_integer(e->class_neighbours));
+    if (e->neighbours) /* as it was written before there were any */
+        json_object_set_new(o, "neighbours", json_integer(e->neighbours));
     return o;
 }

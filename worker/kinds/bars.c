@@ -153,7 +153,7 @@ static int hits_of(const comparing *c, const shared *s, const float *x, uint8_t 
                            .samples = set_of(c, x, s->n),
                            .real_labels = s->real_classes,
                            .labels = s->now_classes,
-                           .k = c->spec->evaluate.class_neighbours,
+                           .k = c->spec->evaluate.neighbours,
                            .progress = on_distance,
                            .user = (void *)(uintptr_t)c};
     return ds_classes_hits(&in, hit, err);
@@ -163,7 +163,7 @@ static int hits_of(const comparing *c, const shared *s, const float *x, uint8_t 
 static int compare_classes(comparing *c, ds_bar *b, const shared *s, const float *x,
                            ds_error *err) {
     if (b->role == DS_BAR_BASE ||
-        !ds_classes_fit(c->spec->evaluate.class_neighbours, b->classes, s->real_n))
+        !ds_classes_fit(c->spec->evaluate.neighbours, b->classes, s->real_n))
         return 0;
     uint8_t *now = s->whole ? c->now_hit : NULL, *bar = ds_xmalloc((size_t)s->n);
     int rc = 0;
