@@ -68,6 +68,17 @@ const char *ds_fmt_classes(char out[DS_TEXT], const json_t *a) {
     return out;
 }
 
+double ds_measured(const json_t *adapter, const char *subject, const char *metric,
+                   const char *key) {
+    size_t i;
+    const json_t *e;
+    json_array_foreach(json_object_get(adapter, "evaluations"), i, e) {
+        if (is(e, "subject", subject) && is(e, "metric", metric))
+            return ds_json_real(e, key);
+    }
+    return NAN;
+}
+
 int ds_any_class(const json_t *items) {
     size_t i;
     const json_t *a;

@@ -27,6 +27,9 @@ const char *ds_class_words(ds_buf *out, const json_t *a);
 const char *ds_fmt_classes(char out[DS_TEXT], const json_t *a);
 int ds_any_class(const json_t *items);
 
+/* Of the whole set: a value of the "evaluations" of an adapter (GET /v1/adapters/REF); NaN. */
+double ds_measured(const json_t *adapter, const char *subject, const char *metric, const char *key);
+
 /* "the 6 old classes do not degrade: same samples as recorded (FD 12.3), last with flags@v1".
  * task: that of a base (docs/api.md); NULL or null: "" */
 void ds_base_task_words(ds_buf *out, const json_t *task);

@@ -95,7 +95,7 @@ static const char *class_of(const json_t *e) {
     return slash ? slash + 1 : NULL;
 }
 
-static double measured(const json_t *list, const char *who, const char *class, const char *metric) {
+static double of_class(const json_t *list, const char *who, const char *class, const char *metric) {
     size_t i, n = strlen(who);
     const json_t *e;
     json_array_foreach((json_t *)(uintptr_t)list, i, e) {
@@ -121,9 +121,9 @@ static void show_class_table(ds_cli *c, const json_t *list) {
         ds_cell(t, class);
         snprintf(text, sizeof text, "%.3f", ds_json_real(e, "value"));
         ds_cell(t, text);
-        snprintf(text, sizeof text, "%.3f", measured(list, "real/", class, "class_accuracy"));
+        snprintf(text, sizeof text, "%.3f", of_class(list, "real/", class, "class_accuracy"));
         ds_cell(t, text);
-        ds_cell(t, ds_fmt_number(text, measured(list, "adapter/", class, "fd")));
+        ds_cell(t, ds_fmt_number(text, of_class(list, "adapter/", class, "fd")));
         ds_cell(t, ds_fmt_count(text, ds_json_int(e, "n_fake", -1)));
     }
     if (t)
@@ -154,6 +154,18 @@ static void show_evaluations(ds_cli *c, const json_t *list) {
     }
     ds_table_print(t, c, c->out, 2);
     ds_table_free(t);
+}
+
+/* Those who train on few pictures want to know. */
+static void show_memories(ds_cli *c, const json_t *a) {
+    double share = ds_measured(a, "adapter", "nearest_trained", "value"),
+           high = ds_measured(a, "adapter", "nearest_trained", "ci_high"),
+           chance = ds_measured(a, "chance", "nearest_trained", "value");
+    if (isfinite(share))
+        ds_field(
+            c, "memorising",
+            "nearest real picture was trained on for %.3f of the samples (chance %.3f +- %.3f)",
+            share, chance, high - share);
 }
 
 /* "; right class 0.950 against 0.420"; "" where it was not compared. */
@@ -200,6 +212,7 @@ static void show(ds_cli *c, const json_t *a) {
     ds_buf shown = {0}, lost = {0};
     if (ds_class_words(&shown, a))
         ds_field(c, "right class", "%s", shown.data);
+    show_memories(c, a);
     const json_t *bar = json_object_get(a, "bar"), *net = json_object_get(a, "feature_net");
     if (json_is_object(bar))
         ds_field(c, "bar", "%s, FD %s against %s (%s)%s", ds_json_string(bar, "ref", "-"),

@@ -2,7 +2,8 @@
  *
  * {"datasets":[{name, state, paused, training, images, classes, steps, train_seconds,
  * images_per_second, fd_base,
- * fd_adapter, kid_adapter, class_accuracy, class_real, class_chance, n, feature_net, status,
+ * fd_adapter, kid_adapter, class_accuracy, class_real, class_chance, nearest_trained,
+ * nearest_chance, n, feature_net, status,
  * adapter, digest, stored_bytes, raw_bytes, self,
  * bar:{role, ref, verdict, fd_bar, fd_now, delta, class_bar, class_now}|null,
  * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}],
@@ -38,6 +39,10 @@ static json_t *old_tasks(const json_t *adapter) {
     return out;
 }
 
+static void set_real(json_t *to, const char *name, double value) {
+    json_object_set_new(to, name, isfinite(value) ? json_real(value) : json_null());
+}
+
 /* One dataset of the report; an adapter that is not there yet leaves its fields null. */
 static json_t *report_row(const json_t *dataset, const json_t *adapter) {
     static const char *const keys[][2] = {{"steps", "steps"},
@@ -68,6 +73,8 @@ static json_t *report_row(const json_t *dataset, const json_t *adapter) {
     copy(row, "classes", version, "classes");
     for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
         copy(row, keys[k][0], adapter, keys[k][1]);
+    set_real(row, "nearest_trained", ds_measured(adapter, "adapter", "nearest_trained", "value"));
+    set_real(row, "nearest_chance", ds_measured(adapter, "chance", "nearest_trained", "value"));
     json_object_set_new(row, "old_tasks", old_tasks(adapter));
     return row;
 }

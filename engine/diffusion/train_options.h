@@ -48,5 +48,7 @@ typedef struct {
 
 /* How many of `images` are held out when `asked` are wished for: a tenth at most. */
 int ds_train_heldout(int images, int asked);
+/* Which: order (images) becomes a permutation, and the last so many of it are held out. */
+int ds_train_split(uint32_t *order, int images, int asked, uint64_t seed);
 
 #endif

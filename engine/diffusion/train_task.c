@@ -9,12 +9,15 @@
 
 int ds_train_heldout(int images, int asked) { return asked < images / 10 ? asked : images / 10; }
 
-/* The last images of a fixed permutation are held out. */
+int ds_train_split(uint32_t *order, int images, int asked, uint64_t seed) {
+    ds_rng_permutation(order, (uint32_t)images, seed, DS_STREAM_SPLIT, 0);
+    return ds_train_heldout(images, asked);
+}
+
 static void split(ds_train_task *t) {
-    uint32_t n = (uint32_t)t->images.n,
-             held = (uint32_t)ds_train_heldout(t->images.n, t->opt.heldout);
+    uint32_t n = (uint32_t)t->images.n, held;
     t->train = ds_xmalloc(n * sizeof *t->train);
-    ds_rng_permutation(t->train, n, t->opt.seed, DS_STREAM_SPLIT, 0);
+    held = (uint32_t)ds_train_split(t->train, t->images.n, t->opt.heldout, t->opt.seed);
     t->n_train = n - held;
     t->n_held = held ? held : (n < 64 ? n : 64);
     t->held = t->train + (held ? t->n_train : 0);

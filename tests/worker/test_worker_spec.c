@@ -184,11 +184,10 @@ static void each_key(const char *object, enum part part) {
                                  : doc,
            *at = object ? json_object_get(o, object) : o, *keys = json_object();
     static const char *const optional[] = {
-        "device",           "kind",         "precision",   "threads",
-        "label_dropout",    "focus",        "focus_mean",  "probe",
-        "reference",        "fd",           "kid",         "worse_margin",
-        "worse_sigmas",     "vae",          "tree_digest", "probes",
-        "neighbours", "class_margin", "class_sigmas"};
+        "device", "kind",         "precision",    "threads",     "label_dropout",
+        "focus",  "focus_mean",   "probe",        "reference",   "fd",
+        "kid",    "worse_margin", "worse_sigmas", "vae",         "tree_digest",
+        "probes", "neighbours",   "class_margin", "class_sigmas"};
     json_object_update(keys, at);
     const char *key;
     json_t *v;

@@ -7,6 +7,7 @@
 #include "tests/fixtures/worker_fixture.h"
 #include "worker/kinds/checkpoint.h"
 #include "worker/kinds/evaluate.h"
+#include "worker/kinds/evaluate_rows.h"
 #include "worker/kinds/kinds.h"
 
 #include <dirent.h>

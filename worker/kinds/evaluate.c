@@ -56,9 +56,11 @@ typedef struct {
     const ds_adapter *adapter;
     progress_state progress;
     ds_reference reference;
-    int *real_labels; /* (reference.n) */
+    int *real_labels;   /* (reference.n) */
+    uint8_t *real_held; /* (reference.n) 1: was held out of training */
     ds_measure base, task;
     ds_classes classes;
+    ds_memorised memorised;
     uint8_t *base_pixels; /* COLUMNS_MAX pictures: the first of the base */
     uint8_t *row, *sheet; /* of the adapter: those of grid.png, of samples.png */
     int row_count, sheet_count, row_kept, sheet_kept;
@@ -99,11 +101,27 @@ static int compute_chosen(evaluation *e, const uint32_t *chosen, int n, float *x
     return rc;
 }
 
+/* What is known of the pictures of the reference. */
+static void know_chosen(evaluation *e, const uint32_t *chosen, int n) {
+    const ds_train_options *o = &e->spec->train.o;
+    const int all = e->images->n;
+    uint32_t *order = ds_xmalloc((size_t)all * sizeof *order);
+    uint8_t *held = ds_xcalloc((size_t)all, sizeof *held);
+    for (int i = all - ds_train_split(order, all, o->heldout, o->seed); i < all; i++)
+        held[order[i]] = 1;
+    e->real_labels = ds_xmalloc((size_t)n * sizeof *e->real_labels);
+    e->real_held = ds_xmalloc((size_t)n * sizeof *e->real_held);
+    for (int i = 0; i < n; i++) {
+        e->real_labels[i] = e->images->labels[chosen[i]];
+        e->real_held[i] = held[chosen[i]];
+    }
+    free(order);
+    free(held);
+}
+
 static int make_reference(evaluation *e, const uint32_t *chosen, int n, ds_error *err) {
     const ds_spec *s = e->spec;
-    e->real_labels = ds_xmalloc((size_t)n * sizeof *e->real_labels);
-    for (int i = 0; i < n; i++)
-        e->real_labels[i] = e->images->labels[chosen[i]];
+    know_chosen(e, chosen, n);
     ds_cached_features c = {.n = n, .dim = ds_feature_net_dim(e->tools->features)};
     ds_feature_set set;
     c.x = ds_xmalloc((size_t)n * feature_dim(e) * sizeof *c.x);
@@ -393,6 +411,7 @@ static int write_files(evaluation *e, ds_evaluation *out, ds_error *err) {
                                      .base = &e->base,
                                      .task = &e->task,
                                      .classes = &e->classes,
+                                     .memorised = &e->memorised,
                                      .n_real = e->reference.n};
     out->rows = ds_evaluation_rows(&numbers);
     out->reference = json_pack("{s:s, s:s, s:I}", "file", DS_FILE_REFERENCE, "sha256",
@@ -401,8 +420,8 @@ static int write_files(evaluation *e, ds_evaluation *out, ds_error *err) {
     return 0;
 }
 
-/* Classes of the samples x that were made for these labels. */
-static int measure_classes(evaluation *e, const float *x, const int *labels, ds_error *err) {
+/* What the real pictures nearest to the samples x tell, which were made for these labels. */
+static int measure_nearest(evaluation *e, const float *x, const int *labels, ds_error *err) {
     const ds_spec_evaluate *how = &e->spec->evaluate;
     ds_classes_input in = {.real = ds_reference_set(&e->reference),
                            .real_labels = e->real_labels,
@@ -413,7 +432,12 @@ static int measure_classes(evaluation *e, const float *x, const int *labels, ds_
                            .progress = on_distance,
                            .user = &e->progress};
     ds_feature_net_describe(e->tools->features, x, how->n, &in.samples);
-    return ds_classes_measure(&e->classes, &in, err);
+    if (!how->neighbours) /* as in a spec of before */
+        return 0;
+    int rc = ds_classes_measure(&e->classes, &in, err);
+    return rc ? rc
+              : ds_memorised_measure(&e->memorised, &in.real, e->real_held, &in.samples,
+                                     on_distance, &e->progress, err);
 }
 
 /* Its features are kept for the comparison with its bars, and for when it is one itself. */
@@ -439,7 +463,7 @@ static int measure_new(evaluation *e, ds_error *err) {
     if (!rc)
         rc = ds_task_features_save(&samples, x, e->task.sample_digest, err);
     if (!rc)
-        rc = measure_classes(e, x, labels, err);
+        rc = measure_nearest(e, x, labels, err);
     free(labels);
     free(x);
     return rc;
@@ -485,6 +509,7 @@ int ds_evaluate(ds_tools *tools, const ds_images *images, const ds_adapter *adap
     ds_reference_release(&e.reference);
     ds_classes_release(&e.classes);
     free(e.real_labels);
+    free(e.real_held);
     free(e.base_pixels);
     free(e.row);
     free(e.sheet);
@@ -530,6 +555,7 @@ int ds_evaluate_sets(ds_tools *tools, const ds_images *images, const ds_adapter 
     if (!rc)
         rc = load_sets(&e, out, err);
     out->real = e.reference;
+    free(e.real_held);
     free(e.base_pixels);
     if (rc)
         ds_evaluated_release(out);

@@ -42,15 +42,4 @@ int ds_evaluate_sets(ds_tools *tools, const ds_images *images, const ds_adapter 
                      ds_evaluated *out, ds_error *err);
 void ds_evaluated_release(ds_evaluated *e);
 
-/* One row of "evaluations".  What is not finite, a count below 0 and a digest that is NULL become
- * null. */
-typedef struct {
-    const char *subject, *metric;
-    double value, lo, hi;
-    int64_t n_real, n_fake;
-    uint64_t seed;
-    const char *sample_digest;
-} ds_evaluation_value;
-json_t *ds_evaluation_row(const ds_evaluation_value *v, const ds_tools *tools);
-
 #endif

@@ -103,11 +103,37 @@ static void add_classes(json_t *rows, const ds_evaluation_numbers *e) {
         add_class(rows, &c->each[i], e);
 }
 
+/* The interval is that of chance, around the share: it holds the chance unless single pictures are
+ * remembered. */
+static void add_memorised(json_t *rows, const ds_evaluation_numbers *e) {
+    const ds_memorised *m = e->memorised;
+    ds_evaluation_value v = {.subject = "adapter",
+                             .metric = "nearest_trained",
+                             .value = m->share,
+                             .lo = m->share - 1.96 * m->std_error,
+                             .hi = m->share + 1.96 * m->std_error,
+                             .n_real = m->trained + m->held,
+                             .n_fake = m->n,
+                             .seed = e->tools->job->spec->evaluate.seed,
+                             .sample_digest = e->task->sample_digest};
+    if (!m->n)
+        return;
+    json_array_append_new(rows, ds_evaluation_row(&v, e->tools));
+    v.subject = "chance";
+    v.value = m->chance;
+    v.lo = v.hi = NAN;
+    v.n_real = m->trained;
+    v.n_fake = -1;
+    v.sample_digest = NULL;
+    json_array_append_new(rows, ds_evaluation_row(&v, e->tools));
+}
+
 json_t *ds_evaluation_rows(const ds_evaluation_numbers *e) {
     json_t *rows = json_array();
     add_rows(rows, "base", e->base, e->tools);
     add_rows(rows, "adapter", e->task, e->tools);
     add_classes(rows, e);
+    add_memorised(rows, e);
     return rows;
 }
 

@@ -1,10 +1,23 @@
-/* worker/kinds/evaluate_rows.h - what ds_evaluate measured, as rows.  Internal to worker/kinds/. */
+/* worker/kinds/evaluate_rows.h - what was measured, as rows.  Internal to worker/kinds/. */
 #ifndef DS_WORKER_KINDS_EVALUATE_ROWS_H
 #define DS_WORKER_KINDS_EVALUATE_ROWS_H
 
-#include "worker/kinds/evaluate.h"
+#include "worker/images/prepare.h"
 #include "worker/measure/classes.h"
 #include "worker/measure/measure.h"
+#include "worker/measure/memorised.h"
+#include "worker/measure/tools.h"
+
+/* One row of "evaluations".  What is not finite, a count below 0 and a digest that is NULL become
+ * null. */
+typedef struct {
+    const char *subject, *metric;
+    double value, lo, hi;
+    int64_t n_real, n_fake;
+    uint64_t seed;
+    const char *sample_digest;
+} ds_evaluation_value;
+json_t *ds_evaluation_row(const ds_evaluation_value *v, const ds_tools *tools);
 
 /* Borrowed. */
 typedef struct {
@@ -12,6 +25,7 @@ typedef struct {
     const ds_images *images;
     const ds_measure *base, *task;
     const ds_classes *classes;
+    const ds_memorised *memorised;
     int64_t n_real; /* pictures of the reference */
 } ds_evaluation_numbers;
 

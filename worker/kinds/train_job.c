@@ -18,6 +18,7 @@
 #include "worker/kinds/base_task.h"
 #include "worker/kinds/checkpoint.h"
 #include "worker/kinds/evaluate.h"
+#include "worker/kinds/evaluate_rows.h"
 #include "worker/kinds/gate.h"
 #include "worker/images/latents.h"
 #include "worker/job/memory.h"

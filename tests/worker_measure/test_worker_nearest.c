@@ -1,11 +1,13 @@
-/* tests/worker_measure/test_worker_classes.c - do samples show their class: real pictures as samples, with right and
- * with wrong labels, and what jobs record and refuse. */
+/* tests/worker_measure/test_worker_nearest.c - what the nearest real pictures tell of samples: whether they show
+ * their class (real pictures as samples, with right and with wrong labels), whether they are memories of pictures
+ * that were trained on; and what jobs record and refuse. */
 #include "tests/fixtures/worker_fixture.h"
 
 #include "worker/images/prepare.h"
 #include "worker/kinds/bars.h"
 #include "worker/measure/classes.h"
 #include "worker/measure/feature_net.h"
+#include "worker/measure/memorised.h"
 #include "worker/measure/serve.h"
 
 #include <math.h>
@@ -154,6 +156,77 @@ START_TEST(not_measured) {
     in.classes = 1;
     ck_assert(measured(&in).real.n == 0 && isnan(measured(&in).chance));
     ck_assert(ds_classes_fit(5, 2, 10) && !ds_classes_fit(5, 2, 9) && !ds_classes_fit(5, 1, 99));
+}
+END_TEST
+
+/* ---------------------------------------------------------------- memories */
+
+/* Half of the real pictures, drawn. */
+static void draw_held(uint8_t held[DIGITS * REAL], uint32_t step) {
+    uint32_t order[DIGITS * REAL];
+    ds_rng_permutation(order, DIGITS * REAL, 3, DS_STREAM_TEST, step);
+    memset(held, 0, DIGITS * REAL);
+    for (int i = 0; i < DIGITS * REAL / 2; i++)
+        held[order[i]] = 1;
+}
+
+static ds_memorised memorised(const ds_feature_set *samples, const uint8_t *held) {
+    const ds_classes_input in = digits();
+    ds_memorised m;
+    ds_error err;
+    must(ds_memorised_measure(&m, &in.real, held, samples, NULL, NULL, &err), &err);
+    return m;
+}
+
+/* Other real pictures remember nothing; copies of what was trained on do. */
+START_TEST(memories_are_seen) {
+    uint8_t held[DIGITS * REAL];
+    const ds_classes_input in = digits();
+    draw_held(held, 0);
+    ds_memorised others = memorised(&in.samples, held);
+    float *x = ds_xmalloc(DIGITS * REAL * (size_t)dim * sizeof *x);
+    ds_feature_set copies = in.samples;
+    copies.n = 0;
+    for (int i = 0; i < DIGITS * REAL; i++)
+        if (!held[i])
+            memcpy(x + (size_t)copies.n++ * (size_t)dim, features + (size_t)i * (size_t)dim,
+                   (size_t)dim * sizeof *x);
+    copies.x = x;
+    ds_memorised same = memorised(&copies, held);
+    printf("nearest trained: others %.3f (se %.3f), copies %.3f (se %.3f), chance %.3f\n",
+           others.share, others.std_error, same.share, same.std_error, same.chance);
+    ck_assert(same.share == 1 && same.chance == 0.5 && same.n == DIGITS * REAL / 2);
+    ck_assert(same.trained == DIGITS * REAL / 2 && same.held == DIGITS * REAL / 2);
+    ck_assert(same.share - same.chance > 5 * same.std_error);
+    ck_assert(fabs(others.share - 0.5) < 3 * others.std_error);
+    memset(held, 0, sizeof held);
+    memset(held, 1, DS_MEMORISED_HELD_MIN - 1);
+    ck_assert_int_eq(memorised(&in.samples, held).n, 0); /* too few to say anything */
+    memset(held, 1, sizeof held);
+    ck_assert_int_eq(memorised(&in.samples, held).n, 0);
+    free(x);
+}
+END_TEST
+
+/* The error is that of drawing which pictures are held out. */
+START_TEST(error_of_chance) {
+    enum { DRAWS = SANITIZED ? 20 : 100 };
+    const ds_classes_input in = digits();
+    uint8_t held[DIGITS * REAL];
+    double sum = 0, squares = 0, said = 0;
+    for (uint32_t i = 0; i < DRAWS; i++) {
+        draw_held(held, i);
+        ds_memorised m = memorised(&in.samples, held);
+        sum += m.share;
+        squares += (m.share - 0.5) * (m.share - 0.5);
+        said = m.std_error;
+    }
+    double seen = sqrt(squares / DRAWS), binomial = sqrt(0.25 / (DIGITS * FAKE));
+    printf("standard error %.4f, over draws %.4f, binomial %.4f, mean %.4f\n", said, seen, binomial,
+           sum / DRAWS);
+    /* a standard deviation of that many draws is known to 1 / sqrt(2 draws) */
+    ck_assert(fabs(seen / said - 1) < 4 / sqrt(2.0 * DRAWS));
+    ck_assert(fabs(sum / DRAWS - 0.5) < 4 * said / sqrt(DRAWS));
 }
 END_TEST
 
@@ -433,6 +506,60 @@ START_TEST(one_class_has_none) {
 }
 END_TEST
 
+/* The first two digits, IMAGES of them. */
+static void copy_digits(const char *root) {
+    ds_error err;
+    for (int c = 0; c < 2; c++) {
+        char *from = ds_xasprintf("examples/digits/%d", c), *to = ds_xasprintf("%s/%d", root, c);
+        must(ds_fs_mkdirs(to, &err), &err);
+        DIR *d = opendir(from);
+        for (struct dirent *e; (e = readdir(d));) {
+            char *path = ds_xasprintf("%s/%s", from, e->d_name), *bytes,
+                 *copy = ds_xasprintf("%s/%s", to, e->d_name);
+            size_t n;
+            if (e->d_name[0] != '.') {
+                must(ds_fs_read(path, 1 << 20, &bytes, &n, &err), &err);
+                must(ds_fs_write(copy, bytes, n, &err), &err);
+                free(bytes);
+            }
+            free(path), free(copy);
+        }
+        closedir(d);
+        free(from), free(to);
+    }
+}
+
+enum { IMAGES = 300, HELD = 20 };
+
+static json_t *short_spec(int k) {
+    json_t *spec = spec_of("two", k), *train = json_object_get(spec, "train");
+    json_object_set_new(train, "steps", json_integer(2));
+    json_object_set_new(train, "heldout", json_integer(HELD));
+    return spec;
+}
+
+/* Of the pictures that stand for a set, those that its training held out. */
+START_TEST(a_job_tells_memories) {
+    char *root = in_tmp("two"), *manifest = in_tmp("two.ndjson"), sha[DS_HEX_SIZE];
+    copy_digits(root);
+    make_manifest(root, manifest, sha);
+    json_t *r = result_of("two-job", short_spec(K), 0),
+           *row = evaluation_of(r, "adapter", "nearest_trained"),
+           *chance = evaluation_of(r, "chance", "nearest_trained"), *meta = metadata_of("two-job");
+    ck_assert(value_of(row, "n_real") == IMAGES && value_of(row, "n_fake") == SAMPLES);
+    ck_assert(value_of(chance, "n_real") == IMAGES - HELD);
+    ck_assert(value_of(chance, "value") == (double)(IMAGES - HELD) / IMAGES);
+    ck_assert(value_of(row, "ci_low") < value_of(row, "value") &&
+              value_of(row, "ci_high") > value_of(row, "value"));
+    ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "nearest_trained"), 2);
+    json_decref(r), json_decref(meta);
+    r = result_of("two-off", short_spec(0), 0);
+    ck_assert_int_eq(rows_of(json_object_get(r, "evaluations"), "nearest_trained"), 0);
+    json_decref(r);
+    free(manifest), free(root);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     feature_side = "171";
     make_features();
@@ -444,6 +571,8 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, labels_by_chance);
     tcase_add_test(tc, not_measured);
     tcase_add_test(tc, rule_of_classes);
+    tcase_add_test(tc, memories_are_seen);
+    tcase_add_test(tc, error_of_chance);
     if (SANITIZED)
         return;
     tcase_add_test(tc, each_class_by_itself);
@@ -452,9 +581,10 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, a_bar_is_what_it_was);
     tcase_add_test(tc, a_spec_of_before);
     tcase_add_test(tc, one_class_has_none);
+    tcase_add_test(tc, a_job_tells_memories);
 }
 
 int main(int argc, char **argv) {
     int status = fixture_dispatch(argc, argv);
-    return status >= 0 ? status : ds_test_main("worker_classes", register_cases);
+    return status >= 0 ? status : ds_test_main("worker_nearest", register_cases);
 }
