@@ -156,7 +156,9 @@ static const ds_opt evaluate_options[] = {
          "a file, NAME[:MODE] or 'bundled' (default: the default, else the newest)"),
     ONE_OF("mode", "MODE", "pytorch-fid|torch-fidelity|clean|bundled",
            "whose pixels, files and numbers (default pytorch-fid)"),
-    TEXT("metrics", 0, "LIST", "of fid,kid,is,pr,sfid (default fid,kid; fid for statistics)"),
+    TEXT("metrics", 0, "LIST",
+         "of fid,kid,is,pr,sfid,class (default fid,kid, with class for sub-folders; fid for "
+         "statistics)"),
     INT("n", 'n', "N", 2, 10000000,
         "take the first N (mode bundled: N drawn by the seed; default: all)"),
     FLAG("recursive", 0, "look below folders in modes pytorch-fid and torch-fidelity"),

@@ -36,7 +36,8 @@ enum {
     DS_FID_WANT_KID = 2,
     DS_FID_WANT_IS = 4,
     DS_FID_WANT_PR = 8,
-    DS_FID_WANT_SFID = 16
+    DS_FID_WANT_SFID = 16,
+    DS_FID_WANT_CLASS = 32 /* nothing is kept for it here: it is its caller's */
 };
 
 enum { DS_FID_STEP_IS = 0x7ffffff0, DS_FID_STEP_KID, DS_FID_STEP_PR }; /* steps of DS_STREAM_KID */

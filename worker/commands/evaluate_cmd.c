@@ -110,6 +110,9 @@ int ds_worker_evaluate(int argc, char **argv) {
         fprintf(stderr, "error: %s\n", err.message);
     ds_ev_side_release(&e.fake);
     ds_ev_side_release(&e.real);
+    for (int c = 0; c < e.class_count; c++)
+        free(e.class_names[c]);
+    free(e.class_names);
     ds_worker_device_close(e.dev);
     json_decref(e.rows);
     json_decref(e.notes);

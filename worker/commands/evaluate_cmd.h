@@ -5,6 +5,7 @@
  *   evaluate_sides.c    what each side is, which metrics it can give: everything that can be
  *                       refused before the first picture is read
  *   evaluate_read.c     pictures through the network, statistics, references
+ *   evaluate_classes.c  which class a picture is of, and what its neighbours say
  *   evaluate_metrics.c  the numbers
  *   evaluate_print.c    notes, progress, results
  *   evaluate_cmd.c      the command, which calls them
@@ -20,11 +21,15 @@
 #include "engine/metrics/fid_suite.h"
 #include "worker/images/picture_list.h"
 #include "worker/images/picture_stream.h"
+#include "worker/measure/classes.h"
 #include "worker/measure/reference.h"
 
 #include <jansson.h>
 
-enum { DS_EV_BATCH = DS_INCEPTION_BATCH_MAX, DS_EV_METRICS = 5 };
+enum { DS_EV_BATCH = DS_INCEPTION_BATCH_MAX, DS_EV_METRICS = 6 };
+
+/* Class accuracy: neighbours that vote; pictures of a side, whose features are all kept. */
+enum { DS_EV_CLASS_K = 5, DS_EV_CLASS_ROWS = 5000 };
 
 /* The decode id of pictures that need no decoder. */
 #define DS_EV_AS_STORED "rgb8-as-stored"
@@ -55,6 +60,9 @@ typedef struct {
     char pictures[DS_HEX_SIZE];    /* digest of the pictures */
     char decode[32];               /* how files became pixels; "" unknown */
     double seconds;
+    float *x;     /* (rows, dim) features of pictures of shared classes, when those are measured */
+    int *classes; /* (rows) */
+    int64_t rows, rows_cap;
 } ds_ev_side;
 
 typedef struct {
@@ -64,6 +72,8 @@ typedef struct {
     ds_fid_net *net;
     char digest[DS_HEX_SIZE];
     ds_ev_side fake, real;
+    char **class_names; /* (class_count) sub-folders that both sides have; sorted by bytes */
+    int class_count;
     json_t *rows, *notes;
     ds_error lost[DS_EV_METRICS]; /* code 0: it can be had */
 } ds_ev_run;
@@ -91,6 +101,15 @@ int ds_ev_sides_match(ds_ev_run *e, ds_error *err);
 void ds_ev_side_release(ds_ev_side *s);
 
 int ds_ev_read(ds_ev_run *e, ds_ev_side *s, const char *what, ds_error *err);
+
+/* The classes of the two sides, once their files are listed.  DS_EINVAL: why there are none. */
+int ds_ev_classes_find(ds_ev_run *e, ds_error *err);
+/* 1: there are pictures enough of them, as far as names tell. */
+int ds_ev_classes_fit(const ds_ev_run *e);
+/* Keep the features of a picture, if it is of a shared class. */
+void ds_ev_classes_add(const ds_ev_run *e, ds_ev_side *s, const char *path, const float *x);
+int ds_ev_classes_measure(const ds_ev_run *e, ds_classes *out, ds_error *err);
+void ds_ev_classes_describe(const ds_ev_run *e, const ds_classes *c, json_t *row);
 
 /* All that are wanted; those that fail are in `lost`. */
 void ds_ev_measure(ds_ev_run *e);

@@ -132,12 +132,26 @@ static int add_pr(ds_ev_run *e, ds_error *err) {
     return 0;
 }
 
+static int add_class(ds_ev_run *e, ds_error *err) {
+    ds_classes c;
+    int rc = ds_ev_classes_measure(e, &c, err);
+    if (rc)
+        return rc;
+    json_t *r = add_row(e, DS_FID_WANT_CLASS, "class_accuracy", "class accuracy", c.samples.share,
+                        e->fake.rows, e->real.rows, err);
+    if (r)
+        ds_ev_classes_describe(e, &c, r);
+    ds_classes_release(&c);
+    return r ? 0 : DS_EFAILED;
+}
+
 const ds_ev_metric ds_ev_metrics[DS_EV_METRICS] = {
     {"fid", "FID", "fd768", DS_FEATURE_METRIC_NAME, DS_FID_WANT_FID, 1, 2, add_fid},
     {"sfid", "sFID", NULL, NULL, DS_FID_WANT_SFID, 1, 2, add_sfid},
     {"kid", "KID", "kd768", "KID on the same 768 features", DS_FID_WANT_KID, 1, 4, add_kid},
     {"is", "Inception Score", NULL, NULL, DS_FID_WANT_IS, 0, DS_FID_SPLITS, add_is},
-    {"pr", "precision and recall", NULL, NULL, DS_FID_WANT_PR, 1, DS_FID_PR_K + 1, add_pr}};
+    {"pr", "precision and recall", NULL, NULL, DS_FID_WANT_PR, 1, DS_FID_PR_K + 1, add_pr},
+    {"class", "class accuracy", NULL, NULL, DS_FID_WANT_CLASS, 1, DS_EV_CLASS_K + 1, add_class}};
 
 void ds_ev_measure(ds_ev_run *e) {
     for (int k = 0; k < DS_EV_METRICS; k++) {

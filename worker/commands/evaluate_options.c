@@ -17,8 +17,9 @@ static int take_metrics(void *options, const char *text, ds_error *err) {
                (strlen(ds_ev_metrics[i].word) != n || strncmp(p, ds_ev_metrics[i].word, n)))
             i++;
         if (i == DS_EV_METRICS)
-            return ds_fail(err, DS_EINVAL, "no metric '%.*s'; there are fid, kid, is, pr and sfid",
-                           (int)n, p);
+            return ds_fail(err, DS_EINVAL,
+                           "no metric '%.*s'; there are fid, kid, is, pr, sfid and class", (int)n,
+                           p);
         if (o->want & ds_ev_metrics[i].want)
             return ds_fail(err, DS_EINVAL, "option '--metrics' names %.*s twice", (int)n, p);
         o->want |= ds_ev_metrics[i].want;
@@ -50,7 +51,9 @@ int ds_ev_parse(ds_ev_options *o, int argc, char **argv, ds_error *err) {
                  "publish), clean (clean-fid): the pixels, files and numbers of that tool; "
                  "bundled"},
         {"--metrics", .metavar = "LIST", .type = DS_ARG_OWN, .target = o, .take = take_metrics,
-         .help = "of fid,kid,is,pr,sfid (without it fid and kid, or fid for statistics)"},
+         .help =
+             "of fid,kid,is,pr,sfid,class (without it fid and kid, and class where both sides have "
+             "the same sub-folders; fid for statistics)"},
         {"--n", .metavar = "N", .type = DS_ARG_INT64, .target = &o->n, .most = DS_FEATURE_ROWS_MAX,
          .shown = "all",
          .help = "take N pictures of the first SAMPLES: the first ones, in mode bundled those "

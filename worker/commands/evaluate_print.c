@@ -119,6 +119,9 @@ static void print_row(const json_t *r, int width) {
     if (n < all)
         printf(" of %s", ds_ev_count(text, all));
     print_count(r, "n_reference", "reference");
+    if (json_object_get(r, "chance"))
+        printf("  real pictures %.3g  chance %.3g", ds_json_number(r, "real", 0),
+               ds_json_number(r, "chance", 0));
     printf("  network %.12s  preprocess %s  device %s  seed %lld\n",
            ds_json_string(r, "feature_net", ""), ds_json_string(r, "preprocess", ""),
            ds_json_string(r, "device_class", ""), (long long)ds_json_int(r, "seed", 0));

@@ -68,6 +68,9 @@ static int run_stream(ds_ev_run *e, ds_ev_side *s, ds_picture_stream *stream, co
     while (!(rc = ds_picture_stream_next(stream, images, at, &count, err)) && count) {
         if (!ends_on_broken(e) || !ds_picture_stream_left_out(stream)) {
             ds_fid_net_run(e->net, images, count, features, sp, lo);
+            for (int i = 0; i < count && want & DS_FID_WANT_CLASS; i++)
+                ds_ev_classes_add(e, s, ds_picture_stream_path(stream, at[i]),
+                                  features + (size_t)i * (size_t)dim);
             for (int i = 0; !rc && i < count; i++)
                 rc = ds_fid_suite_add(s->suite, at[i], features + (size_t)i * (size_t)dim,
                                       spatial + (size_t)i * DS_INCEPTION_SPATIAL,

@@ -28,6 +28,8 @@ void ds_ev_side_release(ds_ev_side *s) {
     ds_fid_suite_free(s->suite);
     ds_npz_stats_release(&s->stats);
     ds_rejected_release(&s->dropped);
+    free(s->x);
+    free(s->classes);
 }
 
 /* ---------------------------------------------------------------- kinds */
@@ -254,21 +256,36 @@ static int check_side(const ds_ev_run *e, const ds_ev_side *s, int want, ds_erro
     return 0;
 }
 
+/* What is measured when nobody says: classes too where there are some. */
+static int default_metrics(ds_ev_run *e) {
+    int want = DS_FID_WANT_FID;
+    if (e->o.against && has_rows(&e->real) && has_rows(&e->fake)) {
+        want |= DS_FID_WANT_KID;
+        want |= !ds_ev_classes_find(e, NULL) && ds_ev_classes_fit(e) ? DS_FID_WANT_CLASS : 0;
+    }
+    return want;
+}
+
 static int settle_metrics(ds_ev_run *e, ds_error *err) {
     ds_ev_options *o = &e->o;
     int two = o->against != NULL, rc = 0;
     if (!o->want_given)
-        o->want = DS_FID_WANT_FID |
-                  (two && has_rows(&e->real) && has_rows(&e->fake) ? DS_FID_WANT_KID : 0);
+        o->want = default_metrics(e);
+    else if (two && o->want & DS_FID_WANT_CLASS)
+        rc = ds_ev_classes_find(e, err);
+    if (rc)
+        return rc;
     if (o->save)
         o->want |= DS_FID_WANT_FID;
     if (o->mode == DS_FID_BUNDLED && o->want & (DS_FID_WANT_IS | DS_FID_WANT_SFID))
         return ds_fail(err, DS_EINVAL,
                        "the bundled network ends before the layers of %s: give --feature-net",
                        o->want & DS_FID_WANT_IS ? "the Inception Score" : "sFID");
-    if (!two && o->want & (DS_FID_WANT_KID | DS_FID_WANT_PR))
+    if (!two && o->want & (DS_FID_WANT_KID | DS_FID_WANT_PR | DS_FID_WANT_CLASS))
         return ds_fail(err, DS_EINVAL, "%s needs two sides: give --against",
-                       o->want & DS_FID_WANT_KID ? "KID" : "precision and recall");
+                       o->want & DS_FID_WANT_KID  ? "KID"
+                       : o->want & DS_FID_WANT_PR ? "precision and recall"
+                                                  : "class accuracy");
     if (o->save && !has_rows(&e->fake))
         return ds_fail(err, DS_EINVAL, "'%.300s' has no pictures whose statistics could be saved",
                        o->folder);

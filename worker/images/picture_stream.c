@@ -342,6 +342,10 @@ int64_t ds_picture_stream_other_sizes(const ds_picture_stream *s, const char **p
     return s->other_size.count;
 }
 
+const char *ds_picture_stream_path(const ds_picture_stream *s, int64_t i) {
+    return s->o.npz ? "" : file_at(s, i)->path;
+}
+
 /* ---------------------------------------------------------------- giving out */
 
 /* Slots of the last call become free.  Under lock. */

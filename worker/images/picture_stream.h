@@ -48,6 +48,9 @@ void ds_picture_stream_close(ds_picture_stream *s); /* NULL is fine; also in the
 int64_t ds_picture_stream_total(const ds_picture_stream *s); /* files in the list */
 int64_t ds_picture_stream_done(const ds_picture_stream *s);  /* of them, given out or rejected */
 
+/* The file at a position of the list, valid until close; "" of an .npz file. */
+const char *ds_picture_stream_path(const ds_picture_stream *s, int64_t i);
+
 /* The next pictures: up to `batch` pointers to (side,side,3) and their positions in the list, valid
  * until the next call.  *count = 0: that was all. */
 int ds_picture_stream_next(ds_picture_stream *s, const float **images, int64_t *indices, int *count,
