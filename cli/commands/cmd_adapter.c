@@ -159,13 +159,13 @@ static void show_evaluations(ds_cli *c, const json_t *list) {
 /* Those who train on few pictures want to know. */
 static void show_memories(ds_cli *c, const json_t *a) {
     double share = ds_measured(a, "adapter", "nearest_trained", "value"),
-           high = ds_measured(a, "adapter", "nearest_trained", "ci_high"),
+           low = ds_measured(a, "adapter", "nearest_trained", "ci_low"),
            chance = ds_measured(a, "chance", "nearest_trained", "value");
     if (isfinite(share))
         ds_field(
             c, "memorising",
             "nearest real picture was trained on for %.3f of the samples (chance %.3f +- %.3f)",
-            share, chance, high - share);
+            share, chance, share - low);
 }
 
 /* "; right class 0.950 against 0.420"; "" where it was not compared. */

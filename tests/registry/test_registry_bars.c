@@ -414,7 +414,7 @@ START_TEST(classes_are_kept) {
     json_decref(o);
     ds_evaluation_filter f = {.metric = "class_accuracy"};
     MUST(ds_evaluation_metric_check(r, "class_accuracy", err));
-    MUST(ds_evaluation_list(r, (ds_page){10, NULL}, &f, &page, err));
+    MUST(ds_evaluation_list(r, (ds_page){.limit = 10}, &f, &page, err));
     ck_assert_uint_eq(json_array_size(json_object_get(page, "items")), 4);
     json_decref(page);
     ds_registry_close(r);

@@ -95,7 +95,7 @@ START_TEST(right_and_wrong_labels) {
            swapped.samples.share, right.real.share, right.chance);
     ck_assert(right.samples.share > (SANITIZED ? 0.5 : 0.8));
     ck_assert(right.real.share > (SANITIZED ? 0.5 : 0.8));
-    ck_assert(swapped.samples.share < 0.1); /* each is some wrong one */
+    ck_assert(swapped.samples.share < (SANITIZED ? 0.3 : 0.1)); /* each is some wrong one */
     ck_assert(fabs(right.chance - 0.1) < 1e-12);
     ck_assert(right.samples.n == DIGITS * FAKE && right.real.n == DIGITS * REAL);
     ck_assert(swapped.real.hits == right.real.hits);
@@ -550,7 +550,7 @@ START_TEST(a_job_tells_memories) {
     ck_assert(value_of(chance, "n_real") == IMAGES - HELD);
     ck_assert(value_of(chance, "value") == (double)(IMAGES - HELD) / IMAGES);
     ck_assert(value_of(row, "ci_low") < value_of(row, "value") &&
-              value_of(row, "ci_high") > value_of(row, "value"));
+              value_of(row, "ci_high") >= value_of(row, "value"));
     ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "nearest_trained"), 2);
     json_decref(r), json_decref(meta);
     r = result_of("two-off", short_spec(0), 0);
