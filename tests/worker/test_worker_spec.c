@@ -258,7 +258,7 @@ START_TEST(ranges_and_words) {
         {"base", "path", "\"x/y\"", "must be an absolute path"},
         {"base", "name", "\"\"", "text of 1 to 4096"},
         {"base", "name", "\"a\\u0007b\"", "control characters"},
-        {"sample", "sampler", "\"euler\"", "must be one of: dpmpp2m, ddim, ddpm"},
+        {"sample", "sampler", "\"plms\"", "must be one of: dpmpp2m, ddim, ddpm, euler"},
         {"evaluate", "n", "3", "evaluate.n is 3"},
         {"evaluate", "n", "100000000000000000000", "not valid JSON"},
         {"gate", "verify", "\"never\"", "must be one of: auto, full"},
