@@ -289,10 +289,24 @@ START_TEST(command_writes_pixels) {
 }
 END_TEST
 
+/* A child that runs on as the program that started it would start the next one, without end. */
+START_TEST(a_child_starts_no_child) {
+    ds_sandbox *s;
+    ds_error err;
+    setenv("DIFFSCALER_DECODE_CHILD", "1", 1);
+    ck_assert_int_eq(ds_sandbox_open(&s, NULL, &err), DS_EFAILED);
+    ck_assert_msg(strstr(err.message, "is itself an image decoder") != NULL, "%s", err.message);
+    unsetenv("DIFFSCALER_DECODE_CHILD");
+    ck_assert_int_eq(ds_sandbox_open(&s, NULL, &err), 0);
+    ds_sandbox_close(s);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, pixels_are_those_of_pillow);
     tcase_add_test(tc, training_sees_what_a_person_sees);
+    tcase_add_test(tc, a_child_starts_no_child);
     tcase_add_test(tc, cuts_are_answered);
     tcase_add_loop_test(tc, notes_say_what_was_special, 0, (int)(sizeof noted / sizeof *noted));
     tcase_add_loop_test(tc, other_files_are_named, 0, (int)(sizeof others / sizeof *others));

@@ -120,17 +120,22 @@ static enum attempt receive(ds_sandbox *s, ds_sandbox_reply *reply, int cpu_ms, 
     return STALLED;
 }
 
+/* A program that does not know DS_SANDBOX_ARG would run as it always does, start a child of its own,
+ * and so on without end. */
+#define CHILD_MARK "DIFFSCALER_DECODE_CHILD"
+
 /* Of our environment the child needs where libraries are and what sanitizers shall do; OpenBLAS
  * must not start threads in a process that never multiplies. */
 static char **child_environment(void) {
     static const char *const kept[] = {"LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "UBSAN_OPTIONS="};
-    char **env = ds_xcalloc(8, sizeof *env);
+    char **env = ds_xcalloc(9, sizeof *env);
     int n = 0;
     env[n++] = "OPENBLAS_NUM_THREADS=1";
     env[n++] = "OMP_NUM_THREADS=1";
+    env[n++] = CHILD_MARK "=1";
     for (char **e = environ; e && *e; e++)
         for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
-            if (n < 7 && !strncmp(*e, kept[i], strlen(kept[i])))
+            if (n < 8 && !strncmp(*e, kept[i], strlen(kept[i])))
                 env[n++] = *e;
     return env;
 }
@@ -174,6 +179,11 @@ static int own_fault(int status) {
 
 static int start_child(ds_sandbox *s, ds_error *err) {
     int pair[2];
+    if (getenv(CHILD_MARK))
+        return ds_fail(err, DS_EFAILED,
+                       "'%s' is itself an image decoder (" CHILD_MARK
+                       " is set) and starts none: it does not know " DS_SANDBOX_ARG,
+                       s->program);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return ds_fail_errno(err, "cannot make a socket for the image decoder");
     int child_socket = fcntl(pair[1], F_DUPFD_CLOEXEC, 10);
