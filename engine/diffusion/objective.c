@@ -3,8 +3,10 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "engine/diffusion/diffusion.h"
+#include "engine/diffusion/flow.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +16,10 @@ static const struct {
                                  {"data-noise", "velocity (data - noise)"},
                                  {"noise-data", "velocity (noise - data)"},
                                  {"x0", "the clean picture (x0)"}},
-  paths[DS_PATHS] = {{"ddpm", "DDPM schedule"}, {"linear", "linear path"}};
+  paths[DS_PATHS] = {{"ddpm", "DDPM schedule"},
+                     {"linear", "linear path"},
+                     {"gvp", "gvp path"},
+                     {"cosine", "cosine schedule"}};
 
 const char *ds_prediction_name(enum ds_prediction p) { return predictions[p].name; }
 const char *ds_prediction_words(enum ds_prediction p) { return predictions[p].words; }
@@ -31,26 +36,114 @@ int ds_prediction_from_name(const char *name, enum ds_prediction *out, ds_error 
                    "unknown objective '%.40s': use eps, data-noise, noise-data or x0", name);
 }
 
+/* Takes `end` off text (n bytes); 0: it does not end so. */
+static int takes(char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    if (n <= m || strcmp(text + n - m, end))
+        return 0;
+    text[n - m] = 0;
+    return 1;
+}
+
+int ds_objective_from_name(const char *name, enum ds_prediction *out, ds_flow *flow,
+                           ds_error *err) {
+    char word[40];
+    snprintf(word, sizeof word, "%s", name);
+    int many = takes(word, "-1000"), gvp = takes(word, "-gvp");
+    *flow = (ds_flow){.path = DS_FLOW_NONE};
+    if (ds_prediction_from_name(word, out, err) ||
+        ((many || gvp) && (*out == DS_PREDICT_EPS || *out == DS_PREDICT_X0)))
+        return ds_fail(err, DS_EINVAL,
+                       "unknown objective '%.40s': use eps, data-noise, noise-data (each with "
+                       "-gvp, -1000 or -gvp-1000 behind it where that is so) or x0",
+                       name);
+    if (*out != DS_PREDICT_EPS && *out != DS_PREDICT_X0)
+        *flow = (ds_flow){.path = gvp ? DS_FLOW_GVP : DS_FLOW_LINEAR,
+                          .to_data = *out == DS_PREDICT_DATA_NOISE,
+                          .scale = many ? 1000 : 1};
+    return 0;
+}
+
+void ds_objective_words(const ds_flow *flow, char *out, size_t size) {
+    if (flow->path == DS_FLOW_NONE)
+        snprintf(out, size, "%s", ds_prediction_words(DS_PREDICT_EPS));
+    else
+        snprintf(out, size, "%s, %s, time 0 to %g, %g is %s",
+                 ds_prediction_words(flow->to_data ? DS_PREDICT_DATA_NOISE : DS_PREDICT_NOISE_DATA),
+                 ds_noise_path_words(flow->path == DS_FLOW_GVP ? DS_PATH_GVP : DS_PATH_LINEAR),
+                 flow->scale, flow->scale, flow->to_data ? "data" : "noise");
+}
+
 /* ---------------------------------------------------------------- what is tried */
 
 /* Noise to data, s / a, and the weight of the picture's error beside the answer's: those under
  * which bases of known objective were told apart best (tools/parity/objective_bases.py). */
 static const double ratios[] = {0.35, 0.7, 2.5, 5, 10};
+static const double HALF_PI = 1.57079632679489661923;
 enum { LEVELS = sizeof ratios / sizeof ratios[0], SEED = 9 };
 static const double picture_weight = 0.4;
+
+/* At the MUCH last of them a picture is almost noise, which any trained network sees: a velocity on
+ * the linear path has it whole, one on gvp pi / 2 a of it, 0.3 and 0.16, cosine a of it.  The middle
+ * tells them apart where the losses are near each other. */
+enum { MUCH = 2 };
+static const double share_border = 0.6, clock_margin = 1.5;
+
+/* What is compared.  The first EARLY of them are enough where eps is clear. */
+static const struct {
+    enum ds_prediction prediction;
+    enum ds_noise_path path;
+} hypotheses[] = {{DS_PREDICT_EPS, DS_PATH_DDPM},          {DS_PREDICT_DATA_NOISE, DS_PATH_DDPM},
+                  {DS_PREDICT_NOISE_DATA, DS_PATH_DDPM},   {DS_PREDICT_X0, DS_PATH_DDPM},
+                  {DS_PREDICT_EPS, DS_PATH_LINEAR},        {DS_PREDICT_DATA_NOISE, DS_PATH_LINEAR},
+                  {DS_PREDICT_NOISE_DATA, DS_PATH_LINEAR}, {DS_PREDICT_X0, DS_PATH_LINEAR},
+                  {DS_PREDICT_DATA_NOISE, DS_PATH_GVP},    {DS_PREDICT_NOISE_DATA, DS_PATH_GVP},
+                  {DS_PREDICT_NOISE_DATA, DS_PATH_COSINE}};
+enum { EARLY = 8, EARLY_CLOCKS = 5 };
+_Static_assert(sizeof hypotheses / sizeof hypotheses[0] == DS_OBJECTIVE_ROWS, "a row each");
 
 /* The ways in which a time is told. */
 static const struct {
     enum ds_noise_path path;
     const char *words;
-    int data; /* linear: what grows with t is the data, else the noise */
+    int data; /* what grows with t is the data, else the noise */
     double times;
 } clocks[] = {{DS_PATH_DDPM, "t of 0..T-1", 0, 0},
               {DS_PATH_LINEAR, "t, 1 is data", 1, 1},
               {DS_PATH_LINEAR, "t, 1 is noise", 0, 1},
               {DS_PATH_LINEAR, "1000 t, 1 is data", 1, 1000},
-              {DS_PATH_LINEAR, "1000 t, 1 is noise", 0, 1000}};
+              {DS_PATH_LINEAR, "1000 t, 1 is noise", 0, 1000},
+              {DS_PATH_GVP, "t, 1 is data", 1, 1},
+              {DS_PATH_GVP, "t, 1 is noise", 0, 1},
+              {DS_PATH_GVP, "1000 t, 1 is data", 1, 1000},
+              {DS_PATH_GVP, "1000 t, 1 is noise", 0, 1000}};
 enum { CLOCKS = sizeof clocks / sizeof clocks[0] };
+
+/* Is the path of a hypothesis tried with this clock?  A schedule of DDPM's counts its noise. */
+static int with_clock(enum ds_noise_path path, int clock) {
+    return path == DS_PATH_COSINE
+               ? clocks[clock].path == DS_PATH_GVP && !clocks[clock].data && clocks[clock].times > 1
+               : clocks[clock].path == path;
+}
+
+int ds_objective_flow(const ds_objective_row *row, ds_flow *out, const char **why) {
+    static const enum ds_flow_path flows[DS_PATHS] = {
+        [DS_PATH_LINEAR] = DS_FLOW_LINEAR, [DS_PATH_GVP] = DS_FLOW_GVP};
+    const int to_data = row->prediction == DS_PREDICT_DATA_NOISE;
+    *out = (ds_flow){.path = DS_FLOW_NONE};
+    *why = "supported is noise with DDPM's schedule, or a velocity on the linear or gvp path";
+    if (row->prediction == DS_PREDICT_EPS && row->path == DS_PATH_DDPM)
+        return 1;
+    if (row->prediction == DS_PREDICT_EPS || row->prediction == DS_PREDICT_X0 ||
+        flows[row->path] == DS_FLOW_NONE)
+        return 0;
+    *why = "its time runs against its velocity: supported is a time that is 1 where the velocity "
+           "points";
+    if (row->data != to_data)
+        return 0;
+    *out = (ds_flow){.path = flows[row->path], .to_data = to_data, .scale = row->scale};
+    return 1;
+}
 
 int64_t ds_objective_passes(int n) { return (int64_t)CLOCKS * LEVELS * n; }
 
@@ -61,9 +154,12 @@ typedef struct {
 
 /* The timestep whose ratio of noise to data is nearest. */
 static mix mix_of(const ds_schedule *schedule, int clock, double ratio) {
-    if (clocks[clock].path == DS_PATH_LINEAR) {
-        double s = ratio / (1 + ratio);
-        return (mix){1 - s, s, (float)((clocks[clock].data ? 1 - s : s) * clocks[clock].times)};
+    if (clocks[clock].path != DS_PATH_DDPM) {
+        enum ds_flow_path path = clocks[clock].path == DS_PATH_GVP ? DS_FLOW_GVP : DS_FLOW_LINEAR;
+        double u = path == DS_FLOW_GVP ? atan(ratio) / HALF_PI : ratio / (1 + ratio);
+        ds_flow_point p = ds_flow_at(path, u);
+        ds_flow told = {path, clocks[clock].data, clocks[clock].times};
+        return (mix){p.a, p.s, ds_flow_time(&told, u)};
     }
     int best = 0;
     double nearest = INFINITY;
@@ -77,17 +173,19 @@ static mix mix_of(const ds_schedule *schedule, int clock, double ratio) {
 }
 
 /* What the hypothesis says the answer is: x x + e e; an answer that is off by d makes a picture
- * that is off by `picture` d: x = (x_t - s e) / a, x_t + s v (linear), a x_t + s v (DDPM). */
+ * that is off by `picture` d: x = (x_t - s e) / a, x_t + s v (linear), a x_t + s v (DDPM, cosine),
+ * a x_t + s v 2 / pi (gvp). */
 typedef struct {
     double x, e, picture;
 } target;
 
 static target target_of(enum ds_prediction p, enum ds_noise_path path, const mix *m) {
-    double x = path == DS_PATH_LINEAR ? 1 : m->s, e = path == DS_PATH_LINEAR ? 1 : m->a;
+    double times = path == DS_PATH_GVP ? HALF_PI : 1, x = path == DS_PATH_LINEAR ? 1 : times * m->s,
+           e = path == DS_PATH_LINEAR ? 1 : times * m->a;
     switch (p) {
     case DS_PREDICT_EPS: return (target){0, 1, m->s / m->a};
-    case DS_PREDICT_DATA_NOISE: return (target){x, -e, m->s};
-    case DS_PREDICT_NOISE_DATA: return (target){-x, e, m->s};
+    case DS_PREDICT_DATA_NOISE: return (target){x, -e, m->s / times};
+    case DS_PREDICT_NOISE_DATA: return (target){-x, e, m->s / times};
     case DS_PREDICT_X0: return (target){1, 0, 1};
     case DS_PREDICTIONS: break;
     }
@@ -114,23 +212,35 @@ static double log_of(double off, double all) {
     return log(isfinite(off) ? fmin(fmax(off / fmax(all, 1e-30), 1e-9), 1e9) : 1e9);
 }
 
-/* Logs of the two relative errors of each prediction at one ratio, added to sum. */
-static int try_level(trial *t, int clock, const mix *m, double sum[DS_PREDICTIONS][2],
+/* Of each hypothesis of a clock: the logs of the two relative errors, summed over the ratios, and
+ * the noise in its answer, of the share that it should have in sign. */
+typedef struct {
+    double answer, picture, share;
+} sums;
+
+/* Adds those at one ratio. */
+static int try_level(trial *t, int clock, const mix *m, int much, sums sum[DS_OBJECTIVE_ROWS],
                      ds_error *err) {
     for (size_t i = 0; i < t->count; i++)
         t->noisy[i] = (float)(m->a * t->x[i] + m->s * t->e[i]);
     int rc = t->denoiser(t->user, t->said, t->noisy, m->t, t->n, err);
-    for (int p = 0; !rc && p < DS_PREDICTIONS; p++) {
-        target k = target_of((enum ds_prediction)p, clocks[clock].path, m);
-        double off = 0, all = 0, pictures = 0;
+    for (int h = 0; !rc && h < DS_OBJECTIVE_ROWS; h++) {
+        if (!with_clock(hypotheses[h].path, clock))
+            continue;
+        target k = target_of(hypotheses[h].prediction, hypotheses[h].path, m);
+        double off = 0, all = 0, pictures = 0, noise = 0, seen = 0;
         for (size_t i = 0; i < t->count; i++) {
             double x = t->x[i], want = k.x * x + k.e * t->e[i], d = t->said[i] - want;
             off += d * d;
             all += want * want;
             pictures += x * x;
+            noise += (double)t->e[i] * t->e[i];
+            seen += (double)t->e[i] * t->said[i];
         }
-        sum[p][0] += log_of(off, all);
-        sum[p][1] += log_of(k.picture * k.picture * off, pictures);
+        sum[h].answer += log_of(off, all);
+        sum[h].picture += log_of(k.picture * k.picture * off, pictures);
+        if (much && isfinite(seen))
+            sum[h].share += (k.e < 0 ? -1 : 1) * seen / noise / MUCH;
     }
     t->done += t->n;
     if (!rc && ds_progress_say(t->step, t->step_user, t->done, ds_objective_passes(t->n)))
@@ -140,47 +250,97 @@ static int try_level(trial *t, int clock, const mix *m, double sum[DS_PREDICTION
 
 static int by_loss(const void *a, const void *b) {
     const ds_objective_row *x = a, *y = b;
-    return x->loss != y->loss               ? (x->loss > y->loss) - (x->loss < y->loss)
+    return x->out != y->out                 ? x->out - y->out
+           : x->loss != y->loss             ? (x->loss > y->loss) - (x->loss < y->loss)
            : x->prediction != y->prediction ? (int)x->prediction - (int)y->prediction
                                             : (int)x->path - (int)y->path;
 }
 
+static int on_flow(const ds_objective_row *r) {
+    return r->path != DS_PATH_DDPM &&
+           (r->prediction == DS_PREDICT_DATA_NOISE || r->prediction == DS_PREDICT_NOISE_DATA);
+}
+
+/* Of a velocity the linear path and the others: told the time in the same way one of both has the
+ * share of noise that it must not have; told it in another way a loss that is near is not enough. */
+static void rule_out(ds_objective *o) {
+    ds_objective_row *best = &o->rows[0];
+    const int linear = best->path == DS_PATH_LINEAR, right = (best->share > share_border) == linear;
+    for (int i = 1; on_flow(best) && i < o->count; i++) {
+        ds_objective_row *r = &o->rows[i];
+        if (!on_flow(r) || r->prediction != best->prediction ||
+            (r->path == DS_PATH_LINEAR) == linear)
+            continue;
+        if (r->data != best->data || r->scale != best->scale)
+            r->out = right && r->loss >= clock_margin * best->loss;
+        else if (right)
+            r->out = 1;
+        else
+            best->out = 1;
+    }
+}
+
 static void judge(ds_objective *o) {
-    qsort(o->rows, (size_t)DS_OBJECTIVE_ROWS, sizeof o->rows[0], by_loss);
+    qsort(o->rows, (size_t)o->count, sizeof o->rows[0], by_loss);
+    rule_out(o);
+    qsort(o->rows, (size_t)o->count, sizeof o->rows[0], by_loss);
     const ds_objective_row *best = &o->rows[0];
     o->rival = best->prediction == DS_PREDICT_X0 && o->rows[1].prediction == DS_PREDICT_X0 ? 2 : 1;
     o->margin = o->rows[o->rival].loss / best->loss;
     o->clear = o->margin >= DS_OBJECTIVE_MARGIN && best->answer <= DS_OBJECTIVE_ANSWER;
 }
 
-static int try_all(trial *t, const ds_schedule *schedule, ds_objective *out, ds_error *err) {
+static int try_clock(trial *t, const ds_schedule *schedule, int clock,
+                     ds_objective_row rows[DS_OBJECTIVE_ROWS], ds_error *err) {
+    sums sum[DS_OBJECTIVE_ROWS] = {{0}};
     int rc = 0;
-    for (int p = 0; p < DS_OBJECTIVE_ROWS; p++)
-        out->rows[p] = (ds_objective_row){.prediction = (enum ds_prediction)(p % DS_PREDICTIONS),
-                                          .path = (enum ds_noise_path)(p / DS_PREDICTIONS),
-                                          .time = "",
-                                          .loss = INFINITY};
-    for (int c = 0; !rc && c < CLOCKS; c++) {
-        double sum[DS_PREDICTIONS][2] = {0};
-        for (int l = 0; !rc && l < LEVELS; l++) {
-            mix m = mix_of(schedule, c, ratios[l]);
-            rc = try_level(t, c, &m, sum, err);
-        }
-        for (int p = 0; p < DS_PREDICTIONS; p++) {
-            ds_objective_row *row = &out->rows[(int)clocks[c].path * DS_PREDICTIONS + p];
-            double loss =
-                exp(((1 - picture_weight) * sum[p][0] + picture_weight * sum[p][1]) / LEVELS);
-            if (loss >= row->loss)
-                continue;
-            row->loss = loss;
-            row->answer = exp(sum[p][0] / LEVELS);
-            row->picture = exp(sum[p][1] / LEVELS);
-            row->time = clocks[c].words;
-        }
+    for (int l = 0; !rc && l < LEVELS; l++) {
+        mix m = mix_of(schedule, clock, ratios[l]);
+        rc = try_level(t, clock, &m, l >= LEVELS - MUCH, sum, err);
     }
-    if (!rc)
-        judge(out);
+    for (int h = 0; !rc && h < DS_OBJECTIVE_ROWS; h++) {
+        double loss =
+            exp(((1 - picture_weight) * sum[h].answer + picture_weight * sum[h].picture) / LEVELS);
+        if (with_clock(hypotheses[h].path, clock) && loss < rows[h].loss)
+            rows[h] = (ds_objective_row){.prediction = hypotheses[h].prediction,
+                                         .path = hypotheses[h].path,
+                                         .time = clocks[clock].words,
+                                         .data = clocks[clock].data,
+                                         .scale = clocks[clock].times,
+                                         .loss = loss,
+                                         .answer = exp(sum[h].answer / LEVELS),
+                                         .picture = exp(sum[h].picture / LEVELS),
+                                         .share = sum[h].share};
+    }
     return rc;
+}
+
+static int try_all(trial *t, const ds_schedule *schedule, ds_objective *out, ds_error *err) {
+    ds_objective_row rows[DS_OBJECTIVE_ROWS];
+    int rc = 0;
+    for (int h = 0; h < DS_OBJECTIVE_ROWS; h++)
+        rows[h] = (ds_objective_row){.loss = INFINITY};
+    for (int c = 0; !rc && c < CLOCKS; c++) {
+        rc = try_clock(t, schedule, c, rows, err);
+        if (rc || (c != EARLY_CLOCKS - 1 && c != CLOCKS - 1))
+            continue;
+        out->count = c < EARLY_CLOCKS ? EARLY : DS_OBJECTIVE_ROWS;
+        memcpy(out->rows, rows, sizeof rows);
+        judge(out);
+        const ds_objective_row *best = &out->rows[0];
+        if (out->clear && best->prediction == DS_PREDICT_EPS && best->path == DS_PATH_DDPM)
+            break;
+    }
+    return rc;
+}
+
+/* DDPM's published schedule, for a base whose configuration says a flow. */
+static ds_facts with_schedule(const ds_facts *c) {
+    ds_facts f = *c;
+    if (f.flow.path != DS_FLOW_NONE)
+        f.train_steps = 1000, f.beta_start = 1e-4, f.beta_end = 2e-2;
+    f.flow.path = DS_FLOW_NONE;
+    return f;
 }
 
 int ds_objective_measure(ds_objective *out, const ds_facts *c, ds_denoiser *denoiser, void *user,
@@ -202,7 +362,8 @@ int ds_objective_measure(ds_objective *out, const ds_facts *c, ds_denoiser *deno
     for (int i = 0; i < n; i++)
         ds_rng_normal(e + (size_t)i * one, one, SEED, DS_STREAM_OBJECTIVE, 0, (uint64_t)i);
     ds_schedule schedule;
-    ds_schedule_init(&schedule, c);
+    const ds_facts ddpm = with_schedule(c);
+    ds_schedule_init(&schedule, &ddpm);
     int rc = try_all(&t, &schedule, out, err);
     ds_schedule_release(&schedule);
     free(room);

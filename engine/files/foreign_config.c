@@ -105,6 +105,20 @@ static const row scheduler[] = {
     {"flow_shift", ANY, 0}, {"time_shift_type", ANY, 0}, /* with use_flow_sigmas only */
     {0}};
 
+/* Of a flow: the network is told num_train_timesteps times the noise level.  shift and its kind say
+ * at which levels a sampler stops. */
+static const row flow[] = {
+    {"_class_name", ONLY,
+     "[\"FlowMatchEulerDiscreteScheduler\", \"FlowMatchHeunDiscreteScheduler\"]"},
+    {"num_train_timesteps", INT, 0},
+    {"invert_sigmas", ONLY, "[null, false]"},
+    {"shift", ANY, 0}, {"use_dynamic_shifting", ANY, 0}, {"base_shift", ANY, 0},
+    {"max_shift", ANY, 0}, {"base_image_seq_len", ANY, 0}, {"max_image_seq_len", ANY, 0},
+    {"shift_terminal", ANY, 0}, {"time_shift_type", ANY, 0}, {"stochastic_sampling", ANY, 0},
+    {"use_karras_sigmas", ANY, 0}, {"use_exponential_sigmas", ANY, 0},
+    {"use_beta_sigmas", ANY, 0},
+    {0}};
+
 static const row pipeline[] = {
     {"_class_name", ONLY, "[\"DiTPipeline\"]"},
     {"id2label", OBJECT, 0},
@@ -169,12 +183,10 @@ static const row args[] = {
     {0}};
 /* clang-format on */
 
-static const row *const tables[] = {[DS_FOREIGN_DIT] = dit,
-                                    [DS_FOREIGN_FACEBOOK] = facebook,
-                                    [DS_FOREIGN_SCHEDULER] = scheduler,
-                                    [DS_FOREIGN_PIPELINE] = pipeline,
-                                    [DS_FOREIGN_VAE] = vae,
-                                    [DS_FOREIGN_ARGS] = args};
+static const row *const tables[] = {
+    [DS_FOREIGN_DIT] = dit,   [DS_FOREIGN_FACEBOOK] = facebook, [DS_FOREIGN_SCHEDULER] = scheduler,
+    [DS_FOREIGN_FLOW] = flow, [DS_FOREIGN_PIPELINE] = pipeline, [DS_FOREIGN_VAE] = vae,
+    [DS_FOREIGN_ARGS] = args};
 
 /* text without the words that are no JSON. */
 static void replace_words(const char *text, size_t n, ds_buf *out) {

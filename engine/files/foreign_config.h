@@ -5,7 +5,7 @@
  * where it is used, or the values at which it changes nothing.  Who uses the fields reads them
  * himself, after this check.
  * Sources: the constructors of diffusers 0.42 (DiTTransformer2DModel, Transformer2DModel,
- * AutoencoderKL, the schedulers with betas); facebookresearch/DiT train.py and models.py.
+ * AutoencoderKL, the schedulers with betas and FlowMatchEulerDiscreteScheduler); facebookresearch/DiT train.py and models.py.
  *
  * Thread: any.  Errors: DS_EINVAL with the field and the way out.
  */
@@ -18,7 +18,8 @@ enum ds_foreign {
     DS_FOREIGN_DIT,       /* config.json of a diffusers DiT */
     DS_FOREIGN_FACEBOOK,  /* config.json beside a DiT of the facebook layout: its constructor's
                              arguments */
-    DS_FOREIGN_SCHEDULER, /* scheduler_config.json */
+    DS_FOREIGN_SCHEDULER, /* scheduler_config.json, of a schedule with betas .. */
+    DS_FOREIGN_FLOW,      /* .. and of a flow */
     DS_FOREIGN_PIPELINE,  /* model_index.json */
     DS_FOREIGN_VAE,       /* config.json of an AutoencoderKL */
     DS_FOREIGN_ARGS       /* settings in a checkpoint: fields that are not known are said, in one

@@ -136,6 +136,20 @@ void ds_import_report_assumed(ds_import_report *r, const char *what, json_t *val
         say(r, 1, "assumed: %.60s %s (%.200s)", what, shown, why);
 }
 
+void ds_import_report_not_assumed(ds_import_report *r, const char *what) {
+    json_t *list = r ? json_object_get(r->doc, "assumed") : NULL;
+    char line[96];
+    snprintf(line, sizeof line, "wassumed: %.60s ", what);
+    for (size_t i = json_array_size(list); i-- > 0;)
+        if (!strcmp(ds_json_string(json_array_get(list, i), "what", ""), what))
+            json_array_remove(list, i);
+    for (size_t i = r ? r->count : 0; i-- > 0;)
+        if (!strncmp(r->lines[i], line, strlen(line))) {
+            free(r->lines[i]);
+            memmove(&r->lines[i], &r->lines[i + 1], (--r->count - i) * sizeof *r->lines);
+        }
+}
+
 void ds_import_report_ignored(ds_import_report *r, const char *tensors, const char *why) {
     if (r && append(r, "ignored",
                     json_pack("{s:o, s:o}", "tensors", text_of(tensors), "why", text_of(why))))

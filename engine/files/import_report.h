@@ -36,6 +36,9 @@ void ds_import_report_field(ds_import_report *r, const char *file, const char *f
 void ds_import_report_assumed(ds_import_report *r, const char *what, json_t *value,
                               const char *why);
 
+/* An assumption that turned out to be about nothing goes again, with its line. */
+void ds_import_report_not_assumed(ds_import_report *r, const char *what);
+
 /* Tensors (or other values) that are no part of the model. */
 void ds_import_report_ignored(ds_import_report *r, const char *tensors, const char *why);
 

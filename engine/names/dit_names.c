@@ -9,14 +9,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PIECES_MAX = 3, PIPELINE_MAX = 16 << 20 };
+enum { PIECES_MAX = 3, PIPELINE_MAX = 16 << 20, PUBLISHED_STEPS = 1000 };
+static const double published_start = 1e-4, published_end = 2e-2;
 
 struct ds_dit_names {
     ds_weights *w;
     ds_dit_config cfg;
     ds_params table;
     int diffusers;
-    int rows_known; /* something says how many classes there are */
+    int rows_known;    /* something says how many classes there are */
+    size_t projectors; /* tensors that REPA aligned features with while it trained */
 };
 
 /* Facebook's name of a part of the network and what it is called in diffusers, '#' = block. */
@@ -188,9 +190,9 @@ static int from_shapes(ds_dit_names *d, ds_error *err) {
                          .classes = (int)table->shape[0] - 1,
                          .freq_dim = (int)time->shape[1],
                          .mlp_ratio = (int)(fc1->shape[0] / patch->shape[0]),
-                         .train_steps = 1000,
-                         .beta_start = 1e-4,
-                         .beta_end = 2e-2,
+                         .train_steps = PUBLISHED_STEPS,
+                         .beta_start = published_start,
+                         .beta_end = published_end,
                          .norm2_eps_e6 = d->diffusers ? 10 : 1,
                          .time_shift = d->diffusers};
     int64_t outputs = last->shape[0], plain = (int64_t)c->channels * c->patch * c->patch;
@@ -351,12 +353,18 @@ static int from_args(ds_dit_names *d, ds_error *err) {
     return rc;
 }
 
+static int is_flow(const json_t *scheduler) {
+    return !strncmp(ds_json_string(scheduler, "_class_name", ""), "FlowMatch", 9);
+}
+
 /* A document of a diffusers pipeline, beside the model's folder; *doc NULL: there is none. */
 static int pipeline_file(const ds_dit_names *d, enum ds_foreign what, const char *name,
                          json_t **doc, ds_error *err) {
     char *path = ds_xasprintf("%s/../%s", ds_weights_dir(d->w), name);
     *doc = NULL;
     int rc = ds_fs_exists(path) ? ds_foreign_read(path, PIPELINE_MAX, doc, err) : 0;
+    if (what == DS_FOREIGN_SCHEDULER && is_flow(*doc))
+        what = DS_FOREIGN_FLOW;
     if (!rc && *doc)
         rc = ds_foreign_check(what, name, *doc, ds_weights_report(d->w), err);
     if (rc && *doc) {
@@ -393,12 +401,19 @@ static int from_scheduler(ds_dit_names *d, ds_error *err) {
                           : (doc = NULL, 0);
     if (rc)
         return rc;
+    if (is_flow(doc)) {
+        const ds_flow told = {.path = DS_FLOW_LINEAR,
+                              .scale = ds_json_number(doc, "num_train_timesteps", 1000)};
+        ds_dit_names_set_flow(d, &told);
+        json_decref(doc);
+        return 0;
+    }
     const char *where = doc ? "scheduler_config.json" : "its settings";
     int missing = 0;
-    double steps = schedule_number(d, doc, count, 1000, &missing);
+    double steps = schedule_number(d, doc, count, PUBLISHED_STEPS, &missing);
     d->cfg.train_steps = steps < 0 || steps > 1000000 ? 0 : (int)steps;
-    d->cfg.beta_start = schedule_number(d, doc, start, 1e-4, &missing);
-    d->cfg.beta_end = schedule_number(d, doc, end, 2e-2, &missing);
+    d->cfg.beta_start = schedule_number(d, doc, start, published_start, &missing);
+    d->cfg.beta_end = schedule_number(d, doc, end, published_end, &missing);
     if (missing) {
         char text[100];
         snprintf(text, sizeof text, "linear, betas %g to %g in %d steps", d->cfg.beta_start,
@@ -536,6 +551,13 @@ static int check_copies(const ds_dit_names *d, size_t *used, ds_error *err) {
     return 0;
 }
 
+/* "projectors.N.M.weight": of REPA (Yu et al. 2025), whose networks have them only to be trained. */
+static int is_projector(const char *name) {
+    int n = 0;
+    return sscanf(name, "projectors.%*9[0-9].%*9[0-9].%n", &n) == 0 && n > 0 &&
+           (!strcmp(name + n, "weight") || !strcmp(name + n, "bias"));
+}
+
 /* A tensor that nothing asked for: for the message. */
 static const char *first_unknown(const ds_dit_names *d) {
     for (size_t i = 0; i < ds_weights_count(d->w); i++) {
@@ -546,14 +568,24 @@ static const char *first_unknown(const ds_dit_names *d) {
             for (int k = source_names(d, &d->table.items[e], names) - 1; k >= 0; k--)
                 known |= !strcmp(name, names[k]);
         }
-        if (!known && !(d->diffusers && strstr(name, ".norm1.emb.")))
+        if (!known && !(d->diffusers ? strstr(name, ".norm1.emb.") != NULL : is_projector(name)))
             return name;
     }
     return "?";
 }
 
+static void leave_projectors(ds_dit_names *d) {
+    for (size_t i = 0; !d->diffusers && i < ds_weights_count(d->w); i++)
+        d->projectors += (size_t)is_projector(ds_weights_at(d->w, i)->name);
+    if (!d->projectors)
+        return;
+    d->cfg.guidance_channels = 0; /* its samplers guide all channels */
+    ds_import_report_ignored(ds_weights_report(d->w), "projectors.*",
+                             "of REPA's training: the network works without them");
+}
+
 static int check_tensors(const ds_dit_names *d, ds_error *err) {
-    size_t used = 0;
+    size_t used = d->projectors;
     int rc = 0;
     for (int i = 0; !rc && i < d->table.count; i++)
         rc = check_entry(d, &d->table.items[i], &used, err);
@@ -573,6 +605,7 @@ int ds_dit_names_open(ds_dit_names **out, ds_weights *w, int heads, ds_error *er
     int rc = find_layout(d, err);
     rc = rc ? rc : make_config(d, heads, err);
     if (!rc) {
+        leave_projectors(d);
         ds_dit_tensors(&d->table, &d->cfg);
         rc = check_tensors(d, err);
     }
@@ -597,6 +630,22 @@ json_t *ds_dit_names_json(const ds_dit_names *d, double latent_scale) {
     ds_dit_config c = d->cfg;
     c.latent_scale = latent_scale;
     return ds_dit_config_to_json(&c);
+}
+
+int ds_dit_names_repa(const ds_dit_names *d) { return d->projectors > 0; }
+
+void ds_dit_names_set_flow(ds_dit_names *d, const ds_flow *flow) {
+    ds_dit_config *c = &d->cfg;
+    c->flow = *flow;
+    if (flow->path != DS_FLOW_NONE) {
+        c->train_steps = 0;
+        c->beta_start = c->beta_end = 0;
+        ds_import_report_not_assumed(ds_weights_report(d->w), "noise schedule");
+    } else if (!c->train_steps) {
+        c->train_steps = PUBLISHED_STEPS;
+        c->beta_start = published_start;
+        c->beta_end = published_end;
+    }
 }
 
 const ds_params *ds_dit_names_table(const ds_dit_names *d) { return &d->table; }

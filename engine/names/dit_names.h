@@ -31,6 +31,11 @@ const struct ds_dit_config *ds_dit_names_config(const ds_dit_names *d);
 ds_facts ds_dit_names_facts(const ds_dit_names *d);
 /* The configuration for the base's file, with this scale of latents; new reference. */
 json_t *ds_dit_names_json(const ds_dit_names *d, double latent_scale);
+/* What it predicts, where the source says it by a scheduler or a configuration of ours
+ * (DS_FLOW_NONE: noise, or it does not say); and found out otherwise. */
+void ds_dit_names_set_flow(ds_dit_names *d, const ds_flow *flow);
+/* Has it tensors of REPA's training?  They are left out, which the report says. */
+int ds_dit_names_repa(const ds_dit_names *d);
 const ds_params *ds_dit_names_table(const ds_dit_names *d); /* ds_dit_tensors of the config */
 const char *ds_dit_names_layout(const ds_dit_names *d);     /* "facebook DiT", "diffusers DiT" */
 

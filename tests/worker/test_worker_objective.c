@@ -179,11 +179,88 @@ START_TEST(eps_is_measured) {
 }
 END_TEST
 
-START_TEST(velocity_is_refused) {
-    outcome t = try("velocity", (ds_import_options){.source = GOLDEN "velocity.pt"});
-    expect_refused(&t, "predicts velocity (data - noise), linear path",
-                   "only eps models can be used");
-    t = try("velocity", (ds_import_options){.source = GOLDEN "velocity.pt", .objective = "x0"});
+/* What the written file says of itself: path NULL: it predicts noise. */
+static void expect_flow(const outcome *t, const char *path, int to_data, double scale) {
+    ds_base *b;
+    ds_error err;
+    const json_t *c = t->r.config;
+    ck_assert_msg(!ds_base_open(&b, t->r.file, t->r.sha256, &err), "%s", err.message);
+    const ds_flow *f = &b->facts.flow;
+    ck_assert_int_eq(f->path, !path                     ? DS_FLOW_NONE
+                              : !strcmp(path, "linear") ? DS_FLOW_LINEAR
+                                                        : DS_FLOW_GVP);
+    ck_assert_int_eq(b->facts.train_steps, path ? 0 : 1000);
+    ck_assert_str_eq(ds_json_string(c, "flow", "none"), path ? path : "none");
+    if (path) {
+        ck_assert(f->to_data == to_data && f->scale == scale);
+        ck_assert(ds_json_int(c, "flow_to_data", -1) == to_data &&
+                  ds_json_number(c, "flow_scale", -1) == scale);
+        ck_assert_str_eq(text_at(objective(t), "path", NULL), path);
+        ck_assert(ds_json_number(objective(t), "time_scale", -1) == scale);
+    }
+    ck_assert_str_eq(text_at(objective(t), "prediction", NULL), !path     ? "eps"
+                                                                : to_data ? "data-noise"
+                                                                          : "noise-data");
+    ds_base_free(b);
+}
+
+/* Trained ones that say nothing: direction, path and clock are found, and only one file stays. */
+START_TEST(velocities_are_found) {
+    static const struct {
+        const char *file, *path;
+        int to_data;
+        double scale;
+    } cases[] = {{"velocity.pt", "linear", 1, 1},
+                 {"gvp.pt", "gvp", 1, 1},
+                 {"flow-1000.pt", "linear", 0, 1000}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *from = ds_xasprintf(GOLDEN "%s", cases[i].file);
+        outcome t = try("found", (ds_import_options){.source = from});
+        ck_assert_msg(!t.rc, "%s: %s", cases[i].file, t.err.message);
+        ck_assert_str_eq(text_at(objective(&t), "how", NULL), "measured");
+        expect_flow(&t, cases[i].path, cases[i].to_data, cases[i].scale);
+        ck_assert_int_eq(files_in(t.dir), 1);
+        const json_t *item, *report = ds_import_report_json(t.report);
+        size_t k;
+        json_array_foreach(json_object_get(report, "assumed"), k, item) {
+            ck_assert_str_ne(text_at(item, "what", NULL), "noise schedule");
+        }
+        /* what was imported once says it, and is believed and measured */
+        ds_import_options again = {.source = t.r.file};
+        outcome copy = try("copy", again);
+        ck_assert_msg(!copy.rc, "%s", copy.err.message);
+        ck_assert_str_eq(text_at(objective(&copy), "how", NULL), "config");
+        expect_flow(&copy, cases[i].path, cases[i].to_data, cases[i].scale);
+        end(&copy);
+        must(ds_fs_remove(t.r.file, &t.err), &t.err);
+        end(&t);
+        free(from);
+    }
+}
+END_TEST
+
+START_TEST(a_person_says_it) {
+    static const struct {
+        const char *word, *path;
+        int to_data;
+        double scale;
+    } cases[] = {{"data-noise", "linear", 1, 1},
+                 {"noise-data-1000", "linear", 0, 1000},
+                 {"data-noise-gvp", "gvp", 1, 1},
+                 {"noise-data-gvp-1000", "gvp", 0, 1000}};
+    char *random = untrained("given.safetensors", 16, 0.1f);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ds_import_options o = {.source = random, .objective = cases[i].word};
+        outcome t = try("given", o);
+        ck_assert_msg(!t.rc, "%s", t.err.message);
+        ck_assert_str_eq(text_at(objective(&t), "how", NULL), "given");
+        expect_flow(&t, cases[i].path, cases[i].to_data, cases[i].scale);
+        ck_assert_int_eq(ds_json_int(t.r.config, "learn_sigma", 0), 1);
+        end(&t);
+    }
+    free(random);
+    outcome t =
+        try("velocity", (ds_import_options){.source = GOLDEN "velocity.pt", .objective = "x0"});
     expect_refused(&t, "x0", "cannot be added");
     t = try("velocity", (ds_import_options){.source = GOLDEN "velocity.pt", .objective = "e"});
     expect_refused(&t, "unknown objective 'e'", "data-noise");
@@ -192,13 +269,18 @@ START_TEST(velocity_is_refused) {
     ck_assert_msg(!t.rc, "%s", t.err.message);
     ck_assert_str_eq(text_at(objective(&t), "how", NULL), "given");
     ck_assert(json_is_null(json_object_get(objective(&t), "measured")));
+    expect_flow(&t, NULL, 0, 0);
     ck_assert_int_eq(files_in(t.dir), 1);
     end(&t);
-    /* what was there before stays when the same is refused */
+    /* what was there before stays when another digest comes, or the same is refused */
     ds_import_options again = {.source = GOLDEN "velocity.pt"};
     t = try("velocity", again);
+    ck_assert_msg(!t.rc, "%s", t.err.message);
+    ck_assert_int_eq(files_in(t.dir), 2);
+    end(&t);
+    t = try("velocity", (ds_import_options){.source = GOLDEN "velocity.pt", .objective = "x0"});
     ck_assert_int_eq(t.rc, DS_EINVAL);
-    ck_assert_int_eq(files_in(t.dir), 1);
+    ck_assert_int_eq(files_in(t.dir), 2);
     end(&t);
 }
 END_TEST
@@ -226,7 +308,7 @@ START_TEST(random_weights_are_refused) {
     path = untrained("huge.safetensors", 8, 3e37f);
     t = try("huge", (ds_import_options){.source = path});
     const json_t *table = json_object_get(json_object_get(objective(&t), "measured"), "table");
-    ck_assert_uint_eq(json_array_size(table), 8);
+    ck_assert_uint_eq(json_array_size(table), 11);
     ck_assert(ds_json_number(json_array_get(table, 0), "loss", 0) > 1e5);
     end(&t);
     free(path);
@@ -239,15 +321,34 @@ START_TEST(settings_are_believed_and_checked) {
     static const struct {
         const char *from, *args[8], *says, *too; /* says NULL: imported */
     } cases[] = {
+        /* SiT's; its measured twin of another direction or path is refused */
+        {"velocity.pt", {"prediction", "velocity", "path_type", "Linear"}, NULL, "args"},
+        {"gvp.pt", {"prediction", "velocity", "path_type", "GVP"}, NULL, "args"},
+        {"gvp.pt", {"prediction", "velocity"}, NULL, "args"},
         {"velocity.pt",
+         {"prediction", "velocity", "path_type", "GVP"},
+         "args.path_type is \"GVP\", args.prediction is \"velocity\", but its losses say",
+         "velocity (data - noise), linear path"},
+        {"velocity.pt",
+         {"prediction", "velocity", "path_type", "VP"},
+         "along a path that is not known",
+         "args.path_type is \"VP\""},
+        {"eps.pt",
+         {"model", "SiT-B/2", "prediction", "v"},
+         "args.prediction is \"v\", but its losses say",
+         "noise (eps), DDPM schedule"},
+        {"eps.pt",
          {"prediction", "velocity", "path_type", "Linear"},
-         "predicts velocity",
-         "args.prediction is \"velocity\""},
-        {"eps.pt", {"model", "SiT-B/2", "prediction", "v"}, "predicts velocity", "args.prediction"},
+         "args.prediction is \"velocity\", but its losses say",
+         "noise (eps), DDPM schedule"},
         {"eps.pt",
          {"prediction", "noise", "path_type", "Linear"},
          "along a flow's path",
          "args.path_type is \"Linear\", args.prediction is \"noise\""},
+        {"eps.pt",
+         {"prediction", "noise", "objective", "flow"},
+         "says two things",
+         "args.objective is \"flow\""},
         {"eps.pt", {"parameterization", "x0"}, "the clean picture", "args.parameterization"},
         {"eps.pt", {"prediction", "score"}, "the score", "args.prediction"},
         {"eps.pt", {"prediction", "quux"}, "not known", "quux"},
@@ -271,10 +372,102 @@ START_TEST(settings_are_believed_and_checked) {
             ck_assert_msg(!t.rc, "%zu: %s", i, t.err.message);
             ck_assert_str_eq(text_at(objective(&t), "how", NULL), cases[i].too);
             ck_assert(ds_json_bool(json_object_get(objective(&t), "measured"), "clear", 0));
+            expect_flow(&t,
+                        *cases[i].from == 'g'   ? "gvp"
+                        : *cases[i].from == 'v' ? "linear"
+                                                : NULL,
+                        1, 1);
             must(ds_fs_remove(t.r.file, &t.err), &t.err);
             end(&t);
         }
         free(from);
+        free(path);
+    }
+}
+END_TEST
+
+/* Settings of networks that never learned anything, so that nothing is measured: SiT's and REPA's
+ * train in opposite directions, and are known by how they write. */
+START_TEST(settings_alone) {
+    static const struct {
+        const char *args[10], *path; /* path NULL: refused */
+        int to_data;
+    } cases[] = {
+        {{"prediction", "velocity", "path_type", "Linear"}, "linear", 1},
+        {{"prediction", "velocity", "path_type", "GVP"}, "gvp", 1},
+        {{"prediction", "v", "path_type", "linear", "enc_type", "dinov2-vit-b"}, "linear", 0},
+        {{"prediction", "v", "path_type", "cosine", "proj_coeff", "0.5"}, "gvp", 0},
+        {{"prediction", "velocity"}, NULL, 0},
+        {{"prediction", "v", "path_type", "linear"}, NULL, 0}};
+    char *random = untrained("alone.safetensors", 16, 0.1f);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *path = checkpoint("alone.pt", random, cases[i].args);
+        outcome t = try("alone", (ds_import_options){.source = path});
+        if (!cases[i].path)
+            expect_refused(&t, "does not say in which direction", "--objective data-noise");
+        else {
+            ck_assert_msg(!t.rc, "%zu: %s", i, t.err.message);
+            expect_flow(&t, cases[i].path, cases[i].to_data, 1);
+            must(ds_fs_remove(t.r.file, &t.err), &t.err);
+            end(&t);
+        }
+        free(path);
+    }
+    free(random);
+}
+END_TEST
+
+/* REPA's networks have projectors that only its training needs.  They are known, left out, and say
+ * which way the velocity points where nothing else does. */
+START_TEST(projectors_are_left_out) {
+    static const char *const names[] = {"projectors.0.0.weight", "projectors.0.0.bias",
+                                        "projectors.0.4.weight", "projectors.12.2.bias"};
+    static const char *const others[] = {"projectors.0.weight", "projectors.0.0.gamma",
+                                         "projectors.x.0.bias"};
+    for (size_t k = 0; k <= sizeof others / sizeof others[0]; k++) {
+        char *path = in_tmp("repa.safetensors"), *bytes;
+        const char *extra[8] = {NULL};
+        size_t n = 0, size;
+        for (; n < 4; n++)
+            extra[n] = names[n];
+        if (k)
+            extra[n++] = others[k - 1];
+        ds_st_writer *w = ds_st_writer_new();
+        ds_weights *from;
+        ds_error err;
+        must(ds_weights_open(&from, GOLDEN "flow-1000.pt", NULL, &err), &err);
+        float *kept[128];
+        size_t count = ds_weights_count(from), i;
+        ck_assert_uint_lt(count, 128);
+        for (i = 0; i < count; i++) {
+            const ds_weights_tensor *t = ds_weights_at(from, i);
+            kept[i] = ds_xmalloc(t->count * sizeof(float));
+            must(ds_weights_read_f32(from, t, kept[i], &err), &err);
+            ds_st_writer_add_f32(w, t->name, DS_ST_F32, t->ndim, t->shape, kept[i]);
+        }
+        static const float some[6] = {1, 2, 3, 4, 5, 6};
+        for (i = 0; i < n; i++)
+            ds_st_writer_add_f32(w, extra[i], DS_ST_F32, 1, (const int64_t[]){6}, some);
+        must(ds_st_writer_finish(w, &bytes, &size, &err), &err);
+        must(ds_fs_write(path, bytes, size, &err), &err);
+        ds_st_writer_free(w);
+        free(bytes);
+        for (i = 0; i < count; i++)
+            free(kept[i]);
+        ds_weights_close(from);
+        outcome t = try("repa", (ds_import_options){.source = path});
+        if (k)
+            expect_refused(&t, "is not known", others[k - 1]);
+        else {
+            ck_assert_msg(!t.rc, "%s", t.err.message);
+            ck_assert_str_eq(text_at(objective(&t), "how", NULL), "tensors");
+            ck_assert_ptr_nonnull(strstr(text_at(objective(&t), "said", NULL), "REPA"));
+            expect_flow(&t, "linear", 0, 1000);
+            const json_t *left = json_object_get(ds_import_report_json(t.report), "ignored");
+            ck_assert_str_eq(text_at(json_array_get(left, 0), "tensors", NULL), "projectors.*");
+            must(ds_fs_remove(t.r.file, &t.err), &t.err);
+            end(&t);
+        }
         free(path);
     }
 }
@@ -350,7 +543,7 @@ START_TEST(latents_need_their_vae) {
     ck_assert_msg(!ds_import_base(&o, &r, &err), "%s", err.message);
     said = json_object_get(ds_import_report_json(o.report), "objective");
     const json_t *m = json_object_get(said, "measured");
-    ck_assert_uint_eq(json_array_size(json_object_get(m, "table")), 8);
+    ck_assert_uint_eq(json_array_size(json_object_get(m, "table")), 11);
     ck_assert_str_eq(text_at(m, "group", NULL), "photos");
     ds_import_result_release(&r);
     ds_import_report_free(o.report);
@@ -394,9 +587,12 @@ END_TEST
 
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, eps_is_measured);
-    tcase_add_test(tc, velocity_is_refused);
+    tcase_add_test(tc, velocities_are_found);
+    tcase_add_test(tc, a_person_says_it);
     tcase_add_test(tc, random_weights_are_refused);
     tcase_add_test(tc, settings_are_believed_and_checked);
+    tcase_add_test(tc, settings_alone);
+    tcase_add_test(tc, projectors_are_left_out);
     tcase_add_test(tc, a_person_against_the_file);
     tcase_add_test(tc, own_files_and_schedulers_say_it);
     tcase_add_test(tc, latents_need_their_vae);

@@ -7,7 +7,7 @@ Trains them on the example sets with the class of make_dit_golden.py: 32 px, a f
     objective_bases.py random DIR               ten that never learned anything: DiT's own initialisation, and all random
     objective_bases.py check DIR WORKER         imports each there with WORKER (diffscaler-worker), compares, prints a table
     objective_bases.py small WORKER             two of the list, made small, and two random ones (make parity; a minute)
-    objective_bases.py golden DIR               the two tiny ones of the tests (tests/golden/objective)
+    objective_bases.py golden DIR [NAME ...]    the tiny ones of the tests (tests/golden/objective)
 
 One thread each.  What the conventions are: facebookresearch/DiT (eps, t of 0..999), willisma/SiT (data - noise, t = 1 is
 data, t as it is), REPA and minRF (noise - data, t = 1 is noise, t as it is), diffusers' flow matching (noise - data, 1000 t).
@@ -52,14 +52,25 @@ BASES = {
     "flow-4": ("flow-1000", "photos", 96, 2, 6, 4, True, 400, 32, 24),
     "flow-5": ("flow-1000", "digits", 64, 2, 4, 4, False, 400, 64, 25),
     "flow-6": ("flow-1000", "mixed", 64, 3, 4, 4, True, 300, 32, 26),
+    "gvp-1": ("sit-gvp", "digits", 64, 2, 4, 4, True, 400, 64, 41),
+    "gvp-2": ("sit-gvp", "photos", 64, 2, 4, 4, True, 400, 32, 42),
+    "gvp-3": ("flow-gvp", "flags", 64, 3, 4, 4, False, 300, 32, 43),
+    "gvp-4": ("flow-gvp", "mixed", 96, 2, 6, 4, False, 400, 32, 44),
+    "gvp-5": ("flow-gvp-1000", "photos", 96, 2, 6, 4, True, 400, 32, 45),
+    "gvp-6": ("flow-gvp-1000", "digits", 64, 2, 4, 4, False, 400, 64, 46),
     "x0-1": ("x0-ddpm", "photos", 64, 2, 4, 4, True, 300, 24, 31),
     "x0-2": ("x0-sit", "flags", 64, 2, 4, 4, False, 300, 24, 32),
     "v-1": ("v-ddpm", "photos", 96, 2, 6, 4, True, 400, 32, 33),
+    "v-2": ("v-cosine", "photos", 96, 2, 6, 4, True, 400, 32, 35),
+    "v-3": ("v-cosine", "digits", 64, 2, 4, 4, False, 400, 64, 36),
+    "odd-1": ("sit-odd", "photos", 64, 2, 4, 4, False, 400, 32, 37),
     "noise-1": ("eps-sit", "photos", 96, 3, 6, 4, True, 400, 64, 34),
 }
 # Of 16 px, for the tests: half the numbers, few of them.
 GOLDEN = {"eps": ("eps-ddpm", "mixed", 32, 2, 4, 2, False, 800, 32, 41),
-          "velocity": ("sit", "mixed", 32, 2, 4, 2, False, 800, 32, 42)}
+          "velocity": ("sit", "mixed", 32, 2, 4, 2, False, 800, 32, 42),
+          "gvp": ("sit-gvp", "mixed", 32, 2, 4, 2, False, 800, 32, 43),
+          "flow-1000": ("flow-1000", "mixed", 32, 2, 4, 2, False, 800, 32, 44)}
 BAR = torch.cumprod(1 - torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64), 0)
 
 
@@ -101,18 +112,23 @@ def initialise(net):
 def noised(kind, x, e):
     """What the network is shown, the time it is told, and what it must say."""
     n = len(x)
-    family = kind.split("-")[1] if "-" in kind else kind
-    if kind.endswith("-ddpm"):
+    what, *more = kind.split("-")
+    u = torch.rand(n)  # the noise level
+    if "ddpm" in more:
         t = torch.randint(0, 1000, (n,))
         a, s = BAR[t].sqrt().float(), (1 - BAR[t]).sqrt().float()
         told = t.float()
+    elif "cosine" in more:  # Nichol & Dhariwal's schedule, without the offset
+        t = torch.randint(0, 1000, (n,))
+        a, s = (torch.pi / 2 * t / 1000).cos(), (torch.pi / 2 * t / 1000).sin()
+        told = t.float()
     else:
-        u = torch.rand(n)
-        a, s = (u, 1 - u) if "sit" in kind else (1 - u, u)
-        told = u * 1000 if family == "1000" else u
+        a, s = ((torch.pi / 2 * u).cos(), (torch.pi / 2 * u).sin()) if "gvp" in more else (1 - u, u)
+        data = (what == "sit" or "sit" in more) and "odd" not in more
+        told = (1 - u if data else u) * (1000 if "1000" in more else 1)
     a, s = a[:, None, None, None], s[:, None, None, None]
-    what = kind.split("-")[0]
-    target = {"eps": e, "x0": x, "v": a * e - s * x, "sit": x - e, "flow": e - x}[what]
+    flow = torch.pi / 2 * (a * e - s * x) if "gvp" in more else e - x
+    target = {"eps": e, "x0": x, "v": a * e - s * x, "sit": -flow, "flow": flow}[what]
     return a * x + s * e, told, target
 
 
@@ -220,6 +236,8 @@ def main():
         random_bases(folder)
     elif what == "golden":
         for name, of in GOLDEN.items():
+            if sys.argv[3:] and name not in sys.argv[3:]:
+                continue
             train(os.path.join(folder, name + ".pt"), *of, side=16, half=True)
     elif what == "check" and len(sys.argv) == 4:
         sys.exit(0 if check(folder, sys.argv[3]) else 1)

@@ -57,8 +57,11 @@ static int parse_base(int argc, char **argv, ds_import_options *o) {
          .help = "for a DiT that is none of S, B, L, XL and has no config.json"},
         {"--weights", .metavar = "WHICH", .type = DS_ARG_TEXT, .target = &o->weights,
          .help = "ema, model (the raw ones), or a key: of a file that holds several models"},
-        {"--objective", .metavar = "eps", .type = DS_ARG_TEXT, .target = &o->objective,
-         .help = "what it predicts is known; otherwise the file says it, or it is measured"},
+        {"--objective", .metavar = "WHAT", .type = DS_ARG_TEXT, .target = &o->objective,
+         .help =
+             "what it predicts, where that is known: eps, or the velocity of a flow, data-noise "
+             "(SiT) or noise-data (REPA), each with -gvp behind it on that path and -1000 where "
+             "its time is 0 to 1000; otherwise the file says it, or it is measured"},
         {"--probe", .metavar = "DIR", .type = DS_ARG_TEXT, .target = &o->probe,
          .help = ".. on pictures of this folder, like those it was trained on"},
         {NULL}};

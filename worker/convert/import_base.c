@@ -336,10 +336,23 @@ static void remove_new(const ds_import_result *r) {
         ds_fs_remove(r->vae_file, NULL);
 }
 
+/* The measurement found what the file's configuration must say, and does not yet. */
+static int write_again(ds_weights *w, ds_dit_names *d, const ds_import_options *o,
+                       const ds_flow *flow, ds_import_result *r, ds_error *err) {
+    double scale = ds_json_number(r->config, "latent_scale", 0);
+    if (r->new_file)
+        ds_fs_remove(r->file, NULL);
+    ds_dit_names_set_flow(d, flow);
+    json_decref(r->config);
+    r->config = ds_dit_names_json(d, scale);
+    return write_base(w, d, o, r, err);
+}
+
 int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *err) {
     ds_weights *w;
     ds_dit_names *d = NULL;
     ds_objective_claim claim;
+    ds_flow flow;
     *out = (ds_import_result){0};
     /* EMAModel.save_pretrained puts the averaged ones into a folder beside the others */
     char *averaged = ds_xasprintf("%s/transformer_ema", o->source);
@@ -357,8 +370,13 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     ds_weights_want(w, which, "weights", o->report);
     rc = ds_dit_names_open(&d, w, o->heads, err);
     rc = rc ? rc : ds_import_objective_said(&claim, o, w, d, err);
+    if (!rc)
+        ds_dit_names_set_flow(d, &claim.flow);
     rc = rc ? rc : convert(w, d, o, out, err);
-    rc = rc ? rc : ds_import_objective_find(&claim, o, out, err);
+    rc = rc ? rc : ds_import_objective_find(&claim, o, out, &flow, err);
+    if (!rc && (flow.path != claim.flow.path || flow.to_data != claim.flow.to_data ||
+                flow.scale != claim.flow.scale))
+        rc = write_again(w, d, o, &flow, out, err);
     ds_dit_names_free(d);
     ds_weights_close(w);
     if (rc) {

@@ -3,204 +3,22 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "engine/model/base_model.h"
-#include "engine/files/foreign_config.h"
 #include "engine/vae/vae.h"
 #include "worker/job/device.h"
 #include "worker/job/memory.h"
 #include "worker/measure/plan.h"
 #include "worker/images/probe_pictures.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
-enum { BATCH = 8, SCHEDULER_MAX = 1 << 20 };
+enum { BATCH = 8 };
 
 /* In networks of fewer pixels a side a few pictures say little: what cannot be told of these is
  * assumed, and that is said. */
 enum { SIDE_MIN = 16 };
-
-#define ONLY_EPS "only eps models can be used by this version"
-
-/* ---------------------------------------------------------------- what is said */
-
-/* Words for what a network predicts, of public programs: SiT, REPA, LDM, ADM, diffusers. */
-static const struct {
-    const char *word, *means; /* NULL: eps */
-} said_words[] = {{"eps", NULL},
-                  {"epsilon", NULL},
-                  {"noise", NULL},
-                  {"pred_noise", NULL},
-                  {"predict_noise", NULL},
-                  {"noise_prediction", NULL},
-                  {"pred_eps", NULL},
-                  {"pred_epsilon", NULL},
-                  {"eps_prediction", NULL},
-                  {"epsilon_prediction", NULL},
-                  {"velocity", "velocity"},
-                  {"v", "velocity"},
-                  {"v_prediction", "velocity"},
-                  {"pred_v", "velocity"},
-                  {"v_pred", "velocity"},
-                  {"vpred", "velocity"},
-                  {"velocity_prediction", "velocity"},
-                  {"flow_matching", "velocity"},
-                  {"rectified_flow", "velocity"},
-                  {"flow", "velocity"},
-                  {"flow_prediction", "velocity"},
-                  {"score", "the score"},
-                  {"x0", "the clean picture (x0)"},
-                  {"x", "the clean picture (x0)"},
-                  {"sample", "the clean picture (x0)"},
-                  {"pred_x0", "the clean picture (x0)"},
-                  {"x_start", "the clean picture (x0)"},
-                  {"pred_x_start", "the clean picture (x0)"},
-                  {"xstart", "the clean picture (x0)"},
-                  {"start_x", "the clean picture (x0)"}};
-
-/* Keys of settings that say it.  strict: another word than those is refused. */
-static const struct {
-    const char *key;
-    int strict;
-} said_keys[] = {{"prediction", 1},       {"prediction_type", 1}, {"pred_type", 1},
-                 {"parameterization", 1}, {"objective", 0},       {"model_mean_type", 0}};
-
-/* The same word: '-' for '_', any case, with the name of an enumeration in front or without. */
-static int is_word(const char *said, const char *word) {
-    const char *dot = strrchr(said, '.');
-    size_t n = strlen(word);
-    said = dot ? dot + 1 : said;
-    for (size_t i = 0; i < n; i++)
-        if (tolower((unsigned char)(said[i] == '-' ? '_' : said[i])) != word[i])
-            return 0;
-    return !said[n];
-}
-
-static int refuse_said(const ds_import_options *o, const ds_objective_claim *claim,
-                       const char *what, ds_error *err) {
-    return ds_fail(err, DS_EINVAL,
-                   "'%.160s' predicts %s: %.150s; " ONLY_EPS " (if that is wrong: --objective eps)",
-                   o->source, what, claim->where);
-}
-
-static void note_where(ds_objective_claim *claim, const char *place, const char *key,
-                       const json_t *v) {
-    char *value = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
-    snprintf(claim->where, sizeof claim->where, "%.40s.%.40s is %.60s", place, key,
-             value ? value : "?");
-    free(value);
-}
-
-/* One member of the settings: does it say what is predicted? */
-static int read_setting(ds_objective_claim *claim, const ds_import_options *o, const char *place,
-                        const char *key, const json_t *v, ds_error *err) {
-    const char *word = json_string_value(v);
-    for (size_t k = 0; word && k < sizeof said_keys / sizeof said_keys[0]; k++) {
-        if (strcasecmp(key, said_keys[k].key))
-            continue;
-        for (size_t i = 0; i < sizeof said_words / sizeof said_words[0]; i++) {
-            if (!is_word(word, said_words[i].word))
-                continue;
-            claim->by = DS_SAID_BY_SETTINGS;
-            note_where(claim, place, key, v);
-            return said_words[i].means ? refuse_said(o, claim, said_words[i].means, err) : 0;
-        }
-        if (said_keys[k].strict) {
-            note_where(claim, place, key, v);
-            return refuse_said(o, claim, "something that is not known", err);
-        }
-    }
-    if (!word || (strcasecmp(key, "path_type") && strcasecmp(key, "path-type")))
-        return 0;
-    char before[sizeof claim->where];
-    snprintf(before, sizeof before, "%s", claim->where);
-    note_where(claim, place, key, v);
-    if (*before) {
-        size_t n = strlen(claim->where);
-        snprintf(claim->where + n, sizeof claim->where - n, ", %.80s", before);
-    }
-    return refuse_said(o, claim, "along a flow's path, not with DDPM's schedule", err);
-}
-
-/* A prediction is looked for before a path, so that both can be named. */
-static int read_settings(ds_objective_claim *claim, const ds_import_options *o, const char *place,
-                         const json_t *doc, int depth, ds_error *err) {
-    const char *key;
-    json_t *v;
-    int rc = 0;
-    json_object_foreach((json_t *)(uintptr_t)doc, key, v) {
-        if (rc)
-            break;
-        if (json_is_object(v) && depth < DS_FOREIGN_DEPTH)
-            rc = read_settings(claim, o, key, v, depth + 1, err);
-        else
-            rc = read_setting(claim, o, place, key, v, err);
-    }
-    return rc;
-}
-
-/* diffusers: the scheduler beside the model.  What is not eps there is refused where it is read. */
-static int read_scheduler(ds_objective_claim *claim, const ds_import_options *o,
-                          const ds_weights *w, ds_error *err) {
-    char *path = ds_xasprintf("%s/../scheduler/scheduler_config.json", ds_weights_dir(w));
-    json_t *doc = NULL;
-    int rc = ds_fs_exists(path) ? ds_json_read_file(path, SCHEDULER_MAX, &doc, err) : 0;
-    if (!rc && doc) {
-        const char *word = ds_json_string(doc, "prediction_type", "epsilon");
-        claim->by = DS_SAID_BY_SCHEDULER;
-        snprintf(claim->where, sizeof claim->where,
-                 "scheduler_config.json: prediction_type is %s%s", word,
-                 json_object_get(doc, "prediction_type") ? "" : " (diffusers' default)");
-        if (strcmp(word, "epsilon"))
-            rc = refuse_said(o, claim, word, err);
-    }
-    json_decref(doc);
-    free(path);
-    return rc;
-}
-
-/* A person is believed against the file, but not in silence. */
-static void note_against(ds_objective_claim *claim, const ds_import_options *o,
-                         const ds_weights *w) {
-    ds_objective_claim file = {0};
-    ds_error ignored;
-    if (ds_weights_args(w) && read_settings(&file, o, "args", ds_weights_args(w), 0, &ignored)) {
-        size_t n = strlen(claim->where);
-        snprintf(claim->where + n, sizeof claim->where - n, ", although %.100s", file.where);
-        claim->against = 1;
-    }
-}
-
-int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options *o,
-                             const ds_weights *w, const ds_dit_names *d, ds_error *err) {
-    *claim = (ds_objective_claim){0};
-    if (o->objective && *o->objective) {
-        enum ds_prediction p;
-        int rc = ds_prediction_from_name(o->objective, &p, err);
-        claim->by = DS_SAID_BY_PERSON;
-        snprintf(claim->where, sizeof claim->where, "--objective %s", o->objective);
-        note_against(claim, o, w);
-        return rc || p == DS_PREDICT_EPS
-                   ? rc
-                   : ds_fail(err, DS_EINVAL, "a base that predicts %s cannot be added: " ONLY_EPS,
-                             ds_prediction_words(p));
-    }
-    /* pretrain's own file: a configuration, and no other program's format that it came from */
-    if (ds_weights_meta(w, "diffscaler.config") &&
-        !ds_weights_meta(w, "diffscaler.source_format")) {
-        claim->by = DS_SAID_BY_PRETRAIN;
-        snprintf(claim->where, sizeof claim->where,
-                 "its metadata: diffscaler.config and no source of another program");
-        return 0;
-    }
-    int rc = ds_weights_args(w) ? read_settings(claim, o, "args", ds_weights_args(w), 0, err) : 0;
-    if (!rc && claim->by == DS_SAID_BY_NOBODY && !strncmp(ds_dit_names_layout(d), "diffusers", 9))
-        rc = read_scheduler(claim, o, w, err);
-    return rc;
-}
 
 /* ---------------------------------------------------------------- the measurement */
 
@@ -356,13 +174,16 @@ static json_t *number(double x) { return json_real(round(x * 1e5) / 1e5); }
 
 static json_t *table_json(const ds_objective *f) {
     json_t *table = json_array();
-    for (int i = 0; i < DS_OBJECTIVE_ROWS; i++)
-        json_array_append_new(table, json_pack("{s:s, s:s, s:s, s:o, s:o, s:o}", "prediction",
-                                               ds_prediction_name(f->rows[i].prediction), "path",
-                                               ds_noise_path_name(f->rows[i].path), "time",
-                                               f->rows[i].time, "loss", number(f->rows[i].loss),
-                                               "answer", number(f->rows[i].answer), "picture",
-                                               number(f->rows[i].picture)));
+    for (int i = 0; i < f->count; i++) {
+        const ds_objective_row *r = &f->rows[i];
+        json_t *row =
+            json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:b}", "prediction",
+                      ds_prediction_name(r->prediction), "path", ds_noise_path_name(r->path),
+                      "time", r->time, "loss", number(r->loss), "answer", number(r->answer),
+                      "picture", number(r->picture), "share", number(r->share), "out", r->out);
+        DS_ASSERT(row);
+        json_array_append_new(table, row);
+    }
     return table;
 }
 
@@ -388,101 +209,188 @@ static void table_text(const ds_objective *f, char *out, size_t size) {
     size_t at = 0;
     for (int p = 0; p < DS_PREDICTIONS && at < size; p++) {
         double loss[DS_PATHS] = {0};
-        for (int i = 0; i < DS_OBJECTIVE_ROWS; i++)
+        for (int i = 0; i < f->count; i++)
             if ((int)f->rows[i].prediction == p)
                 loss[f->rows[i].path] = f->rows[i].loss;
         int n = snprintf(out + at, size - at, "%s%s %.3g | %.3g", p ? ", " : "",
                          ds_prediction_name((enum ds_prediction)p), loss[DS_PATH_DDPM],
                          loss[DS_PATH_LINEAR]);
         at += n > 0 ? (size_t)n : 0;
+        n = loss[DS_PATH_GVP] > 0 && at < size
+                ? snprintf(out + at, size - at, " | %.3g", loss[DS_PATH_GVP])
+                : 0;
+        at += n > 0 ? (size_t)n : 0;
     }
 }
+#define TABLE_OF "losses with DDPM's schedule | on the linear path | on gvp"
 
 static void row_text(const ds_objective_row *r, char *out, size_t size) {
     snprintf(out, size, "%s, %s", ds_prediction_words(r->prediction), ds_noise_path_words(r->path));
 }
 
-/* how: "given", "pretrain", "args", "scheduler", "measured", "assumed". */
-static void report(const ds_import_options *o, const char *how, const ds_objective_claim *claim,
-                   const measure *m, const char *why_not, int warning, const char *line) {
+/* "eps", "velocity (data - noise), linear path, time 0 to 1, 1 is data" */
+static void flow_text(const ds_flow *flow, char out[100]) {
+    if (flow->path == DS_FLOW_NONE)
+        snprintf(out, 100, "%s", ds_prediction_name(DS_PREDICT_EPS));
+    else
+        ds_objective_words(flow, out, 100);
+}
+
+typedef struct {
+    const ds_import_options *o;
+    const ds_objective_claim *claim;
+    const ds_flow *flow; /* what it is */
+    const measure *m;    /* NULL: it was not measured, because of .. */
+    const char *why_not;
+} finding;
+
+/* how: "given", "pretrain", "args", ..., "measured", "assumed". */
+static void report(const finding *f, const char *how, int warning, const char *line) {
+    const ds_flow *flow = f->flow;
+    const enum ds_prediction p = flow->path == DS_FLOW_NONE ? DS_PREDICT_EPS
+                                 : flow->to_data            ? DS_PREDICT_DATA_NOISE
+                                                            : DS_PREDICT_NOISE_DATA;
+    const enum ds_noise_path path = flow->path == DS_FLOW_NONE     ? DS_PATH_DDPM
+                                    : flow->path == DS_FLOW_LINEAR ? DS_PATH_LINEAR
+                                                                   : DS_PATH_GVP;
     json_t *doc =
-        json_pack("{s:s, s:s, s:s, s:o, s:o, s:o}", "prediction", "eps", "path", "ddpm", "how", how,
-                  "said", *claim->where ? json_string(claim->where) : json_null(), "measured",
-                  m ? measured_json(m) : json_null(), "not_measured",
-                  why_not ? json_string(why_not) : json_null());
+        json_pack("{s:s, s:s, s:o, s:s, s:o, s:o, s:o}", "prediction", ds_prediction_name(p),
+                  "path", ds_noise_path_name(path), "time_scale",
+                  flow->path == DS_FLOW_NONE ? json_null() : json_real(flow->scale), "how", how,
+                  "said", *f->claim->where ? json_string(f->claim->where) : json_null(), "measured",
+                  f->m ? measured_json(f->m) : json_null(), "not_measured",
+                  f->why_not ? json_string(f->why_not) : json_null());
     DS_ASSERT(doc);
-    ds_import_report_set(o->report, "objective", doc, warning, line);
+    ds_import_report_set(f->o->report, "objective", doc, warning, line);
 }
 
 static const char *how_said(const ds_objective_claim *claim) {
-    static const char *const words[] = {"assumed", "given", "pretrain", "args", "scheduler"};
+    static const char *const words[] = {"assumed",   "given",   "pretrain", "args",
+                                        "scheduler", "tensors", "config"};
     return words[claim->by];
 }
 
-/* Without a measurement: what is said, or assumed. */
-static void report_unmeasured(const ds_objective_claim *claim, const ds_import_options *o,
-                              const char *why_not) {
-    char line[400];
-    int said = claim->by != DS_SAID_BY_NOBODY;
-    if (said)
-        snprintf(line, sizeof line, "objective: eps (%s; not measured: %s)", claim->where, why_not);
-    else
-        snprintf(line, sizeof line, "objective: not measured: %s; eps is assumed", why_not);
-    report(o, how_said(claim), claim, NULL, why_not, !said || claim->against, line);
+/* Without a clear measurement the direction must be known. */
+static int need_direction(const ds_objective_claim *claim, const char *why, ds_error *err) {
+    if (!claim->way_unknown)
+        return 0;
+    return ds_fail(err, DS_EINVAL,
+                   "%.158s, which does not say in which direction (%.160s): give --objective "
+                   "data-noise (SiT) or noise-data (REPA), with -gvp where the path is that",
+                   claim->where, why);
 }
 
-static int refuse_measured(const ds_objective_claim *claim, const measure *m, ds_error *err) {
+/* Without a measurement: what is said, or assumed. */
+static int report_unmeasured(const finding *f, ds_error *err) {
+    char line[500], what[100];
+    int said = f->claim->by != DS_SAID_BY_NOBODY, rc = need_direction(f->claim, f->why_not, err);
+    if (rc)
+        return rc;
+    flow_text(f->flow, what);
+    if (said)
+        snprintf(line, sizeof line, "objective: %s (%s; not measured: %s)", what, f->claim->where,
+                 f->why_not);
+    else
+        snprintf(line, sizeof line, "objective: not measured: %s; eps is assumed", f->why_not);
+    report(f, how_said(f->claim), !said || f->claim->against, line);
+    return 0;
+}
+
+static int refuse_measured(const ds_objective_claim *claim, const measure *m, const char *why,
+                           ds_error *err) {
     const ds_objective *f = &m->found[m->group];
-    char table[200], best[80];
+    char table[240], best[80];
     table_text(f, table, sizeof table);
     row_text(&f->rows[0], best, sizeof best);
     if (f->clear && claim->by == DS_SAID_BY_NOBODY)
         return ds_fail(err, DS_EINVAL,
-                       "this base predicts %s (loss %.3g, the next %.3g): " ONLY_EPS
-                       "; losses with DDPM's schedule | on the linear path: %s",
-                       best, f->rows[0].loss, f->rows[f->rival].loss, table);
+                       "this base predicts %s (loss %.3g, the next %.3g): %s; " TABLE_OF ": %s",
+                       best, f->rows[0].loss, f->rows[f->rival].loss, why, table);
     if (f->clear)
         return ds_fail(err, DS_EINVAL,
-                       "%.100s, but its losses say it predicts %s: %s; --objective eps if what is "
-                       "said is right",
+                       "%.158s, but its losses say it predicts %s: %s; --objective if what is said "
+                       "is right",
                        claim->where, best, table);
-    return ds_fail(
-        err, DS_EINVAL,
-        "it cannot be told what this base predicts; losses with DDPM's schedule | on "
-        "the linear path: %s; the least must be %g times below the next, and the error "
-        "of its answer, %.2f, at most %g (none has 1): give --probe DIR with pictures like "
-        "those it was trained on, or --objective eps if it is known to be that",
-        table, DS_OBJECTIVE_MARGIN, f->rows[0].answer, DS_OBJECTIVE_ANSWER);
+    return ds_fail(err, DS_EINVAL,
+                   "it cannot be told what this base predicts; " TABLE_OF
+                   ": %s; the least must be %g times below the next, and the error of its answer, "
+                   "%.2f, at most %g (none has 1): give --probe DIR with pictures like those it "
+                   "was trained on, or --objective if it is known, as --objective eps",
+                   table, DS_OBJECTIVE_MARGIN, f->rows[0].answer, DS_OBJECTIVE_ANSWER);
+}
+
+/* Is what was found what is said? */
+static int agrees(const ds_objective_claim *claim, const ds_flow *found) {
+    const ds_flow *said = &claim->flow;
+    if (claim->by == DS_SAID_BY_NOBODY)
+        return 1;
+    if (said->path == DS_FLOW_NONE || found->path == DS_FLOW_NONE)
+        return said->path == found->path;
+    return (said->path == found->path || claim->path_open) &&
+           (claim->clock_open || (said->to_data == found->to_data && said->scale == found->scale));
+}
+
+/* A velocity whose direction, clock or path is not said: the best of the rows that it leaves, where
+ * it is as far below the others of them as a clear one must be. */
+static int narrowed(const ds_objective_claim *claim, const ds_objective *f, ds_flow *flow) {
+    const ds_objective_row *best = NULL;
+    const char *why;
+    if (claim->flow.path == DS_FLOW_NONE || !claim->clock_open)
+        return 0;
+    for (int i = 0; i < f->count; i++) {
+        const ds_objective_row *r = &f->rows[i];
+        const int velocity = r->prediction == DS_PREDICT_DATA_NOISE ||
+                             r->prediction == DS_PREDICT_NOISE_DATA,
+                  path =
+                      (r->path == DS_PATH_LINEAR && claim->flow.path == DS_FLOW_LINEAR) ||
+                      (r->path == DS_PATH_GVP && claim->flow.path == DS_FLOW_GVP) ||
+                      ((r->path == DS_PATH_LINEAR || r->path == DS_PATH_GVP) && claim->path_open);
+        if (!velocity || !path || r->out)
+            continue;
+        if (best)
+            return r->loss >= DS_OBJECTIVE_MARGIN * best->loss &&
+                   best->answer <= DS_OBJECTIVE_ANSWER && ds_objective_flow(best, flow, &why);
+        best = r;
+    }
+    return 0;
 }
 
 static int judge(const ds_objective_claim *claim, const ds_import_options *o, const measure *m,
-                 ds_error *err) {
+                 ds_flow *flow, ds_error *err) {
     const ds_objective *f = &m->found[m->group];
     const ds_objective_row *best = &f->rows[0], *next = &f->rows[f->rival];
-    int eps = best->prediction == DS_PREDICT_EPS && best->path == DS_PATH_DDPM,
-        said = claim->by != DS_SAID_BY_NOBODY, small = m->base->facts.side < SIDE_MIN;
-    char line[480], rival[80], table[200];
+    const int said = claim->by != DS_SAID_BY_NOBODY, small = m->base->facts.side < SIDE_MIN;
+    const finding found = {o, claim, flow, m, NULL};
+    char line[600], rival[80], table[240], what[100];
+    const char *why = "";
+    const int usable = ds_objective_flow(best, flow, &why);
     row_text(next, rival, sizeof rival);
     table_text(f, table, sizeof table);
-    if (f->clear && eps) {
+    if (f->clear && usable && agrees(claim, flow)) {
+        flow_text(flow, what);
         snprintf(line, sizeof line,
-                 "objective: eps (%.120s%smeasured%s%s: loss %.3g; the nearest rival, %s, %.3g)",
-                 claim->where, said ? "; " : "", *m->pictures.groups[m->group].name ? " on " : "",
+                 "objective: %s (%.158s%smeasured%s%s: loss %.3g; the nearest rival, %s, %.3g)",
+                 what, claim->where, said ? "; " : "",
+                 *m->pictures.groups[m->group].name ? " on " : "",
                  m->pictures.groups[m->group].name, best->loss, rival, next->loss);
-        report(o, said ? how_said(claim) : "measured", claim, m, NULL, 0, line);
+        report(&found, said ? how_said(claim) : "measured", 0, line);
         return 0;
     }
-    if (!f->clear && (said || small)) {
-        snprintf(line, sizeof line, "objective: eps (%s; what was measured does not tell: %s)",
-                 said ? claim->where : "assumed: a network of few pixels", table);
-        report(o, how_said(claim), claim, m, NULL, 1, line);
-        return 0;
-    }
-    return refuse_measured(claim, m, err);
+    if (f->clear || (!said && !small))
+        return refuse_measured(claim, m, why, err);
+    *flow = claim->flow;
+    int rc = narrowed(claim, f, flow) ? 0 : need_direction(claim, "nor do its losses", err);
+    if (rc)
+        return rc;
+    flow_text(flow, what);
+    snprintf(line, sizeof line, "objective: %s (%s; what was measured does not tell: %s)", what,
+             said ? claim->where : "assumed: a network of few pixels", table);
+    report(&found, how_said(claim), 1, line);
+    return 0;
 }
 
 int ds_import_objective_find(const ds_objective_claim *claim, const ds_import_options *o,
-                             const ds_import_result *r, ds_error *err) {
+                             const ds_import_result *r, ds_flow *flow, ds_error *err) {
     int pixel = ds_json_int(r->config, "pixel", 1) != 0;
     int64_t channels = ds_json_int(r->config, "channels", 3);
     const char *why = claim->by == DS_SAID_BY_PERSON     ? "it was given"
@@ -491,18 +399,18 @@ int ds_import_objective_find(const ds_objective_claim *claim, const ds_import_op
                       : pixel && channels != 1 && channels != 3
                           ? "its pictures are neither grey nor in colour"
                           : NULL;
-    if (why) {
-        report_unmeasured(claim, o, why);
-        return 0;
-    }
+    *flow = claim->flow;
+    if (why)
+        return report_unmeasured(&(finding){o, claim, flow, NULL, why}, err);
     measure m = {.o = o, .r = r};
     ds_error e = {0};
     int rc = run_measure(&m, &e);
     if (!rc)
-        rc = judge(claim, o, &m, &e);
-    else if (claim->by != DS_SAID_BY_NOBODY && rc != DS_ECANCELED) {
-        report_unmeasured(claim, o, e.message); /* what is said is enough */
-        rc = 0;
+        rc = judge(claim, o, &m, flow, &e);
+    else if (claim->by != DS_SAID_BY_NOBODY && rc != DS_ECANCELED) { /* what is said is enough */
+        char message[sizeof e.message];
+        memcpy(message, e.message, sizeof message);
+        rc = report_unmeasured(&(finding){o, claim, flow, NULL, message}, &e);
     }
     close_measure(&m);
     return rc ? ds_fail(err, rc, "%s", e.message) : 0;
