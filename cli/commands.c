@@ -99,7 +99,7 @@ static const ds_opt add_base_options[] = {
            "attention heads, where neither sizes nor config.json tell"),
     TEXT("weights", 0, "WHICH",
          "of a file with several models: ema (the default), model (raw), or a key"),
-    ONE_OF("objective", "WHAT", "eps|data-noise|noise-data|x0",
+    ONE_OF("objective", "WHAT", DS_OBJECTIVES,
            "what it predicts, where that is known; otherwise read or measured"),
     PATH("probe", 0, "DIR", ".. on pictures of this folder, like those it was trained on"),
     FLAG("wait", 'w', "follow the import and show what was added"),

@@ -1,6 +1,7 @@
 /* contract/options.c - the rows of options.def as a table. */
 #include "contract/options.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define RANGE(...) RANGE_(__VA_ARGS__)
@@ -44,6 +45,29 @@ int ds_option_check(const char *name, double value, ds_error *err) {
                ? 0
                : ds_fail(err, DS_EINVAL, "%s is %.12g, must be %.12g to %.12g", name, value,
                          o->least, o->most);
+}
+
+/* "a|b|c" as "a, b or c" */
+static void say_words(const char *words, char *out, size_t size) {
+    size_t at = 0;
+    for (const char *p = words, *end; *p && at + 1 < size; p = end + (*end == '|')) {
+        end = p + strcspn(p, "|");
+        at += (size_t)snprintf(out + at, size - at, "%s%.*s",
+                               p == words ? ""
+                               : *end     ? ", "
+                                          : " or ",
+                               (int)(end - p), p);
+    }
+}
+
+int ds_sampler_word_check(const char *sampler, int velocity, ds_error *err) {
+    const char *words = velocity ? DS_SAMPLERS_VELOCITY : DS_SAMPLERS_NOISE;
+    char said[80] = "";
+    if (ds_word_in(words, sampler, strlen(sampler)))
+        return 0;
+    say_words(words, said, sizeof said);
+    return ds_fail(err, DS_EINVAL, "the sampler %.40s is not for a base that predicts %s: use %s",
+                   sampler, velocity ? "a velocity" : "noise", said);
 }
 
 int ds_word_in(const char *words, const char *word, size_t n) {

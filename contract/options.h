@@ -57,6 +57,13 @@
     W(DS_SAMPLER_EULER, "euler")                                                                   \
     W(DS_SAMPLER_HEUN, "heun")                                                                     \
     W(DS_SAMPLER_SDE, "sde")
+/* .. those of a base that predicts noise, and a velocity. */
+#define DS_SAMPLERS_NOISE "dpmpp2m|ddim|ddpm"
+#define DS_SAMPLERS_VELOCITY "dpmpp2m|euler|heun|sde"
+/* What an imported base predicts (engine/diffusion/objective.h). */
+#define DS_OBJECTIVES                                                                              \
+    "eps|data-noise|noise-data|data-noise-gvp|noise-data-gvp|data-noise-1000|noise-data-1000|"     \
+    "data-noise-gvp-1000|noise-data-gvp-1000|x0"
 #define DS_GUIDANCES(W)                                                                            \
     W(DS_GUIDANCE_CFG, "cfg") W(DS_GUIDANCE_DOMAIN, "domain") W(DS_GUIDANCE_NONE, "none")
 #define DS_VERIFIES(W) W(DS_VERIFY_AUTO, "auto") W(DS_VERIFY_FULL, "full")
@@ -115,6 +122,10 @@ const ds_option *ds_option_find(const char *name); /* NULL: there is none */
 
 /* DS_EINVAL, with name, value and range, where a number is none that the option takes. */
 int ds_option_check(const char *name, double value, ds_error *err);
+
+/* Is the sampler one of a base that predicts a velocity, or noise?  DS_EINVAL names those that
+ * are. */
+int ds_sampler_word_check(const char *sampler, int velocity, ds_error *err);
 
 /* Is the word of n bytes one of "a|b|c"? */
 int ds_word_in(const char *words, const char *word, size_t n);

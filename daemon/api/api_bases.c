@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/limits.h"
+#include "contract/options.h"
 #include "daemon/api/api.h"
 #include "daemon/core/models.h"
 #include "daemon/care/gc.h"
@@ -138,14 +139,11 @@ static const char note_guessed[] =
     "it looks like the DiT-XL/2 weights of facebookresearch/DiT, whose licence is CC-BY-NC 4.0: "
     "non-commercial use only (record it with --license 'CC-BY-NC 4.0')";
 
-/* The words of the worker's --objective (engine/diffusion/objective.h); what can be added it
- * decides. */
+/* The words of the worker's --objective; what can be added it decides. */
 static int check_objective(const char *word, ds_error *err) {
-    static const char *const words[] = {"", "eps", "data-noise", "noise-data", "x0"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (!strcmp(word, words[i]))
-            return 0;
-    return ds_fail(err, DS_EINVAL, "'objective' must be eps, data-noise, noise-data or x0");
+    if (!*word || ds_word_in(DS_OBJECTIVES, word, strlen(word)))
+        return 0;
+    return ds_fail(err, DS_EINVAL, "'objective' must be one of %s", DS_OBJECTIVES);
 }
 
 static int check_import(const json_t *body, ds_error *err) {

@@ -1,7 +1,7 @@
 /* daemon/api/api_datasets.c - /v1/datasets. */
 #include "base/json.h"
 #include "base/limits.h"
-#include "contract/methods.h"
+#include "contract/options.h"
 #include "daemon/api/api.h"
 #include "daemon/core/damage.h"
 #include "daemon/folders/reach.h"
@@ -9,6 +9,7 @@
 #include "daemon/jobs/defaults.h"
 #include "daemon/folders/look.h"
 #include "registry/rows/adapters.h"
+#include "registry/rows/bases.h"
 #include "registry/rows/datasets.h"
 
 #include <stdarg.h>
@@ -23,6 +24,17 @@ static void note(json_t *notes, const char *fmt, ...) {
     va_end(ap);
     if (text) /* not UTF-8: a name from a path */
         json_array_append_new(notes, text);
+}
+
+/* Does this base (NULL: the default one) predict a velocity?  0 where there is none. */
+static int velocity_of(const ds_daemon *d, const char *ref) {
+    json_t *base = NULL;
+    int64_t id;
+    ds_error none;
+    int is = !ds_base_resolve(d->registry, ref, &id, &none) &&
+             !ds_base_get(d->registry, id, &base, &none) && ds_base_velocity(base);
+    json_decref(base);
+    return is;
 }
 
 /* What a person should know of a dataset, in words: "notes" of docs/api.md. */
@@ -56,10 +68,23 @@ static void add_notes(const ds_daemon *daemon, json_t *d) {
     if (n < DS_SAMPLES_FOR_INTERVAL)
         note(notes, "with n = %lld samples FD has no interval, which needs %d", (long long)n,
              DS_SAMPLES_FOR_INTERVAL);
-    json_t *idle = ds_options_without_effect(ds_json_string(d, "method", NULL), options);
+    int velocity = json_is_number(json_object_get(options, "vb_weight")) &&
+                   velocity_of(daemon, ds_json_string(d, "base", NULL));
+    json_t *idle = ds_options_without_effect(ds_json_string(d, "method", NULL), options, velocity);
     json_array_extend(notes, idle);
     json_decref(idle);
     json_object_set_new(d, "notes", notes);
+}
+
+/* A sampler that the base cannot use is refused before anything is trained.  What is left out stays
+ * as it was: base, options. */
+static int check_sampler(ds_daemon *d, const json_t *body, const json_t *was, ds_error *err) {
+    const json_t *options = json_object_get(body, "options");
+    if (!json_is_object(options))
+        options = json_object_get(was, "options");
+    const char *base = ds_json_string(body, "base", ds_json_string(was, "base", NULL)),
+               *sampler = ds_json_string(options, "sampler", NULL);
+    return sampler ? ds_sampler_word_check(sampler, velocity_of(d, base), err) : 0;
 }
 
 static int get_dataset(ds_daemon *d, const char *name, json_t **out, ds_error *err) {
@@ -187,12 +212,13 @@ static void add_change(json_t *list, const char *key, const json_t *was, const j
 }
 
 /* What adding it again changed.  `was` NULL: it is new, or was removed. */
-static json_t *changes_of(const json_t *was, const json_t *is) {
+static json_t *changes_of(ds_daemon *d, const json_t *was, const json_t *is) {
     if (!was)
         return json_array();
     const json_t *v = json_object_get(is, "version");
     ds_dataset_facts facts = {.images = ds_json_int(v, "images", 0),
-                              .classes = ds_json_int(v, "classes", 1)};
+                              .classes = ds_json_int(v, "classes", 1),
+                              .velocity = velocity_of(d, ds_json_string(is, "base", NULL))};
     json_t *list = ds_options_changes(
         ds_json_string(was, "method", DS_METHOD_OTHERWISE), json_object_get(was, "options"),
         ds_json_string(is, "method", DS_METHOD_OTHERWISE), json_object_get(is, "options"), &facts);
@@ -214,7 +240,7 @@ static int reply_added(ds_request *rq, ds_daemon *d, const ds_dataset_new *new, 
         json_decref(doc);
         return rc;
     }
-    json_t *changes = changes_of(created ? NULL : was, doc);
+    json_t *changes = changes_of(d, created ? NULL : was, doc);
     int anew =
         !created && (ds_json_int(was, "generation", 0) != ds_json_int(doc, "generation", 0) ||
                      !json_equal(json_object_get(was, "base"), json_object_get(doc, "base")));
@@ -261,7 +287,9 @@ static int add(ds_request *rq, ds_daemon *d, const json_t *body, const char *rea
     json_t *was = NULL;
     if (ds_dataset_get(d->registry, name, &was, NULL))
         was = NULL;
-    rc = ds_dataset_add(d->registry, &new, &id, &created, &seq, err);
+    rc = check_sampler(d, body, was, err);
+    if (!rc)
+        rc = ds_dataset_add(d->registry, &new, &id, &created, &seq, err);
     if (!rc) {
         ds_daemon_poke(d); /* a known dataset has no event that would wake the reconciler */
         rc = reply_added(rq, d, &new, created, seq, was, notes, err);

@@ -480,6 +480,9 @@ static int add_job(ds_request *rq, ds_daemon *d, enum ds_job_kind kind, json_t *
         rc = check_class(d, payload, &a, base, err);
     if (!rc && kind == DS_JOB_SAMPLE)
         rc = check_guidance(d, payload, &a, err);
+    const char *sampler = ds_json_string(payload, "sampler", NULL);
+    if (!rc && sampler)
+        rc = ds_sampler_word_check(sampler, ds_base_velocity(base), err);
     if (!rc && ref)
         json_object_set_new(payload, "ref", json_string(a.ref));
     if (!rc) /* also what keeps the base from being removed meanwhile */

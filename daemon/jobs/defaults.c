@@ -34,6 +34,11 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
         return json_real(f->classes > 1 ? 0.1 : 0.0);
     if (strcmp(o->name, "heldout") == 0)
         return json_integer((json_int_t)clamp(floor(images / 10), images > 1 ? 1 : 0, 64));
+    /* the noise levels at which shape is decided, of DDPM's schedule and of a flow */
+    if (strcmp(o->name, "focus") == 0)
+        return json_real(f->velocity ? 1.0 : 0.8);
+    if (strcmp(o->name, "focus_mean") == 0)
+        return json_real(f->velocity ? 0.0 : -0.6);
     DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);
     double n = (double)ds_json_int(json_object_get(spec, "evaluate"), "n", 512);
     return json_integer((json_int_t)clamp(fmin(images, n), 2, 100));
@@ -334,7 +339,7 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
     return list;
 }
 
-json_t *ds_options_without_effect(const char *method, const json_t *options) {
+json_t *ds_options_without_effect(const char *method, const json_t *options, int velocity) {
     const char *name = method ? method : DS_METHOD_OTHERWISE,
                *device = ds_json_string(options, "device", ""),
                *mode = ds_json_string(options, "guidance_mode", "");
@@ -345,6 +350,9 @@ json_t *ds_options_without_effect(const char *method, const json_t *options) {
             !ds_preset_takes(p, o->name))
             json_array_append_new(list,
                                   json_sprintf("%s has no effect with method %s", o->name, name));
+    if (velocity && is_given(options, "vb_weight"))
+        json_array_append_new(
+            list, json_string("vb_weight is not used by a base that predicts a velocity"));
     if (is_given(options, "guidance") && !strcmp(mode, "none"))
         json_array_append_new(list, json_string("guidance has no effect with guidance_mode none"));
     if (!strcmp(ds_json_string(options, "precision", ""), "tf32") &&

@@ -12,10 +12,11 @@
 #include <jansson.h>
 #include <stdint.h>
 
-/* What the defaults depend on. */
+/* What the defaults depend on: a dataset version and its base. */
 typedef struct {
     int64_t images;  /* accepted images of the dataset version */
     int64_t classes; /* classes of it */
+    int velocity;    /* 1: the base predicts a velocity, 0: noise */
 } ds_dataset_facts;
 
 /* DS_EINVAL naming the option at fault: unknown (with the nearest known one), of the wrong type,
@@ -34,8 +35,8 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
                            const json_t *is, const ds_dataset_facts *facts);
 
 /* Texts about options that are given and change nothing ("rank has no effect with method
- * embedding"); options may be NULL.  A list of strings. */
-json_t *ds_options_without_effect(const char *method, const json_t *options);
+ * embedding"); options may be NULL.  velocity: as in ds_dataset_facts.  A list of strings. */
+json_t *ds_options_without_effect(const char *method, const json_t *options, int velocity);
 
 /* Guidance of the settings of a sample, of which some was asked for: guidance and guidance_mode, or
  * guidance_domain and guidance_class, where what is not asked for is as it was.  own_base: the base

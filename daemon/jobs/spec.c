@@ -3,7 +3,7 @@
 
 #include "base/fs.h"
 #include "base/json.h"
-#include "contract/methods.h"
+#include "contract/options.h"
 #include "daemon/core/models.h"
 #include "daemon/folders/watch.h"
 #include "daemon/jobs/defaults.h"
@@ -39,7 +39,8 @@ static json_t *new_spec(const ds_job *job) {
                      "job", (json_int_t)job->id);
 }
 
-static int add_base(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *err) {
+/* *velocity (or NULL): does it predict one? */
+static int add_base(ds_daemon *d, int64_t base_id, json_t *spec, int *velocity, ds_error *err) {
     json_t *base = NULL;
     int rc = ds_base_get(d->registry, base_id, &base, err);
     if (rc)
@@ -48,6 +49,8 @@ static int add_base(ds_daemon *d, int64_t base_id, json_t *spec, ds_error *err) 
     if (json_is_object(vae))
         json_object_set(model, "vae", vae);
     json_object_set_new(spec, "base", model);
+    if (velocity)
+        *velocity = ds_base_velocity(base);
     rc = ds_models_complete(base, err);
     json_decref(base);
     return rc;
@@ -110,11 +113,12 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_built
         return rc;
     const char *name = ds_json_string(v, "name", job->name), *sha = NULL;
     int64_t version = 0;
+    int velocity = 0;
     rc = ds_json_need_string(v, "manifest_sha256", &sha, err);
     if (!rc)
         rc = ds_adapter_next_version(d->registry, name, &version, err);
     if (!rc)
-        rc = add_base(d, job->base_id, spec, err);
+        rc = add_base(d, job->base_id, spec, &velocity, err);
     if (!rc)
         rc = add_net(d, job, spec, err);
     if (!rc)
@@ -139,12 +143,16 @@ static int train_spec(ds_daemon *d, const ds_job *job, const char *dir, ds_built
         json_object_set_new(spec, "base_reference", json_pack("{ss}", "cache", base_cache));
         json_t *classes = json_object_get(v, "classes");
         ds_dataset_facts facts = {.images = ds_json_int(v, "images", 0),
+                                  .velocity = velocity,
                                   .classes = json_is_array(classes)
                                                  ? (int64_t)json_array_size(classes)
                                                  : ds_json_int(v, "classes", 1)};
         rc = ds_options_apply(spec, ds_json_string(v, "method", DS_METHOD_OTHERWISE),
                               json_object_get(v, "options"), &facts, err);
     }
+    if (!rc) /* the default base may be another one than when the option was given */
+        rc = ds_sampler_word_check(
+            ds_json_string(json_object_get(spec, "sample"), "sampler", "dpmpp2m"), velocity, err);
     json_decref(tasks);
     json_decref(v);
     return rc;
@@ -189,7 +197,7 @@ static int sample_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     if (!rc && ref)
         rc = only_task(d, base_id, ref, &task, err);
     if (!rc)
-        rc = add_base(d, base_id, spec, err);
+        rc = add_base(d, base_id, spec, NULL, err);
     if (!rc) {
         json_object_set_new(spec, "adapter",
                             task ? json_incref(json_object_get(task, "adapter")) : json_null());
@@ -232,7 +240,7 @@ static int verify_spec(ds_daemon *d, const ds_job *job, json_t *spec, ds_error *
     int64_t base_id = 0;
     rc = base_of(d, payload, &base_id, err);
     if (!rc)
-        rc = add_base(d, base_id, spec, err);
+        rc = add_base(d, base_id, spec, NULL, err);
     if (!rc && ds_json_bool(payload, "base_task", 0)) /* to be recorded, nothing else */
         tasks = json_array();
     else if (!rc)

@@ -129,12 +129,7 @@ static void noise(ds_run *r, const ds_sample_request *q, uint32_t step, int null
 static int is_flow(const ds_run *r) { return r->c->flow.path != DS_FLOW_NONE; }
 
 int ds_sampler_check(enum ds_sampler s, const ds_facts *c, ds_error *err) {
-    const int flow = c->flow.path != DS_FLOW_NONE;
-    if (s == DS_SAMPLER_DPMPP2M || flow == (s >= DS_SAMPLER_EULER))
-        return 0;
-    return ds_fail(err, DS_EINVAL, "the sampler %s is not for a base that predicts %s: use %s",
-                   ds_sampler_name(s), flow ? "a velocity" : "noise",
-                   flow ? "dpmpp2m, euler, heun or sde" : "dpmpp2m, ddim or ddpm");
+    return ds_sampler_word_check(ds_sampler_name(s), c->flow.path != DS_FLOW_NONE, err);
 }
 
 static double lambda_of(double alpha_bar) { return 0.5 * log(alpha_bar / (1 - alpha_bar)); }

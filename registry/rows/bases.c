@@ -290,6 +290,18 @@ static void add_missing(json_t *o) {
     json_object_set_new(o, "missing", missing);
 }
 
+/* What it predicts, as its configuration says (docs/formats.md). */
+static void add_objective(json_t *o) {
+    const char *flow = ds_json_string(json_object_get(o, "config"), "flow", "none");
+    int velocity = strcmp(flow, "none") != 0;
+    json_object_set_new(o, "predicts", json_string(velocity ? "velocity" : "noise"));
+    json_object_set_new(o, "flow", velocity ? json_string(flow) : json_null());
+}
+
+int ds_base_velocity(const json_t *base) {
+    return !strcmp(ds_json_string(base, "predicts", ""), "velocity");
+}
+
 static json_t *base_row(sqlite3_stmt *q) {
     json_t *o = json_object(), *f = json_null();
     js_int(o, "id", q, 0);
@@ -307,6 +319,7 @@ static json_t *base_row(sqlite3_stmt *q) {
     json_object_set_new(o, "feature_net", f);
     json_object_set_new(o, "vae", file_object(q, 9, 10));
     add_missing(o);
+    add_objective(o);
     js_text(o, "source", q, 11);
     js_text(o, "source_format", q, 12);
     js_text(o, "source_sha256", q, 13);

@@ -58,10 +58,13 @@ int ds_base_choose(ds_registry *r, int64_t id, ds_error *err);
 int ds_base_chosen(ds_registry *r);
 
 /* {id,name,path,sha256,config,feature_net:{id,name,path,sha256}|null,vae:{path,sha256}|null,latent,
+ * predicts:"noise"|"velocity",flow:null|"linear"|"gvp",
  * missing:["vae"],source,source_format,source_sha256,license,parameters,bytes,default,removed,
  * created_at,report:{...}|null}, in lists without report; id 0 = the default.  DS_ENOTFOUND when
  * there is none. */
 int ds_base_get(ds_registry *r, int64_t id, json_t **out, ds_error *err);
+/* Does the base of such an object predict a velocity? */
+int ds_base_velocity(const json_t *base);
 /* Adds "datasets" and "adapters" to such an object: how many use it.  The list has them, and "task"
  * (registry/rows/base_tasks.h). */
 int ds_base_usage(ds_registry *r, json_t *base, ds_error *err);

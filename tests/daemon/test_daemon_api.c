@@ -372,7 +372,7 @@ static const struct {
     {"POST", "/v1/gc", "", 200, NULL},
     {"POST", "/v1/samples", "{\"ref\":\"base\",\"n\":0}", 400, "'n' must be"},
     {"POST", "/v1/samples", "{\"ref\":\"base\",\"n\":1.5}", 400, "'n' must be a whole number"},
-    {"POST", "/v1/samples", "{\"ref\":\"base\",\"sampler\":\"euler\"}", 400, "sampler"},
+    {"POST", "/v1/samples", "{\"ref\":\"base\",\"sampler\":\"euler2\"}", 400, "sampler"},
     {"POST", "/v1/samples", "{\"ref\":\"base\",\"sampler\":\"ddim|ddpm\"}", 400,
      "'sampler' must be one of dpmpp2m|ddim|ddpm"},
     {"POST", "/v1/samples", "{\"ref\":\"base\",\"guidance\":\"2\"}", 400, "guidance"},

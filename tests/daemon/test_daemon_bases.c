@@ -200,7 +200,7 @@ START_TEST(bad_imports) {
     rig_says(&r, 400, "POST", "/v1/bases", body, "'weights'");
     rig_says(&r, 400, "POST", "/v1/feature_nets", body, "'weights'");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"objective\":\"velocity\"}", source);
-    rig_says(&r, 400, "POST", "/v1/bases", body, "must be eps, data-noise");
+    rig_says(&r, 400, "POST", "/v1/bases", body, "must be one of eps|data-noise|noise-data|");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"probe\":\"/none\"}", source);
     rig_says(&r, 404, "POST", "/v1/bases", body, "cannot read '/none'");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"probe\":\"%s\"}", source, source);

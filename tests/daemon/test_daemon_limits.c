@@ -211,7 +211,7 @@ START_TEST(changes_are_told) {
     list = ds_options_changes("affiner", was, "affiner", was, &facts);
     ck_assert_uint_eq(json_array_size(list), 0);
     json_decref(list);
-    list = ds_options_without_effect("embedding", is);
+    list = ds_options_without_effect("embedding", is, 0);
     ck_assert_uint_eq(json_array_size(list), 1);
     ck_assert_str_eq(json_string_value(json_array_get(list, 0)),
                      "rank has no effect with method embedding");
@@ -411,38 +411,86 @@ END_TEST
 START_TEST(options_without_effect) {
     static const struct {
         const char *method, *options, *says;
-    } cases[] = {{"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full"},
-                 {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit"},
-                 {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit"},
-                 {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit"},
-                 {"bitfit", "{\"steps\":9}", NULL},
-                 {"affiner", "{\"targets\":[\"q\"]}", NULL},
-                 {"affiner", "{\"side\":\"in\"}", NULL},
-                 {"affiner", "{\"phi\":\"relu\"}", NULL},
-                 {NULL, "{\"rank\":4}", NULL},
-                 {"full", "{\"rank\":null}", NULL},
+        int velocity;
+    } cases[] = {{NULL, "{\"vb_weight\":0.5}",
+                  "vb_weight is not used by a base that predicts a velocity", 1},
+                 {NULL, "{\"vb_weight\":0.5}", NULL, 0},
+                 {NULL, "{\"vb_weight\":null}", NULL, 1},
+                 {"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full", 0},
+                 {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit", 0},
+                 {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit", 0},
+                 {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit", 0},
+                 {"bitfit", "{\"steps\":9}", NULL, 0},
+                 {"affiner", "{\"targets\":[\"q\"]}", NULL, 0},
+                 {"affiner", "{\"side\":\"in\"}", NULL, 0},
+                 {"affiner", "{\"phi\":\"relu\"}", NULL, 0},
+                 {NULL, "{\"rank\":4}", NULL, 0},
+                 {"full", "{\"rank\":null}", NULL, 0},
                  {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",
-                  "guidance has no effect with guidance_mode none"},
-                 {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL},
-                 {NULL, "{\"guidance_mode\":\"none\"}", NULL},
+                  "guidance has no effect with guidance_mode none", 0},
+                 {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL, 0},
+                 {NULL, "{\"guidance_mode\":\"none\"}", NULL, 0},
                  {NULL, "{\"precision\":\"tf32\",\"device\":\"cpu\"}",
-                  "precision tf32 is f32 on the processor"},
+                  "precision tf32 is f32 on the processor", 0},
                  {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}",
-                  "precision tf32 is f32 on the processor"},
-                 {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL},
-                 {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL}};
+                  "precision tf32 is f32 on the processor", 0},
+                 {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL, 0},
+                 {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *o = json_loads(cases[i].options, 0, NULL),
-               *list = ds_options_without_effect(cases[i].method, o);
+               *list = ds_options_without_effect(cases[i].method, o, cases[i].velocity);
         ck_assert_msg(json_array_size(list) == (cases[i].says != NULL), "%s", cases[i].options);
         if (cases[i].says)
             ck_assert_str_eq(json_string_value(json_array_get(list, 0)), cases[i].says);
         json_decref(list);
         json_decref(o);
     }
-    json_t *none = ds_options_without_effect(NULL, NULL);
+    json_t *none = ds_options_without_effect(NULL, NULL, 1);
     ck_assert_uint_eq(json_array_size(none), 0);
     json_decref(none);
+}
+END_TEST
+
+/* The noise levels that a training dwells on depend on what the base predicts, and a person may say
+ * otherwise. */
+START_TEST(focus_is_the_base_s) {
+    for (int velocity = 0; velocity < 2; velocity++)
+        for (int given = 0; given < 2; given++) {
+            ds_dataset_facts facts = {.images = 100, .classes = 2, .velocity = velocity};
+            json_t *spec = json_object(),
+                   *o = given ? json_pack("{s:f, s:i}", "focus", 0.5, "focus_mean", 1) : NULL;
+            ck_assert_int_eq(ds_options_apply(spec, NULL, o, &facts, NULL), 0);
+            const json_t *train = json_object_get(spec, "train");
+            ck_assert(ds_json_number(train, "focus", 9) == (given ? 0.5 : velocity ? 1.0 : 0.8));
+            ck_assert(ds_json_number(train, "focus_mean", 9) == (given ? 1 : velocity ? 0 : -0.6));
+            json_decref(spec);
+            json_decref(o);
+        }
+}
+END_TEST
+
+/* Every sampler is one of a base that predicts noise, or a velocity, and one is of both. */
+START_TEST(samplers_are_of_bases) {
+    int both = 0;
+    ds_error err;
+    for (const char *p = DS_WORDS(DS_SAMPLERS); *p;) {
+        char word[20];
+        size_t n = strcspn(p, "|");
+        snprintf(word, sizeof word, "%.*s", (int)n, p);
+        int noise = !ds_sampler_word_check(word, 0, &err),
+            velocity = !ds_sampler_word_check(word, 1, &err);
+        ck_assert_msg(noise || velocity, "%s", word);
+        both += noise && velocity;
+        p += n + (p[n] == '|');
+    }
+    ck_assert_int_eq(both, 1);
+    ck_assert_int_eq(ds_sampler_word_check("ddim", 1, &err), DS_EINVAL);
+    ck_assert_str_eq(err.message,
+                     "the sampler ddim is not for a base that predicts a velocity: use "
+                     "dpmpp2m, euler, heun or sde");
+    ck_assert_int_eq(ds_sampler_word_check("sde", 0, &err), DS_EINVAL);
+    ck_assert_str_eq(err.message, "the sampler sde is not for a base that predicts noise: use "
+                                  "dpmpp2m, ddim or ddpm");
 }
 END_TEST
 
@@ -488,6 +536,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, guidance_has_one_form);
     tcase_add_test(tc, guidance_of_a_sample);
     tcase_add_test(tc, options_without_effect);
+    tcase_add_test(tc, focus_is_the_base_s);
+    tcase_add_test(tc, samplers_are_of_bases);
     tcase_add_test(tc, options_are_about_parts);
 }
 

@@ -377,6 +377,45 @@ START_TEST(adding_again_tells_changes) {
 }
 END_TEST
 
+/* A sampler that the base cannot use is refused when it is asked for, long before it would be used;
+ * an option that it does not use is told. */
+START_TEST(samplers_fit_the_base) {
+    char body[900], dir[400];
+    rig_images(&r, "digits", 5, dir);
+    refused(400, "POST", "/v1/samples", "{\"sampler\":\"euler\"}",
+            "the sampler euler is not for a base that predicts noise: use dpmpp2m, ddim or ddpm");
+    snprintf(body, sizeof body, "{\"path\":\"%s\",\"options\":{\"sampler\":\"heun\"}}", dir);
+    refused(400, "POST", "/v1/datasets", body, "the sampler heun is not for a base that predicts");
+    refused(404, "GET", "/v1/datasets/digits", NULL, "digits");
+    rig_sql(&r, "UPDATE bases SET config = '{\"classes\":3,\"flow\":\"linear\"}'");
+    json_t *b = rig_want(&r, 200, "GET", "/v1/default-base", NULL);
+    ck_assert_str_eq(ds_json_string(b, "predicts", ""), "velocity");
+    ck_assert_str_eq(ds_json_string(b, "flow", ""), "linear");
+    json_decref(b);
+    refused(400, "POST", "/v1/samples", "{\"sampler\":\"ddim\"}",
+            "the sampler ddim is not for a base that predicts a velocity: use dpmpp2m, euler, heun "
+            "or sde");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"sampler\":\"euler\"}"));
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{}"));
+    snprintf(body, sizeof body,
+             "{\"path\":\"%s\",\"base\":\"emoji\",\"options\":{\"sampler\":\"ddpm\"}}", dir);
+    refused(400, "POST", "/v1/datasets", body,
+            "the sampler ddpm is not for a base that predicts a");
+    snprintf(body, sizeof body,
+             "{\"path\":\"%s\",\"options\":{\"sampler\":\"sde\",\"vb_weight\":2}}", dir);
+    json_t *d = rig_want(&r, 201, "POST", "/v1/datasets", body);
+    char *notes = json_dumps(json_object_get(d, "notes"), 0);
+    ck_assert_msg(strstr(notes, "vb_weight is not used by a base that predicts a velocity") != NULL,
+                  "%s", notes);
+    free(notes);
+    json_decref(d);
+    /* options that stay are asked for too */
+    rig_sql(&r, "UPDATE bases SET config = '{\"classes\":3}'");
+    snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
+    refused(400, "POST", "/v1/datasets", body, "the sampler sde is not for a base that predicts");
+}
+END_TEST
+
 START_TEST(few_images_are_told) {
     char body[900], dir[400];
     rig_images(&r, "three", 3, dir);
@@ -510,6 +549,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, names_made_from_paths);
     tcase_add_test(tc, places_of_datasets);
     tcase_add_test(tc, adding_again_tells_changes);
+    tcase_add_test(tc, samplers_fit_the_base);
     tcase_add_test(tc, few_images_are_told);
     tcase_add_test(tc, classes_of_samples);
     tcase_add_test(tc, sources_of_imports);

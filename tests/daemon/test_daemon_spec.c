@@ -162,6 +162,20 @@ START_TEST(old_tasks_and_bars) {
 }
 END_TEST
 
+/* A training on a base that predicts a velocity. */
+START_TEST(a_training_on_a_flow) {
+    ds_job j = second_training();
+    ck_assert_int_eq(fx_foreign(r, "UPDATE bases SET config = '{\"flow\":\"linear\"}';"
+                                   "UPDATE datasets SET options = '{\"sampler\":\"heun\"}'"),
+                     SQLITE_OK);
+    json_t *s = build(&j, NULL);
+    is_text(in(s, "sample", "sampler"), "heun");
+    ck_assert(json_number_value(in(s, "train", "focus")) == 1.0);
+    ck_assert(json_number_value(in(s, "train", "focus_mean")) == 0.0);
+    json_decref(s);
+}
+END_TEST
+
 /* Rows as another program may have left them: each is an error, and there is no spec. */
 static const struct {
     const char *sql;
@@ -175,6 +189,11 @@ static const struct {
     {"UPDATE bases SET feature_net_id = NULL", DS_ENOTFOUND, "there is no feature network"},
     {"UPDATE datasets SET options = '[]'", DS_EINVAL, "options are not a JSON object"},
     {"UPDATE datasets SET options = '{\"rank\":0}'", DS_EINVAL, "option 'rank' must be from 1"},
+    {"UPDATE datasets SET options = '{\"sampler\":\"sde\"}'", DS_EINVAL,
+     "the sampler sde is not for a base that predicts noise"},
+    {"UPDATE datasets SET options = '{\"sampler\":\"ddim\"}';"
+     "UPDATE bases SET config = '{\"flow\":\"gvp\"}'",
+     DS_EINVAL, "the sampler ddim is not for a base that predicts a velocity"},
     {"UPDATE datasets SET method = 'magic'", DS_EINVAL, "method 'magic' is not known"},
     {"DROP TRIGGER dataset_versions_keep; DELETE FROM dataset_versions", DS_ENOTFOUND,
      "does not exist"},
@@ -390,6 +409,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_training);
     tcase_add_test(tc, an_interrupted_training);
     tcase_add_test(tc, old_tasks_and_bars);
+    tcase_add_test(tc, a_training_on_a_flow);
     tcase_add_loop_test(tc, no_spec_of_a_damaged_registry, 0, sizeof damage / sizeof *damage);
     tcase_add_test(tc, a_sample);
     tcase_add_test(tc, the_base_of_a_request);

@@ -138,6 +138,8 @@ static int prepare(train_job *t, ds_error *err) {
                     t->plan.peak / (1 << 20), t->plan.limit / (1 << 20));
     if (rc)
         return rc;
+    if ((rc = ds_sampler_check(s->sample.sampler, c, err))) /* long before it is needed */
+        return rc;
     if (c->pixel && c->channels != 3)
         return ds_fail(err, DS_EINVAL, "base '%s' works on %d channels; images have 3",
                        s->base.name, c->channels);
