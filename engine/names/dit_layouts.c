@@ -37,6 +37,15 @@ int ds_layout_check(const ds_base *base, enum ds_layout layout, ds_error *err) {
                        "diffusers knows freq_dim 256 and mlp_ratio 4 only; this base has %d and "
                        "%d: use format dit or safetensors",
                        c->freq_dim, c->mlp_ratio);
+    const ds_flow *f = &c->flow;
+    if (f->path != DS_FLOW_NONE &&
+        (f->path != DS_FLOW_LINEAR || f->to_data || f->scale < 2 || f->scale != floor(f->scale)))
+        return ds_fail(err, DS_EINVAL,
+                       "diffusers' schedulers of flows know the linear path, a velocity noise - "
+                       "data and a time that counts; this base has the %s path, %s and a time of 0 "
+                       "to %g: use format dit or safetensors",
+                       f->path == DS_FLOW_LINEAR ? "linear" : "gvp",
+                       f->to_data ? "data - noise" : "noise - data", f->scale);
     if (!positions_are_standard(base))
         return ds_fail(err, DS_EINVAL,
                        "diffusers computes position embeddings itself, and those "

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/zio.h"
+#include "engine/diffusion/flow.h"
 #include "engine/model/net.h"
 #include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
@@ -156,7 +157,9 @@ static void forward_all(ds_net *net, ds_device *dev, const ds_facts *c, float *x
         for (int i = 0; i < EACH; i++) {
             ds_rng_normal(x + (size_t)i * px, px, LATENT_SEED, DS_STREAM_SAMPLE, (uint32_t)k,
                           (uint64_t)i);
-            cond[i] = (ds_net_sample){.t = (float)((k + 0.5) / TRIED * c->train_steps),
+            cond[i] = (ds_net_sample){.t = c->flow.path != DS_FLOW_NONE
+                                               ? ds_flow_time(&c->flow, (k + 0.5) / TRIED)
+                                               : (float)((k + 0.5) / TRIED * c->train_steps),
                                       .row = -1,
                                       .base_row = c->classes};
         }
@@ -167,7 +170,7 @@ static void forward_all(ds_net *net, ds_device *dev, const ds_facts *c, float *x
     free(x);
 }
 
-/* Relative root mean square difference of the predicted noise between the base's properties and
+/* Relative root mean square difference of what is predicted between the base's properties and
  * those that readers of the layout assume, over timesteps and noise; NaN: not measured. */
 static double effect(ds_exporter *x) {
     const ds_facts *c = &x->base->facts;
@@ -218,9 +221,10 @@ static void compare_properties(ds_exporter *x) {
     double size = x->o->measure ? effect(x) : NAN;
     if (isfinite(size))
         ds_buf_addf(&b,
-                    " Measured on noise at %d timesteps, the predicted noise differs by %.2g %% "
+                    " Measured on noise at %d timesteps, the predicted %s differs by %.2g %% "
                     "(root mean square).",
-                    TRIED, size * 100);
+                    TRIED, x->base->facts.flow.path != DS_FLOW_NONE ? "velocity" : "noise",
+                    size * 100);
     else
         ds_buf_addf(&b, " How much that changes the output was not measured.");
     x->note(x->user, b.data);

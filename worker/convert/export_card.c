@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "contract/methods.h"
+#include "engine/diffusion/objective.h"
 #include "engine/names/dit_layouts.h"
 #include "worker/convert/export_internal.h"
 
@@ -33,7 +34,13 @@ static const char *class_name(const ds_exporter *x, int i) {
     return name ? name : "";
 }
 
+static int is_flow(const ds_exporter *x) { return x->out.flow.path != DS_FLOW_NONE; }
+
 static json_t *scheduler_config(const ds_exporter *x) {
+    if (is_flow(x))
+        return json_pack("{s:s, s:s, s:i, s:f}", "_class_name", "FlowMatchEulerDiscreteScheduler",
+                         "_diffusers_version", "0.29.0", "num_train_timesteps",
+                         (int)x->out.flow.scale, "shift", 1.0);
     return json_pack("{s:s, s:s, s:f, s:f, s:s, s:b, s:i, s:s, s:b, s:i, s:n}", "_class_name",
                      "DDIMScheduler", "_diffusers_version", "0.18.0", "beta_start",
                      x->out.beta_start, "beta_end", x->out.beta_end, "beta_schedule", "linear",
@@ -96,7 +103,7 @@ int ds_export_configs(ds_exporter *x, ds_error *err) {
         rc = write_json(x, "scheduler/scheduler_config.json", scheduler_config(x), err);
     if (!rc && x->vae_file)
         rc = write_vae(x, err);
-    if (!rc && x->vae_file) /* a pipeline needs one */
+    if (!rc && x->vae_file && !is_flow(x)) /* DiTPipeline needs one, and takes no flow */
         rc = write_json(x, "model_index.json", pipeline_config(x), err);
     return rc;
 }
@@ -304,12 +311,36 @@ static void section_classes(ds_buf *b, const ds_exporter *x) {
     ds_buf_addf(b, "%s\n", x->classes > 1000 ? "...\n" : "");
 }
 
+/* diffusers has no pipeline for a DiT that predicts a velocity. */
+static void use_flow(ds_buf *b, const ds_facts *c) {
+    ds_buf_addf(b,
+                "```python\nimport torch\n"
+                "from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler\n"
+                "model = DiTTransformer2DModel.from_pretrained(\"THIS FOLDER\", "
+                "subfolder=\"transformer\")\n"
+                "scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(\"THIS FOLDER\", "
+                "subfolder=\"scheduler\")\n"
+                "scheduler.set_timesteps(50)\n"
+                "labels = torch.tensor([0])\n"
+                "x = torch.randn(1, %d, %d, %d)\n"
+                "with torch.no_grad():\n"
+                "    for t in scheduler.timesteps:\n"
+                "        v = model(x, timestep=t.expand(1), class_labels=labels).sample[:, :%d]\n"
+                "        x = scheduler.step(v, t, x).prev_sample\n```\n\n%s\n\n",
+                c->channels, c->side, c->side, c->channels,
+                c->pixel
+                    ? "x is the picture, in [-1,1]."
+                    : "x divided by the scale of the latents is what the autoencoder decodes.");
+}
+
 static void section_use(ds_buf *b, const ds_exporter *x) {
     const ds_facts *c = &x->out;
     if (!merged(x))
         return;
     ds_buf_addf(b, "## Use\n\n");
-    if (x->o->format == DS_EXPORT_DIFFUSERS && x->vae_file)
+    if (x->o->format == DS_EXPORT_DIFFUSERS && is_flow(x))
+        use_flow(b, c);
+    else if (x->o->format == DS_EXPORT_DIFFUSERS && x->vae_file)
         ds_buf_addf(b, "```python\nfrom diffusers import DiTPipeline\npipe = "
                        "DiTPipeline.from_pretrained(\"THIS FOLDER\")\nimages = "
                        "pipe(class_labels=[0], guidance_scale=1.5, "
@@ -325,15 +356,35 @@ static void section_use(ds_buf *b, const ds_exporter *x) {
                              : "There is no autoencoder here; add one (`vae/`) and a "
                                "`model_index.json` for `DiTPipeline`.");
     else if (x->o->format == DS_EXPORT_DIT) {
+        /* SiT's network takes the same arguments, and its samplers its own path and clock only */
+        const int sit = is_flow(x) && c->flow.to_data && c->flow.scale == 1;
         char *call = ds_layout_constructor(x->base, c->classes);
         ds_buf_addf(b,
-                    "```python\nimport torch\nfrom models import DiT  # facebookresearch/DiT\n"
-                    "model = %s\n"
+                    "```python\nimport torch\nfrom models import %s\n"
+                    "model = %s%s\n"
                     "model.load_state_dict(torch.load(\"model.pt\", weights_only=True))\n```\n\n",
-                    call);
+                    sit ? "SiT  # willisma/SiT" : "DiT  # facebookresearch/DiT",
+                    sit ? "SiT" : "DiT", strchr(call, '('));
         free(call);
     } else
         ds_buf_addf(b, "    dsctl add-base model.safetensors\n\n");
+}
+
+static void section_predicts(ds_buf *b, const ds_exporter *x) {
+    const ds_facts *c = &x->out;
+    char words[100];
+    if (!is_flow(x)) {
+        ds_buf_addf(b, "Noise schedule: linear, %g to %g in %d steps%s. ", c->beta_start,
+                    c->beta_end, c->train_steps, c->learn_sigma ? ", learned variance" : "");
+        return;
+    }
+    ds_objective_words(&c->flow, words, sizeof words);
+    ds_buf_addf(b, "It predicts: %s. At the noise level u, 0 data and 1 noise, a picture is %s. ",
+                words,
+                c->flow.path == DS_FLOW_LINEAR ? "(1 - u) data + u noise"
+                                               : "cos(pi u / 2) data + sin(pi u / 2) noise");
+    if (c->learn_sigma)
+        ds_buf_addf(b, "Of its output the first half of the channels is used. ");
 }
 
 int ds_export_card(ds_exporter *x, ds_error *err) {
@@ -349,11 +400,9 @@ int ds_export_card(ds_exporter *x, ds_error *err) {
     section_classes(&b, x);
     section_use(&b, x);
     if (merged(x))
-        ds_buf_addf(&b,
-                    "Noise schedule: linear, %g to %g in %d steps%s. Guidance acted on %d of %d "
-                    "channels. Weights in %s.\n\n",
-                    x->out.beta_start, x->out.beta_end, x->out.train_steps,
-                    x->out.learn_sigma ? ", learned variance" : "",
+        section_predicts(&b, x);
+    if (merged(x))
+        ds_buf_addf(&b, "Guidance acted on %d of %d channels. Weights in %s.\n\n",
                     x->out.guidance_channels ? x->out.guidance_channels : x->out.channels,
                     x->out.channels, x->o->bf16 ? "BF16" : "F32");
     ds_buf_addf(&b, "Written by Diffscaler %s.\n", DS_VERSION);
