@@ -18,7 +18,18 @@ static void add_value(ds_buf *b, const char *what, const json_t *value) {
 }
 
 static const char *path_words(const char *path) {
-    return !strcmp(path, "linear") ? "linear path" : "DDPM schedule";
+    return !strcmp(path, "linear")   ? "linear path"
+           : !strcmp(path, "gvp")    ? "gvp path"
+           : !strcmp(path, "cosine") ? "cosine schedule"
+                                     : "DDPM schedule";
+}
+
+/* "eps"; "noise-data, linear path, time to 1000" */
+static void add_objective(ds_buf *b, const json_t *o) {
+    double scale = ds_json_number(o, "time_scale", 0);
+    ds_buf_addf(b, "%s", ds_json_string(o, "prediction", "?"));
+    if (scale > 0)
+        ds_buf_addf(b, ", %s, time to %g", path_words(ds_json_string(o, "path", "")), scale);
 }
 
 /* "eps (measured on digits: loss 0.036; next: eps, linear path, 0.091)" */
@@ -30,7 +41,8 @@ static void show_objective(const ds_cli *c, const json_t *o) {
     ds_buf b = {0};
     if (!json_is_object(o))
         return;
-    ds_buf_addf(&b, "%s (", ds_json_string(o, "prediction", "?"));
+    add_objective(&b, o);
+    ds_buf_addf(&b, " (");
     if (said)
         ds_buf_addf(&b, "%s; ", said);
     else if (!strcmp(ds_json_string(o, "how", ""), "assumed"))

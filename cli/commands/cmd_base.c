@@ -157,6 +157,7 @@ static void base_cells(ds_table *t, const json_t *b) {
     ds_cell(t, ds_json_string(b, "name", NULL));
     ds_cell(t, ds_json_bool(b, "default", 0) ? "default" : NULL);
     ds_cell(t, ds_json_bool(b, "latent", 0) ? "latent" : "pixel");
+    ds_cell(t, ds_json_string(b, "predicts", NULL));
     ds_cell_styled(t, !strcmp(vae, "missing") ? DS_RED : DS_PLAIN, vae);
     ds_cell(t, ds_fmt_count(text, ds_json_int(b, "parameters", -1)));
     ds_cell(t, ds_fmt_bytes(text, ds_json_number(b, "bytes", -1)));
@@ -196,8 +197,9 @@ static void net_cells(ds_table *t, const json_t *n) {
 static void print_bases(ds_cli *c, const json_t *items) {
     size_t i;
     const json_t *m;
-    ds_table *t = ds_table_new("NAME~|DEFAULT|KIND|VAE|PARAMETERS>|SIZE>|DATASETS>|ADAPTERS>|"
-                               "DIGEST|LICENCE~");
+    ds_table *t =
+        ds_table_new("NAME~|DEFAULT|KIND|PREDICTS|VAE|PARAMETERS>|SIZE>|DATASETS>|ADAPTERS>|"
+                     "DIGEST|LICENCE~");
     json_array_foreach((json_t *)(uintptr_t)items, i, m)
         base_cells(t, m);
     ds_table_print(t, c, c->out, 0);
@@ -254,6 +256,18 @@ static void show_config(ds_cli *c, const json_t *config) {
     ds_field(c, "classes", "%lld", (long long)ds_json_int(config, "classes", 0));
 }
 
+/* "velocity (noise - data), linear path, time to 1000" */
+static void show_predicts(ds_cli *c, const json_t *b) {
+    const json_t *config = json_object_get(b, "config");
+    const char *what = ds_json_string(b, "predicts", NULL), *flow = ds_json_string(b, "flow", NULL);
+    if (what && !flow)
+        ds_field(c, "predicts", "%s", what);
+    else if (what)
+        ds_field(c, "predicts", "%s (%s), %s path, time to %g", what,
+                 ds_json_int(config, "flow_to_data", 0) ? "data - noise" : "noise - data", flow,
+                 ds_json_number(config, "flow_scale", 1));
+}
+
 static void show_base(ds_cli *c, const json_t *b) {
     char x[DS_TEXT], y[DS_TEXT];
     const json_t *vae = json_object_get(b, "vae"), *net = json_object_get(b, "feature_net");
@@ -264,6 +278,7 @@ static void show_base(ds_cli *c, const json_t *b) {
     ds_field(c, "size", "%s, %s parameters", ds_fmt_bytes(x, ds_json_number(b, "bytes", -1)),
              ds_fmt_count(y, ds_json_int(b, "parameters", -1)));
     show_config(c, json_object_get(b, "config"));
+    show_predicts(c, b);
     ds_field(c, "works on", "%s", ds_json_bool(b, "latent", 0) ? "latents" : "pixels");
     ds_field(c, "vae", "%s%s", json_is_object(vae) ? "sha256:" : "",
              json_is_object(vae) ? ds_json_string(vae, "sha256", "-") : vae_text(b));
