@@ -11,7 +11,9 @@
 #include "engine/files/safetensors.h"
 #include "tests/harness.h"
 #include "worker/convert/export.h"
+#include "worker/convert/import.h"
 #include "worker/commands/worker.h"
+#include "worker/decode/sandbox.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -440,6 +442,95 @@ START_TEST(bases_that_a_layout_cannot_hold) {
 }
 END_TEST
 
+/* What was exported, imported, in a process of its own: devices of this one would be forked with
+ * their threads missing.  0: its flow is this one. */
+static int import_flow(const ds_flow *flow, const char *source) {
+    char dir[PATH_MAX];
+    ds_import_result r;
+    ds_base *b;
+    ds_error err;
+    in(dir, "back");
+    ds_import_options o = {.source = source, .out_dir = dir, .heads = config.heads};
+    if (ds_import_base(&o, &r, &err) || ds_base_open(&b, r.file, NULL, &err)) {
+        fprintf(stderr, "%s\n", err.message);
+        return 1;
+    }
+    const ds_flow *is = &b->facts.flow;
+    return is->path != flow->path || is->to_data != flow->to_data || is->scale != flow->scale ||
+           b->facts.train_steps != 0;
+}
+
+static void comes_back_as(const ds_flow *flow, const char *file) {
+    char source[PATH_MAX];
+    int status;
+    ds_fs_join(source, sizeof source, out, file);
+    pid_t pid = fork();
+    if (!pid)
+        _exit(import_flow(flow, source));
+    ck_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    ck_assert_msg(!WEXITSTATUS(status), "%s", source);
+}
+
+/* A base that predicts a velocity: every layout brings back what it is or refuses it, and the card
+ * says it. */
+START_TEST(a_flow_comes_back) {
+    static const struct {
+        ds_flow flow;
+        const char *card, *refused;
+    } cases[] = {
+        {{DS_FLOW_LINEAR, 0, 1000}, "velocity (noise - data), linear path, time 0 to 1000", NULL},
+        {{DS_FLOW_LINEAR, 0, 500}, "linear path, time 0 to 500, 500 is noise", NULL},
+        {{DS_FLOW_LINEAR, 0, 1}, "(1 - u) data + u noise", "linear path, noise - data and a time"},
+        {{DS_FLOW_LINEAR, 1, 1},
+         "from models import SiT  # willisma/SiT\nmodel = SiT(input",
+         "linear path, data - noise and a time of 0 to 1: use format dit"},
+        {{DS_FLOW_LINEAR, 1, 1000}, "from models import DiT  #", "data - noise"},
+        {{DS_FLOW_GVP, 0, 1000}, "cos(pi u / 2) data + sin(pi u / 2) noise", "the gvp path"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int k = 0; k < 3; k++) {
+            static const char *const formats[] = {"dit", "safetensors --merge", "diffusers"},
+                                     *const files[] = {"model.pt", "model.safetensors", ""};
+            ds_base *b = diffusers_base();
+            ds_dit_config *c = ds_dit_config_of(b);
+            c->flow = cases[i].flow;
+            c->train_steps = 0;
+            c->beta_start = c->beta_end = 0;
+            int refused = k == 2 && cases[i].refused;
+            of_base(b, formats[k], refused ? 2 : 0, refused ? cases[i].refused : "wrote ");
+            if (refused)
+                continue;
+            char *text = card();
+            ck_assert_msg(k || strstr(text, cases[i].card), "%s", text);
+            ck_assert_ptr_null(strstr(text, "Noise schedule"));
+            if (k == 2)
+                ck_assert(strstr(text, "FlowMatchEulerDiscreteScheduler") &&
+                          there("scheduler/scheduler_config.json") && !there("model_index.json"));
+            free(text);
+            comes_back_as(&cases[i].flow, files[k]);
+        }
+    }
+}
+END_TEST
+
+/* How much what diffusers cannot hold changes is measured over the levels of the flow. */
+START_TEST(the_effect_on_a_flow_is_measured) {
+    char path[PATH_MAX], line[PATH_MAX + 64];
+    ds_base *b = diffusers_base();
+    ds_dit_config *c = ds_dit_config_of(b);
+    c->flow = (ds_flow){DS_FLOW_LINEAR, 0, 1000};
+    c->train_steps = 0;
+    c->beta_start = c->beta_end = 0;
+    begin();
+    in(path, "flow.safetensors");
+    ck_assert_int_eq(ds_base_save(b, path, 0, NULL, NULL), 0);
+    ds_base_free(b);
+    snprintf(line, sizeof line, "--base %s -o OUT --format diffusers", path);
+    runs(0, line, "the predicted velocity differs by ");
+    double percent = strtod(strstr(said, "differs by ") + 11, NULL);
+    ck_assert_msg(percent > 0.01 && percent < 200, "%g", percent);
+}
+END_TEST
+
 START_TEST(numbers_that_are_not_finite) {
     static const char *const formats[] = {"dit", "dit --no-pt", "diffusers", "safetensors --merge",
                                           "dit --dtype bf16"};
@@ -527,9 +618,15 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_rename_that_fails_loses_nothing);
     tcase_add_test(tc, inputs_that_do_not_fit);
     tcase_add_test(tc, bases_that_a_layout_cannot_hold);
+    tcase_add_test(tc, a_flow_comes_back);
+    tcase_add_test(tc, the_effect_on_a_flow_is_measured);
     tcase_add_test(tc, numbers_that_are_not_finite);
     tcase_add_test(tc, an_adapter_from_standard_input);
     tcase_add_test(tc, description_of_the_factors);
 }
 
-int main(void) { return ds_test_main("worker_export_options", cases); }
+int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], DS_SANDBOX_ARG)) /* an import looks at pictures */
+        return ds_decode_child_main();
+    return ds_test_main("worker_export_options", cases);
+}
