@@ -60,7 +60,8 @@ int ds_objective_from_name(const char *name, enum ds_prediction *out, ds_flow *f
     if (*out != DS_PREDICT_EPS && *out != DS_PREDICT_X0)
         *flow = (ds_flow){.path = gvp ? DS_FLOW_GVP : DS_FLOW_LINEAR,
                           .to_data = *out == DS_PREDICT_DATA_NOISE,
-                          .scale = many ? 1000 : 1};
+                          .scale = many ? 1000 : 1,
+                          .shift = 1};
     return 0;
 }
 
@@ -141,7 +142,7 @@ int ds_objective_flow(const ds_objective_row *row, ds_flow *out, const char **wh
            "points";
     if (row->data != to_data)
         return 0;
-    *out = (ds_flow){.path = flows[row->path], .to_data = to_data, .scale = row->scale};
+    *out = (ds_flow){.path = flows[row->path], .to_data = to_data, .scale = row->scale, .shift = 1};
     return 1;
 }
 
@@ -158,7 +159,7 @@ static mix mix_of(const ds_schedule *schedule, int clock, double ratio) {
         enum ds_flow_path path = clocks[clock].path == DS_PATH_GVP ? DS_FLOW_GVP : DS_FLOW_LINEAR;
         double u = path == DS_FLOW_GVP ? atan(ratio) / HALF_PI : ratio / (1 + ratio);
         ds_flow_point p = ds_flow_at(path, u);
-        ds_flow told = {path, clocks[clock].data, clocks[clock].times};
+        ds_flow told = {path, clocks[clock].data, clocks[clock].times, 1};
         return (mix){p.a, p.s, ds_flow_time(&told, u)};
     }
     int best = 0;

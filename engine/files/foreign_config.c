@@ -105,14 +105,15 @@ static const row scheduler[] = {
     {"flow_shift", ANY, 0}, {"time_shift_type", ANY, 0}, /* with use_flow_sigmas only */
     {0}};
 
-/* Of a flow: the network is told num_train_timesteps times the noise level.  shift and its kind say
- * at which levels a sampler stops. */
+/* Of a flow: the network is told num_train_timesteps times the noise level; shift moves the levels
+ * of training and sampling.  A dynamic one depends on the size of the picture and is a choice of
+ * its samplers. */
 static const row flow[] = {
     {"_class_name", ONLY,
      "[\"FlowMatchEulerDiscreteScheduler\", \"FlowMatchHeunDiscreteScheduler\"]"},
     {"num_train_timesteps", INT, 0},
     {"invert_sigmas", ONLY, "[null, false]"},
-    {"shift", ANY, 0}, {"use_dynamic_shifting", ANY, 0}, {"base_shift", ANY, 0},
+    {"shift", NUMBER, 0}, {"use_dynamic_shifting", ANY, 0}, {"base_shift", ANY, 0},
     {"max_shift", ANY, 0}, {"base_image_seq_len", ANY, 0}, {"max_image_seq_len", ANY, 0},
     {"shift_terminal", ANY, 0}, {"time_shift_type", ANY, 0}, {"stochastic_sampling", ANY, 0},
     {"use_karras_sigmas", ANY, 0}, {"use_exponential_sigmas", ANY, 0},

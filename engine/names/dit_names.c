@@ -402,8 +402,10 @@ static int from_scheduler(ds_dit_names *d, ds_error *err) {
     if (rc)
         return rc;
     if (is_flow(doc)) {
+        const int dynamic = ds_json_bool(doc, "use_dynamic_shifting", 0);
         const ds_flow told = {.path = DS_FLOW_LINEAR,
-                              .scale = ds_json_number(doc, "num_train_timesteps", 1000)};
+                              .scale = ds_json_number(doc, "num_train_timesteps", 1000),
+                              .shift = dynamic ? 1 : ds_json_number(doc, "shift", 1)};
         ds_dit_names_set_flow(d, &told);
         json_decref(doc);
         return 0;

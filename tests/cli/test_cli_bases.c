@@ -9,7 +9,8 @@
 #define BASE(vae, missing)                                                                         \
     "{\"id\":2,\"name\":\"xl\",\"path\":\"/state/bases/x.safetensors\",\"sha256\":\"" SHA          \
     "\",\"config\":{\"side\":32,\"patch\":2,\"width\":1152,\"depth\":28,\"heads\":16,"             \
-    "\"channels\":4,\"classes\":1000,\"pixel\":0},\"vae\":" vae ",\"latent\":true,\"missing\":"    \
+    "\"channels\":4,\"classes\":1000,\"pixel\":0},\"vae\":" vae                                    \
+    ",\"latent\":true,\"predicts\":\"noise\",\"flow\":null,\"missing\":"                           \
     "[" missing "],\"feature_net\":{\"name\":\"inc\"},\"source\":\"/w/DiT-XL.pt\","                \
     "\"source_format\":\"facebook DiT\",\"source_sha256\":\"" SHA "\",\"license\":\"CC-BY-NC\","   \
     "\"parameters\":675129632,\"bytes\":2700000000,\"default\":true,\"removed\":false,"            \
@@ -135,7 +136,8 @@ static const struct {
     const char *line, *shows[6], *quiet, *schema;
 } readers[] = {
     {"list-bases",
-     {"NAME", "xl    default  latent  yes", "675,129,632", "2.7 GB", "aa11aa11aa11", "CC-BY-NC"},
+     {"NAME", "xl    default  latent  noise     yes", "675,129,632", "2.7 GB", "aa11aa11aa11",
+      "CC-BY-NC"},
      "xl\n",
      "dsctl.v1/bases"},
     {"show-base xl",

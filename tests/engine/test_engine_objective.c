@@ -240,18 +240,18 @@ START_TEST(objectives_have_words) {
         const char *name;
         ds_flow flow;
         const char *words;
-    } cases[] = {{"eps", {DS_FLOW_NONE, 0, 0}, "noise (eps)"},
+    } cases[] = {{"eps", {DS_FLOW_NONE, 0, 0, 0}, "noise (eps)"},
                  {"data-noise",
-                  {DS_FLOW_LINEAR, 1, 1},
+                  {DS_FLOW_LINEAR, 1, 1, 1},
                   "velocity (data - noise), linear path, time 0 to 1, 1 is data"},
                  {"noise-data-1000",
-                  {DS_FLOW_LINEAR, 0, 1000},
+                  {DS_FLOW_LINEAR, 0, 1000, 1},
                   "velocity (noise - data), linear path, time 0 to 1000, 1000 is noise"},
                  {"data-noise-gvp",
-                  {DS_FLOW_GVP, 1, 1},
+                  {DS_FLOW_GVP, 1, 1, 1},
                   "velocity (data - noise), gvp path, time 0 to 1, 1 is data"},
                  {"noise-data-gvp-1000",
-                  {DS_FLOW_GVP, 0, 1000},
+                  {DS_FLOW_GVP, 0, 1000, 1},
                   "velocity (noise - data), gvp path, time 0 to 1000, 1000 is noise"}};
     static const char *const wrong[] = {"eps-gvp", "x0-1000", "noise-data-1000-gvp", "-gvp",
                                         "",        "gvp",     "data-noise-"};
@@ -283,7 +283,7 @@ START_TEST(a_flow_base_is_measured_against_the_published_schedule) {
     ds_objective a, b;
     make_pictures(x);
     ds_schedule_init(&schedule, &facts);
-    flow.flow = (ds_flow){DS_FLOW_LINEAR, 1, 1};
+    flow.flow = (ds_flow){DS_FLOW_LINEAR, 1, 1, 1};
     flow.train_steps = 0;
     flow.beta_start = flow.beta_end = 0;
     oracle o = {DS_PREDICT_EPS, 0, x, 0.15, &schedule, 0};

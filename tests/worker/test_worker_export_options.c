@@ -457,7 +457,7 @@ static int import_flow(const ds_flow *flow, const char *source) {
     }
     const ds_flow *is = &b->facts.flow;
     return is->path != flow->path || is->to_data != flow->to_data || is->scale != flow->scale ||
-           b->facts.train_steps != 0;
+           is->shift != flow->shift || b->facts.train_steps != 0;
 }
 
 static void comes_back_as(const ds_flow *flow, const char *file) {
@@ -478,14 +478,18 @@ START_TEST(a_flow_comes_back) {
         ds_flow flow;
         const char *card, *refused;
     } cases[] = {
-        {{DS_FLOW_LINEAR, 0, 1000}, "velocity (noise - data), linear path, time 0 to 1000", NULL},
-        {{DS_FLOW_LINEAR, 0, 500}, "linear path, time 0 to 500, 500 is noise", NULL},
-        {{DS_FLOW_LINEAR, 0, 1}, "(1 - u) data + u noise", "linear path, noise - data and a time"},
-        {{DS_FLOW_LINEAR, 1, 1},
+        {{DS_FLOW_LINEAR, 0, 1000, 1},
+         "velocity (noise - data), linear path, time 0 to 1000",
+         NULL},
+        {{DS_FLOW_LINEAR, 0, 500, 3}, "linear path, time 0 to 500, 500 is noise", NULL},
+        {{DS_FLOW_LINEAR, 0, 1, 1},
+         "(1 - u) data + u noise",
+         "linear path, noise - data and a time"},
+        {{DS_FLOW_LINEAR, 1, 1, 1},
          "from models import SiT  # willisma/SiT\nmodel = SiT(input",
          "linear path, data - noise and a time of 0 to 1: use format dit"},
-        {{DS_FLOW_LINEAR, 1, 1000}, "from models import DiT  #", "data - noise"},
-        {{DS_FLOW_GVP, 0, 1000}, "cos(pi u / 2) data + sin(pi u / 2) noise", "the gvp path"}};
+        {{DS_FLOW_LINEAR, 1, 1000, 1}, "from models import DiT  #", "data - noise"},
+        {{DS_FLOW_GVP, 0, 1000, 1}, "cos(pi u / 2) data + sin(pi u / 2) noise", "the gvp path"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (int k = 0; k < 3; k++) {
             static const char *const formats[] = {"dit", "safetensors --merge", "diffusers"},
@@ -517,7 +521,7 @@ START_TEST(the_effect_on_a_flow_is_measured) {
     char path[PATH_MAX], line[PATH_MAX + 64];
     ds_base *b = diffusers_base();
     ds_dit_config *c = ds_dit_config_of(b);
-    c->flow = (ds_flow){DS_FLOW_LINEAR, 0, 1000};
+    c->flow = (ds_flow){DS_FLOW_LINEAR, 0, 1000, 1};
     c->train_steps = 0;
     c->beta_start = c->beta_end = 0;
     begin();

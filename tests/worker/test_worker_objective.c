@@ -192,7 +192,7 @@ static void expect_flow(const outcome *t, const char *path, int to_data, double 
     ck_assert_int_eq(b->facts.train_steps, path ? 0 : 1000);
     ck_assert_str_eq(ds_json_string(c, "flow", "none"), path ? path : "none");
     if (path) {
-        ck_assert(f->to_data == to_data && f->scale == scale);
+        ck_assert(f->to_data == to_data && f->scale == scale && f->shift == 1);
         ck_assert(ds_json_int(c, "flow_to_data", -1) == to_data &&
                   ds_json_number(c, "flow_scale", -1) == scale);
         ck_assert_str_eq(text_at(objective(t), "path", NULL), path);

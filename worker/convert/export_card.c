@@ -40,7 +40,7 @@ static json_t *scheduler_config(const ds_exporter *x) {
     if (is_flow(x))
         return json_pack("{s:s, s:s, s:i, s:f}", "_class_name", "FlowMatchEulerDiscreteScheduler",
                          "_diffusers_version", "0.29.0", "num_train_timesteps",
-                         (int)x->out.flow.scale, "shift", 1.0);
+                         (int)x->out.flow.scale, "shift", x->out.flow.shift);
     return json_pack("{s:s, s:s, s:f, s:f, s:s, s:b, s:i, s:s, s:b, s:i, s:n}", "_class_name",
                      "DDIMScheduler", "_diffusers_version", "0.18.0", "beta_start",
                      x->out.beta_start, "beta_end", x->out.beta_end, "beta_schedule", "linear",

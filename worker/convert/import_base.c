@@ -375,7 +375,7 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     rc = rc ? rc : convert(w, d, o, out, err);
     rc = rc ? rc : ds_import_objective_find(&claim, o, out, &flow, err);
     if (!rc && (flow.path != claim.flow.path || flow.to_data != claim.flow.to_data ||
-                flow.scale != claim.flow.scale))
+                flow.scale != claim.flow.scale || flow.shift != claim.flow.shift))
         rc = write_again(w, d, o, &flow, out, err);
     ds_dit_names_free(d);
     ds_weights_close(w);

@@ -405,9 +405,11 @@ int ds_import_objective_find(const ds_objective_claim *claim, const ds_import_op
     measure m = {.o = o, .r = r};
     ds_error e = {0};
     int rc = run_measure(&m, &e);
-    if (!rc)
+    if (!rc) {
         rc = judge(claim, o, &m, flow, &e);
-    else if (claim->by != DS_SAID_BY_NOBODY && rc != DS_ECANCELED) { /* what is said is enough */
+        if (claim->flow.path != DS_FLOW_NONE) /* is no part of what is predicted */
+            flow->shift = claim->flow.shift;
+    } else if (claim->by != DS_SAID_BY_NOBODY && rc != DS_ECANCELED) { /* what is said is enough */
         char message[sizeof e.message];
         memcpy(message, e.message, sizeof message);
         rc = report_unmeasured(&(finding){o, claim, flow, NULL, message}, &e);

@@ -199,8 +199,10 @@ static int claim_of(ds_objective_claim *claim, const settings *s, int repa, ds_e
     claim->path_open = s->path == DS_FLOW_NONE;
     claim->clock_open = 1;
     claim->way_unknown = !repa && !s->sit;
-    claim->flow = (ds_flow){
-        .path = claim->path_open ? DS_FLOW_LINEAR : s->path, .to_data = !repa, .scale = 1};
+    claim->flow = (ds_flow){.path = claim->path_open ? DS_FLOW_LINEAR : s->path,
+                            .to_data = !repa,
+                            .scale = 1,
+                            .shift = 1};
     return 0;
 }
 
