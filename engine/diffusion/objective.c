@@ -85,8 +85,8 @@ enum { LEVELS = sizeof ratios / sizeof ratios[0], SEED = 9 };
 static const double picture_weight = 0.4;
 
 /* At the MUCH last of them a picture is almost noise, which any trained network sees: a velocity on
- * the linear path has it whole, one on gvp pi / 2 a of it, 0.3 and 0.16, cosine a of it.  The middle
- * tells them apart where the losses are near each other. */
+ * the linear path has it whole, one on gvp pi / 2 a of it, 0.3 and 0.16, cosine a of it.  What is
+ * in the middle tells them apart where the losses are near each other. */
 enum { MUCH = 2 };
 static const double share_border = 0.6, clock_margin = 1.5;
 
@@ -263,7 +263,7 @@ static int on_flow(const ds_objective_row *r) {
 }
 
 /* Of a velocity the linear path and the others: told the time in the same way one of both has the
- * share of noise that it must not have; told it in another way a loss that is near is not enough. */
+ * share of noise that it must not have; told it in another way a loss must be further away. */
 static void rule_out(ds_objective *o) {
     ds_objective_row *best = &o->rows[0];
     const int linear = best->path == DS_PATH_LINEAR, right = (best->share > share_border) == linear;

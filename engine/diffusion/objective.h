@@ -31,10 +31,10 @@
  * ratios of 5 and 10 the velocity of the linear path has all of the noise in it, those of gvp and
  * cosine less than a third.  Which has what it must not have is ruled out.
  *
- * clear: the best is at least DS_OBJECTIVE_MARGIN times below every other that is not ruled out, and
- * its answer at most DS_OBJECTIVE_ANSWER.  Random weights have answers of 1 or worse; a perfect velocity at much noise
- * has the variance of x over that of x and e, 0.5 for latents.  The two hypotheses of x0 say the
- * same of a picture on both paths and are no rivals.
+ * clear: the best is at least DS_OBJECTIVE_MARGIN times below every other that is not ruled out,
+ * and its answer at most DS_OBJECTIVE_ANSWER.  Random weights have answers of 1 or worse; a perfect
+ * velocity at much noise has the variance of x over that of x and e, 0.5 for latents.  The two
+ * hypotheses of x0 say the same of a picture on both paths and are no rivals.
  *
  * Noise is fixed (base/rng.h), so the same network and pictures give the same numbers on a device.
  * Thread: one.  Errors: of the denoiser; DS_ECANCELED.

@@ -5,7 +5,8 @@
  * where it is used, or the values at which it changes nothing.  Who uses the fields reads them
  * himself, after this check.
  * Sources: the constructors of diffusers 0.42 (DiTTransformer2DModel, Transformer2DModel,
- * AutoencoderKL, the schedulers with betas and FlowMatchEulerDiscreteScheduler); facebookresearch/DiT train.py and models.py.
+ * AutoencoderKL, the schedulers with betas and FlowMatchEulerDiscreteScheduler);
+ * facebookresearch/DiT train.py and models.py.
  *
  * Thread: any.  Errors: DS_EINVAL with the field and the way out.
  */

@@ -553,7 +553,7 @@ static int check_copies(const ds_dit_names *d, size_t *used, ds_error *err) {
     return 0;
 }
 
-/* "projectors.N.M.weight": of REPA (Yu et al. 2025), whose networks have them only to be trained. */
+/* "projectors.N.M.weight": of REPA (Yu et al. 2025), whose training alone needs them. */
 static int is_projector(const char *name) {
     int n = 0;
     return sscanf(name, "projectors.%*9[0-9].%*9[0-9].%n", &n) == 0 && n > 0 &&

@@ -166,32 +166,42 @@ def random_bases(folder):
         torch.save(net.state_dict(), os.path.join(folder, f"random-{i}.pt"))
 
 
-# What a refusal must name; eps-ddpm is imported.
-NAMES = {"sit": "velocity (data - noise), linear path", "flow": "velocity (noise - data), linear path",
-         "flow-1000": "velocity (noise - data), linear path", "x0-ddpm": "the clean picture (x0), DDPM schedule",
-         "x0-sit": "the clean picture (x0), linear path", "v-ddpm": "velocity (noise - data), DDPM schedule",
-         "eps-sit": "noise (eps), linear path"}
+# What an import must find: prediction, path, scale of the time.
+FOUND = {"eps-ddpm": ("eps", "ddpm", None), "sit": ("data-noise", "linear", 1), "flow": ("noise-data", "linear", 1),
+         "flow-1000": ("noise-data", "linear", 1000), "sit-gvp": ("data-noise", "gvp", 1), "flow-gvp": ("noise-data", "gvp", 1),
+         "flow-gvp-1000": ("noise-data", "gvp", 1000)}
+# What a refusal must name.
+NAMES = {"x0-ddpm": "the clean picture (x0), DDPM schedule", "x0-sit": "the clean picture (x0), linear path",
+         "v-ddpm": "velocity (noise - data), DDPM schedule", "v-cosine": "velocity (noise - data), cosine schedule",
+         "sit-odd": "velocity (data - noise), linear path", "eps-sit": "noise (eps), linear path"}
 
-UNNAMED = ("v-ddpm", "x0-ddpm")  # refused, but not always named: at t near 0 v is noise, so told a wrong time it passes for eps
+# Refused, but not always named: at t near 0 v is noise, so told a wrong time it passes for eps; cosine is near gvp.
+UNNAMED = ("v-ddpm", "x0-ddpm", "v-cosine")
 
 
 def verdict(worker, path, heads, kind):
-    """Imports one; is the answer right?  kind None: random weights."""
+    """Imports one; is the answer right?  kind None: random weights.  What is told wrongly is wrong; a velocity that cannot be
+    told is said to be untold."""
     with tempfile.TemporaryDirectory() as out:
         start = time.time()
         p = subprocess.run([worker, "import-base", path, "--heads", str(heads), "-o", out], capture_output=True, text=True)
         seconds = time.time() - start
+    mark = None
     if p.returncode == 0:
-        table = json.loads(p.stdout)["report"]["objective"]["measured"]["table"]
-        right = kind == "eps-ddpm"
-        said = "eps: loss %.3f, next %.3f, x%.1f, picture %.2f" % (
-            table[0]["loss"], table[1]["loss"], table[1]["loss"] / table[0]["loss"], table[0]["picture"])
+        o = json.loads(p.stdout)["report"]["objective"]
+        table = o["measured"]["table"]
+        right = (o["prediction"], o["path"], o["time_scale"]) == FOUND.get(kind)
+        said = "%s %s %s: loss %.3f, next %.3f, x%.1f, picture %.2f, share %.2f" % (
+            o["prediction"], o["path"], o["time_scale"] or "", table[0]["loss"], table[1]["loss"],
+            table[1]["loss"] / table[0]["loss"], table[0]["picture"], table[0]["share"])
     else:
         said = p.stderr.strip().splitlines()[-1].replace("error: ", "")
         untold, named = "it cannot be told" in said, "this base predicts " + NAMES.get(kind, "?") in said
         right = p.returncode == 2 and (untold if kind is None else named or (untold and kind in UNNAMED))
+        mark = "untold" if untold and kind in FOUND else None
         said = said.split(": only")[0].split(";")[0]
-    print(f"{'right' if right else 'WRONG'}  {os.path.basename(path):14s} {kind or 'random':10s} {seconds:5.1f} s  {said}", flush=True)
+    print(f"{mark or ('right' if right else 'WRONG'):6s} {os.path.basename(path):14s} {kind or 'random':13s} {seconds:5.1f} s  {said}",
+          flush=True)
     return right
 
 

@@ -4,8 +4,8 @@
  * made; what the file says of itself (settings of its training beside the weights, diffusers'
  * scheduler); and always, where it can be done, the measurement (engine/diffusion/objective.h) on a
  * few real pictures, through the VAE where the base works on latents.  What is said and what is
- * measured must agree.  Where nothing is said, the measurement must be clear.  What is neither noise
- * of DDPM's schedule nor the velocity of a flow (ds_flow) is refused.
+ * measured must agree.  Where nothing is said, the measurement must be clear.  What is neither
+ * noise of DDPM's schedule nor the velocity of a flow (ds_flow) is refused.
  *
  * The finding is the member "objective" of the report (docs/jobs.md); of a flow the file's
  * configuration has it too (docs/formats.md).
