@@ -120,8 +120,8 @@ static enum attempt receive(ds_sandbox *s, ds_sandbox_reply *reply, int cpu_ms, 
     return STALLED;
 }
 
-/* A program that does not know DS_SANDBOX_ARG would run as it always does, start a child of its own,
- * and so on without end. */
+/* A program that does not know DS_SANDBOX_ARG would run as it always does, start a child of its
+ * own, and so on without end. */
 #define CHILD_MARK "DIFFSCALER_DECODE_CHILD"
 
 /* Of our environment the child needs where libraries are and what sanitizers shall do; OpenBLAS
