@@ -417,47 +417,56 @@ START_TEST(settings_alone) {
 }
 END_TEST
 
+/* A golden base as safetensors, with tensors of these names besides, ends with NULL; against: its
+ * last layer says the opposite. */
+static char *changed(const char *from, const char *const *extra, int against) {
+    static const float some[6] = {1, 2, 3, 4, 5, 6};
+    static const int64_t six[] = {6};
+    char *path = in_tmp("changed.safetensors"), *bytes;
+    float *kept[128];
+    size_t size;
+    ds_st_writer *w = ds_st_writer_new();
+    ds_weights *r;
+    ds_error err;
+    must(ds_weights_open(&r, from, NULL, &err), &err);
+    size_t count = ds_weights_count(r);
+    ck_assert_uint_lt(count, 128);
+    for (size_t i = 0; i < count; i++) {
+        const ds_weights_tensor *t = ds_weights_at(r, i);
+        kept[i] = ds_xmalloc(t->count * sizeof(float));
+        must(ds_weights_read_f32(r, t, kept[i], &err), &err);
+        for (size_t k = 0; against && k < t->count && strstr(t->name, "final_layer.linear"); k++)
+            kept[i][k] = -kept[i][k];
+        ds_st_writer_add_f32(w, t->name, DS_ST_F32, t->ndim, t->shape, kept[i]);
+    }
+    for (; *extra; extra++)
+        ds_st_writer_add_f32(w, *extra, DS_ST_F32, 1, six, some);
+    must(ds_st_writer_finish(w, &bytes, &size, &err), &err);
+    must(ds_fs_write(path, bytes, size, &err), &err);
+    ds_st_writer_free(w);
+    free(bytes);
+    for (size_t i = 0; i < count; i++)
+        free(kept[i]);
+    ds_weights_close(r);
+    return path;
+}
+
 /* REPA's networks have projectors that only its training needs.  They are known, left out, and say
- * which way the velocity points where nothing else does. */
+ * that it is a velocity where nothing else does. */
 START_TEST(projectors_are_left_out) {
-    static const char *const names[] = {"projectors.0.0.weight", "projectors.0.0.bias",
-                                        "projectors.0.4.weight", "projectors.12.2.bias"};
-    static const char *const others[] = {"projectors.0.weight", "projectors.0.0.gamma",
+    static const char *const others[] = {NULL, "projectors.0.weight", "projectors.0.0.gamma",
                                          "projectors.x.0.bias"};
-    for (size_t k = 0; k <= sizeof others / sizeof others[0]; k++) {
-        char *path = in_tmp("repa.safetensors"), *bytes;
-        const char *extra[8] = {NULL};
-        size_t n = 0, size;
-        for (; n < 4; n++)
-            extra[n] = names[n];
-        if (k)
-            extra[n++] = others[k - 1];
-        ds_st_writer *w = ds_st_writer_new();
-        ds_weights *from;
-        ds_error err;
-        must(ds_weights_open(&from, GOLDEN "flow-1000.pt", NULL, &err), &err);
-        float *kept[128];
-        size_t count = ds_weights_count(from), i;
-        ck_assert_uint_lt(count, 128);
-        for (i = 0; i < count; i++) {
-            const ds_weights_tensor *t = ds_weights_at(from, i);
-            kept[i] = ds_xmalloc(t->count * sizeof(float));
-            must(ds_weights_read_f32(from, t, kept[i], &err), &err);
-            ds_st_writer_add_f32(w, t->name, DS_ST_F32, t->ndim, t->shape, kept[i]);
-        }
-        static const float some[6] = {1, 2, 3, 4, 5, 6};
-        for (i = 0; i < n; i++)
-            ds_st_writer_add_f32(w, extra[i], DS_ST_F32, 1, (const int64_t[]){6}, some);
-        must(ds_st_writer_finish(w, &bytes, &size, &err), &err);
-        must(ds_fs_write(path, bytes, size, &err), &err);
-        ds_st_writer_free(w);
-        free(bytes);
-        for (i = 0; i < count; i++)
-            free(kept[i]);
-        ds_weights_close(from);
+    for (size_t k = 0; k < sizeof others / sizeof others[0]; k++) {
+        const char *const extra[] = {"projectors.0.0.weight",
+                                     "projectors.0.0.bias",
+                                     "projectors.0.4.weight",
+                                     "projectors.12.2.bias",
+                                     others[k],
+                                     NULL};
+        char *path = changed(GOLDEN "flow-1000.pt", extra, 0);
         outcome t = try("repa", (ds_import_options){.source = path});
         if (k)
-            expect_refused(&t, "is not known", others[k - 1]);
+            expect_refused(&t, "is not known", others[k]);
         else {
             ck_assert_msg(!t.rc, "%s", t.err.message);
             ck_assert_str_eq(text_at(objective(&t), "how", NULL), "tensors");
@@ -470,6 +479,17 @@ START_TEST(projectors_are_left_out) {
         }
         free(path);
     }
+}
+END_TEST
+
+/* What is clear and cannot be used is named: a velocity against its time. */
+START_TEST(a_time_against_its_velocity) {
+    static const char *const none[] = {NULL};
+    char *path = changed(GOLDEN "velocity.pt", none, 1);
+    outcome t = try("against", (ds_import_options){.source = path});
+    expect_refused(&t, "this base predicts velocity (noise - data), linear path",
+                   "its time runs against its velocity");
+    free(path);
 }
 END_TEST
 
@@ -593,6 +613,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, settings_are_believed_and_checked);
     tcase_add_test(tc, settings_alone);
     tcase_add_test(tc, projectors_are_left_out);
+    tcase_add_test(tc, a_time_against_its_velocity);
     tcase_add_test(tc, a_person_against_the_file);
     tcase_add_test(tc, own_files_and_schedulers_say_it);
     tcase_add_test(tc, latents_need_their_vae);
