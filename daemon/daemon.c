@@ -78,6 +78,7 @@ static void on_work(uv_timer_t *t) {
     d->poked = 0;
     if (d->stopping)
         return;
+    d->working = 1;
     follow_roots(d);
     d->n.reconciles++;
     int rc = ds_reconcile(d->registry, NULL, &err);
@@ -87,6 +88,7 @@ static void on_work(uv_timer_t *t) {
     else if (!ds_reconcile_settled(d->registry))
         ds_daemon_poke(d);
     ds_workers_run(d->workers);
+    d->working = 0;
     d->n.work_seconds_max = fmax(d->n.work_seconds_max, ds_monotonic() - began);
 }
 

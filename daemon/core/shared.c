@@ -15,8 +15,10 @@ void ds_daemon_wake(ds_daemon *d) {
 void ds_daemon_poke(ds_daemon *d) {
     if (d->poked || d->stopping)
         return;
-    d->poked = 1; /* with 0 ms it could call itself before the loop looks at its sockets again */
-    uv_timer_start(&d->work, d->on_work, 1, 0);
+    d->poked = 1;
+    /* before anybody is answered; but a turn that calls for the next one waits a moment, as libuv
+     * would run a timer of 0 ms again before it looks at its sockets */
+    uv_timer_start(&d->work, d->on_work, d->working ? 1 : 0, 0);
 }
 
 void ds_daemon_poke_after(ds_daemon *d, int64_t ms) {

@@ -59,6 +59,7 @@ typedef struct ds_daemon {
     uv_signal_t sigterm, sigint, sighup;
     char token[DS_HEX_SIZE]; /* digest of the token that tcp needs */
     int poked;
+    int working;          /* within a turn of deriving work */
     ds_error fatal;       /* why it stops by itself; code 0: it does not */
     int64_t roots_number; /* the list of folders that is watched (ds_dataset_roots_number) */
     int rescan_due;       /* all folders are to be scanned */

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "registry/flow/imports.h"
+#include "registry/flow/reconcile.h"
 #include "registry/flow/results.h"
 
 #include <stdio.h>
@@ -201,11 +202,14 @@ int ds_finish_collect(ds_finish *f, ds_error *err) {
 
 int ds_finish_commit(ds_finish *f, ds_registry *r, ds_error *err) {
     int rc = DS_EINVAL, changed = 0;
+    ds_error later;
     const ds_blob *base_reference = f->has_base_reference ? &f->base_reference : NULL;
     switch (f->kind) {
     case DS_JOB_SCAN:
         rc = ds_scan_finish(r, f->job, f->result, &f->blob, &changed, err);
         f->unchanged = !changed;
+        if (!rc) /* if that fails, the next turn of deriving work tries again and says why */
+            (void)ds_reconcile_of_job(r, f->job, &later);
         break;
     case DS_JOB_TRAIN: {
         ds_publication p = {.job = f->job,

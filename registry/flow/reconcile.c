@@ -170,6 +170,13 @@ static void end_pass(ds_registry *r) {
     r->pass_after = 0;
 }
 
+int ds_reconcile_of_job(ds_registry *r, int64_t job, ds_error *err) {
+    struct part p = {0};
+    int rc = db_int(r, &p.to, err, "SELECT dataset_id FROM jobs WHERE id = ?1", "I", job);
+    p.after = p.to - 1;
+    return rc ? rc : do_part(r, &p, err);
+}
+
 int ds_reconcile(ds_registry *r, int *made, ds_error *err) {
     if (made)
         *made = 0;

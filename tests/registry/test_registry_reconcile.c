@@ -147,6 +147,26 @@ static void first_part(ds_registry *r) {
 }
 
 /* A change that no event tells, while the last part is due, is one too. */
+/* What follows from a scan is there with its end, whatever else waits. */
+START_TEST(a_set_whose_scan_ended) {
+    ds_registry *r = start("ended");
+    int changed;
+    fx_add(r, "d", "/a");
+    ck_assert_int_eq(reconcile(r), 1);
+    ds_job j = fx_claim(r, DS_JOB_SCAN);
+    fx_add(r, "c", "/c");
+    fx_add(r, "e", "/e");
+    MUST(fx_scan_finish(r, j.id, "one", &changed, err));
+    MUST(ds_reconcile_of_job(r, j.id, err));
+    ck_assert(live(r, "scan") == 0 && live(r, "train") == 1);
+    MUST(ds_reconcile_of_job(r, j.id, err)); /* once */
+    ck_assert_int_eq(live(r, "train"), 1);
+    ck_assert_int_eq(ds_reconcile_of_job(r, 999, NULL), DS_ENOTFOUND);
+    ck_assert_int_eq(reconcile(r), 2); /* the others are not forgotten */
+    finish(r);
+}
+END_TEST
+
 START_TEST(changes_between_parts) {
     ds_registry *r = start("between");
     sql(r, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
@@ -456,6 +476,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_job_says_whose_it_is);
     tcase_add_test(tc, more_than_100_sets);
     tcase_add_test(tc, sets_in_parts);
+    tcase_add_test(tc, a_set_whose_scan_ended);
     tcase_add_test(tc, changes_between_parts);
     tcase_add_test(tc, commits_of_others_are_seen);
     tcase_add_test(tc, a_failed_call_changes_nothing);

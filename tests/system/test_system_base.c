@@ -138,7 +138,7 @@ START_TEST(latent_base_with_its_vae) {
     shell(&r, "%s doctor", program("dsctl"));
     EXPECT_SAID("base 'xl' works on latents and has no VAE");
     EXPECT(&r, 2, "add-base", file, "--heads", "2", "--name", "xl", "--vae", VAE, "--wait");
-    EXPECT_SAID("only eps models"); /* random weights: nothing that could be told */
+    EXPECT_SAID("supported is noise"); /* random weights: nothing that could be told */
     EXPECT(&r, 0, "add-base", file, "--heads", "2", "--name", "xl", "--vae", VAE, "--objective",
            "eps", "--wait");
     EXPECT(&r, 0, "set-default-base", "xl");
