@@ -282,7 +282,7 @@ def flow_sample(kind, path, to_data, scale, mode, pixel, steps, w, seed, index, 
         elif kind == 'sde':
             ratio = al / da  # get_score_from_velocity
             score = (ratio * v - x) / (si * si - ratio * ds * si)
-            x = x + h * (v + 0.5 * si * score)
+            x = x + h * (v + (0.5 * si * score if k else 0))
             if k:
                 x = x + math.sqrt(si * h) * normals(C * S * S, seed, 7, k, index).reshape(1, C, S, S)
         else:

@@ -31,7 +31,7 @@ static inline float ds_flow_time(const ds_flow *f, double u) {
  * v, so more levels lie where there is much noise.  There the shape of a picture is decided, the
  * more so the smoother it is (Esser et al. 2024, section 5.3.2). */
 static inline double ds_flow_level(const ds_flow *f, double v) {
-    return f->shift * v / (1 + (f->shift - 1) * v);
+    return f->shift * v / (f->shift * v + (1 - v)); /* 0 at 0 and 1 at 1, to the bit */
 }
 
 /* u whose logit is the p-quantile of the normal law of that mean and width, 0 < p < 1: logit-normal

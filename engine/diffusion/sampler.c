@@ -193,7 +193,8 @@ static void flow_dpmpp2m(ds_step *p, const ds_run *r, int k) {
 
 /* With x = a x0 + s e at level u and its velocity a' x0 + s' e, a step by d = u' - u < 0 is
  *   euler  (a + d a') x0 + (s + d s') e
- *   sde    the same + d (w/2) e/s + sqrt(-w d) noise, w = s: the score is -e/s
+ *   sde    the same + d (w/2) e/s + sqrt(-w d) noise, w = s: the score is -e/s.  The last step is
+ *          euler's: with the score, but no noise after it, it would leave a part of -e
  *   heun   euler, then half of d times the velocity there, from the middle of before and after. */
 static void flow_coefficients(ds_step *p, const ds_run *r, int k) {
     const ds_flow *flow = &r->c->flow;
@@ -208,7 +209,7 @@ static void flow_coefficients(ds_step *p, const ds_run *r, int k) {
     p->x0_v = (float)(-ds_flow_sign(flow) * at.s / det);
     p->kind = r->o->sampler == DS_SAMPLER_DPMPP2M ? DS_STEP_DPMPP2M : DS_STEP_DDIM;
     p->a_prev = (float)(at.a + d * at.da);
-    p->b_prev = (float)(at.s + d * at.ds + (sde ? d * drift / at.s : 0));
+    p->b_prev = (float)(at.s + d * at.ds + (sde && !p->last ? d * drift / at.s : 0));
     p->spread = sde && !p->last ? (float)sqrt(-2 * drift * d) : 0;
     p->keep = r->o->sampler == DS_SAMPLER_HEUN && !p->last;
     if (p->kind == DS_STEP_DPMPP2M)

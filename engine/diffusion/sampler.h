@@ -6,7 +6,7 @@
  * and of a base that predicts a velocity (flow.h), with noise levels in equal steps from 1 to 0
  *   euler    deterministic, first order
  *   heun     deterministic, second order, two passes a step but for the last
- *   sde      Euler-Maruyama with the diffusion w(u) = s(u), the last step without noise
+ *   sde      Euler-Maruyama with the diffusion w(u) = s(u), the last step that of euler
  *                                                        Ma et al. 2024 (SiT), section 2.3
  *   dpmpp2m  the same, with the path's a and s
  *

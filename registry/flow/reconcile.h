@@ -17,8 +17,8 @@
  * (may be NULL) = how many. */
 int ds_reconcile(ds_registry *r, int *made, ds_error *err);
 
-/* The same for the dataset of that job alone.  Whoever sees its scan ended sees what follows from it,
- * however many datasets there are, if nobody is answered between the two. */
+/* The same for the dataset of that job alone.  Whoever sees its scan ended sees what follows from
+ * it, however many datasets there are, if nobody is answered between the two. */
 int ds_reconcile_of_job(ds_registry *r, int64_t job, ds_error *err);
 
 /* 1: all datasets were looked at, and nothing has changed since. */

@@ -108,6 +108,10 @@ END_TEST
 START_TEST(shifts) {
     const ds_flow three = {DS_FLOW_LINEAR, 0, 1, 3};
     ck_assert(ds_flow_level(&three, 0) == 0 && ds_flow_level(&three, 1) == 1);
+    for (double s = 0.01; s <= 100; s += s < 1 ? 0.001 : 0.1) {
+        const ds_flow any = {DS_FLOW_LINEAR, 0, 1, s};
+        ck_assert(ds_flow_level(&any, 0) == 0 && ds_flow_level(&any, 1) == 1);
+    }
     ck_assert(ds_flow_level(&three, 0.25) == 0.5 && ds_flow_level(&to_noise, 0.25) == 0.25);
     ds_facts c = ds_dit_facts(&config);
     c.flow = three;
@@ -245,6 +249,33 @@ START_TEST(resume_gives_the_same_bytes) {
     ds_params_release(&table);
     free(whole);
     free(resumed);
+    ds_trainer_free(t);
+    close_flow();
+}
+END_TEST
+
+/* A fresh base has no digest: what it predicts must tell one run from another. */
+START_TEST(a_checkpoint_is_of_one_objective) {
+    static const ds_flow others[] = {{DS_FLOW_GVP, 0, 1000, 1},
+                                     {DS_FLOW_LINEAR, 1, 1000, 1},
+                                     {DS_FLOW_LINEAR, 0, 1, 1},
+                                     {DS_FLOW_LINEAR, 0, 1000, 3}};
+    char path[PATH_MAX];
+    ds_error err;
+    ds_fs_join(path, sizeof path, ds_test_tmpdir(), "objective");
+    open_flow(&to_noise, 0);
+    ds_trainer *t = trainer(&plain);
+    ck_assert_int_eq(ds_trainer_save(t, path, NULL), 0);
+    ds_trainer_free(t);
+    for (int i = 0; i < 4; i++) {
+        base->facts.flow = others[i];
+        t = trainer(&plain);
+        ck_assert_int_eq(ds_trainer_load(t, path, &err), DS_EINTEGRITY);
+        ds_trainer_free(t);
+    }
+    base->facts.flow = to_noise;
+    t = trainer(&plain);
+    ck_assert_int_eq(ds_trainer_load(t, path, NULL), 0);
     ds_trainer_free(t);
     close_flow();
 }
@@ -398,6 +429,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, levels_are_stratified, 0, 4);
     tcase_add_loop_test(tc, training_lowers_the_heldout_loss, 0, 4);
     tcase_add_loop_test(tc, resume_gives_the_same_bytes, 0, 2);
+    tcase_add_test(tc, a_checkpoint_is_of_one_objective);
     tcase_add_loop_test(tc, a_sample_does_not_depend_on_its_neighbours, 0, 2);
     tcase_add_test(tc, orders_of_samplers);
     tcase_add_test(tc, samplers_of_the_other_kind_are_refused);
