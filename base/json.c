@@ -191,3 +191,38 @@ int ds_json_is_text(const char *s) {
     json_decref(v);
     return v != NULL;
 }
+
+/* Bytes of a character that begins with c; 0: none does. */
+static size_t character_size(unsigned char c) {
+    return c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+}
+
+void ds_json_mend_text(char *s) {
+    while (*s) {
+        char one[5] = {*s};
+        size_t size = character_size((unsigned char)*s), n = 1;
+        for (; n < size && ((unsigned char)s[n] & 0xc0) == 0x80; n++)
+            one[n] = s[n];
+        if (n < size && !s[n]) {
+            *s = 0;
+            return;
+        }
+        if (n != size || !ds_json_is_text(one)) {
+            *s = '?';
+            n = 1;
+        }
+        s += n;
+    }
+}
+
+json_t *ds_json_text(const char *s) {
+    json_t *v = json_string(s);
+    if (v)
+        return v;
+    char *mended = ds_xstrdup(s);
+    ds_json_mend_text(mended);
+    v = json_string(mended);
+    free(mended);
+    DS_ASSERT(v);
+    return v;
+}

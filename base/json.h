@@ -39,5 +39,10 @@ char *ds_json_canonical(const json_t *doc);
 
 /* 1: UTF-8, so that a document can hold it. */
 int ds_json_is_text(const char *s);
+/* Makes UTF-8 of foreign text that may be cut anywhere, in place: a character that is not whole at
+ * the end goes, every other byte that belongs to none becomes '?'. */
+void ds_json_mend_text(char *s);
+/* A JSON text of s, mended so; never NULL. */
+json_t *ds_json_text(const char *s);
 
 #endif

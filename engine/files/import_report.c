@@ -41,17 +41,12 @@ __attribute__((format(printf, 3, 4))) static void say(ds_import_report *r, int w
     va_start(ap, fmt);
     vsnprintf(text + 1, sizeof text - 1, fmt, ap);
     va_end(ap);
+    ds_json_mend_text(text + 1);
     if (r->count == r->cap) {
         r->cap = r->cap ? 2 * r->cap : 16;
         r->lines = ds_xrealloc(r->lines, r->cap * sizeof *r->lines);
     }
     r->lines[r->count++] = ds_xstrdup(text);
-}
-
-/* Names of files may hold anything; a report is UTF-8 all the same. */
-static json_t *text_of(const char *s) {
-    json_t *t = json_string(s);
-    return t ? t : json_string("?");
 }
 
 /* Appends to doc[list]; 0 when the list is full, and then counts in doc[list + "_more"]. */
@@ -73,7 +68,8 @@ void ds_import_report_weights(ds_import_report *r, const char *part, const char 
     if (!r)
         return;
     json_object_set_new(
-        r->doc, part, json_pack("{s:o, s:[], s:s}", "taken", text_of(taken), "others", "how", how));
+        r->doc, part,
+        json_pack("{s:o, s:[], s:s}", "taken", ds_json_text(taken), "others", "how", how));
     if (*taken)
         say(r, 0, "%s: taken from '%.100s' (%s)",
             strcmp(part, "weights") ? "weights of the VAE" : "weights", taken, how);
@@ -83,7 +79,7 @@ void ds_import_report_file(ds_import_report *r, const char *part, const char *fi
     json_t *of = r ? json_object_get(r->doc, part) : NULL;
     if (!of)
         return;
-    json_object_set_new(of, "file", text_of(file));
+    json_object_set_new(of, "file", ds_json_text(file));
     json_object_set_new(of, "files", json_integer((json_int_t)count));
     say(r, 0, "%s: from '%.200s'%s", strcmp(part, "weights") ? "weights of the VAE" : "weights",
         file, count > 1 ? " and the other shards" : "");
@@ -95,17 +91,22 @@ void ds_import_report_other(ds_import_report *r, const char *part, const char *k
         return;
     json_t *others = json_object_get(json_object_get(r->doc, part), "others");
     if (json_array_size(others) < ITEMS_MAX)
-        json_array_append_new(
-            others, json_pack("{s:o, s:I}", "key", text_of(key), "tensors", (json_int_t)tensors));
+        json_array_append_new(others, json_pack("{s:o, s:I}", "key", ds_json_text(key), "tensors",
+                                                (json_int_t)tensors));
     say(r, 0, "weights: not taken is '%.100s' (%zu tensors)", key, tensors);
 }
 
-static void value_text(const json_t *value, char out[VALUE_SHOWN]) {
+/* 1: out holds less than all of it, or all that it can. */
+static int value_text(const json_t *value, char out[VALUE_SHOWN]) {
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
-    snprintf(out, VALUE_SHOWN, "%s", text ? text : "?");
-    if (text && strlen(text) >= VALUE_SHOWN)
-        memcpy(out + VALUE_SHOWN - 4, "...", 4);
+    size_t n = text ? strlen(text) : 1;
+    size_t kept = n < VALUE_SHOWN ? n : VALUE_SHOWN - 4;
+    memcpy(out, text ? text : "?", kept);
+    out[kept] = 0;
+    ds_json_mend_text(out);
+    strcat(out, n < VALUE_SHOWN ? "" : "...");
     free(text);
+    return n + 1 >= VALUE_SHOWN;
 }
 
 void ds_import_report_field(ds_import_report *r, const char *file, const char *field,
@@ -113,11 +114,10 @@ void ds_import_report_field(ds_import_report *r, const char *file, const char *f
     if (!r)
         return;
     char shown[VALUE_SHOWN];
-    value_text(value, shown);
-    json_t *copy = strlen(shown) + 1 < VALUE_SHOWN ? json_deep_copy(value) : text_of(shown);
+    json_t *copy = value_text(value, shown) ? ds_json_text(shown) : json_deep_copy(value);
     if (append(r, "fields",
-               json_pack("{s:o, s:o, s:o, s:s}", "file", text_of(file), "field", text_of(field),
-                         "value", copy, "use", use)) &&
+               json_pack("{s:o, s:o, s:o, s:s}", "file", ds_json_text(file), "field",
+                         ds_json_text(field), "value", copy, "use", use)) &&
         !strcmp(use, "used")) /* the harmless ones would drown these */
         say(r, 0, "%.80s: %.60s %s", file, field, shown);
 }
@@ -129,10 +129,11 @@ void ds_import_report_assumed(ds_import_report *r, const char *what, json_t *val
         return;
     }
     char shown[VALUE_SHOWN];
+    value = value ? value : json_string("?"); /* made of text that is not UTF-8 */
     value_text(value, shown);
     if (append(r, "assumed",
-               json_pack("{s:o, s:o, s:o}", "what", text_of(what), "value", value, "why",
-                         text_of(why))))
+               json_pack("{s:o, s:o, s:o}", "what", ds_json_text(what), "value", value, "why",
+                         ds_json_text(why))))
         say(r, 1, "assumed: %.60s %s (%.200s)", what, shown, why);
 }
 
@@ -151,8 +152,9 @@ void ds_import_report_not_assumed(ds_import_report *r, const char *what) {
 }
 
 void ds_import_report_ignored(ds_import_report *r, const char *tensors, const char *why) {
-    if (r && append(r, "ignored",
-                    json_pack("{s:o, s:o}", "tensors", text_of(tensors), "why", text_of(why))))
+    if (r &&
+        append(r, "ignored",
+               json_pack("{s:o, s:o}", "tensors", ds_json_text(tensors), "why", ds_json_text(why))))
         say(r, 0, "left out: %.120s (%.200s)", tensors, why);
 }
 

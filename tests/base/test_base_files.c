@@ -167,6 +167,32 @@ START_TEST(packed_files) {
 }
 END_TEST
 
+START_TEST(foreign_text_is_mended) {
+    static const struct {
+        const char *text, *mended;
+    } cases[] = {{"", ""},
+                 {"a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
+                 {"a\xc3", "a"}, /* cut inside a character */
+                 {"a\xe2\x82", "a"},
+                 {"a\xf0\x9f\x98", "a"},
+                 {"a\xc3z", "a?z"},
+                 {"\xe2\x82\xc3\xa9", "??\xc3\xa9"},
+                 {"\xff\x80z", "??z"},
+                 {"\xed\xa0\x80z", "???z"},         /* half a pair */
+                 {"\xc0\xaf\xe0\x80\xaf", "?????"}, /* longer than needed */
+                 {"\xf4\x90\x80\x80", "????"}};     /* beyond the last */
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char s[32];
+        snprintf(s, sizeof s, "%s", cases[i].text);
+        ds_json_mend_text(s);
+        ck_assert_msg(!strcmp(s, cases[i].mended), "%zu: %s", i, s);
+        json_t *v = ds_json_text(cases[i].text);
+        ck_assert_str_eq(json_string_value(v), cases[i].mended);
+        json_decref(v);
+    }
+}
+END_TEST
+
 START_TEST(documents) {
     ds_error err = {0};
     json_t *doc = NULL;
@@ -280,6 +306,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, files_are_read_whole);
     tcase_add_test(tc, packed_files);
     tcase_add_test(tc, documents);
+    tcase_add_test(tc, foreign_text_is_mended);
     tcase_add_test(tc, texts_of_documents);
     tcase_add_test(tc, digests);
 }

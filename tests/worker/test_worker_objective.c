@@ -493,6 +493,11 @@ START_TEST(a_time_against_its_velocity) {
 }
 END_TEST
 
+static void is_text(void *user, int warning, const char *line) {
+    (void)user, (void)warning;
+    ck_assert_msg(ds_json_is_text(line), "%s", line);
+}
+
 /* A person is believed, but what the file says against it is said. */
 START_TEST(a_person_against_the_file) {
     static const char *const args[] = {"prediction", "velocity", NULL};
@@ -504,6 +509,38 @@ START_TEST(a_person_against_the_file) {
                   said);
     end(&t);
     free(path);
+}
+END_TEST
+
+/* What is quoted of a setting is cut between characters: a report and its lines stay text. */
+START_TEST(settings_of_many_bytes) {
+    char value[128], license[301];
+    for (size_t i = 0; i < 300; i += 2)
+        memcpy(license + i, "\xc3\xa9", 3);
+    for (int lead = 0; lead < 4; lead++) {
+        int n = snprintf(value, sizeof value, "%.*s", lead, "aaaa");
+        for (int i = 0; i < 39; i++)
+            n += snprintf(value + n, sizeof value - (size_t)n, "\xc3\xa9");
+        snprintf(value + n, sizeof value - (size_t)n, ".epsilon");
+        const char *const args[] = {"prediction", value, NULL};
+        char *path = checkpoint("many.pt", GOLDEN "eps.pt", args);
+        for (int given = 0; given < 2; given++) {
+            outcome t = try("many", (ds_import_options){.source = path,
+                                                        .license = license + 2 * lead,
+                                                        .objective = given ? "data-noise" : NULL});
+            ck_assert_msg(!t.rc, "%s", t.err.message);
+            const char *said = text_at(objective(&t), "said", NULL);
+            ck_assert_msg(strstr(said, "args.prediction is \"") && strstr(said, "\xc3\xa9"), "%s",
+                          said);
+            ds_import_report_lines(t.report, is_text, NULL);
+            ck_assert(ds_json_is_text(t.r.license) && strlen(t.r.license) == 254);
+            json_t *result = ds_import_result_json("base", &t.r, t.report);
+            ck_assert_ptr_nonnull(result);
+            json_decref(result);
+            end(&t);
+        }
+        free(path);
+    }
 }
 END_TEST
 
@@ -615,6 +652,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, projectors_are_left_out);
     tcase_add_test(tc, a_time_against_its_velocity);
     tcase_add_test(tc, a_person_against_the_file);
+    tcase_add_test(tc, settings_of_many_bytes);
     tcase_add_test(tc, own_files_and_schedulers_say_it);
     tcase_add_test(tc, latents_need_their_vae);
     tcase_add_test(tc, pictures_are_few_and_spread);

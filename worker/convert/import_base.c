@@ -311,6 +311,8 @@ static int convert(ds_weights *w, const ds_dit_names *d, const ds_import_options
                                        : "");
     snprintf(r->source_format, sizeof r->source_format, "%s, %s%s%s", ds_dit_names_layout(d),
              ds_weights_format(w), *wrapper ? ", " : "", wrapper);
+    ds_json_mend_text(r->license); /* both may be cut, and a file holds only text */
+    ds_json_mend_text(r->source_format);
     int rc = c.pixel && o->vae && *o->vae
                  ? ds_fail(err, DS_EINVAL,
                            "'%.200s' makes pictures of %d channels, not latents: it takes no VAE",

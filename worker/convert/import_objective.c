@@ -198,10 +198,10 @@ static json_t *measured_json(const measure *m) {
                               ds_noise_path_name(m->found[g].rows[0].path), "loss",
                               number(m->found[g].rows[0].loss)));
     int own = m->o->probe && *m->o->probe;
-    json_t *probe = own ? json_string(m->o->probe) : json_string("bundled");
-    return json_pack("{s:o, s:o, s:s, s:o, s:b, s:o}", "probe", probe ? probe : json_string("?"),
-                     "groups", groups, "group", m->pictures.groups[m->group].name, "margin",
-                     number(f->margin), "clear", f->clear, "table", table_json(f));
+    return json_pack("{s:o, s:o, s:s, s:o, s:b, s:o}", "probe",
+                     ds_json_text(own ? m->o->probe : "bundled"), "groups", groups, "group",
+                     m->pictures.groups[m->group].name, "margin", number(f->margin), "clear",
+                     f->clear, "table", table_json(f));
 }
 
 /* "eps 0.981 | 0.995, ...": losses with DDPM's schedule | on the linear path. */
@@ -257,10 +257,9 @@ static void report(const finding *f, const char *how, int warning, const char *l
         json_pack("{s:s, s:s, s:o, s:s, s:o, s:o, s:o}", "prediction", ds_prediction_name(p),
                   "path", ds_noise_path_name(path), "time_scale",
                   flow->path == DS_FLOW_NONE ? json_null() : json_real(flow->scale), "how", how,
-                  "said", *f->claim->where ? json_string(f->claim->where) : json_null(), "measured",
-                  f->m ? measured_json(f->m) : json_null(), "not_measured",
-                  f->why_not ? json_string(f->why_not) : json_null());
-    DS_ASSERT(doc);
+                  "said", *f->claim->where ? ds_json_text(f->claim->where) : json_null(),
+                  "measured", f->m ? measured_json(f->m) : json_null(), "not_measured",
+                  f->why_not ? ds_json_text(f->why_not) : json_null());
     ds_import_report_set(f->o->report, "objective", doc, warning, line);
 }
 
@@ -275,7 +274,7 @@ static int need_direction(const ds_objective_claim *claim, const char *why, ds_e
     if (!claim->way_unknown)
         return 0;
     return ds_fail(err, DS_EINVAL,
-                   "%.158s, which does not say in which direction (%.160s): give --objective "
+                   "%s, which does not say in which direction (%.160s): give --objective "
                    "data-noise (SiT) or noise-data (REPA), with -gvp where the path is that",
                    claim->where, why);
 }
@@ -308,7 +307,7 @@ static int refuse_measured(const ds_objective_claim *claim, const measure *m, co
                        best, f->rows[0].loss, f->rows[f->rival].loss, why, table);
     if (f->clear)
         return ds_fail(err, DS_EINVAL,
-                       "%.158s, but its losses say it predicts %s: %s; --objective if what is said "
+                       "%s, but its losses say it predicts %s: %s; --objective if what is said "
                        "is right",
                        claim->where, best, table);
     return ds_fail(err, DS_EINVAL,
@@ -369,9 +368,8 @@ static int judge(const ds_objective_claim *claim, const ds_import_options *o, co
     if (f->clear && usable && agrees(claim, flow)) {
         flow_text(flow, what);
         snprintf(line, sizeof line,
-                 "objective: %s (%.158s%smeasured%s%s: loss %.3g; the nearest rival, %s, %.3g)",
-                 what, claim->where, said ? "; " : "",
-                 *m->pictures.groups[m->group].name ? " on " : "",
+                 "objective: %s (%s%smeasured%s%s: loss %.3g; the nearest rival, %s, %.3g)", what,
+                 claim->where, said ? "; " : "", *m->pictures.groups[m->group].name ? " on " : "",
                  m->pictures.groups[m->group].name, best->loss, rival, next->loss);
         report(&found, said ? how_said(claim) : "measured", 0, line);
         return 0;

@@ -91,6 +91,7 @@ typedef struct {
 static void note_where(char where[160], const char *place, const char *key, const json_t *v) {
     char *value = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
     snprintf(where, 160, "%.40s.%.40s is %.60s", place, key, value ? value : "?");
+    ds_json_mend_text(where);
     free(value);
 }
 
@@ -98,14 +99,14 @@ static void note_where(char where[160], const char *place, const char *key, cons
 static void join_where(const settings *s, char where[160]) {
     snprintf(where, 160, "%.78s%s%.78s", s->path_where,
              *s->path_where && *s->prediction_where ? ", " : "", s->prediction_where);
+    ds_json_mend_text(where);
 }
 
 static int refuse_said(const settings *s, const char *what, ds_error *err) {
     char where[160];
     join_where(s, where);
     return ds_fail(err, DS_EINVAL,
-                   "'%.120s' predicts %s: %.158s; " DS_ONLY_USABLE
-                   " (if that is wrong: --objective)",
+                   "'%.120s' predicts %s: %s; " DS_ONLY_USABLE " (if that is wrong: --objective)",
                    s->source, what, where);
 }
 

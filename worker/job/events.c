@@ -75,8 +75,7 @@ static void put(ds_events *e, json_t *members) {
 static json_t *event(const char *type) { return json_pack("{s:s}", "type", type); }
 
 static void set_text(json_t *doc, const char *key, const char *text) {
-    json_t *v = json_string(text); /* NULL when it is not UTF-8, as a foreign path may be */
-    json_object_set_new(doc, key, v ? v : json_string("(text that is not UTF-8)"));
+    json_object_set_new(doc, key, ds_json_text(text)); /* as a foreign path may not be */
 }
 
 static void set_number(json_t *doc, const char *key, double x) {
