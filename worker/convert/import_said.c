@@ -242,43 +242,10 @@ static int read_scheduler(ds_objective_claim *claim, const ds_weights *w, const 
     return rc;
 }
 
-/* A person is believed against the file, but not in silence. */
-static void note_against(ds_objective_claim *claim, const ds_import_options *o, const ds_weights *w,
-                         const ds_dit_names *d) {
-    ds_objective_claim file = {.by = DS_SAID_BY_NOBODY};
-    ds_error ignored;
-    int bad = read_args(&file, o, w, d, &ignored);
-    const ds_flow *a = &file.flow, *b = &claim->flow;
-    if (!bad && (file.by == DS_SAID_BY_NOBODY ||
-                 ((a->path == b->path || (file.path_open && b->path != DS_FLOW_NONE)) &&
-                  (a->to_data == b->to_data || file.way_unknown))))
-        return;
-    size_t n = strlen(claim->where);
-    snprintf(claim->where + n, sizeof claim->where - n, ", although %.100s", file.where);
-    claim->against = 1;
-}
-
-static int said_by_person(ds_objective_claim *claim, const ds_import_options *o,
-                          const ds_weights *w, const ds_dit_names *d, ds_error *err) {
-    enum ds_prediction p;
-    int rc = ds_objective_from_name(o->objective, &p, &claim->flow, err);
-    claim->by = DS_SAID_BY_PERSON;
-    snprintf(claim->where, sizeof claim->where, "--objective %.40s", o->objective);
-    if (rc)
-        return rc;
-    note_against(claim, o, w, d);
-    return p != DS_PREDICT_X0
-               ? 0
-               : ds_fail(err, DS_EINVAL, "a base that predicts %s cannot be added: " DS_ONLY_USABLE,
-                         ds_prediction_words(p));
-}
-
-int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options *o,
-                             const ds_weights *w, const ds_dit_names *d, ds_error *err) {
+/* What the file says, and what lies beside it. */
+static int said_by_file(ds_objective_claim *claim, const ds_import_options *o, const ds_weights *w,
+                        const ds_dit_names *d, ds_error *err) {
     const ds_flow flow = ds_dit_names_facts(d).flow;
-    *claim = (ds_objective_claim){.by = DS_SAID_BY_NOBODY};
-    if (o->objective && *o->objective)
-        return said_by_person(claim, o, w, d, err);
     /* pretrain's own file: a configuration, and no other program's format that it came from */
     int ours = ds_weights_meta(w, "diffscaler.config") != NULL;
     if (ours && !ds_weights_meta(w, "diffscaler.source_format")) {
@@ -297,5 +264,62 @@ int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options 
     int rc = read_args(claim, o, w, d, err);
     if (!rc && claim->by == DS_SAID_BY_NOBODY && !strncmp(ds_dit_names_layout(d), "diffusers", 9))
         rc = read_scheduler(claim, w, &flow, err);
+    return rc;
+}
+
+/* Does a file say this too, as far as it says it? */
+static int says_too(const ds_objective_claim *file, const ds_flow *flow) {
+    const ds_flow *a = &file->flow;
+    if (file->by == DS_SAID_BY_NOBODY)
+        return 1;
+    if (a->path == DS_FLOW_NONE || flow->path == DS_FLOW_NONE)
+        return a->path == flow->path;
+    return (a->path == flow->path || file->path_open) &&
+           (a->to_data == flow->to_data || file->way_unknown) &&
+           (a->scale == flow->scale || file->clock_open);
+}
+
+/* A person is believed against the file, but not in silence. */
+static void note_against(ds_objective_claim *claim, const ds_import_options *o, const ds_weights *w,
+                         const ds_dit_names *d) {
+    ds_objective_claim file = {.by = DS_SAID_BY_NOBODY};
+    ds_error ignored;
+    char words[100];
+    if (!said_by_file(&file, o, w, d, &ignored) && says_too(&file, &claim->flow))
+        return;
+    size_t n = strlen(claim->where);
+    ds_objective_words(&file.flow, words, sizeof words);
+    if (file.by == DS_SAID_BY_PRETRAIN || file.by == DS_SAID_BY_CONFIG)
+        snprintf(claim->where + n, sizeof claim->where - n, ", although diffscaler.config says %s",
+                 words);
+    else
+        snprintf(claim->where + n, sizeof claim->where - n, ", although %.100s", file.where);
+    claim->against = 1;
+}
+
+static int said_by_person(ds_objective_claim *claim, const ds_import_options *o,
+                          const ds_weights *w, const ds_dit_names *d, ds_error *err) {
+    const ds_flow of_file = ds_dit_names_facts(d).flow;
+    enum ds_prediction p;
+    int rc = ds_objective_from_name(o->objective, &p, &claim->flow, err);
+    claim->by = DS_SAID_BY_PERSON;
+    snprintf(claim->where, sizeof claim->where, "--objective %.40s", o->objective);
+    if (rc)
+        return rc;
+    if (claim->flow.path != DS_FLOW_NONE && of_file.path != DS_FLOW_NONE)
+        claim->flow.shift = of_file.shift; /* which --objective does not say */
+    note_against(claim, o, w, d);
+    return p != DS_PREDICT_X0
+               ? 0
+               : ds_fail(err, DS_EINVAL, "a base that predicts %s cannot be added: " DS_ONLY_USABLE,
+                         ds_prediction_words(p));
+}
+
+int ds_import_objective_said(ds_objective_claim *claim, const ds_import_options *o,
+                             const ds_weights *w, const ds_dit_names *d, ds_error *err) {
+    *claim = (ds_objective_claim){.by = DS_SAID_BY_NOBODY};
+    int rc = o->objective && *o->objective ? said_by_person(claim, o, w, d, err)
+                                           : said_by_file(claim, o, w, d, err);
+    ds_json_mend_text(claim->where); /* it quotes what is foreign, and may be cut */
     return rc;
 }
