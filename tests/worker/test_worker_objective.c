@@ -290,7 +290,8 @@ START_TEST(random_weights_are_refused) {
     for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++) {
         char *path = untrained("random.safetensors", 16, scales[i]);
         outcome t = try("random", (ds_import_options){.source = path});
-        expect_refused(&t, "it cannot be told", "--objective eps");
+        ck_assert_ptr_nonnull(strstr(t.err.message, "| on gvp | cosine: eps "));
+        expect_refused(&t, "it cannot be told", "as --objective eps");
         t = try("random-given", (ds_import_options){.source = path, .objective = "eps"});
         ck_assert_msg(!t.rc, "%s", t.err.message);
         end(&t);
@@ -328,7 +329,7 @@ START_TEST(settings_are_believed_and_checked) {
         {"velocity.pt",
          {"prediction", "velocity", "path_type", "GVP"},
          "args.path_type is \"GVP\", args.prediction is \"velocity\", but its losses say",
-         "velocity (data - noise), linear path"},
+         "velocity (data - noise), linear path: eps "},
         {"velocity.pt",
          {"prediction", "velocity", "path_type", "VP"},
          "along a path that is not known",
@@ -418,8 +419,8 @@ START_TEST(settings_alone) {
 END_TEST
 
 /* A golden base as safetensors, with tensors of these names besides, ends with NULL; against: its
- * last layer says the opposite. */
-static char *changed(const char *from, const char *const *extra, int against) {
+ * last layer says the opposite; args: its settings. */
+static char *changed(const char *from, const char *const *extra, int against, const char *args) {
     static const float some[6] = {1, 2, 3, 4, 5, 6};
     static const int64_t six[] = {6};
     char *path = in_tmp("changed.safetensors"), *bytes;
@@ -441,6 +442,8 @@ static char *changed(const char *from, const char *const *extra, int against) {
     }
     for (; *extra; extra++)
         ds_st_writer_add_f32(w, *extra, DS_ST_F32, 1, six, some);
+    if (args)
+        ds_st_writer_meta(w, "args", args);
     must(ds_st_writer_finish(w, &bytes, &size, &err), &err);
     must(ds_fs_write(path, bytes, size, &err), &err);
     ds_st_writer_free(w);
@@ -463,7 +466,7 @@ START_TEST(projectors_are_left_out) {
                                      "projectors.12.2.bias",
                                      others[k],
                                      NULL};
-        char *path = changed(GOLDEN "flow-1000.pt", extra, 0);
+        char *path = changed(GOLDEN "flow-1000.pt", extra, 0, NULL);
         outcome t = try("repa", (ds_import_options){.source = path});
         if (k)
             expect_refused(&t, "is not known", others[k]);
@@ -485,11 +488,18 @@ END_TEST
 /* What is clear and cannot be used is named: a velocity against its time. */
 START_TEST(a_time_against_its_velocity) {
     static const char *const none[] = {NULL};
-    char *path = changed(GOLDEN "velocity.pt", none, 1);
-    outcome t = try("against", (ds_import_options){.source = path});
-    expect_refused(&t, "this base predicts velocity (noise - data), linear path",
-                   "its time runs against its velocity");
-    free(path);
+    static const struct {
+        const char *args, *says;
+    } cases[] = {
+        {NULL, "this base predicts velocity (noise - data), linear path"},
+        {"{\"prediction\": \"noise\"}",
+         "but its losses say it predicts velocity (noise - data), linear path (its time runs"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *path = changed(GOLDEN "velocity.pt", none, 1, cases[i].args);
+        outcome t = try("against", (ds_import_options){.source = path});
+        expect_refused(&t, cases[i].says, "its time runs against its velocity");
+        free(path);
+    }
 }
 END_TEST
 

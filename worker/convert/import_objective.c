@@ -204,7 +204,7 @@ static json_t *measured_json(const measure *m) {
                      f->clear, "table", table_json(f));
 }
 
-/* "eps 0.981 | 0.995, ...": losses with DDPM's schedule | on the linear path. */
+/* "eps 0.981 | 0.995, ...": TABLE_OF; the last two only where they are tried. */
 static void table_text(const ds_objective *f, char *out, size_t size) {
     size_t at = 0;
     for (int p = 0; p < DS_PREDICTIONS && at < size; p++) {
@@ -216,13 +216,14 @@ static void table_text(const ds_objective *f, char *out, size_t size) {
                          ds_prediction_name((enum ds_prediction)p), loss[DS_PATH_DDPM],
                          loss[DS_PATH_LINEAR]);
         at += n > 0 ? (size_t)n : 0;
-        n = loss[DS_PATH_GVP] > 0 && at < size
-                ? snprintf(out + at, size - at, " | %.3g", loss[DS_PATH_GVP])
-                : 0;
-        at += n > 0 ? (size_t)n : 0;
+        for (int path = DS_PATH_GVP; path <= DS_PATH_COSINE && loss[path] > 0 && at < size;
+             path++) {
+            n = snprintf(out + at, size - at, " | %.3g", loss[path]);
+            at += n > 0 ? (size_t)n : 0;
+        }
     }
 }
-#define TABLE_OF "losses with DDPM's schedule | on the linear path | on gvp"
+#define TABLE_OF "losses with DDPM's schedule | on the linear path | on gvp | cosine"
 
 static void row_text(const ds_objective_row *r, char *out, size_t size) {
     snprintf(out, size, "%s, %s", ds_prediction_words(r->prediction), ds_noise_path_words(r->path));
@@ -307,9 +308,9 @@ static int refuse_measured(const ds_objective_claim *claim, const measure *m, co
                        best, f->rows[0].loss, f->rows[f->rival].loss, why, table);
     if (f->clear)
         return ds_fail(err, DS_EINVAL,
-                       "%s, but its losses say it predicts %s: %s; --objective if what is said "
-                       "is right",
-                       claim->where, best, table);
+                       "%s, but its losses say it predicts %s%s%s%s: %s; --objective if what is "
+                       "said is right",
+                       claim->where, best, *why ? " (" : "", why, *why ? ")" : "", table);
     return ds_fail(err, DS_EINVAL,
                    "it cannot be told what this base predicts; " TABLE_OF
                    ": %s; the least must be %g times below the next, and the error of its answer, "
@@ -375,7 +376,7 @@ static int judge(const ds_objective_claim *claim, const ds_import_options *o, co
         return 0;
     }
     if (f->clear || (!said && !small))
-        return refuse_measured(claim, m, why, err);
+        return refuse_measured(claim, m, usable ? "" : why, err);
     *flow = claim->flow;
     int rc = narrowed(claim, f, flow) ? 0 : need_direction(claim, "nor do its losses", err);
     if (rc)
