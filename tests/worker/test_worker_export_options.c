@@ -505,6 +505,11 @@ START_TEST(a_flow_comes_back) {
                 continue;
             char *text = card();
             ck_assert_msg(k || strstr(text, cases[i].card), "%s", text);
+            char shift[80];
+            snprintf(shift, sizeof shift,
+                     "u = s v / (1 + (s - 1) v) at even v, with the shift s = %g.",
+                     cases[i].flow.shift);
+            ck_assert_msg(strstr(text, shift) != NULL, "%s", text);
             ck_assert_ptr_null(strstr(text, "Noise schedule"));
             if (k == 2)
                 ck_assert(strstr(text, "FlowMatchEulerDiscreteScheduler") &&

@@ -384,6 +384,10 @@ static void section_predicts(ds_buf *b, const ds_exporter *x) {
                 words,
                 c->flow.path == DS_FLOW_LINEAR ? "(1 - u) data + u noise"
                                                : "cos(pi u / 2) data + sin(pi u / 2) noise");
+    ds_buf_addf(b,
+                "It is sampled at the levels u = s v / (1 + (s - 1) v) at even v, with the shift "
+                "s = %g. ",
+                c->flow.shift);
     if (c->learn_sigma)
         ds_buf_addf(b, "Of its output the first half of the channels is used. ");
 }
