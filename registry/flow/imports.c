@@ -62,19 +62,20 @@ static int check_name(ds_registry *r, const ds_model_facts *f, int net, ds_error
     return 0;
 }
 
-static int register_base(ds_registry *r, ds_model_facts *f, ds_error *err) {
+/* before: the base that it takes the place of, 0 none. */
+static int register_base(ds_registry *r, ds_model_facts *f, int64_t before, ds_error *err) {
     int64_t id = 0, active = 0;
     int rc = db_int(r, &active, err,
                     "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'active_base'", "");
     if (rc && rc != DS_ENOTFOUND)
         return rc;
-    int first = rc == DS_ENOTFOUND;
+    int first = rc == DS_ENOTFOUND || (before && before == active);
     rc = db_int(r, &f->feature_net, err,
                 "SELECT coalesce((SELECT feature_net_id FROM bases WHERE sha256 = ?2),"
                 " (SELECT feature_net_id FROM bases WHERE id = ?1),"
                 " (SELECT max(id) FROM feature_nets WHERE removed_at IS NULL AND kind <>"
                 " 'inception-fid'))", /* that of FID is measured with only when it is chosen */
-                "is", active, f->sha256);
+                "is", before ? before : active, f->sha256);
     if (rc && rc != DS_ENOTFOUND)
         return rc;
     rc = ds_base_register(r, f, &id, err);
@@ -93,15 +94,18 @@ int ds_import_finish(ds_registry *r, const ds_import *i, ds_error *err) {
     ds_model_facts f = {0};
     ds_job j;
     int net = 0;
-    int64_t id = 0;
+    int64_t id = 0, before = 0;
     int rc = read_facts(i, &f, &net, err);
     if (rc || (rc = job_read_running(r, i->job, &j, err)))
         return rc;
     if (j.kind != DS_JOB_IMPORT)
         return ds_fail(err, DS_EINVAL, "job %lld is not an import", (long long)i->job);
-    if ((rc = check_name(r, &f, net, err)) || (rc = db_begin(r, err)))
+    if ((rc = db_begin(r, err)))
         return rc;
-    rc = net ? ds_feature_net_register(r, &f, &id, err) : register_base(r, &f, err);
+    rc = net ? 0 : base_give_way(r, &f, &before, err);
+    rc = rc ? rc : check_name(r, &f, net, err);
+    if (!rc)
+        rc = net ? ds_feature_net_register(r, &f, &id, err) : register_base(r, &f, before, err);
     job_end end = {.state = DS_JOB_DONE, .exit_code = 0, .exit_signal = -1, .result = i->result};
     if (!rc)
         rc = job_finish(r, &j, &end, err);

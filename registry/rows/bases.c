@@ -398,6 +398,7 @@ int ds_model_file_known(ds_registry *r, const char *path) {
 
 /* Removing ------------------------------------------------------------------------------------ */
 
+/* The first is that of the default. */
 static const struct model_use base_uses[] = {
     {"it is the default base; choose another one with dsctl set-default-base",
      "SELECT 1, '' FROM bases WHERE id = ?1 AND id = " ACTIVE, 1},
@@ -412,6 +413,7 @@ static const struct model_use base_uses[] = {
      "SELECT count(*), min('job ' || id) FROM jobs WHERE state IN " SQL_LIVE " AND"
      " (base_id = ?1 OR instr(payload, (SELECT sha256 FROM bases WHERE id = ?1)) > 0)",
      0}};
+enum { BASE_USES = sizeof base_uses / sizeof *base_uses };
 
 int model_needed_by(ds_registry *r, int64_t id, const struct model_use *uses, size_t count,
                     char out[400], ds_error *err) {
@@ -438,6 +440,38 @@ int model_needed_by(ds_registry *r, int64_t id, const struct model_use *uses, si
     return 0;
 }
 
+static int mark_removed(ds_registry *r, const json_t *base, ds_error *err) {
+    int rc = db_run(r, err, "UPDATE bases SET removed_at = ?2 WHERE id = ?1", "ii",
+                    ds_json_int(base, "id", 0), ds_now_ms());
+    return rc ? rc
+              : model_event(r, "base.removed", "base", ds_json_string(base, "name", ""),
+                            ds_json_string(base, "sha256", ""), err);
+}
+
+int base_give_way(ds_registry *r, const ds_model_facts *f, int64_t *id, ds_error *err) {
+    json_t *base = NULL;
+    char why[400];
+    *id = 0;
+    int rc = f->vae_path
+                 ? db_int(r, id, err,
+                          "SELECT id FROM bases WHERE name = ?1 COLLATE NOCASE AND removed_at IS"
+                          " NULL AND sha256 IS NOT ?2 AND source_sha256 = ?3 AND vae_path IS NULL"
+                          " ORDER BY id DESC LIMIT 1",
+                          "sss", f->name, f->sha256, f->source_sha256)
+                 : DS_ENOTFOUND;
+    if (rc == DS_ENOTFOUND)
+        return 0;
+    if (!rc)
+        rc = model_needed_by(r, *id, base_uses + 1, BASE_USES - 1, why, err);
+    if (!rc && *why)
+        *id = 0;
+    if (rc || !*id || (rc = ds_base_get(r, *id, &base, err)))
+        return rc;
+    rc = mark_removed(r, base, err);
+    json_decref(base);
+    return rc;
+}
+
 int ds_base_remove(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
     json_t *base = NULL;
     char why[400];
@@ -446,17 +480,14 @@ int ds_base_remove(ds_registry *r, int64_t id, json_t **out, ds_error *err) {
         json_decref(base);
         return rc;
     }
-    const char *name = ds_json_string(base, "name", "");
     rc = base_task_unqueue(r, id, err);
     if (!rc)
-        rc = model_needed_by(r, id, base_uses, sizeof base_uses / sizeof *base_uses, why, err);
+        rc = model_needed_by(r, id, base_uses, BASE_USES, why, err);
     if (!rc && *why)
-        rc = ds_fail(err, DS_ECONFLICT, "base '%s' is in use: %s", name, why);
+        rc = ds_fail(err, DS_ECONFLICT, "base '%s' is in use: %s", ds_json_string(base, "name", ""),
+                     why);
     if (!rc)
-        rc =
-            db_run(r, err, "UPDATE bases SET removed_at = ?2 WHERE id = ?1", "ii", id, ds_now_ms());
-    if (!rc)
-        rc = model_event(r, "base.removed", "base", name, ds_json_string(base, "sha256", ""), err);
+        rc = mark_removed(r, base, err);
     rc = db_end(r, rc, err);
     if (rc || !out)
         json_decref(base);

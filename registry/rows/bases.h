@@ -75,6 +75,12 @@ int ds_base_list(ds_registry *r, ds_page page, json_t **out, ds_error *err);
  * business; *out is the base as it was. */
 int ds_base_remove(ds_registry *r, int64_t id, json_t **out, ds_error *err);
 
+/* Internal, in the caller's transaction: without a VAE it is not measured what a base predicts, so
+ * that the same source with its VAE (f) may be another file.  The base of this name that f takes
+ * the place of is removed, and *id is it: from the same source, without a VAE, and used by nothing
+ * (it may be the default, which is the caller's business).  *id 0: there is none. */
+int base_give_way(ds_registry *r, const ds_model_facts *f, int64_t *id, ds_error *err);
+
 /* 1 when a row, removed or not, names the file: gc leaves it then.  Removed rows name none. */
 int ds_model_file_known(ds_registry *r, const char *path);
 

@@ -214,6 +214,50 @@ START_TEST(imports) {
 }
 END_TEST
 
+#define OTHER_SHA "dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44dd44"
+#define LAST_SHA "ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55ee55"
+
+/* With its VAE it may turn out what a base predicts, and the file is another one: it takes the place
+ * of the first, also as the default, unless that is used or something else. */
+START_TEST(a_vae_that_comes_later) {
+    ds_registry *r = fx_open(fx_dir("later"));
+    int64_t xl, id, created, seq;
+    MUST(finish_import(r, "base", "xl", XL_SHA, 0, err));
+    MUST(ds_base_resolve(r, "xl", &xl, err));
+    MUST(ds_base_activate(r, xl, err));
+    FAILS(DS_EINVAL, "already sha256:" XL_SHA, finish_import(r, "base", "xl", OTHER_SHA, 0, err));
+    MUST(finish_import(r, "base", "XL", OTHER_SHA, 1, err));
+    json_t *b = base_named(r, "xl");
+    ck_assert_str_eq(fx_string(b, "sha256"), OTHER_SHA);
+    ck_assert_str_eq(fx_string(json_object_get(b, "vae"), "sha256"), VAE_SHA);
+    ck_assert(json_is_true(json_object_get(b, "default")));
+    ck_assert_str_eq(fx_string(json_object_get(b, "feature_net"), "sha256"), NET_SHA);
+    json_decref(b);
+    MUST(ds_base_get(r, xl, &b, err));
+    ck_assert(json_is_true(json_object_get(b, "removed")));
+    json_decref(b);
+    ck_assert_int_eq(fx_count(r, "base.removed"), 1);
+    /* what has its VAE stays */
+    FAILS(DS_EINVAL, "already sha256:" OTHER_SHA, finish_import(r, "base", "xl", XL_SHA, 1, err));
+    /* from another source, and with a dataset */
+    MUST(finish_import(r, "base", "two", XL_SHA, 0, err));
+    MUST(ds_base_resolve(r, "two", &id, err));
+    ck_assert_int_eq(fx_foreign(r, "UPDATE bases SET source_sha256 = '" VAE_SHA "'"), SQLITE_OK);
+    FAILS(DS_EINVAL, "already sha256:" XL_SHA, finish_import(r, "base", "two", LAST_SHA, 1, err));
+    ck_assert_int_eq(fx_foreign(r, "UPDATE bases SET source_sha256 = '" NET_SHA "'"), SQLITE_OK);
+    ds_dataset_new d = {.name = "d", .path = "/a", .watch = -1, .base_id = id};
+    int made;
+    MUST(ds_dataset_add(r, &d, &created, &made, &seq, err));
+    FAILS(DS_EINVAL, "already sha256:" XL_SHA, finish_import(r, "base", "two", LAST_SHA, 1, err));
+    ck_assert_int_eq(fx_count(r, "base.removed"), 1);
+    MUST(ds_dataset_remove(r, "d", err));
+    MUST(finish_import(r, "base", "two", LAST_SHA, 1, err));
+    ck_assert_int_eq(fx_count(r, "base.removed"), 2);
+    MUST(ds_registry_check(r, err));
+    ds_registry_close(r);
+}
+END_TEST
+
 /* What an import understood stays with the model until another import says it anew. */
 START_TEST(reports_are_kept) {
     ds_registry *r = fx_open(fx_dir("reports"));
@@ -588,6 +632,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, rebuilt_jobs_lose_nothing);
     tcase_add_test(tc, broken_references_stop_the_upgrade);
     tcase_add_test(tc, imports);
+    tcase_add_test(tc, a_vae_that_comes_later);
     tcase_add_test(tc, reports_are_kept);
     tcase_add_test(tc, references_to_bases);
     tcase_add_test(tc, a_dataset_on_several_bases);
