@@ -26,16 +26,19 @@ static void note(json_t *notes, const char *fmt, ...) {
         json_array_append_new(notes, text);
 }
 
-/* Does this base (NULL: the default one) predict a velocity?  0 where there is none. */
-static int velocity_of(const ds_daemon *d, const char *ref) {
+/* Does this base (NULL: the default one) predict a velocity?  -1: there is no such base. */
+static int velocity_known(const ds_daemon *d, const char *ref) {
     json_t *base = NULL;
     int64_t id;
     ds_error none;
-    int is = !ds_base_resolve(d->registry, ref, &id, &none) &&
-             !ds_base_get(d->registry, id, &base, &none) && ds_base_velocity(base);
+    int known = !ds_base_resolve(d->registry, ref, &id, &none) &&
+                !ds_base_get(d->registry, id, &base, &none),
+        is = known ? ds_base_velocity(base) : -1;
     json_decref(base);
     return is;
 }
+
+static int velocity_of(const ds_daemon *d, const char *ref) { return velocity_known(d, ref) > 0; }
 
 /* What a person should know of a dataset, in words: "notes" of docs/api.md. */
 static void add_notes(const ds_daemon *daemon, json_t *d) {
@@ -77,14 +80,15 @@ static void add_notes(const ds_daemon *daemon, json_t *d) {
 }
 
 /* A sampler that the base cannot use is refused before anything is trained.  What is left out stays
- * as it was: base, options. */
+ * as it was: base, options.  Where there is no base yet, it is told when something is trained. */
 static int check_sampler(ds_daemon *d, const json_t *body, const json_t *was, ds_error *err) {
     const json_t *options = json_object_get(body, "options");
     if (!json_is_object(options))
         options = json_object_get(was, "options");
     const char *base = ds_json_string(body, "base", ds_json_string(was, "base", NULL)),
                *sampler = ds_json_string(options, "sampler", NULL);
-    return sampler ? ds_sampler_word_check(sampler, velocity_of(d, base), err) : 0;
+    int velocity = sampler ? velocity_known(d, base) : -1;
+    return velocity >= 0 ? ds_sampler_word_check(sampler, velocity, err) : 0;
 }
 
 static int get_dataset(ds_daemon *d, const char *name, json_t **out, ds_error *err) {
@@ -257,6 +261,17 @@ static int reply_added(ds_request *rq, ds_daemon *d, const ds_dataset_new *new, 
     return ds_reply_json(rq, created ? 201 : 200, doc);
 }
 
+/* The dataset before it is added again; NULL where nothing of it stays: new, or removed. */
+static json_t *known_as(ds_daemon *d, const char *name) {
+    json_t *was = NULL;
+    if (ds_dataset_get(d->registry, name, &was, NULL))
+        return NULL;
+    if (strcmp(ds_json_string(was, "state", ""), "removed") != 0)
+        return was;
+    json_decref(was);
+    return NULL;
+}
+
 static int add(ds_request *rq, ds_daemon *d, const json_t *body, const char *real, json_t *notes,
                ds_error *err) {
     char name[DS_NAME_SIZE];
@@ -284,9 +299,7 @@ static int add(ds_request *rq, ds_daemon *d, const json_t *body, const char *rea
                           .base_id = base_id,
                           .net = net ? &choice : NULL,
                           .publish_worse = ds_json_bool(body, "publish_worse", 0)};
-    json_t *was = NULL;
-    if (ds_dataset_get(d->registry, name, &was, NULL))
-        was = NULL;
+    json_t *was = known_as(d, name);
     rc = check_sampler(d, body, was, err);
     if (!rc)
         rc = ds_dataset_add(d->registry, &new, &id, &created, &seq, err);

@@ -413,6 +413,23 @@ START_TEST(samplers_fit_the_base) {
     rig_sql(&r, "UPDATE bases SET config = '{\"classes\":3}'");
     snprintf(body, sizeof body, "{\"path\":\"%s\"}", dir);
     refused(400, "POST", "/v1/datasets", body, "the sampler sde is not for a base that predicts");
+    /* but not those of one that was removed */
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/datasets/digits", NULL));
+    json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
+}
+END_TEST
+
+/* Nobody knows yet what the base will predict. */
+START_TEST(any_sampler_before_a_base) {
+    static const char *const samplers[] = {"euler", "ddim"};
+    char body[900], dir[400];
+    rig_images(&r, "digits", 5, dir);
+    rig_sql(&r, "DELETE FROM meta WHERE key = 'active_base'");
+    for (int i = 0; i < 2; i++) {
+        snprintf(body, sizeof body, "{\"path\":\"%s\",\"options\":{\"sampler\":\"%s\"}}", dir,
+                 samplers[i]);
+        json_decref(rig_want(&r, i ? 200 : 201, "POST", "/v1/datasets", body));
+    }
 }
 END_TEST
 
@@ -550,6 +567,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, places_of_datasets);
     tcase_add_test(tc, adding_again_tells_changes);
     tcase_add_test(tc, samplers_fit_the_base);
+    tcase_add_test(tc, any_sampler_before_a_base);
     tcase_add_test(tc, few_images_are_told);
     tcase_add_test(tc, classes_of_samples);
     tcase_add_test(tc, sources_of_imports);
