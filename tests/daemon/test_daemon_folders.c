@@ -68,6 +68,13 @@ static int is_there(const char *name) {
     return ds_fs_exists(path);
 }
 
+static void wait_for(const char *name, int there) {
+    for (double end = ds_monotonic() + 10; is_there(name) != there;) {
+        ck_assert_msg(ds_monotonic() < end, "'%s' is %s", name, there ? "not there" : "there");
+        usleep(5000);
+    }
+}
+
 /* A copy of the registry comes back: jobs 1 and 2 are given out again, and lie there. */
 START_TEST(restored_copy) {
     rig_start(&r, NULL);
@@ -226,6 +233,7 @@ START_TEST(no_checkpoint_of_a_job_that_ended) {
     rig_start(&r, NULL);
     add(4);
     rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    wait_for("jobs/2/worker.log", 1); /* a job whose folder is still being made has no log yet */
     run("mkdir -p %s/jobs/2/checkpoints && echo x >%s/jobs/2/checkpoints/a", r.state, r.state);
     if (_i)
         json_decref(rig_want(&r, 202, "POST", "/v1/jobs/2/cancel", NULL));
@@ -236,7 +244,7 @@ START_TEST(no_checkpoint_of_a_job_that_ended) {
         rig_start(&r, NULL);
     }
     rig_wait_job(&r, "train", "digits", "|failed|cancelled|", 10000);
-    usleep(100000);
+    wait_for("jobs/2/manifest.ndjson", 0);
     ck_assert(is_there("jobs/2/worker.log") && is_there("jobs/2/spec.json"));
     ck_assert(!is_there("jobs/2/checkpoints") && !is_there("jobs/2/manifest.ndjson"));
 }

@@ -339,7 +339,7 @@ START_TEST(a_large_registry_is_read_meanwhile) {
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* it may be reading still */
     spoil_page(page);
     rig_spawn(&r, NULL);
-    ck_assert_int_eq(rig_wait_exit(&r, 20000), ds_error_exit(DS_EINTEGRITY));
+    ck_assert_int_eq(rig_wait_exit(&r, 90000), ds_error_exit(DS_EINTEGRITY));
     rig_wait_log(&r, "is damaged");
 }
 END_TEST
