@@ -94,4 +94,7 @@ int ds_exit_may_retry(int code);
 #define DS_SCHEMA_IMPORT "diffscaler.import/1"
 #define DS_SCHEMA_OWNER "diffscaler.owner/1"
 
+/* The reason of a bar begins with it when its classes refused what its distance let pass. */
+#define DS_BAR_BY_CLASSES "fewer samples show their class"
+
 #endif

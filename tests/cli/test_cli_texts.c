@@ -7,6 +7,8 @@
  * CLI_TEXTS_WRITE=FILE writes the transcript of now, to be read before it becomes the file.
  */
 #include "base/fs.h"
+#include "cli/bars.h"
+#include "contract/job.h"
 #include "tests/fixtures/cli_fake.h"
 
 #include <sys/stat.h>
@@ -135,7 +137,32 @@ START_TEST(transcript) {
 }
 END_TEST
 
-static void cases(TCase *tc) { tcase_add_test(tc, transcript); }
+/* A distance beyond the margin may be noise: who was refused by classes is told of classes. */
+START_TEST(forced_for_its_reason) {
+    static const char
+        *const by[] = {DS_BAR_BY_CLASSES "; FD 10.00 -> 13.00 (+30.0 %), z 2.0",
+                       "FD 10.00 -> 13.00 (+30.0 %), z 9.0"},
+               *const says[] = {
+                   "it was published by force; right class 0.620 is worse than 0.810 of digits@v1",
+                   "it was published by force; FD 13.0 is worse than 10.0 of digits@v1"};
+    for (int i = 0; i < 2; i++) {
+        json_t *gate = json_pack(
+            "{s:{s:s,s:[{s:s,s:s,s:s,s:f,s:f,s:f,s:f,s:f,s:f}]}}", "self", "verdict", "forced",
+            "bars", "ref", "digits@v1", "verdict", "refused", "reason", by[i], "fd_bar", 10.0,
+            "fd_now", 13.0, "delta", 0.3, "margin", 0.14, "class_bar", 0.81, "class_now", 0.62);
+        ds_buf out = {0};
+        ds_forced_words(&out, "it", gate);
+        ck_assert_str_eq(out.data, says[i]);
+        ds_buf_release(&out);
+        json_decref(gate);
+    }
+}
+END_TEST
+
+static void cases(TCase *tc) {
+    tcase_add_test(tc, forced_for_its_reason);
+    tcase_add_test(tc, transcript);
+}
 
 int main(void) {
     setenv("TZ", "UTC", 1);

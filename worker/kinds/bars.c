@@ -2,6 +2,7 @@
 #include "worker/kinds/bars.h"
 #include "base/mem.h"
 #include "base/zio.h"
+#include "contract/job.h"
 #include "engine/metrics/fd.h"
 #include "engine/metrics/kid.h"
 #include "worker/measure/classes.h"
@@ -128,7 +129,7 @@ static void judge(const comparing *c, ds_bar *b, const ds_fd_parts *now, const d
              remark);
     if (b->verdict == DS_BAR_PASSED && ds_bar_judge_classes(&b->class_pair, rule)) {
         memcpy(remark, b->reason, sizeof remark);
-        snprintf(b->reason, DS_BAR_REASON, "fewer samples show their class; %.400s", remark);
+        snprintf(b->reason, DS_BAR_REASON, DS_BAR_BY_CLASSES "; %.400s", remark);
         b->verdict = DS_BAR_REFUSED;
     }
 }
