@@ -243,6 +243,12 @@ void ds_registry_close(ds_registry *r) {
         sqlite3_finalize(r->cache[i].st);
         free(r->cache[i].sql);
     }
+    for (struct db_cached *c = r->more, *next; c; c = next) {
+        next = c->next;
+        sqlite3_finalize(c->st);
+        free(c->sql);
+        free(c);
+    }
     ds_store_close(r->store);
     if (r->db && r->broken.code) /* the -wal of that name is not to be written, nor removed */
         sqlite3_db_config(r->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);

@@ -49,7 +49,7 @@ int db_fail(ds_registry *r, ds_error *err, const char *doing) {
     return db_fail_handle(r->db, err, path ? path : "", doing);
 }
 
-/* FNV-1a; the cache is direct mapped, so a collision only costs a new prepare. */
+/* FNV-1a; a statement has eight places from here on, and takes one that is not in use. */
 static unsigned slot_of(const char *sql) {
     unsigned h = 2166136261u;
     for (; *sql; sql++)
@@ -83,15 +83,27 @@ __attribute__((constructor)) static void lead_memory(void) {
     sqlite3_config(SQLITE_CONFIG_MALLOC, &lead);
 }
 
-static sqlite3_stmt *prepared(ds_registry *r, ds_error *err, const char *sql) {
+/* A row's reader may ask the registry while the list that it reads is in the middle of its rows, so
+ * any number of statements can be in use: one without a place joins a list. */
+static struct db_cached *place_of(ds_registry *r, const char *sql) {
     unsigned at = slot_of(sql);
-    struct db_cached *c = &r->cache[at];
+    struct db_cached *idle = NULL, *c;
     for (unsigned probe = 0; probe < 8; probe++) {
         c = &r->cache[(at + probe) & (DB_CACHE - 1)];
         if (!c->sql || !strcmp(c->sql, sql))
-            break;
+            return c;
+        if (!sqlite3_stmt_busy(c->st))
+            idle = c;
     }
-    if (c->sql && !strcmp(c->sql, sql)) {
+    for (c = r->more; c; c = c->next)
+        if (!strcmp(c->sql, sql))
+            return c;
+    return idle;
+}
+
+static sqlite3_stmt *prepared(ds_registry *r, ds_error *err, const char *sql) {
+    struct db_cached *c = place_of(r, sql);
+    if (c && c->sql && !strcmp(c->sql, sql)) {
         DS_ASSERT(!sqlite3_stmt_busy(c->st)); /* a reader forgot db_reset, or recursion */
         return c->st;
     }
@@ -100,11 +112,13 @@ static sqlite3_stmt *prepared(ds_registry *r, ds_error *err, const char *sql) {
         db_fail(r, err, "prepare a statement");
         return NULL;
     }
-    if (c->sql) {
-        DS_ASSERT(!sqlite3_stmt_busy(c->st));
-        sqlite3_finalize(c->st);
-        free(c->sql);
+    if (!c) {
+        c = ds_xcalloc(1, sizeof *c);
+        c->next = r->more;
+        r->more = c;
     }
+    sqlite3_finalize(c->st); /* NULL is fine */
+    free(c->sql);
     c->sql = ds_xstrdup(sql);
     c->st = st;
     return st;

@@ -29,7 +29,8 @@ struct ds_registry {
     struct db_cached {
         char *sql; /* owned */
         sqlite3_stmt *st;
-    } cache[DB_CACHE];
+        struct db_cached *next; /* of `more` */
+    } cache[DB_CACHE], *more;   /* those that found all their places in use; owned */
     int tx_depth, tx_failed;
     int64_t data_version; /* as of the last ds_registry_foreign_change */
     int64_t told_seq;     /* newest event that on_events was told of */

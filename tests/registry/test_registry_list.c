@@ -32,6 +32,30 @@ static const char fill[] =
     " WHERE i % 1000 <> 0;"
     "COMMIT";
 
+/* More statements in the middle of their rows than are kept prepared: each goes on where it was. */
+START_TEST(statements_in_use_stay) {
+    enum { OPEN = DB_CACHE + 50 };
+    ds_registry *r = fx_open(fx_dir("open"));
+    static sqlite3_stmt *open[OPEN];
+    ds_error err;
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < OPEN; i++) {
+            char sql[80];
+            snprintf(sql, sizeof sql, "SELECT %d UNION ALL SELECT ?1", i);
+            open[i] = db_query(r, &err, sql, "i", (int64_t)-i);
+            ck_assert_int_eq(db_step(r, open[i], &err), 1);
+        }
+        for (int i = 0; i < OPEN; i++) {
+            ck_assert_int_eq(sqlite3_column_int(open[i], 0), i);
+            ck_assert_int_eq(db_step(r, open[i], &err), 1);
+            ck_assert_int_eq(sqlite3_column_int(open[i], 0), -i);
+            ck_assert_int_eq(db_step(r, open[i], &err), 0);
+        }
+    }
+    ds_registry_close(r);
+}
+END_TEST
+
 /* The plan of the last listing must be: walk the narrow index, then look rows up. */
 static void check_plan(ds_registry *r, const char *begins, const char *index) {
     int seen = 0;
@@ -171,7 +195,10 @@ START_TEST(a_hundred_thousand_adapters) {
 }
 END_TEST
 
-static void cases(TCase *tc) { tcase_add_test(tc, a_hundred_thousand_adapters); }
+static void cases(TCase *tc) {
+    tcase_add_test(tc, statements_in_use_stay);
+    tcase_add_test(tc, a_hundred_thousand_adapters);
+}
 
 int main(void) {
     fx_fast_tmp();
