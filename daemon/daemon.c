@@ -23,7 +23,6 @@
 #include <malloc.h>
 #include <math.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,7 +204,7 @@ static void finish_stop(ds_daemon *d) {
 static void stop(ds_daemon *d) {
     int again = d->stopping > 0;
     d->stopping++;
-    atomic_store(&d->stop_reading, 1);
+    ds_registry_check_stop(&d->check);
     if (!again) {
         ds_notify("STOPPING=1\nSTATUS=workers write a checkpoint");
         ds_http_quiesce(d->http);
@@ -229,7 +228,7 @@ static void read_all(void *arg) {
     ds_daemon *d = arg;
     setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
     d->read_err = (ds_error){0};
-    ds_registry_check_file(d->o.state, &d->stop_reading, &d->read_err);
+    ds_registry_check_file(d->o.state, &d->check, &d->read_err);
     uv_async_send(&d->read_over);
 }
 
@@ -348,7 +347,10 @@ static int write_start(ds_daemon *d, ds_error *err) {
 }
 
 int ds_daemon_open(ds_daemon *d, const ds_options *o, ds_error *err) {
-    *d = (ds_daemon){.o = *o, .started_ms = ds_now_ms(), .started = ds_monotonic()};
+    *d = (ds_daemon){.o = *o,
+                     .started_ms = ds_now_ms(),
+                     .started = ds_monotonic(),
+                     .check = DS_REGISTRY_CHECK_RUN};
     ds_age_look();
     d->verified = ds_verified_new();
     signal(SIGPIPE, SIG_IGN);
@@ -416,7 +418,7 @@ void ds_daemon_run(ds_daemon *d) {
 
 void ds_daemon_close(ds_daemon *d) {
     d->stopping = d->stopping ? d->stopping : 1;
-    atomic_store(&d->stop_reading, 1);
+    ds_registry_check_stop(&d->check);
     if (d->registry)
         ds_registry_on_events(d->registry, NULL, NULL);
     ds_http_close(d->http);

@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,19 +95,47 @@ static int check_pages(ds_registry *r, const char *sql, ds_error *err) {
 
 int ds_registry_unread(const ds_registry *r) { return r->unread; }
 
-static int on_progress(void *stop) { return atomic_load((const _Atomic int *)stop); }
+/* The connection that may be interrupted from now on; NULL: none.  1: it was stopped. */
+static int check_publish(ds_registry_check_run *check, sqlite3 *db) {
+    pthread_mutex_lock(&check->lock);
+    check->db = db;
+    int stop = check->stop;
+    pthread_mutex_unlock(&check->lock);
+    return stop;
+}
 
-int ds_registry_check_file(const char *dir, const _Atomic int *stop, ds_error *err) {
+void ds_registry_check_stop(ds_registry_check_run *check) {
+    pthread_mutex_lock(&check->lock);
+    check->stop = 1;
+    if (check->db)
+        sqlite3_interrupt(check->db);
+    pthread_mutex_unlock(&check->lock);
+}
+
+/* A statement in the middle of its rows: while there is one, sqlite3_interrupt also ends what
+ * begins after it, so none comes too early.  (A progress handler is not asked within a table's
+ * check, of which one can be most of the file.) */
+static int hold_interrupts(sqlite3 *db, sqlite3_stmt **hold) {
+    int code = sqlite3_prepare_v2(db, "SELECT 1 UNION ALL SELECT 2", -1, hold, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(*hold);
+    return code == SQLITE_ROW ? SQLITE_OK : code;
+}
+
+int ds_registry_check_file(const char *dir, ds_registry_check_run *check, ds_error *err) {
     char path[PATH_MAX];
     sqlite3 *db = NULL;
-    sqlite3_stmt *q = NULL;
+    sqlite3_stmt *q = NULL, *hold = NULL;
     ds_fs_join(path, sizeof path, dir, "registry.db");
     int rc = 0, code = sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
     if (code == SQLITE_OK) {
         sqlite3_busy_timeout(db, PATIENCE_MS);
-        sqlite3_progress_handler(db, 10000, on_progress, (void *)(uintptr_t)stop);
-        code = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &q, NULL);
+        code = hold_interrupts(db, &hold);
     }
+    if (code == SQLITE_OK && check_publish(check, db))
+        code = SQLITE_INTERRUPT;
+    if (code == SQLITE_OK)
+        code = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &q, NULL);
     if (code == SQLITE_OK)
         code = sqlite3_step(q);
     const char *said = code == SQLITE_ROW ? (const char *)sqlite3_column_text(q, 0) : NULL;
@@ -120,9 +147,11 @@ int ds_registry_check_file(const char *dir, const _Atomic int *stop, ds_error *e
                     path, said);
     else if (!said && code != SQLITE_INTERRUPT && db)
         rc = db_fail_handle(db, err, path, "read all of the registry");
+    int stopped = check_publish(check, NULL);
     sqlite3_finalize(q);
+    sqlite3_finalize(hold);
     sqlite3_close(db);
-    return atomic_load(stop) ? 0 : rc;
+    return stopped ? 0 : rc;
 }
 
 static int first_facts(ds_registry *r, ds_error *err) {

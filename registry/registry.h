@@ -24,6 +24,8 @@
 
 #include "registry/core/handle.h"
 
+#include <pthread.h>
+
 /* Open the state folder, creating what is missing: take the lock (DS_ECONFLICT naming the pid of
  * the process that has it), check and migrate the registry (backup first), remove half-written
  * files, and put `running` jobs whose process is gone back to `queued` (ds_jobs_recover; not while
@@ -32,10 +34,18 @@ int ds_registry_open(const char *state_dir, ds_registry **out, ds_error *err);
 
 /* A registry file of more than 64 MiB is not read in full before ds_registry_open returns: 1 then.
  * ds_registry_check_file reads the file of a state folder in full, on a connection of its own and
- * on any thread, beside the daemon's: DS_EINTEGRITY when it is damaged.  *stop = 1 ends it early,
- * with 0. */
+ * on any thread, beside the daemon's: DS_EINTEGRITY when it is damaged.  ds_registry_check_stop, of
+ * any thread before or during it, ends it within milliseconds, with 0.  `check` outlives both. */
+typedef struct {
+    pthread_mutex_t lock;
+    struct sqlite3 *db; /* while it can be interrupted */
+    int stop;
+} ds_registry_check_run;
+#define DS_REGISTRY_CHECK_RUN                                                                      \
+    { .lock = PTHREAD_MUTEX_INITIALIZER }
 int ds_registry_unread(const ds_registry *r);
-int ds_registry_check_file(const char *dir, const _Atomic int *stop, ds_error *err);
+int ds_registry_check_file(const char *dir, ds_registry_check_run *check, ds_error *err);
+void ds_registry_check_stop(ds_registry_check_run *check);
 
 /* Closes, checkpoints, releases the lock.  NULL is fine. */
 void ds_registry_close(ds_registry *r);

@@ -69,7 +69,7 @@ typedef struct ds_daemon {
     uv_thread_t reader; /* of all of a large registry, after the start */
     uv_async_t read_over;
     int reading; /* the two above are there */
-    _Atomic int stop_reading;
+    ds_registry_check_run check;
     ds_error read_err;
 } ds_daemon;
 
