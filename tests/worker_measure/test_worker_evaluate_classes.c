@@ -108,12 +108,46 @@ START_TEST(folders_without_classes) {
 }
 END_TEST
 
+/* .. and classes that cannot be had after all are no error where nobody asked for them. */
+START_TEST(unasked_classes_are_no_error) {
+    char *spoiled = in_tmp("spoiled"), *whole = in_tmp("whole"),
+         *bad = in_tmp("spoiled/one/000.png");
+    ds_error err;
+    for (int c = 0; c < 2; c++) {
+        copy_digits("spoiled", c ? "one" : "nought", c, 0, 5);
+        copy_digits("whole", c ? "one" : "nought", c, 5, 5);
+    }
+    must(ds_fs_write(bad, "no picture", 10, &err), &err);
+    const struct {
+        const char *against, *n, *says;
+    } calls[] = {{spoiled, "100", "class accuracy: 9 real ones in 2 classes that both have"},
+                 {whole, "4", "too few pictures for class accuracy: 4, need 6"}};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        said s = run(right, "--against", calls[i].against, "--feature-net", FEATURE_NET, "--json",
+                     "--skip-broken", "--n", calls[i].n, NULL);
+        ck_assert_msg(s.exit == 0 && strstr(s.err, calls[i].says), "%zu: exit %d: %s", i, s.exit,
+                      s.err);
+        ck_assert(!strstr(strstr(s.err, calls[i].says) + 1, calls[i].says)); /* once */
+        json_t *doc = document(&s);
+        ck_assert_uint_eq(json_array_size(json_object_get(doc, "metrics")), 2); /* FD and KID */
+        json_decref(doc);
+        said_free(&s);
+        s = run(right, "--against", calls[i].against, "--feature-net", FEATURE_NET, "--skip-broken",
+                "--n", calls[i].n, "--metrics", "fid,class", NULL);
+        ck_assert_int_eq(s.exit, 1);
+        said_free(&s);
+    }
+    free(spoiled), free(whole), free(bad);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     feature_side = "171";
     make_folders();
     tcase_add_test(tc, folders_of_classes);
     tcase_add_test(tc, said_in_words);
     tcase_add_test(tc, folders_without_classes);
+    tcase_add_test(tc, unasked_classes_are_no_error);
 }
 
 int main(int argc, char **argv) {

@@ -111,6 +111,10 @@ void ds_ev_classes_add(const ds_ev_run *e, ds_ev_side *s, const char *path, cons
 int ds_ev_classes_measure(const ds_ev_run *e, ds_classes *out, ds_error *err);
 void ds_ev_classes_describe(const ds_ev_run *e, const ds_classes *c, json_t *row);
 
+/* Classes are measured where there are some, without having been asked for: that they cannot be had
+ * is then a note, and nothing is lost. */
+int ds_ev_unasked(const ds_ev_run *e, const ds_ev_metric *m);
+
 /* All that are wanted; those that fail are in `lost`. */
 void ds_ev_measure(ds_ev_run *e);
 

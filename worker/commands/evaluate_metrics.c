@@ -153,6 +153,10 @@ const ds_ev_metric ds_ev_metrics[DS_EV_METRICS] = {
     {"pr", "precision and recall", NULL, NULL, DS_FID_WANT_PR, 1, DS_FID_PR_K + 1, add_pr},
     {"class", "class accuracy", NULL, NULL, DS_FID_WANT_CLASS, 1, DS_EV_CLASS_K + 1, add_class}};
 
+int ds_ev_unasked(const ds_ev_run *e, const ds_ev_metric *m) {
+    return m->want == DS_FID_WANT_CLASS && !e->o.want_given;
+}
+
 void ds_ev_measure(ds_ev_run *e) {
     for (int k = 0; k < DS_EV_METRICS; k++) {
         const ds_ev_metric *m = &ds_ev_metrics[k];
@@ -163,4 +167,10 @@ void ds_ev_measure(ds_ev_run *e) {
             e->o.want &= ~m->want;
     }
     ds_ev_say_computing(e, "");
+    for (int k = 0; k < DS_EV_METRICS; k++) {
+        if (!e->lost[k].code || !ds_ev_unasked(e, &ds_ev_metrics[k]))
+            continue;
+        ds_ev_note(e, "%s", e->lost[k].message);
+        e->lost[k] = (ds_error){0};
+    }
 }

@@ -327,9 +327,12 @@ static int check_counts(ds_ev_run *e, ds_error *err) {
     }
     if (first && (!e->o.want || (e->o.save && !(e->o.want & DS_FID_WANT_FID))))
         return ds_fail(err, DS_EINVAL, "%s", first->message);
-    for (int k = 0; k < DS_EV_METRICS; k++)
+    for (int k = 0; k < DS_EV_METRICS; k++) {
         if (e->lost[k].code)
             ds_ev_note(e, "%s", e->lost[k].message);
+        if (ds_ev_unasked(e, &ds_ev_metrics[k]))
+            e->lost[k] = (ds_error){0};
+    }
     return 0;
 }
 
