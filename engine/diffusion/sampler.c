@@ -132,20 +132,23 @@ int ds_sampler_check(enum ds_sampler s, const ds_facts *c, ds_error *err) {
     return ds_sampler_word_check(ds_sampler_name(s), c->flow.path != DS_FLOW_NONE, err);
 }
 
-static double lambda_of(double alpha_bar) { return 0.5 * log(alpha_bar / (1 - alpha_bar)); }
+/* log a/s of step k.  A flow's level 1 has -infinity: the formulas are of first order there. */
+static double lambda_of(const ds_run *r, int k) {
+    if (!is_flow(r))
+        return 0.5 * log(r->s.alpha_bar[k] / (1 - r->s.alpha_bar[k]));
+    const ds_flow_point p = ds_flow_at(r->c->flow.path, r->s.level[k]);
+    return log(p.a / p.s);
+}
 
-/* From step k to k-1 (or to the clean image): x_t = (sigma_t/sigma_s) x_s - alpha_t (e^-h - 1) D,
- * with D extrapolated from the last two x0; the last step is first order. */
-static void dpmpp2m_coefficients(ds_step *p, const ds_schedule *s, int k) {
-    if (k == 0)
-        return;
-    double from = s->alpha_bar[k], to = s->alpha_bar[k - 1];
-    double h = lambda_of(to) - lambda_of(from);
-    p->ratio = sqrt((1 - to) / (1 - from));
-    p->gain = -sqrt(to) * expm1(-h);
+/* From step k to k-1 (or to the clean image): x_t = (s_t/s_s) x_s - a_t (e^-h - 1) D, with D
+ * extrapolated from the last two x0; the last step is first order.  ratio: s_t/s_s; a: a_t. */
+static void dpmpp2m_coefficients(ds_step *p, const ds_run *r, int k, double ratio, double a) {
+    double h = lambda_of(r, k - 1) - lambda_of(r, k);
+    p->ratio = ratio;
+    p->gain = -a * expm1(-h);
     p->c_now = 1;
-    if (k < s->steps - 1) {
-        double before = lambda_of(from) - lambda_of(s->alpha_bar[k + 1]), q = before / h;
+    if (k < r->s.steps - 1) {
+        double q = (lambda_of(r, k) - lambda_of(r, k + 1)) / h;
         p->c_now = 1 + 1 / (2 * q);
         p->c_before = -1 / (2 * q);
     }
@@ -165,43 +168,22 @@ static void noise_coefficients(ds_step *p, const ds_run *r, int k) {
     p->mean_xt = s->mean_xt[k];
     p->log_variance = s->posterior_log_variance[k];
     p->log_beta = s->log_beta[k];
-    if (p->kind == DS_STEP_DPMPP2M)
-        dpmpp2m_coefficients(p, s, k);
-}
-
-/* log a/s of step k; the level 1 has -infinity, with which the formulas become first order. */
-static double flow_lambda(const ds_run *r, int k) {
-    const ds_flow_point p = ds_flow_at(r->c->flow.path, r->s.level[k]);
-    return log(p.a / p.s);
-}
-
-static void flow_dpmpp2m(ds_step *p, const ds_run *r, int k) {
-    if (k == 0)
-        return;
-    const ds_flow_point from = ds_flow_at(r->c->flow.path, r->s.level[k]),
-                        to = ds_flow_at(r->c->flow.path, r->s.level[k - 1]);
-    const double h = flow_lambda(r, k - 1) - flow_lambda(r, k);
-    p->ratio = to.s / from.s;
-    p->gain = -to.a * expm1(-h);
-    p->c_now = 1;
-    if (k < r->s.steps - 1) {
-        double q = (flow_lambda(r, k) - flow_lambda(r, k + 1)) / h;
-        p->c_now = 1 + 1 / (2 * q);
-        p->c_before = -1 / (2 * q);
-    }
+    if (p->kind == DS_STEP_DPMPP2M && !p->last)
+        dpmpp2m_coefficients(p, r, k, sqrt((1 - s->alpha_bar[k - 1]) / (1 - s->alpha_bar[k])),
+                             sqrt(s->alpha_bar[k - 1]));
 }
 
 /* With x = a x0 + s e at level u and its velocity a' x0 + s' e, a step by d = u' - u < 0 is
  *   euler  (a + d a') x0 + (s + d s') e
- *   sde    the same + d (w/2) e/s + sqrt(-w d) noise, w = s: the score is -e/s.  The last step is
+ *   sde    the same + d (w/2) e/s + sqrt(-w d) noise, w = s: the score is -e/s.  Its last step is
  *          euler's: with the score, but no noise after it, it would leave a part of -e
  *   heun   euler, then half of d times the velocity there, from the middle of before and after. */
 static void flow_coefficients(ds_step *p, const ds_run *r, int k) {
     const ds_flow *flow = &r->c->flow;
     const double u = r->s.level[k], d = (k ? r->s.level[k - 1] : 0) - u;
     const ds_flow_point at = ds_flow_at(flow->path, u);
-    const double det = at.a * at.ds - at.s * at.da, drift = at.s / 2;
-    const int sde = r->o->sampler == DS_SAMPLER_SDE;
+    const double det = at.a * at.ds - at.s * at.da;
+    const int sde = r->o->sampler == DS_SAMPLER_SDE && !p->last;
     p->velocity = 1;
     p->a = (float)at.a;
     p->b = (float)at.s;
@@ -209,11 +191,13 @@ static void flow_coefficients(ds_step *p, const ds_run *r, int k) {
     p->x0_v = (float)(-ds_flow_sign(flow) * at.s / det);
     p->kind = r->o->sampler == DS_SAMPLER_DPMPP2M ? DS_STEP_DPMPP2M : DS_STEP_DDIM;
     p->a_prev = (float)(at.a + d * at.da);
-    p->b_prev = (float)(at.s + d * at.ds + (sde && !p->last ? d * drift / at.s : 0));
-    p->spread = sde && !p->last ? (float)sqrt(-2 * drift * d) : 0;
+    p->b_prev = (float)(at.s + d * at.ds + (sde ? d / 2 : 0));
+    p->spread = sde ? (float)sqrt(-at.s * d) : 0;
     p->keep = r->o->sampler == DS_SAMPLER_HEUN && !p->last;
-    if (p->kind == DS_STEP_DPMPP2M)
-        flow_dpmpp2m(p, r, k);
+    if (p->kind == DS_STEP_DPMPP2M && !p->last) {
+        const ds_flow_point to = ds_flow_at(flow->path, r->s.level[k - 1]);
+        dpmpp2m_coefficients(p, r, k, to.s / at.s, to.a);
+    }
 }
 
 /* The second half of a step of heun to level k. */

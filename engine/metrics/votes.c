@@ -1,3 +1,4 @@
+/* engine/metrics/votes.c - see votes.h. */
 #include "engine/metrics/votes.h"
 #include "base/mem.h"
 

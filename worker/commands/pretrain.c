@@ -147,12 +147,11 @@ static int parse(ds_pretrain *o, int argc, char **argv) {
     int n = add_rows(rows, 0, first);
     n = add_sizes(rows, n, o);
     add_rows(rows, n, last);
-    const double given = o->flow.shift;
-    o->flow.shift = 0; /* not said */
     int rc = ds_args_parse(&a, argc, argv, &err);
     if (!rc && o->flow.path == DS_FLOW_NONE && o->flow.shift != 0)
         rc = ds_fail(&err, DS_EINVAL, "--shift is of a flow: use it with --objective flow");
-    o->flow.shift = o->flow.shift != 0 ? o->flow.shift : given;
+    if (o->flow.shift == 0) /* not said */
+        o->flow.shift = 3;
     return rc == 1 ? -1 : rc ? ds_args_refuse(&a, &err) : 0;
 }
 
@@ -345,7 +344,6 @@ int ds_worker_pretrain(int argc, char **argv) {
     ds_pretrain o = {.name = "base",
                      .license = "",
                      .every = 1000,
-                     .flow = {.shift = 3},
                      .arch = ds_arch_first(),
                      .train = {.steps = 20000,
                                .batch = 128,

@@ -1,3 +1,4 @@
+/* worker/measure/classes.c - see classes.h. */
 #include "worker/measure/classes.h"
 #include "base/mem.h"
 

@@ -1,3 +1,4 @@
+/* worker/measure/memorised.c - see memorised.h. */
 #include "worker/measure/memorised.h"
 #include "base/mem.h"
 
