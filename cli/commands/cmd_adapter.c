@@ -158,13 +158,14 @@ static void show_evaluations(ds_cli *c, const json_t *list) {
 
 /* Those who train on few pictures want to know. */
 static void show_memories(ds_cli *c, const json_t *a) {
-    double share = ds_measured(a, "adapter", "nearest_trained", "value"),
-           low = ds_measured(a, "adapter", "nearest_trained", "ci_low"),
-           chance = ds_measured(a, "chance", "nearest_trained", "value");
+    double share = ds_measured(a, "adapter", "memorised", "value"),
+           low = ds_measured(a, "adapter", "memorised", "ci_low"),
+           chance = ds_measured(a, "chance", "memorised", "value");
     if (isfinite(share))
         ds_field(
             c, "memorising",
-            "nearest real picture was trained on for %.3f of the samples (chance %.3f +- %.3f)",
+            "the nearest of equally many pictures trained on and held out was trained on for %.3f "
+            "of the samples (chance %.3f +- %.3f)",
             share, chance, share - low);
 }
 

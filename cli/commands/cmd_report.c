@@ -2,8 +2,8 @@
  *
  * {"datasets":[{name, state, paused, training, images, classes, steps, train_seconds,
  * images_per_second, fd_base,
- * fd_adapter, kid_adapter, class_accuracy, class_real, class_chance, nearest_trained,
- * nearest_chance, n, feature_net, status,
+ * fd_adapter, kid_adapter, class_accuracy, class_real, class_chance, memorised,
+ * memorised_chance, n, feature_net, status,
  * adapter, digest, stored_bytes, raw_bytes, self,
  * bar:{role, ref, verdict, fd_bar, fd_now, delta, class_bar, class_now}|null,
  * old_tasks:[{name, level, unchanged, fd_recorded, fd_now}]}],
@@ -73,8 +73,8 @@ static json_t *report_row(const json_t *dataset, const json_t *adapter) {
     copy(row, "classes", version, "classes");
     for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
         copy(row, keys[k][0], adapter, keys[k][1]);
-    set_real(row, "nearest_trained", ds_measured(adapter, "adapter", "nearest_trained", "value"));
-    set_real(row, "nearest_chance", ds_measured(adapter, "chance", "nearest_trained", "value"));
+    set_real(row, "memorised", ds_measured(adapter, "adapter", "memorised", "value"));
+    set_real(row, "memorised_chance", ds_measured(adapter, "chance", "memorised", "value"));
     json_object_set_new(row, "old_tasks", old_tasks(adapter));
     return row;
 }

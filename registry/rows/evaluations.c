@@ -38,7 +38,7 @@ static json_t *evaluation_row(sqlite3_stmt *q) {
 
 int ds_evaluation_metric_check(ds_registry *r, const char *metric, ds_error *err) {
     static const char *const known[] = {
-        "fd", "kid", "class_accuracy", "nearest_trained", "heldout_loss", "heldout_loss_start"};
+        "fd", "kid", "class_accuracy", "memorised", "heldout_loss", "heldout_loss_start"};
     int64_t id;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(metric, known[i]))
@@ -49,7 +49,7 @@ int ds_evaluation_metric_check(ds_registry *r, const char *metric, ds_error *err
                ? rc
                : ds_fail(err, DS_EINVAL,
                          "there is no metric '%.60s': there are fd, kid, class_accuracy, "
-                         "nearest_trained, heldout_loss and heldout_loss_start",
+                         "memorised, heldout_loss and heldout_loss_start",
                          metric);
 }
 

@@ -208,6 +208,43 @@ START_TEST(memories_are_seen) {
 }
 END_TEST
 
+/* T = 60 on, H = 20 held out: chance is still a half, and one trained-on picture that is nearer than
+ * the nearest held-out one is in a draw of 20 with probability 20/60, of two one with
+ * 1 - (40 39)/(60 59). */
+START_TEST(fewer_held_out) {
+    enum { ALL = 80, HELD = 20, DRAWS = 100 };
+    float x[ALL], at[3] = {0.1f, 1.9f, 3.9f};
+    uint8_t held[ALL] = {1, 0, 0, 1}; /* at 0 one held out, two trained on at 1 and 2 */
+    ds_feature_set real = {.x = x, .n = ALL, .dim = 1}, samples = {.x = at, .n = 1, .dim = 1};
+    ds_memorised m;
+    ds_error err;
+    double mean = 0;
+    for (int i = 0; i < ALL; i++) {
+        x[i] = (float)i;
+        held[i] |= i >= ALL - (HELD - 2);
+    }
+    const double want[3] = {0, 1 - 40.0 * 39 / (60 * 59), 20.0 / 60};
+    for (int i = 0; i < 3; i++) {
+        samples.x = at + i;
+        must(ds_memorised_measure(&m, &real, held, &samples, NULL, NULL, &err), &err);
+        ck_assert(m.trained == 60 && m.held == HELD && m.chance == 0.5);
+        ck_assert_msg(fabs(m.share - want[i]) < 1e-12, "%d: %g", i, m.share);
+    }
+    for (uint32_t d = 0; d < DRAWS; d++) {
+        uint32_t order[ALL];
+        ds_rng_permutation(order, ALL, 4, DS_STREAM_TEST, d);
+        for (int r = 0; r < ALL; r++)
+            held[order[r]] = r < HELD;
+        must(ds_memorised_measure(&m, &real, held, &samples, NULL, NULL, &err), &err);
+        mean += m.share / DRAWS;
+    }
+    ck_assert_msg(fabs(mean - 0.5) < 4 * m.std_error / 10, "mean %g, error %g", mean, m.std_error);
+    memset(held, 1, ALL / 2 + 1);
+    must(ds_memorised_measure(&m, &real, held, &samples, NULL, NULL, &err), &err);
+    ck_assert_int_eq(m.n, 0); /* no draw of as many */
+}
+END_TEST
+
 /* The error is that of drawing which pictures are held out. */
 START_TEST(error_of_chance) {
     enum { DRAWS = SANITIZED ? 20 : 100 };
@@ -544,17 +581,17 @@ START_TEST(a_job_tells_memories) {
     copy_digits(root);
     make_manifest(root, manifest, sha);
     json_t *r = result_of("two-job", short_spec(K), 0),
-           *row = evaluation_of(r, "adapter", "nearest_trained"),
-           *chance = evaluation_of(r, "chance", "nearest_trained"), *meta = metadata_of("two-job");
+           *row = evaluation_of(r, "adapter", "memorised"),
+           *chance = evaluation_of(r, "chance", "memorised"), *meta = metadata_of("two-job");
     ck_assert(value_of(row, "n_real") == IMAGES && value_of(row, "n_fake") == SAMPLES);
     ck_assert(value_of(chance, "n_real") == IMAGES - HELD);
-    ck_assert(value_of(chance, "value") == (double)(IMAGES - HELD) / IMAGES);
+    ck_assert(value_of(chance, "value") == 0.5);
     ck_assert(value_of(row, "ci_low") < value_of(row, "value") &&
               value_of(row, "ci_high") >= value_of(row, "value"));
-    ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "nearest_trained"), 2);
+    ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "memorised"), 2);
     json_decref(r), json_decref(meta);
     r = result_of("two-off", short_spec(0), 0);
-    ck_assert_int_eq(rows_of(json_object_get(r, "evaluations"), "nearest_trained"), 0);
+    ck_assert_int_eq(rows_of(json_object_get(r, "evaluations"), "memorised"), 0);
     json_decref(r);
     free(manifest), free(root);
 }
@@ -572,6 +609,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, not_measured);
     tcase_add_test(tc, rule_of_classes);
     tcase_add_test(tc, memories_are_seen);
+    tcase_add_test(tc, fewer_held_out);
     tcase_add_test(tc, error_of_chance);
     if (SANITIZED)
         return;

@@ -108,7 +108,7 @@ static void add_classes(json_t *rows, const ds_evaluation_numbers *e) {
 static void add_memorised(json_t *rows, const ds_evaluation_numbers *e) {
     const ds_memorised *m = e->memorised;
     ds_evaluation_value v = {.subject = "adapter",
-                             .metric = "nearest_trained",
+                             .metric = "memorised",
                              .value = m->share,
                              .lo = fmax(0, m->share - 1.96 * m->std_error),
                              .hi = fmin(1, m->share + 1.96 * m->std_error),

@@ -1,13 +1,20 @@
 /* worker/measure/memorised.h - are samples nearer to pictures that were trained on than to others?
  *
- * The nearest real picture of each sample (engine/metrics/votes.h) was trained on or held out.
  * Which of the set's pictures were held out was drawn.  So if samples do not remember single ones,
- * the share whose nearest one was trained on is that of the pictures themselves, trained / all.
+ * the nearest of a sample's real pictures is as likely one of H held-out ones as one of H that were
+ * trained on, drawn from all T of these.  With k trained-on pictures nearer to it than the nearest
+ * held-out one, a draw has one of those with probability
+ *
+ *     P(k) = 1 - C(T-k,H) / C(T,H)
+ *
+ * and the share is the mean of P over the samples: exactly the mean over all draws.  Chance is 1/2,
+ * whatever T and H are; samples that are copies of what was trained on come near 1.
+ * At most the DS_VOTES_K_MAX nearest are looked at, which P is nearly 1 for unless H is far less
+ * than T.
  *
  * Some pictures are the nearest of many samples; a binomial error would take these for evidence.
- * With c_r samples nearest to picture r, and h of R pictures held out by chance, the number of
- * samples nearest to held-out ones has the variance h (1 - h/R) S^2, S^2 that of c (sampling
- * without replacement).  std_error is its root over n.
+ * std_error is that of the draw: the root mean square of share - 1/2 over 400 other choices of the
+ * H held-out ones (seed 0), the samples staying as they are.
  *
  * Thread: any.  Errors: those of ds_nearest.
  */
