@@ -80,9 +80,19 @@ static int check_distance(const struct facts *f, ds_error *err) {
                    judged);
 }
 
+/* The steps that were done: a training with patience or max_time may have ended before all. */
+static int read_steps(const ds_publication *p, int64_t asked, int64_t *steps, ds_error *err) {
+    *steps = ds_json_int(p->result, "steps", asked);
+    return *steps > 0 && *steps <= asked
+               ? 0
+               : ds_fail(err, DS_EINVAL, "result: 'steps' is %lld, the training was of %lld",
+                         (long long)*steps, (long long)asked);
+}
+
 static int read_facts(const ds_publication *p, struct facts *f, ds_error *err) {
     json_t *method, *train, *adapter;
     const char *status;
+    int64_t asked = 0;
     int rc;
     if ((rc = ds_json_need_string(p->spec, "name", &f->name, err)) ||
         (rc = ds_name_check("adapter", f->name, err)) ||
@@ -90,7 +100,8 @@ static int read_facts(const ds_publication *p, struct facts *f, ds_error *err) {
         (rc = ds_json_need_object(p->spec, "method", &method, err)) ||
         (rc = ds_json_need_string(method, "name", &f->method, err)) ||
         (rc = ds_json_need_object(p->spec, "train", &train, err)) ||
-        (rc = ds_json_need_int(train, "steps", &f->steps, err)) ||
+        (rc = ds_json_need_int(train, "steps", &asked, err)) ||
+        (rc = read_steps(p, asked, &f->steps, err)) ||
         (rc = ds_json_need_int(train, "seed", &f->seed, err)) ||
         (rc = ds_json_need_string(p->result, "status", &status, err)) ||
         (rc = ds_json_need_object(p->result, "adapter", &adapter, err)) ||

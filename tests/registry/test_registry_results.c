@@ -114,6 +114,8 @@ static const change trainings[] = {
     {"evaluations.0.subject", "4", DS_EINVAL, "'evaluations[0]' is malformed"},
     {"evaluations.2.metric", "-", DS_EINVAL, "'evaluations[2]' is malformed"},
     {"probe.sha256", "\"xyz\"", DS_EINVAL, "'probe.sha256'"},
+    {"steps", "81", DS_EINVAL, "'steps' is 81, the training was of 80"},
+    {"steps", "0", DS_EINVAL, "'steps' is 0, the training was of 80"},
     {"gate", "-", DS_EINVAL, "'gate.verdict'"},
     {"gate.verdict", "\"maybe\"", DS_EINVAL, "'gate.verdict'"},
     {"gate.verdict", "\"refused\"", DS_EINVAL, "does not fit"},

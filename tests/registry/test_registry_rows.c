@@ -419,6 +419,30 @@ START_TEST(a_training_records_the_base) {
 }
 END_TEST
 
+/* What is recorded are the steps that were done, not those that were asked for. */
+START_TEST(a_training_may_end_before) {
+    ds_registry *r = start("ended");
+    ds_blob a, f;
+    json_t *spec, *result;
+    char ref[DS_HEX_SIZE + 16];
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    ds_job j = fx_claim(r, DS_JOB_TRAIN);
+    MUST(ds_store_put_bytes(ds_registry_store(r), "adapter", 7, &a, err));
+    MUST(ds_store_put_bytes(ds_registry_store(r), "reference", 9, &f, err));
+    fx_training(r, &j, 1, &a, &f, &spec, &result);
+    json_object_set_new(result, "steps", json_integer(25));
+    json_object_set_new(result, "ended", json_string("patience"));
+    ds_publication p = {
+        .job = j.id, .spec = spec, .result = result, .adapter = &a, .reference = &f};
+    MUST(ds_publish(r, &p, ref, err));
+    ck_assert_int_eq(number(r, "SELECT steps FROM adapters_v1"), 25);
+    json_decref(spec);
+    json_decref(result);
+    ds_registry_close(r);
+}
+END_TEST
+
 /* This very process: its boot, its start, and when it is another one. */
 START_TEST(processes_are_told_apart) {
     ds_process p, other;
@@ -619,6 +643,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, each_kind_has_its_own_end);
     tcase_add_test(tc, jobs_of_an_earlier_daemon);
     tcase_add_test(tc, a_training_records_the_base);
+    tcase_add_test(tc, a_training_may_end_before);
     tcase_add_test(tc, processes_are_told_apart);
     tcase_add_test(tc, work_that_cannot_be_queued);
     tcase_add_test(tc, sets_that_cannot_be_changed);
