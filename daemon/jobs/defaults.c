@@ -232,6 +232,14 @@ static int check_together(const json_t *options, ds_error *err) {
         return ds_fail(err, DS_EINVAL,
                        "option 'batch' is %lld, must be a multiple of 'micro_batch', %lld",
                        (long long)batch, (long long)part);
+    const char *ends = ds_json_int(options, "patience", 0) > 0      ? "patience"
+                       : ds_json_number(options, "max_time", 0) > 0 ? "max_time"
+                                                                    : NULL;
+    if (ends && !ds_json_bool(options, "cosine", 1))
+        return ds_fail(err, DS_EINVAL,
+                       "with option '%s' the learning rate falls at the end, and with 'cosine' "
+                       "false it must not: choose one of them",
+                       ends);
     const json_t *targets = json_object_get(options, "targets"), *t;
     size_t i;
     int qkv = 0;

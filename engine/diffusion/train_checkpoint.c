@@ -14,8 +14,12 @@
 /* The schedule of a run. */
 static char *schedule_print(const ds_train_task *t) {
     const ds_train_options *o = &t->opt;
-    return ds_xasprintf("steps=%d lr=%.17g warmup=%d cosine=%d", o->steps, o->lr, o->warmup,
-                        o->cosine);
+    ds_buf b = {0};
+    ds_buf_addf(&b, "steps=%d lr=%.17g warmup=%d cosine=%d", o->steps, o->lr, o->warmup, o->cosine);
+    if (ds_train_open_ended(o))
+        ds_buf_addf(&b, " patience=%d max_time=%.17g heldout_every=%d", o->patience, o->max_time,
+                    o->heldout_every);
+    return b.data;
 }
 
 /* All else that must agree for a checkpoint to continue this run. */
@@ -55,6 +59,7 @@ int ds_train_task_save(const ds_train_task *t, const char *path, ds_error *err) 
     float *state[] = {t->p, t->m, t->v, t->ema}, *host[4];
     int64_t shape[1] = {(int64_t)t->table.total};
     char step[16], *print = fingerprint(t), *plan = schedule_print(t), *bytes = NULL;
+    char *course = ds_train_open_ended(&t->opt) ? ds_train_course_print(&t->course) : NULL;
     size_t n = 0;
     ds_st_writer *w = ds_st_writer_new();
     for (int i = 0; i < 4; i++) {
@@ -66,6 +71,8 @@ int ds_train_task_save(const ds_train_task *t, const char *path, ds_error *err) 
     ds_st_writer_meta(w, "step", step);
     ds_st_writer_meta(w, "run", print);
     ds_st_writer_meta(w, "schedule", plan);
+    if (course)
+        ds_st_writer_meta(w, "course", course);
     int rc = ds_st_writer_finish(w, &bytes, &n, err);
     if (!rc) { /* the digest of the whole file follows it, so that any damage is seen */
         char sha[DS_HEX_SIZE];
@@ -79,6 +86,7 @@ int ds_train_task_save(const ds_train_task *t, const char *path, ds_error *err) 
     ds_st_writer_free(w);
     free(print);
     free(plan);
+    free(course);
     free(bytes);
     return rc;
 }
@@ -101,10 +109,16 @@ static int restore(ds_train_task *t, const ds_st *st, ds_error *err) {
     const char *schedule = ds_st_meta(st, "schedule");
     float *host[4] = {0}, *state[] = {t->p, t->m, t->v, t->ema};
     int64_t shape[1] = {(int64_t)t->table.total};
+    ds_train_course course;
+    ds_train_course_begin(&course, &t->opt);
     int rc = 0;
     if (!run || !step || !schedule || !same_run(run, print, t->opt.anywhere) ||
         (!t->opt.replan && strcmp(schedule, plan)))
         rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' belongs to another run",
+                     ds_st_file_name(st));
+    if (!rc && ds_train_open_ended(&t->opt) && !strcmp(schedule, plan) &&
+        !ds_train_course_read(&course, &t->opt, ds_st_meta(st, "course")))
+        rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' does not say when its run ends",
                      ds_st_file_name(st));
     for (int i = 0; !rc && i < 4; i++) {
         host[i] = ds_xmalloc((t->table.total + 1) * sizeof(float));
@@ -117,6 +131,7 @@ static int restore(ds_train_task *t, const ds_st *st, ds_error *err) {
     }
     if (!rc) {
         t->step = (int)strtol(step, NULL, 10);
+        t->course = course;
         t->moved = strcmp(run, print) != 0;
     }
     free(print);

@@ -23,6 +23,7 @@
  *                   logit-normal of that mean and width, both shifted as the base says (flow.h).
  *                   The loss is not reweighted
  *   heldout         images kept out of training for the held-out loss (at most a tenth of the set)
+ *   patience, max_time  the run may end before `steps`: ds_train_course below.  They need `cosine`
  *   ..._every       who makes the steps looks at them, the trainer does not */
 typedef struct {
 #define TRAIN(...) DS_OPTION_MEMBER(__VA_ARGS__)
@@ -32,6 +33,17 @@ typedef struct {
     int replan; /* 1: ds_trainer_load takes a checkpoint of another schedule (steps, lr, warm-up) */
     int anywhere; /* 1: .. and one of another device class, whose rounding is not this one's */
 } ds_train_options;
+
+/* The course of a run with patience or max_time: the rate is constant after the warm-up, until it
+ * falls as a cosine to 0 at the last step.  It begins to fall a fifth of the steps before the end;
+ * or earlier, at step s, when the held-out loss or the clock says so, and then the run ends a
+ * quarter of s later.  Counted in steps done. */
+typedef struct {
+    int from, last;    /* the rate falls from here on; the end */
+    const char *ended; /* why `last` is less than opt.steps: "patience", "time"; NULL: it is not */
+    int waited;        /* looks since the best held-out loss */
+    double best;       /* of all looks; INFINITY: there was none */
+} ds_train_course;
 
 /* What is trained on, n of side x side x channels, borrowed: images, uint8 RGB, HWC interleaved;
  * or, with latents[0], what a VAE says of the images: latents[0][i] is the posterior's mean, then

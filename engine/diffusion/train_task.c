@@ -58,6 +58,7 @@ int ds_train_task_init(ds_train_task *t, const ds_model *model, const ds_adapter
                          .opt = *opt,
                          .images = *images};
     ds_adapter_table(&t->table, model->base, &t->spec);
+    ds_train_course_begin(&t->course, opt);
     split(t);
     float **flat[] = {&t->p, &t->g, &t->m, &t->v, &t->ema, &t->lr_mul};
     for (int i = 0; i < arrays(&t->table); i++)
@@ -162,6 +163,8 @@ ds_draw ds_train_task_draw_heldout(const ds_train_task *t, uint32_t j) {
 double ds_train_task_rate(const ds_train_task *t, int step) {
     const ds_train_options *o = &t->opt;
     double lr = o->lr;
+    if (ds_train_open_ended(o))
+        return ds_train_course_rate(&t->course, o, step);
     if (step < o->warmup)
         return lr * (step + 1) / o->warmup;
     if (o->cosine)

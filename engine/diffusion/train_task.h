@@ -23,6 +23,7 @@ typedef struct {
     ds_params table;
     int step;  /* done */
     int moved; /* the checkpoint it goes on from is of another device class */
+    ds_train_course course;
     float *p, *g, *m, *v, *ema,
         *lr_mul;            /* device, table.total each; lr_mul NULL when nothing is frozen */
     uint32_t *train, *held; /* indices of images */
@@ -57,6 +58,19 @@ void ds_train_task_picture(const ds_train_task *t, float *dst, const ds_draw *d)
 
 /* The rate of a step (from 0). */
 double ds_train_task_rate(const ds_train_task *t, int step);
+
+/* train_course.c: the course of a run with patience or max_time; of any other one it ends at
+ * opt.steps, and the rest is not used. */
+int ds_train_open_ended(const ds_train_options *o); /* has it one of the two? */
+void ds_train_course_begin(ds_train_course *c, const ds_train_options *o);
+double ds_train_course_rate(const ds_train_course *c, const ds_train_options *o, int step);
+/* After `step` steps; what ds_trainer_look and ds_trainer_time say and return. */
+int ds_train_course_look(ds_train_course *c, const ds_train_options *o, int step, double heldout);
+int ds_train_course_time(ds_train_course *c, const ds_train_options *o, int step, double seconds);
+double ds_train_course_deadline(const ds_train_course *c, const ds_train_options *o, int step);
+/* As text in a checkpoint (malloc'ed), and back; 0: the text is none of such a run. */
+char *ds_train_course_print(const ds_train_course *c);
+int ds_train_course_read(ds_train_course *c, const ds_train_options *o, const char *text);
 
 /* One AdamW step from g.  squares (device): the sum of squares of g, for the report; nothing waits
  * for the device, the norm that clips stays there. */

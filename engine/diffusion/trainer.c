@@ -51,6 +51,8 @@ static int check_options(const ds_train_options *o, ds_error *err) {
                 {"vb_weight", o->vb_weight},
                 {"focus", o->focus},
                 {"focus_mean", o->focus_mean},
+                {"patience", o->patience},
+                {"max_time", o->max_time},
                 {"heldout", o->heldout}};
     int rc = 0;
     for (size_t i = 0; !rc && i < sizeof used / sizeof used[0]; i++)
@@ -59,6 +61,11 @@ static int check_options(const ds_train_options *o, ds_error *err) {
         rc = ds_fail(err, DS_EINVAL,
                      "batch %d is not a multiple of micro_batch %d: choose one that divides it",
                      o->batch, o->micro_batch);
+    if (!rc && ds_train_open_ended(o) && !o->cosine)
+        rc = ds_fail(err, DS_EINVAL,
+                     "with %s the learning rate falls at the end, and without cosine it must not: "
+                     "choose one of them",
+                     o->patience > 0 ? "patience" : "max_time");
     return rc;
 }
 
@@ -284,7 +291,7 @@ static void prepare_next(ds_trainer *t, int step, int first) {
         return;
     if (first + t->task.opt.micro_batch < t->task.opt.batch)
         prepare_train(t, step, first + t->task.opt.micro_batch);
-    else if (step + 1 < t->task.opt.steps)
+    else if (step + 1 < t->task.course.last)
         prepare_train(t, step + 1, 0);
 }
 
@@ -335,7 +342,7 @@ int ds_trainer_step(ds_trainer *t, ds_train_report *r, ds_error *err) {
     if (t->begun == t->task.step)
         begin_step(t, t->task.step);
     if (t->dev->fetch && t->begun == t->task.step + 1 && t->begun < t->ahead &&
-        t->begun < t->task.opt.steps)
+        t->begun < t->task.course.last)
         begin_step(t, t->begun);
     int rc = take_outcome(t, r, err);
     if (rc) { /* made again, should the caller try again */
@@ -352,6 +359,22 @@ int ds_trainer_busy(const ds_trainer *t) { return t->begun > t->task.step; }
 int ds_trainer_moved(const ds_trainer *t) { return t->task.moved; }
 
 int ds_trainer_done(const ds_trainer *t) { return t->task.step; }
+
+const ds_train_course *ds_trainer_course(const ds_trainer *t) { return &t->task.course; }
+
+int ds_trainer_look(ds_trainer *t, double heldout) {
+    DS_ASSERT(!ds_trainer_busy(t)); /* what has begun has its rate */
+    return ds_train_course_look(&t->task.course, &t->task.opt, t->task.step, heldout);
+}
+
+int ds_trainer_time(ds_trainer *t, double seconds) {
+    DS_ASSERT(!ds_trainer_busy(t));
+    return ds_train_course_time(&t->task.course, &t->task.opt, t->task.step, seconds);
+}
+
+double ds_trainer_deadline(const ds_trainer *t) {
+    return ds_train_course_deadline(&t->task.course, &t->task.opt, t->task.step);
+}
 
 int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err) {
     const int mb = t->task.opt.micro_batch;

@@ -47,6 +47,17 @@ int ds_trainer_done(const ds_trainer *t); /* steps done so far (absolute) */
 void ds_trainer_ahead(ds_trainer *t, int until);
 int ds_trainer_busy(const ds_trainer *t);
 
+/* The course of the run so far (train_options.h); the end is course->last, of a run without
+ * patience and max_time the steps that were asked for. */
+const ds_train_course *ds_trainer_course(const ds_trainer *t);
+/* After a step that is a look: its held-out loss.  1: the rate falls from now on.  What follows
+ * depends on these looks, so they are the same after a resume. */
+int ds_trainer_look(ds_trainer *t, double heldout);
+/* After a step: the seconds that the run has taken, over all its parts.  1: the rate falls from now
+ * on, or the run is at its end; asked again before `deadline` seconds, it says 0. */
+int ds_trainer_time(ds_trainer *t, double seconds);
+double ds_trainer_deadline(const ds_trainer *t); /* INFINITY: time decides nothing any more */
+
 /* Mean loss over the held-out images (training images if there are none) at fixed noise and
  * timesteps, with the EMA parameters. */
 int ds_trainer_heldout(ds_trainer *t, double *loss, ds_error *err);

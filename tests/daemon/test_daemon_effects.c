@@ -123,6 +123,29 @@ START_TEST(options_reach_the_worker) {
 }
 END_TEST
 
+/* The two that need the cosine, which is off above. */
+START_TEST(options_that_end_it_reach_the_worker) {
+    char body[700];
+    rig_fake(&r, "train", "hang");
+    for (int given = 0; given < 2; given++) {
+        snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"e%d\",\"options\":{%s}}", photos,
+                 given, given ? "\"patience\":3,\"max_time\":90" : "");
+        json_decref(rig_want(&r, 201, "POST", "/v1/datasets", body));
+        snprintf(body, sizeof body, "e%d", given);
+        json_t *spec = spec_of(body), *train = json_object_get(spec, "train");
+        ck_assert_int_eq(ds_json_int(train, "patience", -1), given ? 3 : 0);
+        ck_assert(json_is_real(json_object_get(train, "max_time")) || !given);
+        ck_assert(ds_json_number(train, "max_time", -1) == (given ? 90 : 0));
+        json_decref(spec);
+    }
+    snprintf(body, sizeof body,
+             "{\"path\":\"%s\",\"name\":\"no\",\"options\":{\"patience\":3,\"cosine\":false}}",
+             photos);
+    json_t *doc = rig_want(&r, 400, "POST", "/v1/datasets", body);
+    json_decref(doc);
+}
+END_TEST
+
 /* What follows from other options and from the images. */
 START_TEST(defaults_follow_from_the_data) {
     static const struct {
@@ -225,6 +248,7 @@ END_TEST
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, options_reach_the_worker);
+    tcase_add_test(tc, options_that_end_it_reach_the_worker);
     tcase_add_test(tc, defaults_follow_from_the_data);
     tcase_add_test(tc, a_folder_is_watched_or_not);
     tcase_add_test(tc, gc_waits_for_imports);

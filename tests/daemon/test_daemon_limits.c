@@ -161,21 +161,27 @@ END_TEST
 START_TEST(together) {
     static const struct {
         const char *options, *says;
-    } bad[] = {{"{\"batch\":64,\"micro_batch\":48}", "multiple of 'micro_batch'"},
-               {"{\"batch\":4,\"micro_batch\":8}", "multiple of 'micro_batch'"},
-               {"{\"micro_batch\":48}", "multiple of 'micro_batch'"},
-               {"{\"side\":\"in\",\"targets\":[\"q\"]}", "all three of them or none"},
-               {"{\"guidance\":2,\"guidance_class\":3}",
-                "'guidance' and 'guidance_class' exclude each other"},
-               {"{\"guidance_mode\":\"none\",\"guidance_domain\":1,\"guidance_class\":1}",
-                "'guidance_mode' and 'guidance_domain' exclude each other"}};
+    } bad[] = {
+        {"{\"batch\":64,\"micro_batch\":48}", "multiple of 'micro_batch'"},
+        {"{\"batch\":4,\"micro_batch\":8}", "multiple of 'micro_batch'"},
+        {"{\"micro_batch\":48}", "multiple of 'micro_batch'"},
+        {"{\"side\":\"in\",\"targets\":[\"q\"]}", "all three of them or none"},
+        {"{\"guidance\":2,\"guidance_class\":3}",
+         "'guidance' and 'guidance_class' exclude each other"},
+        {"{\"guidance_mode\":\"none\",\"guidance_domain\":1,\"guidance_class\":1}",
+         "'guidance_mode' and 'guidance_domain' exclude each other"},
+        {"{\"patience\":3,\"cosine\":false}", "with option 'patience' the learning rate falls"},
+        {"{\"max_time\":0.5,\"cosine\":false}", "with option 'max_time' the learning rate falls"}};
     static const char *const good[] = {"{\"batch\":64,\"micro_batch\":16}",
                                        "{\"side\":\"in\",\"targets\":[\"q\",\"k\",\"v\",\"fc1\"]}",
                                        "{\"side\":\"in\",\"targets\":[\"fc1\"]}",
                                        "{\"targets\":[\"q\"]}",
                                        "{\"guidance\":2,\"guidance_mode\":\"cfg\"}",
                                        "{\"guidance\":null,\"guidance_class\":3}",
-                                       "{\"guidance_domain\":0,\"guidance_class\":3}"};
+                                       "{\"guidance_domain\":0,\"guidance_class\":3}",
+                                       "{\"patience\":3,\"max_time\":60}",
+                                       "{\"patience\":3,\"cosine\":true}",
+                                       "{\"patience\":0,\"max_time\":0,\"cosine\":false}"};
     ds_error err = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *o = json_loads(bad[i].options, 0, NULL);

@@ -442,6 +442,27 @@ START_TEST(a_plan_is_said) {
 }
 END_TEST
 
+/* A training that ends by the clock. */
+START_TEST(a_plan_says_the_time_that_there_is) {
+    for (int enough = 0; enough < 2; enough++) { /* 100 steps of 54 s */
+        ds_plan p = {.steps = 100,
+                     .step_seconds = 54,
+                     .max_time = enough ? 5401 : 600,
+                     .device_class = "cpu-x",
+                     .threads = 1};
+        char *text = printed(&p);
+        ck_assert_msg(strstr(text, enough
+                                       ? "100 steps 1.5 h;"
+                                       : "100 steps 1.5 h, of which max_time leaves about 10 min;"),
+                      "%s", text);
+        free(text);
+        json_t *doc = ds_plan_json(&p);
+        ck_assert(ds_json_number(doc, "train_seconds", 0) == (enough ? 5400 : 600));
+        json_decref(doc);
+    }
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, the_feature_network_counts);
@@ -453,6 +474,7 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, short_now_is_put_off);
     tcase_add_test(tc, a_device_of_its_own);
     tcase_add_test(tc, a_plan_is_said);
+    tcase_add_test(tc, a_plan_says_the_time_that_there_is);
     tcase_add_test(tc, a_distance_takes_what_is_planned);
     tcase_add_loop_test(tc, the_peak_is_as_planned, 0, 2);
 }

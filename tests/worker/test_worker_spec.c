@@ -40,6 +40,8 @@ static json_t *full_spec(void) {
                                         "label_dropout", 0.1, "flip", 0, "seed", 1, "vb_weight",
                                         1.0, "focus", 0.5, "focus_mean", -0.5, "checkpoint_every",
                                         100, "heldout_every", 100, "heldout", 64));
+    json_object_set_new(t, "patience", json_integer(3));
+    json_object_set_new(t, "max_time", json_real(90.5));
     json_object_set_new(s, "train", t);
     json_object_set_new(s, "sample", sample_json());
     json_object_set_new(s, "evaluate", evaluate_json());
@@ -93,6 +95,7 @@ START_TEST(good_spec_is_read) {
     ck_assert_int_eq(s->train.o.steps, 800);
     ck_assert_int_eq(s->train.o.checkpoint_every, 100);
     ck_assert(s->train.o.focus == 0.5 && s->train.o.focus_mean == -0.5);
+    ck_assert(s->train.o.patience == 3 && s->train.o.max_time == 90.5);
     ck_assert(s->method.side_in && s->method.phi_relu && s->method.freeze_v);
     ck_assert_uint_eq(s->method.targets, DS_TARGET_Q | DS_TARGET_FC1);
     ck_assert_int_eq(s->sample.sampler, DS_SAMPLER_DPMPP2M);
@@ -184,10 +187,10 @@ static void each_key(const char *object, enum part part) {
                                  : doc,
            *at = object ? json_object_get(o, object) : o, *keys = json_object();
     static const char *const optional[] = {
-        "device", "kind",         "precision",    "threads",     "label_dropout",
-        "focus",  "focus_mean",   "probe",        "reference",   "fd",
-        "kid",    "worse_margin", "worse_sigmas", "vae",         "tree_digest",
-        "probes", "neighbours",   "class_margin", "class_sigmas"};
+        "device",       "kind",     "precision",   "threads", "label_dropout", "focus",
+        "focus_mean",   "probe",    "reference",   "fd",      "kid",           "worse_margin",
+        "worse_sigmas", "vae",      "tree_digest", "probes",  "neighbours",    "class_margin",
+        "class_sigmas", "patience", "max_time"};
     json_object_update(keys, at);
     const char *key;
     json_t *v;
@@ -457,6 +460,7 @@ START_TEST(earlier_specs_are_read) {
         ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);
         ck_assert(s->device.precision == DS_PRECISION_BF16 && !strcmp(s->device.kind, "auto"));
         ck_assert(!s->train.o.cosine && s->train.o.focus == 0 && s->gate.worse_sigmas == 3.5);
+        ck_assert(s->train.o.patience == 0 && s->train.o.max_time == 0);
         ds_spec_free(s);
         json_object_del(doc, "device");
         ck_assert_msg(!parse(doc, &s, &err), "%s", err.message);

@@ -156,6 +156,21 @@ void ds_events_resumed(ds_events *e, int step) {
     ds_log(DS_LOG_INFO, "resumed from the checkpoint of step %d", step);
 }
 
+void ds_events_ending(ds_events *e, const char *why, int from, int last, const char *fmt, ...) {
+    char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    json_t *doc = event("ending");
+    json_object_set_new(doc, "why", json_string(why));
+    json_object_set_new(doc, "from", json_integer(from));
+    json_object_set_new(doc, "last", json_integer(last));
+    set_text(doc, "message", text);
+    put(e, doc);
+    ds_log(DS_LOG_INFO, "%s", text);
+}
+
 void ds_events_stopped(ds_events *e, const char *reason) {
     json_t *doc = event("stopped");
     set_text(doc, "reason", reason);

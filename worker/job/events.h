@@ -36,6 +36,10 @@ void ds_events_metric(ds_events *e, const char *key, int step, double value);
 void ds_events_plan(ds_events *e, const json_t *plan);
 void ds_events_checkpoint(ds_events *e, int step);
 void ds_events_resumed(ds_events *e, int step);
+/* A training ends before the steps that it was asked for: why is "patience" or "time", its rate
+ * falls from step `from` on, and `last` is the end. */
+void ds_events_ending(ds_events *e, const char *why, int from, int last, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 void ds_events_stopped(ds_events *e, const char *reason);
 void ds_events_warning(ds_events *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* What a person may want to know, and need not act on. */

@@ -8,7 +8,8 @@
  *   package   the adapter file and its probe, result.json
  *
  * A retry goes through the same stages; what is finished is found and kept.  The adapter's bytes
- * depend on spec and device class alone, so nothing about time or place goes into them. */
+ * depend on spec and device class alone, so nothing about time or place goes into them; but for
+ * max_time, where somebody wants the clock to decide how many steps it has. */
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -44,6 +45,8 @@ typedef struct {
     ds_plan plan;
     ds_train_record record;
     int resumed_from;
+    int steps;           /* that were done */
+    const char *ended;   /* why they are less than were asked for; NULL: they are not */
     ds_adapter *adapter; /* decoded from the bytes it will be published with */
     ds_evaluation evaluation;
     ds_gate gate;
@@ -193,6 +196,13 @@ static int heldout(train_job *t, ds_trainer *tr, ds_error *err) {
     return 0;
 }
 
+static void say_progress(const train_job *t, const ds_trainer *tr) {
+    const ds_train_record *r = &t->record;
+    const int done = ds_trainer_done(tr);
+    ds_events_progress(t->job->events, done, ds_trainer_course(tr)->last, "steps", r->loss,
+                       done * (double)t->options.batch / fmax(r->step_seconds, 1e-9));
+}
+
 static int one_step(train_job *t, ds_trainer *tr, ds_error *err) {
     ds_train_record *r = &t->record;
     ds_train_report report;
@@ -202,40 +212,78 @@ static int one_step(train_job *t, ds_trainer *tr, ds_error *err) {
         return rc;
     r->step_seconds += ds_monotonic() - begin;
     note_loss(r, report.loss);
-    ds_events_progress(t->job->events, report.step, t->options.steps, "steps", r->loss,
-                       report.step * (double)t->options.batch / fmax(r->step_seconds, 1e-9));
+    say_progress(t, tr);
     return 0;
 }
 
 static int every(int step, int period, int last) { return step % period == 0 || step == last; }
 
-/* The step after which the parameters are looked at next. */
-static int next_look(const train_job *t, int done) {
+/* The step after which the parameters are looked at next, or the clock where that may end it. */
+static int next_look(const train_job *t, const ds_trainer *tr) {
     const int h = t->spec->train.o.heldout_every, e = t->spec->train.o.checkpoint_every;
-    int look = t->options.steps, held = (done / h + 1) * h, save = (done / e + 1) * e;
+    const int done = ds_trainer_done(tr), held = (done / h + 1) * h, save = (done / e + 1) * e;
+    double left = ds_trainer_deadline(tr) - t->record.seconds;
+    int look = ds_trainer_course(tr)->last;
     look = held < look ? held : look;
-    return save < look ? save : look;
+    look = save < look ? save : look;
+    if (isfinite(left)) /* at the pace so far */
+        look = (int)fmin(look, done + fmax(1, floor(left * done / t->record.seconds)));
+    return look;
+}
+
+/* Says that the end is another one now. */
+static void say_ending(const train_job *t, const ds_trainer *tr, const char *why) {
+    const ds_train_course *c = ds_trainer_course(tr);
+    say_progress(t, tr); /* of the new total, where this step is the end */
+    if (c->last == ds_trainer_done(tr))
+        ds_events_ending(t->job->events, why, c->from, c->last,
+                         "max_time of %.4g s is over: the end is this step, %d",
+                         t->options.max_time, c->last);
+    else if (!strcmp(why, "patience"))
+        ds_events_ending(t->job->events, why, c->from, c->last,
+                         "the held-out loss has not fallen for %d look%s: the rate falls from step "
+                         "%d on, the end is step %d",
+                         c->waited, c->waited == 1 ? "" : "s", c->from, c->last);
+    else
+        ds_events_ending(t->job->events, why, c->from, c->last,
+                         "max_time of %.4g s is nearly over: the rate falls from step %d on, the "
+                         "end is step %d",
+                         t->options.max_time, c->from, c->last);
+}
+
+/* What the clock, and the held-out loss where it is looked at, make of the course of the run. */
+static int look(train_job *t, ds_trainer *tr, ds_error *err) {
+    if (ds_trainer_time(tr, t->record.seconds))
+        say_ending(t, tr, "time");
+    const int done = ds_trainer_done(tr), period = t->spec->train.o.heldout_every;
+    if (!every(done, period, ds_trainer_course(tr)->last))
+        return 0;
+    int rc = heldout(t, tr, err);
+    if (!rc && done % period == 0 && ds_trainer_look(tr, t->record.heldout))
+        say_ending(t, tr, "patience");
+    return rc;
 }
 
 static int loop(train_job *t, ds_trainer *tr, ds_error *err) {
-    const int steps = t->options.steps;
     const double before = t->record.seconds, begin = ds_monotonic();
     int rc = 0;
     if (!isfinite(t->record.heldout_start))
         rc = heldout(t, tr, err);
-    while (!rc && ds_trainer_done(tr) < steps) {
-        ds_trainer_ahead(tr, ds_stop_asked() ? 0 : next_look(t, ds_trainer_done(tr)));
-        if ((rc = one_step(t, tr, err)) || ds_trainer_busy(tr))
-            continue;
-        int done = ds_trainer_done(tr), stop = ds_stop_asked();
-        if (every(done, t->spec->train.o.heldout_every, steps))
-            rc = heldout(t, tr, err);
+    while (!rc && ds_trainer_done(tr) < ds_trainer_course(tr)->last) {
+        ds_trainer_ahead(tr, ds_stop_asked() ? 0 : next_look(t, tr));
+        rc = one_step(t, tr, err);
         t->record.seconds = before + ds_monotonic() - begin;
-        if (!rc && (every(done, t->spec->train.o.checkpoint_every, steps) || stop))
+        if (rc || ds_trainer_busy(tr))
+            continue;
+        int stop = ds_stop_asked();
+        rc = look(t, tr, err);
+        const int done = ds_trainer_done(tr), last = ds_trainer_course(tr)->last;
+        t->record.seconds = before + ds_monotonic() - begin;
+        if (!rc && (every(done, t->spec->train.o.checkpoint_every, last) || stop))
             rc = ds_checkpoint_save(t->job, tr, &t->record, err);
-        if (!rc && stop && done < steps) {
+        if (!rc && stop && done < last) {
             ds_events_stopped(t->job->events, "asked to stop; a checkpoint is saved");
-            rc = ds_fail(err, DS_ECANCELED, "stopped at step %d of %d", done, steps);
+            rc = ds_fail(err, DS_ECANCELED, "stopped at step %d of %d", done, last);
         }
     }
     return rc;
@@ -260,9 +308,10 @@ static int train(train_job *t, ds_adapter **result, ds_error *err) {
     ds_trainer *tr = NULL;
     ds_events_stage(
         t->job->events, "train",
-        "%s on %d images of %d class%s, %d steps of %d; planned: %.0f MiB, %.3g s a step",
+        "%s on %d images of %d class%s, %s%d steps of %d; planned: %.0f MiB, %.3g s a step",
         ds_method_name(t->method.method), im->n, im->class_count, im->class_count == 1 ? "" : "es",
-        t->options.steps, t->options.batch, t->plan.peak / (1 << 20), t->plan.step_seconds);
+        t->options.patience > 0 || t->options.max_time > 0 ? "at most " : "", t->options.steps,
+        t->options.batch, t->plan.peak / (1 << 20), t->plan.step_seconds);
     t->record =
         (ds_train_record){.first_loss = NAN, .loss = NAN, .heldout_start = NAN, .heldout = NAN};
     int rc = ds_trainer_new(&tr, t->tools.model, &t->method, &t->options, &set, err);
@@ -277,6 +326,8 @@ static int train(train_job *t, ds_adapter **result, ds_error *err) {
         rc = loop(t, tr, err);
     if (rc != DS_ECANCELED)
         ds_stop_defer(0);
+    t->steps = ds_trainer_done(tr);
+    t->ended = ds_trainer_course(tr)->ended;
     int held = ds_train_heldout(im->n, t->options.heldout);
     t->record.heldout_images = held ? held : im->n < 64 ? im->n : 64;
     if (!rc)
@@ -305,7 +356,12 @@ static json_t *train_json(const train_job *t) {
 #include "contract/options.def"
     json_object_set_new(doc, "warmup", json_real(o->warmup)); /* as it has been from the first */
     json_object_del(doc, "checkpoint_every"); /* what is trained does not depend on these two */
-    json_object_del(doc, "heldout_every");
+    if (o->patience <= 0 && o->max_time <= 0) /* .. but where a look may end it */
+        json_object_del(doc, "heldout_every");
+    if (o->patience <= 0) /* as it was written before there were these two */
+        json_object_del(doc, "patience");
+    if (o->max_time <= 0)
+        json_object_del(doc, "max_time");
     return doc;
 }
 
@@ -324,7 +380,9 @@ static json_t *metadata(const train_job *t) {
                             json_pack("{s:s, s:f}", "sha256", s->vae.sha256, "latent_scale",
                                       t->tools.latent_scale));
     json_object_set_new(doc, "train", train_json(t));
-    json_object_set_new(doc, "steps", json_integer(t->options.steps));
+    json_object_set_new(doc, "steps", json_integer(t->steps));
+    if (t->ended)
+        json_object_set_new(doc, "ended", json_string(t->ended));
     json_object_set_new(doc, "seed", json_integer((json_int_t)t->options.seed));
     json_object_set_new(doc, "sample", ds_spec_sample_json(&s->sample));
     json_object_set_new(doc, "evaluate", ds_spec_evaluate_json(&s->evaluate));
@@ -439,13 +497,15 @@ static json_t *result_json(const train_job *t, json_t *adapter, json_t *probe) {
     json_object_set_new(doc, "images", json_integer(t->images ? t->images->n : 0));
     json_object_set_new(doc, "classes", json_integer(t->images ? t->images->class_count : 0));
     add_rejected(t, doc);
-    json_object_set_new(doc, "steps", json_integer(trained ? t->options.steps : 0));
+    json_object_set_new(doc, "steps", json_integer(trained ? t->steps : 0));
+    if (trained && t->ended)
+        json_object_set_new(doc, "ended", json_string(t->ended));
     json_object_set_new(doc, "resumed_from_step", json_integer(t->resumed_from));
     json_object_set_new(doc, "train_seconds", json_real(r->seconds));
     json_object_set_new(doc, "images_per_second",
-                        ds_json_real(r->step_seconds > 0 ? (double)t->options.steps *
-                                                               t->options.batch / r->step_seconds
-                                                         : 0));
+                        ds_json_real(r->step_seconds > 0
+                                         ? (double)t->steps * t->options.batch / r->step_seconds
+                                         : 0));
     json_object_set_new(doc, "loss",
                         json_pack("{s:o, s:o}", "first",
                                   ds_json_real(trained ? r->first_loss : NAN), "last",

@@ -150,6 +150,7 @@ int ds_plan_memory(ds_plan *p, ds_device *dev, const ds_base *base, const ds_met
                    .host_most = own ? fmax(in->most, in->limit) : 0,
                    .batch = o->batch,
                    .steps = o->steps,
+                   .max_time = o->max_time,
                    .depth = blocks,
                    .threads = dev->threads,
                    .step_seconds = NAN};
@@ -225,7 +226,8 @@ static int time_steps(const calibration *k, const ds_model *model, int micro_bat
     o.recompute = recompute;
     o.heldout = 0;
     o.steps = TRIES + 1;
-    o.warmup = 0;
+    o.warmup = o.patience = 0;
+    o.max_time = 0;
     o.lr = 1e-6; /* it takes as long, and noise must not drive it out of range */
     uint8_t *pixels = ds_xmalloc((size_t)n * one);
     int *labels = ds_xmalloc((size_t)n * sizeof *labels);
@@ -400,6 +402,12 @@ static void parts_of(const ds_plan *p, part out[PARTS]) {
     memcpy(out, list, sizeof list);
 }
 
+/* Of all steps, or of as many as there is time for. */
+static double train_seconds(const ds_plan *p) {
+    double all = p->step_seconds * p->steps;
+    return p->max_time > 0 ? fmin(all, p->max_time) : all;
+}
+
 json_t *ds_plan_json(const ds_plan *p) {
     part list[PARTS];
     json_t *bytes = json_object();
@@ -419,7 +427,7 @@ json_t *ds_plan_json(const ds_plan *p) {
         "batch", p->batch, "micro_batch", p->micro_batch, "steps", p->steps, "depth", p->depth,
         "recompute", p->recompute, "step_seconds", timed ? json_real(p->step_seconds) : json_null(),
         "step_cpu_seconds", timed ? json_real(p->step_cpu_seconds) : json_null(), "train_seconds",
-        timed ? json_real(p->step_seconds * p->steps) : json_null(), "calibrate_seconds",
+        timed ? json_real(train_seconds(p)) : json_null(), "calibrate_seconds",
         p->calibrate_seconds, "device_class", p->device_class, "threads", p->threads,
         "feature_seconds", p->feature_seconds > 0 ? json_real(p->feature_seconds) : json_null());
 }
@@ -453,6 +461,10 @@ void ds_plan_print(FILE *f, const ds_plan *p) {
     if (isfinite(p->step_seconds)) {
         fprintf(f, "  a step takes %.3g s, %d steps ", p->step_seconds, p->steps);
         print_time(f, p->step_seconds * p->steps);
+        if (train_seconds(p) < p->step_seconds * p->steps) {
+            fprintf(f, ", of which max_time leaves about ");
+            print_time(f, p->max_time);
+        }
         fprintf(f, "; processor time %.3g s a step (calibrated in %.1f s)\n", p->step_cpu_seconds,
                 p->calibrate_seconds);
     }

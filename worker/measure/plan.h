@@ -57,6 +57,7 @@ typedef struct {
     int never; /* refused: the GPU could not hold it if it were empty */
 
     int batch, micro_batch, steps;
+    double max_time;          /* seconds of training after which it ends; 0: never */
     int recompute, depth;     /* so many of the base's blocks are computed again */
     double step_seconds;      /* NaN: not calibrated */
     double step_cpu_seconds;  /* processor time of all threads */
