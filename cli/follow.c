@@ -82,6 +82,9 @@ static int on_event(void *ud, const char *line, size_t n) {
     } else if (!strcmp(type, "warning")) {
         ds_progress_clear(&f->bar);
         ds_say(f->c, "warning: %s", ds_json_string(e, "message", ""));
+    } else if (!strcmp(type, "ending")) {
+        ds_progress_clear(&f->bar);
+        ds_say(f->c, "%s", ds_json_string(e, "message", ""));
     } else if (!strcmp(type, "resumed")) {
         ds_progress_clear(&f->bar);
         ds_say(f->c, "resumed at step %lld", (long long)ds_json_int(e, "step", 0));
