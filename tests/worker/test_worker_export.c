@@ -81,14 +81,14 @@ static void make_base(world *w, int diffusers) {
 }
 
 static json_t *card_facts(void) {
-    return json_pack("{s:s, s:{s:s, s:s, s:i}, s:{s:i, s:i, s:f, s:i}, s:{s:s, s:s}, s:s, "
+    return json_pack("{s:s, s:i, s:{s:s, s:s, s:i}, s:{s:i, s:i, s:f, s:i}, s:{s:s, s:s}, s:s, "
                      "s:[{s:s, s:s, s:f, s:i, s:i, s:i}], s:{s:s, s:i, s:f, s:s}}",
-                     "name", "birds", "dataset", "name", "bird-photos", "tree_digest", "feedbeef",
-                     "images", 123, "train", "steps", 900, "batch", 64, "lr", 0.001, "seed", 17,
-                     "feature_net", "name", "inception-v3", "sha256", "0123abcd", "resize",
-                     "pil-bicubic-1", "metrics", "subject", "adapter", "metric", "fd", "value",
-                     12.5, "n_real", 1024, "n_fake", 512, "seed", 7, "sample", "sampler", "dpmpp2m",
-                     "steps", 20, "guidance", 1.5, "guidance_mode", "cfg");
+                     "name", "birds", "steps", 900, "dataset", "name", "bird-photos", "tree_digest",
+                     "feedbeef", "images", 123, "train", "steps", 1200, "batch", 64, "lr", 0.001,
+                     "seed", 17, "feature_net", "name", "inception-v3", "sha256", "0123abcd",
+                     "resize", "pil-bicubic-1", "metrics", "subject", "adapter", "metric", "fd",
+                     "value", 12.5, "n_real", 1024, "n_fake", 512, "seed", 7, "sample", "sampler",
+                     "dpmpp2m", "steps", 20, "guidance", 1.5, "guidance_mode", "cfg");
 }
 
 /* An adapter with every value away from its start, as it is read back from its file. */

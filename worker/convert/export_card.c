@@ -234,8 +234,9 @@ static void section_adapter(ds_buf *b, const ds_exporter *x) {
     method_words(b, &x->adapter->spec, meta(x, "method"));
     ds_buf_addf(b, ", %zu trained parameters\n", ds_params_trained(&x->adapter->table));
     ds_buf_addf(b, "- %lld steps of %lld images, learning rate %g, seed %lld\n",
-                (long long)ds_json_int(t, "steps", 0), (long long)ds_json_int(t, "batch", 0),
-                ds_json_number(t, "lr", 0), (long long)ds_json_int(t, "seed", 0));
+                (long long)json_integer_value(meta(x, "steps")),
+                (long long)ds_json_int(t, "batch", 0), ds_json_number(t, "lr", 0),
+                (long long)ds_json_int(t, "seed", 0));
     line(b, "sha256 of the adapter", x->adapter->sha256);
     ds_buf_addf(b, "\n");
 }
