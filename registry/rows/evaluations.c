@@ -37,8 +37,8 @@ static json_t *evaluation_row(sqlite3_stmt *q) {
 }
 
 int ds_evaluation_metric_check(ds_registry *r, const char *metric, ds_error *err) {
-    static const char *const known[] = {
-        "fd", "kid", "class_accuracy", "memorised", "heldout_loss", "heldout_loss_start"};
+    static const char *const known[] = {"fd",        "kid",          "class_accuracy",
+                                        "memorised", "heldout_loss", "heldout_loss_start"};
     int64_t id;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(metric, known[i]))
