@@ -236,6 +236,33 @@ static int is_registered(doctor *d, const char *hex) {
     return known;
 }
 
+/* The default base lies beside this file, so an earlier version came with it. */
+static int is_older_bundled(doctor *d, const char *path, json_t **base) {
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) + 1 : 0;
+    *base = NULL;
+    return n && !ds_client_call(d->c->http, "GET", "/v1/default-base", NULL, base, NULL) &&
+           !strncmp(ds_json_string(*base, "path", ""), path, n) &&
+           !strchr(ds_json_string(*base, "path", "") + n, '/');
+}
+
+static void say_registered(doctor *d, const char *name, const char *path, const char *hex,
+                           const char *want) {
+    json_t *base;
+    if (is_older_bundled(d, path, &base))
+        report(d, NOTE, name,
+               "dsctl add-dataset DIR --base NAME takes it for one dataset; dsctl set-default-base "
+               "NAME for all that follow the default, which are then trained anew",
+               "a newer one comes with this version, '%s', sha256:%.12s...; this state keeps '%s', "
+               "sha256:%.12s...",
+               path, hex, ds_json_string(base, "name", "?"), want);
+    else
+        report(d, OK, name, "",
+               "'%s', sha256:%.12s...; the default is another one, sha256:%.12s...", path, hex,
+               want);
+    json_decref(base);
+}
+
 static void check_model(doctor *d, const char *name, const char *path, const char *member) {
     const char *want = ds_json_string(json_object_get(d->status, member), "sha256", NULL);
     char hex[DS_HEX_SIZE];
@@ -248,9 +275,7 @@ static void check_model(doctor *d, const char *name, const char *path, const cha
     else if (model_digest(path, hex, &err))
         report(d, FAIL, name, "install it again", "%s", err.message);
     else if (want && strcmp(want, hex) && !strcmp(member, "base") && is_registered(d, hex))
-        report(d, OK, name, "",
-               "'%s', sha256:%.12s...; the default is another one, sha256:%.12s...", path, hex,
-               want);
+        say_registered(d, name, path, hex, want);
     else if (want && strcmp(want, hex))
         report(d, WARN, name, "restart diffscalerd if the file was replaced on purpose",
                "'%s' is sha256:%.12s..., the daemon uses sha256:%.12s...", path, hex, want);

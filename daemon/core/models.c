@@ -147,19 +147,42 @@ static int register_net(ds_daemon *d, int64_t *id, ds_error *err) {
     return rc;
 }
 
-static int register_base(ds_daemon *d, int64_t net, int64_t *id, ds_error *err) {
+static int register_base(ds_daemon *d, const char *path, int64_t net, int64_t *id, ds_error *err) {
     char sha[DS_HEX_SIZE], name[64];
     json_t *config = NULL;
-    int rc = cached_digest(d, d->o.base, sha, err);
+    int rc = cached_digest(d, path, sha, err);
     if (rc)
         return rc;
-    model_name(d->o.base, name);
-    ds_model_facts f = {.name = name, .path = d->o.base, .sha256 = sha, .feature_net = net};
-    json_t *header = facts_of(d->o.base, &f, &config);
+    model_name(path, name);
+    ds_model_facts f = {.name = name, .path = path, .sha256 = sha, .feature_net = net};
+    json_t *header = facts_of(path, &f, &config);
     rc = ds_base_register(d->registry, &f, id, err);
     json_decref(config);
     json_decref(header);
     return rc;
+}
+
+/* The base that earlier versions came with, where this state knows it: it may lie elsewhere now.  A
+ * state that has it as its default keeps it (*base), since another one would train every dataset
+ * anew; the new one is registered beside it. */
+static int register_older(ds_daemon *d, int64_t net, int64_t *base, ds_error *err) {
+    char sha[DS_HEX_SIZE];
+    json_t *known = NULL;
+    int64_t id = 0;
+    if (!*d->o.older_base)
+        return 0;
+    int rc = cached_digest(d, d->o.older_base, sha, err);
+    if (rc)
+        return rc;
+    if (ds_base_resolve(d->registry, sha, &id, NULL) ||
+        ds_base_get(d->registry, id, &known, NULL) || ds_json_bool(known, "removed", 0)) {
+        json_decref(known);
+        return 0;
+    }
+    if (ds_json_bool(known, "default", 0))
+        *base = id;
+    json_decref(known);
+    return register_base(d, d->o.older_base, net, &id, err);
 }
 
 /* Until a person chooses a default, it is the one that the daemon was started with. */
@@ -184,7 +207,9 @@ int ds_models_register(ds_daemon *d, ds_error *err) {
         ds_log(DS_LOG_WARN, "no feature network found: datasets wait until the daemon is started "
                             "with --feature-net FILE");
     if (!rc && *d->o.base) {
-        rc = register_base(d, net, &base, err);
+        rc = register_base(d, d->o.base, net, &base, err);
+        if (!rc)
+            rc = register_older(d, net, &base, err);
         if (!rc)
             rc = follow_option(d, base, err);
     } else if (!rc)

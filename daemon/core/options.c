@@ -266,8 +266,10 @@ static int finish(ds_options *o, ds_error *err) {
                      slash ? (int)(slash - o->self) : 0, o->self) >= PATH_MAX)
             return ds_fail(err, DS_EINVAL, "the program's path is too long");
     }
-    if (!o->base_given)
-        bundled(o->base, o->self, "emoji-dit.safetensors");
+    if (!o->base_given) {
+        bundled(o->base, o->self, "motley-flow.safetensors");
+        bundled(*o->base ? o->older_base : o->base, o->self, "emoji-dit.safetensors");
+    }
     if (!o->feature_net_given)
         bundled(o->feature_net, o->self, "inception-v3-mixed6c.safetensors.zst");
     if (*o->listen && !*o->token_file)

@@ -12,6 +12,7 @@ typedef struct {
     char state[PATH_MAX];
     char socket[PATH_MAX];
     char base[PATH_MAX];        /* "" = none found */
+    char older_base[PATH_MAX];  /* the one that came with earlier versions; "" = none found */
     char feature_net[PATH_MAX]; /* "" = none found */
     char worker[PATH_MAX];
     char listen[128];          /* HOST:PORT; "" = only the socket */

@@ -36,7 +36,7 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
         return json_integer((json_int_t)clamp(floor(images / 10), images > 1 ? 1 : 0, 64));
     /* the noise levels at which shape is decided, of DDPM's schedule and of a flow */
     if (strcmp(o->name, "focus") == 0)
-        return json_real(f->velocity ? 1.0 : 0.8);
+        return json_real(f->velocity ? 0.0 : 0.8);
     if (strcmp(o->name, "focus_mean") == 0)
         return json_real(f->velocity ? 0.0 : -0.6);
     DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);

@@ -155,6 +155,44 @@ START_TEST(e4501ab) {
 }
 END_TEST
 
+/* Started as people start it, without --base: today's program comes with another base, which lies
+ * beside the old one and is not the default of this state. */
+START_TEST(keeps_its_base) {
+    rig r;
+    expected x;
+    read_expected("e4501ab", &x);
+    unpack(&r, "bundled", "e4501ab");
+    int64_t before = query(r.state, others),
+            versions = query(r.state, "SELECT count(*) FROM adapter_versions");
+    r.base[0] = 0;
+    for (int i = 0; i < 2; i++) {
+        rig_start(&r);
+        wait_quiet(&r);
+        sleep(2);
+        wait_quiet(&r);
+        ck_assert_int_eq(query(r.state, others), before);
+        ck_assert_int_eq(query(r.state, "SELECT count(*) FROM adapter_versions"), versions);
+        expect_digests(&r, &x, 4);
+        EXPECT(&r, 0, "list-bases", "--quiet");
+        EXPECT_SAID("emoji-dit");
+        EXPECT_SAID("motley-flow");
+        ck_assert_int_eq(query(r.state, "SELECT name = 'emoji-dit' FROM bases WHERE id = (SELECT "
+                                        "value FROM meta WHERE key = 'active_base')"),
+                         1);
+        if (i)
+            break;
+        dsctl(&r, "doctor", (char *)NULL);
+        EXPECT_SAID("a newer one comes with this version");
+        EXPECT_SAID("this state keeps 'emoji-dit'");
+        rig_close(&r);
+    }
+    expect_proven(&r, &x);
+    EXPECT(&r, 0, "set-default-base", "motley-flow"); /* once a person says so, all learn it */
+    wait_state(&r, "train", "flags", "|running|queued|");
+    rig_close(&r);
+}
+END_TEST
+
 /* Its spec.json has none of the keys that came later; its checkpoint is gone on with. */
 START_TEST(e4501ab_in_the_middle) {
     rig r;
@@ -185,6 +223,7 @@ END_TEST
 static void register_cases(TCase *tc) {
     chmod(ds_test_tmpdir(), 0755);
     tcase_add_test(tc, e4501ab);
+    tcase_add_test(tc, keeps_its_base);
     tcase_add_test(tc, e4501ab_in_the_middle);
 }
 
