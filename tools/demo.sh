@@ -7,7 +7,7 @@ set -eu
 build=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/demo-out
-sets=${DEMO_SETS:-"digits:1000 flags:1000 photos:1200"} # name:steps, so that it all ends within minutes
+sets=${DEMO_SETS:-"digits:1600 flags:400 photos:600"} # name:steps, so that it all ends within minutes
 start=$(date +%s)
 state=${DEMO_STATE:-$out/state}
 # The path of a unix socket has 107 bytes at most.
