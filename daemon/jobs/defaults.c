@@ -39,6 +39,8 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
         return json_real(f->velocity ? 0.0 : 0.8);
     if (strcmp(o->name, "focus_mean") == 0)
         return json_real(f->velocity ? 0.0 : -0.6);
+    if (strcmp(o->name, "sample_steps") == 0)
+        return json_integer(f->velocity ? 50 : 20);
     DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);
     double n = (double)ds_json_int(json_object_get(spec, "evaluate"), "n", 512);
     return json_integer((json_int_t)clamp(fmin(images, n), 2, 100));

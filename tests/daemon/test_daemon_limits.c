@@ -458,7 +458,7 @@ START_TEST(options_without_effect) {
 END_TEST
 
 /* The noise levels that a training dwells on depend on what the base predicts, and a person may say
- * otherwise. */
+ * otherwise; so do the steps of the samples. */
 START_TEST(focus_is_the_base_s) {
     for (int velocity = 0; velocity < 2; velocity++)
         for (int given = 0; given < 2; given++) {
@@ -469,6 +469,8 @@ START_TEST(focus_is_the_base_s) {
             const json_t *train = json_object_get(spec, "train");
             ck_assert(ds_json_number(train, "focus", 9) == (given ? 0.5 : velocity ? 0.0 : 0.8));
             ck_assert(ds_json_number(train, "focus_mean", 9) == (given ? 1 : velocity ? 0 : -0.6));
+            ck_assert_int_eq(ds_json_int(json_object_get(spec, "sample"), "steps", 0),
+                             velocity ? 50 : 20);
             json_decref(spec);
             json_decref(o);
         }
