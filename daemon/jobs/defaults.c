@@ -349,6 +349,18 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
     return list;
 }
 
+/* Patience needs a look at the held-out loss to begin with, and then so many more, before the rate
+ * falls by itself (engine/diffusion/train_course.c). */
+static void patience_without_effect(const json_t *options, json_t *list) {
+    const int64_t patience = whole(options, "patience", 0), steps = whole(options, "steps", 0),
+                  every = whole(options, "heldout_every", 100), from = steps - steps / 5;
+    if (patience > 0 && steps > 0 && patience >= (from - 1) / every)
+        json_array_append_new(
+            list, json_sprintf("patience %lld never acts: the rate falls by itself at step %lld, "
+                               "and there is a look at the held-out loss every %lld steps",
+                               (long long)patience, (long long)from, (long long)every));
+}
+
 json_t *ds_options_without_effect(const char *method, const json_t *options, int velocity) {
     const char *name = method ? method : DS_METHOD_OTHERWISE,
                *device = ds_json_string(options, "device", ""),
@@ -368,6 +380,7 @@ json_t *ds_options_without_effect(const char *method, const json_t *options, int
     if (!strcmp(ds_json_string(options, "precision", ""), "tf32") &&
         (!strcmp(device, "cpu") || !strcmp(device, "ref")))
         json_array_append_new(list, json_string("precision tf32 is f32 on the processor"));
+    patience_without_effect(options, list);
     return list;
 }
 

@@ -441,7 +441,19 @@ START_TEST(options_without_effect) {
                  {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}",
                   "precision tf32 is f32 on the processor", 0},
                  {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL, 0},
-                 {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0}};
+                 {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0},
+                 {NULL, "{\"patience\":3,\"steps\":500}",
+                  "patience 3 never acts: the rate falls by itself at step 400, and there is a "
+                  "look at the held-out loss every 100 steps",
+                  0},
+                 {NULL, "{\"patience\":4,\"steps\":501}",
+                  "patience 4 never acts: the rate falls by itself at step 401, and there is a "
+                  "look at the held-out loss every 100 steps",
+                  0},
+                 {NULL, "{\"patience\":3,\"steps\":501}", NULL, 0},
+                 {NULL, "{\"patience\":4,\"steps\":500,\"heldout_every\":50}", NULL, 0},
+                 {NULL, "{\"patience\":400}", NULL, 0},
+                 {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *o = json_loads(cases[i].options, 0, NULL),
                *list = ds_options_without_effect(cases[i].method, o, cases[i].velocity);
