@@ -74,6 +74,10 @@
  * guidance_domain and guidance_class; their defaults stand in options.def. */
 #define DS_GUIDANCE_BY_WEIGHTS 0
 
+/* Of a training with patience or max_time: the step from which its rate falls if nothing lets it
+ * fall before (engine/diffusion/train_options.h). */
+#define DS_FALL_BEGINS(steps) ((steps) - (steps) / 5)
+
 /* "a|b|c" of such a list, as a constant. */
 #define DS_BAR_WORD(value, word) "|" word
 #define DS_WORDS(list) (&(list(DS_BAR_WORD))[1])

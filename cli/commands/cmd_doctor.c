@@ -237,19 +237,16 @@ static int is_registered(doctor *d, const char *hex) {
 }
 
 /* The default base lies beside this file, so an earlier version came with it. */
-static int is_older_bundled(doctor *d, const char *path, json_t **base) {
-    const char *slash = strrchr(path, '/');
+static int is_older_bundled(const json_t *base, const char *path) {
+    const char *slash = strrchr(path, '/'), *other = ds_json_string(base, "path", "");
     size_t n = slash ? (size_t)(slash - path) + 1 : 0;
-    *base = NULL;
-    return n && !ds_client_call(d->c->http, "GET", "/v1/default-base", NULL, base, NULL) &&
-           !strncmp(ds_json_string(*base, "path", ""), path, n) &&
-           !strchr(ds_json_string(*base, "path", "") + n, '/');
+    return n && !strncmp(other, path, n) && !strchr(other + n, '/');
 }
 
 static void say_registered(doctor *d, const char *name, const char *path, const char *hex,
                            const char *want) {
-    json_t *base;
-    if (is_older_bundled(d, path, &base))
+    const json_t *base = json_object_get(d->status, "base");
+    if (is_older_bundled(base, path))
         report(d, NOTE, name,
                "dsctl add-dataset DIR --base NAME takes it for one dataset; dsctl set-default-base "
                "NAME for all that follow the default, which are then trained anew",
@@ -260,7 +257,6 @@ static void say_registered(doctor *d, const char *name, const char *path, const 
         report(d, OK, name, "",
                "'%s', sha256:%.12s...; the default is another one, sha256:%.12s...", path, hex,
                want);
-    json_decref(base);
 }
 
 static void check_model(doctor *d, const char *name, const char *path, const char *member) {

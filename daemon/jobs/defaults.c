@@ -34,7 +34,7 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
         return json_real(f->classes > 1 ? 0.1 : 0.0);
     if (strcmp(o->name, "heldout") == 0)
         return json_integer((json_int_t)clamp(floor(images / 10), images > 1 ? 1 : 0, 64));
-    /* the noise levels at which shape is decided, of DDPM's schedule and of a flow */
+    /* of DDPM's schedule those at which shape is decided; a flow's are shifted by its base */
     if (strcmp(o->name, "focus") == 0)
         return json_real(f->velocity ? 0.0 : 0.8);
     if (strcmp(o->name, "focus_mean") == 0)
@@ -352,8 +352,9 @@ json_t *ds_options_changes(const char *method_was, const json_t *was, const char
 /* Patience needs a look at the held-out loss to begin with, and then so many more, before the rate
  * falls by itself (engine/diffusion/train_course.c). */
 static void patience_without_effect(const json_t *options, json_t *list) {
-    const int64_t patience = whole(options, "patience", 0), steps = whole(options, "steps", 0),
-                  every = whole(options, "heldout_every", 100), from = steps - steps / 5;
+    const int64_t otherwise = strtol(ds_option_find("heldout_every")->otherwise, NULL, 10),
+                  patience = whole(options, "patience", 0), steps = whole(options, "steps", 0),
+                  every = whole(options, "heldout_every", otherwise), from = DS_FALL_BEGINS(steps);
     if (patience > 0 && steps > 0 && patience >= (from - 1) / every)
         json_array_append_new(
             list, json_sprintf("patience %lld never acts: the rate falls by itself at step %lld, "

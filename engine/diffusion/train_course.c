@@ -17,7 +17,7 @@ static const double FALL = 0.8, END = 1.1;
 int ds_train_open_ended(const ds_train_options *o) { return o->patience > 0 || o->max_time > 0; }
 
 void ds_train_course_begin(ds_train_course *c, const ds_train_options *o) {
-    *c = (ds_train_course){.from = o->steps - o->steps / 5, .last = o->steps, .best = INFINITY};
+    *c = (ds_train_course){.from = DS_FALL_BEGINS(o->steps), .last = o->steps, .best = INFINITY};
 }
 
 double ds_train_course_rate(const ds_train_course *c, const ds_train_options *o, int step) {

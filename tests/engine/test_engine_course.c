@@ -234,17 +234,6 @@ static void run(ds_trainer *t, int until) {
     }
 }
 
-static void digest_of(ds_trainer *t, char out[DS_HEX_SIZE]) {
-    ds_adapter *a;
-    char *bytes;
-    size_t n;
-    ck_assert_int_eq(ds_trainer_result(t, &a, NULL), 0);
-    ck_assert_int_eq(ds_adapter_encode(a, base, NULL, &bytes, &n, NULL), 0);
-    ds_digest(bytes, n, out);
-    free(bytes);
-    ds_adapter_free(a);
-}
-
 /* A rate at which the pictures, which are noise, are soon learned by heart: the held-out loss rises. */
 static ds_train_options by_heart(void) {
     ds_train_options o = may_end(60, 2, 0);
@@ -261,7 +250,7 @@ START_TEST(resume_across_the_end_gives_the_same_bytes) {
     ds_fs_join(path, sizeof path, ds_test_tmpdir(), "course");
     ds_trainer *t = trainer(&o);
     run(t, o.steps);
-    digest_of(t, whole);
+    result_digest(t, base, whole);
     const ds_train_course c = *ds_trainer_course(t);
     ck_assert_pstr_eq(c.ended, "patience");
     ck_assert_msg(c.from > 4 && c.from % 2 == 0 && c.last == c.from + c.from / 4, "%d, %d", c.from,
@@ -279,7 +268,7 @@ START_TEST(resume_across_the_end_gives_the_same_bytes) {
         run(t, o.steps);
         expect_course(t, c.from, c.last, "patience");
         ck_assert_int_eq(ds_trainer_done(t), c.last);
-        digest_of(t, resumed);
+        result_digest(t, base, resumed);
         ds_trainer_free(t);
         ck_assert_msg(!strcmp(whole, resumed), "stopped at %d", stop);
     }
@@ -453,7 +442,7 @@ START_TEST(no_step_begins_past_the_end) {
     ds_train_options o = by_heart();
     ds_trainer *t = trainer(&o);
     run(t, o.steps);
-    digest_of(t, plain_digest);
+    result_digest(t, base, plain_digest);
     int last = ds_trainer_course(t)->last, busy = 0;
     ds_trainer_free(t);
     dev->fetch = fetch;
@@ -470,7 +459,7 @@ START_TEST(no_step_begins_past_the_end) {
     ck_assert_int_eq(ds_trainer_done(t), last);
     ck_assert(!ds_trainer_busy(t));
     ck_assert_int_gt(busy, last / 2 - 2);
-    digest_of(t, ahead);
+    result_digest(t, base, ahead);
     ck_assert_str_eq(plain_digest, ahead);
     ds_trainer_free(t);
     dev->fetch = NULL;

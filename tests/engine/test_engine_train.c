@@ -88,18 +88,6 @@ static void steps(ds_trainer *t, int n) {
         ck_assert_msg(!ds_trainer_step(t, &r, &err), "%s", err.message);
 }
 
-/* Bytes of the adapter file after training, as a digest. */
-static void result_digest(ds_trainer *t, const ds_base *base, char out[DS_HEX_SIZE]) {
-    ds_adapter *a;
-    char *bytes;
-    size_t n;
-    ck_assert_int_eq(ds_trainer_result(t, &a, NULL), 0);
-    ck_assert_int_eq(ds_adapter_encode(a, base, NULL, &bytes, &n, NULL), 0);
-    ds_digest(bytes, n, out);
-    free(bytes);
-    ds_adapter_free(a);
-}
-
 /* Raw samples of an adapter (or of the base) through a folded net. */
 static float *draw(ds_world *w, const ds_adapter *a, int n, int batch,
                    const ds_sample_options *so) {

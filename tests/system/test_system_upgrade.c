@@ -80,6 +80,13 @@ static void wait_quiet(const rig *r) {
     ck_abort_msg("the daemon does not come to rest");
 }
 
+static void start_and_settle(rig *r) {
+    rig_start(r);
+    wait_quiet(r);
+    sleep(2); /* what it makes of those scans comes with the next turn */
+    wait_quiet(r);
+}
+
 static const char others[] = "SELECT count(*) FROM jobs WHERE kind <> 'scan'";
 
 static void expect_digests(const rig *r, const expected *x, int n) {
@@ -134,10 +141,7 @@ START_TEST(e4501ab) {
     int64_t before = query(r.state, others),
             versions = query(r.state, "SELECT count(*) FROM adapter_versions");
     ck_assert_int_gt(before, 5);
-    rig_start(&r);
-    wait_quiet(&r);
-    sleep(2); /* what it makes of those scans comes with the next turn */
-    wait_quiet(&r);
+    start_and_settle(&r);
     ck_assert_int_eq(query(r.state, others), before);
     ck_assert_int_eq(query(r.state, "SELECT count(*) FROM adapter_versions"), versions);
     ck_assert_int_eq(query(r.state, "SELECT max(version) FROM dataset_versions"), 1);
@@ -166,10 +170,7 @@ START_TEST(keeps_its_base) {
             versions = query(r.state, "SELECT count(*) FROM adapter_versions");
     r.base[0] = 0;
     for (int i = 0; i < 2; i++) {
-        rig_start(&r);
-        wait_quiet(&r);
-        sleep(2);
-        wait_quiet(&r);
+        start_and_settle(&r);
         ck_assert_int_eq(query(r.state, others), before);
         ck_assert_int_eq(query(r.state, "SELECT count(*) FROM adapter_versions"), versions);
         expect_digests(&r, &x, 4);

@@ -25,20 +25,6 @@ static json_t *course_spec(int patience, double max_time) {
     return s;
 }
 
-/* "diffscaler" of the adapter that a job made. */
-static json_t *metadata_of(const char *dir) {
-    char *path = ds_xasprintf("%s/adapter.safetensors.zst", dir);
-    ds_st *st;
-    json_t *doc;
-    ds_error err;
-    must(ds_st_open_zst(path, 1 << 26, NULL, NULL, &st, &err), &err);
-    const char *text = ds_st_meta(st, "diffscaler");
-    must(ds_json_parse("metadata", text, strlen(text), &doc, &err), &err);
-    ds_st_free(st);
-    free(path);
-    return doc;
-}
-
 /* The events of a job, a list. */
 static json_t *events_of(const char *dir) {
     char *path = ds_xasprintf("%s/events.ndjson", dir), *text, *end;

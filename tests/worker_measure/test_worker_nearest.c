@@ -430,17 +430,10 @@ static int rows_of(const json_t *rows, const char *metric) {
     return n;
 }
 
-/* "diffscaler" of the adapter that a job made. */
-static json_t *metadata_of(const char *job) {
-    char *path = ds_xasprintf("%s/%s/adapter.safetensors.zst", ds_test_tmpdir(), job);
-    ds_st *st;
-    json_t *doc;
-    ds_error err;
-    must(ds_st_open_zst(path, 1 << 26, NULL, NULL, &st, &err), &err);
-    const char *text = ds_st_meta(st, "diffscaler");
-    must(ds_json_parse("metadata", text, strlen(text), &doc, &err), &err);
-    ds_st_free(st);
-    free(path);
+static json_t *metadata_of_job(const char *job) {
+    char *dir = in_tmp(job);
+    json_t *doc = metadata_of(dir);
+    free(dir);
     return doc;
 }
 
@@ -467,7 +460,7 @@ START_TEST(a_version_that_lost_its_classes) {
     ck_assert(value_of(evaluation_of(r, "adapter/warm", "fd"), "n_fake") == SAMPLES / 2);
     ck_assert(value_of(evaluation_of(r, "adapter/warm", "fd"), "n_real") == PICTURES);
     /* with the adapter: the set's own numbers, and how they were made */
-    json_t *meta = metadata_of("lost");
+    json_t *meta = metadata_of_job("lost");
     ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "class_accuracy"), 3);
     ck_assert_int_eq(rows_of(json_object_get(meta, "metrics"), "fd"), 2);
     ck_assert(value_of(json_object_get(meta, "evaluate"), "neighbours") == K);
@@ -515,7 +508,7 @@ END_TEST
 START_TEST(a_spec_of_before) {
     json_t *r = result_of("before", with_obedient_bar(spec_of("made", -1)), 0),
            *off = result_of("off", with_obedient_bar(spec_of("made", 0)), 0),
-           *meta = metadata_of("before");
+           *meta = metadata_of_job("before");
     ck_assert_int_eq(rows_of(json_object_get(r, "evaluations"), "class_accuracy"), 0);
     ck_assert_int_eq(rows_of(json_object_get(r, "evaluations"), "fd"), 2);
     ck_assert(!json_object_get(bar_of(r), "class_bar") &&
@@ -582,7 +575,7 @@ START_TEST(a_job_tells_memories) {
     make_manifest(root, manifest, sha);
     json_t *r = result_of("two-job", short_spec(K), 0),
            *row = evaluation_of(r, "adapter", "memorised"),
-           *chance = evaluation_of(r, "chance", "memorised"), *meta = metadata_of("two-job");
+           *chance = evaluation_of(r, "chance", "memorised"), *meta = metadata_of_job("two-job");
     ck_assert(value_of(row, "n_real") == IMAGES && value_of(row, "n_fake") == SAMPLES);
     ck_assert(value_of(chance, "n_real") == IMAGES - HELD);
     ck_assert(value_of(chance, "value") == 0.5);
