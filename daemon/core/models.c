@@ -162,10 +162,8 @@ static int register_base(ds_daemon *d, const char *path, int64_t net, int64_t *i
     return rc;
 }
 
-/* The base that earlier versions came with, where this state knows it: it may lie elsewhere now.  A
- * state that has it as its default keeps it (*base), since another one would train every dataset
- * anew; the new one is registered beside it. */
-static int register_older(ds_daemon *d, int64_t net, int64_t *base, ds_error *err) {
+/* The base that earlier versions came with, where this state knows it: it may lie elsewhere now. */
+static int register_older(ds_daemon *d, int64_t net, ds_error *err) {
     char sha[DS_HEX_SIZE];
     json_t *known = NULL;
     int64_t id = 0;
@@ -179,17 +177,35 @@ static int register_older(ds_daemon *d, int64_t net, int64_t *base, ds_error *er
         json_decref(known);
         return 0;
     }
-    if (ds_json_bool(known, "default", 0))
-        *base = id;
     json_decref(known);
     return register_base(d, d->o.older_base, net, &id, err);
+}
+
+/* Of a daemon that was started without --base: does the state have a default whose file is there?
+ * Another one would train every dataset anew. */
+static int has_default(ds_daemon *d, int64_t base) {
+    json_t *active = NULL;
+    if (d->o.base_given || ds_base_get(d->registry, 0, &active, NULL))
+        return 0;
+    const char *name = ds_json_string(active, "name", "?"),
+               *path = ds_json_string(active, "path", "");
+    int other = ds_json_int(active, "id", 0) != base,
+        there = !ds_json_bool(active, "removed", 0) && !access(path, R_OK);
+    if (other)
+        ds_log(there ? DS_LOG_INFO : DS_LOG_WARN,
+               there ? "the default base stays '%s', %s"
+                     : "the default base '%s' is not there any more (%s): the one that came with "
+                       "this version takes its place",
+               name, path);
+    json_decref(active);
+    return there;
 }
 
 /* Until a person chooses a default, it is the one that the daemon was started with. */
 static int follow_option(ds_daemon *d, int64_t base, ds_error *err) {
     json_t *active = NULL;
     if (!ds_base_chosen(d->registry))
-        return ds_base_activate(d->registry, base, err);
+        return has_default(d, base) ? 0 : ds_base_activate(d->registry, base, err);
     int rc = ds_base_get(d->registry, 0, &active, err);
     if (!rc && d->o.base_given && ds_json_int(active, "id", 0) != base)
         ds_log(DS_LOG_INFO, "the default base is '%s', as chosen; --base is registered beside it",
@@ -209,7 +225,7 @@ int ds_models_register(ds_daemon *d, ds_error *err) {
     if (!rc && *d->o.base) {
         rc = register_base(d, d->o.base, net, &base, err);
         if (!rc)
-            rc = register_older(d, net, &base, err);
+            rc = register_older(d, net, err);
         if (!rc)
             rc = follow_option(d, base, err);
     } else if (!rc)

@@ -120,6 +120,37 @@ START_TEST(two_bases_beside_each_other) {
 }
 END_TEST
 
+static void expect_default(const rig *r, const char *name) {
+    EXPECT(r, 0, "show-base", "default", "--json");
+    json_t *b = said_json();
+    ck_assert_str_eq(ds_json_string(b, "name", ""), name);
+    json_decref(b);
+}
+
+/* Started without --base, a state keeps the default that it has, while its file is there: another
+ * one would train every dataset anew. */
+START_TEST(default_without_the_option) {
+    rig r;
+    char *file = write_dit("mine.safetensors", 3, 16, 4, 5);
+    rig_open(&r, "keeps");
+    snprintf(r.base, sizeof r.base, "%s", file);
+    rig_start(&r);
+    expect_default(&r, "mine");
+    rig_close(&r);
+    r.base[0] = 0;
+    rig_start(&r);
+    expect_default(&r, "mine");
+    EXPECT(&r, 0, "list-bases", "-q"); /* the one that came with the programs is beside it */
+    EXPECT_SAID("motley-flow");
+    rig_close(&r);
+    ck_assert_int_eq(unlink(file), 0);
+    rig_start(&r);
+    expect_default(&r, "motley-flow");
+    rig_close(&r);
+    free(file);
+}
+END_TEST
+
 START_TEST(latent_base_with_its_vae) {
     rig r;
     char *file = write_dit("DiT-XL-2-tiny.safetensors", 4, 8, 2, 6), *blobs = folder("blobs"),
@@ -182,6 +213,7 @@ static void cases(TCase *tc) {
         return;
     }
     tcase_add_test(tc, two_bases_beside_each_other);
+    tcase_add_test(tc, default_without_the_option);
     tcase_add_test(tc, latent_base_with_its_vae);
 }
 
