@@ -207,6 +207,8 @@ static const ds_opt sample_options[] = {
         "evaluated)"),
     NUM_OF("guidance-class", 0, "W", DS_RANGE_GUIDANCE,
            ".. and of the class against none; 1 and 1 is none (default: as it was evaluated)"),
+    NUM_OF("guidance-low", 0, "LEVEL", DS_RANGE_GUIDANCE_LOW,
+           "noise level, from 0 to 1, below which nothing guides (default: as it was evaluated)"),
     ONE_OF("sampler", "SAMPLER", DS_WORDS(DS_SAMPLERS),
            "how noise becomes an image (default: as it was evaluated)"),
     INT_OF("seed", 0, "N", DS_RANGE_SEED, "seed (default 1)"),

@@ -121,6 +121,8 @@ static json_t *sample_request(const ds_cli *c) {
                             json_real(ds_opt_number(c, "guidance-domain", 1)));
     if (ds_opt_given(c, "guidance-class"))
         json_object_set_new(r, "guidance_class", json_real(ds_opt_number(c, "guidance-class", 1)));
+    if (ds_opt_given(c, "guidance-low"))
+        json_object_set_new(r, "guidance_low", json_real(ds_opt_number(c, "guidance-low", 0)));
     if (ds_opt_given(c, "sampler"))
         json_object_set_new(r, "sampler", json_string(ds_opt_text(c, "sampler", "")));
     json_object_set_new(r, "seed", json_integer((json_int_t)ds_opt_number(c, "seed", 1)));
@@ -232,10 +234,10 @@ int ds_cmd_sample(ds_cli *c, ds_error *err) {
             fprintf(c->out, "%s\n", target);
         } else {
             long long n = ds_json_int(result, "n", (int64_t)ds_opt_number(c, "n", 16));
-            long long passes = ds_json_int(result, "passes", 0); /* not of an earlier worker */
+            double passes = ds_json_number(result, "passes", 0); /* not of an earlier worker */
             char cost[64] = "";
             if (passes > 0)
-                snprintf(cost, sizeof cost, " (%lld pass%s a step)", passes,
+                snprintf(cost, sizeof cost, " (%.3g pass%s a step)", passes,
                          passes == 1 ? "" : "es");
             ds_say(c, "%lld image%s of %s in %s%s, written to %s", n, n == 1 ? "" : "s", c->args[0],
                    ds_fmt_duration(took, ds_json_real(result, "seconds")), cost, target);

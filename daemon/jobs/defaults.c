@@ -41,6 +41,8 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
         return json_real(f->velocity ? 0.0 : -0.6);
     if (strcmp(o->name, "sample_steps") == 0)
         return json_integer(f->velocity ? 50 : 20);
+    if (strcmp(o->name, "guidance_low") == 0)
+        return json_real(f->velocity ? 0.5 : 0.0);
     DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);
     double n = (double)ds_json_int(json_object_get(spec, "evaluate"), "n", 512);
     return json_integer((json_int_t)clamp(fmin(images, n), 2, 100));
@@ -209,6 +211,8 @@ static int take_mode(json_t *sample, const json_t *given, ds_error *err) {
 int ds_guidance_take(json_t *sample, const json_t *given, int own_base, ds_error *err) {
     double domain, classes;
     int rc = one_form(given, err);
+    if (!rc && is_given(given, "guidance_low"))
+        json_object_set(sample, "guidance_low", json_object_get(given, "guidance_low"));
     if (rc || given_of(given, 0))
         return rc ? rc : take_mode(sample, given, err);
     if (!given_of(given, 1))
@@ -362,6 +366,15 @@ static void patience_without_effect(const json_t *options, json_t *list) {
                                (long long)patience, (long long)from, (long long)every));
 }
 
+/* The weights of a training with these options are 1 and 1. */
+static int is_unguided(const json_t *options) {
+    if (given_of(options, 1))
+        return ds_json_number(options, "guidance_domain", 0) == 1 &&
+               ds_json_number(options, "guidance_class", 0) == 1;
+    return !strcmp(ds_json_string(options, "guidance_mode", ""), "none") ||
+           ds_json_number(options, "guidance", 0) == 1;
+}
+
 json_t *ds_options_without_effect(const char *method, const json_t *options, int velocity) {
     const char *name = method ? method : DS_METHOD_OTHERWISE,
                *device = ds_json_string(options, "device", ""),
@@ -378,6 +391,8 @@ json_t *ds_options_without_effect(const char *method, const json_t *options, int
             list, json_string("vb_weight is not used by a base that predicts a velocity"));
     if (is_given(options, "guidance") && !strcmp(mode, "none"))
         json_array_append_new(list, json_string("guidance has no effect with guidance_mode none"));
+    if (ds_json_number(options, "guidance_low", 0) > 0 && is_unguided(options))
+        json_array_append_new(list, json_string("guidance_low has no effect where nothing guides"));
     if (!strcmp(ds_json_string(options, "precision", ""), "tf32") &&
         (!strcmp(device, "cpu") || !strcmp(device, "ref")))
         json_array_append_new(list, json_string("precision tf32 is f32 on the processor"));

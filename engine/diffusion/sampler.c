@@ -30,6 +30,28 @@ int ds_guidance_passes(ds_guidance g, int has_class) {
     return 1 + ds_guidance_needs_base(g) + (has_class && needs_null(g));
 }
 
+/* s/(a + s) of step k: how much of x is noise, on every path. */
+static double noise_level(const ds_schedule *s, const ds_facts *c, int k) {
+    if (c->flow.path == DS_FLOW_NONE) {
+        double a = sqrt(s->alpha_bar[k]), noise = sqrt(1 - s->alpha_bar[k]);
+        return noise / (a + noise);
+    }
+    const ds_flow_point p = ds_flow_at(c->flow.path, s->level[k]);
+    return p.s / (p.a + p.s);
+}
+
+int ds_guidance_share(double low, const ds_facts *c, int steps, double *share, ds_error *err) {
+    ds_schedule s;
+    int rc = ds_schedule_respace(&s, c, steps, err), guided = 0;
+    if (rc)
+        return rc;
+    for (int k = 0; k < s.steps; k++)
+        guided += noise_level(&s, c, k) >= low;
+    *share = (double)guided / s.steps;
+    ds_schedule_release(&s);
+    return 0;
+}
+
 int ds_sample_batch(const ds_sample_options *o, int net_batch) {
     int n = needs_null(o->guide) ? net_batch / 2 : net_batch;
     return n > 0 ? n : 1;
@@ -57,6 +79,7 @@ typedef struct {
     uint64_t *noise_index;
     float *host;     /* (B,C,S,S) */
     int B, N, twice; /* N: null rows; twice: own's in one pass, x holds their images twice */
+    int rests;       /* guidance, in the step at hand and in those after it */
 } ds_run;
 
 static int has_null(const ds_run *r, const ds_sample_request *q) {
@@ -103,8 +126,14 @@ static void pass(ds_run *r, const ds_side *d, int first, int n, int k) {
     }
 }
 
-/* Model outputs in step k for the images in r->x. */
+/* Model outputs in step k for the images in r->x.  Noise levels fall from step to step: once
+ * guidance rests, the images of null rows are not kept any more. */
 static void predict(ds_run *r, int k) {
+    r->rests = noise_level(&r->s, r->c, k) < r->o->guide_low;
+    if (r->rests) {
+        pass(r, &r->own, 0, r->B, k);
+        return;
+    }
     pass(r, &r->own, 0, r->twice ? r->B + r->N : r->B, k);
     if (!r->twice)
         pass(r, &r->own, r->B, r->N, k);
@@ -236,8 +265,12 @@ static void step_some(ds_run *r, const ds_step *p, int draws, int first, int n, 
                            null >= 0 && r->twice ? r->x + behind * r->px : NULL,
                            r->x0_prev + at * r->px, r->own.out + at * r->outpx,
                            null >= 0 ? r->own.out + behind * r->outpx : NULL,
-                           r->base.net ? r->base.out + at * r->outpx : NULL,
+                           r->base.net && !r->rests ? r->base.out + at * r->outpx : NULL,
                            draws ? r->noise + at * r->px : NULL, p, n, r->px, r->outpx);
+}
+
+static int guided_by_null(const ds_run *r, const ds_sample_request *q) {
+    return !r->rests && has_null(r, q);
 }
 
 /* From step k to k-1 on the device, or the second half of the step to k: one call for neighbours
@@ -248,8 +281,8 @@ static void step(ds_run *r, const ds_sample_request *q, int k, int second) {
     if (draws)
         noise(r, q, (uint32_t)(is_flow(r) ? k : r->s.t[k]), 0, r->noise);
     for (int first = 0, end, null = 0; first < r->B; first = end) {
-        const int guided = has_null(r, &q[first]);
-        for (end = first + 1; end < r->B && has_null(r, &q[end]) == guided;)
+        const int guided = guided_by_null(r, &q[first]);
+        for (end = first + 1; end < r->B && guided_by_null(r, &q[end]) == guided;)
             end++;
         step_some(r, &p, draws, first, end - first, guided ? null : -1);
         null += guided ? end - first : 0;
@@ -361,6 +394,9 @@ static int check(const ds_net *net, const ds_net *base, const ds_sample_options 
     for (int i = 0; i < 2; i++)
         if (!(weights[i] >= 0 && weights[i] <= 100))
             return ds_fail(err, DS_EINVAL, "guidance is %g, must be 0 to 100", weights[i]);
+    if (!(o->guide_low >= 0 && o->guide_low <= 1))
+        return ds_fail(err, DS_EINVAL, "guidance rests below a noise level of 0 to 1, not %g",
+                       o->guide_low);
     int rc = ds_sampler_check(o->sampler, &ds_net_base(net)->facts, err);
     if (rc)
         return rc;

@@ -13,7 +13,8 @@
  * Guidance: eps = u + w_d (n - u) + w_c (c - n).  c is the adapter's output for the class, n that
  * for its null row, u that of the frozen base without adapter and class.  w_c alone is
  * classifier-free guidance (Ho & Salimans 2022), both equal is domain guidance (Zhong et al. 2025,
- * arXiv 2504.01521).  A step takes the passes that the weights need (ds_guidance_passes).
+ * arXiv 2504.01521).  A step takes the passes that the weights need (ds_guidance_passes), and one
+ * where the noise level s/(a + s) of x = a x0 + s e is below that at which guidance rests.
  * Sample i of a run is named by (seed, index): it does not depend on its neighbours or on batch
  * size.
  */
@@ -49,11 +50,15 @@ int ds_guidance_needs_base(ds_guidance g); /* w_d is not 1 */
 /* Passes through a model in a step of one sample: that of its class; of the null row where w_c is
  * not w_d and there is a class; of the base where it is needed. */
 int ds_guidance_passes(ds_guidance g, int has_class);
+/* Share of `steps` steps whose noise level is not below `low`. */
+int ds_guidance_share(double low, const ds_facts *c, int steps, double *share, ds_error *err);
 
 typedef struct {
     enum ds_sampler sampler;
     int steps;
     ds_guidance guide;
+    double guide_low; /* noise level, 0 to 1, below which nothing guides: fewer passes, and details
+                         are the adapter's own (Kynkaanniemi et al. 2024: an interval's lower end) */
     uint64_t seed;
     int table_rows; /* tests: at most so many rows of modulations kept; 0: what a device is given,
                        -1: none.  Samples do not depend on it */

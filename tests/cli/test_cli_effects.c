@@ -60,6 +60,7 @@ static const struct {
     {"add-dataset %s --guidance 2.5", 0, "\"options\":{\"guidance\":2.5}"},
     {"add-dataset %s --guidance-domain 2", 0, "\"options\":{\"guidance_domain\":2.0}"},
     {"add-dataset %s --guidance-class 3.5", 0, "\"options\":{\"guidance_class\":3.5}"},
+    {"add-dataset %s --guidance-low 0.25", 0, "\"options\":{\"guidance_low\":0.25}"},
     {"add-dataset %s --guidance-mode none", 0, "\"options\":{\"guidance_mode\":\"none\"}"},
     {"add-dataset %s --sampler ddim", 0, "\"options\":{\"sampler\":\"ddim\"}"},
     {"add-dataset %s --n 99", 0, "\"options\":{\"n\":99}"},
@@ -108,6 +109,7 @@ static const struct {
     {"sample digits --timeout 0.1 -o %s/a.png --guidance-mode cfg", 7, "\"guidance_mode\":\"cfg\""},
     {"sample digits --timeout 0.1 -o %s/a.png --guidance-domain 2", 7, "\"guidance_domain\":2.0"},
     {"sample digits --timeout 0.1 -o %s/a.png --guidance-class 3", 7, "\"guidance_class\":3.0"},
+    {"sample digits --timeout 0.1 -o %s/a.png --guidance-low 0.5", 7, "\"guidance_low\":0.5"},
     {"sample digits --timeout 0.1 -o %s/a.png --sampler ddpm", 7, "\"sampler\":\"ddpm\""},
     {"sample digits --timeout 0.1 -o %s/a.png --seed 6", 7, "\"seed\":6"},
 };

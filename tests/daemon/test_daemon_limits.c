@@ -320,6 +320,8 @@ START_TEST(guidance_has_one_form) {
                *sample = json_object_get(spec, "sample");
         json_object_del(sample, "sampler");
         json_object_del(sample, "steps");
+        ck_assert(json_real_value(json_object_get(sample, "guidance_low")) == 0);
+        json_object_del(sample, "guidance_low");
         is_sample(sample, cases[i].want, cases[i].options ? cases[i].options : "nothing");
         json_decref(spec);
     }
@@ -354,6 +356,15 @@ START_TEST(guidance_of_a_sample) {
                  {MODE(1.5, domain), "{\"guidance_domain\":3.0}", 1, WEIGHTS(3.0, 1.0), NULL},
                  {WEIGHTS(2, 3), MODE(4, cfg), 0, MODE(4, cfg), NULL},
                  {WEIGHTS(2, 3), "{\"guidance_mode\":\"none\"}", 0, MODE(1.0, none), NULL},
+                 /* where it rests is beside either form */
+                 {MODE(2, cfg), "{\"guidance_low\":0.5}", 0,
+                  "{\"guidance\":2,\"guidance_mode\":\"cfg\",\"guidance_low\":0.5}", NULL},
+                 {"{\"guidance\":2,\"guidance_mode\":\"cfg\",\"guidance_low\":0.5}",
+                  "{\"guidance_domain\":3.0}", 0,
+                  "{\"guidance_domain\":3.0,\"guidance_class\":2.0,\"guidance_low\":0.5}", NULL},
+                 {"{\"guidance\":2,\"guidance_mode\":\"cfg\",\"guidance_low\":0.5}",
+                  "{\"guidance_low\":0,\"guidance\":3}", 0,
+                  "{\"guidance\":3,\"guidance_mode\":\"cfg\",\"guidance_low\":0}", NULL},
                  {WEIGHTS(2, 3), "{\"guidance\":4}", 0, NULL,
                   "evaluated with guidance_domain 2 and guidance_class 3, so 'guidance' needs "
                   "'guidance_mode'"},
@@ -418,42 +429,52 @@ START_TEST(options_without_effect) {
     static const struct {
         const char *method, *options, *says;
         int velocity;
-    } cases[] = {{NULL, "{\"vb_weight\":0.5}",
-                  "vb_weight is not used by a base that predicts a velocity", 1},
-                 {NULL, "{\"vb_weight\":0.5}", NULL, 0},
-                 {NULL, "{\"vb_weight\":null}", NULL, 1},
-                 {"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full", 0},
-                 {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit", 0},
-                 {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit", 0},
-                 {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit", 0},
-                 {"bitfit", "{\"steps\":9}", NULL, 0},
-                 {"affiner", "{\"targets\":[\"q\"]}", NULL, 0},
-                 {"affiner", "{\"side\":\"in\"}", NULL, 0},
-                 {"affiner", "{\"phi\":\"relu\"}", NULL, 0},
-                 {NULL, "{\"rank\":4}", NULL, 0},
-                 {"full", "{\"rank\":null}", NULL, 0},
-                 {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",
-                  "guidance has no effect with guidance_mode none", 0},
-                 {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL, 0},
-                 {NULL, "{\"guidance_mode\":\"none\"}", NULL, 0},
-                 {NULL, "{\"precision\":\"tf32\",\"device\":\"cpu\"}",
-                  "precision tf32 is f32 on the processor", 0},
-                 {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}",
-                  "precision tf32 is f32 on the processor", 0},
-                 {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL, 0},
-                 {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0},
-                 {NULL, "{\"patience\":3,\"steps\":500}",
-                  "patience 3 never acts: the rate falls by itself at step 400, and there is a "
-                  "look at the held-out loss every 100 steps",
-                  0},
-                 {NULL, "{\"patience\":4,\"steps\":501}",
-                  "patience 4 never acts: the rate falls by itself at step 401, and there is a "
-                  "look at the held-out loss every 100 steps",
-                  0},
-                 {NULL, "{\"patience\":3,\"steps\":501}", NULL, 0},
-                 {NULL, "{\"patience\":4,\"steps\":500,\"heldout_every\":50}", NULL, 0},
-                 {NULL, "{\"patience\":400}", NULL, 0},
-                 {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0}};
+    } cases[] = {
+        {NULL, "{\"vb_weight\":0.5}", "vb_weight is not used by a base that predicts a velocity",
+         1},
+        {NULL, "{\"vb_weight\":0.5}", NULL, 0},
+        {NULL, "{\"vb_weight\":null}", NULL, 1},
+        {"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full", 0},
+        {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit", 0},
+        {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit", 0},
+        {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit", 0},
+        {"bitfit", "{\"steps\":9}", NULL, 0},
+        {"affiner", "{\"targets\":[\"q\"]}", NULL, 0},
+        {"affiner", "{\"side\":\"in\"}", NULL, 0},
+        {"affiner", "{\"phi\":\"relu\"}", NULL, 0},
+        {NULL, "{\"rank\":4}", NULL, 0},
+        {"full", "{\"rank\":null}", NULL, 0},
+        {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",
+         "guidance has no effect with guidance_mode none", 0},
+        {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL, 0},
+        {NULL, "{\"guidance_mode\":\"none\"}", NULL, 0},
+        {NULL, "{\"guidance_mode\":\"none\",\"guidance_low\":0.5}",
+         "guidance_low has no effect where nothing guides", 1},
+        {NULL, "{\"guidance\":1,\"guidance_low\":0.5}",
+         "guidance_low has no effect where nothing guides", 0},
+        {NULL, "{\"guidance_domain\":1,\"guidance_class\":1,\"guidance_low\":0.5}",
+         "guidance_low has no effect where nothing guides", 0},
+        {NULL, "{\"guidance_domain\":1,\"guidance_class\":2,\"guidance_low\":0.5}", NULL, 0},
+        {NULL, "{\"guidance_low\":0.5}", NULL, 0},
+        {NULL, "{\"guidance_mode\":\"none\",\"guidance_low\":0}", NULL, 0},
+        {NULL, "{\"precision\":\"tf32\",\"device\":\"cpu\"}",
+         "precision tf32 is f32 on the processor", 0},
+        {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}",
+         "precision tf32 is f32 on the processor", 0},
+        {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL, 0},
+        {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0},
+        {NULL, "{\"patience\":3,\"steps\":500}",
+         "patience 3 never acts: the rate falls by itself at step 400, and there is a "
+         "look at the held-out loss every 100 steps",
+         0},
+        {NULL, "{\"patience\":4,\"steps\":501}",
+         "patience 4 never acts: the rate falls by itself at step 401, and there is a "
+         "look at the held-out loss every 100 steps",
+         0},
+        {NULL, "{\"patience\":3,\"steps\":501}", NULL, 0},
+        {NULL, "{\"patience\":4,\"steps\":500,\"heldout_every\":50}", NULL, 0},
+        {NULL, "{\"patience\":400}", NULL, 0},
+        {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *o = json_loads(cases[i].options, 0, NULL),
                *list = ds_options_without_effect(cases[i].method, o, cases[i].velocity);
@@ -483,6 +504,8 @@ START_TEST(focus_is_the_base_s) {
             ck_assert(ds_json_number(train, "focus_mean", 9) == (given ? 1 : velocity ? 0 : -0.6));
             ck_assert_int_eq(ds_json_int(json_object_get(spec, "sample"), "steps", 0),
                              velocity ? 50 : 20);
+            ck_assert(ds_json_number(json_object_get(spec, "sample"), "guidance_low", 9) ==
+                      (velocity ? 0.5 : 0));
             json_decref(spec);
             json_decref(o);
         }

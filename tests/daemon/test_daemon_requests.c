@@ -480,13 +480,21 @@ START_TEST(classes_of_samples) {
             "'guidance_mode' and 'guidance_domain' exclude each other");
     refused(400, "POST", "/v1/samples", "{\"guidance_class\":101}",
             "'guidance_class' must be a number from 0 to 100");
+    refused(400, "POST", "/v1/samples", "{\"guidance_low\":1.5}",
+            "'guidance_low' must be a number from 0 to 1");
     static const struct {
         const char *body, *note;
     } weights[] = {{"{\"class\":\"2\",\"guidance_class\":2}", NULL},
                    {"{\"guidance_class\":2}", "guidance_class has no effect"},
                    {"{\"class\":\"2\",\"guidance_domain\":2}", "guidance_domain has no effect"},
+                   {"{\"guidance_low\":0.5}", "nothing guides: guidance_low has no effect"},
+                   {"{\"class\":\"2\",\"guidance_low\":0.5}", "guidance_low has no effect"},
+                   {"{\"class\":\"2\",\"guidance_class\":2,\"guidance_low\":0.5}", NULL},
+                   {"{\"ref\":\"digits\",\"guidance_low\":0.5}", NULL},
+                   {"{\"ref\":\"digits\",\"guidance_mode\":\"none\",\"guidance_low\":0.5}",
+                    "guidance_low has no effect"},
                    {"{\"ref\":\"digits\",\"guidance_domain\":2,\"guidance_class\":3}", NULL}};
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
         job = rig_want(&r, 202, "POST", "/v1/samples", weights[i].body);
         const json_t *notes = json_object_get(job, "notes");
         ck_assert_uint_eq(json_array_size(notes), weights[i].note != NULL);

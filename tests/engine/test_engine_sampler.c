@@ -417,6 +417,82 @@ START_TEST(guided_bytes) {
 }
 END_TEST
 
+/* Above the level guidance is as without one, below there is neither a null row nor the base: by
+ * what the device is asked for, and in rows of the models; in any batch the same bytes. */
+START_TEST(guidance_rests_below_a_level) {
+    static float raw[MIXED * MOST], some[MIXED * MOST], plain[MIXED * MOST], full[MIXED * MOST];
+    static const int batches[] = {1, 3, 8, 14};
+    static const int classes_of[MIXED] = {1, 0, 1, 1, 0, 0, 1}; /* of mixed(): has a class */
+    double bar[1000], level[STEPS], share = -1;
+    world w = open_world(3, 0, 1);
+    ds_sample_request q[MIXED];
+    const size_t bytes = MIXED * 3 * PLANE * sizeof *raw;
+    bars(bar);
+    mixed(q);
+    for (int k = 0; k < STEPS; k++)
+        level[k] = sqrt(1 - bar[times[k]]) / (sqrt(bar[times[k]]) + sqrt(1 - bar[times[k]]));
+    for (int g = 1; g < GUIDES; g++)
+        for (int above = 0; above <= STEPS; above++) { /* so many steps are guided */
+            ds_sample_options o = {.sampler = DS_SAMPLER_DPMPP2M,
+                                   .steps = STEPS,
+                                   .guide = guides[g],
+                                   .seed = 3,
+                                   .table_rows = -1};
+            o.guide_low = above ? level[STEPS - above] - 1e-6 : 1;
+            ck_assert_int_eq(ds_guidance_share(o.guide_low, &w.base->facts, STEPS, &share, NULL),
+                             0);
+            ck_assert(share == above / (double)STEPS);
+            for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+                ds_net *net = net_of(&w, w.other, batches[b]), *base = net_of(&w, NULL, batches[b]);
+                int rows = 0;
+                for (int i = 0; i < MIXED; i++)
+                    rows += STEPS - above + above * ds_guidance_passes(o.guide, classes_of[i]);
+                watch(w.dev);
+                ck_assert_int_eq(
+                    ds_sample(NULL, b ? some : raw, net, base, &o, q, MIXED, NULL, NULL, NULL), 0);
+                ck_assert_int_eq(embedded, rows);
+                for (int i = 0; i < step_count && i < 64; i++) {
+                    int on = steps[i].p.b / (steps[i].p.a + steps[i].p.b) >= o.guide_low;
+                    ck_assert_int_eq(steps[i].base, on && g >= 2);
+                    ck_assert(on || (!steps[i].null && !steps[i].twin));
+                }
+                ck_assert(!b || !memcmp(raw, some, bytes));
+                w.dev->ops = real;
+                o.guide_low = 0;
+                ck_assert_int_eq(ds_sample(NULL, full, net, base, &o, q, MIXED, NULL, NULL, NULL),
+                                 0);
+                o.guide = guides[0];
+                ck_assert_int_eq(ds_sample(NULL, plain, net, base, &o, q, MIXED, NULL, NULL, NULL),
+                                 0);
+                ck_assert_int_eq(!memcmp(raw, full, bytes), above == STEPS);
+                ck_assert_int_eq(!memcmp(raw, plain, bytes), above == 0);
+                o.guide = guides[g];
+                o.guide_low = above ? level[STEPS - above] - 1e-6 : 1;
+                ds_net_free(net);
+                ds_net_free(base);
+            }
+        }
+    ds_error err;
+    ck_assert_int_eq(ds_guidance_share(0.5, &w.base->facts, 0, &share, &err), DS_EINVAL);
+    /* levels 0.293, 0.5, 0.707 and 1 of a path that is a quarter of a circle */
+    const ds_facts gvp = {.flow = {.path = DS_FLOW_GVP, .shift = 1, .scale = 1}};
+    ck_assert_int_eq(ds_guidance_share(0.3, &gvp, 4, &share, NULL), 0);
+    ck_assert(share == 0.75);
+    ck_assert_int_eq(ds_guidance_share(0.29, &gvp, 4, &share, NULL), 0);
+    ck_assert(share == 1);
+    static const double odd[] = {-0.1, 1.1, NAN};
+    for (int i = 0; i < 3; i++) {
+        ds_sample_options o = {
+            .sampler = DS_SAMPLER_DDIM, .steps = 1, .guide = {1, 1}, .guide_low = odd[i]};
+        ds_net *net = net_of(&w, w.other, 1);
+        ck_assert_int_eq(ds_sample(NULL, some, net, NULL, &o, q, 1, NULL, NULL, &err), DS_EINVAL);
+        ck_assert_ptr_nonnull(strstr(err.message, "a noise level of 0 to 1"));
+        ds_net_free(net);
+    }
+    close_world(&w);
+}
+END_TEST
+
 /* One step of DDIM is linear in the output, so pictures mix as outputs do: u + w_d (n - u) + w_c (c -
  * n), of each picture with its own class, and n = c without one. */
 START_TEST(pictures_mix_as_outputs) {
@@ -682,6 +758,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, names_and_batches);
     tcase_add_test(tc, what_guides);
     tcase_add_loop_test(tc, guided_bytes, 0, 6);
+    tcase_add_test(tc, guidance_rests_below_a_level);
     tcase_add_test(tc, pictures_mix_as_outputs);
     tcase_add_test(tc, pixels_of_numbers);
     tcase_add_test(tc, a_stop_is_an_error);

@@ -508,7 +508,7 @@ static char *sampled_with(const char *name, json_t *adapter, json_t *sample, int
     run_expect(dir, 0);
     json_t *r = read_json(dir, "result.json");
     char *digest = ds_xstrdup(text_at(r, "digest", NULL));
-    *passes = (int)json_integer_value(json_object_get(r, "passes"));
+    *passes = (int)json_real_value(json_object_get(r, "passes"));
     json_decref(r);
     free(dir);
     return digest;

@@ -277,14 +277,19 @@ static void section_metrics(ds_buf *b, const ds_exporter *x) {
     const json_t *resize = meta(x, "resize");
     line(b, "resampling", json_string_value(resize));
     if (json_object_get(s, "guidance_domain"))
-        ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (domain) and %g (class)\n",
+        ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (domain) and %g (class)",
                     ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
                     ds_json_number(s, "guidance_domain", 1),
                     ds_json_number(s, "guidance_class", 1));
     else if (json_is_object(s))
-        ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (%s)\n",
+        ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (%s)",
                     ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
                     ds_json_number(s, "guidance", 1), ds_json_string(s, "guidance_mode", "?"));
+    double low = ds_json_number(s, "guidance_low", 0);
+    if (json_is_object(s) && low > 0)
+        ds_buf_addf(b, " above noise level %g", low);
+    if (json_is_object(s))
+        ds_buf_addf(b, "\n");
     ds_buf_addf(b, "- numbers of another network, resampling or number of images cannot be "
                    "compared with these\n\n");
 }

@@ -59,7 +59,7 @@ typedef struct {
 #define SAMPLE(...) DS_OPTION_MEMBER(__VA_ARGS__)
 #include "contract/options.def"
 } ds_spec_sample;
-enum { DS_GUIDANCE_WEIGHTS = DS_GUIDANCE_DOMAIN + 1, DS_GUIDANCE_TEXT = 64 };
+enum { DS_GUIDANCE_WEIGHTS = DS_GUIDANCE_DOMAIN + 1, DS_GUIDANCE_TEXT = 96 };
 
 typedef struct {
 #define EVALUATE(...) DS_OPTION_MEMBER(__VA_ARGS__)
@@ -176,8 +176,10 @@ void ds_spec_free(ds_spec *spec); /* NULL is fine */
 /* The spec's objects again, as they are written into results. */
 /* own_base: of pictures of the base itself, whose domain nothing is moved away from. */
 ds_guidance ds_spec_guidance(const ds_spec_sample *s, int own_base);
-/* Passes through a model in a step of a picture (of heun not the last one, which takes half). */
-int ds_spec_passes(const ds_spec_sample *s, int own_base, int has_class);
+/* Passes through a model in a step of a picture (of heun not the last one, which takes half), the
+ * mean of all steps. */
+int ds_spec_passes(const ds_spec_sample *s, const ds_facts *c, int own_base, int has_class,
+                   double *passes, ds_error *err);
 /* "guidance 1.5 domain", "guidance 1.5 domain, 3 class" */
 void ds_spec_guidance_text(const ds_spec_sample *s, char out[DS_GUIDANCE_TEXT]);
 /* In the form that the spec had. */

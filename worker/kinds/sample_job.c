@@ -187,10 +187,13 @@ static int run(sample_job *s, ds_error *err) {
     }
     if (rc)
         return rc;
-    int passes = ds_spec_passes(&s->spec->sample, !s->adapter,
-                                s->labels[0] >= 0); /* all have a class, or none */
+    double passes = 0;
+    rc = ds_spec_passes(&s->spec->sample, &s->tools.base->facts, !s->adapter, s->labels[0] >= 0,
+                        &passes, err); /* all have a class, or none */
+    if (rc)
+        return rc;
     return ds_job_finish(s->job,
-                         json_pack("{s:s, s:s?, s:s, s:i, s:f, s:i, s:s, s:s}", "schema",
+                         json_pack("{s:s, s:s?, s:s, s:i, s:f, s:f, s:s, s:s}", "schema",
                                    DS_SCHEMA_SAMPLE, "grid", s->grid ? DS_FILE_GRID : NULL,
                                    "images", DS_FILE_SAMPLES, "n", s->spec->n, "seconds",
                                    ds_monotonic() - started, "passes", passes, "digest", digest,

@@ -104,8 +104,11 @@ static int run_latent(ds_serve *s, const ds_sample_options *o, const ds_sample_r
 }
 
 int ds_serve_run(ds_serve *s, const ds_serve_request *q, ds_error *err) {
-    ds_sample_options o = {
-        .sampler = s->sample.sampler, .steps = s->sample.steps, .guide = s->guide, .seed = q->seed};
+    ds_sample_options o = {.sampler = s->sample.sampler,
+                           .steps = s->sample.steps,
+                           .guide = s->guide,
+                           .guide_low = s->sample.low,
+                           .seed = q->seed};
     ds_sample_request *list = ds_xcalloc((size_t)q->n, sizeof *list);
     for (int i = 0; i < q->n; i++)
         list[i] = (ds_sample_request){
