@@ -25,6 +25,10 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
     if (strcmp(o->name, "steps") == 0)
         /* 64 images a step: 32 passes over the images, within what a person waits for */
         return json_integer((json_int_t)clamp(images * 32 / 64, 900, 3000));
+    if (strcmp(o->name, "lr") == 0) {
+        const char *method = ds_json_string(json_object_get(spec, "method"), "name", "");
+        return json_real(f->velocity && !strcmp(method, "affiner") ? 0.012 : 0.006);
+    }
     if (strcmp(o->name, "micro_batch") == 0)
         return json_integer(ds_json_int(train, "batch", 64));
     if (strcmp(o->name, "warmup") == 0)

@@ -69,6 +69,7 @@ static const struct {
     {"sample_steps", "sample", "steps", "20", "11"},
     {"guidance", "sample", "guidance", "1.5", "2.5"},
     {"guidance_mode", "sample", "guidance_mode", "\"domain\"", "\"cfg\""},
+    {"guidance_low", "sample", "guidance_low", "0.0", "0.75"},
     {"n", "evaluate", "n", "512", "64"},
     {"eval_seed", "evaluate", "seed", "7", "8"},
     {"kid_subsets", "evaluate", "kid_subsets", "100", "12"},

@@ -500,6 +500,7 @@ START_TEST(focus_is_the_base_s) {
                    *o = given ? json_pack("{s:f, s:i}", "focus", 0.5, "focus_mean", 1) : NULL;
             ck_assert_int_eq(ds_options_apply(spec, NULL, o, &facts, NULL), 0);
             const json_t *train = json_object_get(spec, "train");
+            ck_assert(ds_json_number(train, "lr", 9) == (velocity ? 0.012 : 0.006));
             ck_assert(ds_json_number(train, "focus", 9) == (given ? 0.5 : velocity ? 0.0 : 0.8));
             ck_assert(ds_json_number(train, "focus_mean", 9) == (given ? 1 : velocity ? 0 : -0.6));
             ck_assert_int_eq(ds_json_int(json_object_get(spec, "sample"), "steps", 0),
