@@ -329,6 +329,25 @@ START_TEST(a_sample_does_not_depend_on_its_neighbours) {
 }
 END_TEST
 
+/* A flow begins at noise level 1, so that there is always a step that is guided. */
+START_TEST(guidance_of_the_first_step_alone) {
+    open_flow(flows[_i % 2], 1);
+    ds_sample_options o = {
+        .sampler = DS_SAMPLER_HEUN, .steps = 3, .guide = {1.2, 2}, .guide_low = 1, .seed = 3};
+    float *first = draw(&o, 2, 4);
+    o.guide_low = 0;
+    float *all = draw(&o, 2, 4);
+    o.guide = (ds_guidance){1, 1};
+    float *none = draw(&o, 2, 4);
+    ck_assert(memcmp(first, none, 2 * ONE * sizeof *first));
+    ck_assert(memcmp(first, all, 2 * ONE * sizeof *first));
+    free(first);
+    free(all);
+    free(none);
+    close_flow();
+}
+END_TEST
+
 /* The better the sampler, the nearer to many small steps. */
 START_TEST(orders_of_samplers) {
     static const enum ds_sampler samplers[] = {DS_SAMPLER_EULER, DS_SAMPLER_DPMPP2M,
@@ -431,6 +450,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, resume_gives_the_same_bytes, 0, 2);
     tcase_add_test(tc, a_checkpoint_is_of_one_objective);
     tcase_add_loop_test(tc, a_sample_does_not_depend_on_its_neighbours, 0, 2);
+    tcase_add_loop_test(tc, guidance_of_the_first_step_alone, 0, 2);
     tcase_add_test(tc, orders_of_samplers);
     tcase_add_test(tc, samplers_of_the_other_kind_are_refused);
     tcase_add_loop_test(tc, a_file_says_it, 0, 2);

@@ -542,6 +542,12 @@ START_TEST(samples_by_weights) {
         ck_assert_int_eq(want, passes);
         free(w);
     }
+    json_t *rests = by_mode("domain"); /* DDPM's levels are below 1 */
+    json_object_set_new(rests, "guidance_low", json_real(1));
+    both = sampled_with("rests", a, rests, &passes);
+    ck_assert_int_eq(passes, 1);
+    ck_assert_str_eq(both, seen[0]);
+    free(both);
     both = sampled_with("by-both", a, by_weights(1.5, 3), &passes);
     ck_assert_int_eq(passes, 3);
     for (int i = 0; i < 3; i++) {
