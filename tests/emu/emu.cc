@@ -68,7 +68,7 @@ static void context_make(Context &c, char *stack, size_t size, void (*entry)()) 
 
 namespace {
 
-enum { STACK = 64 * 1024, MAX_THREADS = 1024 };
+enum { STACK = 64 * 1024, NEVER_LEFT = 4096, MAX_THREADS = 1024 };
 
 struct Warp {
     uint32_t slots[2][32 * 8]; /* two, so that a fast lane's next exchange spares this one */
@@ -79,6 +79,9 @@ struct Warp {
 struct Fiber {
     Context context;
     std::unique_ptr<char[]> stack;
+    dim3 index;            /* in the block */
+    const unsigned *round; /* of the barrier at which it waits while that is `seen`; null: none */
+    unsigned seen;
     bool done;
 };
 
@@ -88,38 +91,74 @@ struct Block {
     std::vector<Warp> warps;
     const std::function<void()> *body;
     std::vector<unsigned char> shared;
-    int current, live, arrived;
+    int current, threads, live, arrived;
     unsigned round;
-    unsigned long moves; /* barriers passed and fibers ended: no move in a whole turn = stuck */
+    bool backwards; /* the order of warps and of lanes */
 } block;
 
 Warp &my_warp() { return block.warps[(size_t)block.current / 32]; }
 
 void select(int t) {
     block.current = t;
-    unsigned u = (unsigned)t;
-    threadIdx = dim3(u % blockDim.x, u / blockDim.x % blockDim.y, u / blockDim.x / blockDim.y);
+    threadIdx = block.fibers[(size_t)t].index;
 }
 
+/* Once a launch: divisions take longer than a change of fibers. */
+void number_threads(int threads) {
+    for (unsigned u = 0; u < (unsigned)threads; u++)
+        block.fibers[u].index =
+            dim3(u % blockDim.x, u / blockDim.x % blockDim.y, u / blockDim.x / blockDim.y);
+}
+
+bool can_run(const Fiber &f) { return !f.done && (!f.round || *f.round != f.seen); }
+
+int lanes_of(int warp) {
+    int left = block.threads - warp * 32;
+    return left < 32 ? left : 32;
+}
+
+/* The first lane of a warp that can run, from `lane` on in a circle; -1: none. */
+int next_lane(int warp, int lane) {
+    int n = lanes_of(warp), step = block.backwards ? n - 1 : 1;
+    for (int i = 0; i < n; i++, lane += step) {
+        lane -= lane < n ? 0 : n;
+        if (can_run(block.fibers[(size_t)(warp * 32 + lane)]))
+            return warp * 32 + lane;
+    }
+    return -1;
+}
+
+/* To a lane of the same warp as long as one can run: a warp's stacks fit into the nearest cache. */
 void give_way() {
-    int me = block.current;
-    context_switch(block.fibers[(size_t)me].context, block.scheduler);
+    int me = block.current, warp = me / 32;
+    int next = next_lane(warp, me % 32 + (block.backwards ? lanes_of(warp) - 1 : 1));
+    if (next == me)
+        return;
+    if (next >= 0)
+        select(next);
+    context_switch(block.fibers[(size_t)me].context,
+                   next < 0 ? block.scheduler : block.fibers[(size_t)next].context);
 }
 
-/* Arrival at a barrier of `live` threads; the last one opens it. */
-void arrive(int &arrived, int live, unsigned &round) {
+/* Waits at a barrier of `live` threads; the last one opens it. */
+void pass(int &arrived, int live, unsigned &round) {
     if (++arrived == live) {
         arrived = 0;
         round++;
-        block.moves++;
+        return;
     }
+    Fiber &f = block.fibers[(size_t)block.current];
+    f.round = &round;
+    f.seen = round;
+    while (*f.round == f.seen)
+        give_way();
+    f.round = nullptr;
 }
 
 void fiber_main() {
     (*block.body)();
     Warp &w = my_warp();
     block.fibers[(size_t)block.current].done = true;
-    block.moves++;
     /* a thread that has ended counts as arrived everywhere */
     block.live--;
     w.live--;
@@ -132,34 +171,40 @@ void fiber_main() {
 
 void start_block(int threads) {
     ds_emu_forget_copies();
-    block.live = threads;
+    block.threads = block.live = threads;
     block.arrived = 0;
     block.warps.assign((size_t)(threads + 31) / 32, Warp{});
     for (int t = 0; t < threads; t++) {
         Fiber &f = block.fibers[(size_t)t];
         block.warps[(size_t)t / 32].live++;
         f.done = false;
+        f.round = nullptr;
         if (!f.stack)
             f.stack.reset(new char[STACK]);
 #if defined(__SANITIZE_ADDRESS__)
-        __asan_unpoison_memory_region(f.stack.get(), STACK); /* frames that never returned */
+        /* fiber_main and what it called last never returned; all others did */
+        __asan_unpoison_memory_region(f.stack.get() + STACK - NEVER_LEFT, NEVER_LEFT);
 #endif
         context_make(f.context, f.stack.get(), STACK, fiber_main);
     }
 }
 
 void run_block(int threads, bool backwards) {
+    int warps = (threads + 31) / 32;
+    block.backwards = backwards;
     start_block(threads);
     while (block.live) {
-        unsigned long before = block.moves;
-        for (int i = 0; i < threads; i++) {
-            int t = backwards ? threads - 1 - i : i;
-            if (block.fibers[(size_t)t].done)
+        bool moved = false;
+        for (int i = 0; i < warps; i++) {
+            int w = backwards ? warps - 1 - i : i,
+                t = next_lane(w, backwards ? lanes_of(w) - 1 : 0);
+            if (t < 0)
                 continue;
+            moved = true;
             select(t);
             context_switch(block.scheduler, block.fibers[(size_t)t].context);
         }
-        if (block.moves == before) {
+        if (!moved) {
             fprintf(stderr,
                     "emulation: %d threads of block (%u,%u,%u) wait at a barrier that the "
                     "others never reach\n",
@@ -185,6 +230,7 @@ static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<vo
     block.body = &body;
     block.fibers.resize((size_t)threads > block.fibers.size() ? (size_t)threads
                                                               : block.fibers.size());
+    number_threads(threads);
     block.shared = std::vector<unsigned char>(shared);
     unsigned n = 0;
     for (unsigned z = 0; z < grid.z; z++)
@@ -202,7 +248,8 @@ static void run_grid(dim3 grid, dim3 size, size_t shared, const std::function<vo
 /* ---------------------------------------------------------------- memory
  * One reservation, handed out from its start in whole pages; what was freed is taken again by the
  * next allocation of that size or less.  Allocations of a megabyte are plain memory: their pages
- * would take most of the time. */
+ * would take most of the time.  It is opened and shut in steps of a huge page, which is one entry
+ * of a table where 512 pages are as many. */
 
 #if defined(__SANITIZE_ADDRESS__)
 
@@ -219,8 +266,13 @@ static struct {
     std::multimap<size_t, void *> spare;
 } arena;
 
+static const size_t HUGE_PAGE = (size_t)2 << 20;
+
+static size_t in_huge_pages(size_t n) { return (n + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE; }
+
 static void touchable(bool yes) {
-    if (arena.used && mprotect(arena.start, arena.used, yes ? PROT_READ | PROT_WRITE : PROT_NONE)) {
+    if (arena.used && mprotect(arena.start, in_huge_pages(arena.used),
+                               yes ? PROT_READ | PROT_WRITE : PROT_NONE)) {
         perror("emulation: mprotect");
         abort();
     }
@@ -239,11 +291,13 @@ void *ds_emu_alloc(size_t bytes) {
         return p;
     }
     if (!arena.start) {
-        void *p = mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *p = mmap(nullptr, all + HUGE_PAGE, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED)
             return nullptr;
-        arena.start = static_cast<char *>(p);
-        ds_race_memory(p, all);
+        arena.start = static_cast<char *>(p) + (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+        madvise(arena.start, all, MADV_HUGEPAGE); /* without, it is only slower */
+        ds_race_memory(arena.start, all);
     }
     if (size > all - arena.used)
         return nullptr;
@@ -316,19 +370,11 @@ void ds_emu_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
 
 void *ds_emu_shared() { return block.shared.data(); }
 
-void ds_emu_block_barrier() {
-    unsigned round = block.round;
-    arrive(block.arrived, block.live, block.round);
-    while (block.round == round)
-        give_way();
-}
+void ds_emu_block_barrier() { pass(block.arrived, block.live, block.round); }
 
 void ds_emu_warp_barrier() {
     Warp &w = my_warp();
-    unsigned round = w.round;
-    arrive(w.arrived, w.live, w.round);
-    while (w.round == round)
-        give_way();
+    pass(w.arrived, w.live, w.round);
 }
 
 int ds_emu_lane() { return block.current % 32; }
@@ -341,26 +387,26 @@ const uint32_t *ds_emu_exchange(const uint32_t *mine, int words) {
     return slot;
 }
 
-static float half_of(uint32_t pair, int high) {
-    uint32_t u = high ? pair & 0xffff0000u : pair << 16;
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
+/* The two numbers of a pair, the low one first. */
+static void halves(float out[2], uint32_t pair) {
+    uint32_t u[2] = {pair << 16, pair & 0xffff0000u};
+    memcpy(out, u, sizeof u);
 }
 
 void ds_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     uint32_t mine[8] = {a[0], a[1], a[2], a[3], b[0], b[1], 0, 0};
     const uint32_t *all = ds_emu_exchange(mine, 6);
     int lane = ds_emu_lane(), g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 4; i++) {
-        int row = g + (i >= 2 ? 8 : 0), col = 2 * t + i % 2;
-        double sum = d[i];
-        for (int k = 0; k < 16; k++) {
-            int from_a = row % 8 * 4 + k % 8 / 2, reg_a = (row >= 8) + 2 * (k >= 8);
-            int from_b = col * 4 + k % 8 / 2;
-            sum += (double)half_of(all[8 * from_a + reg_a], k & 1) *
-                   half_of(all[8 * from_b + 4 + (k >= 8)], k & 1);
+    float rows[2][16], cols[2][16]; /* g and g + 8 of a; 2t and 2t + 1 of b */
+    for (int k = 0; k < 16; k += 2)
+        for (int i = 0; i < 2; i++) {
+            halves(rows[i] + k, all[8 * (g * 4 + k % 8 / 2) + i + 2 * (k >= 8)]);
+            halves(cols[i] + k, all[8 * ((2 * t + i) * 4 + k % 8 / 2) + 4 + (k >= 8)]);
         }
+    for (int i = 0; i < 4; i++) {
+        double sum = d[i];
+        for (int k = 0; k < 16; k++)
+            sum += (double)rows[i / 2][k] * cols[i % 2][k];
         d[i] = (float)sum;
     }
 }
