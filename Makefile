@@ -137,6 +137,8 @@ $(EMU_LIB): $(EMU_O)
 	@$(if $(V),,echo "  LINK $@";) mkdir -p $(@D)
 	$(Q)$(CXX) $(CFLAGS) -shared -o $@ $^ -lm -lpthread
 
+# gold takes a third of ld's time, and there are 320 test programs; the programs themselves are ld's.
+TEST_LD := $(if $(shell command -v ld.gold),-fuse-ld=gold)
 # Test programs: tests/*/test_<group>_*.c links the libraries of its group; one program per file.
 # Fixtures too large for a header are objects of their group; what a test does not use is not linked.
 FIXTURES_daemon := daemon_rig daemon_fake_worker
@@ -164,7 +166,7 @@ TEST_BINS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(TEST_SRC)))
 test_group = $(word 2,$(subst _, ,$(1)))
 define TEST_RULE
 $(BUILD)/tests/$(notdir $(1)): $(BUILD)/$(1).o $(BUILD)/tests/harness.o $$(filter %.a,$$(TEST_LIBS_$(call test_group,$(notdir $(1)))))
-	$$(CC) $$(CFLAGS) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(notdir $(1)))) -lcheck -lsubunit -lrt -lm -lpthread
+	$$(CC) $$(CFLAGS) $$(TEST_LD) -o $$@ $$(filter %.o,$$^) $$(TEST_LIBS_$(call test_group,$(notdir $(1)))) -lcheck -lsubunit -lrt -lm -lpthread
 endef
 $(foreach t,$(TEST_SRC:%.c=%),$(eval $(call TEST_RULE,$(t))))
 # These start the programs (found through DS_BUILD); order-only, so a new program links no test anew.
