@@ -1,8 +1,8 @@
 #!/bin/sh
 # tools/run_tests.sh BUILD... - run every test program of each build folder; one line each, then the sum.
 # A program prints its own closing line "name: N passed, N failed, N skipped" (tests/harness.c).
-# As many at a time as there are processors, and two that mostly wait beside them; those that measure
-# speed run alone, at the end.
+# One more at a time than there are processors, and three that mostly wait beside them; those that
+# measure speed run at the end, when nothing computes beside them.
 set -u
 if [ "${1:-}" = --one ]; then # run one program: its line on stdout, its numbers in $3
     program=$2
@@ -31,6 +31,7 @@ trap 'rm -rf "$work"' EXIT
 skipped=0 n=0
 : >"$work/together"
 : >"$work/alone"
+: >"$work/quiet"
 for build in "$@"; do
     for program in "$build"/tests/test_*; do
         case "$program" in *.o | *.d | *.c) continue ;; esac
@@ -45,28 +46,32 @@ for build in "$@"; do
         n=$((n + 1))
         case "$program" in
         *asan/*) list=together ;; # their times say nothing
-        */test_*_speed | */test_registry_list | */test_daemon_http | */test_daemon_reach) list=alone ;;
+        */test_daemon_reach) list=quiet ;;
+        */test_*_speed | */test_registry_list | */test_daemon_http) list=alone ;;
         *) list=together ;;
         esac
         echo "--one $program $work/$n" >>"$work/$list"
     done
 done
-# Tests of the daemon, and those that start programs again and again, mostly wait: two at a time,
-# beside the others.  What takes longest begins first in both, so that nothing is left to wait for
-# at the end.
+# Tests of the daemon, and those that start programs again and again, mostly wait: three at a time,
+# beside the others, which wait for files and for programs of theirs now and then: with one more than
+# there are processors none of these is idle.  What takes longest begins first in both, so that
+# nothing is left to wait for at the end.
 waits='(daemon_[a-z_]*|cli_follow|cli_effects|system_(disk|input|kill|main|upgrade|feature_net)) '
-long_waits='(system_kill|daemon_slot|daemon_stall|daemon_store) '
-long='release.*(system_gate|worker_bars|worker_cuda|engine_cuda|engine_modulations|worker_evaluate) |asan.*(worker_feature_net|worker_plan|engine_golden) '
+long_waits='(system_kill|daemon_slot|daemon_stall|daemon_store|daemon_reach|system_input|system_upgrade) '
+long='release.*(system_gate|worker_bars|worker_nearest|worker_cuda|worker_evaluate) |asan.*(worker_course|worker_evaluate_classes|worker_feature_net|worker_plan|worker_objective|engine_golden) '
 longest_first() { # LONG FILE
     grep -E "$1" "$2"
     grep -vE "$1" "$2"
 }
 grep -E "test_$waits" "$work/together" >"$work/waiting"
 grep -vxF -f "$work/waiting" "$work/together" >"$work/busy"
-longest_first "$long_waits" "$work/waiting" | xargs -r -L 1 -P 2 "$0" &
-longest_first "$long" "$work/busy" | xargs -r -L 1 -P "$(nproc)" "$0"
+longest_first "$long_waits" "$work/waiting" | xargs -r -L 1 -P 3 "$0" &
+longest_first "$long" "$work/busy" | xargs -r -L 1 -P "$(($(nproc) + 1))" "$0"
 wait
+xargs -r -L 1 -P 1 "$0" <"$work/quiet" & # it measures how soon it is answered, and waits for the rest
 xargs -r -L 1 -P 1 "$0" <"$work/alone"
+wait
 results() { for i in $(seq "$n"); do [ ! -f "$work/$i" ] || cat "$work/$i"; done; }
 sum() { results | awk -v k="$1" '{s += $k} END {print s + 0}'; }
 passed=$(sum 1) failed=$(sum 2) skipped=$((skipped + $(sum 3)))
