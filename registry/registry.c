@@ -93,6 +93,9 @@ static int check_pages(ds_registry *r, const char *sql, ds_error *err) {
     return rc;
 }
 
+int ds_registry_begin(ds_registry *r, ds_error *err) { return db_begin(r, err); }
+int ds_registry_end(ds_registry *r, int rc, ds_error *err) { return db_end(r, rc, err); }
+
 int ds_registry_unread(const ds_registry *r) { return r->unread; }
 
 /* The connection that may be interrupted from now on; NULL: none.  1: it was stopped. */

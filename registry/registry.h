@@ -66,6 +66,11 @@ void ds_registry_instance(ds_registry *r, char *out, size_t size);
  * data_version; microseconds): call it every second, and reconcile when it says 1. */
 int ds_registry_foreign_change(ds_registry *r);
 
+/* What is written between the two is one transaction, waits for the disk once, and is kept if rc is
+ * 0 and all of it went well; ds_registry_end gives what became of it. */
+int ds_registry_begin(ds_registry *r, ds_error *err);
+int ds_registry_end(ds_registry *r, int rc, ds_error *err);
+
 /* Called on the loop thread after each committed transaction that wrote events, outside of any
  * transaction, with the newest seq: wake event followers, start work.  One function; NULL = none.
  */

@@ -93,19 +93,28 @@ static int commit_failure(ds_slot *s, ds_error *err) {
     }
     int retried = 0;
     int rc = ds_job_fail(s->d->registry, s->job.id, &f, &retried, err);
-    s->retry = retried;
-    if (!rc) /* a folder that is away is no news at every scan */
-        ds_log(forgotten(s) ? DS_LOG_DEBUG : DS_LOG_WARN, "job %lld (%s %s) %s: %s",
-               (long long)s->job.id, ds_job_kind_name(s->job.kind), s->job.name,
-               retried ? "failed and is tried again" : "failed",
-               *s->error_message ? s->error_message : "the worker gave no reason");
+    if (!rc)
+        s->retry = retried;
     return rc;
 }
 
-static int commit(ds_slot *s, ds_error *err) {
+static void say_failure(const ds_slot *s) {
+    /* a folder that is away is no news at every scan */
+    ds_log(forgotten(s) ? DS_LOG_DEBUG : DS_LOG_WARN, "job %lld (%s %s) %s: %s",
+           (long long)s->job.id, ds_job_kind_name(s->job.kind), s->job.name,
+           s->retry ? "failed and is tried again" : "failed",
+           *s->error_message ? s->error_message : "the worker gave no reason");
+}
+
+static int commit_progress(const ds_slot *s, ds_error *err) {
+    return ds_job_progress(s->d->registry, s->job.id, *s->stage ? s->stage : NULL, s->progress,
+                           err);
+}
+
+static int commit_end(ds_slot *s, ds_error *err) {
     ds_registry *r = s->d->registry;
     switch (s->outcome) {
-    case DS_OUTCOME_PUBLISH: return ds_finish_commit(&s->finish, r, err);
+    case DS_OUTCOME_PUBLISH: break;
     case DS_OUTCOME_FAIL:
     case DS_OUTCOME_POSTPONE: return commit_failure(s, err);
     case DS_OUTCOME_REQUEUE:
@@ -119,6 +128,23 @@ static int commit(ds_slot *s, ds_error *err) {
                                 s->exit_signal ? s->exit_signal : -1, err);
     }
     return 0;
+}
+
+/* With what its worker said last, so that the disk is waited for once. */
+static int commit(ds_slot *s, ds_error *err) {
+    if (s->outcome == DS_OUTCOME_PUBLISH)
+        return ds_finish_commit(&s->finish, s->d->registry, err);
+    int rc = ds_registry_begin(s->d->registry, err);
+    if (rc)
+        return rc;
+    if (s->revision != s->committed)
+        rc = commit_progress(s, err);
+    if (!rc)
+        rc = commit_end(s, err);
+    rc = ds_registry_end(s->d->registry, rc, err);
+    if (!rc && s->outcome == DS_OUTCOME_FAIL)
+        say_failure(s);
+    return rc;
 }
 
 static int temporary(int code) {
@@ -140,7 +166,7 @@ static void tidy(const ds_slot *s) {
 
 /* One transaction makes the end true.  While the disk is full it cannot: the slot stays and tries
  * again, and if the daemon dies meanwhile the job is found without a process and runs again. */
-static void settle(ds_slot *s) {
+static void record_end(ds_slot *s) {
     ds_error err;
     s->phase = DS_SLOT_SETTLING;
     int rc = commit(s, &err);
@@ -155,7 +181,7 @@ static void settle(ds_slot *s) {
         s->outcome = DS_OUTCOME_FAIL;
         s->retry = 0;
         set_error(s, ds_error_name(rc), err.message);
-        settle(s);
+        record_end(s);
         return;
     }
     if (rc)
@@ -176,6 +202,13 @@ static void settle(ds_slot *s) {
         count(s);
     }
     release(s);
+}
+
+static void settle(ds_slot *s) {
+    ds_daemon *d = s->d;
+    ds_daemon_busy(d);
+    record_end(s);
+    ds_daemon_rest(d);
 }
 
 static void finish_work(uv_work_t *work) {
@@ -288,25 +321,32 @@ static void watch_silence(ds_slot *s, int heard) {
     terminate(s);
 }
 
-void ds_slot_poll(ds_slot *s) {
-    if (s->phase != DS_SLOT_RUNNING)
-        return;
+static void hear(ds_slot *s) {
     s->metrics_left = 8;
     int64_t log = log_size(s), news = ds_tail_lines(&s->tail, s->events, 1 << 20, take_line, s);
     if (news || log != s->log_size)
         ds_daemon_wake(s->d);
     watch_silence(s, news || log != s->log_size);
     s->log_size = log;
+}
+
+static void note_progress(ds_slot *s) {
     double now = ds_monotonic();
     if (s->revision != s->committed && now - s->committed_at >= 1) {
         ds_error err;
-        if (ds_job_progress(s->d->registry, s->job.id, *s->stage ? s->stage : NULL, s->progress,
-                            &err))
+        if (commit_progress(s, &err))
             ds_log(DS_LOG_DEBUG, "cannot record progress of job %lld: %s", (long long)s->job.id,
                    err.message);
         s->committed = s->revision;
         s->committed_at = now;
     }
+}
+
+void ds_slot_poll(ds_slot *s) {
+    if (s->phase != DS_SLOT_RUNNING)
+        return;
+    hear(s);
+    note_progress(s);
     if (++s->polls % 16 == 0)
         ds_tail_bound_log(s->dir);
 }
@@ -358,11 +398,12 @@ static void stalled(ds_slot *s) {
 /* Exit codes: contract/job.h. */
 static void on_exit_cb(void *ctx, int exit_code, int signal) {
     ds_slot *s = ctx;
-    ds_slot_poll(s);
+    hear(s);
     s->process = (ds_process){0};
     s->exit_code = exit_code;
     s->exit_signal = signal;
     if (exit_code == DS_EXIT_DONE || exit_code == DS_EXIT_REFUSED) {
+        note_progress(s);
         collect(s);
         return;
     }
