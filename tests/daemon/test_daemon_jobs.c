@@ -112,6 +112,26 @@ START_TEST(samples_and_verification) {
 }
 END_TEST
 
+/* A worker that ends before anybody looked: how far it was is recorded with its end, or neither is. */
+START_TEST(an_end_is_one_change) {
+    rig_start(&r, NULL);
+    rig_fake(&r, "train", "exit 2");
+    rig_sql(&r, "CREATE TRIGGER no BEFORE UPDATE OF state ON jobs WHEN NEW.state = 'failed'"
+                " BEGIN SELECT RAISE(ABORT, 'not now'); END");
+    rig_add(&r, "digits", photos, 201);
+    rig_wait_log(&r, "cannot record the end of job");
+    ck_assert_int_eq(
+        rig_number(&r, "SELECT count(*) FROM jobs WHERE kind = 'train' AND progress IS NULL"), 1);
+    rig_sql(&r, "DROP TRIGGER no");
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    rig_start(&r, NULL);
+    json_t *job = get_job(rig_wait_job(&r, "train", "digits", "|failed|", 10000));
+    ck_assert_str_eq(ds_json_string(job, "stage", ""), "train");
+    ck_assert_int_eq(ds_json_int(json_object_get(job, "progress"), "done", 0), 10);
+    json_decref(job);
+}
+END_TEST
+
 START_TEST(cancel) {
     int status;
     char path[64];
@@ -480,6 +500,7 @@ static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, from_folder_to_adapter);
     tcase_add_test(tc, samples_and_verification);
+    tcase_add_test(tc, an_end_is_one_change);
     tcase_add_test(tc, cancel);
     tcase_add_test(tc, stop_and_go_on);
     tcase_add_test(tc, stubborn_worker);
