@@ -423,7 +423,37 @@ START_TEST(doctor_looks_at_the_store) {
 }
 END_TEST
 
+/* The same finding is a warning beside a running daemon, and a failure without one. */
+START_TEST(doctor_weighs_what_it_finds) {
+    char out[8192], path[300], line[900];
+    setenv("PATH", "/nonexistent", 1);
+    doctor(LIST(XL), LIST(NET), STATUS(""), out);
+    ck_has(out, "ok daemon version " DS_VERSION);
+    ck_has(out, "warn program cannot find the program 'diffscalerd'");
+    ck_has(out, "fail worker cannot find the program 'diffscaler-worker'");
+    ck_has(out, "fail base none found");
+    ck_has(out, "fail feature net none found");
+    snprintf(path, sizeof path, "%s/state", ds_test_tmpdir());
+    snprintf(line, sizeof line, "--state %s doctor", path);
+    cli_result r = cli_line("/nonexistent/socket", line);
+    ck_assert_int_eq(r.exit, 1);
+    ck_has(r.out, "fail  daemon        not running at '/nonexistent/socket'\n");
+    ck_has(r.out, "fail  socket        '/nonexistent/socket' is not there\n");
+    ck_has(r.out, "fail  program       cannot find the program 'diffscalerd'");
+    snprintf(line, sizeof line, "warn  state         '%s' is not there yet\n", path);
+    ck_has(r.out, line);
+    cli_free(&r);
+    ck_assert_int_eq(ds_fs_write(path, "", 0, NULL), 0);
+    snprintf(line, sizeof line, "--state %s doctor", path);
+    r = cli_line("/nonexistent/socket", line);
+    snprintf(line, sizeof line, "fail  state         '%s' is not a folder\n", path);
+    ck_has(r.out, line);
+    cli_free(&r);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, doctor_weighs_what_it_finds);
     tcase_add_test(tc, doctor_looks_at_the_store);
     tcase_add_test(tc, fsck);
     tcase_add_test(tc, prune);

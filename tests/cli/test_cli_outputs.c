@@ -255,7 +255,35 @@ START_TEST(devices_that_are_not_there) {
 }
 END_TEST
 
+/* A note comes with the answer to the request, with a later look, or with both: it is told once. */
+START_TEST(notes_are_told_once) {
+#define LOOKED(scan, notes)                                                                        \
+    "{\"name\":\"digits\",\"state\":\"ready\",\"adapter\":\"digits@v1\",\"job\":4,\"version\":"    \
+    "{\"version\":1,\"images\":5,\"classes\":1,\"rejected\":0},\"scan\":{\"state\":\"" scan        \
+    "\",\"unchanged\":true,\"seq\":1},\"notes\":[" notes "]}"
+    static const fake_route routes[] = {
+        {.request = "POST /v1/datasets",
+         .status = 201,
+         .body = LOOKED("queued", "\"of the request\",\"of both\"")},
+        {.request = "GET /v1/datasets/digits", .body = LOOKED("done", "\"of both\",\"of later\"")},
+        {.request = "GET *", .body = "{\"items\":[],\"next\":null}"},
+        {.request = NULL}};
+    static const char *const notes[] = {"of the request", "of both", "of later"};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 0, "add-dataset %s", ds_test_tmpdir());
+    for (int i = 0; i < 3; i++) {
+        const char *at = strstr(r.err, notes[i]);
+        ck_assert_msg(at && !strstr(at + 1, notes[i]), "'%s' in:\n%s", notes[i], r.err);
+    }
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, notes_are_told_once);
     tcase_add_loop_test(tc, places_are_asked_for_first, 0, sizeof writers / sizeof *writers);
     tcase_add_test(tc, sample_keeps_what_is_there);
     tcase_add_test(tc, report_keeps_what_is_there);

@@ -41,8 +41,8 @@ END_TEST
 
 START_TEST(events_once) {
     static const fake_route routes[] = {
-        {.request = "GET /v1/events?since=0", .body = OLD NEW},
-        {.request = "GET /v1/events?since=1", .body = NEW},
+        {.request = "GET /v1/events?since=0", .body = "\n" OLD "\r\n" NEW "\n\n"},
+        {.request = "GET /v1/events?since=1", .body = "\r\n\n" NEW "\n"},
         {.request = "GET /v1/events?since=1&type=alias.set", .body = NEW},
         {.request = "GET /v1/events?since=2*", .body = ""},
         {.request = NULL}};
@@ -117,7 +117,35 @@ START_TEST(watch_prints_changes) {
 }
 END_TEST
 
+/* What is longer than an answer may be is told, and nothing of it is taken for the whole. */
+START_TEST(answers_without_an_end) {
+    static const struct {
+        const char *line, *request;
+    } asks[] = {{"status", "GET /v1/status"},
+                {"logs 4", "GET /v1/jobs/4/log?offset=0"},
+                {"events", "GET /v1/events?since=0"}};
+    const size_t n = ((size_t)64 << 20) + 4096;
+    char *body = malloc(n);
+    memset(body, ' ', n);
+    memcpy(body, "{}", 2);
+    fake_route routes[] = {{.request = "GET /v1/jobs/4", .body = JOB("done", "")},
+                           {.request = asks[_i].request, .body = body, .length = n},
+                           {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 1, "%s", asks[_i].line);
+    ck_has(r.err, asks[_i].request + 4);
+    ck_has(r.err, " is larger than 64 MiB");
+    ck_assert_uint_eq(r.out_n, 0);
+    cli_free(&r);
+    fake_stop(&s);
+    free(body);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_loop_test(tc, answers_without_an_end, 0, 3);
     tcase_add_test(tc, logs_once_and_following);
     tcase_add_test(tc, events_once);
     tcase_add_test(tc, events_following);

@@ -159,7 +159,86 @@ START_TEST(forced_for_its_reason) {
 }
 END_TEST
 
+/* Each command that takes --json, and what the document is of. */
+START_TEST(documents) {
+    static const char *const of[][2] = {{"list-datasets", "datasets"},
+                                        {"list-adapters", "adapters"},
+                                        {"list-aliases", "aliases"},
+                                        {"list-evaluations", "evaluations"},
+                                        {"list-jobs", "jobs"},
+                                        {"list-bases", "bases"},
+                                        {"list-feature-nets", "feature-nets"},
+                                        {"show-dataset digits", "dataset"},
+                                        {"remove-dataset digits", "dataset"},
+                                        {"rescan-dataset digits", "dataset"},
+                                        {"pause digits", "dataset"},
+                                        {"resume digits", "dataset"},
+                                        {"add-dataset %s/more", "dataset"},
+                                        {"show-adapter digits@v3", "adapter"},
+                                        {"remove-adapter digits@v3", "adapter"},
+                                        {"set-alias digits prod 2", "alias"},
+                                        {"remove-alias digits prod", "alias"},
+                                        {"show-job 9", "job"},
+                                        {"cancel-job 9", "job"},
+                                        {"show-base xl", "base"},
+                                        {"set-default-base xl", "base"},
+                                        {"remove-base xl", "base"},
+                                        {"set-default-feature-net fid", "feature-net"},
+                                        {"remove-feature-net fid", "feature-net"},
+                                        {"add-base %s/w.pt", "job"},
+                                        {"add-feature-net %s/w.pt", "job"},
+                                        {"add-base %s/w.pt --wait", "base"},
+                                        {"add-feature-net %s/w.pt --wait", "feature-net"},
+                                        {"sample digits -o %s/x.png --force", "job"},
+                                        {"verify flags", "job"},
+                                        {"compare digits@v3 flags@v1 --no-sheet", "compare"},
+                                        {"events", "events"},
+                                        {"watch --count 1", "watch"},
+                                        {"gc", "gc"},
+                                        {"prune", "prune"},
+                                        {"fsck", "fsck"},
+                                        {"report", "report"},
+                                        {"status", "status"},
+                                        {"version", "version"},
+                                        {"stop", "stop"}};
+    char path[300], line[400], want[60];
+    if (!load()) {
+        ds_test_skip("documents", "not run from the repository's root");
+        return;
+    }
+    snprintf(path, sizeof path, "%s/more", ds_test_tmpdir());
+    ck_assert(mkdir(path, 0700) == 0);
+    snprintf(path, sizeof path, "%s/w.pt", ds_test_tmpdir());
+    ck_assert_int_eq(ds_fs_write(path, "x", 1, NULL), 0);
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        fake_server s;
+        fake_start(&s, routes);
+        const char *at = strstr(of[i][0], "%s");
+        if (at)
+            snprintf(line, sizeof line, "%.*s%s%s", (int)(at - of[i][0]), of[i][0],
+                     ds_test_tmpdir(), at + 2);
+        else
+            snprintf(line, sizeof line, "%s", of[i][0]);
+        cli_result r = cli_run(&s, "%s --json", line);
+        const char *last = r.out; /* what is waited for comes in lines, the outcome last */
+        for (const char *p = r.out; *p; p += strcspn(p, "\n") + 1)
+            if (*p == '{')
+                last = p;
+        json_error_t je;
+        json_t *doc = json_loads(last, JSON_REJECT_DUPLICATES, &je);
+        ck_assert_msg(doc != NULL, "%s: %s\n%s\n%s", line, je.text, r.out, r.err);
+        snprintf(want, sizeof want, "dsctl.v1/%s", of[i][1]);
+        ck_assert_msg(!strcmp(ds_json_string(doc, "schema", ""), want), "%s: %s", line, r.out);
+        ck_assert_uint_gt(json_object_size(doc), 1);
+        json_decref(doc);
+        cli_free(&r);
+        fake_stop(&s);
+    }
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, documents);
     tcase_add_test(tc, forced_for_its_reason);
     tcase_add_test(tc, transcript);
 }
