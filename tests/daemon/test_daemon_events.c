@@ -82,6 +82,23 @@ END_TEST
 /* Nothing but the event wakes a stream before its heartbeat after 15 s. */
 enum { WOKEN_MS = 10000 };
 
+/* Whatever wakes a stream, it tells a progress once. */
+static void expect_no_repeats(int fd, ds_buf *sse) {
+    static const char train[] = "\"stage\":\"train\",\"progress\":{";
+    char id[40];
+    int n = 0;
+    ck_assert(read_until(fd, sse, train, 10000));
+    for (int i = 0; i < 2; i++) {
+        json_t *job = rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":null,\"n\":2}");
+        snprintf(id, sizeof id, "\"job:%lld\"", (long long)ds_json_int(job, "id", 0));
+        json_decref(job);
+        ck_assert(read_until(fd, sse, id, WOKEN_MS));
+    }
+    for (const char *p = sse->data; (p = strstr(p, train)); p++)
+        n++;
+    ck_assert_msg(n == 1, "%d times in %s", n, sse->data);
+}
+
 START_TEST(followers_wake) {
     ds_buf all = {0}, sse = {0}, job = {0}, log = {0};
     int a = open_stream("/v1/events?follow=1&since=0", "");
@@ -96,6 +113,7 @@ START_TEST(followers_wake) {
     ck_assert_double_lt(ds_monotonic() - began, WOKEN_MS / 1000.0);
     ck_assert(read_until(b, &sse, "event: job.progress\ndata: ", 10000));
     int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    expect_no_repeats(b, &sse);
     char path[100];
     snprintf(path, sizeof path, "/v1/jobs/%lld/events?follow=1", (long long)id);
     int c = open_stream(path, "");

@@ -83,6 +83,8 @@ static void check_metrics(int64_t job) {
         text = rig_text(&r, "GET", "/metrics", NULL, NULL, &status);
     }
     ck_assert_msg(strstr(text, want) != NULL, "%s not in %s", want, text);
+    const char *head = strstr(text, "\n# TYPE diffscaler_train_loss gauge\n");
+    ck_assert(head && head < strstr(text, want) && !strstr(head + 2, "# TYPE diffscaler_train_l"));
     free(text);
 }
 

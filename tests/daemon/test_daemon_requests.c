@@ -238,6 +238,25 @@ static void folder(const char *name, char body[900]) {
     snprintf(body, 900, "{\"path\":\"%s\"}", dir);
 }
 
+/* What the job of this number was given to do. */
+static void expect_payload(int64_t id, const char *want) {
+    char path[400];
+    sqlite3 *db;
+    sqlite3_stmt *q;
+    snprintf(path, sizeof path, "%s/registry.db", r.state);
+    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_prepare_v2(db, "SELECT payload FROM jobs WHERE id = ?1", -1, &q, NULL),
+                     SQLITE_OK);
+    sqlite3_bind_int64(q, 1, id);
+    ck_assert_int_eq(sqlite3_step(q), SQLITE_ROW);
+    const char *is = (const char *)sqlite3_column_text(q, 0);
+    json_t *a = json_loads(is, 0, NULL), *b = json_loads(want, 0, NULL);
+    ck_assert_msg(b && json_equal(a, b), "is %s\nwant %s", is, want);
+    json_decref(a), json_decref(b);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+}
+
 START_TEST(reserved_names) {
     static const char *const names[] = {"base", "latest", "default", "v1", "V12", "Base"};
     char body[900], named[1100], dir[400];
@@ -258,9 +277,14 @@ START_TEST(reserved_names) {
     rig_write(dir, "weights");
     snprintf(body, sizeof body, "{\"source\":\"%s\"}", dir);
     refused(400, "POST", "/v1/bases", body, "give it a name with --name");
+    refused(400, "POST", "/v1/feature_nets", body, "'default', as its file is: ");
     refused(400, "POST", "/v1/feature_nets", body, "give it a name with --name");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"bundled\"}", dir);
     refused(400, "POST", "/v1/feature_nets", body, "the network of the base");
+    refused(400, "POST", "/v1/feature_nets", body, "choose another name");
+    snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"default\"}", dir);
+    refused(400, "POST", "/v1/bases", body, "a base cannot be called 'default': ");
+    refused(400, "POST", "/v1/bases", body, "choose another name");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"\"}", dir);
     refused(400, "POST", "/v1/bases", body, "name is empty");
     snprintf(body, sizeof body, "{\"source\":\"%s\",\"name\":\"x\",\"heads\":129}", dir);
@@ -508,6 +532,66 @@ START_TEST(classes_of_samples) {
 }
 END_TEST
 
+/* What waits in the queue is what was asked for, and of the version that the name meant then. */
+START_TEST(requests_are_kept) {
+    char dir[400], body[1400], want[1600], sha[DS_HEX_SIZE], path[2][400];
+    rig_images(&r, "digits", 3, dir);
+    rig_add(&r, "digits", dir, 201);
+    rig_wait_adapter(&r, "digits", 1, 20000);
+    json_t *base = rig_want(&r, 200, "GET", "/v1/bases/emoji", NULL);
+    snprintf(sha, sizeof sha, "%s", ds_json_string(base, "sha256", ""));
+    json_decref(base);
+    rig_sql(&r, "UPDATE jobs SET state = 'cancelled' WHERE state = 'queued'");
+    static const char *const kinds[] = {"sample", "verify", "import", "import"},
+                             *const posts[] = {"/v1/samples", "/v1/verify", "/v1/bases",
+                                               "/v1/feature_nets"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/weights%d.pt", r.dir, i);
+        rig_write(path[i], "weights");
+    }
+    for (int i = 0; i < 4; i++) {
+        static const char sample[] =
+            "\"n\":3,\"class\":\"all\",\"steps\":9,\"seed\":5,\"columns\":2,\"sheet\":false,"
+            "\"sampler\":\"ddim\",\"guidance_domain\":2,\"guidance_class\":3";
+        if (i == 0) {
+            snprintf(body, sizeof body, "{\"ref\":\"digits\",%s}", sample);
+            snprintf(want, sizeof want, "{\"ref\":\"digits@v1\",\"base\":\"%s\",%s}", sha, sample);
+        } else if (i == 1) {
+            snprintf(body, sizeof body,
+                     "{\"ref\":\"digits@latest\",\"full\":true,\"base_task\":false}");
+            snprintf(want, sizeof want,
+                     "{\"ref\":\"digits@v1\",\"base\":\"%s\",\"full\":true,\"base_task\":false}",
+                     sha);
+        } else {
+            const char *more = i == 2 ? "\"heads\":6,\"objective\":\"x0\"" : "\"heads\":0";
+            snprintf(body, sizeof body,
+                     "{\"source\":\"%s\",\"name\":\"mine\",\"license\":\"MIT\",\"weights\":\"ema\""
+                     "%s%s}",
+                     path[0], i == 2 ? "," : "", i == 2 ? more : "");
+            snprintf(want, sizeof want,
+                     "{\"what\":\"%s\",\"source\":\"%s\",\"vae\":null,\"probe\":null,\"name\":"
+                     "\"mine\",\"license\":\"MIT\",\"weights\":\"ema\",%s%s}",
+                     i == 2 ? "base" : "feature_net", path[0], more,
+                     i == 2 ? "" : ",\"objective\":\"\"");
+        }
+        json_t *job = rig_want(&r, 202, "POST", posts[i], body);
+        ck_assert_str_eq(ds_json_string(job, "kind", ""), kinds[i]);
+        expect_payload(ds_json_int(job, "id", 0), want);
+        json_decref(job);
+    }
+    snprintf(body, sizeof body,
+             "{\"source\":\"%s\",\"vae\":\"%s\",\"probe\":\"%s\",\"name\":\"n\"}", path[0], path[1],
+             dir);
+    json_t *job = rig_want(&r, 202, "POST", "/v1/bases", body);
+    snprintf(want, sizeof want,
+             "{\"what\":\"base\",\"source\":\"%s\",\"vae\":\"%s\",\"probe\":\"%s\",\"name\":\"n\","
+             "\"license\":\"\",\"weights\":\"\",\"heads\":0,\"objective\":\"\"}",
+             path[0], path[1], dir);
+    expect_payload(ds_json_int(job, "id", 0), want);
+    json_decref(job);
+}
+END_TEST
+
 START_TEST(sources_of_imports) {
     char body[900], path[400];
     refused(400, "POST", "/v1/bases", "{\"source\":\"/dev/zero\"}", "no file or folder");
@@ -579,6 +663,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, few_images_are_told);
     tcase_add_test(tc, classes_of_samples);
     tcase_add_test(tc, sources_of_imports);
+    tcase_add_test(tc, requests_are_kept);
 }
 
 int main(int argc, char **argv) {
