@@ -270,6 +270,24 @@ START_TEST(left_overs_go_at_a_start) {
 }
 END_TEST
 
+static int64_t sum;
+static int add_size(const char *path, const struct stat *st, int flag, struct FTW *at) {
+    (void)path, (void)at;
+    sum += flag == FTW_F ? st->st_size : 0;
+    return 0;
+}
+
+/* Of the files of jobs and caches. */
+static int64_t bytes_there(void) {
+    char path[400];
+    sum = 0;
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", r.state, i ? "cache" : "jobs");
+        ck_assert_int_eq(nftw(path, add_size, 16, FTW_PHYS), 0);
+    }
+    return sum;
+}
+
 /* Old folders, what no job is there for, checkpoints and left-overs; nothing that is in use. */
 START_TEST(prune) {
     static const char *const keys[] = {"jobs",   "events", "folders", "checkpoints",
@@ -293,10 +311,15 @@ START_TEST(prune) {
         "done",
         r.state); /* more than go at a time */
     rig_sql(&r, "UPDATE jobs SET finished_at = 1000 WHERE id = 1");
+    rig_sql(&r, "INSERT INTO events(at, type, subject, payload) VALUES (1000, 'my.own', 'x', '{}'),"
+                " (1000, 'my.own', 'y', '{}'), (1000, 'my.own', 'z', '{}')");
     static const char *const bodies[] = {
-        "{\"dry_run\":true,\"folders_seconds\":86400,\"jobs_seconds\":86400}",
-        "{\"folders_seconds\":86400,\"jobs_seconds\":86400}", "{\"folders_seconds\":86400}"};
+        "{\"dry_run\":true,\"folders_seconds\":86400,\"jobs_seconds\":86400,"
+        "\"events_seconds\":86400}",
+        "{\"folders_seconds\":86400,\"jobs_seconds\":86400,\"events_seconds\":86400}",
+        "{\"folders_seconds\":86400}"};
     json_t *doc[3];
+    const int64_t before = bytes_there();
     for (int i = 0; i < 3; i++) {
         doc[i] = rig_want(&r, 200, "POST", "/v1/prune", bodies[i]);
         ck_assert(json_is_null(json_object_get(doc[i], "error")));
@@ -309,6 +332,9 @@ START_TEST(prune) {
         ck_assert_msg(ds_json_int(doc[2], keys[k], -1) == 0, "%s", keys[k]);
     }
     ck_assert_int_eq(ds_json_int(doc[1], "jobs", 0), 1);
+    ck_assert_int_eq(ds_json_int(doc[1], "events", 0), 3);
+    ck_assert_int_eq(rig_number(&r, "SELECT count(*) FROM events WHERE type = 'my.own'"), 0);
+    ck_assert_int_eq(ds_json_int(doc[1], "bytes", 0), before - bytes_there());
     ck_assert_int_eq(ds_json_int(doc[1], "folders", 0), 102); /* and jobs/1, jobs/1.foreign-1 */
     ck_assert_int_eq(ds_json_int(doc[1], "checkpoints", 0), 1);
     ck_assert_int_eq(ds_json_int(doc[1], "files", 0), 1);
