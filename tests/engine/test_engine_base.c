@@ -2,6 +2,7 @@
  * and adapters that cannot share a batch. */
 #include "base/fs.h"
 #include "base/mem.h"
+#include "engine/diffusion/sampler.h"
 #include "engine/model/net.h"
 #include "engine/files/safetensors.h"
 #include "tests/harness.h"
@@ -391,8 +392,133 @@ START_TEST(matrices_in_16_bits) {
 }
 END_TEST
 
+/* The spread that each tensor begins with: Xavier's for matrices, 0.02 for those of the time and for
+ * the classes, nothing for biases and for what adaLN-Zero begins with. */
+START_TEST(a_fresh_base) {
+    ds_base *b;
+    ck_assert_int_eq(ds_dit_base_new(&b, &config, 3, NULL), 0);
+    int zero = 0, small = 0, xavier = 0;
+    for (int i = 0; i < b->table.count; i++) {
+        const ds_param *p = &b->table.items[i];
+        if (p->kind == DS_PARAM_FIXED)
+            continue;
+        double sum = 0, out = p->shape[0], in = (double)p->count / out, want = 0;
+        for (size_t j = 0; j < p->count; j++)
+            sum += (double)b->data[p->offset + j] * (double)b->data[p->offset + j];
+        const char *zeros[] = {"adaLN", "final_layer", "bias"}, *smalls[] = {"t_embedder", "y_emb"};
+        int is_zero = 0, is_small = 0;
+        for (int k = 0; k < 3; k++)
+            is_zero |= strstr(p->name, zeros[k]) != NULL;
+        for (int k = 0; k < 2; k++)
+            is_small |= strstr(p->name, smalls[k]) != NULL;
+        want = is_zero ? 0 : is_small ? 0.02 : sqrt(2 / (in + out));
+        double is = sqrt(sum / (double)p->count), n = (double)p->count;
+        /* the deviation of n draws: 1/sqrt(2n); 5 of them */
+        ck_assert_msg(fabs(is - want) <= want * 5 / sqrt(2 * n), "%s: %g, not %g", p->name, is,
+                      want);
+        zero += is_zero, small += !is_zero && is_small, xavier += !is_zero && !is_small;
+    }
+    ck_assert_int_eq(small, 3);              /* two matrices of the time, the classes */
+    ck_assert_int_eq(xavier, 1 + 4 * DEPTH); /* patches; qkv, proj, fc1, fc2 */
+    ck_assert_int_gt(zero, 8);
+    ds_base_free(b);
+}
+END_TEST
+
+/* Stored in 16 bits: matrices, and nothing else. */
+START_TEST(saved_in_16_bits) {
+    char path[PATH_MAX];
+    ds_error err;
+    ds_st *st;
+    ds_base *b = base_without_zeros();
+    ds_fs_join(path, sizeof path, ds_test_tmpdir(), "saved.safetensors");
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        ck_assert_msg(!ds_base_save(b, path, bf16, NULL, &err), "%s", err.message);
+        ck_assert_msg(!ds_st_open_file(path, 1 << 22, 0, &st, &err), "%s", err.message);
+        for (int i = 0; i < b->table.count; i++) {
+            const ds_param *p = &b->table.items[i];
+            ck_assert_msg(ds_st_find(st, p->name)->dtype ==
+                              (bf16 && p->kind == DS_PARAM_WEIGHT ? DS_ST_BF16 : DS_ST_F32),
+                          "%s", p->name);
+        }
+        ds_st_free(st);
+    }
+    ds_base_free(b);
+}
+END_TEST
+
+/* A device that records passes is told before the buffers that they use are gone or mean others. */
+static const void *forgotten[8];
+static int forgets;
+static void note_forgotten(ds_device *dev, const void *owner) {
+    (void)dev;
+    forgotten[forgets++ % 8] = owner;
+}
+
+static size_t some_free;
+static size_t free_now(ds_device *dev) {
+    (void)dev;
+    return some_free;
+}
+
+START_TEST(recorded_passes_are_forgotten) {
+    const ds_device_options f32 = {.kind = "cpu", .precision = DS_PRECISION_F32, .threads = 1};
+    const ds_method_spec spec = {
+        .method = DS_METHOD_AFFINER, .rank = 2, .targets = DS_TARGET_FC2, .classes = CLASSES};
+    const ds_sample_options o = {
+        .sampler = DS_SAMPLER_DDIM, .steps = 2, .guide = {2, 2}, .table_rows = -1};
+    const ds_sample_request q = {.label = 1};
+    uint8_t made[ONE];
+    ds_device *dev;
+    ds_model *model;
+    ds_adapter *a;
+    ds_net *net, *base;
+    ds_error err;
+    ds_base *b = base_without_zeros();
+    ck_assert_int_eq(ds_device_open(&dev, &f32, NULL), 0);
+    ck_assert_int_eq(ds_model_new(&model, dev, b, NULL), 0);
+    ck_assert_int_eq(ds_adapter_new(&a, b, &spec, NULL), 0);
+    const ds_adapter *one[] = {a};
+    ck_assert_int_eq(ds_net_new(&net, model, DS_NET_INFER, one, 1, 2, &err), 0);
+    ck_assert_int_eq(ds_net_new(&base, model, DS_NET_INFER, NULL, 0, 2, &err), 0);
+    dev->forget = note_forgotten;
+    ck_assert_msg(!ds_sample(made, NULL, net, base, &o, &q, 1, NULL, NULL, &err), "%s",
+                  err.message);
+    int own = 0, of_base = 0;
+    for (int i = 0; i < forgets && i < 8; i++)
+        own |= forgotten[i] == net, of_base |= forgotten[i] == base;
+    ck_assert(own && of_base);
+    /* half of what is free stays free */
+    dev->free_bytes = free_now;
+    size_t need = ds_net_table_bytes(b, dev, 3, ds_net_batch(net));
+    ck_assert_uint_gt(need, 0);
+    some_free = 2 * need - 2;
+    ck_assert(ds_net_table_new(net, 3) == NULL);
+    some_free = 2 * need;
+    ds_net_table *t = ds_net_table_new(net, 3);
+    ck_assert_ptr_nonnull(t);
+    forgets = 0;
+    ds_net_table_free(t);
+    ck_assert(forgets == 1 && forgotten[0] == net);
+    forgets = 0;
+    ds_net_free(base);
+    ck_assert(forgets == 1 && forgotten[0] == base);
+    ds_net_free(net);
+    ck_assert(forgets == 2 && forgotten[1] == net);
+    dev->forget = NULL;
+    dev->free_bytes = NULL;
+    ds_adapter_free(a);
+    ds_model_free(model);
+    ds_base_free(b);
+    ds_device_close(dev);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     label_images();
+    tcase_add_test(tc, a_fresh_base);
+    tcase_add_test(tc, saved_in_16_bits);
+    tcase_add_test(tc, recorded_passes_are_forgotten);
     tcase_add_test(tc, matrices_in_16_bits);
     tcase_add_test(tc, nets_without_room);
     tcase_add_test(tc, configurations_as_text);
