@@ -137,6 +137,33 @@ START_TEST(every_method_is_here) {
 }
 END_TEST
 
+/* What a method does not take is not in its adapter, whatever was asked for. */
+static void expect_kept(int method) {
+    const ds_preset *p = &ds_preset_table[method];
+    const ds_method_spec all = {.method = (enum ds_method)method,
+                                .rank = 3,
+                                .phi_relu = 1,
+                                .freeze_v = 1,
+                                .side_in = 1,
+                                .targets = 7,
+                                .classes = CLASSES};
+    ds_adapter *a = fresh(&all);
+    ck_assert_int_eq(a->spec.rank, ds_preset_keeps(p, "rank") ? 3 : 0);
+    ck_assert_int_eq(a->spec.phi_relu, ds_preset_keeps(p, "phi"));
+    ck_assert_int_eq(a->spec.freeze_v, ds_preset_keeps(p, "freeze_v"));
+    ck_assert_int_eq(a->spec.side_in, ds_preset_keeps(p, "side"));
+    ck_assert_uint_eq(a->spec.targets,
+                      ds_preset_keeps(p, "targets") ? 7 : ds_method_targets(all.method));
+    ck_assert(!strcmp(p->name, "bitfit") ? !a->spec.phi_relu : a->spec.phi_relu);
+    ds_adapter_free(a);
+}
+
+START_TEST(options_that_are_not_kept) {
+    for (int m = 0; ds_preset_table[m].name; m++)
+        expect_kept(m);
+}
+END_TEST
+
 /* bitfit has the rows, then each bias as the base has it, and nothing else: no option changes that. */
 START_TEST(bitfit_is_biases_and_rows) {
     static const char says[] =
@@ -210,6 +237,7 @@ static void cases(TCase *tc) {
     tcase_add_unchecked_fixture(tc, make_base, NULL);
     tcase_add_loop_test(tc, a_preset_keeps_its_bytes, 0, PRESETS);
     tcase_add_test(tc, every_method_is_here);
+    tcase_add_test(tc, options_that_are_not_kept);
     tcase_add_test(tc, bitfit_is_biases_and_rows);
     tcase_add_test(tc, a_published_freeze_v_adapter_reads_the_same);
 }

@@ -273,6 +273,14 @@ static int one_less(ds_st_writer *w, const ds_st *st) {
     return 1;
 }
 
+static int one_more(ds_st_writer *w, const ds_st *st) {
+    copy(w, st, 0);
+    static const float x[8] = {0};
+    int64_t shape[1] = {8};
+    ds_st_writer_add(w, "one_more", DS_ST_F32, 1, shape, x);
+    return 1;
+}
+
 static int no_config(ds_st_writer *w, const ds_st *st) {
     copy(w, st, 0);
     return 0;
@@ -297,6 +305,7 @@ static int misshapen(ds_st_writer *w, const ds_st *st) {
 
 START_TEST(other_files_are_refused) {
     refuse("tensors; its configuration needs", one_less, DS_EINTEGRITY);
+    refuse("tensors; its configuration needs", one_more, DS_EINTEGRITY);
     refuse("has no 'diffscaler.vae'", no_config, DS_EINTEGRITY);
     refuse("block_out_channels[1] is 9", bad_config, DS_EINVAL);
     refuse("bias", misshapen, DS_EINTEGRITY);

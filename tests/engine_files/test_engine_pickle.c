@@ -401,6 +401,32 @@ START_TEST(members_are_counted) {
 }
 END_TEST
 
+/* .. and where lists get theirs all at once: the last one is one too many at its very end. */
+START_TEST(members_of_lists) {
+    for (int full = 0; full < 2; full++) {
+        size_t rest = DS_PICKLE_ITEMS_MAX + (size_t)full;
+        char *text = malloc(2 * rest + 100), *at = text;
+        ck_assert_ptr_nonnull(text);
+        at = mempcpy(at, "N\x94", 2);
+        while (rest) {
+            size_t n = rest < DS_PICKLE_NODES_MAX ? rest : DS_PICKLE_NODES_MAX;
+            at = mempcpy(at, "0(", 2);
+            for (size_t i = 0; i < n; i++)
+                at = mempcpy(at, "h\0", 2);
+            *at++ = 'l';
+            rest -= n;
+        }
+        *at++ = '.';
+        ds_pickle *p = NULL;
+        ds_error err = {0};
+        int rc = ds_pickle_read(&p, "x", text, (size_t)(at - text), NULL, &err);
+        ck_assert_msg(rc == (full ? DS_ELIMIT : 0), "%d %s", rc, err.message);
+        ds_pickle_free(p);
+        free(text);
+    }
+}
+END_TEST
+
 START_TEST(what_is_damage) {
     ds_pickle *p = NULL;
     ds_error err = {0};
@@ -435,6 +461,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, types_of_storages);
     tcase_add_test(tc, dicts_of_pairs);
     tcase_add_test(tc, members_are_counted);
+    tcase_add_test(tc, members_of_lists);
 }
 
 int main(void) { return ds_test_main("engine_pickle", cases); }

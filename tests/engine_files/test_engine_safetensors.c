@@ -221,6 +221,9 @@ START_TEST(round_trip) {
     uint64_t header;
     memcpy(&header, p, 8);
     ck_assert_uint_eq(header % 8, 0);
+    static const char sorted[] =
+        "{\"__metadata__\":{\"M\xc3\xbcnchen\":\"\xe2\x98\x83\",\"alpha\":";
+    ck_assert(!memcmp(p + 8, sorted, sizeof sorted - 1)); /* by bytes */
     ds_st *st;
     ds_error err = {0};
     ck_assert_msg(!ds_st_open_owned("x", p, n, &st, &err), "%s", err.message);

@@ -190,6 +190,9 @@ START_TEST(one_shard_of_several) {
     put(dir, "model.safetensors.index.json", index, sizeof index - 1);
     refuses(one, DS_EINVAL, "is one of several shards: give the folder, or '", "a shard");
     refuses(dir, DS_ENOTFOUND, "00002-of-00002", "a shard is missing");
+    put_st(dir, "model-00002-of-00002.safetensors", "c");
+    refuses(dir, DS_EINTEGRITY, "00002-of-00002.safetensors' has none of the tensors that the",
+            "a shard of another model");
     put_st(dir, "model-00002-of-00002.safetensors", "b");
     ds_weights *w = opens(dir, NULL);
     ck_assert_uint_eq(ds_weights_count(w), 2);
