@@ -354,6 +354,11 @@ START_TEST(sockets_of_others) {
     rig_spawn(&r, (const char *const[]){"--socket", text, NULL});
     ck_assert_int_eq(rig_wait_exit(&r, 10000), 2);
     rig_wait_log(&r, "has 108 bytes, 107 is the most");
+    snprintf(text, sizeof text, "%.200s/none/socket", r.dir);
+    rig_spawn(&r, (const char *const[]){"--socket", text, NULL});
+    ck_assert_int_ne(rig_wait_exit(&r, 10000), 0);
+    snprintf(text, sizeof text, "cannot listen on socket '%.200s/none/socket'", r.dir);
+    rig_wait_log(&r, text);
 }
 END_TEST
 

@@ -256,6 +256,14 @@ START_TEST(references) {
 }
 END_TEST
 
+/* A job that was put back waits for so long from now. */
+static void expect_wait(ds_registry *r, int64_t id, int64_t before, int64_t delay) {
+    ds_job j;
+    MUST(ds_job_read(r, id, &j, err));
+    ck_assert_int_ge(j.run_after, delay ? before + delay : 0);
+    ck_assert_int_le(j.run_after, ds_now_ms() + delay);
+}
+
 START_TEST(transitions) {
     ds_registry *r = start("transitions");
     ds_job j;
@@ -275,18 +283,22 @@ START_TEST(transitions) {
     FAILS(DS_ECONFLICT, "not running", ds_job_requeue(r, id, "", err));
     MUST(ds_job_claim(r, id, err));
     FAILS(DS_ECONFLICT, "running, not queued", ds_job_claim(r, id, err));
+    int64_t before = ds_now_ms();
     MUST(ds_job_fail(r, id, &f, &retried, err)); /* 1 of 2 */
     ck_assert_int_eq(retried, 1);
+    expect_wait(r, id, before, ds_job_backoff_ms(1));
     FAILS(DS_ENOTFOUND, "", ds_job_next(r, DS_KINDS_ALL, 0, &j, &wait, err));
     ck_assert_int_gt(wait, 0); /* back-off */
     MUST(ds_job_claim(r, id, err));
     ds_job_failure full = {.exit_code = 75, .exit_signal = -1, .code = "DS_ENOSPC"};
-    MUST(ds_job_postpone(r, id, 1000, &full, err)); /* does not count */
+    before = ds_now_ms();
+    MUST(ds_job_postpone(r, id, 77000, &full, err)); /* does not count */
     MUST(ds_job_read(r, id, &j, err));
     ck_assert_int_eq(j.attempts, 1);
-    ck_assert_int_gt(j.run_after, 0);
+    expect_wait(r, id, before, 77000);
     MUST(ds_job_claim(r, id, err));
     MUST(ds_job_requeue(r, id, "daemon stops", err)); /* does not count */
+    expect_wait(r, id, before, 0);
     MUST(ds_job_read(r, id, &j, err));
     ck_assert_int_eq(j.attempts, 1);
     MUST(ds_job_claim(r, id, err));

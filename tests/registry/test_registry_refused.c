@@ -49,6 +49,18 @@ START_TEST(rejected_at_decoding) {
     ck_assert_ptr_nonnull(strstr(e.message, "malformed"));
     finish(r);
 
+    r = start("decoding-count");
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    MUST(ds_reconcile(r, NULL, err));
+    ck_assert_ptr_null(train_with(r, "one",
+                                  "{\"rejected\":[{\"path\":\"x\",\"reason\":\"y\"},"
+                                  "{\"path\":\"z\",\"reason\":\"y\"}],\"rejected_count\":1}",
+                                  &e));
+    ck_assert_int_eq(e.code, DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(e.message, "'rejected_count' is too small"));
+    finish(r);
+
     r = start("decoding2");
     fx_add(r, "d", "/a");
     fx_scan(r, "one");
