@@ -5,6 +5,7 @@
 #include "worker/measure/reference.h"
 
 #include <math.h>
+#include <signal.h>
 #include <sys/resource.h>
 
 enum { N = SANITIZED ? 4 : 12 };
@@ -344,7 +345,48 @@ START_TEST(references_must_fit) {
 }
 END_TEST
 
+/* Asked to stop, it says how far it came. */
+START_TEST(interrupted) {
+#ifdef __SANITIZE_ADDRESS__
+    ds_test_skip("interrupted", "a picture takes seconds there");
+    return;
+#endif
+    char *a = make_folder("9-a", 0, 96, 24, 20), text[1000] = "";
+    const char *args[] = {a, "--against", a, BUNDLED};
+    char *argv[8] = {NULL};
+    enum { ARGS = sizeof args / sizeof *args };
+    for (int i = 0; i < ARGS; i++)
+        argv[i] = (char *)(uintptr_t)args[i];
+    int fd[2], status;
+    size_t n = 0;
+    ck_assert_int_eq(pipe(fd), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (!pid) {
+        dup2(fd[1], 2);
+        close(fd[0]);
+        close(fd[1]);
+        _exit(ds_worker_evaluate(ARGS, argv));
+    }
+    close(fd[1]);
+    for (ssize_t k; n < sizeof text - 1 && (k = read(fd[0], text + n, sizeof text - 1 - n)) > 0;) {
+        text[n += (size_t)k] = 0;
+        if (strstr(text, " of 96 pictures, "))
+            kill(pid, SIGTERM);
+    }
+    close(fd[0]);
+    ck_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    const char *at = strstr(text, "error: interrupted after ");
+    ck_assert_msg(at != NULL, "status %x: %s", (unsigned)status, text);
+    int done = atoi(at + strlen("error: interrupted after "));
+    ck_assert_msg(done > 0 && done < 96 && strstr(at, " of 96 pictures\n"), "%s", text);
+    ck_assert_int_eq(WEXITSTATUS(status), 130);
+    free(a);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, interrupted);
     tcase_set_timeout(tc, 300);
     tcase_add_test(tc, npz_is_like_a_folder);
     tcase_add_test(tc, adm_reference);
