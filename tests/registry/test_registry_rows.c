@@ -7,6 +7,8 @@
 #include "tests/fixtures/registry_fixture.h"
 
 #include <math.h>
+#include <signal.h>
+#include <sys/wait.h>
 
 static ds_registry *start(const char *name) { return fx_open(fx_dir(name)); }
 
@@ -443,6 +445,30 @@ START_TEST(a_training_may_end_before) {
 }
 END_TEST
 
+START_TEST(a_process_that_is_stopped) {
+    ds_process p;
+    int status;
+    pid_t child = fork();
+    if (!child)
+        for (;;)
+            pause();
+    ck_assert_int_eq(ds_process_identify(child, &p), 0);
+    ck_assert(ds_process_alive(p.identity) && !ds_process_stopped(p.identity));
+    kill(child, SIGSTOP);
+    ck_assert_int_eq(waitpid(child, &status, WUNTRACED), child);
+    ck_assert(ds_process_alive(p.identity) && ds_process_stopped(p.identity));
+    kill(child, SIGCONT);
+    ck_assert_int_eq(waitpid(child, &status, WCONTINUED), child);
+    ck_assert(ds_process_alive(p.identity) && !ds_process_stopped(p.identity));
+    kill(child, SIGKILL);
+    siginfo_t end;
+    ck_assert(!waitid(P_PID, (id_t)child, &end, WEXITED | WNOWAIT)); /* a zombie does nothing */
+    ck_assert(!ds_process_alive(p.identity) && !ds_process_stopped(p.identity));
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(!ds_process_alive(p.identity));
+}
+END_TEST
+
 /* This very process: its boot, its start, and when it is another one. */
 START_TEST(processes_are_told_apart) {
     ds_process p, other;
@@ -645,6 +671,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_training_records_the_base);
     tcase_add_test(tc, a_training_may_end_before);
     tcase_add_test(tc, processes_are_told_apart);
+    tcase_add_test(tc, a_process_that_is_stopped);
     tcase_add_test(tc, work_that_cannot_be_queued);
     tcase_add_test(tc, sets_that_cannot_be_changed);
     tcase_add_test(tc, bars_that_cannot_be_read);

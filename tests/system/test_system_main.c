@@ -182,11 +182,27 @@ static void check_report(void) {
     free(file);
 }
 
+/* Either signal ends what follows in order, not by the signal itself. */
+static void check_interrupts(void) {
+    static const char *const signals[] = {"TERM", "INT"};
+    char *out = in_tmp("followed");
+    for (int i = 0; i < 2; i++) {
+        int code = shell(&r,
+                         "rm -f '%s'; %s events --follow --since 0 >'%s' & p=$!; n=0; while "
+                         "! test -s '%s' && test $n -lt 1000; do sleep 0.05; n=$((n + 1)); done; "
+                         "kill -%s $p; wait $p",
+                         out, program("dsctl"), out, out, signals[i]);
+        ck_assert_msg(code == 130, "SIG%s: %d %s", signals[i], code, said.err);
+    }
+    free(out);
+}
+
 START_TEST(from_folder_to_file) {
     char *tiles = make_tiles("tiles", 2, CLASS_IMAGES), *stripes = folder("stripes");
     must_add("tiles", tiles);
     EXPECT_SAID("published tiles@v1");
     check_reading_commands();
+    check_interrupts();
     check_pulled("tiles@v1");
     check_sample();
     char before[DS_HEX_SIZE], after[DS_HEX_SIZE];
