@@ -58,7 +58,7 @@ typedef struct {
     int steps;
     ds_guidance guide;
     double guide_low; /* noise level, 0 to 1, below which nothing guides: fewer passes, and details
-                         are the adapter's own (Kynkaanniemi et al. 2024: an interval's lower end) */
+                         are the adapter's own (Kynkaanniemi et al. 2024, lower end) */
     uint64_t seed;
     int table_rows; /* tests: at most so many rows of modulations kept; 0: what a device is given,
                        -1: none.  Samples do not depend on it */
