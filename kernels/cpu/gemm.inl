@@ -70,11 +70,56 @@ typedef struct {
 typedef void tile_fn(float *tile, ptrdiff_t ld, const char *a, ptrdiff_t rs, ptrdiff_t ks,
                      const float *b, int steps);
 
+#if defined(__SANITIZE_ADDRESS__)
+/* The address sanitizer looks at each load, which takes most of the time of every sanitized test of
+ * a feature network.  Here all bytes that a tile reads and writes are looked at before it begins,
+ * and the same is reported. */
+void *__asan_region_is_poisoned(void *begin, size_t size);
+void __asan_report_error(void *pc, void *bp, void *sp, void *addr, int is_write, size_t size);
+
+INLINE void expect_room(const void *p, size_t size, int write) {
+    void *bad = __asan_region_is_poisoned((void *)(uintptr_t)p, size);
+    if (bad) {
+        void *at = __builtin_frame_address(0);
+        __asan_report_error(__builtin_return_address(0), at, at, bad, write, sizeof(float));
+    }
+}
+
+static void expect_tile(int rows, int vecs, const float *tile, ptrdiff_t ld, const char *a,
+                        ptrdiff_t rs, ptrdiff_t ks, const float *b, int steps) {
+    const int lines = ks == sizeof(float) ? rows : steps, each = rows + steps - lines;
+    const ptrdiff_t to_next = lines == rows ? rs : ks, within = lines == rows ? ks : rs;
+    for (int i = 0; i < lines && each; i++) {
+        const char *line = a + i * to_next;
+        if (within == sizeof(float))
+            expect_room(line, (size_t)each * sizeof(float), 0);
+        for (int k = 0; k < each && within != sizeof(float); k++)
+            expect_room(line + k * within, sizeof(float), 0);
+    }
+    for (int s = 0; s < steps; s++)
+        expect_room(b + (ptrdiff_t)s * NR, (size_t)(vecs * VL) * sizeof(float), 0);
+    for (int r = 0; r < rows; r++)
+        expect_room(tile + r * ld, (size_t)(vecs * VL) * sizeof(float), 1);
+}
+
+#define TILE_FN(NAME, ROWS, VECS, STEP)                                                            \
+    __attribute__((no_sanitize("address", "undefined"))) static void NAME##_looked_at(             \
+        float *tile, ptrdiff_t ld, const char *a, ptrdiff_t rs, ptrdiff_t ks, const float *b,      \
+        int steps) {                                                                               \
+        TILE_BODY(ROWS, VECS, STEP)                                                                \
+    }                                                                                              \
+    static void NAME(float *tile, ptrdiff_t ld, const char *a, ptrdiff_t rs, ptrdiff_t ks,         \
+                     const float *b, int steps) {                                                  \
+        expect_tile(ROWS, VECS, tile, ld, a, rs, ks, b, steps);                                    \
+        NAME##_looked_at(tile, ld, a, rs, ks, b, steps);                                           \
+    }
+#else
 #define TILE_FN(NAME, ROWS, VECS, STEP)                                                            \
     static void NAME(float *tile, ptrdiff_t ld, const char *a, ptrdiff_t rs, ptrdiff_t ks,         \
                      const float *b, int steps) {                                                  \
         TILE_BODY(ROWS, VECS, STEP)                                                                \
     }
+#endif
 #define TILES_LOW(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #define TILES_HIGH(X) X(7) X(8) X(9) X(10) X(11) X(12)
 #define TILE_NAME(R) tile_f32_##R##_1, tile_f32_##R##_2,
