@@ -33,10 +33,14 @@ for kind, number in ("scan", 1), ("train", 2):
     json.dump(spec, open(f"{T}/{kind}/spec.json", "w"))
 P
 
-fresh() { rm -rf "$T/run" "$T/hashes" && cp -r "$T/$1" "$T/run"; }
-worker() { "$B/diffscaler-worker" run "$T/run" >"$T/said" 2>&1; }
+RUN=$T/run # of a lane
+fresh() {
+    rm -rf "$RUN" "$RUN.hashes" && cp -r "$T/$1" "$RUN" &&
+        sed -i "s,$T/hashes,$RUN.hashes," "$RUN/spec.json"
+}
+worker() { "$B/diffscaler-worker" run "$RUN" >"$RUN.said" 2>&1; }
 # What the job made; for an adapter also that its file is what result.json says.
-made() { python3 - "$T/run" <<'P'
+made() { python3 -IS - "$RUN" <<'P'
 import hashlib, json, sys
 run = sys.argv[1]
 r = json.load(open(run + "/result.json"))
@@ -55,28 +59,46 @@ try() { # JOB KIND N WANT
     disturbed "$1" "$2" "$3" ""
     rc=$?
     [ "$rc" -ne 0 ] && [ "$rc" -ne 1 ] && [ "$rc" -ne 75 ] &&
-        { bad "$1, $2 call $3: exit $rc: $(tail -2 "$T/said")" && return; }
+        { bad "$1, $2 call $3: exit $rc: $(tail -2 "$RUN.said")" && return; }
     if [ "$rc" -ne 0 ]; then
-        [ -s "$T/said" ] || { bad "$1, $2 call $3: exit $rc without a word" && return; }
-        worker || { bad "$1, $2 call $3: cannot be run again: $(tail -2 "$T/said")" && return; }
+        [ -s "$RUN.said" ] || { bad "$1, $2 call $3: exit $rc without a word" && return; }
+        worker || { bad "$1, $2 call $3: cannot be run again: $(tail -2 "$RUN.said")" && return; }
     fi
     got=$(made 2>&1)
     if [ "$got" = "$4" ]; then ok; else bad "$1, $2 call $3: made $got, not $4"; fi
 }
+# Each lane takes its turn of the numbers on standard input, in a folder of its own.
+lanes() { # LANES JOB KIND WANT
+    cat >"$T/numbers"
+    for lane in $(seq "$1"); do
+        (
+            RUN=$T/run$lane PASSED=0 FAILED=0
+            for n in $(awk -v n="$1" -v k="$lane" 'NR % n == k % n' "$T/numbers"); do
+                [ "$FAILED" -lt 20 ] || break
+                try "$2" "$3" "$n" "$4"
+            done
+            echo "$PASSED $FAILED" >"$T/count$lane"
+        ) &
+    done
+    wait
+    for lane in $(seq "$1"); do
+        read -r passed failed <"$T/count$lane" || { bad "lane $lane of $2, $3 came to no end" && continue; }
+        PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
+        rm "$T/count$lane"
+    done
+}
 for job in ${FAULT_JOBS:-scan train}; do
     fresh $job
-    worker || { bad "$job fails undisturbed: $(cat "$T/said")" && continue; }
+    worker || { bad "$job fails undisturbed: $(cat "$RUN.said")" && continue; }
     want=$(made)
     for kind in eio short memory; do
         fresh $job
         disturbed $job $kind 0 "$T/calls"
         calls=$(cat "$T/calls" 2>/dev/null || echo 0) step=1
         [ $job = train ] && [ $kind = memory ] && step=$stride
-        before=$FAILED first=$((1 + $$ % step))
-        for n in $(seq "$first" "$step" "$calls" | head -"$most"); do
-            [ $((FAILED - before)) -lt 20 ] || break
-            try $job $kind "$n" "$want"
-        done
+        before=$FAILED first=$((1 + $$ % step)) side=1
+        [ $job = train ] || side=$(nproc) # trainings share a cache
+        lanes "$side" $job $kind "$want" < <(seq "$first" "$step" "$calls" | head -"$most")
         echo "$job: $calls $kind calls, each $step from $first: $((FAILED - before)) failed"
     done
 done
