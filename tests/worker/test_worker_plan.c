@@ -125,7 +125,7 @@ START_TEST(a_method_costs_what_it_trains) {
 END_TEST
 
 /* The command, in a process of its own, since its peak is measured. */
-static json_t *run_command(const char *const *argv, int argc) {
+static json_t *run_to_end(const char *const *argv, int argc, int want) {
     int fds[2], status;
     char text[65536];
     size_t n = 0;
@@ -144,11 +144,13 @@ static json_t *run_command(const char *const *argv, int argc) {
         n += (size_t)got;
     close(fds[0]);
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == want, "status %d", status);
     json_t *doc = json_loadb(text, n, 0, NULL);
-    ck_assert_ptr_nonnull(doc);
+    ck_assert((doc != NULL) == !want);
     return doc;
 }
+
+static json_t *run_command(const char *const *argv, int argc) { return run_to_end(argv, argc, 0); }
 
 /* Peak memory within the promised 15 %.  Seconds are not checked here: what else the machine does
  * decides about them; docs/speed.md has measurements. */
@@ -463,7 +465,71 @@ START_TEST(a_plan_says_the_time_that_there_is) {
 }
 END_TEST
 
+/* A step that is too long to be tried is made of steps of few blocks: of so many pictures as many
+ * times as long.  In processor time, which others do not take; a factor of 8 either way. */
+START_TEST(a_long_step_is_extrapolated) {
+    world w = open_world();
+    ds_error err;
+    ck_assert_int_eq(plan(&w, 0, &err), 0);
+    ck_assert_msg(!ds_plan_time(&w.p, w.dev, w.base, &spec, &w.o, &err), "%s", err.message);
+    double tried = w.p.step_cpu_seconds / w.o.batch;
+    w.o.batch = w.o.micro_batch = 3200;
+    ck_assert_msg(!ds_plan_time(&w.p, w.dev, w.base, &spec, &w.o, &err), "%s", err.message);
+    double each = w.p.step_cpu_seconds / w.o.batch;
+    ck_assert_msg(each > tried / 8 && each < tried * 8, "%g s a picture, tried %g", each, tried);
+    ck_assert(isfinite(w.p.step_seconds) && w.p.step_seconds > 0);
+    close_world(&w);
+}
+END_TEST
+
+/* What each option of the command changes in the plan. */
+START_TEST(options_of_the_command) {
+    static const char *const lines[][12] = {
+        {"--threads", "1"},
+        {"--threads", "2", "--steps", "77", "--rank", "1", "--images", "90000", "--memory-limit",
+         "900"},
+        {"--threads", "1", "--classes", "900", "--precision", "f32", "--micro-batch", "2"},
+        {"--threads", "1", "--method", "bitfit"}};
+    enum { LINES = sizeof lines / sizeof *lines };
+    json_t *doc[LINES], *bytes[LINES];
+    char path[300];
+    ds_base *b;
+    snprintf(path, sizeof path, "%s/base.safetensors", ds_test_tmpdir());
+    ck_assert_int_eq(ds_dit_base_new(&b, &config, 1, NULL), 0);
+    ck_assert_int_eq(ds_base_save(b, path, 0, NULL, NULL), 0);
+    ds_base_free(b);
+    for (int i = 0; i < LINES; i++) {
+        const char *argv[17] = {"--base", path, "--batch", "4", "--json"};
+        int n = 5;
+        for (int k = 0; k < 12 && lines[i][k]; k++)
+            argv[n++] = lines[i][k];
+        doc[i] = run_command(argv, n);
+        bytes[i] = json_object_get(doc[i], "bytes");
+    }
+    const double state = ds_json_number(bytes[0], "state", 0);
+    ck_assert_int_eq(ds_json_int(doc[0], "threads", 0), 1);
+    ck_assert_int_eq(ds_json_int(doc[1], "threads", 0), 2);
+    ck_assert_int_eq(ds_json_int(doc[1], "steps", 0), 77);
+    ck_assert_double_lt(ds_json_number(bytes[1], "state", 0), state); /* rank */
+    ck_assert_double_gt(ds_json_number(bytes[1], "images", 0),
+                        ds_json_number(bytes[0], "images", 0));
+    ck_assert_double_eq(ds_json_number(bytes[1], "limit", 0), 900 * 1048576.0);
+    ck_assert_double_gt(ds_json_number(bytes[2], "state", 0), state); /* classes */
+    ck_assert_str_ne(ds_json_string(doc[2], "device_class", ""),
+                     ds_json_string(doc[0], "device_class", ""));
+    ck_assert_int_eq(ds_json_int(doc[0], "micro_batch", 0), 4);
+    ck_assert_int_eq(ds_json_int(doc[2], "micro_batch", 0), 2);
+    ck_assert_double_lt(ds_json_number(bytes[3], "state", 0), state); /* method */
+    const char *const none[] = {"--base", path, "--json", "--device", "cuda:63"};
+    ck_assert(run_to_end(none, 5, 3) == NULL);
+    for (int i = 0; i < LINES; i++)
+        json_decref(doc[i]);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, a_long_step_is_extrapolated);
+    tcase_add_test(tc, options_of_the_command);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, the_feature_network_counts);
     tcase_add_test(tc, as_little_recomputation_as_fits);
