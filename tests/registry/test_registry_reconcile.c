@@ -140,6 +140,24 @@ START_TEST(sets_in_parts) {
 }
 END_TEST
 
+/* All watched sets are looked at again, as soon as that is asked for; no event tells it. */
+START_TEST(a_rescan_of_all_is_seen) {
+    ds_registry *r = start("all");
+    sql(r, "INSERT INTO datasets(name, source_path, state, watch, scan_wanted, scan_done) VALUES"
+           " ('a', '/a', 'failed', 1, 1, 1), ('b', '/b', 'failed', 1, 1, 1),"
+           " ('c', '/c', 'failed', 0, 1, 1), ('d', '/d', 'removed', 1, 1, 1)");
+    while (!ds_reconcile_settled(r))
+        ck_assert_int_eq(reconcile(r), 0);
+    MUST(ds_dataset_rescan_all(r, err));
+    ck_assert(!ds_reconcile_settled(r));
+    ck_assert_int_eq(reconcile(r), 2);
+    ck_assert_int_eq(number(r, "SELECT count(*) FROM jobs j JOIN datasets d ON d.id = j.dataset_id"
+                               " WHERE d.name IN ('a', 'b')"),
+                     2);
+    finish(r);
+}
+END_TEST
+
 static void first_part(ds_registry *r) {
     ck_assert(ds_reconcile_settled(r));
     MUST(ds_event_add(r, "test.news", "daemon", NULL, err));
@@ -476,6 +494,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, a_job_says_whose_it_is);
     tcase_add_test(tc, more_than_100_sets);
     tcase_add_test(tc, sets_in_parts);
+    tcase_add_test(tc, a_rescan_of_all_is_seen);
     tcase_add_test(tc, a_set_whose_scan_ended);
     tcase_add_test(tc, changes_between_parts);
     tcase_add_test(tc, commits_of_others_are_seen);

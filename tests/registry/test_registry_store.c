@@ -55,6 +55,9 @@ START_TEST(round_trip) {
         MUST(ds_zio_read_file(path, 1 << 24, &back, &n, err));
         ck_assert(n == sizes[i] && !memcmp(back, p, n));
         free(back);
+        MUST(ds_fs_read(path, 1 << 24, &back, &n, err));
+        ck_assert(n > 8 && back[4] & 4); /* the frame says that a checksum is at its end */
+        free(back);
         ds_fs_join(file, sizeof file, ds_registry_dir(r), "plain");
         MUST(ds_fs_write(file, p, sizes[i], err));
         MUST(ds_store_put_file(s, file, DS_STORE_RAW, sha, &c, err));
@@ -468,6 +471,15 @@ START_TEST(packed_anew_is_damage) {
     MUST(ds_store_verify(ds_registry_store(r), b.sha256, NULL, err));
     FAILS(DS_EINTEGRITY, "its file has sha256", ds_blob_check(r, b.sha256, err));
     FAILS(DS_ENOTFOUND, "does not exist", ds_blob_check(r, NET_SHA, err));
+    char *back;
+    size_t n;
+    p[7] ^= 1; /* a good file of another content: the store's own digest is of the content */
+    MUST(ds_zio_write_file(path, p, 5000, 3, err));
+    FAILS(DS_EINTEGRITY, "its content has sha256",
+          ds_store_verify(ds_registry_store(r), b.sha256, NULL, err));
+    FAILS(DS_EINTEGRITY, "its content has sha256",
+          ds_store_read(ds_registry_store(r), b.sha256, 5000, &back, &n, err));
+    FAILS(DS_EINTEGRITY, "its content has sha256", ds_blob_check(r, b.sha256, err));
     free(p);
     ds_registry_close(r);
 }
