@@ -140,6 +140,7 @@ static char *card(void) {
     return text;
 }
 
+#define VAE " --vae tests/golden/vae.safetensors"
 #define COMMON "--base BASE --adapter ADAPTER -o OUT "
 
 START_TEST(dtype_is_of_the_matrices) {
@@ -173,6 +174,12 @@ START_TEST(options_change_the_files) {
     text = card();
     ck_assert_ptr_nonnull(strstr(text, "license: mit"));
     free(text);
+    char zip[PATH_MAX], *bytes;
+    size_t n;
+    ds_fs_join(zip, sizeof zip, out, "model.pt"); /* no date of today: the same bytes each time */
+    ck_assert_int_eq(ds_fs_read(zip, 1 << 26, &bytes, &n, NULL), 0);
+    ck_assert(n > 30 && !memcmp(bytes, "PK\3\4", 4) && bytes[13] >> 1 == 0); /* the year 1980 */
+    free(bytes);
     begin();
     runs(0, COMMON "--no-measure --format dit --no-pt --license cc0-1.0", "wrote ");
     ck_assert(there("model.safetensors") && !there("model.pt"));
@@ -521,6 +528,45 @@ START_TEST(a_flow_comes_back) {
 }
 END_TEST
 
+/* A folder is a pipeline with an autoencoder and for noise only; the card shows what can be run. */
+START_TEST(what_diffusers_can_run) {
+    static const struct {
+        int pixel, flow;
+        const char *vae, *has, *has_not;
+    } cases[] = {
+        {1, 0, "", "is not for it.", "from diffusers import DiTPipeline"},
+        {0, 0, "", "There is no autoencoder here; add one", "from diffusers import DiTPipeline"},
+        {0, 0, VAE, "from diffusers import DiTPipeline", "DDIMScheduler"},
+        {1, 1, "", "x is the picture, in [-1,1]", "DiTPipeline"},
+        {0, 1, "", "x divided by the scale of the latents", "DiTPipeline"},
+        {0, 1, VAE, "x divided by the scale of the latents", "DiTPipeline"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_dit_config c = config;
+        ds_base *b;
+        char format[100];
+        c.freq_dim = 256;
+        c.pixel = cases[i].pixel;
+        c.channels = c.pixel ? 3 : 4;
+        c.latent_scale = c.pixel ? 0 : 0.25;
+        if (cases[i].flow) {
+            c.flow = (ds_flow){DS_FLOW_LINEAR, 0, 1000, 1};
+            c.train_steps = 0;
+            c.beta_start = c.beta_end = 0;
+        }
+        ck_assert_int_eq(ds_dit_base_new(&b, &c, 3, NULL), 0);
+        snprintf(format, sizeof format, "diffusers%s", cases[i].vae);
+        of_base(b, format, 0, "wrote ");
+        char *text = card();
+        ck_assert_msg(strstr(text, cases[i].has) && !strstr(text, cases[i].has_not), "%zu: %s", i,
+                      text);
+        ck_assert_int_eq(there("vae/config.json"), *cases[i].vae != 0);
+        ck_assert_int_eq(there("model_index.json"), *cases[i].vae && !cases[i].flow);
+        ck_assert(there("scheduler/scheduler_config.json") && there("transformer/config.json"));
+        free(text);
+    }
+}
+END_TEST
+
 /* How much what diffusers cannot hold changes is measured over the levels of the flow. */
 START_TEST(the_effect_on_a_flow_is_measured) {
     char path[PATH_MAX], line[PATH_MAX + 64];
@@ -629,6 +675,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, bases_that_a_layout_cannot_hold);
     tcase_add_test(tc, a_flow_comes_back);
     tcase_add_test(tc, the_effect_on_a_flow_is_measured);
+    tcase_add_test(tc, what_diffusers_can_run);
     tcase_add_test(tc, numbers_that_are_not_finite);
     tcase_add_test(tc, an_adapter_from_standard_input);
     tcase_add_test(tc, description_of_the_factors);

@@ -647,6 +647,20 @@ START_TEST(import_feature_net_as_a_command) {
                  {{VAES "vae.safetensors", "dir"}, 2, "is not the network of FID"}};
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
         expect_command(ds_worker_import_feature_net, calls[i].args, calls[i].status, calls[i].says);
+    /* the right name and another shape: another network, not a damaged file */
+    static const float x[2] = {0};
+    char *path = in_tmp("other-net.safetensors"), *bytes;
+    size_t n;
+    ds_error err;
+    ds_st_writer *w = ds_st_writer_new();
+    ds_st_writer_add(w, "Conv2d_1a_3x3.conv.weight", DS_ST_F32, 1, (int64_t[]){2}, x);
+    must(ds_st_writer_finish(w, &bytes, &n, &err), &err);
+    must(ds_fs_write(path, bytes, n, &err), &err);
+    const char *args[6] = {path, "dir"};
+    expect_command(ds_worker_import_feature_net, args, 2, "is not the network of FID");
+    ds_st_writer_free(w);
+    free(bytes);
+    free(path);
 }
 END_TEST
 

@@ -3,12 +3,14 @@
 #include "base/fs.h"
 #include "engine/files/safetensors.h"
 #include "tests/harness.h"
+#include "worker/commands/worker.h"
 #include "worker/kinds/sample_file.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char path[PATH_MAX], tmp[PATH_MAX + 8], digest[DS_HEX_SIZE];
@@ -110,7 +112,39 @@ START_TEST(a_full_disk) {
 }
 END_TEST
 
+/* What a run that was killed had not finished goes at the start of the next one, whatever becomes of
+ * that; a job's own files and those in other folders stay. */
+START_TEST(left_overs_of_a_killed_run) {
+    static const char *const files[] = {"samples.tmp",         "checkpoints/3.tmp", "stage/x.tmp",
+                                        "other/y.tmp",         "checkpoints/3",     ".tmp",
+                                        "checkpoints/tmp.txt", "spec.json"};
+    char dir[PATH_MAX], file[PATH_MAX + 32];
+    int status;
+    snprintf(dir, sizeof dir, "%.*s", (int)(strrchr(path, '/') - path), path);
+    for (int i = 1; i < 4; i++) {
+        snprintf(file, sizeof file, "%s/%.*s", dir, (int)strcspn(files[i], "/"), files[i]);
+        ck_assert_int_eq(mkdir(file, 0700), 0);
+    }
+    for (int i = 0; i < 8; i++) {
+        snprintf(file, sizeof file, "%s/%s", dir, files[i]);
+        ck_assert_int_eq(ds_fs_write(file, "{}", 2, NULL), 0);
+    }
+    pid_t pid = fork();
+    if (!pid) {
+        char *argv[] = {dir, NULL};
+        _exit(ds_worker_run(1, argv));
+    }
+    ck_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 2); /* the spec says nothing */
+    for (int i = 0; i < 8; i++) {
+        snprintf(file, sizeof file, "%s/%s", dir, files[i]);
+        ck_assert_msg(ds_fs_exists(file) == (i >= 3), "%s", files[i]);
+    }
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, left_overs_of_a_killed_run);
     tcase_add_checked_fixture(tc, setup, NULL);
     tcase_add_test(tc, portions_make_a_file);
     tcase_add_test(tc, what_fails_leaves_nothing);
