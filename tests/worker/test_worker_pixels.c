@@ -13,6 +13,7 @@
 
 #include <dirent.h>
 #include <string.h>
+#include <zlib.h>
 
 #define FOLDER "tests/golden/pixels"
 
@@ -302,7 +303,129 @@ START_TEST(a_child_starts_no_child) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- chunks of PNG */
+
+static void put_number(uint8_t *p, uint32_t v) {
+    for (int i = 0; i < 4; i++)
+        p[i] = (uint8_t)(v >> (24 - 8 * i));
+}
+
+static void put_chunk(ds_buf *b, const char *type, const void *data, size_t n) {
+    uint8_t number[4];
+    put_number(number, (uint32_t)n);
+    ds_buf_add(b, number, 4);
+    size_t at = b->len;
+    ds_buf_add(b, type, 4);
+    if (n)
+        ds_buf_add(b, data, n);
+    put_number(number, (uint32_t)crc32(0, (const uint8_t *)b->data + at, (uInt)(n + 4)));
+    ds_buf_add(b, number, 4);
+}
+
+typedef struct {
+    const uint8_t *header, *data; /* of IHDR, of the one IDAT */
+    size_t n;
+} picture;
+
+static picture chunks_of(const uint8_t *png, size_t n) {
+    picture p = {0};
+    for (size_t at = 8; at + 12 <= n;) {
+        size_t size = (size_t)png[at] << 24 | (size_t)png[at + 1] << 16 | (size_t)png[at + 2] << 8 |
+                      png[at + 3];
+        if (!memcmp(png + at + 4, "IHDR", 4))
+            p.header = png + at + 8;
+        if (!memcmp(png + at + 4, "IDAT", 4)) {
+            ck_assert(!p.data);
+            p.data = png + at + 8;
+            p.n = size;
+        }
+        at += size + 12;
+    }
+    ck_assert(p.header && p.data);
+    return p;
+}
+
+/* The picture's first bytes, then `before`, the data in `pieces` of fdAT (0: as it is), `after`. */
+static int decoded(const picture *p, const ds_buf *before, int pieces, const ds_buf *after,
+                   char sha256[DS_HEX_SIZE]) {
+    ds_buf b = {0};
+    uint8_t *rgb = NULL, *part = ds_xmalloc(p->n + 4);
+    ds_buf_add(&b, "\x89PNG\r\n\x1a\n", 8);
+    put_chunk(&b, "IHDR", p->header, 13);
+    if (before->len)
+        ds_buf_add(&b, before->data, before->len);
+    for (int i = 0; i < pieces; i++) {
+        size_t from = p->n * (size_t)i / (size_t)pieces,
+               to = p->n * (size_t)(i + 1) / (size_t)pieces;
+        put_number(part, (uint32_t)i + 1);
+        memcpy(part + 4, p->data + from, to - from);
+        put_chunk(&b, "fdAT", part, to - from + 4);
+    }
+    if (!pieces)
+        put_chunk(&b, "IDAT", p->data, p->n);
+    if (after->len)
+        ds_buf_add(&b, after->data, after->len);
+    put_chunk(&b, "IEND", NULL, 0);
+    int rc =
+        ds_decode_rgb(DS_DECODE_PILLOW, (uint8_t *)b.data, b.len, 1 << 20, &info, &rgb, reason);
+    if (!rc)
+        ds_digest(rgb, (size_t)info.width * (size_t)info.height * 3, sha256);
+    free(rgb);
+    free(part);
+    ds_buf_release(&b);
+    return rc;
+}
+
+/* A frame's data is one stream, in however many chunks it comes. */
+START_TEST(frames_in_pieces) {
+    size_t n;
+    uint8_t *png = load("png-8bit-type2.png", &n), animation[8] = {0, 0, 0, 1}, frame[26] = {0};
+    const picture p = chunks_of(png, n);
+    char want[DS_HEX_SIZE], got[DS_HEX_SIZE];
+    ds_buf none = {0}, before = {0};
+    ck_assert_msg(!decoded(&p, &none, 0, &none, want), "%s", reason);
+    memcpy(frame + 4, p.header, 8); /* all of it, at 0, 0 */
+    put_chunk(&before, "acTL", animation, 8);
+    put_chunk(&before, "fcTL", frame, 26);
+    for (int pieces = 1; pieces < 6; pieces += 2) {
+        ck_assert_msg(!decoded(&p, &before, pieces, &none, got), "%d: %s", pieces, reason);
+        ck_assert_str_eq(got, want);
+    }
+    ds_buf_release(&before);
+    free(png);
+}
+END_TEST
+
+/* Chunks beside the picture: long enough, or the file is refused, before it and behind it. */
+START_TEST(chunks_that_are_cut) {
+    static const struct {
+        const char *type;
+        size_t least;
+    } chunks[] = {{"gAMA", 4}, {"cHRM", 32}, {"sRGB", 1}, {"pHYs", 9},
+                  {"tRNS", 6}, {"acTL", 8},  {"fcTL", 26}};
+    size_t n;
+    uint8_t *png = load("png-8bit-type2.png", &n);
+    const picture p = chunks_of(png, n);
+    char sha256[DS_HEX_SIZE];
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++)
+        for (int behind = 0; behind < 2; behind++)
+            for (int cut = 0; cut < 2; cut++) {
+                const uint8_t data[32] = {[7] = 1, [11] = 1}; /* a frame of a pixel */
+                ds_buf b = {0}, none = {0};
+                put_chunk(&b, chunks[i].type, data, chunks[i].least - (size_t)cut);
+                int rc = decoded(&p, behind ? &none : &b, 0, behind ? &b : &none, sha256);
+                ck_assert_msg((rc != 0) == cut, "%s of %zu, %s: %d %s", chunks[i].type,
+                              chunks[i].least - (size_t)cut, behind ? "behind" : "before", rc,
+                              reason);
+                ds_buf_release(&b);
+            }
+    free(png);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, frames_in_pieces);
+    tcase_add_test(tc, chunks_that_are_cut);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, pixels_are_those_of_pillow);
     tcase_add_test(tc, training_sees_what_a_person_sees);

@@ -1,13 +1,16 @@
 /* tests/worker/test_worker_source.c - the scan and the preparation know a source and nothing behind it: here it is a
  * list of pictures in memory, no folder anywhere. */
+#include "base/digest.h"
 #include "base/fs.h"
 #include "base/mem.h"
 #include "tests/fixtures/picture_files.h"
 #include "tests/harness.h"
+#include "worker/decode/files.h"
 #include "worker/decode/sandbox.h"
 #include "worker/images/prepare.h"
 #include "worker/images/scan.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -243,7 +246,31 @@ START_TEST(pictures_are_prepared_from_their_source) {
 }
 END_TEST
 
+/* A file is as long as it was when it was looked at, or it changed. */
+START_TEST(files_that_change) {
+    char path[300], sha256[DS_HEX_SIZE], want[DS_HEX_SIZE], reason[DS_REASON_SIZE] = "";
+    uint8_t buf[16];
+    snprintf(path, sizeof path, "%s/ten", ds_test_tmpdir());
+    ck_assert_int_eq(ds_fs_write(path, "0123456789", 10, NULL), 0);
+    ds_digest("0123456789", 10, want);
+    for (size_t size = 9; size <= 11; size++) {
+        int fd = open(path, O_RDONLY), rc = ds_read_hashed(fd, buf, size, sha256, reason);
+        ck_assert_msg((rc == 0) == (size == 10), "%zu: %d", size, rc);
+        ck_assert_str_eq(reason, rc ? "changed while reading" : "");
+        if (!rc)
+            ck_assert_str_eq(sha256, want);
+        *reason = 0;
+        close(fd);
+    }
+    int fd = open(ds_test_tmpdir(), O_RDONLY);
+    ck_assert_int_eq(ds_read_hashed(fd, buf, 10, sha256, reason), -1);
+    ck_assert_str_eq(reason, "cannot be read: Is a directory");
+    close(fd);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, files_that_change);
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, a_scan_asks_its_source);
     tcase_add_test(tc, manifests_are_those_of_a_folder);
