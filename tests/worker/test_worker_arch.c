@@ -3,6 +3,7 @@
  * exported as is refused. */
 #include "tests/fixtures/arch/mixer.h"
 #include "tests/fixtures/worker_fixture.h"
+#include "worker/commands/pretrain_init.h"
 #include "worker/convert/export.h"
 #include "worker/measure/serve.h"
 
@@ -124,7 +125,53 @@ START_TEST(layouts_of_a_dit_are_refused) {
 }
 END_TEST
 
+/* A base for other classes begins with another one's weights: a class of the same name keeps its row,
+ * a new one has that of no class. */
+START_TEST(a_base_from_another_one) {
+    mixer_config c = {.channels = 3,
+                      .side = SIDE,
+                      .patch = 4,
+                      .width = 32,
+                      .depth = 2,
+                      .hidden = 48,
+                      .classes = 4};
+    static const char *const meta[] = {"diffscaler.name", "old", "diffscaler.classes",
+                                       "[\"a\",\"b\",\"c\",\"d\"]", NULL};
+    const char *names[] = {"d", "new", "a"};
+    char *path = in_tmp("old.safetensors");
+    static const int from[] = {3, 4, 0, 4}; /* the last: no class */
+    const ds_images images = {.class_names = names, .class_count = 3};
+    ds_base *old, *b;
+    ds_error err;
+    must(mixer_base_new(&old, &c, 1, &err), &err);
+    must(ds_base_save(old, path, 0, meta, &err), &err);
+    c.classes = 3;
+    must(mixer_base_new(&b, &c, 2, &err), &err);
+    must(ds_pretrain_init(b, path, &images, &err), &err);
+    const size_t width = (size_t)b->row_width;
+    for (int i = 0; i < b->table.count; i++) {
+        const ds_param *p = &b->table.items[i], *q = ds_params_find(&old->table, p->name);
+        const float *is = b->data + p->offset, *was = old->data + q->offset;
+        if (i != b->classes_entry)
+            ck_assert_msg(!memcmp(is, was, p->count * sizeof *is), "%s", p->name);
+        for (size_t k = 0; i == b->classes_entry && k < 4; k++)
+            ck_assert_msg(
+                !memcmp(is + k * width, was + (size_t)from[k] * width, width * sizeof *is),
+                "row %zu", k);
+    }
+    ds_base_free(b);
+    c.width = 48;
+    must(mixer_base_new(&b, &c, 2, &err), &err);
+    ck_assert_int_eq(ds_pretrain_init(b, path, &images, &err), DS_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "has another shape"));
+    ds_base_free(b);
+    ds_base_free(old);
+    free(path);
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
+    tcase_add_test(tc, a_base_from_another_one);
     char *base = in_tmp("base.safetensors");
     fixture_make();
     make_mixer(base);
