@@ -1,4 +1,6 @@
 /* Every command against canned answers: what a person sees, and what a program gets. */
+#include "tests/fixtures/durable.h"
+
 #include "base/digest.h"
 #include "base/fs.h"
 #include "base/zio.h"
@@ -413,7 +415,9 @@ START_TEST(pull_writes_verified_files) {
     pull_case p;
     cli_result r;
     pull_start(&p, FAKE_PLAIN);
+    durable_begin();
     ck_run(r, &p.server, 0, "pull-adapter digits@latest -o %s", p.name);
+    durable_expect_whole(p.name);
     ck_has(r.err, "digest verified");
     check_content(p.name, p.packed, p.packed_n);
     cli_free(&r);

@@ -1,5 +1,7 @@
 /* tests/cli/test_cli_pictures.c - many samples into a folder of PNG files or into an .npz file: names,
  * pixels, what is replaced, what is left behind when it fails, and memory. */
+#include "tests/fixtures/durable.h"
+
 #include "base/digest.h"
 #include "base/fs.h"
 #include "base/png_write.h"
@@ -141,6 +143,12 @@ START_TEST(npz_of_pictures) {
     ck_run(r, &s, 4, "sample base -n 4 -o four.npz");
     cli_free(&r);
     ck_run(r, &s, 0, "sample base -n 4 -o four.npz -f");
+    cli_free(&r);
+    char whole[300];
+    snprintf(whole, sizeof whole, "%s/whole.npz", ds_test_tmpdir());
+    durable_begin();
+    ck_run(r, &s, 0, "sample base -n 4 -o %s", whole);
+    durable_expect_whole(whole);
     cli_free(&r);
     fake_stop(&s);
     ds_buf_release(&file);

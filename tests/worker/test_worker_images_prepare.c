@@ -1,5 +1,7 @@
 /* tests/worker/test_worker_images_prepare.c - manifest -> cached images: content, order, damage, change.
  */
+#include "tests/fixtures/durable.h"
+
 #include "base/digest.h"
 #include "engine/metrics/resize.h"
 #include "tests/harness.h"
@@ -208,8 +210,10 @@ START_TEST(pixels_of_an_older_decoding_are_not_used) {
                              "rejected_count", 0, "manifest", digest, "prepare", DS_PREPARE_ID);
     ck_assert_int_eq(ds_images_create(&f, path, 1, 16 * 16 * 3, &err), 0);
     memset(ds_images_slot(&f, 0), 7, 16 * 16 * 3);
+    durable_begin();
     ck_assert_int_eq(
         ds_images_finish(&f, key, 1, 16, 3, (int32_t[]){0}, (uint32_t[]){0}, meta, &err), 0);
+    durable_expect_whole(path);
     ds_images_abandon(&f);
     json_decref(meta);
     ds_images *im;

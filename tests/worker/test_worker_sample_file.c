@@ -1,5 +1,7 @@
 /* tests/worker/test_worker_sample_file.c - samples.safetensors as it is written portion by portion: whole
  * at its end, absent before, and nothing left behind by what fails. */
+#include "tests/fixtures/durable.h"
+
 #include "base/fs.h"
 #include "engine/files/safetensors.h"
 #include "tests/harness.h"
@@ -94,6 +96,24 @@ START_TEST(what_fails_leaves_nothing) {
 }
 END_TEST
 
+/* Whole or absent after a power cut: synced before it has its name, or it has none. */
+START_TEST(it_is_synced_before_it_is_named) {
+    ds_error err = {0};
+    ds_sample_file *f = begin(NULL);
+    ck_assert_int_eq(ds_sample_file_put(f, pixels, 36, &err), 0);
+    durable_begin();
+    ck_assert_int_eq(ds_sample_file_finish(f, digest, &err), 0);
+    durable_expect_whole(path);
+    ck_assert_int_eq(unlink(path), 0);
+    f = begin(NULL);
+    ck_assert_int_eq(ds_sample_file_put(f, pixels, 36, &err), 0);
+    durable_begin();
+    durable_fail = 1;
+    ck_assert_int_eq(ds_sample_file_finish(f, digest, &err), DS_EIO);
+    ck_assert(!ds_fs_exists(path) && !ds_fs_exists(tmp));
+}
+END_TEST
+
 /* The disk is full at the header, the labels, the pictures. */
 START_TEST(a_full_disk) {
     ds_error err = {0};
@@ -148,6 +168,7 @@ static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, NULL);
     tcase_add_test(tc, portions_make_a_file);
     tcase_add_test(tc, what_fails_leaves_nothing);
+    tcase_add_test(tc, it_is_synced_before_it_is_named);
     tcase_add_loop_test(tc, a_full_disk, 0, 3);
 }
 
