@@ -3,7 +3,16 @@
 #include "daemon/folders/helper.h"
 #include "tests/fixtures/daemon_rig.h"
 
+#include <dlfcn.h>
 #include <sys/inotify.h>
+
+/* The table of mounts of this process and of what it is linked with; "" = the kernel's. */
+static char mounts[400];
+FILE *fopen(const char *path, const char *mode) {
+    FILE *(*real)(const char *, const char *);
+    *(void **)&real = dlsym(RTLD_NEXT, "fopen");
+    return real(*mounts && !strcmp(path, "/proc/self/mountinfo") ? mounts : path, mode);
+}
 
 static uv_loop_t loop;
 static ds_helpers *helpers;
@@ -263,6 +272,35 @@ START_TEST(lanes_of_their_own) {
 }
 END_TEST
 
+/* A mount point is written with octal escapes: a space, a tab, a backslash. */
+START_TEST(mounts_with_odd_names) {
+    static const char *const names[] = {"a b", "a\tb", "a\\b"}, *const said[] = {"040", "011",
+                                                                                 "134"};
+    setenv(DS_HELPER_ENV, "10", 1);
+    snprintf(mounts, sizeof mounts, "%s/mounts", root);
+    for (int i = 0; i < 3; i++) {
+        char text[700];
+        got slow = {0}, quick = {0};
+        snprintf(text, sizeof text,
+                 "22 1 0:21 / / rw - ext4 /dev/x rw\n23 22 0:22 / %s/a\\%sb rw - fuse x rw\n", root,
+                 said[i]);
+        rig_write(mounts, text);
+        open_helpers(-1);
+        ck_assert_int_eq(mkdir(in_root(names[i]), 0755), 0);
+        hang_at(in_root(names[i]));
+        ask(DS_ASK_ROOT, "", 0, in_root(names[i]), &slow);
+        ask(DS_ASK_ROOT, "", 0, in_root("none"), &quick); /* of the mount above: it goes on */
+        for (int k = 0; k < 4500 && !quick.last && !slow.late; k++)
+            spin(2);
+        ck_assert_msg(quick.last && !slow.last && !slow.late, "\\%s", said[i]);
+        go_on();
+        spin_until(&slow.last, 1);
+        shut();
+    }
+    *mounts = 0;
+}
+END_TEST
+
 /* Three helpers of a mount may hang; what waits beyond them is told as well, and answered when they
  * go on; an ask that was forgotten is not answered. */
 START_TEST(many_that_hang) {
@@ -358,6 +396,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, what_is_watched);
     tcase_add_test(tc, one_that_hangs);
     tcase_add_test(tc, lanes_of_their_own);
+    tcase_add_test(tc, mounts_with_odd_names);
     tcase_add_test(tc, many_that_hang);
     tcase_add_test(tc, one_that_is_killed);
 }
