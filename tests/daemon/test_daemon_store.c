@@ -4,6 +4,7 @@
 #include "registry/store/blobs.h"
 #include "registry/registry.h"
 #include "tests/fixtures/daemon_rig.h"
+#include "tests/fixtures/read_fails.h"
 
 #include <sqlite3.h>
 
@@ -209,6 +210,30 @@ END_TEST
 
 /* The list of a dataset's files, 0: missing, 1: with a flipped bit: not handed out; a training that
  * needs it waits for the scan that puts it again. */
+/* A disk that does not answer is no damage: nothing is said of the blob, and it is served later. */
+START_TEST(a_blob_that_cannot_be_read) {
+    char dir[400], sha[DS_HEX_SIZE], flag[400];
+    snprintf(flag, sizeof flag, "%s/unreadable", r.dir);
+    setenv("DS_TEST_READ", flag, 1);
+    rig_start(&r, NULL);
+    rig_images(&r, "digits", 3, dir);
+    rig_add(&r, "digits", dir, 201);
+    rig_wait_adapter(&r, "digits", 1, 20000);
+    json_t *a = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
+    snprintf(sha, sizeof sha, "%s", ds_json_string(a, "digest", ""));
+    json_decref(a);
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* the next one has looked at no blob yet */
+    rig_start(&r, NULL);
+    rig_write(flag, sha);
+    rig_says(&r, 500, "GET", "/v1/adapters/digits/file", NULL, "cannot read blob '");
+    rig_says(&r, 500, "GET", "/v1/adapters/digits/file", NULL, "Input/output error");
+    ck_assert_int_eq(rig_number(&r, "SELECT count(*) FROM events WHERE type = 'blob.damaged'"), 0);
+    ck_assert_int_eq(unlink(flag), 0);
+    ck_assert_int_eq(status_of("/v1/adapters/digits/file"), 200);
+    unsetenv("DS_TEST_READ");
+}
+END_TEST
+
 START_TEST(a_lost_manifest_comes_back) {
     char folder[400], path[400], sha[DS_HEX_SIZE];
     rig_fake(&r, "train", "hang");
@@ -352,6 +377,7 @@ static void cases(TCase *tc) {
     tcase_set_timeout(tc, getenv("GC_LOAD") ? 3600 : 120);
     tcase_add_test(tc, gc_while_adapters_are_published);
     tcase_add_test(tc, damage_is_never_served);
+    tcase_add_test(tc, a_blob_that_cannot_be_read);
     tcase_add_loop_test(tc, a_lost_manifest_comes_back, 0, 2);
     tcase_add_test(tc, large_files_are_checked_on_the_pool);
     tcase_add_loop_test(tc, registry_taken_away, 0, sizeof taken / sizeof *taken);
