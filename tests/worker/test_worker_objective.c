@@ -179,6 +179,21 @@ START_TEST(eps_is_measured) {
 }
 END_TEST
 
+/* Finding out is refused before it begins where it does not fit: for good, as a limit stays. */
+START_TEST(finding_out_takes_memory) {
+    outcome t = try("eps", (ds_import_options){.source = GOLDEN "eps.pt", .memory_limit = 1 << 20});
+    ck_assert_int_ne(t.rc, 0);
+    ck_assert_msg(strstr(t.err.message, "finding out what the base predicts takes ") &&
+                      strstr(t.err.message, "--objective eps does without"),
+                  "%s", t.err.message);
+    end(&t);
+    t = try("eps", (ds_import_options){
+                       .source = GOLDEN "eps.pt", .memory_limit = 1 << 20, .objective = "eps"});
+    ck_assert_msg(!t.rc, "%s", t.err.message);
+    end(&t);
+}
+END_TEST
+
 /* What the written file says of itself: path NULL: it predicts noise. */
 static void expect_flow(const outcome *t, const char *path, int to_data, double scale) {
     ds_base *b;
@@ -655,6 +670,7 @@ END_TEST
 
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, eps_is_measured);
+    tcase_add_test(tc, finding_out_takes_memory);
     tcase_add_test(tc, velocities_are_found);
     tcase_add_test(tc, a_person_says_it);
     tcase_add_test(tc, random_weights_are_refused);
