@@ -255,6 +255,67 @@ START_TEST(devices_that_are_not_there) {
 }
 END_TEST
 
+/* Each command that waits for a job ends as the job did. */
+START_TEST(every_wait_tells_how_it_ended) {
+    static const char *const lines[] = {"add-base %s --wait", "add-feature-net %s --wait",
+                                        "sample digits -o %s.png", "sample digits -o %s.npz",
+                                        "verify digits"};
+    static const struct {
+        const char *job, *says;
+        int exit;
+    } ends[] = {{JOB("failed", ",\"error\":{\"code\":\"DS_EINTEGRITY\",\"message\":\"it broke\"}"),
+                 "job 4 failed: it broke; its log: dsctl logs 4", 9},
+                {JOB("failed", ",\"error\":{\"code\":\"DS_ENOSPC\",\"message\":\"no room\"}"),
+                 "no room", 75},
+                {JOB("cancelled", ""), "job 4 was cancelled", 130}};
+    fake_route routes[] = {{.request = "POST /v1/*", .status = 202, .body = JOB("queued", "")},
+                           {.request = "GET /v1/jobs/4", .body = ends[_i].job},
+                           {.request = "GET /v1/jobs/4/events*", .body = ""},
+                           {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    char file[300], line[400];
+    snprintf(file, sizeof file, "%s/w%d.pt", ds_test_tmpdir(), _i);
+    ck_assert_int_eq(ds_fs_write(file, "x", 1, NULL), 0);
+    for (size_t k = 0; k < sizeof lines / sizeof *lines; k++) {
+        fake_start(&s, routes);
+        snprintf(line, sizeof line, lines[k], file); /* NOLINT: the lines above */
+        ck_run(r, &s, ends[_i].exit, "%s", line);
+        ck_has(r.err, ends[_i].says);
+        cli_free(&r);
+        fake_stop(&s);
+    }
+}
+END_TEST
+
+/* A file that appears while the work is done is not replaced, unless that was asked for. */
+START_TEST(files_that_appear_meanwhile) {
+    char place[300], *text;
+    size_t n;
+    snprintf(place, sizeof place, "%s/appears.png", ds_test_tmpdir());
+    fake_route routes[] = {
+        {.request = "POST /v1/samples", .status = 202, .body = JOB("queued", "")},
+        {.request = "GET /v1/jobs/4",
+         .body = JOB("done", ",\"result\":{\"n\":1,\"seconds\":1}"),
+         .creates = place},
+        {.request = "GET /v1/jobs/4/events*", .body = ""},
+        {.request = "GET /v1/jobs/4/files/grid.png", .body = png, .length = sizeof png - 1},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    for (int force = 0; force < 2; force++) {
+        fake_start(&s, routes);
+        ck_run(r, &s, force ? 0 : 4, "sample digits -o %s%s", place, force ? " --force" : "");
+        ck_assert_int_eq(ds_fs_read(place, 1 << 16, &text, &n, NULL), 0);
+        ck_assert_uint_eq(n, force ? sizeof png - 1 : 0);
+        free(text);
+        cli_free(&r);
+        fake_stop(&s);
+        ck_assert_int_eq(unlink(place), 0);
+    }
+}
+END_TEST
+
 /* A note comes with the answer to the request, with a later look, or with both: it is told once. */
 START_TEST(notes_are_told_once) {
 #define LOOKED(scan, notes)                                                                        \
@@ -284,6 +345,8 @@ END_TEST
 
 static void cases(TCase *tc) {
     tcase_add_test(tc, notes_are_told_once);
+    tcase_add_loop_test(tc, every_wait_tells_how_it_ended, 0, 3);
+    tcase_add_test(tc, files_that_appear_meanwhile);
     tcase_add_loop_test(tc, places_are_asked_for_first, 0, sizeof writers / sizeof *writers);
     tcase_add_test(tc, sample_keeps_what_is_there);
     tcase_add_test(tc, report_keeps_what_is_there);

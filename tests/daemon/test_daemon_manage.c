@@ -88,6 +88,23 @@ static void check_metrics(int64_t job) {
     free(text);
 }
 
+/* The loss that is told is of trainings, whatever another job calls so. */
+static void no_loss_of_others(void) {
+    int status;
+    rig_fake(&r, "sample", "hang");
+    json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":null,\"n\":2}"));
+    int64_t id = rig_wait_job(&r, "sample", NULL, "|running|", 5000);
+    ck_assert(rig_worker_of(&r, id) > 0); /* it has said something */
+    char *text = rig_text(&r, "GET", "/metrics", NULL, NULL, &status);
+    ck_assert_msg(!strstr(text, "train_loss"), "%s", text);
+    free(text);
+    rig_fake(&r, "sample", "ok");
+    char path[60];
+    snprintf(path, sizeof path, "/v1/jobs/%lld/cancel", (long long)id);
+    json_decref(rig_want(&r, 202, "POST", path, NULL));
+    rig_wait_job(&r, "sample", NULL, "|cancelled|", 5000);
+}
+
 /* What runs goes back to the queue, its attempt not counted, and stays there over a restart. */
 START_TEST(pause_and_resume) {
     char state[16];
@@ -110,6 +127,7 @@ START_TEST(pause_and_resume) {
     json_decref(rig_want(&r, 202, "POST", "/v1/datasets/digits/rescan", NULL));
     json_decref(rig_want(&r, 202, "POST", "/v1/samples", "{\"ref\":null,\"n\":2}"));
     rig_wait_job(&r, "sample", NULL, "|done|", 5000);
+    no_loss_of_others();
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     rig_start(&r, NULL);
     usleep(600000);
