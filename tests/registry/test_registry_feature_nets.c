@@ -261,7 +261,82 @@ START_TEST(names_before_an_import) {
 }
 END_TEST
 
+static json_t *of_model(ds_registry *r, int net, int64_t id) {
+    json_t *o = NULL;
+    if (net) {
+        char ref[DS_HEX_SIZE];
+        snprintf(ref, sizeof ref, "%s", FID_SHA);
+        MUST(ds_feature_net_get(r, ref, &o, err));
+    } else
+        MUST(ds_base_get(r, id, &o, err));
+    return o;
+}
+
+/* A model is found again by what it is; what is not told this time stays as it was told before, and
+ * what is told replaces it. */
+START_TEST(what_is_known_of_a_model_stays) {
+    ds_registry *r = fx_open(fx_dir("facts"));
+    json_t *config = fx_json("{\"latent\":true}"), *report = fx_json("{\"used\":1}"), *list = NULL;
+    for (int net = 0; net < 2; net++) {
+        ds_model_facts f = {.name = "m",
+                            .path = "/m",
+                            .sha256 = FID_SHA,
+                            .config = net ? NULL : config,
+                            .vae_path = net ? NULL : "/vae",
+                            .vae_sha256 = net ? NULL : BASE_SHA,
+                            .kind = net ? "inception-fid" : NULL,
+                            .source = "/s",
+                            .source_format = "PyTorch zip",
+                            .source_sha256 = NET_SHA,
+                            .license = "MIT",
+                            .parameters = 7,
+                            .bytes = 28,
+                            .feature_net = net ? 0 : 1,
+                            .report = report};
+        int64_t id, same;
+        MUST(net ? ds_feature_net_register(r, &f, &id, err) : ds_base_register(r, &f, &id, err));
+        json_t *before = of_model(r, net, id);
+        ds_model_facts little = {.name = "m", .path = "/m", .sha256 = FID_SHA};
+        MUST(net ? ds_feature_net_register(r, &little, &same, err)
+                 : ds_base_register(r, &little, &same, err));
+        ck_assert_int_eq(same, id);
+        json_t *after = of_model(r, net, id);
+        char *is = json_dumps(after, JSON_SORT_KEYS), *want = json_dumps(before, JSON_SORT_KEYS);
+        ck_assert_str_eq(is, want);
+        ck_assert_str_eq(fx_string(after, "license"), "MIT");
+        free(is), free(want);
+        json_decref(before), json_decref(after);
+        little.license = "CC0";
+        little.name = "other";
+        MUST(net ? ds_feature_net_register(r, &little, &same, err)
+                 : ds_base_register(r, &little, &same, err));
+        after = of_model(r, net, id);
+        ck_assert_str_eq(fx_string(after, "license"), "CC0");
+        ck_assert_str_eq(fx_string(after, "name"), "other");
+        ck_assert_str_eq(fx_string(after, "source"), "/s");
+        json_decref(after);
+        /* a removed one is told by its digest, and in no list */
+        for (int there = 1; there >= 0; there--) {
+            size_t found = 0, i;
+            json_t *m;
+            MUST(net ? ds_feature_net_list(r, (ds_page){0}, &list, err)
+                     : ds_base_list(r, (ds_page){0}, &list, err));
+            json_array_foreach(json_object_get(list, "items"), i, m)
+                found += !strcmp(fx_string(m, "sha256"), FID_SHA);
+            ck_assert_uint_eq(found, (size_t)there);
+            json_decref(list);
+            if (there)
+                MUST(net ? ds_feature_net_remove(r, "other", NULL, err)
+                         : ds_base_remove(r, id, NULL, err));
+        }
+    }
+    json_decref(config), json_decref(report);
+    ds_registry_close(r);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, what_is_known_of_a_model_stays);
     tcase_add_test(tc, words);
     tcase_add_test(tc, jobs_keep_their_network);
     tcase_add_test(tc, old_tasks_name_theirs);
