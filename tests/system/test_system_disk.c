@@ -150,7 +150,7 @@ static void finish(victim *v) {
     if (!strcmp(state, "done")) {
         adapter_digest(&v->r, "tiles@v1", v->digest);
         go(v, FINISHED);
-    } else if (strcmp(state, "queued") && strcmp(state, "running")) {
+    } else if (job && strcmp(state, "queued") && strcmp(state, "running")) { /* none: the scan */
         show_daemon_log(&v->r);
         ck_abort_msg("full while %s: the job is %s", when_names[v->when], state);
     }
