@@ -393,6 +393,19 @@ START_TEST(wrong_networks) {
                      DS_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.message, "import-feature-net"));
     free(raw);
+    /* the last layer's bias is the end of the file, its weights are before */
+    for (size_t back = 4; back <= 4 * (DS_INCEPTION_LOGITS + 1); back += 4 * DS_INCEPTION_LOGITS) {
+        const float nan_ = NAN;
+        float was;
+        char *at = weights + weights_size - back;
+        memcpy(&was, at, sizeof was);
+        memcpy(at, &nan_, sizeof nan_);
+        ck_assert_int_eq(
+            ds_fid_net_open_bytes(dev, DS_FID_CLEAN, "w", weights, weights_size, 1, &net, &err),
+            DS_EINTEGRITY);
+        ck_assert_ptr_nonnull(strstr(err.message, "unit 'fc' has numbers that are not finite"));
+        memcpy(at, &was, sizeof was);
+    }
     enum ds_fid_mode mode;
     ck_assert(!ds_fid_mode_find("clean", &mode, &err) && mode == DS_FID_CLEAN);
     ck_assert_int_eq(ds_fid_mode_find("cleaner", &mode, &err), DS_EINVAL);

@@ -380,6 +380,12 @@ START_TEST(wrong_files_are_refused) {
     ck_assert_ptr_nonnull(strstr(err.message, "Mixed_6b.branch_pool.bn.bias"));
     ck_assert_int_eq(open_changed(dev, "Mixed_5b.branch1x1.conv.weight", NAN, &err), DS_EINTEGRITY);
     ck_assert_ptr_nonnull(strstr(err.message, "Mixed_5b.branch1x1"));
+    static const char *const vectors[] = {"weight", "bias", "running_mean", "running_var"};
+    for (int i = 0; i < 4; i++) {
+        char name[60];
+        snprintf(name, sizeof name, "Mixed_5b.branch1x1.bn.%s", vectors[i]);
+        ck_assert_int_eq(open_changed(dev, name, NAN, &err), DS_EINTEGRITY);
+    }
     ck_assert_int_eq(open_changed(dev, "Conv2d_1a_3x3.bn.running_var", -1.0f, &err), DS_EINTEGRITY);
     ck_assert_int_eq(open_changed(dev, "Mixed_6c.branch_pool.bn.weight", 2.0f, &err), 0);
     ds_device_close(dev);
