@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 /* ---- the executor ---- */
 
@@ -303,7 +304,39 @@ START_TEST(own_children_without_proc) {
 }
 END_TEST
 
+/* One that is given up is asked about until it is gone, and then it is nobody's zombie; the end of
+ * it is told to nobody. */
+START_TEST(a_child_that_is_forgotten) {
+    char self[PATH_MAX + 8];
+    int end = 0, status;
+    siginfo_t info;
+    ds_fs_join(self, sizeof self, state, "self");
+    MUST(ds_fs_write(self, "#!/bin/sh\nexec sleep 60\n", 24, err));
+    ck_assert_int_eq(chmod(self, 0700), 0);
+    ds_local_options o = {.self = self, .worker = "worker"};
+    ds_executor *x = ds_local_new(&d.loop, &o);
+    ds_launch l = {.dir = state, .on_exit = on_local_end, .ctx = &end};
+    ds_process p;
+    MUST(x->start(x, &l, &p, err));
+    x->forget(x, p.identity);
+    uv_run(&d.loop, UV_RUN_NOWAIT);
+    ck_assert_int_eq(x->poll(x, p.identity), DS_EXEC_RUNS);
+    kill((pid_t)p.pid, SIGSTOP);
+    ck_assert(!waitid(P_PID, (id_t)p.pid, &info, WSTOPPED | WNOWAIT));
+    ck_assert_int_eq(x->poll(x, p.identity), DS_EXEC_HALTED);
+    x->signal(x, p.identity, DS_EXEC_KILL);
+    ck_assert(!waitid(P_PID, (id_t)p.pid, &info, WEXITED | WNOWAIT));
+    uv_run(&d.loop, UV_RUN_NOWAIT);
+    ck_assert_int_eq(x->poll(x, p.identity), DS_EXEC_GONE);
+    ck_assert_int_eq(waitpid((pid_t)p.pid, &status, WNOHANG), -1); /* it was waited for */
+    ck_assert_int_eq(x->poll(x, p.identity), DS_EXEC_GONE);
+    ck_assert_int_eq(end, 0);
+    ds_local_free(x);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, a_child_that_is_forgotten);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, start_fails, 0, 2);
     tcase_add_loop_test(tc, dies_at_once, 0, 2);
