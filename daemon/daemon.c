@@ -77,7 +77,7 @@ static void on_work(uv_timer_t *t) {
     d->poked = 0;
     if (d->stopping)
         return;
-    ds_daemon_busy(d);
+    d->working = 1;
     follow_roots(d);
     d->n.reconciles++;
     int rc = ds_reconcile(d->registry, NULL, &err);
@@ -87,7 +87,7 @@ static void on_work(uv_timer_t *t) {
     else if (!ds_reconcile_settled(d->registry))
         ds_daemon_poke(d);
     ds_workers_run(d->workers);
-    ds_daemon_rest(d);
+    d->working = 0;
     d->n.work_seconds_max = fmax(d->n.work_seconds_max, ds_monotonic() - began);
 }
 

@@ -16,18 +16,9 @@ void ds_daemon_poke(ds_daemon *d) {
     if (d->poked || d->stopping)
         return;
     d->poked = 1;
-    if (!d->working) /* before anybody is answered */
-        uv_timer_start(&d->work, d->on_work, 0, 0);
-}
-
-void ds_daemon_busy(ds_daemon *d) { d->working++; }
-
-void ds_daemon_rest(ds_daemon *d) {
-    if (--d->working || !d->poked || d->stopping)
-        return;
-    /* libuv runs a timer that is due before it looks at its sockets; 2 of its ms are at least 1 */
-    uv_update_time(&d->loop);
-    uv_timer_start(&d->work, d->on_work, 2, 0);
+    /* before anybody is answered; but a turn that calls for the next one waits a moment, as libuv
+     * would run a timer of 0 ms again before it looks at its sockets */
+    uv_timer_start(&d->work, d->on_work, d->working ? 1 : 0, 0);
 }
 
 void ds_daemon_poke_after(ds_daemon *d, int64_t ms) {

@@ -59,7 +59,7 @@ typedef struct ds_daemon {
     uv_signal_t sigterm, sigint, sighup;
     char token[DS_HEX_SIZE]; /* digest of the token that tcp needs */
     int poked;
-    int working;          /* depth of ds_daemon_busy */
+    int working;          /* within a turn of deriving work */
     ds_error fatal;       /* why it stops by itself; code 0: it does not */
     int64_t roots_number; /* the list of folders that is watched (ds_dataset_roots_number) */
     int rescan_due;       /* all folders are to be scanned */
@@ -76,11 +76,6 @@ typedef struct ds_daemon {
 void ds_daemon_wake(ds_daemon *d);                   /* readers of streams may go on */
 void ds_daemon_poke(ds_daemon *d);                   /* there may be something to do */
 void ds_daemon_poke_after(ds_daemon *d, int64_t ms); /* in ms at the latest; < 0: never */
-
-/* Around what may wait for the disk: a poke meanwhile is followed after the sockets were looked at,
- * so that who asks something waits for one such piece of work and not for several.  They nest. */
-void ds_daemon_busy(ds_daemon *d);
-void ds_daemon_rest(ds_daemon *d);
 
 /* rc of a write that could not be made: says once that the lock is another program's, what else it
  * was each time.  1: it is to be tried again soon. */

@@ -166,7 +166,7 @@ static void tidy(const ds_slot *s) {
 
 /* One transaction makes the end true.  While the disk is full it cannot: the slot stays and tries
  * again, and if the daemon dies meanwhile the job is found without a process and runs again. */
-static void record_end(ds_slot *s) {
+static void settle(ds_slot *s) {
     ds_error err;
     s->phase = DS_SLOT_SETTLING;
     int rc = commit(s, &err);
@@ -181,7 +181,7 @@ static void record_end(ds_slot *s) {
         s->outcome = DS_OUTCOME_FAIL;
         s->retry = 0;
         set_error(s, ds_error_name(rc), err.message);
-        record_end(s);
+        settle(s);
         return;
     }
     if (rc)
@@ -202,13 +202,6 @@ static void record_end(ds_slot *s) {
         count(s);
     }
     release(s);
-}
-
-static void settle(ds_slot *s) {
-    ds_daemon *d = s->d;
-    ds_daemon_busy(d);
-    record_end(s);
-    ds_daemon_rest(d);
 }
 
 static void finish_work(uv_work_t *work) {
