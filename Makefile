@@ -226,7 +226,7 @@ ifneq ($(DEPS),0)
 endif
 
 # A second make, because pkg-config and the folders are looked at when make starts.
-test: deps-test ## set up, build and run all tests, plain and with ASan + UBSan (some 12 minutes on 2 cores)
+test: deps-test ## set up, build and run all tests, plain and with ASan + UBSan (some 10 minutes on 2 cores)
 	@echo "building (release, then address and undefined-behaviour sanitizers) ..."
 	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=release test-bins
 	@$(MAKE) --no-print-directory -j$(shell nproc) CONFIG=asan test-bins
