@@ -270,20 +270,26 @@ static void on_local_end(void *ctx, int exit_code, int signal) {
     *(int *)ctx = signal;
 }
 
-/* Without a free descriptor nothing can be read from /proc; a child of its own is there all the
- * same, and hears what it is told.  _i: what it is told. */
-START_TEST(own_children_without_proc) {
+/* A child that sleeps for a minute; *end: the signal that ended it. */
+static ds_executor *start_sleeper(ds_process *p, int *end) {
     char self[PATH_MAX + 8];
-    struct rlimit limit, none;
-    int end = 0;
     ds_fs_join(self, sizeof self, state, "self");
     MUST(ds_fs_write(self, "#!/bin/sh\nexec sleep 60\n", 24, err));
     ck_assert_int_eq(chmod(self, 0700), 0);
     ds_local_options o = {.self = self, .worker = "worker"};
     ds_executor *x = ds_local_new(&d.loop, &o);
-    ds_launch l = {.dir = state, .on_exit = on_local_end, .ctx = &end};
+    ds_launch l = {.dir = state, .on_exit = on_local_end, .ctx = end};
+    MUST(x->start(x, &l, p, err));
+    return x;
+}
+
+/* Without a free descriptor nothing can be read from /proc; a child of its own is there all the
+ * same, and hears what it is told.  _i: what it is told. */
+START_TEST(own_children_without_proc) {
+    struct rlimit limit, none;
+    int end = 0;
     ds_process p;
-    MUST(x->start(x, &l, &p, err));
+    ds_executor *x = start_sleeper(&p, &end);
     getrlimit(RLIMIT_NOFILE, &limit);
     none = limit;
     none.rlim_cur = 0;
@@ -307,17 +313,10 @@ END_TEST
 /* One that is given up is asked about until it is gone, and then it is nobody's zombie; the end of
  * it is told to nobody. */
 START_TEST(a_child_that_is_forgotten) {
-    char self[PATH_MAX + 8];
     int end = 0, status;
     siginfo_t info;
-    ds_fs_join(self, sizeof self, state, "self");
-    MUST(ds_fs_write(self, "#!/bin/sh\nexec sleep 60\n", 24, err));
-    ck_assert_int_eq(chmod(self, 0700), 0);
-    ds_local_options o = {.self = self, .worker = "worker"};
-    ds_executor *x = ds_local_new(&d.loop, &o);
-    ds_launch l = {.dir = state, .on_exit = on_local_end, .ctx = &end};
     ds_process p;
-    MUST(x->start(x, &l, &p, err));
+    ds_executor *x = start_sleeper(&p, &end);
     x->forget(x, p.identity);
     uv_run(&d.loop, UV_RUN_NOWAIT);
     ck_assert_int_eq(x->poll(x, p.identity), DS_EXEC_RUNS);

@@ -208,8 +208,6 @@ START_TEST(damage_is_never_served) {
 }
 END_TEST
 
-/* The list of a dataset's files, 0: missing, 1: with a flipped bit: not handed out; a training that
- * needs it waits for the scan that puts it again. */
 /* A disk that does not answer is no damage: nothing is said of the blob, and it is served later. */
 START_TEST(a_blob_that_cannot_be_read) {
     char dir[400], sha[DS_HEX_SIZE], flag[400];
@@ -234,6 +232,8 @@ START_TEST(a_blob_that_cannot_be_read) {
 }
 END_TEST
 
+/* The list of a dataset's files, 0: missing, 1: with a flipped bit: not handed out; a training that
+ * needs it waits for the scan that puts it again. */
 START_TEST(a_lost_manifest_comes_back) {
     char folder[400], path[400], sha[DS_HEX_SIZE];
     rig_fake(&r, "train", "hang");

@@ -285,13 +285,12 @@ static void section_metrics(ds_buf *b, const ds_exporter *x) {
         ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (%s)",
                     ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
                     ds_json_number(s, "guidance", 1), ds_json_string(s, "guidance_mode", "?"));
-    double low = ds_json_number(s, "guidance_low", 0);
-    if (json_is_object(s) && low > 0)
-        ds_buf_addf(b, " above noise level %g", low);
-    if (json_is_object(s))
-        ds_buf_addf(b, "\n");
-    ds_buf_addf(b, "- numbers of another network, resampling or number of images cannot be "
-                   "compared with these\n\n");
+    if (ds_json_number(s, "guidance_low", 0) > 0)
+        ds_buf_addf(b, " above noise level %g", ds_json_number(s, "guidance_low", 0));
+    ds_buf_addf(b,
+                "%s- numbers of another network, resampling or number of images cannot be "
+                "compared with these\n\n",
+                json_is_object(s) ? "\n" : "");
 }
 
 static int merged(const ds_exporter *x) {
