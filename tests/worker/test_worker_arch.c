@@ -9,18 +9,14 @@
 
 static char *blobs; /* directory of the finished job */
 
+static const mixer_config micro = {
+    .channels = 3, .side = SIDE, .patch = 4, .width = 32, .depth = 2, .hidden = 48, .classes = 4};
+
 static void make_mixer(const char *path) {
-    const mixer_config c = {.channels = 3,
-                            .side = SIDE,
-                            .patch = 4,
-                            .width = 32,
-                            .depth = 2,
-                            .hidden = 48,
-                            .classes = 4};
     const char *const meta[] = {"diffscaler.name", "micro", NULL};
     ds_base *b;
     ds_error err;
-    must(mixer_base_new(&b, &c, 1, &err), &err);
+    must(mixer_base_new(&b, &micro, 1, &err), &err);
     must(ds_base_save(b, path, 0, meta, &err), &err);
     ds_base_free(b);
 }
@@ -128,13 +124,7 @@ END_TEST
 /* A base for other classes begins with another one's weights: a class of the same name keeps its row,
  * a new one has that of no class. */
 START_TEST(a_base_from_another_one) {
-    mixer_config c = {.channels = 3,
-                      .side = SIDE,
-                      .patch = 4,
-                      .width = 32,
-                      .depth = 2,
-                      .hidden = 48,
-                      .classes = 4};
+    mixer_config c = micro;
     static const char *const meta[] = {"diffscaler.name", "old", "diffscaler.classes",
                                        "[\"a\",\"b\",\"c\",\"d\"]", NULL};
     const char *names[] = {"d", "new", "a"};
