@@ -24,10 +24,8 @@ static void setup(void) {
     rig_images(&r, "digits", 2, folder);
     rig_add(&r, "digits", folder, 201);
     rig_wait_adapter(&r, "digits", 1, 10000);
-    json_t *doc = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
-    snprintf(adapter, sizeof adapter, "%.64s", ds_json_string(doc, "digest", "?"));
+    rig_digest(&r, "digits", adapter);
     snprintf(blob, sizeof blob, "%s/blobs/sha256/%.2s/%s.zst", r.state, adapter, adapter);
-    json_decref(doc);
 }
 
 static void teardown(void) {

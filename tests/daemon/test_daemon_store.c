@@ -176,9 +176,7 @@ START_TEST(damage_is_never_served) {
     rig_images(&r, "digits", 2, folder);
     rig_add(&r, "digits", folder, 201);
     rig_wait_adapter(&r, "digits", 1, 10000);
-    json_t *doc = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
-    snprintf(sha, sizeof sha, "%.64s", ds_json_string(doc, "digest", "?"));
-    json_decref(doc);
+    rig_digest(&r, "digits", sha);
     snprintf(blob, sizeof blob, "/v1/blobs/%s", sha);
     blob_file(sha, path);
     ck_assert_int_eq(ds_fs_read(path, 1 << 20, &good, &n, &err), 0);
@@ -217,9 +215,7 @@ START_TEST(a_blob_that_cannot_be_read) {
     rig_images(&r, "digits", 3, dir);
     rig_add(&r, "digits", dir, 201);
     rig_wait_adapter(&r, "digits", 1, 20000);
-    json_t *a = rig_want(&r, 200, "GET", "/v1/adapters/digits", NULL);
-    snprintf(sha, sizeof sha, "%s", ds_json_string(a, "digest", ""));
-    json_decref(a);
+    rig_digest(&r, "digits", sha);
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0); /* the next one has looked at no blob yet */
     rig_start(&r, NULL);
     rig_write(flag, sha);
