@@ -405,6 +405,16 @@ START_TEST(no_room_is_said) {
         ck_assert_ptr_nonnull(strstr(err.message, "not enough device memory for a 8x8 picture"));
         ck_assert_int_lt(n, 20);
     }
+    static float big[16 * 16 * 3], wide[2][16 * L]; /* no room for more: what fitted still does */
+    for (int n = 1;; n++) {
+        alloc_calls = 0;
+        alloc_fails = n;
+        if (!ds_vae_encode(vae, big, 16, 16, wide[0], wide[1], &err))
+            break;
+        alloc_fails = 0;
+        ck_assert_int_eq(ds_vae_encode(vae, x, 8, 8, z[0], z[1], &err), 0);
+        ck_assert_int_lt(n, 20);
+    }
     ds_vae_free(vae);
     static uint8_t rgb[8 * 8 * 3];
     alloc_fails = 0;

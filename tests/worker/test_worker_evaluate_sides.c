@@ -147,6 +147,7 @@ START_TEST(checked_before_the_work) {
     refused_at_once(GO(a, "--against", dir), 2, "has no picture file");
     refused_at_once(GO(a, "--against", pipe), 2, "no folder, no .npz");
     refused_at_once(GO(a, "--against", st, "--metrics", "fid,kid"), 2, "statistics are not enough");
+    refused_at_once(GO(st, "--against", b, "--save-stats", full), 2, "no pictures whose statistics");
     refused_at_once(GO(a, "--against", b, "--n", "1"), 2, "too few pictures for FD-768");
     refused_at_once(GO(a, "--against", b, "--metrics", "kid,pr", "--n", "3"), 2, "too few");
     said s = run(a, "--against", b, "--feature-net", "/nonexistent.pth", NULL);
@@ -258,6 +259,18 @@ START_TEST(another_decoding_is_said) {
     ck_assert_str_eq(s.decode, "train-2");
     snprintf(s.decode, sizeof s.decode, "rgb8-white-exif-1");
     must(ds_npz_write_stats(old, &s, 0, &err), &err);
+    for (int i = 0; i < 2; i++) { /* another network, another preparation: not compared at all */
+        char *other = in_tmp(i ? "prepared.npz" : "network.npz");
+        ds_npz_stats t = s;
+        if (i)
+            snprintf(t.preprocess, sizeof t.preprocess, "%s", ds_fid_mode_preprocess(DS_FID_CLEAN));
+        else
+            t.net[0] = t.net[0] == '0' ? '1' : '0';
+        must(ds_npz_write_stats(other, &t, 0, &err), &err);
+        refused_at_once(run(a, "--against", other, "--metrics", "fid", BUNDLED, NULL), 2,
+                        i ? "was made with preprocessing '" : "was made with network ");
+        free(other);
+    }
     ds_npz_stats_release(&s);
     for (int k = 0; k < 2; k++) {
         r = run(a, "--against", k ? old : saved, BUNDLED, "--json", NULL);

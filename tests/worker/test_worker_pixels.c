@@ -13,6 +13,8 @@
 
 #include <dirent.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #define FOLDER "tests/golden/pixels"
@@ -264,6 +266,38 @@ START_TEST(stream_tells_notes_and_broken_files) {
 }
 END_TEST
 
+/* The tools follow links to files, a training does not. */
+START_TEST(links_are_followed_where_asked) {
+    static const char *const files[] = {"a.png"};
+    char dir[300], link[320], *to = realpath(FOLDER "/png-8bit-type2.png", NULL);
+    snprintf(dir, sizeof dir, "%s/links", ds_test_tmpdir());
+    snprintf(link, sizeof link, "%s/a.png", dir);
+    ck_assert(to && !mkdir(dir, 0700) && !symlink(to, link));
+    for (int follow = 0; follow < 2; follow++) {
+        ds_picture_options o = {.folder = dir,
+                                .mode = DS_FID_PYTORCH_FID,
+                                .use = DS_DECODE_PILLOW,
+                                .files = files,
+                                .file_count = 1,
+                                .follow_links = follow,
+                                .batch = 1,
+                                .decoders = 1};
+        ds_picture_stream *s;
+        ds_error err;
+        const float *images[1];
+        int64_t at[1];
+        int count = 0, seen = 0;
+        ck_assert_int_eq(ds_picture_stream_open(&s, &o, &err), 0);
+        while (!ds_picture_stream_next(s, images, at, &count, &err) && count)
+            seen += count;
+        ck_assert_int_eq(seen, follow);
+        ck_assert_int_eq(ds_picture_stream_rejected(s)->count, !follow);
+        ds_picture_stream_close(s);
+    }
+    free(to);
+}
+END_TEST
+
 /* `diffscaler-worker decode`: exit codes, and the pixels that it writes. */
 START_TEST(command_writes_pixels) {
     char out[400], *text;
@@ -424,6 +458,7 @@ START_TEST(chunks_that_are_cut) {
 END_TEST
 
 static void cases(TCase *tc) {
+    tcase_add_test(tc, links_are_followed_where_asked);
     tcase_add_test(tc, frames_in_pieces);
     tcase_add_test(tc, chunks_that_are_cut);
     tcase_set_timeout(tc, 120);

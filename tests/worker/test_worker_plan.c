@@ -484,6 +484,10 @@ END_TEST
 
 /* What each option of the command changes in the plan. */
 START_TEST(options_of_the_command) {
+#ifdef __SANITIZE_ADDRESS__
+    ds_test_skip("options_of_the_command", "half a minute under the address sanitizer");
+    return;
+#endif
     static const char *const lines[][12] = {
         {"--threads", "1"},
         {"--threads", "2", "--steps", "77", "--rank", "1", "--images", "90000", "--memory-limit",

@@ -7,7 +7,9 @@
 #include "worker/measure/reference.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
+#include <sys/file.h>
 
 static const char other_sha[] = "00000000000000000000000000000000"
                                 "00000000000000000000000000000000";
@@ -228,6 +230,13 @@ START_TEST(latents_are_encoded_once) {
     ds_latents_close(l);
     char *file = only_file(dir);
     ck_assert_int_eq(size_of(file), 4096 + 4 * RECORD);
+    int held = open(file, O_RDWR | O_CLOEXEC); /* another job encodes: who waits may be cancelled */
+    ck_assert(held >= 0 && !flock(held, LOCK_EX | LOCK_NB));
+    alarm(60);
+    asked = 0;
+    ck_assert_int_eq(ds_latents_open(&l, &o, stop_at_once, &asked, &err), DS_ECANCELED);
+    alarm(0);
+    close(held);
     l = open_latents(&o, 0, 0); /* all are there */
     ck_assert_str_eq(l->digest, first);
     ck_assert(l->of[0][3][5] == mean);
