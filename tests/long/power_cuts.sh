@@ -59,8 +59,7 @@ cut() {
     stop
     sleep 0.03 # what the kernel was doing for them
     cp "$work/disk" "$work/copy"
-    resume
-    mount -o loop "$work/copy" "$work/cut" || return 1
+    mount -o loop "$work/copy" "$work/cut" || { resume; return 1; }
     state=$(ls -d "$work"/cut/ds-daemon_store-*/store*/state 2>/dev/null | head -1)
     if [ -n "$state" ] && [ -f "$state/registry.db" ]; then
         sqlite3 "$state/registry.db" "SELECT 'dataset ' || name FROM datasets UNION ALL SELECT 'adapter ' || name FROM adapters_v1" \
@@ -78,6 +77,7 @@ cut() {
         lost=1
     fi
     umount "$work/cut"
+    resume # not before: fsck reads the models of the live folder, which the workload removes at its end
     [ "$told" -le "$most" ] || most=$told
     return $lost
 }
