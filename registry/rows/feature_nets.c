@@ -73,6 +73,8 @@ int ds_feature_choice_resolve(ds_registry *r, const char *words, ds_feature_choi
         return 0;
     }
     int rc = split(words, ref, mode, err);
+    if (!rc && *mode && (!strcmp(ref, "bundled") || !strcmp(ref, "default")))
+        return ds_fail(err, DS_EINVAL, "'%s' has a mode already: give it without ':%s'", ref, mode);
     if (!rc)
         rc = find(r, ref, &out->id, err);
     if (rc == DS_ENOTFOUND)

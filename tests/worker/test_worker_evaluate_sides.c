@@ -147,7 +147,8 @@ START_TEST(checked_before_the_work) {
     refused_at_once(GO(a, "--against", dir), 2, "has no picture file");
     refused_at_once(GO(a, "--against", pipe), 2, "no folder, no .npz");
     refused_at_once(GO(a, "--against", st, "--metrics", "fid,kid"), 2, "statistics are not enough");
-    refused_at_once(GO(st, "--against", b, "--save-stats", full), 2, "no pictures whose statistics");
+    refused_at_once(GO(st, "--against", b, "--save-stats", full), 2,
+                    "no pictures whose statistics");
     refused_at_once(GO(a, "--against", b, "--n", "1"), 2, "too few pictures for FD-768");
     refused_at_once(GO(a, "--against", b, "--metrics", "kid,pr", "--n", "3"), 2, "too few");
     said s = run(a, "--against", b, "--feature-net", "/nonexistent.pth", NULL);

@@ -198,6 +198,18 @@ static off_t size_of(const char *path) {
     return st.st_size;
 }
 
+/* Another job encodes. */
+static void who_waits_may_be_cancelled(const char *file, const ds_latents_options *o) {
+    ds_latents *l;
+    ds_error err;
+    int asked = 0, held = open(file, O_RDWR | O_CLOEXEC);
+    ck_assert(held >= 0 && !flock(held, LOCK_EX | LOCK_NB));
+    alarm(60);
+    ck_assert_int_eq(ds_latents_open(&l, o, stop_at_once, &asked, &err), DS_ECANCELED);
+    alarm(0);
+    close(held);
+}
+
 START_TEST(latents_are_encoded_once) {
     static uint8_t px[PICTURES * PICTURE * PICTURE * 3];
     ds_images im = {.n = PICTURES, .side = PICTURE, .channels = 3, .class_count = 1, .pixels = px};
@@ -230,13 +242,7 @@ START_TEST(latents_are_encoded_once) {
     ds_latents_close(l);
     char *file = only_file(dir);
     ck_assert_int_eq(size_of(file), 4096 + 4 * RECORD);
-    int held = open(file, O_RDWR | O_CLOEXEC); /* another job encodes: who waits may be cancelled */
-    ck_assert(held >= 0 && !flock(held, LOCK_EX | LOCK_NB));
-    alarm(60);
-    asked = 0;
-    ck_assert_int_eq(ds_latents_open(&l, &o, stop_at_once, &asked, &err), DS_ECANCELED);
-    alarm(0);
-    close(held);
+    who_waits_may_be_cancelled(file, &o);
     l = open_latents(&o, 0, 0); /* all are there */
     ck_assert_str_eq(l->digest, first);
     ck_assert(l->of[0][3][5] == mean);
