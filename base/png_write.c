@@ -6,6 +6,8 @@
 #include <png.h>
 #include <setjmp.h>
 #include <stdlib.h>
+#include <string.h>
+#include <strings.h>
 
 static void append(png_structp png, png_bytep p, size_t n) {
     ds_buf_add(png_get_io_ptr(png), p, n);
@@ -33,6 +35,19 @@ int ds_png_encode(const uint8_t *rgb, int w, int h, char **out, size_t *size, ds
     png_destroy_write_struct(&png, &info);
     *out = buf.data;
     *size = buf.len;
+    return 0;
+}
+
+int ds_png_name_check(const char *path, ds_error *err) {
+    static const char *const others[] = {".jpg", ".jpeg", ".jpe",  ".webp", ".gif",
+                                         ".bmp", ".tif",  ".tiff", ".ppm",  ".avif",
+                                         ".svg", ".jxl",  ".heic", ".heif", ".pdf"};
+    const char *end = strrchr(path, '.');
+    for (size_t i = 0; end && i < sizeof others / sizeof *others; i++)
+        if (!strcasecmp(end, others[i]))
+            return ds_fail(err, DS_EINVAL,
+                           "'%.200s': pictures are written as PNG: give a name that ends with .png",
+                           path);
     return 0;
 }
 

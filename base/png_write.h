@@ -11,6 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Of a file that a person named: DS_EINVAL when its name promises another kind (.jpg). */
+int ds_png_name_check(const char *path, ds_error *err);
+
 int ds_png_write(const char *path, const uint8_t *rgb, int w, int h, ds_error *err);
 /* The same into malloc'ed memory. */
 int ds_png_encode(const uint8_t *rgb, int w, int h, char **out, size_t *size, ds_error *err);

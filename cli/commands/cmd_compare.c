@@ -317,6 +317,8 @@ int ds_cmd_compare(ds_cli *c, ds_error *err) {
     if (!draw && ds_opt_given(c, "output"))
         return ds_fail(err, DS_EINVAL, "options --no-sheet and --output exclude each other");
     sheet_name(c, target);
+    if (draw && (rc = ds_png_name_check(target, err)))
+        return rc;
     if (draw && (rc = ds_fs_output_check(target, ds_opt_given(c, "force"), err)))
         return rc;
     if (!(rc = get(c, c->args[0], &a, err)))

@@ -35,7 +35,7 @@ struct ds_trainer {
 static const ds_facts *facts(const ds_trainer *t) { return &t->model->base->facts; }
 
 /* Those that the trainer itself uses; their ranges stand in contract/options.def. */
-static int check_options(const ds_train_options *o, ds_error *err) {
+int ds_train_options_check(const ds_train_options *o, ds_error *err) {
     const struct {
         const char *name;
         double value;
@@ -74,7 +74,7 @@ static int check(const ds_model *model, const ds_method_spec *spec, ds_train_opt
     const ds_facts *c = &model->base->facts;
     if (o->micro_batch == 0)
         o->micro_batch = o->batch;
-    int rc = check_options(o, err);
+    int rc = ds_train_options_check(o, err);
     if (rc)
         return rc;
     if (o->recompute < 0 || o->recompute > c->blocks)

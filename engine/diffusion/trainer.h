@@ -22,6 +22,10 @@ typedef struct {
 
 typedef struct ds_trainer ds_trainer;
 
+/* Ranges of what the trainer uses, and what excludes each other; micro_batch not 0.  DS_EINVAL.
+ * ds_trainer_new asks it too. */
+int ds_train_options_check(const ds_train_options *opt, ds_error *err);
+
 /* spec.classes == 0 (pretraining, method full) labels index the base's own table. */
 int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec *spec,
                    const ds_train_options *opt, const ds_image_set *images, ds_error *err);

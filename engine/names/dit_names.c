@@ -445,6 +445,13 @@ static int from_pipeline(ds_dit_names *d, ds_error *err) {
     return rc;
 }
 
+static int heads_differ(const ds_dit_names *d, int given, ds_error *err) {
+    return given && d->cfg.heads && given != d->cfg.heads
+               ? ds_fail(err, DS_EINVAL, "'%.200s' has %d heads, not %d", ds_weights_path(d->w),
+                         d->cfg.heads, given)
+               : 0;
+}
+
 /* Heads do not show in the shapes: of the published models they follow from depth and width. */
 static int find_heads(ds_dit_names *d, int given, ds_error *err) {
     static const struct {
@@ -457,25 +464,26 @@ static int find_heads(ds_dit_names *d, int given, ds_error *err) {
             assume(d, "heads", json_integer(c->heads),
                    "those of the published model of this depth and width");
         }
-    if (given && c->heads && given != c->heads)
-        return ds_fail(err, DS_EINVAL, "'%.200s' has %d heads, not %d", ds_weights_path(d->w),
-                       c->heads, given);
+    int rc = heads_differ(d, given, err);
     if (given)
         c->heads = given;
-    if (!c->heads)
+    if (!rc && !c->heads)
         return ds_fail(err, DS_EINVAL,
                        "'%.200s': the number of heads of a DiT of depth %d and width %d cannot be "
                        "known from its tensors: "
                        "give it (--heads N)",
                        ds_weights_path(d->w), c->depth, c->width);
-    return 0;
+    return rc;
 }
 
 static int make_config(ds_dit_names *d, int heads, ds_error *err) {
     const char *own = ds_weights_meta(d->w, "diffscaler.config");
-    if (own && !d->diffusers)
-        return ds_dit_config_from_json(&d->cfg, ds_weights_path(d->w), own, err);
-    int rc = from_shapes(d, err);
+    int rc;
+    if (own && !d->diffusers) {
+        rc = ds_dit_config_from_json(&d->cfg, ds_weights_path(d->w), own, err);
+        return rc ? rc : heads_differ(d, heads, err);
+    }
+    rc = from_shapes(d, err);
     const json_t *doc = ds_weights_config(d->w);
     int kind = !rc && doc ? config_kind(d, doc) : -1;
     if (kind >= 0 && (rc = ds_foreign_check((enum ds_foreign)kind, "config.json", doc,

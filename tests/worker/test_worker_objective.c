@@ -23,7 +23,7 @@ typedef struct {
 static outcome try(const char *folder, ds_import_options o) {
     outcome t = {.report = ds_import_report_new(), .dir = in_tmp(folder)};
     o.out_dir = t.dir;
-    o.heads = 4;
+    o.heads = o.heads ? o.heads : 4;
     o.report = t.report;
     t.rc = ds_import_base(&o, &t.r, &t.err);
     return t;
@@ -573,7 +573,16 @@ END_TEST
 START_TEST(own_files_and_schedulers_say_it) {
     char *own = in_tmp("own.safetensors");
     make_base(own, 3);
-    outcome t = try("own", (ds_import_options){.source = own});
+    outcome t = try("heads", (ds_import_options){.source = own}); /* 4 */
+    expect_refused(&t, "has 2 heads, not 4", "");
+    t = try("own", (ds_import_options){.source = own, .heads = 2, .probe = "examples/flags"});
+    const json_t *left = json_object_get(ds_import_report_json(t.report), "ignored");
+    ck_assert_str_eq(ds_json_string(json_array_get(left, 0), "tensors", ""), "--probe");
+    end(&t);
+    t = try("own", (ds_import_options){.source = own, .heads = 2, .probe = "examples/nowhere"});
+    ck_assert_int_eq(t.rc, DS_ENOTFOUND);
+    end(&t);
+    t = try("own", (ds_import_options){.source = own, .heads = 2});
     ck_assert_msg(!t.rc, "%s", t.err.message);
     ck_assert_str_eq(text_at(objective(&t), "how", NULL), "pretrain");
     /* what was imported once is measured: it came from elsewhere */

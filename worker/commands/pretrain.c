@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     const char *data, *out, *work, *name, *license, *init;
@@ -299,13 +300,27 @@ static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_
     return rc ? rc : ds_trainer_save(t, checkpoint, err);
 }
 
+/* What needs no picture to be seen: a large folder is read for minutes. */
+static int check_early(ds_pretrain *o, ds_error *err) {
+    ds_train_options t = o->train;
+    int rc = o->init && access(o->init, R_OK) ? ds_fail_errno(err, "cannot open '%s'", o->init) : 0;
+    if (!t.micro_batch)
+        t.micro_batch = t.batch;
+    o->arch->set_classes(o->shape, 1);
+    o->arch->set_flow(o->shape, &o->flow);
+    rc = rc ? rc : o->arch->check(o->shape, err);
+    return rc ? rc : ds_train_options_check(&t, err);
+}
+
 static int pretrain(ds_pretrain *o, ds_error *err) {
     ds_images *images = NULL;
     ds_base *base = NULL;
     ds_device *dev = NULL;
     ds_model *model = NULL;
     ds_trainer *t = NULL;
-    int rc = prepare(o, &images, err);
+    int rc = check_early(o, err);
+    if (!rc)
+        rc = prepare(o, &images, err);
     if (!rc) {
         o->arch->set_classes(o->shape, images->class_count);
         o->arch->set_flow(o->shape, &o->flow);

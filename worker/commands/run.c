@@ -60,6 +60,19 @@ static int take_lock(const char *dir, ds_error *err) {
     return busy ? ds_fail(err, DS_EBUSY, "another worker runs the job in '%s'", dir) : rc;
 }
 
+/* What is no job directory gets no file from us, not even a lock. */
+static int check_directory(const char *dir, ds_error *err) {
+    char path[DIR_MAX + 16];
+    struct stat st;
+    if (stat(dir, &st) || !S_ISDIR(st.st_mode))
+        return ds_fail(err, DS_ENOTFOUND, "there is no job directory '%s'", dir);
+    ds_fs_join(path, sizeof path, dir, DS_FILE_SPEC);
+    return lstat(path, &st) && errno == ENOENT
+               ? ds_fail(err, DS_ENOTFOUND, "'%s' is no job directory: it has no " DS_FILE_SPEC,
+                         dir)
+               : 0;
+}
+
 /* What ds_fs_write had not finished when an earlier run ended.  Safe, as we hold the lock. */
 static void remove_leftovers(const char *dir, const char *sub) {
     char path[DIR_MAX + 300];
@@ -186,7 +199,9 @@ int ds_worker_run(int argc, char **argv) {
         return rc < 0 ? 0 : rc;
     ds_log_init("worker", DS_LOG_INFO);
     ds_memory_status(DS_EXIT_AGAIN);
-    rc = take_lock(a.dir, &err);
+    rc = check_directory(a.dir, &err);
+    if (!rc)
+        rc = take_lock(a.dir, &err);
     if (!rc)
         rc = run_locked(a.dir, a.parent, a.device, &err);
     if (rc)

@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 enum { CLASSES_MAX = 100000, INDEX_MAX = 16 << 20 };
 
@@ -356,6 +357,10 @@ int ds_import_base(const ds_import_options *o, ds_import_result *out, ds_error *
     ds_objective_claim claim;
     ds_flow flow;
     *out = (ds_import_result){0};
+    struct stat st;
+    if (o->probe && *o->probe && (stat(o->probe, &st) || !S_ISDIR(st.st_mode)))
+        return ds_fail(err, DS_ENOTFOUND, "there is no folder '%s' of pictures to probe with",
+                       o->probe);
     /* EMAModel.save_pretrained puts the averaged ones into a folder beside the others */
     char *averaged = ds_xasprintf("%s/transformer_ema", o->source);
     int ema = ds_fs_exists(averaged) && strcmp(o->weights ? o->weights : "", "model") != 0;

@@ -286,6 +286,10 @@ static int report_unmeasured(const finding *f, ds_error *err) {
     int said = f->claim->by != DS_SAID_BY_NOBODY, rc = need_direction(f->claim, f->why_not, err);
     if (rc)
         return rc;
+    if (f->o->probe && *f->o->probe) {
+        snprintf(line, sizeof line, "not measured: %s", f->why_not);
+        ds_import_report_ignored(f->o->report, "--probe", line);
+    }
     flow_text(f->flow, what);
     if (said)
         snprintf(line, sizeof line, "objective: %s (%s; not measured: %s)", what, f->claim->where,
