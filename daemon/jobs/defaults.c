@@ -370,6 +370,32 @@ static void patience_without_effect(const json_t *options, json_t *list) {
                                (long long)patience, (long long)from, (long long)every));
 }
 
+/* An option that does nothing where another one is 0; velocity: the base's, whose laws of timesteps
+ * are uniform unless a width is given. */
+static void switched_off(const json_t *options, int velocity, json_t *list) {
+    static const struct {
+        const char *option, *other;
+        int off_on_flow; /* the other one is 0 there by default */
+    } pairs[] = {{"heldout_every", "heldout", 0},
+                 {"patience", "heldout", 0},
+                 {"class_margin", "neighbours", 0},
+                 {"class_sigmas", "neighbours", 0},
+                 {"focus_mean", "focus", 1}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        const char *other = pairs[i].other;
+        int off = is_given(options, other) ? ds_json_number(options, other, 1) == 0
+                                           : pairs[i].off_on_flow && velocity;
+        if (off && ds_json_number(options, pairs[i].option, 0) != 0)
+            json_array_append_new(
+                list, json_sprintf("%s has no effect with %s 0", pairs[i].option, other));
+    }
+    int64_t warmup = whole(options, "warmup", 0), steps = whole(options, "steps", 0);
+    if (steps > 0 && warmup >= steps)
+        json_array_append_new(list, json_sprintf("warmup %lld is as long as the training or "
+                                                 "longer: the learning rate is never reached",
+                                                 (long long)warmup));
+}
+
 /* The weights of a training with these options are 1 and 1. */
 static int is_unguided(const json_t *options) {
     if (given_of(options, 1))
@@ -400,7 +426,9 @@ json_t *ds_options_without_effect(const char *method, const json_t *options, int
     if (!strcmp(ds_json_string(options, "precision", ""), "tf32") &&
         (!strcmp(device, "cpu") || !strcmp(device, "ref")))
         json_array_append_new(list, json_string("precision tf32 is f32 on the processor"));
-    patience_without_effect(options, list);
+    if (whole(options, "heldout", 1) != 0)
+        patience_without_effect(options, list);
+    switched_off(options, velocity, list);
     return list;
 }
 

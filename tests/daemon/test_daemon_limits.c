@@ -474,7 +474,25 @@ START_TEST(options_without_effect) {
         {NULL, "{\"patience\":3,\"steps\":501}", NULL, 0},
         {NULL, "{\"patience\":4,\"steps\":500,\"heldout_every\":50}", NULL, 0},
         {NULL, "{\"patience\":400}", NULL, 0},
-        {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0}};
+        {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0},
+        {NULL, "{\"patience\":4,\"heldout\":0,\"steps\":500}",
+         "patience has no effect with heldout 0", 0},
+        {NULL, "{\"heldout_every\":40,\"heldout\":0}", "heldout_every has no effect with heldout 0",
+         0},
+        {NULL, "{\"heldout_every\":40,\"heldout\":1}", NULL, 0},
+        {NULL, "{\"class_margin\":0.2,\"neighbours\":0}",
+         "class_margin has no effect with neighbours 0", 0},
+        {NULL, "{\"class_sigmas\":2,\"neighbours\":0}",
+         "class_sigmas has no effect with neighbours 0", 0},
+        {NULL, "{\"class_sigmas\":2}", NULL, 0},
+        {NULL, "{\"focus_mean\":0.5,\"focus\":0}", "focus_mean has no effect with focus 0", 0},
+        {NULL, "{\"focus_mean\":0.5}", NULL, 0},
+        {NULL, "{\"focus_mean\":0.5}", "focus_mean has no effect with focus 0", 1},
+        {NULL, "{\"focus_mean\":0.5,\"focus\":1}", NULL, 1},
+        {NULL, "{\"warmup\":100,\"steps\":100}",
+         "warmup 100 is as long as the training or longer: the learning rate is never reached", 0},
+        {NULL, "{\"warmup\":99,\"steps\":100}", NULL, 0},
+        {NULL, "{\"warmup\":100}", NULL, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *o = json_loads(cases[i].options, 0, NULL),
                *list = ds_options_without_effect(cases[i].method, o, cases[i].velocity);
