@@ -314,8 +314,11 @@ int ds_cmd_compare(ds_cli *c, ds_error *err) {
     char target[PATH_MAX];
     json_t *a = NULL, *b = NULL;
     int draw = !ds_opt_given(c, "no-sheet"), rc = 0;
-    if (!draw && ds_opt_given(c, "output"))
-        return ds_fail(err, DS_EINVAL, "options --no-sheet and --output exclude each other");
+    static const char *const of_sheet[] = {"output", "force", "n", "class", "seed", "timeout"};
+    for (size_t i = 0; !draw && i < sizeof of_sheet / sizeof *of_sheet; i++)
+        if (ds_opt_given(c, of_sheet[i]))
+            return ds_fail(err, DS_EINVAL, "options --no-sheet and --%s exclude each other",
+                           of_sheet[i]);
     sheet_name(c, target);
     if (draw && (rc = ds_png_name_check(target, err)))
         return rc;

@@ -342,6 +342,16 @@ static void say_foreign_metrics(ds_ev_run *e) {
                       "them; torch-fidelity's own default is VGG16, which gives other numbers");
 }
 
+static void say_unused(ds_ev_run *e) {
+    const char *mode = ds_fid_mode_name(e->o.mode);
+    if (e->o.recursive && (e->o.mode == DS_FID_BUNDLED || e->o.mode == DS_FID_CLEAN))
+        ds_ev_note(e, "--recursive has no effect: mode %s looks below folders anyway", mode);
+    if (e->o.skip_broken && !ds_ev_tool(e->o.mode))
+        ds_ev_note(e, "--skip-broken has no effect: mode %s leaves out what cannot be read", mode);
+    if (e->o.force && !e->o.save)
+        ds_ev_note(e, "--force has no effect without --save-stats");
+}
+
 int ds_ev_sides_look(ds_ev_run *e, ds_error *err) {
     ds_ev_options *o = &e->o;
     int rc = o->save ? ds_fs_output_check(o->save, o->force, err) : 0;
@@ -351,6 +361,8 @@ int ds_ev_sides_look(ds_ev_run *e, ds_error *err) {
     if (!rc && o->against)
         rc = open_side(&e->real, err);
     rc = rc ? rc : settle_mode(e, err);
+    if (!rc)
+        say_unused(e);
     rc = rc ? rc : list_side(e, &e->fake, err);
     if (!rc && o->against)
         rc = list_side(e, &e->real, err);
