@@ -13,12 +13,14 @@ static ds_buf said;
 static char digests[400][DS_HEX_SIZE]; /* in the order in which they are met */
 static int digest_count;
 
-/* Of the machine or of the moment, or as this version of zstd packs it. */
-static int unsteady(const char *key, const char *parent) {
+/* Of the machine or of the moment, or as this version of zstd packs it.  A model of the fake worker
+ * is its source's place: as long as the name of a temporary folder. */
+static int unsteady(const json_t *of, const char *key, const char *parent) {
     static const char *const keys[] = {"pid", "uptime_seconds", "disk_free_bytes", "schema",
                                        "stored_bytes"};
     if (strcmp(key, "bytes") == 0)
-        return strcmp(parent, "blobs") == 0 || strcmp(parent, "checked") == 0;
+        return json_object_get(of, "source_sha256") || strcmp(parent, "blobs") == 0 ||
+               strcmp(parent, "checked") == 0;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;
@@ -71,8 +73,8 @@ static json_t *plain(const json_t *v, const char *parent) {
         json_object_foreach((json_t *)(uintptr_t)v, key, e) {
             json_t *name = plain_string(key);
             json_object_set_new(o, json_string_value(name),
-                                unsteady(key, parent) && !json_is_null(e) ? json_string("...")
-                                                                          : plain(e, key));
+                                unsteady(v, key, parent) && !json_is_null(e) ? json_string("...")
+                                                                             : plain(e, key));
             json_decref(name);
         }
         return o;
