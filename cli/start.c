@@ -31,6 +31,7 @@ int ds_find_program(const char *name, char out[PATH_MAX], ds_error *err) {
             !access(out, X_OK))
             return 0;
     }
+    out[0] = 0; /* not the last place that was tried */
     return ds_fail(err, DS_ENOTFOUND, "cannot find the program '%s' beside dsctl or in PATH", name);
 }
 

@@ -6,7 +6,7 @@
 
 #include "cli/cli.h"
 
-/* The program `name` beside this executable, else in PATH; DS_ENOTFOUND. */
+/* The program `name` beside this executable, else in PATH; DS_ENOTFOUND, then out is "". */
 int ds_find_program(const char *name, char out[PATH_MAX], ds_error *err);
 
 /* diffscaler-worker: what DIFFSCALER_WORKER names, else as ds_find_program. */

@@ -6,6 +6,9 @@
 #include "base/zio.h"
 #include "tests/fixtures/cli_fake.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #define DATASET                                                                                    \
     "{\"id\":1,\"name\":\"digits\",\"path\":\"/data/digits\",\"state\":\"ready\",\"error\":null,"  \
     "\"watch\":true,\"method\":\"affiner\",\"options\":{\"steps\":800},"                           \
@@ -534,7 +537,90 @@ START_TEST(pull_into_nowhere) {
 }
 END_TEST
 
+/* A file larger than it should be, one that is packed otherwise, no digest, no room: each has its
+ * words, and nothing is there afterwards. */
+START_TEST(pull_tells_what_is_wrong) {
+    pull_case p;
+    cli_result r;
+    char *plain, target[300], body[1024];
+    pull_start(&p, FAKE_PLAIN);
+    plain = p.json;
+    static const char format[] = "{\"ref\":\"digits@v2\",\"name\":\"a/b\",\"version\":2%s%s%s}";
+    const char *digest = strstr(plain, ",\"digest\"");
+    char sized[200];
+    int k = (int)strcspn(digest + 1, ",") + 1;
+    snprintf(sized, sizeof sized, "%.*s", k, digest);
+    static const struct {
+        int64_t less;
+        int exit;
+        const char *stored, *says;
+    } cases[] = {{1, 9, "", "it unpacks to more than the 299999 bytes it should"},
+                 {0, 9, ",\"stored_digest\":\"" DIGEST "\"", "its file is sha256:"},
+                 {0, 0, "", "digits@v2: "}};
+    for (int i = 0; i < 3; i++) {
+        char raw[64];
+        snprintf(raw, sizeof raw, ",\"raw_bytes\":%lld",
+                 (long long)((int64_t)p.raw_n - cases[i].less));
+        snprintf(body, sizeof body, format, sized, raw, cases[i].stored);
+        p.server.routes[0].body = body;
+        ck_run(r, &p.server, cases[i].exit, "pull-adapter digits@latest -o %s", p.name);
+        ck_has(r.err, cases[i].says);
+        ck_assert_int_eq(ds_fs_exists(p.name), !cases[i].exit);
+        cli_free(&r);
+    }
+    ck_assert_int_eq(chdir(ds_test_tmpdir()), 0); /* a name is no path */
+    ck_run(r, &p.server, 0, "pull-adapter digits@latest -q --raw");
+    ck_assert_str_eq(r.out, "a_b-v2.safetensors\n");
+    check_content("a_b-v2.safetensors", p.raw, p.raw_n);
+    cli_free(&r);
+    snprintf(target, sizeof target, "%s.other", p.name);
+    p.server.routes[0].body = "{\"ref\":\"digits@v2\",\"digest\":\"abc\"}";
+    ck_run(r, &p.server, 1, "pull-adapter digits@latest -o %s", target);
+    ck_has(r.err, "cannot pull 'digits@v2': diffscalerd gave no digest for it");
+    cli_free(&r);
+    p.server.routes[0].body = plain;
+    durable_begin();
+    durable_fail = 1;
+    ck_run(r, &p.server, 1, "pull-adapter digits@latest -o %s", target);
+    ck_has(r.err, "cannot write '");
+    ck_has(r.err, ".other': Input/output error");
+    cli_free(&r);
+    durable_fail = 0;
+    /* the disk is full while it comes, at its end, while it is unpacked, at the end of that */
+    const size_t rooms[] = {p.packed_n / 2, p.packed_n - 1, (p.packed_n + p.raw_n) / 2,
+                            p.raw_n - 1};
+    static const char *const full_says[] = {
+        "cannot write what /v1/adapters/digits@v2/file gave: File too large",
+        "cannot write the file: File too large", "cannot write the file: File too large",
+        ".other': File too large"};
+    signal(SIGXFSZ, SIG_IGN);
+    for (int i = 0; i < 4; i++) {
+        struct rlimit limit = {rooms[i], RLIM_INFINITY};
+        ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        r = cli_run(&p.server, "pull-adapter digits@latest --raw -o %s", target);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY});
+        ck_assert_int_eq(r.exit, 1);
+        ck_has(r.err, full_says[i]);
+        cli_free(&r);
+    }
+    ck_assert(!ds_fs_exists(target));
+    char *argv[] = {"dsctl", "--socket", p.server.socket, "pull-adapter", "digits@latest",
+                    "-o",    "-"};
+    FILE *full = fopen("/dev/full", "w"), *said = open_memstream(&r.err, &r.err_n);
+    ck_assert_int_eq(ds_cli_run(7, argv, full, said), 1);
+    fclose(full);
+    fclose(said);
+    ck_has(r.err, "cannot write to standard output: No space left");
+    cli_free(&r);
+    no_leftovers(&p);
+    p.json = plain;
+    pull_stop(&p);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, pull_tells_what_is_wrong);
+
     tcase_add_loop_test(tc, reading_commands, 0, sizeof readers / sizeof *readers);
     tcase_add_test(tc, json_is_whole);
     tcase_add_test(tc, filters_and_raw_output);

@@ -27,6 +27,11 @@ static const struct {
     {500, PROBLEM(500, 10, "registry is newer"), 10, "newer"},
     {503, PROBLEM(503, 75, "busy"), 75, "busy"},
     {507, PROBLEM(507, 75, "disk full"), 75, "disk full"},
+    {401, "{}", 6, "answered 401"},
+    {403, "{}", 6, "answered 403"},
+    {422, "{\"detail\":\"flags fell\"}", 8, "flags fell"},
+    {504, "{}", 7, "answered 504"},
+    {507, "{}", 75, "answered 507"},
     {400, "", 2, "answered 400"},
     {404, "<html>", 3, "answered 404"},
     {409, "[]", 4, "answered 409"},
@@ -226,6 +231,28 @@ START_TEST(did_you_mean) {
 }
 END_TEST
 
+/* Where there is none of its kind, that is said. */
+START_TEST(nothing_to_mean) {
+    static const fake_route routes[] = {
+        {.request = "GET /v1/datasets?limit=1000", .body = "{\"items\":[],\"next\":null}"},
+        {.request = "GET /v1/adapters?limit=1000", .body = "{\"items\":[],\"next\":null}"},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 3, "show-dataset digits");
+    ck_has(r.err, "no such thing; there is none yet\n");
+    cli_free(&r);
+    ck_run(r, &s, 3, "sample digits -o %s/none.png", ds_test_tmpdir());
+    ck_has(r.err, "no such thing; there is none yet\n");
+    cli_free(&r);
+    ck_run(r, &s, 3, "events --follow"); /* needs to know where it begins */
+    ck_has(r.err, "no such thing\n");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 START_TEST(bad_folders) {
     fake_server s;
     cli_result r;
@@ -344,6 +371,7 @@ static void cases(TCase *tc) {
     tcase_add_loop_test(tc, garbage_answers, 0, sizeof garbage / sizeof *garbage);
     tcase_add_loop_test(tc, odd_answers, 0, sizeof odd / sizeof *odd);
     tcase_add_loop_test(tc, did_you_mean, 0, sizeof suggested / sizeof *suggested);
+    tcase_add_test(tc, nothing_to_mean);
     tcase_add_test(tc, bad_folders);
     tcase_add_test(tc, answers_that_help_nobody);
     tcase_add_test(tc, pictures_that_cannot_be_written);

@@ -27,6 +27,7 @@ static void make_worker(const char *tail) {
 static const fake_route routes[] = {
     {.request = "GET /v1/feature_nets?limit=1000", .body = NETS},
     {.request = "GET /v1/feature_nets/old", .body = "{\"path\":\"/s/old.safetensors\"}"},
+    {.request = "GET /v1/feature_nets/sha256:ab", .body = "{\"path\":\"/s/of-digest\"}"},
     {.request = "GET /v1/datasets/birds", .body = "{\"path\":\"/data/birds\"}"},
     {.request = NULL}};
 
@@ -62,6 +63,24 @@ START_TEST(names_become_paths) {
     expect(&s, 0, "evaluate --against birds --mode bundled -- -pics", " -- -pics\n");
     expect(&s, 2, "evaluate pics --against birds --feature-net old:clean --mode pytorch-fid",
            "--feature-net old:clean and --mode pytorch-fid contradict each other");
+    expect(&s, 0, "evaluate pics --against birds --feature-net ./none.pth",
+           "--feature-net ./none.pth -- pics\n"); /* a path, whether it is there or not */
+    expect(&s, 0, "evaluate pics --against birds --feature-net sha256:ab:clean",
+           "--feature-net /s/of-digest --mode clean -- pics\n");
+    expect(&s, 0, "evaluate pics --against birds --feature-net old:clean --mode clean",
+           "--feature-net /s/old.safetensors --mode clean -- pics\n");
+    char line[500], want[500]; /* statistics that were made with the bundled network */
+    snprintf(want, sizeof want, "%s/stats.zst", dir);
+    ck_assert_int_eq(ds_fs_write(want, "", 0, NULL), 0);
+    snprintf(line, sizeof line, "evaluate pics --against %s/stats.zst", dir);
+    snprintf(want, sizeof want, "evaluate --against %s/stats.zst -- pics\n", dir);
+    expect(&s, 0, line, want);
+    s.routes[0].status = 500;
+    s.routes[0].body = "{\"detail\":\"it broke\",\"exit\":1}";
+    expect(&s, 1, "evaluate pics --against birds", "it broke");
+    s.routes[0].body = "{\"detail\":\"not yours\",\"exit\":6}"; /* then the bundled one will do */
+    expect(&s, 0, "evaluate pics --against birds", "evaluate --against /data/birds -- pics\n");
+    s.routes[0] = routes[0];
     expect(&s, 3, "evaluate pics --against cats", "no dataset has that name");
     expect(&s, 3, "evaluate pics --against ./cats", "cannot find './cats'");
     expect(&s, 3, "evaluate pics --against cats.npz", "cannot find 'cats.npz'");

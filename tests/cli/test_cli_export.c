@@ -143,6 +143,50 @@ START_TEST(warnings_and_errors_come_through) {
 }
 END_TEST
 
+/* Flags reach the worker; words without a mark count where there is no error line; no copy of the
+ * adapter is left. */
+START_TEST(what_is_passed_on_and_left) {
+    cli_result r;
+    start("echo some words; echo last words; exit 3");
+    char *place = ds_xasprintf("%s/tmp", dir);
+    ck_assert_int_eq(mkdir(place, 0700), 0);
+    setenv("TMPDIR", place, 1);
+    ck_run(r, &server, 3, "export birds --format dit");
+    ck_has(r.err, "cannot export 'birds': last words\n");
+    cli_free(&r);
+    make_worker("exit 0");
+    ck_run(r, &server, 0, "export birds --format safetensors --merge --force -q");
+    char *args = slurp("args");
+    ck_has(args, "\n--merge\n--force\n");
+    free(args);
+    cli_free(&r);
+    ck_run(r, &server, 0, "export birds --format safetensors -q");
+    args = slurp("args");
+    ck_has_not(args, "--merge");
+    ck_has_not(args, "--force");
+    free(args);
+    cli_free(&r);
+    ck_assert_int_eq(rmdir(place), 0); /* it is empty */
+    ck_run(r, &server, 3, "export birds --format dit");
+    ck_has(r.err, "cannot make a temporary file in '");
+    ck_has(r.err, "/tmp': No such file or directory");
+    cli_free(&r);
+    setenv("TMPDIR", "", 1);
+    ck_run(r, &server, 0, "export birds --format dit -q");
+    args = slurp("args");
+    ck_has(args, "\n--adapter\n/tmp/dsctl-export-");
+    free(args);
+    cli_free(&r);
+    unsetenv("DIFFSCALER_WORKER");
+    setenv("PATH", "/nonexistent", 1);
+    ck_run(r, &server, 3, "export birds --format dit");
+    ck_has(r.err, "cannot find the program 'diffscaler-worker'");
+    cli_free(&r);
+    free(place);
+    fake_stop(&server);
+}
+END_TEST
+
 START_TEST(a_damaged_adapter_reaches_no_worker) {
     cli_result r;
     start("exit 0");
@@ -159,6 +203,7 @@ END_TEST
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, a_damaged_adapter_reaches_no_worker); /* first: nobody has left args yet */
     tcase_add_test(tc, the_worker_gets_paths_and_the_adapter);
+    tcase_add_test(tc, what_is_passed_on_and_left);
     tcase_add_test(tc, the_base_alone_needs_no_adapter);
     tcase_add_test(tc, warnings_and_errors_come_through);
 }

@@ -31,7 +31,8 @@
     "{\"seq\":5,\"t\":1,\"type\":\"warning\",\"message\":\"careful\"}\n"                           \
     "{\"seq\":6,\"t\":1,\"type\":\"of the future\"}\n"                                             \
     "{\"seq\":7,\"t\":1,\"type\":\"ending\",\"why\":\"patience\",\"from\":500,\"last\":625,"       \
-    "\"message\":\"the end is step 625\"}\n{\"torn"
+    "\"message\":\"the end is step 625\"}\n"                                                       \
+    "{\"seq\":8,\"t\":1,\"type\":\"resumed\",\"step\":40}\n{\"torn"
 
 static const struct {
     const char *posted, *later, *jobs, *says;
@@ -162,6 +163,7 @@ START_TEST(wait_shows_progress_and_outcome) {
     ck_has(r.err, "train       10 %  80/800 steps  845 images/s  loss 0.5000  0:55 left\n");
     ck_has(r.err, "warning: careful\n");
     ck_has(r.err, "\nthe end is step 625\n");
+    ck_has(r.err, "\nresumed at step 40\n");
     ck_has(r.err, "(81 of 800)\n");
     ck_has_not(r.err, "\r");
     ck_assert_ptr_null(strstr(strstr(r.err, "80/800") + 1, "80/800")); /* each event once */
@@ -173,7 +175,7 @@ START_TEST(wait_shows_progress_and_outcome) {
     fake_stop(&s);
     waiting_server(&s, JOB("done", GATE("passed", "")));
     ck_run(r, &s, 0, "add-dataset %s --wait --json", ds_test_tmpdir());
-    ck_assert_int_eq(cli_ndjson(&r, "dsctl.v1/job"), 8); /* 7 events and the job */
+    ck_assert_int_eq(cli_ndjson(&r, "dsctl.v1/job"), 9); /* 8 events and the job */
     ck_assert_str_eq(r.err, "");
     cli_free(&r);
     fake_stop(&s);

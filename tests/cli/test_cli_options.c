@@ -139,6 +139,8 @@ static const struct {
     {"export x --format peft-like --merge", "option --merge cannot be with"},
     {"export x --format safetensors --dtype bf16", "--dtype bf16 needs --merge"},
     {"--bogus", "unknown option '--bogus' of dsctl"},
+    {"show-dataset  ", "an argument is empty; usage: dsctl show-dataset NAME"},
+    {"set-alias digits  2", "an argument is empty; usage: dsctl set-alias NAME ALIAS VERSION"},
 };
 
 START_TEST(usage_errors) {
@@ -293,12 +295,21 @@ START_TEST(short_texts) {
     ck_assert_str_eq(ds_fmt_number(t, 0.01234), "0.0123");
     ck_assert_str_eq(ds_fmt_number(t, NAN), "-");
     ck_assert_str_eq(ds_fmt_number(t, 0), "0.0000");
+    ck_assert_str_eq(ds_fmt_number(t, 9999999), "9999999");
+    ck_assert_str_eq(ds_fmt_number(t, 1e7), "1.00e+07");
+    ck_assert_str_eq(ds_fmt_number(t, -2.5e7), "-2.50e+07");
+    ck_assert_str_eq(ds_fmt_number(t, 0.0001), "0.0001");
+    ck_assert_str_eq(ds_fmt_number(t, 0.000099), "9.90e-05");
     ck_assert_str_eq(ds_fmt_seconds(t, 33), "0:33");
     ck_assert_str_eq(ds_fmt_seconds(t, 3723), "1:02:03");
     ck_assert_str_eq(ds_fmt_seconds(t, -1), "-");
     ck_assert_str_eq(ds_fmt_duration(t, 0.42), "0.4 s");
     ck_assert_str_eq(ds_fmt_duration(t, 59.4), "59 s");
     ck_assert_str_eq(ds_fmt_duration(t, 185), "3 min 5 s");
+    ck_assert_str_eq(ds_fmt_duration(t, 3599), "59 min 59 s");
+    ck_assert_str_eq(ds_fmt_duration(t, 3600), "1 h 0 min");
+    ck_assert_str_eq(ds_fmt_duration(t, 48 * 3600 - 1), "47 h 59 min");
+    ck_assert_str_eq(ds_fmt_duration(t, 48 * 3600), "2 days");
     ck_assert_int_eq(ds_time_parse("1970-01-02T00:00:00.250Z"), 86400250);
     ck_assert_int_eq(ds_time_parse("1970-01-02T00:00:00"), -1);
     ck_assert_int_eq(ds_time_parse("nonsense"), -1);
@@ -424,10 +435,58 @@ START_TEST(durations_and_dates) {
     ck_assert_double_eq(v, 1769846400000.0);
     ck_assert_int_eq(ds_parse_when("2026-01-31T08:00:00", &v, NULL), DS_EINVAL);
     ck_assert_int_eq(ds_parse_when("2026-13-31", &v, NULL), DS_EINVAL);
+    setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1); /* a date is a day where one is */
+    tzset();
+    ck_assert_int_eq(ds_parse_when("2026-01-31", &v, NULL), 0);
+    ck_assert_double_eq(v, 1769814000000.0);
+    ck_assert_int_eq(ds_parse_when("2026-07-31", &v, NULL), 0);
+    ck_assert_double_eq(v, 1785448800000.0);
+}
+END_TEST
+
+/* Which daemon is meant: the option, then the environment, then the home; always a whole path. */
+START_TEST(places_of_the_daemon) {
+    static const struct {
+        const char *line, *state, *xdg, *home, *socket, *says;
+    } places[] = {
+        {"status", NULL, NULL, "/h", NULL, "at '/h/.local/state/diffscaler/socket'"},
+        {"status", NULL, "", "/h", NULL, "at '/h/.local/state/diffscaler/socket'"},
+        {"status", NULL, "/x", "/h", NULL, "at '/x/diffscaler/socket'"},
+        {"status", NULL, NULL, NULL, NULL, "at '/.local/state/diffscaler/socket'"},
+        {"status", "/s", "/x", "/h", NULL, "at '/s/socket'"},
+        {"status", "s", "/x", "/h", NULL, "at '/usr/s/socket'"},
+        {"--state o status", "/s", "/x", "/h", NULL, "at '/usr/o/socket'"},
+        {"--state o status", "/s", "/x", "/h", "k", "at '/usr/k'"},
+        {"--state o status", "/s", "/x", "/h", "k", "start it with: diffscalerd --state '/usr/o'"},
+        {"--socket /l status", "/s", "/x", "/h", "k", "at '/l'"},
+        {"--socket l status", "/s", "/x", "/h", "k", "at '/usr/l'"},
+    };
+    const char *const names[] = {"DIFFSCALER_STATE", "XDG_STATE_HOME", "HOME", "DIFFSCALER_SOCKET"};
+    const char *values[] = {places[_i].state, places[_i].xdg, places[_i].home, places[_i].socket};
+    ck_assert_int_eq(chdir("/usr"), 0);
+    for (int i = 0; i < 4; i++)
+        if (values[i])
+            setenv(names[i], values[i], 1);
+        else
+            unsetenv(names[i]);
+    cli_result r = bare(5, places[_i].line);
+    ck_has(r.err, places[_i].says);
+    cli_free(&r);
+    static char longest[5000], line[5100];
+    memset(longest, 'x', 4200);
+    snprintf(line, sizeof line, "--state /%s status", longest);
+    r = bare(2, line);
+    ck_has(r.err, "the path of the state folder is too long");
+    cli_free(&r);
+    snprintf(line, sizeof line, "--socket %s status", longest);
+    r = bare(2, line);
+    ck_has(r.err, "the path of the socket is too long");
+    cli_free(&r);
 }
 END_TEST
 
 static void cases(TCase *tc) {
+    tcase_add_loop_test(tc, places_of_the_daemon, 0, 11);
     tcase_add_test(tc, help_of_every_command);
     tcase_add_test(tc, table_is_sane);
     tcase_add_test(tc, options_are_documented);

@@ -343,7 +343,92 @@ START_TEST(notes_are_told_once) {
 }
 END_TEST
 
+#define SCANNED(state, adapter, more)                                                              \
+    "{\"name\":\"digits\",\"state\":\"ready\",\"adapter\":" adapter ",\"version\":{\"version\":1," \
+    "\"images\":5,\"classes\":1,\"rejected\":0},\"scan\":{\"state\":\"" state                      \
+    "\",\"unchanged\":true,\"seq\":1}" more "}"
+
+/* add-dataset where there is no training to wait for, or a scan that does not end. */
+START_TEST(waits_for_nothing) {
+    static const struct {
+        const char *line, *body, *out, *err;
+        int exit;
+        fake_kind kind;
+    } waits[] = {
+        {"--wait", SCANNED("done", "\"digits@v1\"", ""), "digits: unchanged (v1)\n",
+         "nothing to do: digits@v1 is published\n", 0, FAKE_PLAIN},
+        {"--wait -q", SCANNED("done", "\"digits@v1\"", ""), "digits@v1\n", "", 0, FAKE_PLAIN},
+        {"--wait --json", SCANNED("done", "\"digits@v1\"", ""),
+         "{\"schema\":\"dsctl.v1/dataset\",\"name\":\"digits\",", "", 0, FAKE_PLAIN},
+        {"--wait", SCANNED("done", "null", ""), "",
+         "no training was queued for 'digits'; is there a base and a feature network? see dsctl "
+         "doctor",
+         7, FAKE_PLAIN},
+        {"--wait --timeout 0.4", SCANNED("running", "null", ""), "",
+         "timed out; the dataset is registered and will be trained", 7, FAKE_PLAIN},
+        {"--wait", SCANNED("running", "null", ""), "",
+         "interrupted; the dataset is registered and will be trained", 130, FAKE_INTERRUPT},
+        {"--publish-worse", SCANNED("running", "\"digits@v1\"", ",\"publish_worse\":true"),
+         "digits: scanning again in the background (dsctl watch)\n",
+         "--publish-worse: the next version of digits is published even if it is worse; this "
+         "counts "
+         "once\n",
+         0, FAKE_PLAIN},
+        {"--steps 4", SCANNED("running", "\"digits@v1\"", ",\"changes\":[]"),
+         "digits: scanning again in the background (dsctl watch); options unchanged\n", "", 0,
+         FAKE_PLAIN},
+    };
+    fake_route routes[] = {
+        {.request = "POST /v1/datasets", .body = waits[_i].body},
+        {.request = "GET /v1/datasets/digits", .body = waits[_i].body, .kind = waits[_i].kind},
+        {.request = "GET /v1/jobs?*", .body = "{\"items\":[],\"next\":null}"},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, waits[_i].exit, "add-dataset %s %s", ds_test_tmpdir(), waits[_i].line);
+    if (strstr(waits[_i].line, "json"))
+        ck_assert_msg(!strncmp(r.out, waits[_i].out, strlen(waits[_i].out)), "%s", r.out);
+    else if (*waits[_i].out)
+        ck_assert_str_eq(r.out, waits[_i].out);
+    if (*waits[_i].err)
+        ck_has(r.err, waits[_i].err);
+    else
+        ck_assert_str_eq(r.err, "");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
+/* A job that waits for its second try says why. */
+START_TEST(tried_again) {
+    static const fake_route routes[] = {
+        {.request = "POST /v1/verify", .status = 202, .body = JOB("queued", "")},
+        {.request = "GET /v1/jobs/4",
+         .body = JOB("queued", ",\"attempts\":1,\"error\":{\"message\":\"it crashed\"}"),
+         .times = 2},
+        {.request = "GET /v1/jobs/4",
+         .body = JOB("running", ",\"stage\":\"gate\",\"progress\":{\"done\":3,\"unit\":\"tasks\"}"),
+         .times = 1},
+        {.request = "GET /v1/jobs/4", .body = JOB("done", "")},
+        {.request = "GET /v1/jobs/4/events*", .body = ""},
+        {.request = NULL}};
+    fake_server s;
+    cli_result r;
+    fake_start(&s, routes);
+    ck_run(r, &s, 0, "verify digits");
+    const char *at = strstr(r.err, "job 4 will be tried again: it crashed\n");
+    ck_assert_msg(at && !strstr(at + 30, "tried again"), "once, in:\n%s", r.err);
+    ck_has_not(r.err, "is queued");
+    ck_has(at, "\ngate   "); /* no events: what the job itself says */
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_loop_test(tc, waits_for_nothing, 0, 8);
+    tcase_add_test(tc, tried_again);
     tcase_add_test(tc, notes_are_told_once);
     tcase_add_loop_test(tc, every_wait_tells_how_it_ended, 0, 3);
     tcase_add_test(tc, files_that_appear_meanwhile);

@@ -5,6 +5,7 @@
 #include "base/digest.h"
 #include "base/fs.h"
 #include "base/png_write.h"
+#include "cli/npz_write.h"
 #include "cli/pictures.h"
 #include "tests/fixtures/cli_fake.h"
 
@@ -452,7 +453,50 @@ START_TEST(names_and_bytes) {
 }
 END_TEST
 
+/* More than any disk has, a name that leaves no room for the temporary one, and a disk that fails in
+ * the end. */
+START_TEST(places_that_do_not_do) {
+    char target[PATH_MAX] = "";
+    ds_pictures *p = NULL;
+    ds_npz_writer *w = NULL;
+    int64_t count;
+    ds_error err = {0};
+    int before = entries(ds_test_tmpdir());
+    snprintf(target, sizeof target, "%s/huge.npz", ds_test_tmpdir());
+    ck_assert_int_eq(ds_npz_writer_open(&w, target, 0, INT64_C(1) << 36, 1024, 1024, &err),
+                     DS_ENOSPC);
+    ck_assert_ptr_null(w);
+    ck_has(err.message, "there are ");
+    ck_has(err.message, "huge.npz', it needs 206158430208 MiB");
+    ck_assert_int_eq(chdir(ds_test_tmpdir()), 0);
+    ck_assert_int_eq(ds_npz_writer_open(&w, "huge.npz", 0, INT64_C(1) << 36, 1024, 1024, &err),
+                     DS_ENOSPC); /* here, without a folder in its name */
+    for (int n = 0; n < 1900; n++)
+        memcpy(target + 2 * n, "./", 3);
+    memcpy(target + 3800, "x.npz", 6);
+    ck_assert_int_eq(ds_pictures_open(&p, target, 0, &err), DS_EINVAL);
+    ck_has(err.message, "...': the name is too long");
+    ck_assert_ptr_null(p);
+    ck_assert_int_eq(entries("."), before);
+    for (int rename = 0; rename < 2; rename++) {
+        ds_buf file = make_file(2, 3, NULL);
+        ck_assert_int_eq(ds_pictures_open(&p, "late.npz", rename, &err), 0);
+        put_all(p, file.data, file.len, file.len);
+        durable_begin();
+        durable_fail = !rename;
+        durable_fail_rename = rename;
+        ck_assert_int_eq(ds_pictures_finish(p, &count, &err), DS_EIO);
+        ck_has(err.message, rename ? " to 'late.npz': Input/output error"
+                                   : "cannot write 'late.npz': Input/output error");
+        durable_fail = durable_fail_rename = 0;
+        ds_buf_release(&file);
+        ck_assert_int_eq(entries("."), before);
+    }
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, places_that_do_not_do);
     tcase_add_test(tc, a_png_has_its_pixels);
     tcase_add_test(tc, headers_are_checked);
     tcase_add_test(tc, what_is_not_ours_stays);

@@ -89,6 +89,18 @@ static int longest(const char *text) {
     return most;
 }
 
+/* Where nobody knows how many there will be, it is counted. */
+START_TEST(numbers_without_an_end) {
+    ds_cli c = {.utf8 = 0};
+    json_t *p = json_pack("{s:i, s:s}", "done", 1234, "unit", "tasks");
+    ds_buf b = {0};
+    ds_progress_numbers(&c, p, 60, 24, &b);
+    ck_assert_str_eq(b.data, "1,234 tasks");
+    ds_buf_release(&b);
+    json_decref(p);
+}
+END_TEST
+
 START_TEST(a_window_that_becomes_narrower) {
     terminal t = open_terminal(80, 24);
     ds_cli c = {.err = t.slave, .err_tty = 1, .width = 80};
@@ -164,7 +176,184 @@ START_TEST(the_live_view) {
 }
 END_TEST
 
+#define WAITING(id) JOB(id, "scan", "queued", "\"x\":1")
+#define FAILED(id)                                                                                 \
+    JOB(id, "train", "failed",                                                                     \
+        "\"finished_at\":\"2001-02-03T04:05:06Z\",\"error\":{\"message\":\"why " id "\"}")
+#define ADAPTER(v)                                                                                 \
+    "{\"ref\":\"d@v" v "\",\"status\":\"published\",\"fd\":1" v ".25,\"fd_base\":90.5,"            \
+    "\"stored_bytes\":521000,\"created_at\":\"2001-02-03T04:05:06Z\"}"
+
+static const fake_route crowded[] = {
+    {.request = "GET /v1/status",
+     .body = "{\"version\":\"9.9\",\"datasets\":3,\"adapters\":8,\"disk_free_bytes\":47000000000}",
+     .times = 1},
+    {.request = "GET /v1/status", .kind = FAKE_CLOSE},
+    {.request = "GET /v1/jobs?limit=50",
+     .body =
+         "{\"items\":[" WAITING("18") "," WAITING("17") "," WAITING("16") "," WAITING("15") "," WAITING("14") "," WAITING(
+             "13") "," WAITING("12") "," FAILED("9") "," FAILED("8") "," FAILED("7") "," FAILED("6") "]}"},
+    {.request = "GET /v1/adapters?limit=8",
+     .body = "{\"items\":[" ADAPTER("8") "," ADAPTER("7") "," ADAPTER("6") "," ADAPTER(
+         "5") "," ADAPTER("4") "," ADAPTER("3") "," ADAPTER("2") "," ADAPTER("1") "]}"},
+    {.request = NULL}};
+
+static int lines_with(const char *text, const char *part) {
+    int n = 0;
+    while ((text = strstr(text, part)))
+        text += strlen(part), n++;
+    return n;
+}
+
+/* Nothing runs: what waits (the first five, oldest first), what failed (the newest three), the six
+ * latest adapters; and then a daemon that is away, in their place. */
+START_TEST(the_live_view_of_many) {
+    fake_server s;
+    terminal t = open_terminal(120, 60);
+    char *argv[] = {"dsctl", "--socket", NULL, "watch", "--count", "2", "--interval", "0.1", NULL};
+    fake_start(&s, crowded);
+    argv[2] = s.socket;
+    ck_assert_int_eq(ds_cli_run(8, argv, t.slave, t.slave), 0);
+    ds_buf b = written(&t);
+    char *away = strstr(b.data + 12, "diffscalerd is not reachable; waiting for it");
+    ck_assert_ptr_nonnull(away);
+    ck_assert_int_eq(strncmp(b.data, "\033[?1049h\033[?25l", 14), 0);
+    ck_has(away, "\033[?25h\033[?1049l");
+    ck_has(away, "Ctrl-C ends this view");
+    ck_assert_int_eq(lines_with(away, "d@v"), 0);
+    *away = 0;
+    ck_has(b.data, "diffscaler 9.9  datasets 3  adapters 8  47 GB free  ");
+    ck_has(b.data, "Nothing is running");
+    ck_has_not(b.data, "Running");
+    ck_assert_int_eq(lines_with(b.data, "  scan   a-dataset"), 5);
+    char *first = strstr(b.data, "  12  scan"), *last = strstr(b.data, "  16  scan");
+    ck_assert(first && last && first < last);
+    ck_has(last, "  and 2 more");
+    ck_assert_int_eq(lines_with(b.data, "  train  a-dataset"), 3);
+    ck_has(b.data, "  9  train  a-dataset-with-a-long-name  2001-02-03  why 9");
+    ck_has_not(b.data, "why 6");
+    ck_has(b.data, "LATEST ADAPTERS");
+    ck_assert_int_eq(lines_with(b.data, "d@v"), 6);
+    char *row = strstr(b.data, "d@v8");
+    ck_assert(row && row < strstr(b.data, "d@v3"));
+    row = ds_xasprintf("%.*s", (int)strcspn(row, "\r\n"), row);
+    ck_has(row, "published");
+    ck_has(row, "  18.2  90.5  521 kB  2001-02-03");
+    free(row);
+    ds_buf_release(&b);
+    close_terminal(&t);
+    fake_stop(&s);
+}
+END_TEST
+
+/* Ctrl-C: the screen is given back, and a script sees that it was no end. */
+START_TEST(a_view_that_is_ended) {
+    static fake_route routes[sizeof watched / sizeof *watched];
+    fake_server s;
+    cli_result r;
+    memcpy(routes, watched, sizeof watched);
+    routes[2].kind = FAKE_INTERRUPT;
+    fake_start(&s, routes);
+    ck_run(r, &s, 130, "watch --interval 0.1 --json");
+    ck_has(r.err, "interrupted");
+    cli_free(&r);
+    fake_stop(&s);
+}
+END_TEST
+
+/* A log is another program's words: tabs stay apart, nothing steers the terminal, and a last line
+ * without an end is shown. */
+START_TEST(a_log_on_a_terminal) {
+    static const fake_route routes[] = {
+        {.request = "GET /v1/jobs/4", .body = "{\"id\":4,\"state\":\"done\"}"},
+        {.request = "GET /v1/jobs/4/log?offset=0", .body = "a\tb\033[31mc\n\nlast\x07"},
+        {.request = "GET /v1/jobs/4/log?offset=16"},
+        {.request = NULL}};
+    fake_server s;
+    terminal t = open_terminal(80, 24);
+    char *argv[] = {"dsctl", "--socket", NULL, "logs", "4", NULL};
+    fake_start(&s, routes);
+    argv[2] = s.socket;
+    ck_assert_int_eq(ds_cli_run(5, argv, t.slave, t.slave), 0);
+    ds_buf b = written(&t);
+    ck_assert_str_eq(b.data, "a b?[31mc\r\n\r\nlast?");
+    ds_buf_release(&b);
+    close_terminal(&t);
+    cli_result r; /* a file gets it as it is */
+    ck_run(r, &s, 0, "logs 4");
+    ck_assert_str_eq(r.out, "a\tb\033[31mc\n\nlast\x07");
+    cli_free(&r);
+    FILE *full = fopen("/dev/full", "w");
+    char *text = NULL;
+    size_t n;
+    FILE *err = open_memstream(&text, &n);
+    ck_assert_int_eq(ds_cli_run(5, argv, full, err), 1);
+    fclose(full);
+    fclose(err);
+    ck_has(text, "cannot write to standard output");
+    free(text);
+    fake_stop(&s);
+}
+END_TEST
+
+/* What is fetched is worth a line from 1 MiB on (pictures: 8 MiB), and the line goes away. */
+START_TEST(downloads_are_shown) {
+    static const struct {
+        const char *line, *shows;
+        size_t n;
+    } cases[] = {
+        {"pull-adapter d -o %s", "download   [", 1 << 20},
+        {"pull-adapter d -o %s", NULL, (1 << 20) - 1},
+        {"sample d -o %s.npz", "fetch      [", 8 << 20},
+        {"sample d -o %s.npz", NULL, (8 << 20) - 1},
+    };
+    char target[300], line[400], *words[12] = {"dsctl", "--socket"};
+    char *body = ds_xcalloc(1, cases[_i].n);
+    fake_route routes[] = {
+        {.request = "GET /v1/adapters/d",
+         .body =
+             "{\"ref\":\"d@v1\",\"digest\":\"fefefefefefefefefefefefefefefefefefefefefefefefefefe"
+             "fefefefefefe\"}"},
+        {.request = "GET /v1/adapters/d@v1/file", .body = body, .length = cases[_i].n},
+        {.request = "POST /v1/samples", .status = 202, .body = "{\"id\":4,\"state\":\"queued\"}"},
+        {.request = "GET /v1/jobs/4", .body = "{\"id\":4,\"state\":\"done\"}"},
+        {.request = "GET /v1/jobs/4/files*", .body = body, .length = cases[_i].n},
+        {.request = NULL}};
+    fake_server s;
+    int n = 2;
+    terminal t = open_terminal(80, 24);
+    fake_start(&s, routes);
+    words[n++] = s.socket;
+    snprintf(target, sizeof target, "%s/x%d", ds_test_tmpdir(), _i);
+    snprintf(line, sizeof line, cases[_i].line, target); /* NOLINT: the rows above */
+    for (char *p = strtok(line, " "); p; p = strtok(NULL, " "))
+        words[n++] = p;
+    FILE *null = fopen("/dev/null", "w");
+    ck_assert_int_eq(ds_cli_run(n, words, null, t.slave),
+                     9); /* zeros are no adapter, no pictures */
+    fclose(null);
+    ds_buf b = written(&t);
+    if (cases[_i].shows) {
+        char *at = strstr(b.data, cases[_i].shows);
+        ck_assert_msg(at != NULL, "%s", b.data);
+        ck_has(at, _i ? " of 8.4 MB" : "/1,024 kB");
+        ck_has(at, "\r\033[Jdsctl: "); /* cleared before the next word */
+    } else
+        ck_assert_int_eq(strncmp(b.data, "dsctl: ", 7), 0);
+    ds_buf_release(&b);
+    close_terminal(&t);
+    fake_stop(&s);
+    free(body);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, numbers_without_an_end);
+    tcase_add_test(tc, the_live_view_of_many);
+    tcase_add_test(tc, a_view_that_is_ended);
+    tcase_add_test(tc, a_log_on_a_terminal);
+    tcase_add_loop_test(tc, downloads_are_shown, 0, 4);
+
     tcase_add_test(tc, numbers_fit);
     tcase_add_test(tc, a_window_that_becomes_narrower);
     tcase_add_loop_test(tc, the_live_view, 0, 4);
