@@ -229,11 +229,15 @@ static int open_dir(ds_registry *r, const char *state_dir, ds_error *err) {
     char *full = realpath(state_dir, NULL);
     if (!full)
         return ds_fail_errno(err, "cannot resolve '%s'", state_dir);
+    /* What SQLite takes: some 500 bytes, and it does not say why it cannot open a file. */
+    size_t most = (size_t)sqlite3_vfs_find(NULL)->mxPathname - strlen("/registry.db-journal");
     struct stat st;
     if (stat(full, &st) || !S_ISDIR(st.st_mode))
         rc = ds_fail(err, DS_EINVAL, "state folder '%.300s' is not a folder", full);
-    else if (strlen(full) + 256 > sizeof r->dir)
-        rc = ds_fail(err, DS_EINVAL, "state folder '%.80s...' has too long a path", full);
+    else if (strlen(full) > most)
+        rc = ds_fail(err, DS_EINVAL,
+                     "state folder '%.80s...' has too long a path: %zu bytes, %zu fit", full,
+                     strlen(full), most);
     else
         snprintf(r->dir, sizeof r->dir, "%s", full);
     free(full);

@@ -46,7 +46,7 @@ int db_end(ds_registry *r, int rc, ds_error *err);
 /* Number of the newest event; 0 = none. */
 int64_t db_last_event(ds_registry *r);
 
-/* Copy a text column, "" for NULL; DS_ASSERTs that it fits (sizes are bounded by the schema). */
+/* Copy a text column; "" for NULL, and for one that does not fit (the schema bounds sizes). */
 void db_text(char *out, size_t size, sqlite3_stmt *q, int col);
 
 /* Members of a JSON object from a column; NULL becomes null. */

@@ -151,7 +151,7 @@ START_TEST(a_daemon_that_ends_without_a_word) {
     snprintf(log, sizeof log, "%s/st%d", tmp, _i);
     ck_assert_int_eq(mkdir(log, 0700), 0);
     snprintf(log, sizeof log, "st%d/diffscalerd.log", _i);
-    put(log, "of an earlier one\n"); /* not its reason */
+    put(log, "of an earlier one: "); /* not its reason */
     cli_result r = cli_line(NULL, line);
     ck_assert_msg(r.exit == ends[_i].exit, "exit %d: %s", r.exit, r.err);
     ck_has(r.err, ends[_i].says);
