@@ -1,20 +1,35 @@
 /* tests/daemon/test_daemon_executor.c - a slot and the workers with an executor that is none: no process runs,
  * and each answer that the contract of daemon/jobs/executor.h allows is given on purpose. */
+#include "daemon/care/prune.h"
 #include "daemon/jobs/local.h"
 #include "daemon/jobs/slot.h"
 #include "daemon/jobs/workers.h"
 #include "tests/fixtures/registry_fixture.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
+
+/* Seconds that the clock is ahead: waits of the daemon end at once. */
+static int ahead;
+
+int clock_gettime(clockid_t id, struct timespec *t) {
+    int rc = (int)syscall(SYS_clock_gettime, id, t);
+    if (id == CLOCK_MONOTONIC)
+        t->tv_sec += ahead;
+    return rc;
+}
 
 /* ---- the executor ---- */
 
 static struct {
     ds_executor ops;
     int start_code;        /* what start gives; 0: it runs */
+    const char *says;      /* .. and its words */
     int dies;              /* its end comes with the next turn of the loop ... */
     int exit_code, signal; /* ... and is this */
     ds_launch launch;
@@ -33,7 +48,7 @@ static int fake_start(ds_executor *x, const ds_launch *l, ds_process *out, ds_er
     ck_assert_ptr_eq(x, &fake.ops);
     fake.starts++;
     if (fake.start_code)
-        return ds_fail(err, fake.start_code, "the cluster says no");
+        return ds_fail(err, fake.start_code, "%s", fake.says ? fake.says : "the cluster says no");
     snprintf(out->identity, sizeof out->identity, "fake:%d", fake.starts);
     snprintf(fake.runs, sizeof fake.runs, "%s", out->identity);
     fake.launch = *l;
@@ -263,6 +278,184 @@ START_TEST(after_a_restart) {
 }
 END_TEST
 
+/* Words that are longer than their place are cut between two characters. */
+START_TEST(words_are_cut_whole) {
+    char words[2000] = "x";
+    int64_t id = add_import(3);
+    ds_slot s = new_slot();
+    for (size_t i = (size_t)_i; i + 2 < sizeof words; i += 2)
+        memcpy(words + i, "\u00e9", 3);
+    fake.start_code = DS_EFAILED;
+    fake.says = words;
+    start_in(&s, id);
+    turn_until(&s, DS_SLOT_FREE);
+    json_t *e = error_of(id);
+    const char *text = fx_string(e, "message");
+    size_t n = strlen(text);
+    ck_assert_uint_gt(n, 200);
+    ck_assert_mem_eq(text, words, n); /* no '?' of half a character either */
+    ck_assert_uint_eq((n - (size_t)_i) % 2, 0);
+    json_decref(e);
+}
+END_TEST
+
+static void poll_once(void) {
+    ahead++; /* the next poll is due */
+    uv_run(&d.loop, UV_RUN_ONCE);
+}
+
+/* A worker of the daemon before that does not end when it is asked to is killed after 15 seconds,
+ * once. */
+START_TEST(a_deaf_worker_of_before) {
+    int64_t id = add_import(3);
+    ds_process p = {"fake:7", 0};
+    ds_workers *w = NULL;
+    MUST(ds_job_claim(d.registry, id, err));
+    MUST(ds_job_process(d.registry, id, &p, err));
+    snprintf(fake.runs, sizeof fake.runs, "fake:7");
+    MUST(ds_workers_open(&w, &d, err));
+    ahead += 13;
+    poll_once();
+    ck_assert(fake.stops == 1 && !fake.kills && ds_workers_busy(w) == 1);
+    ahead += 3;
+    poll_once();
+    ck_assert(fake.stops == 1 && fake.kills == 1 && ds_workers_busy(w) == 1);
+    ahead += 60;
+    poll_once();
+    ck_assert(fake.kills == 1 && ds_workers_busy(w) == 1 && !fake.strays);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_RUNNING);
+    *fake.runs = 0;
+    /* while another program holds the lock of the registry nothing can be written: later */
+    sqlite3 *other;
+    char path[PATH_MAX];
+    ds_fs_join(path, sizeof path, state, "registry.db");
+    ck_assert_int_eq(sqlite3_open(path, &other), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    ds_registry_patience(d.registry, 10);
+    poll_once();
+    ck_assert(ds_workers_busy(w) == 1 && job_row(id).state == DS_JOB_RUNNING);
+    ck_assert_int_eq(sqlite3_exec(other, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(other);
+    poll_once();
+    ck_assert_int_eq(ds_workers_busy(w), 0);
+    ds_job j = job_row(id);
+    ck_assert(j.state == DS_JOB_QUEUED && j.attempts == 0);
+    ds_workers_close(w);
+}
+END_TEST
+
+/* One that takes even SIGKILL: its slot is free for others, its job is not until it is gone. */
+START_TEST(a_worker_that_is_given_up) {
+    int64_t id = add_import(3), other;
+    int running = 0;
+    ds_workers *w = NULL;
+    ds_running list[4];
+    MUST(ds_workers_open(&w, &d, err));
+    ds_workers_run(w);
+    for (int i = 0; i < 500 && !*fake.runs; i++) {
+        uv_run(&d.loop, UV_RUN_NOWAIT);
+        usleep(2000);
+    }
+    uv_run(&d.loop, UV_RUN_NOWAIT);
+    ck_assert_int_eq(ds_workers_running(w, list, 4), 1);
+    ck_assert(list[0].job == id && list[0].kind == DS_JOB_IMPORT && list[0].pid == 0);
+    MUST(ds_job_cancel(d.registry, id, &running, err));
+    ck_assert_int_eq(running, 1);
+    ds_workers_run(w); /* sees it in the registry */
+    ck_assert(fake.stops == 1 && !fake.kills);
+    ahead += 14;
+    ds_workers_tick(w);
+    ck_assert_int_eq(fake.kills, 0);
+    ahead += 2;
+    ds_workers_tick(w);
+    ck_assert_int_eq(fake.kills, 1);
+    ck_assert_int_eq(fake.forgotten, 0);
+    ahead += 4;
+    ds_workers_tick(w);
+    ck_assert_int_eq(fake.forgotten, 1);
+    ck_assert_int_eq(ds_workers_running(w, list, 4), 0);
+    ck_assert_int_eq(ds_workers_busy(w), 1); /* it is waited for */
+    ck_assert_int_eq(job_row(id).state, DS_JOB_RUNNING);
+    ahead += 60;
+    poll_once();
+    ck_assert_int_eq(fake.kills, 1); /* no signal does more */
+    *fake.runs = 0;
+    poll_once();
+    ck_assert_int_eq(ds_workers_busy(w), 0);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_CANCELLED);
+    other = add_import(3); /* after its end nothing starts */
+    ds_workers_stop(w, 0);
+    ds_workers_run(w);
+    ck_assert(fake.starts == 1 && job_row(other).state == DS_JOB_QUEUED);
+    ds_workers_close(w);
+}
+END_TEST
+
+/* While models are removed no import begins, since it might bring one of the same name. */
+START_TEST(no_import_while_models_go) {
+    int64_t id = add_import(3);
+    ds_workers *w = NULL;
+    MUST(ds_workers_open(&w, &d, err));
+    d.removing = 1;
+    ds_workers_run(w);
+    ck_assert_int_eq(ds_workers_busy(w), 0);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_QUEUED);
+    d.removing = 0;
+    ds_workers_run(w);
+    ck_assert_int_eq(ds_workers_busy(w), 1);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_RUNNING);
+    fake.dies = 1;
+    for (int i = 0; i < 500 && !*fake.runs; i++) {
+        uv_run(&d.loop, UV_RUN_NOWAIT);
+        usleep(2000);
+    }
+    for (int i = 0; i < 500 && ds_workers_busy(w); i++) {
+        uv_run(&d.loop, UV_RUN_NOWAIT);
+        usleep(2000);
+    }
+    ck_assert_int_eq(ds_workers_busy(w), 0);
+    ds_workers_close(w);
+}
+END_TEST
+
+/* Some minutes after the start, and a day after each time: what nobody needs goes, and is told. */
+START_TEST(what_goes_every_day) {
+    static const struct {
+        unsigned tick;
+        int goes;
+    } ticks[] = {{299, 0}, {300, 1}, {301, 0}, {86400, 0}, {86700, 1}};
+    char path[PATH_MAX], log[PATH_MAX], *text;
+    size_t n;
+    ds_fs_join(path, sizeof path, state, "backups/half.db.tmp");
+    ds_fs_join(log, sizeof log, state, "log");
+    char folder[PATH_MAX];
+    ds_fs_join(folder, sizeof folder, state, "backups");
+    MUST(ds_fs_mkdirs(folder, err));
+    for (int i = 0; i < 5; i++) {
+        MUST(ds_fs_write(path, "half", 4, err));
+        ck_assert_int_eq(utimensat(AT_FDCWD, path, (struct timespec[2]){{1, 0}, {1, 0}}, 0), 0);
+        int saved = dup(2), to = open(log, O_RDWR | O_CREAT | O_TRUNC, 0600);
+        dup2(to, 2);
+        d.ticks = ticks[i].tick;
+        ds_prune_tick(&d);
+        for (int k = 0; k < 500 && d.tidying; k++) {
+            uv_run(&d.loop, UV_RUN_NOWAIT);
+            usleep(2000);
+        }
+        dup2(saved, 2);
+        close(saved);
+        close(to);
+        ck_assert_int_eq(d.tidying, 0);
+        ck_assert_int_eq(ds_fs_exists(path), !ticks[i].goes);
+        MUST(ds_fs_read(log, 1 << 16, &text, &n, err));
+        ck_assert_msg(!strstr(text, "pruned 0 jobs, 0 events, 0 job folders, 0 with checkpoints, 0 "
+                                    "caches, 1 left-over files") == !ticks[i].goes,
+                      "%u: %s", ticks[i].tick, text);
+        free(text);
+    }
+}
+END_TEST
+
 /* ---- the executor of this machine ---- */
 
 static void on_local_end(void *ctx, int exit_code, int signal) {
@@ -343,6 +536,11 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, hangs);
     tcase_add_loop_test(tc, after_a_restart, 0, 2);
     tcase_add_loop_test(tc, own_children_without_proc, 0, 2);
+    tcase_add_loop_test(tc, words_are_cut_whole, 0, 2);
+    tcase_add_test(tc, a_deaf_worker_of_before);
+    tcase_add_test(tc, a_worker_that_is_given_up);
+    tcase_add_test(tc, no_import_while_models_go);
+    tcase_add_test(tc, what_goes_every_day);
 }
 
 int main(void) {

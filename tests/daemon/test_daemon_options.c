@@ -260,6 +260,90 @@ START_TEST(paths_of_the_daemon) {
 }
 END_TEST
 
+/* Where nothing is said of the state: that of the person, as dsctl has it. */
+START_TEST(the_state_of_a_person) {
+    static const struct {
+        const char *xdg, *home, *is; /* NULL: refused */
+    } homes[] = {{"/x", "/h", "/x/diffscaler"},
+                 {"/x/", NULL, "/x//diffscaler"},
+                 {NULL, "/h", "/h/.local/state/diffscaler"},
+                 {"", "/h", "/h/.local/state/diffscaler"},
+                 {"x", "/h", "/h/.local/state/diffscaler"}, /* the standard wants a whole path */
+                 {NULL, "h", NULL},
+                 {"x", "", NULL},
+                 {NULL, NULL, NULL}};
+    static ds_options o;
+    ds_error err;
+    char *argv[] = {"diffscalerd", "--worker-path", "/bin/sh", NULL};
+    unsetenv("DIFFSCALER_STATE");
+    for (size_t i = 0; i < sizeof homes / sizeof *homes; i++) {
+        homes[i].xdg ? setenv("XDG_STATE_HOME", homes[i].xdg, 1) : unsetenv("XDG_STATE_HOME");
+        homes[i].home ? setenv("HOME", homes[i].home, 1) : unsetenv("HOME");
+        optind = 0;
+        int rc = ds_options_parse(3, argv, &o, &err);
+        ck_assert_msg(rc == (homes[i].is ? 0 : (int)DS_EINVAL), "%zu: %d %s", i, rc, err.message);
+        if (homes[i].is)
+            ck_assert_str_eq(o.state, homes[i].is);
+        else
+            ck_assert(strstr(err.message, "no state folder: give --state DIR (neither HOME nor"));
+    }
+    static char home[PATH_MAX];
+    memset(home, 'h', sizeof home - 10);
+    home[0] = '/';
+    setenv("HOME", home, 1);
+    optind = 0;
+    ck_assert_int_eq(ds_options_parse(3, argv, &o, &err), DS_EINVAL);
+    ck_assert(strstr(err.message, "HOME is too long: give --state DIR"));
+    char *no_worker[] = {"diffscalerd",
+                         "--state",
+                         "/tmp/x",
+                         "--worker-path",
+                         (char *)(uintptr_t)file("worker", "#!/bin/sh\n"),
+                         NULL};
+    optind = 0;
+    ck_assert_int_eq(ds_options_parse(5, no_worker, &o, &err), DS_EPERM);
+    ck_assert(strstr(err.message, "cannot run worker '") && strstr(err.message, "--worker-path"));
+    char *here = strdup(ds_test_tmpdir()), gone[400];
+    snprintf(gone, sizeof gone, "%s/gone", here);
+    ck_assert(!mkdir(gone, 0700) && !chdir(gone) && !rmdir(gone));
+    ck_assert_int_eq(parse(&o, &err, "--socket", "s", NULL, NULL), DS_ENOTFOUND);
+    ck_assert(strstr(err.message, "cannot find the current folder"));
+    free(here);
+}
+END_TEST
+
+/* --check-config: what was understood, line by line. */
+START_TEST(what_is_printed) {
+    static ds_options o;
+    ds_error err;
+    char path[400], text[2000], want[900], token[400];
+    snprintf(token, sizeof token, "%s", file("token2", "0123456789abcdef0123\n"));
+    for (int listens = 0; listens < 2; listens++) {
+        ck_assert(
+            !parse(&o, &err, listens ? "--listen" : NULL, "127.0.0.1:0", "--token-file", token));
+        *o.base = *o.feature_net = 0;
+        snprintf(path, sizeof path, "%s/printed", ds_test_tmpdir());
+        fflush(stdout);
+        int saved = dup(1), fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+        dup2(fd, 1);
+        ds_options_print(&o);
+        fflush(stdout);
+        dup2(saved, 1);
+        close(saved);
+        ssize_t n = pread(fd, text, sizeof text - 1, 0);
+        close(fd);
+        text[n > 0 ? n : 0] = 0;
+        static const char first[] = "state = /tmp/x\nsocket = /tmp/x/socket\nworker = /bin/sh\n"
+                                    "base = (none found: datasets wait)\n"
+                                    "feature-net = (none found: datasets wait)\n";
+        ck_assert_msg(!strncmp(text, first, sizeof first - 1), "%s", text);
+        snprintf(want, sizeof want, "listen = 127.0.0.1:0\ntoken-file = %s\n", token);
+        ck_assert(!strstr(text, want) == !listens && !strstr(text, "listen = ") == !listens);
+        ck_assert(strstr(text, "workers = 1\nnice = ") && strstr(text, "\nidle = 30\n"));
+    }
+}
+END_TEST
+
 static void register_cases(TCase *tc) {
     tcase_add_test(tc, device);
     tcase_add_test(tc, options_of_the_daemon);
@@ -267,6 +351,8 @@ static void register_cases(TCase *tc) {
     tcase_add_test(tc, listening_needs_both);
     tcase_add_test(tc, numbers_of_the_daemon);
     tcase_add_test(tc, paths_of_the_daemon);
+    tcase_add_test(tc, what_is_printed);
+    tcase_add_test(tc, the_state_of_a_person);
 }
 
 int main(void) { return ds_test_main("daemon_options", register_cases); }
