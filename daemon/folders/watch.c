@@ -525,8 +525,6 @@ void ds_watch_drop_others(ds_watch *w) {
     }
 }
 
-int ds_watch_has(const ds_watch *w, int64_t id) { return find(w, id) != NULL; }
-
 enum ds_gate ds_watch_gate(ds_watch *w, int64_t id) {
     tree *t = find(w, id);
     double now = ds_monotonic();

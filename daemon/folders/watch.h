@@ -66,7 +66,6 @@ void ds_watch_drop_others(ds_watch *w);
 enum ds_gate { DS_GATE_OPEN, DS_GATE_WAIT, DS_GATE_SHUT };
 enum ds_gate ds_watch_gate(ds_watch *w, int64_t id);
 
-int ds_watch_has(const ds_watch *w, int64_t id);
 enum ds_reach ds_watch_reach(const ds_watch *w, int64_t id, const char **text, int64_t *since_ms);
 const char *ds_reach_name(enum ds_reach reach); /* "unreachable" */
 void ds_watch_verify(ds_watch *w);              /* every root: is it what is watched? */
