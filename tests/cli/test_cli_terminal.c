@@ -271,7 +271,7 @@ START_TEST(a_log_on_a_terminal) {
         {.request = NULL}};
     fake_server s;
     terminal t = open_terminal(80, 24);
-    char *argv[] = {"dsctl", "--socket", NULL, "logs", "4", NULL};
+    char *argv[] = {"dsctl", "--socket", NULL, "logs", "4", NULL, NULL};
     fake_start(&s, routes);
     argv[2] = s.socket;
     ck_assert_int_eq(ds_cli_run(5, argv, t.slave, t.slave), 0);
@@ -292,6 +292,23 @@ START_TEST(a_log_on_a_terminal) {
     fclose(err);
     ck_has(text, "cannot write to standard output");
     free(text);
+    static const fake_route running[] = {
+        /* and nobody goes on following for nobody */
+        {.request = "GET /v1/jobs/4", .body = "{\"id\":4,\"state\":\"running\"}", .times = 3},
+        {.request = "GET /v1/jobs/4", .body = "{\"id\":4,\"state\":\"done\"}"},
+        {.request = "GET /v1/jobs/4/log?offset=*", .body = "a line\n"},
+        {.request = NULL}};
+    fake_stop(&s);
+    fake_start(&s, running);
+    argv[2] = s.socket;
+    argv[5] = (char *)(uintptr_t) "-f";
+    full = fopen("/dev/full", "w");
+    err = open_memstream(&text, &n);
+    ck_assert_int_eq(ds_cli_run(6, argv, full, err), 1);
+    fclose(full);
+    fclose(err);
+    free(text);
+    ck_assert_int_eq(s.served[2], 1);
     fake_stop(&s);
 }
 END_TEST

@@ -379,6 +379,8 @@ START_TEST(a_worker_that_is_given_up) {
     ahead += 60;
     poll_once();
     ck_assert_int_eq(fake.kills, 1); /* no signal does more */
+    ck_assert_int_eq(ds_workers_busy(w), 1);
+    ck_assert_int_eq(job_row(id).state, DS_JOB_RUNNING);
     *fake.runs = 0;
     poll_once();
     ck_assert_int_eq(ds_workers_busy(w), 0);

@@ -510,7 +510,89 @@ START_TEST(postponed_and_cancelled) {
 }
 END_TEST
 
+/* The newest of what failed, at most so many, and how many there are; a set that is removed, or
+ * that was trained since, is none of them. */
+START_TEST(trainings_that_failed) {
+    ds_registry *r = fx_open(fresh("failed"));
+    json_t *list = NULL;
+    int64_t count = -1, ids[4];
+    ds_job_failure f = {.code = "DS_EINVAL", .message = "it broke"};
+    for (int i = 0; i < 4; i++) {
+        char name[8], path[8];
+        snprintf(name, sizeof name, "d%d", i);
+        snprintf(path, sizeof path, "/p%d", i);
+        fx_add(r, name, path);
+        fx_scan(r, name);
+        ds_job j = fx_claim(r, DS_JOB_TRAIN);
+        ids[i] = j.id;
+        MUST(ds_job_fail(r, j.id, &f, NULL, err));
+    }
+    MUST(ds_dataset_remove(r, "d3", err));
+    MUST(ds_jobs_failed_trainings(r, 2, &list, &count, err));
+    ck_assert(count == 3 && json_array_size(list) == 2);
+    for (int i = 0; i < 2; i++) {
+        const json_t *o = json_array_get(list, (size_t)i), *e = json_object_get(o, "error");
+        ck_assert_int_eq(fx_int(o, "job"), ids[2 - i]);
+        ck_assert_str_eq(fx_string(o, "dataset"), i ? "d1" : "d2");
+        ck_assert_str_eq(fx_string(e, "code"), "DS_EINVAL");
+        ck_assert_str_eq(fx_string(e, "message"), "it broke");
+    }
+    json_decref(list);
+    MUST(ds_dataset_rescan(r, "d2", NULL, err));
+    fx_scan(r, "other");
+    fx_train(r, 1, "other", NULL);
+    MUST(ds_jobs_failed_trainings(r, 0, &list, &count, err));
+    ck_assert(count == 2 && json_array_size(list) == 0);
+    json_decref(list);
+    ds_registry_close(r);
+}
+END_TEST
+
+/* Triggers of another program may refuse or undo what was asked for: it is not said to be done. */
+START_TEST(what_others_undo) {
+    ds_registry *r = fx_open(fresh("undo"));
+    json_t *o = NULL;
+    fx_add(r, "d", "/a");
+    fx_scan(r, "one");
+    fx_train(r, 1, "one", NULL);
+    ck_assert(!fx_foreign(r, "CREATE TRIGGER no AFTER INSERT ON aliases BEGIN DELETE FROM aliases"
+                             " WHERE alias = new.alias; END"));
+    FAILS(DS_EFAILED, "alias 'prod' of 'd' was not kept",
+          ds_alias_set(r, "d", "prod", 1, -1, NULL, &o, err));
+    ck_assert_ptr_null(o);
+    ck_assert_int_eq(fx_count(r, "alias.set"), 1); /* that of its publication */
+    ds_registry_close(r);
+}
+END_TEST
+
+/* As many classes as a scan may find, and one more. */
+START_TEST(too_many_classes) {
+    ds_registry *r = fx_open(fresh("classes"));
+    ds_blob b;
+    int changed = 0;
+    fx_add(r, "d", "/a");
+    ds_job j = fx_claim(r, DS_JOB_SCAN);
+    MUST(ds_store_put_bytes(ds_registry_store(r), "m", 1, &b, err));
+    json_t *result = fx_json("{\"tree_digest\":\"%s\",\"images\":3,\"bytes\":30,\"classes\":[],"
+                             "\"rejected\":[]}",
+                             b.sha256),
+           *classes = json_object_get(result, "classes");
+    for (int i = 0; i < 10001; i++)
+        json_array_append_new(classes, json_pack("{s:s, s:i}", "name", "c", "images", 1));
+    FAILS(DS_ELIMIT, "scan result: 10001 classes, limit 10000",
+          ds_scan_finish(r, j.id, result, &b, &changed, err));
+    json_array_remove(classes, 0);
+    MUST(ds_scan_finish(r, j.id, result, &b, &changed, err));
+    ck_assert_int_eq(changed, 1);
+    json_decref(result);
+    ds_registry_close(r);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_test(tc, trainings_that_failed);
+    tcase_add_test(tc, what_others_undo);
+    tcase_add_test(tc, too_many_classes);
     tcase_add_test(tc, a_folder_that_cannot_be_locked);
     tcase_add_test(tc, a_lock_that_is_about_to_go);
     tcase_add_test(tc, a_registry_that_cannot_be_opened);
