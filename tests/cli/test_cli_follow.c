@@ -355,13 +355,16 @@ START_TEST(wait_survives_a_restart) {
                            {.request = "GET /v1/jobs/4", .body = JOB("running", ""), .times = 1},
                            {.request = "GET /v1/jobs/4", .kind = FAKE_CLOSE, .times = 2},
                            {.request = "GET /v1/jobs/4", .body = JOB("done", GATE("passed", ""))},
-                           {.request = "GET /v1/jobs/4/events*", .body = ""},
+                           {.request = "GET /v1/jobs/4/events*",
+                            .body = "{\"type\":\"warning\",\"message\":\"no number\"}\n"
+                                    "{\"type\":\"warning\",\"message\":\"nor this\"}\n"},
                            {.request = NULL}};
     fake_server s;
     cli_result r;
     fake_start(&s, routes);
     ck_run(r, &s, 0, "verify");
     ck_has(r.err, "not reachable; waiting for it");
+    ck_has(r.err, "warning: no number\nwarning: nor this\n");
     ck_has(r.out, "passed: 1 task checked");
     cli_free(&r);
     fake_stop(&s);

@@ -324,6 +324,10 @@ START_TEST(blobs_that_nobody_names) {
     snprintf(want, sizeof want, "1 files of %lld bytes that no row names",
              (long long)b.stored_bytes);
     finds("quick", "blobs", want, 0); /* of that one alone */
+    char path[PATH_MAX];
+    blob_path(b.sha256, path);
+    ck_assert(unlink(path) == 0 && symlink("0b", in_state("blobs/sha256/0b")) == 0);
+    finds("quick", "blobs", "/0b': Too many levels of symbolic links", 1); /* cannot be read */
 }
 END_TEST
 
@@ -391,6 +395,10 @@ START_TEST(registries) {
     sqlite3 *db;
     empty_state("none", NULL, 0);
     FAILS(DS_ENOTFOUND, "has no registry.db", ds_fsck_run(&o, &f, err));
+    ds_fsck_release(&f, o.store);
+    empty_state("folder", NULL, 0);
+    MUST(ds_fs_mkdirs(in_state("registry.db"), err));
+    FAILS(DS_EIO, "cannot open '", ds_fsck_run(&o, &f, err));
     ds_fsck_release(&f, o.store);
     empty_state("empty", "", 0);
     finds(NULL, "registry.db", "it has no tables yet", 0);
