@@ -424,8 +424,8 @@ END_TEST
 START_TEST(what_goes_every_day) {
     static const struct {
         unsigned tick;
-        int goes;
-    } ticks[] = {{299, 0}, {300, 1}, {301, 0}, {86400, 0}, {86700, 1}};
+        int goes; /* -1: there is nothing, of which nothing is said */
+    } ticks[] = {{299, 0}, {300, 1}, {301, 0}, {86400, 0}, {86700, 1}, {173100, -1}};
     char path[PATH_MAX], log[PATH_MAX], *text;
     size_t n;
     ds_fs_join(path, sizeof path, state, "backups/half.db.tmp");
@@ -433,9 +433,11 @@ START_TEST(what_goes_every_day) {
     char folder[PATH_MAX];
     ds_fs_join(folder, sizeof folder, state, "backups");
     MUST(ds_fs_mkdirs(folder, err));
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         MUST(ds_fs_write(path, "half", 4, err));
         ck_assert_int_eq(utimensat(AT_FDCWD, path, (struct timespec[2]){{1, 0}, {1, 0}}, 0), 0);
+        if (ticks[i].goes < 0)
+            unlink(path);
         int saved = dup(2), to = open(log, O_RDWR | O_CREAT | O_TRUNC, 0600);
         dup2(to, 2);
         d.ticks = ticks[i].tick;
@@ -451,8 +453,9 @@ START_TEST(what_goes_every_day) {
         ck_assert_int_eq(ds_fs_exists(path), !ticks[i].goes);
         MUST(ds_fs_read(log, 1 << 16, &text, &n, err));
         ck_assert_msg(!strstr(text, "pruned 0 jobs, 0 events, 0 job folders, 0 with checkpoints, 0 "
-                                    "caches, 1 left-over files") == !ticks[i].goes,
+                                    "caches, 1 left-over files") == (ticks[i].goes < 1),
                       "%u: %s", ticks[i].tick, text);
+        ck_assert_int_eq(strstr(text, "pruned") != NULL, ticks[i].goes > 0);
         free(text);
     }
 }
