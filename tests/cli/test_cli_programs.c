@@ -49,6 +49,12 @@ static const char *put(const char *name, const char *text) {
     return path;
 }
 
+static void find_programs_in(const char *dir) {
+    char *path = ds_xasprintf("%s:%s", dir, getenv("PATH"));
+    setenv("PATH", path, 1);
+    free(path);
+}
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -108,8 +114,7 @@ START_TEST(a_daemon_that_cannot_be_started) {
     ds_cli_interrupted = 0;
     unsetenv("DIFFSCALER_SOCKET");
     put("diffscalerd", "#!/bin/sh\necho $$ > \"$0.pid\"\nexec sleep 60\n");
-    setenv("PATH", ds_xasprintf("%s:%s", tmp, getenv("PATH")),
-           1); /* for good: the case's process */
+    find_programs_in(tmp);
     put("file", "");
     snprintf(line, sizeof line, "--state %s/file/st add-dataset %s --start", tmp, tmp);
     r = cli_line(NULL, line);
@@ -144,7 +149,7 @@ START_TEST(a_daemon_that_ends_without_a_word) {
     const char *tmp = ds_test_tmpdir();
     ds_cli_interrupted = 0;
     unsetenv("DIFFSCALER_SOCKET");
-    setenv("PATH", ds_xasprintf("%s:%s", tmp, getenv("PATH")), 1);
+    find_programs_in(tmp);
     snprintf(line, sizeof line, "--state %s/st%d add-dataset %s --start", tmp, _i, tmp);
     snprintf(text, sizeof text, "#!/bin/sh\n%s\n", ends[_i].script);
     put("diffscalerd", text);

@@ -518,7 +518,7 @@ START_TEST(trainings_that_failed) {
     int64_t count = -1, ids[4];
     ds_job_failure f = {.code = "DS_EINVAL", .message = "it broke"};
     for (int i = 0; i < 4; i++) {
-        char name[8], path[8];
+        char name[16], path[16];
         snprintf(name, sizeof name, "d%d", i);
         snprintf(path, sizeof path, "/p%d", i);
         fx_add(r, name, path);
