@@ -314,6 +314,8 @@ START_TEST(short_texts) {
     ck_assert_int_eq(ds_time_parse("1970-01-02T00:00:00"), -1);
     ck_assert_int_eq(ds_time_parse("nonsense"), -1);
     ck_assert_str_eq(ds_fmt_time(t, "2001-06-15T12:00:00Z"), "2001-06-15");
+    ck_assert_str_ne(ds_fmt_time(t, "1970-01-01T00:00:00Z"), "-"); /* a time like any other */
+    ck_assert_str_eq(ds_fmt_time(t, "never"), "-");
 }
 END_TEST
 

@@ -41,15 +41,14 @@ static void put_images(const char *name, const char *meta, const char *payload, 
     images_header h = {.meta_size = strlen(meta), .file_size = sizeof h + strlen(meta)};
     memcpy(h.magic, wrong == MAGIC ? "DSIMG002" : "DSIMG001", 8);
     memcpy(h.payload, payload, 64);
-    if (wrong == SIZE)
-        h.file_size++;
     if (wrong == EMPTY_META)
         h.meta_size = 1;
     if (wrong == LARGE_META)
         h.meta_size = h.file_size;
     memcpy(file, &h, sizeof h);
     memcpy(file + sizeof h, meta, strlen(meta));
-    put(name, file, wrong == SHORT ? sizeof h - 1 : sizeof h + strlen(meta), 40);
+    size_t n = sizeof h + strlen(meta) + (wrong == SIZE); /* one byte more than it says */
+    put(name, file, wrong == SHORT ? sizeof h - 1 : n, 40);
 }
 
 /* A feature cache whose metadata has this key. */
