@@ -101,6 +101,36 @@ START_TEST(numbers_without_an_end) {
 }
 END_TEST
 
+/* The end of a stage is told once, with what was done; a quiet one says nothing. */
+START_TEST(a_stage_ends_once) {
+    static const struct {
+        const char *unit, *says;
+    } units[] = {{"steps", "  (48,200 of 80000)\n"}, {"bytes", "  (48 kB)\n"}};
+    for (int quiet = 0; quiet < 2; quiet++)
+        for (int i = 0; i < 2; i++) {
+            char *text = NULL;
+            size_t n;
+            ds_cli c = {.err = open_memstream(&text, &n), .quiet = quiet};
+            ds_progress p;
+            json_t *o = some_progress(0);
+            json_object_set_new(o, "unit", json_string(units[i].unit));
+            ds_progress_start(&p, &c);
+            ds_progress_finish(&p); /* of nothing */
+            ds_progress_update(&p, "train", o);
+            ds_progress_finish(&p);
+            ds_progress_finish(&p);
+            fclose(c.err);
+            char *first = strstr(text, units[i].says);
+            if (quiet)
+                ck_assert_str_eq(text, "");
+            else
+                ck_assert_msg(first && !first[strlen(units[i].says)], "'%s'", text);
+            json_decref(o);
+            free(text);
+        }
+}
+END_TEST
+
 START_TEST(a_window_that_becomes_narrower) {
     terminal t = open_terminal(80, 24);
     ds_cli c = {.err = t.slave, .err_tty = 1, .width = 80};
@@ -366,6 +396,7 @@ END_TEST
 
 static void cases(TCase *tc) {
     tcase_add_test(tc, numbers_without_an_end);
+    tcase_add_test(tc, a_stage_ends_once);
     tcase_add_test(tc, the_live_view_of_many);
     tcase_add_test(tc, a_view_that_is_ended);
     tcase_add_test(tc, a_log_on_a_terminal);

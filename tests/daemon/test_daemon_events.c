@@ -3,6 +3,30 @@
 #include "tests/fixtures/daemon_rig.h"
 
 #include <poll.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+/* Seconds that the clock of this program is ahead, in all its lives: what is waited for for long
+ * comes at once.  They are in the file that the environment names. */
+static const volatile int *ahead;
+
+int clock_gettime(clockid_t id, struct timespec *t) {
+    int rc = (int)syscall(SYS_clock_gettime, id, t);
+    if (id == CLOCK_MONOTONIC && ahead)
+        t->tv_sec += *ahead;
+    return rc;
+}
+
+static volatile int *map_ahead(void) {
+    const char *path = getenv("DS_TEST_AHEAD");
+    int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return NULL;
+    void *p = mmap(NULL, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    return p == MAP_FAILED ? NULL : p;
+}
 
 static rig r;
 static char photos[400];
@@ -186,15 +210,57 @@ START_TEST(reader_that_does_not_read) {
 }
 END_TEST
 
+/* Where nothing happens a stream of events says after 15 seconds that it is there, each time; one of
+ * lines does not, since it has no word for it. */
+START_TEST(heartbeats) {
+    char path[400];
+    ds_buf sse = {0}, job = {0}, lines = {0};
+    int zero = 0;
+    ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
+    snprintf(path, sizeof path, "%s/ahead", r.dir);
+    ck_assert_int_eq(ds_fs_write(path, &zero, sizeof zero, NULL), 0);
+    setenv("DS_TEST_AHEAD", path, 1);
+    rig_start(&r, NULL);
+    volatile int *seconds = map_ahead(); /* of the daemon; this process has its own time */
+    ck_assert(seconds != NULL);
+    rig_fake(&r, "train", "hang");
+    rig_add(&r, "digits", photos, 201);
+    int64_t id = rig_wait_job(&r, "train", "digits", "|running|", 10000);
+    int a = open_stream("/v1/events?follow=1", "Accept: text/event-stream\r\n");
+    int b = open_stream("/v1/events?follow=1", "");
+    snprintf(path, sizeof path, "/v1/jobs/%lld/events?follow=1", (long long)id);
+    int c = open_stream(path, "Accept: text/event-stream\r\n");
+    ck_assert(read_until(c, &job, "\"done\":10", 5000));
+    usleep(1500000);
+    *seconds = 7;
+    ck_assert(!read_until(a, &sse, "heartbeat", 1300));
+    for (int i = 0; i < 2; i++) {
+        *seconds += 16;
+        sse.len = job.len = 0;
+        ck_assert(read_until(a, &sse, "\n: heartbeat\n\n", 5000));
+        ck_assert(read_until(c, &job, "\n: heartbeat\n\n", 5000));
+        char *first = strstr(sse.data, "heartbeat");
+        ck_assert_ptr_null(strstr(first + 1, "heartbeat"));
+    }
+    ck_assert(!read_until(b, &lines, "heartbeat", 300));
+    close(a), close(b), close(c);
+    ds_buf_release(&sse);
+    ds_buf_release(&job);
+    ds_buf_release(&lines);
+}
+END_TEST
+
 static void cases(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, cursor_resumes);
     tcase_add_test(tc, followers_wake);
     tcase_add_test(tc, vanished_readers);
+    tcase_add_test(tc, heartbeats);
     tcase_add_test(tc, reader_that_does_not_read);
 }
 
 int main(int argc, char **argv) {
+    ahead = map_ahead();
     rig_main(argc, argv);
     return ds_test_main("daemon_events", cases);
 }
