@@ -108,7 +108,8 @@ static const struct {
               {"cache/base/features-both.zst", 1},
               {"cache/hashes/7", 1},
               {"cache/hashes/8", 0},
-              {"cache/hashes/8.tmp", 1}};
+              {"cache/hashes/8.tmp", 1},
+              {"cache/hashes/9", 1}};
 
 static void put_caches(void) {
     static const char known[] = "{\"manifest\":\"" MANIFEST "\"}",
@@ -129,6 +130,9 @@ static void put_caches(void) {
     ds_fs_join(link, sizeof link, state, "cache/images-link.bin");
     unlink(link);
     ck_assert_int_eq(symlink("images-unknown.bin", link), 0);
+    ds_fs_join(link, sizeof link, state, "cache/hashes/9");
+    unlink(link);
+    ck_assert_int_eq(symlink("8", link), 0);
     put_latents("cache/latents-known.bin", "DSLAT001", VAE, 144);
     put_latents("cache/latents-unknown.bin", "DSLAT001", OTHER, 144);
     put_latents("cache/latents-magic.bin", "DSLAT002", OTHER, 144);
@@ -229,13 +233,15 @@ START_TEST(what_a_model_says) {
         const char *name, *is, *header;
         int64_t length, parameters;
         int says;
-    } models[] = {{"one.safetensors", "one", good, -1, 18, 1},
-                  {"two.v2.safetensors", "two.v2", good, 5000, 0, 0},
-                  {"three", "three", good, 1, 0, 0},
-                  {"four.safetensors", "four", "{\"a\":{\"shape\":[3,4]}", -1, 0, 0},
-                  {"five.safetensors", "five", "{\"a\":{\"shape\":[1e9,1e9]}}", -1, 0, 0},
-                  {"six.safetensors", "six", "", -1, 0, 0},
-                  {"seven.safetensors", "seven", good, 1 << 25, 0, 0}};
+    } models[] = {
+        {"one.safetensors", "one", good, -1, 18, 1},
+        {"two.v2.safetensors", "two.v2", good, 5000, 0, 0},
+        {"three", "three", good, 1, 0, 0},
+        {"four.safetensors", "four", "{\"a\":{\"shape\":[3,4]}", -1, 0, 0},
+        {"five.safetensors", "five", "{\"a\":{\"shape\":[1000000000,1000000000]}}", -1, 0, 0},
+        {"six.safetensors", "six", "", -1, 0, 0},
+        {"seven.safetensors", "seven", good, 1 << 25, 0, 0},
+        {"eight.safetensors", "eight", good, INT64_C(1) << 60, 0, 0}};
     open_registry();
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         json_t *o = NULL;

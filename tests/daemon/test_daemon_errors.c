@@ -258,6 +258,41 @@ START_TEST(choices_of_a_dataset) {
 }
 END_TEST
 
+static size_t sets(const char *query) {
+    char path[100];
+    snprintf(path, sizeof path, "/v1/datasets%s", query);
+    json_t *doc = rig_want(&r, 200, "GET", path, NULL);
+    size_t n = json_array_size(json_object_get(doc, "items"));
+    json_decref(doc);
+    return n;
+}
+
+/* A parameter that is a yes or a no has the words of both, and alone it is a yes. */
+START_TEST(words_of_a_flag) {
+    static const char *const yes[] = {"?removed",      "?removed=",    "?removed=1",
+                                      "?removed=true", "?removed=yes", "?limit=5&removed"},
+                             *const no[] = {"", "?removed=0", "?removed=false", "?removed=no",
+                                            "?limit=5"},
+                             *const bad[] = {"?removed=2", "?removed=TRUE", "?removed=on",
+                                             "?removed=10"};
+    char dir[400];
+    start("flags");
+    rig_images(&r, "digits", 3, dir);
+    rig_add(&r, "digits", dir, 201);
+    json_decref(rig_want(&r, 200, "DELETE", "/v1/datasets/digits", NULL));
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
+        ck_assert_msg(sets(yes[i]) == 1, "%s", yes[i]);
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        ck_assert_msg(sets(no[i]) == 0, "%s", no[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char path[100];
+        snprintf(path, sizeof path, "/v1/datasets%s", bad[i]);
+        rig_says(&r, 400, "GET", path, NULL, "must be 1 or 0");
+    }
+    stop();
+}
+END_TEST
+
 /* ---- roots: what is said of them, and whether a job may begin ---- */
 
 static uv_loop_t loop;
@@ -438,6 +473,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, guidance_of_the_base);
     tcase_add_test(tc, classes_of_a_base);
     tcase_add_test(tc, choices_of_a_dataset);
+    tcase_add_test(tc, words_of_a_flag);
     tcase_add_loop_test(tc, in_the_way_of_the_state, 0, 3);
     tcase_add_test(tc, told_until_it_is_kept);
     tcase_add_test(tc, slashes_at_the_end);
