@@ -153,6 +153,12 @@ START_TEST(usage_errors) {
 END_TEST
 
 START_TEST(help_and_version_without_daemon) {
+    cli_result h = bare(0, "--help"), o = bare(0, "help"), v = bare(0, "--version");
+    ck_assert_str_eq(h.out, o.out);
+    ck_has(h.out, "add-dataset");
+    ck_assert_str_eq(v.out, "dsctl " DS_VERSION "\n");
+    ck_assert_str_eq(h.err, "");
+    cli_free(&h), cli_free(&o), cli_free(&v);
     cli_result r = bare(0, "help");
     for (const ds_command *k = ds_commands; k->name; k++)
         ck_has(r.out, k->name);

@@ -394,7 +394,48 @@ START_TEST(downloads_are_shown) {
 }
 END_TEST
 
+/* Colour is for a terminal that knows it and a person who wants it; --color decides before both. */
+START_TEST(when_there_is_colour) {
+    static const struct {
+        const char *term, *no_color, *option;
+        int terminal, colour;
+    } rows[] = {{"xterm", NULL, NULL, 1, 1},    {NULL, NULL, NULL, 1, 1},
+                {"dumb", NULL, NULL, 1, 0},     {"xterm", "1", NULL, 1, 0},
+                {"xterm", "", NULL, 1, 1},      {"xterm", NULL, NULL, 0, 0},
+                {"xterm", NULL, "never", 1, 0}, {"dumb", "1", "always", 1, 1},
+                {"dumb", "1", "always", 0, 1},  {"xterm", "1", "auto", 1, 0}};
+    static const fake_route routes[] = {
+        {.request = "GET /v1/datasets?limit=100",
+         .body = "{\"items\":[{\"name\":\"a\",\"state\":\"failed\"}],\"next\":null}"},
+        {.request = NULL}};
+    fake_server s;
+    terminal t = open_terminal(80, 24);
+    char *argv[] = {"dsctl", "--socket", NULL, "list-datasets", "--color", NULL, NULL},
+         *text = NULL;
+    size_t n = 0;
+    rows[_i].term ? setenv("TERM", rows[_i].term, 1) : unsetenv("TERM");
+    rows[_i].no_color ? setenv("NO_COLOR", rows[_i].no_color, 1) : unsetenv("NO_COLOR");
+    fake_start(&s, routes);
+    argv[2] = s.socket;
+    argv[5] = (char *)(uintptr_t)rows[_i].option;
+    FILE *file = open_memstream(&text, &n);
+    ck_assert_int_eq(
+        ds_cli_run(rows[_i].option ? 6 : 4, argv, rows[_i].terminal ? t.slave : file, t.slave), 0);
+    fclose(file);
+    ds_buf b = written(&t);
+    const char *out = rows[_i].terminal ? b.data : text;
+    ck_has(out, "failed");
+    ck_assert_int_eq(strstr(out, "\033[31mfailed\033[0m") != NULL, rows[_i].colour);
+    ck_assert_int_eq(strchr(out, '\033') != NULL, rows[_i].colour);
+    free(text);
+    ds_buf_release(&b);
+    close_terminal(&t);
+    fake_stop(&s);
+}
+END_TEST
+
 static void cases(TCase *tc) {
+    tcase_add_loop_test(tc, when_there_is_colour, 0, 10);
     tcase_add_test(tc, numbers_without_an_end);
     tcase_add_test(tc, a_stage_ends_once);
     tcase_add_test(tc, the_live_view_of_many);
