@@ -158,6 +158,18 @@ START_TEST(a_job_as_server_sent_events) {
     char *same = rig_text(&r, "GET", path, "Last-Event-ID: \r\n", NULL, &status);
     ck_assert_str_eq(same, lines);
     free(same);
+    char file[400], whole[400]; /* what is no object is counted, and not told */
+    int n = 0;
+    for (char *q = lines; *q; q++)
+        n += *q == '\n';
+    snprintf(file, sizeof file, "%s/jobs/%lld/events.ndjson", r.state, (long long)id);
+    FILE *f = fopen(file, "ae");
+    ck_assert(f && fputs("{}\nno object\n{\"a\":1}\n{\"torn", f) >= 0 && !fclose(f));
+    snprintf(whole, sizeof whole, "{\"seq\":%d}\n{\"seq\":%d,\"a\":1}\n", n + 1, n + 3);
+    snprintf(more, sizeof more, "%s?since=%d", path, n);
+    same = rig_text(&r, "GET", more, NULL, NULL, &status);
+    ck_assert_str_eq(same, whole);
+    free(same);
     free(lines);
     ds_buf_release(&want);
     ds_buf_release(&later);

@@ -432,6 +432,16 @@ START_TEST(tail_lines) {
     ds_tail_lines(&t, path, 1 << 20, keep, NULL);
     ck_assert_str_eq(lines, "[one][two][five][six]");
     ds_tail_release(&t);
+    snprintf(path, sizeof path, "%s/pipe", root); /* nothing that a worker writes */
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    ds_tail_init(&t, path, 0);
+    int before = open("/dev/null", O_RDONLY), after;
+    close(before);
+    ck_assert_int_eq(ds_tail_lines(&t, path, 1 << 20, keep, NULL), 0);
+    after = open("/dev/null", O_RDONLY);
+    close(after);
+    ck_assert_int_eq(after, before); /* it is not kept open either */
+    ds_tail_release(&t);
 }
 END_TEST
 
