@@ -478,6 +478,7 @@ START_TEST(references_and_numbers) {
     MUST(ds_dataset_rejected(r, "d", &o, err));
     ck_assert_uint_eq(json_array_size(json_object_get(o, "items")), 0);
     ck_assert(json_is_array(json_object_get(o, "items")) && fx_int(o, "count") == 0);
+    ck_assert(json_is_integer(json_object_get(o, "count")));
     json_decref(o);
     ds_registry_close(r);
 }
