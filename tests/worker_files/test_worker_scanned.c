@@ -1,5 +1,5 @@
-/* tests/worker_files/test_worker_scanned.c - what a scan and a preparation say of files beside the pictures: a table that cannot be
- * used, rows of hidden files, files that are too large, caches that cannot be written. */
+/* tests/worker_files/test_worker_scanned.c - what a scan and a preparation say of files beside the pictures: a table that
+ * cannot be used, rows of hidden files, files that are too large, caches that cannot be written. */
 #include "tests/fixtures/picture_files.h"
 #include "tests/fixtures/worker_fixture.h"
 #include "worker/images/grid.h"
