@@ -114,6 +114,13 @@ START_TEST(montage_of_two) {
                                                  : white;
             ck_assert_msg(!memcmp(rgb + (y * 9 + x) * 3, want, 3), "at %d, %d", x, y);
         }
+    free(rgb), free(bytes);
+    expect(ds_worker_montage, 0, "", "-o @w.png @b.png @a.png"); /* the wider one first */
+    bytes = bytes_of("w.png", &n);
+    ck_assert_int_eq(ds_decode_rgb(DS_DECODE_TRAIN, (uint8_t *)bytes, n, 1000, &info, &rgb, reason),
+                     0);
+    ck_assert(info.width == 9 && info.height == 15);
+    ck_assert(!memcmp(rgb, b, 9 * 4 * 3) && !memcmp(rgb + 9 * 12 * 3, a, 15));
     free(rgb), free(a), free(b), free(bytes);
 }
 END_TEST
@@ -178,6 +185,7 @@ START_TEST(scan_prints_and_writes) {
     expect(ds_worker_scan, 2, "which folder?", "");
     ck_assert(!there("new.ndjson"));
     put_text(ds_test_tmpdir(), "rubbish/3.png", "no picture");
+    expect(ds_worker_scan, 4, "--force", "@rubbish -o @m.ndjson"); /* before the work */
     expect(ds_worker_scan, 2, "has no usable image", "@rubbish --force -o @m.ndjson");
     has_text("m.ndjson", "mine");
     expect(ds_worker_scan, 0, "\"images\": 2", "@set -o @m.ndjson --force");
@@ -257,11 +265,11 @@ START_TEST(pretrain_makes_a_base) {
     ck_assert(!there("one.safetensors.work/grid-000003.png"));
     /* the same in two parts, in a folder that is named */
 #define PARTS SMALL "--steps 4 --seed 7 --data @data --out @two.safetensors --work @w --name mine "
-    expect(ds_worker_pretrain, 0, "12 images", PARTS "--license free --stop-at 2");
-    expect_meta("two.safetensors", "diffscaler.steps", "2");
+    expect(ds_worker_pretrain, 0, "12 images", PARTS "--license free --stop-at 3");
+    expect_meta("two.safetensors", "diffscaler.steps", "3");
     ck_assert(there("w/grid-000002.png") && !there("w/grid-000004.png"));
     expect(ds_worker_pretrain, 4, "--force", PARTS);
-    expect(ds_worker_pretrain, 0, "resumed at step 2\n", PARTS "--license free --force");
+    expect(ds_worker_pretrain, 0, "resumed at step 3\n", PARTS "--license free --force");
     same_bytes("one.safetensors", "two.safetensors");
     ck_assert(!there("two.safetensors.work"));
     /* a checkpoint of another schedule, or of other pictures, is not gone on with */
@@ -325,8 +333,8 @@ START_TEST(pretrain_from_a_base) {
     expect(ds_worker_pretrain, 0, "",
            SMALL "--steps 2 --data @data --out @old.safetensors --name old");
     expect(ds_worker_pretrain, 0, "starting from old: 1 of 2 classes known",
-           RATED
-           "--lr 1e-9 --steps 1 --data @other --init @old.safetensors --out @new.safetensors");
+           RATED "--lr 1e-9 --seed 5 --steps 1 --data @other --init @old.safetensors --out "
+                 "@new.safetensors");
     ds_base *old = open_base("old.safetensors"), *new = open_base("new.safetensors");
     size_t width = (size_t)old->row_width;
     const float *was = ds_base_held(old, old->classes_entry),
