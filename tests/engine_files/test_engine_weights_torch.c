@@ -237,25 +237,55 @@ START_TEST(views_of_a_packed_entry) {
 }
 END_TEST
 
+/* The end of a zip with more entries than 16 bits count (APPNOTE.TXT 4.3.14 to 4.3.16). */
+static ds_buf zm_done_large(zip_maker *z) {
+    size_t at = z->file.len;
+    ds_buf_add(&z->file, z->central.data, z->central.len);
+    size_t end = z->file.len;
+    number(&z->file, 0x06064b50u, 4);
+    number(&z->file, 44, 8);
+    number(&z->file, 45, 2);
+    number(&z->file, 45, 2);
+    number(&z->file, 0, 8);
+    number(&z->file, z->count, 8);
+    number(&z->file, z->count, 8);
+    number(&z->file, z->central.len, 8);
+    number(&z->file, at, 8);
+    number(&z->file, 0x07064b50u, 4);
+    number(&z->file, 0, 4);
+    number(&z->file, end, 8);
+    number(&z->file, 1, 4);
+    number(&z->file, 0x06054b50u, 4);
+    number(&z->file, 0, 4);
+    number(&z->file, 0xffffffffu, 4);
+    number(&z->file, 0xffffffffu, 4);
+    number(&z->file, 0xffffffffu, 4);
+    number(&z->file, 0, 2);
+    ds_buf_release(&z->central);
+    return z->file;
+}
+
 /* More entries than any file of weights has. */
 START_TEST(too_many_entries) {
     for (int more = 0; more < 2; more++) {
         char *path = tmp("entries.pt");
         ds_buf p = {0};
+        zip_maker z = {0};
         pk_model(&p, &plain, 0);
-        zip_t *z = zip_open(path, ZIP_CREATE | ZIP_TRUNCATE, NULL);
-        zip_file_add(z, "a/data.pkl", zip_source_buffer(z, p.data, p.len, 0), 0);
-        zip_file_add(z, "a/data/0", zip_source_buffer(z, numbers, sizeof numbers, 0), 0);
+        zm_add(&z, "a/data.pkl", p.data, p.len);
+        zm_add(&z, "a/data/0", numbers, sizeof numbers);
         for (int i = 2; i < 200000 + more; i++) {
             char name[20];
             snprintf(name, sizeof name, "a/%d", i);
-            zip_dir_add(z, name, 0);
+            zm_add(&z, name, "", 0);
         }
-        ck_assert_int_eq(zip_close(z), 0);
+        ds_buf file = zm_done_large(&z);
+        put(ds_test_tmpdir(), "entries.pt", file.data, file.len);
         if (more)
             refuses(path, DS_ELIMIT, "has 200001 entries, limit 200000", "one more");
         else
             ds_weights_close(opens(path, NULL));
+        ds_buf_release(&file);
         ds_buf_release(&p);
         free(path);
     }

@@ -17,6 +17,7 @@
 static void deny(int number, int code) {
     scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
     ck_assert(!seccomp_rule_add(f, SCMP_ACT_ERRNO((unsigned)code), number, 0) && !seccomp_load(f));
+    seccomp_release(f);
 }
 
 static int open_dir(const char *path) {
@@ -203,7 +204,10 @@ START_TEST(lists_without_descriptors) {
     char *root = in_tmp("spare");
     put_plain(root, "x.png", "x");
     int fd = open_dir(root);
-    struct rlimit few = {(rlim_t)fd + 1, (rlim_t)fd + 1};
+    struct rlimit was, few;
+    ck_assert(!getrlimit(RLIMIT_NOFILE, &was));
+    few = was;
+    few.rlim_cur = (rlim_t)fd + 1;
     ds_candidate_list list = {0};
     ds_rejected_list rejected = {0};
     ds_picture_list l;
@@ -221,6 +225,7 @@ START_TEST(lists_without_descriptors) {
     rc = ds_open_folder(root, 1, &fd, &err);
     ck_assert_msg(rc == DS_EIO && strstr(err.message, "cannot open folder"), "%d %s", rc,
                   err.message);
+    ck_assert(!setrlimit(RLIMIT_NOFILE, &was) && !close(fd));
     free(root);
 }
 END_TEST
