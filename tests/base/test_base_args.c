@@ -58,6 +58,8 @@ static int parse(values *v, ds_error *err, const char *line) {
          .help = "at a time"},
         {"--flag", .type = DS_ARG_FLAG, .target = &v->flag, .help = "on"},
         {"--no-flag", .type = DS_ARG_UNFLAG, .target = &v->unflag, .help = "off"},
+        {"--longer-than-its-column", .metavar = "X", .type = DS_ARG_INT, .target = &v->own,
+         DS_ARG_RANGE(1, 2), .shown = "", .help = "below its name"},
         {NULL}};
     const ds_args a = {.command = "tool do",
                        .usage = "FILE [MORE]\n--other",
@@ -186,6 +188,7 @@ START_TEST(help_is_the_table) {
         "\n  --seed N          seed of every random number (default 0)\n",
         "\n  --micro N         at a time\n", /* 0 is none that may be given */
         "\n  --flag            on\n",
+        "\n  --longer-than-its-column X\n                    below its name\n",
         "\n\nexample: x\n"};
     static const char *const lines[] = {"--help", "-h", "a b c --flag --help --frob",
                                         "--batch 64 -h"};

@@ -192,6 +192,12 @@ START_TEST(resize_progress_and_cancel) {
     ck_assert_int_eq(ds_features_compute(f, images, N, H, W, x, watch, &w, &err), DS_ECANCELED);
     ck_assert_int_eq(ds_features_compute(f, images, 1, 513, 32, x, NULL, NULL, &err), DS_EINVAL);
     ck_assert_int_eq(ds_features_compute(f, images, 1, 32, 0, x, NULL, NULL, &err), DS_EINVAL);
+    for (int more = 0; more < 2; more++) {
+        int64_t n = more ? DS_FEATURE_ROWS_MAX + 1 : -1;
+        ck_assert_int_eq(ds_features_compute(f, images, n, H, W, x, NULL, NULL, &err), DS_ELIMIT);
+        ck_assert_ptr_nonnull(
+            strstr(err.message, more ? "of 10000001 pictures, limit 10000000" : "-1"));
+    }
     ck_assert(!ds_features_compute(f, images, 0, H, W, x, NULL, NULL, &err));
     ds_feature_set set;
     ds_features_describe(f, x, N, &set);

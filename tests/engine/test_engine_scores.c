@@ -4,6 +4,7 @@
 #include "base/zio.h"
 #include "engine/metrics/features.h"
 #include "engine/metrics/fid_suite.h"
+#include "engine/metrics/linalg.h"
 #include "engine/files/safetensors.h"
 #include "tests/harness.h"
 
@@ -140,6 +141,47 @@ START_TEST(kid_by_hand) {
     double first = r.subset_mean;
     ck_assert_int_eq(ds_kid_compare(&a, &b, 8, 5, 2, &r, NULL), 0);
     ck_assert(r.subset_mean != first);
+}
+END_TEST
+
+/* Of more than 2,048 rows so many are drawn, and not the first ones. */
+START_TEST(kid_of_many_rows) {
+    enum { MANY = DS_KID_ROWS_MAX + 100 };
+    static float zeros[MANY], some[MANY];
+    for (int i = DS_KID_ROWS_MAX; i < MANY; i++)
+        some[i] = 5;
+    ds_feature_set a = {.x = zeros, .n = MANY, .dim = 1}, b = {.x = some, .n = MANY, .dim = 1};
+    ds_kid_result r, again, other;
+    ds_error err = {0};
+    ck_assert_int_eq(ds_kid_compare(&a, &b, 4, 1000, 1, &r, NULL), 0);
+    ck_assert(r.subset_mean != 0);
+    ck_assert_int_eq(ds_kid_compare(&a, &b, 4, 1000, 1, &again, NULL), 0);
+    ck_assert_int_eq(ds_kid_compare(&a, &b, 4, 1000, 2, &other, NULL), 0);
+    ck_assert(r.subset_mean == again.subset_mean && r.subset_mean != other.subset_mean);
+    a.n = b.n = DS_KID_ROWS_MAX; /* all of them: the same */
+    ck_assert_int_eq(ds_kid_compare(&a, &b, 4, 1000, 1, &r, NULL), 0);
+    ck_assert(r.subset_mean == 0);
+    some[DS_KID_ROWS_MAX - 1] = NAN;
+    ck_assert_int_eq(ds_kid_compare(&a, &b, 4, 1000, 1, &r, &err), DS_EFAILED);
+    ck_assert_str_eq(err.message, "features are not finite");
+}
+END_TEST
+
+/* A matrix with a number that is none, in the half that is read. */
+START_TEST(matrices_that_are_not_finite) {
+    static const double none[] = {NAN, INFINITY, -INFINITY};
+    for (int k = 0; k < 3; k++)
+        for (int at = 0; at < 4; at++) {
+            double a[4] = {2, 0, 0, 1}, f[4], w[2];
+            int rank = -1;
+            ds_error err = {0};
+            a[at] = none[k];
+            ck_assert_int_eq(ds_factor_psd(f, &rank, a, 2, &err), at == 2 ? 0 : DS_EFAILED);
+            ck_assert(at == 2 || !strcmp(err.message,
+                                         "cannot decompose a matrix whose numbers are not finite"));
+            ck_assert_int_eq(ds_eigen_symmetric(a, w, 2, 0, &err), at == 2 ? 0 : DS_EFAILED);
+            ck_assert(at != 2 || (w[0] == 1 && w[1] == 2));
+        }
 }
 END_TEST
 
@@ -292,6 +334,8 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, precision_and_recall);
     tcase_add_test(tc, inception_score);
     tcase_add_test(tc, kid_by_hand);
+    tcase_add_test(tc, kid_of_many_rows);
+    tcase_add_test(tc, matrices_that_are_not_finite);
     tcase_add_test(tc, what_sets_must_have);
     tcase_add_test(tc, statistics);
     tcase_add_test(tc, suites);
