@@ -198,7 +198,22 @@ static off_t size_of(const char *path) {
     return st.st_size;
 }
 
-/* Another job encodes. */
+/* Another job ends while it is waited for. */
+typedef struct {
+    int *held, calls;
+} letting;
+
+static int let_go_at_third(void *user, double done, double total) {
+    letting *l = user;
+    (void)done, (void)total;
+    if (++l->calls == 3) {
+        close(*l->held);
+        *l->held = -1;
+    }
+    return 0;
+}
+
+/* Another job encodes: it is waited for until it ends, or until somebody cancels. */
 static void who_waits_may_be_cancelled(const char *file, const ds_latents_options *o) {
     ds_latents *l;
     ds_error err;
@@ -206,8 +221,12 @@ static void who_waits_may_be_cancelled(const char *file, const ds_latents_option
     ck_assert(held >= 0 && !flock(held, LOCK_EX | LOCK_NB));
     alarm(60);
     ck_assert_int_eq(ds_latents_open(&l, o, stop_at_once, &asked, &err), DS_ECANCELED);
+    ck_assert_int_eq(asked, 1);
+    must(ds_latents_open(&l, o, let_go_at_third, &(letting){&held, 0}, &err), &err);
     alarm(0);
-    close(held);
+    ck_assert_int_eq(held, -1); /* it was waited for */
+    ck_assert_int_eq(l->encoded, 0);
+    ds_latents_close(l);
 }
 
 START_TEST(latents_are_encoded_once) {
@@ -282,6 +301,11 @@ START_TEST(latents_are_encoded_once) {
     ck_assert(memcmp(l->of[1][0], l->of[0][0], 4 * LATENT * LATENT * sizeof(float)));
     ck_assert_str_ne(l->digest, first);
     ds_latents_close(l);
+    /* a folder where the file would be */
+    ck_assert(!unlink(file) && !mkdir(file, 0700));
+    ck_assert_int_ne(ds_latents_open(&l, &o, NULL, NULL, &err), 0);
+    ck_assert_msg(strstr(err.message, "cannot open '") != NULL, "%s", err.message);
+    ck_assert_int_eq(rmdir(file), 0);
     ds_device_close(o.dev);
     free(file);
     free(dir);
