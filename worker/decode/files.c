@@ -185,6 +185,31 @@ static int open_inside(int root_fd, const char *path) {
     return -1;
 }
 
+int ds_machine_fails(const char *path, ds_error *err) {
+    int why = errno;
+    switch (why) {
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case EAGAIN: return ds_fail(err, DS_EBUSY, "cannot read '%.300s': %s", path, strerror(why));
+    case EIO:
+    case EREMOTEIO:
+    case ESTALE:
+    case ETIMEDOUT:
+    case ENOTCONN: /* a FUSE file system whose program has ended */
+    case ECONNABORTED:
+    case EHOSTDOWN:
+    case ENETDOWN:
+    case ENODEV:
+        return ds_fail(
+            err, DS_EIO,
+            "cannot read '%.300s': %s: that is the disk or what is mounted, so nothing is "
+            "decided of the file",
+            path, strerror(why));
+    default: return 0;
+    }
+}
+
 int ds_open_folder(const char *path, int links, int *out, ds_error *err) {
     char part[256];
     struct stat st;
@@ -235,26 +260,31 @@ static const char *open_reason(int e) {
 int ds_open_beneath(int root_fd, const char *path, struct stat *st, char reason[DS_REASON_SIZE]) {
     if (!ds_path_beneath(path)) {
         snprintf(reason, DS_REASON_SIZE, "path leaves the folder");
+        errno = 0;
         return -1;
     }
     int fd = open_inside(root_fd, path);
     if (fd < 0) {
-        const char *known = open_reason(errno);
+        int why = errno;
+        const char *known = open_reason(why);
         if (known)
             snprintf(reason, DS_REASON_SIZE, "%s", known);
         else
-            snprintf(reason, DS_REASON_SIZE, "cannot be opened: %s", strerror(errno));
+            snprintf(reason, DS_REASON_SIZE, "cannot be opened: %s", strerror(why));
+        errno = why;
         return -1;
     }
-    if (fstat(fd, st) || !S_ISREG(st->st_mode)) {
-        snprintf(reason, DS_REASON_SIZE, "%s",
-                 S_ISDIR(st->st_mode)
-                     ? "link to a folder is not followed (cp -rL makes a copy without links)"
-                     : "not a regular file");
-        close(fd);
-        return -1;
-    }
-    return fd;
+    int why = fstat(fd, st) ? errno : 0;
+    if (!why && S_ISREG(st->st_mode))
+        return fd;
+    snprintf(reason, DS_REASON_SIZE, "%s",
+             why                    ? strerror(why)
+             : S_ISDIR(st->st_mode) ? "link to a folder is not followed (cp -rL makes a copy "
+                                      "without links)"
+                                    : "not a regular file");
+    close(fd);
+    errno = why;
+    return -1;
 }
 
 int ds_read_hashed(int fd, uint8_t *buf, size_t size, char sha256[DS_HEX_SIZE],
@@ -266,7 +296,9 @@ int ds_read_hashed(int fd, uint8_t *buf, size_t size, char sha256[DS_HEX_SIZE],
         if (r < 0 && errno == EINTR)
             continue;
         if (r < 0) {
-            snprintf(reason, DS_REASON_SIZE, "cannot be read: %s", strerror(errno));
+            int why = errno;
+            snprintf(reason, DS_REASON_SIZE, "cannot be read: %s", strerror(why));
+            errno = why;
             return -1;
         }
         if (r == 0)
@@ -276,6 +308,7 @@ int ds_read_hashed(int fd, uint8_t *buf, size_t size, char sha256[DS_HEX_SIZE],
     char more;
     if (done < size || read(fd, &more, 1) > 0) {
         snprintf(reason, DS_REASON_SIZE, "changed while reading");
+        errno = 0;
         return -1;
     }
     ds_digest(buf, size, sha256);

@@ -47,15 +47,21 @@ int ds_path_beneath(const char *path);
 
 /* Open a regular file below root_fd for reading, never leaving it: openat2 with RESOLVE_BENEATH,
  * else a walk that follows no link at all.  Returns the descriptor and fills st, or -1 and fills
- * reason. */
+ * reason; errno is 0 then where no call failed. */
 int ds_open_beneath(int root_fd, const char *path, struct stat *st, char reason[DS_REASON_SIZE]);
+
+/* After ds_open_beneath or ds_read_hashed gave -1, or another call on a file failed: is errno of
+ * the machine (a failing disk, a server that is away, no descriptor, no memory), so that it says
+ * nothing of the file?  Then DS_EIO or DS_EBUSY with `path` and the cause; the file is no rejected
+ * one.  Else 0. */
+int ds_machine_fails(const char *path, ds_error *err);
 
 /* Open a folder by its absolute path.  links 0: no part of it may be a link, because the path was
  * resolved when the folder was registered; ELOOP in DS_EINVAL.  DS_EINVAL: no folder. */
 int ds_open_folder(const char *path, int links, int *fd, ds_error *err);
 
 /* Read size bytes of fd into buf and hash them.  0, or -1 with reason ("changed while reading",
- * "cannot be read: ..."). */
+ * "cannot be read: ..."), and errno as above. */
 int ds_read_hashed(int fd, uint8_t *buf, size_t size, char sha256[DS_HEX_SIZE],
                    char reason[DS_REASON_SIZE]);
 

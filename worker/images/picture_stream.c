@@ -64,12 +64,16 @@ static const ds_candidate *file_at(const ds_picture_stream *s, int64_t i) {
 static int open_anywhere(int root_fd, const char *path, struct stat *st,
                          char reason[DS_REASON_SIZE]) {
     int fd = openat(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd >= 0 && !fstat(fd, st) && S_ISREG(st->st_mode))
+    int why = fd < 0 || fstat(fd, st) ? errno : 0;
+    if (!why && S_ISREG(st->st_mode))
         return fd;
-    snprintf(reason, DS_REASON_SIZE, fd < 0 ? "cannot be read: %s" : "not a regular file",
-             strerror(errno));
+    if (why)
+        snprintf(reason, DS_REASON_SIZE, "cannot be read: %s", strerror(why));
+    else
+        snprintf(reason, DS_REASON_SIZE, "not a regular file");
     if (fd >= 0)
         close(fd);
+    errno = why;
     return -1;
 }
 
@@ -83,20 +87,23 @@ static int decode(ds_picture_stream *s, ds_sandbox *box, const ds_candidate *fil
                                : ds_open_beneath(s->root_fd, file->path, &st, reason);
     *verdict = DS_DECODE_BROKEN; /* also a file that no program can read */
     if (fd < 0)
-        return 1;
-    int bad = 1;
+        return ds_machine_fails(file->path, err) ? err->code : 1;
+    int bad = 1, rc = 0;
     if (st.st_size < 1 || st.st_size > (off_t)DS_FILE_MAX)
         snprintf(reason, DS_REASON_SIZE, "%s", st.st_size < 1 ? "empty" : "larger than 128 MiB");
     else
-        bad =
-            ds_read_hashed(fd, ds_sandbox_input(box), (size_t)st.st_size, to->sha256, reason) != 0;
+        bad = ds_read_hashed(fd, ds_sandbox_input(box), (size_t)st.st_size, to->sha256, reason) !=
+                  0 &&
+              !(rc = ds_machine_fails(file->path, err));
     close(fd);
+    if (rc)
+        return rc;
     if (bad) {
         *verdict = st.st_size > (off_t)DS_FILE_MAX ? DS_DECODE_TOO_LARGE : DS_DECODE_BROKEN;
         return 1;
     }
-    int rc = ds_sandbox_run(box, DS_SANDBOX_FULL, s->o.use, (size_t)st.st_size, 0,
-                            DS_DECODE_MAX_PIXELS, &reply, err);
+    rc = ds_sandbox_run(box, DS_SANDBOX_FULL, s->o.use, (size_t)st.st_size, 0, DS_DECODE_MAX_PIXELS,
+                        &reply, err);
     if (rc)
         return ds_error_prefix(err, "'%s'", file->path);
     if (!reply.ok || reply.info.width > DS_FID_PICTURE_SIDE_MAX ||

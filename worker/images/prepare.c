@@ -134,21 +134,24 @@ static void fail_all(prepare *p, const ds_error *err) {
 static int load(prepare *p, const item *it, ds_sandbox *s, ds_error *err) {
     struct stat st;
     char reason[DS_REASON_SIZE], sha256[DS_HEX_SIZE];
-    int fd = p->source->ops->open(p->source, it->path, &st, reason);
+    int rc = 0, fd = p->source->ops->open(p->source, it->path, &st, reason);
+    if (fd < 0 && (rc = ds_machine_fails(it->path, err)))
+        return rc;
     if (fd < 0)
         return ds_fail(err, DS_ECONFLICT,
                        "'%s' changed since it was scanned: %s; add the dataset again", it->path,
                        reason);
-    int rc = 0;
     if (st.st_size != it->size)
         rc = ds_fail(
             err, DS_ECONFLICT,
             "'%s' changed since it was scanned: %lld bytes, not %lld; add the dataset again",
             it->path, (long long)st.st_size, (long long)it->size);
     else if (ds_read_hashed(fd, ds_sandbox_input(s), (size_t)it->size, sha256, reason))
-        rc = ds_fail(err, DS_ECONFLICT,
-                     "'%s' changed since it was scanned: %s; add the dataset again", it->path,
-                     reason);
+        rc = ds_machine_fails(it->path, err)
+                 ? err->code
+                 : ds_fail(err, DS_ECONFLICT,
+                           "'%s' changed since it was scanned: %s; add the dataset again", it->path,
+                           reason);
     else if (strcmp(sha256, it->sha256))
         rc = ds_fail(err, DS_ECONFLICT,
                      "'%s' changed since it was scanned: other content; add the dataset again",

@@ -42,14 +42,16 @@ static int decode(ds_sandbox *s, int root, const char *path, int side, uint8_t *
     ds_sandbox_reply reply;
     int fd = ds_open_beneath(root, path, &st, reason);
     if (fd < 0)
-        return 0;
-    int usable = st.st_size > 0 && st.st_size <= (off_t)DS_FILE_MAX &&
-                 !ds_read_hashed(fd, ds_sandbox_input(s), (size_t)st.st_size, sha256, reason);
+        return ds_machine_fails(path, err);
+    int sized = st.st_size > 0 && st.st_size <= (off_t)DS_FILE_MAX,
+        usable =
+            sized && !ds_read_hashed(fd, ds_sandbox_input(s), (size_t)st.st_size, sha256, reason),
+        rc = sized && !usable ? ds_machine_fails(path, err) : 0;
     close(fd);
     if (!usable)
-        return 0;
-    int rc = ds_sandbox_run(s, DS_SANDBOX_SQUARE, DS_DECODE_TRAIN, (size_t)st.st_size, side,
-                            DS_DECODE_MAX_PIXELS, &reply, err);
+        return rc;
+    rc = ds_sandbox_run(s, DS_SANDBOX_SQUARE, DS_DECODE_TRAIN, (size_t)st.st_size, side,
+                        DS_DECODE_MAX_PIXELS, &reply, err);
     if (rc)
         return ds_error_prefix(err, "'%s'", path);
     if (!reply.ok)

@@ -55,7 +55,7 @@ static int examine(scan *s, const char *path, int fd, const struct stat *st, ds_
     facts->ok = 0;
     if (ds_read_hashed(fd, ds_sandbox_input(s->sandbox), (size_t)st->st_size, facts->sha256,
                        facts->reason))
-        return 0;
+        return ds_machine_fails(path, s->err);
     ds_sandbox_reply reply;
     int rc = ds_sandbox_run(s->sandbox, DS_SANDBOX_HEADER, DS_DECODE_TRAIN, (size_t)st->st_size, 0,
                             0, &reply, s->err);
@@ -77,7 +77,7 @@ static int find_facts(scan *s, const ds_candidate *c, ds_file_facts *facts, int6
         facts->ok = 0;
         int fd = s->source->ops->open(s->source, c->path, &st, facts->reason);
         if (fd < 0)
-            return 0;
+            return ds_machine_fails(c->path, s->err);
         known = ds_hash_cache_find(s->cache, &st, facts); /* through a link */
         if (!known && st.st_size == 0)
             snprintf(facts->reason, sizeof facts->reason, "empty file");

@@ -68,8 +68,10 @@ static int enter(walk *w, int parent_fd, const char *name, char *path, size_t le
     }
     int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) {
-        ds_rejected_add(w->rejected, path, "folder cannot be read: %s", strerror(errno));
-        return 0;
+        int rc = ds_machine_fails(path, w->err);
+        if (!rc)
+            ds_rejected_add(w->rejected, path, "folder cannot be read: %s", strerror(errno));
+        return rc;
     }
     return walk_folder(w, fd, path, length, depth);
 }
@@ -91,9 +93,12 @@ static int visit(walk *w, int fd, const char *name, char *path, size_t length, i
     const char *problem = ds_name_problem(name);
     if (problem)
         ds_rejected_add(w->rejected, path, "%s", problem);
-    else if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW))
-        ds_rejected_add(w->rejected, path, "cannot be read: %s", strerror(errno));
-    else if (S_ISDIR(st.st_mode))
+    else if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW)) {
+        int rc = ds_machine_fails(path, w->err);
+        if (!rc)
+            ds_rejected_add(w->rejected, path, "cannot be read: %s", strerror(errno));
+        return rc;
+    } else if (S_ISDIR(st.st_mode))
         return enter(w, fd, name, path, total, depth);
     else if (is_companion(name))
         w->list->ignored++;

@@ -44,8 +44,8 @@ typedef struct ds_source ds_source;
 typedef struct {
     /* Before all others but open.  DS_EINVAL, DS_EPERM, DS_ECANCELED. */
     int (*list)(ds_source *s, const ds_source_walk *walk, ds_candidate_list *out, ds_error *err);
-    /* A descriptor for reading that stands at the first byte, and its state; or -1 and the reason.
-     * */
+    /* A descriptor for reading that stands at the first byte, and its state; or -1, the reason,
+     * and errno as ds_open_beneath leaves it. */
     int (*open)(ds_source *s, const char *path, struct stat *st, char reason[DS_REASON_SIZE]);
     /* *label: the class, malloc'ed; NULL: it has none of its own.  -1: it is no picture of the
      * data set, for this reason. */

@@ -29,7 +29,9 @@ static int read_table(folder *f, const ds_source_walk *walk, ds_error *err) {
         return 0;
     int fd = ds_open_beneath(f->fd, "metadata.csv", &st, reason);
     if (fd < 0)
-        return ds_fail(err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason);
+        return ds_machine_fails("metadata.csv", err)
+                   ? err->code
+                   : ds_fail(err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason);
     if ((uint64_t)st.st_size > DS_CSV_MAX) {
         close(fd);
         return ds_fail(
@@ -40,7 +42,9 @@ static int read_table(folder *f, const ds_source_walk *walk, ds_error *err) {
     uint8_t *text = ds_xmalloc((size_t)st.st_size + 1);
     char sha256[DS_HEX_SIZE];
     int rc = ds_read_hashed(fd, text, (size_t)st.st_size, sha256, reason)
-                 ? ds_fail(err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason)
+                 ? ds_machine_fails("metadata.csv", err)
+                       ? err->code
+                       : ds_fail(err, DS_EINVAL, "cannot use 'metadata.csv': %s", reason)
                  : ds_csv_parse(&f->table, "metadata.csv", (char *)text, (size_t)st.st_size,
                                 walk->max_files, walk->rejected, err);
     free(text);
