@@ -112,9 +112,13 @@ static int restore(ds_train_task *t, const ds_st *st, ds_error *err) {
     ds_train_course course;
     ds_train_course_begin(&course, &t->opt);
     int rc = 0;
-    if (!run || !step || !schedule || !same_run(run, print, t->opt.anywhere) ||
-        (!t->opt.replan && strcmp(schedule, plan)))
+    if (!run || !step || !schedule || !same_run(run, print, t->opt.anywhere))
         rc = ds_fail(err, DS_EINTEGRITY, "checkpoint '%s' belongs to another run",
+                     ds_st_file_name(st));
+    else if (!t->opt.replan && strcmp(schedule, plan))
+        rc = ds_fail(err, DS_EINTEGRITY,
+                     "checkpoint '%s' belongs to a run of another schedule (steps, rate, warm-up): "
+                     "it goes on with 'replan' alone",
                      ds_st_file_name(st));
     if (!rc && ds_train_open_ended(&t->opt) && !strcmp(schedule, plan) &&
         !ds_train_course_read(&course, &t->opt, ds_st_meta(st, "course")))

@@ -281,7 +281,9 @@ START_TEST(pretrain_makes_a_base) {
                  RATED "%s %s --data @data --out @two.safetensors --work @w --force", other[i % 2],
                  i ? "--replan" : "");
         expect(ds_worker_pretrain, i == 2 ? 0 : 9,
-               i == 2 ? "resumed at step 4\n" : "w/checkpoint' belongs to another run", line);
+               (const char *[]){"another schedule (steps, rate, warm-up): it goes on with 'replan'",
+                                "w/checkpoint' belongs to another run", "resumed at step 4\n"}[i],
+               line);
         expect_meta("two.safetensors", "diffscaler.steps", i == 2 ? "6" : "4");
     }
 }
