@@ -119,17 +119,17 @@ START_TEST(no_verdict_of_a_scan) {
     if (faults[_i].want) {
         ck_assert_ptr_nonnull(strstr(err.message, strerror(faults[_i].code)));
         ck_assert_int_eq(strstr(err.message, "nothing is decided") != NULL, rc == DS_EIO);
-    } else if (!rc) {
+    } else {
         ck_assert_int_gt(r.rejected.count, 0);
+    }
+    ds_scan_release(&r);
+    fault.call = NULL; /* the disk is well again, and nothing is remembered */
+    if (strcmp(faults[_i].call, "openat2")) { /* which stays denied */
+        must(ds_scan(&o, &r, NULL, NULL, &err), &err);
+        ck_assert_int_eq(r.images, 4);
+        ck_assert_int_eq(r.rejected.count, 0);
         ds_scan_release(&r);
     }
-    if (!strcmp(faults[_i].call, "openat2")) /* stays as it is */
-        return;
-    fault.call = NULL; /* the disk is well again, and nothing is remembered */
-    must(ds_scan(&o, &r, NULL, NULL, &err), &err);
-    ck_assert_int_eq(r.images, 4);
-    ck_assert_int_eq(r.rejected.count, 0);
-    ds_scan_release(&r);
     free(cache);
     free(root);
 }
@@ -149,15 +149,15 @@ START_TEST(no_verdict_of_a_preparation) {
     ds_error err;
     must(ds_fs_mkdirs(cache, &err), &err);
     make_manifest(root, manifest, digest);
-    if (faults[_i].name[0] == 'a' || !strcmp(faults[_i].call, "fstatat"))
-        return; /* it lists no folder */
-    put_fault(_i);
-    int rc = ds_prepare_open(&images, &o, NULL, NULL, &err),
-        want = faults[_i].want ? faults[_i].want : DS_ECONFLICT;
-    ck_assert_msg(rc == want, "%s %d: %d %s", faults[_i].call, faults[_i].code, rc,
-                  rc ? err.message : "");
-    ck_assert_int_eq(strstr(err.message, "changed since it was scanned") != NULL,
-                     rc == DS_ECONFLICT);
+    if (*faults[_i].name != 'a' && strcmp(faults[_i].call, "fstatat")) { /* it lists no folder */
+        put_fault(_i);
+        int rc = ds_prepare_open(&images, &o, NULL, NULL, &err),
+            want = faults[_i].want ? faults[_i].want : DS_ECONFLICT;
+        ck_assert_msg(rc == want, "%s %d: %d %s", faults[_i].call, faults[_i].code, rc,
+                      rc ? err.message : "");
+        ck_assert_int_eq(strstr(err.message, "changed since it was scanned") != NULL,
+                         rc == DS_ECONFLICT);
+    }
     free(cache);
     free(manifest);
     free(root);
