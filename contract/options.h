@@ -31,6 +31,7 @@
 #define DS_RANGE_SAMPLE_STEPS 1, 1000
 #define DS_RANGE_GUIDANCE 0, 100
 #define DS_RANGE_GUIDANCE_LOW 0, 1
+#define DS_RANGE_TRAINED_GUIDANCE 0, 10
 #define DS_RANGE_NEIGHBOURS 0, 50
 #define DS_RANGE_PROBE_N 1, 64
 #define DS_RANGE_THREADS 0, 1024 /* 0: as many as it may use */

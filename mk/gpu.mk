@@ -7,7 +7,7 @@ CPPFLAGS := -Itests/gpu $(CPPFLAGS)
 PKGFLAGS :=
 endif
 GPU_ENGINE := $(patsubst engine/%.c,%,$(wildcard engine/model/*.c)) metrics/inception metrics/resize_float \
-    metrics/resize_taps $(addprefix diffusion/,diffusion sampler sampler_table train_checkpoint train_task trainer)
+    metrics/resize_taps $(addprefix diffusion/,diffusion sampler sampler_table train_checkpoint train_guidance train_task trainer)
 GPU_O := $(call objs,base/error.c base/mem.c base/rng.c base/log.c base/fs.c base/limits.c contract/methods.c contract/options.c $(GPU_ENGINE:%=engine/%.c) \
     kernels/*.c kernels/*/*.c tests/gpu/flat_st.c tests/gpu/no_formats.c)
 GPU_TEST_O := $(call objs,tests/harness.c tests/gpu/check.c tests/fixtures/kernels_ladder.c) $(BUILD)/tests/mirror.o

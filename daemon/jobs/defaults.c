@@ -13,12 +13,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int is_given(const json_t *options, const char *name) {
+    const json_t *v = json_object_get(options, name);
+    return v && !json_is_null(v);
+}
+
 static double clamp(double v, double least, double most) { return fmin(fmax(v, least), most); }
 
-/* Defaults that depend on the dataset, or on options that are in the spec already (the table is
- * walked in order: batch comes before micro_batch, steps before warmup). */
-static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_dataset_facts *f) {
+/* Defaults that depend on the dataset, on other options, or on those that are in the spec already
+ * (the table is walked in order: batch comes before micro_batch, steps before warmup). */
+static json_t *from_facts(const ds_option *o, const json_t *spec, const json_t *options,
+                          const ds_dataset_facts *f) {
     const json_t *train = json_object_get(spec, "train");
+    const int guided = ds_json_number(train, "trained_guidance", 0) > 0;
     double images = (double)f->images;
     if (!o->by)
         return NULL; /* left out of the spec */
@@ -45,7 +52,11 @@ static json_t *from_facts(const ds_option *o, const json_t *spec, const ds_datas
         return json_real(f->velocity ? 0.0 : -0.6);
     if (strcmp(o->name, "sample_steps") == 0)
         return json_integer(f->velocity ? 50 : 20);
-    if (strcmp(o->name, "guidance_low") == 0)
+    if (strcmp(o->name, "guidance_mode") == 0)
+        return json_string(guided && !is_given(options, "guidance") ? "none" : "domain");
+    if (strcmp(o->name, "guidance_domain") == 0 || strcmp(o->name, "guidance_class") == 0)
+        return json_real(guided ? 1.0 : 1.5);
+    if (strcmp(o->name, "guidance_low") == 0 || strcmp(o->name, "trained_guidance_low") == 0)
         return json_real(f->velocity ? 0.5 : 0.0);
     DS_ASSERT(strcmp(o->name, "kid_subset_size") == 0);
     double n = (double)ds_json_int(json_object_get(spec, "evaluate"), "n", 512);
@@ -62,9 +73,10 @@ static json_t *split(const char *values) {
     return list;
 }
 
-static json_t *default_value(const ds_option *o, const json_t *spec, const ds_dataset_facts *f) {
+static json_t *default_value(const ds_option *o, const json_t *spec, const json_t *options,
+                             const ds_dataset_facts *f) {
     if (!o->otherwise)
-        return from_facts(o, spec, f);
+        return from_facts(o, spec, options, f);
     switch (o->type) {
     case DS_OPTION_INT:
     case DS_OPTION_SEED:
@@ -138,11 +150,6 @@ static int unknown(const char *name, ds_error *err) {
     ds_buf_release(&all);
     free(names);
     return rc;
-}
-
-static int is_given(const json_t *options, const char *name) {
-    const json_t *v = json_object_get(options, name);
-    return v && !json_is_null(v);
 }
 
 static int64_t whole(const json_t *options, const char *name, int64_t otherwise) {
@@ -308,8 +315,8 @@ int ds_options_apply(json_t *spec, const char *method, const json_t *options,
         json_t *given = json_object_get(options, o->name);
         if (of_other_form(o, options))
             continue;
-        json_t *value =
-            given && !json_is_null(given) ? json_incref(given) : default_value(o, spec, facts);
+        json_t *value = is_given(options, o->name) ? json_incref(given)
+                                                   : default_value(o, spec, options, facts);
         if (!value)
             continue;
         if (o->type == DS_OPTION_NUM &&
@@ -375,16 +382,15 @@ static void patience_without_effect(const json_t *options, json_t *list) {
 static void switched_off(const json_t *options, int velocity, json_t *list) {
     static const struct {
         const char *option, *other;
-        int off_on_flow; /* the other one is 0 there by default */
-    } pairs[] = {{"heldout_every", "heldout", 0},
-                 {"patience", "heldout", 0},
-                 {"class_margin", "neighbours", 0},
-                 {"class_sigmas", "neighbours", 0},
-                 {"focus_mean", "focus", 1}};
+        int off; /* the other one is 0 by default: 1 on a flow, 2 everywhere */
+    } pairs[] = {
+        {"heldout_every", "heldout", 0},   {"patience", "heldout", 0},
+        {"class_margin", "neighbours", 0}, {"class_sigmas", "neighbours", 0},
+        {"focus_mean", "focus", 1},        {"trained_guidance_low", "trained_guidance", 2}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         const char *other = pairs[i].other;
         int off = is_given(options, other) ? ds_json_number(options, other, 1) == 0
-                                           : pairs[i].off_on_flow && velocity;
+                                           : pairs[i].off > !velocity;
         if (off && ds_json_number(options, pairs[i].option, 0) != 0)
             json_array_append_new(
                 list, json_sprintf("%s has no effect with %s 0", pairs[i].option, other));
@@ -396,11 +402,18 @@ static void switched_off(const json_t *options, int velocity, json_t *list) {
                                                  (long long)warmup));
 }
 
+static int guides_in_training(const json_t *options) {
+    return ds_json_number(options, "trained_guidance", 0) > 0;
+}
+
 /* The weights of a training with these options are 1 and 1. */
 static int is_unguided(const json_t *options) {
+    const double otherwise = guides_in_training(options) ? 1 : 0;
     if (given_of(options, 1))
-        return ds_json_number(options, "guidance_domain", 0) == 1 &&
-               ds_json_number(options, "guidance_class", 0) == 1;
+        return ds_json_number(options, "guidance_domain", otherwise) == 1 &&
+               ds_json_number(options, "guidance_class", otherwise) == 1;
+    if (guides_in_training(options) && !given_of(options, 0))
+        return 1;
     return !strcmp(ds_json_string(options, "guidance_mode", ""), "none") ||
            ds_json_number(options, "guidance", 0) == 1;
 }
@@ -435,8 +448,7 @@ json_t *ds_options_without_effect(const char *method, const json_t *options, int
 int ds_options_plain(json_t *spec, const char *const *members, ds_error *err) {
     static const ds_dataset_facts none = {.images = 0, .classes = 1};
     /* without a record it is as it was before there were weights, whatever trainings begin with */
-    json_t *all = json_object(),
-           *mode = json_pack("{ss}", "guidance_mode", ds_option_find("guidance_mode")->otherwise);
+    json_t *all = json_object(), *mode = json_pack("{ss}", "guidance_mode", "domain");
     int rc = ds_options_apply(all, NULL, mode, &none, err);
     for (; !rc && *members; members++)
         if (!json_object_get(spec, *members))

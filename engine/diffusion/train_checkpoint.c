@@ -38,6 +38,8 @@ static char *fingerprint(const ds_train_task *t) {
                 o->batch, o->micro_batch, o->clip, o->weight_decay, o->ema, o->label_dropout,
                 o->flip, o->vb_weight, o->focus, o->focus_mean, o->heldout,
                 (unsigned long long)o->seed, t->images.n);
+    if (o->trained_guidance > 0)
+        ds_buf_addf(&b, "guided=%.17g,%.17g ", o->trained_guidance, o->trained_guidance_low);
     const ds_flow *flow = &t->base->facts.flow;
     if (flow->path != DS_FLOW_NONE) /* a fresh base has no digest that would tell */
         ds_buf_addf(&b, "flow=%d to_data=%d scale=%.17g shift=%.17g ", (int)flow->path,

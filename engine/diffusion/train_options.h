@@ -23,6 +23,8 @@
  *                   logit-normal of that mean and width, both shifted as the base says (flow.h).
  *                   The loss is not reweighted
  *   heldout         images kept out of training for the held-out loss (at most a tenth of the set)
+ *   trained_guidance, .._low  weight of domain guidance that is trained in, and the noise level
+ *                   below which it is not (train_guidance.h); 0: none
  *   patience, max_time  the run may end before `steps`: ds_train_course below.  They need `cosine`
  *   ..._every       who makes the steps looks at them, the trainer does not */
 typedef struct {

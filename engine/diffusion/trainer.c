@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "engine/diffusion/diffusion.h"
 #include "engine/diffusion/flow.h"
+#include "engine/diffusion/train_guidance.h"
 #include "engine/diffusion/train_task.h"
 
 #include <math.h>
@@ -16,6 +17,7 @@ struct ds_trainer {
     ds_net *net;
     ds_schedule schedule;
     ds_train_task task;
+    ds_train_guidance guidance;
     int begun; /* steps, as many as are done or one more: the device works on it */
     int ahead; /* a step below it may begin before it is asked for */
     /* device, of a micro-batch: what the host gives (prepare_batch), noise, xt (mb,C,S,S), out,
@@ -27,7 +29,7 @@ struct ds_trainer {
     double *seen; /* the host's copy of one */
     uint32_t *noise_step;
     uint64_t *noise_sample;
-    float *host; /* the next micro-batch: mb*(C*S*S + 10) */
+    float *host; /* the next micro-batch: given_floats */
     ds_net_sample *samples;
     int ready_step, ready_first; /* what host holds already, -1 = nothing */
 };
@@ -51,6 +53,8 @@ int ds_train_options_check(const ds_train_options *o, ds_error *err) {
                 {"vb_weight", o->vb_weight},
                 {"focus", o->focus},
                 {"focus_mean", o->focus_mean},
+                {"trained_guidance", o->trained_guidance},
+                {"trained_guidance_low", o->trained_guidance_low},
                 {"patience", o->patience},
                 {"max_time", o->max_time},
                 {"heldout", o->heldout}};
@@ -104,31 +108,34 @@ static double *outcome_of(const ds_trainer *t, int step) {
 }
 
 /* Floats of a micro-batch on the device, of which the host gives the first part. */
-static size_t given_floats(const ds_facts *c, size_t mb) { return mb * (ds_facts_in(c) + 10); }
-static size_t batch_floats(const ds_facts *c, size_t mb) {
+static size_t given_floats(const ds_facts *c, const ds_train_options *o, size_t mb) {
+    return mb * (ds_facts_in(c) + 10 + ds_train_guidance_floats(c, o));
+}
+static size_t batch_floats(const ds_facts *c, const ds_train_options *o, size_t mb) {
     size_t px = ds_facts_in(c), outpx = ds_facts_out(c);
-    return given_floats(c, mb) + mb * (2 * px + 2 * outpx);
+    return given_floats(c, o, mb) + mb * (2 * px + 2 * outpx);
 }
 
 static int allocate(ds_trainer *t, ds_error *err) {
     const ds_facts *c = facts(t);
-    const int batch = t->task.opt.batch;
-    size_t mb = (size_t)t->task.opt.micro_batch, px = ds_facts_in(c);
+    const ds_train_options *o = &t->task.opt;
+    const int batch = o->batch;
+    size_t mb = (size_t)o->micro_batch, px = ds_facts_in(c);
     size_t outpx = ds_facts_out(c);
-    t->image_block = t->dev->alloc(t->dev, batch_floats(c, mb) * sizeof(float));
+    t->image_block = t->dev->alloc(t->dev, batch_floats(c, o, mb) * sizeof(float));
     t->outcome = t->dev->alloc(t->dev, 2 * outcome_size(batch) * sizeof(double));
     if (!t->image_block || !t->outcome)
         return ds_fail(err, DS_ENOMEM,
                        "no room for a micro-batch of %zu images: choose a smaller micro_batch", mb);
     float *at = t->image_block;
-    t->given = at, at += given_floats(c, mb);
+    t->given = at, at += given_floats(c, o, mb);
     t->noise = at, at += mb * px;
     t->xt = at, at += mb * px;
     t->out = at, at += mb * outpx;
     t->dout = at;
     t->noise_step = ds_xmalloc(mb * sizeof *t->noise_step);
     t->noise_sample = ds_xmalloc(mb * sizeof *t->noise_sample);
-    t->host = ds_xmalloc(given_floats(c, mb) * sizeof(float));
+    t->host = ds_xmalloc(given_floats(c, o, mb) * sizeof(float));
     t->seen = ds_xmalloc(outcome_size(batch) * sizeof(double));
     t->samples = ds_xmalloc(mb * sizeof *t->samples);
     t->ready_step = -1;
@@ -148,7 +155,7 @@ int ds_trainer_new(ds_trainer **out, const ds_model *model, const ds_method_spec
     *t = (ds_trainer){.model = model, .dev = model->dev};
     ds_schedule_init(&t->schedule, &model->base->facts);
     if (!(rc = ds_train_task_init(&t->task, model, start, &o, images, err)) &&
-        !(rc = allocate(t, err)) &&
+        !(rc = allocate(t, err)) && !(rc = ds_train_guidance_open(&t->guidance, model, &o, err)) &&
         !(rc = ds_net_new_train(&t->net, model, start, o.micro_batch, o.recompute, err)))
         ds_net_bind(t->net, t->task.p, t->task.g);
     ds_adapter_free(start);
@@ -163,6 +170,7 @@ void ds_trainer_free(ds_trainer *t) {
     if (!t)
         return;
     ds_net_free(t->net);
+    ds_train_guidance_release(&t->guidance);
     ds_train_task_release(&t->task);
     t->dev->free(t->dev, t->image_block);
     t->dev->free(t->dev, t->outcome);
@@ -183,13 +191,15 @@ ds_trainer_plan ds_trainer_plan_of(ds_device *dev, const ds_base *base, const ds
     ds_adapter_table(&table, base, spec);
     size_t state = ds_train_task_bytes(&table);
     ds_params_release(&table);
-    size_t floats = batch_floats(c, (size_t)mb) + given_floats(c, (size_t)mb),
+    size_t floats = batch_floats(c, opt, (size_t)mb) + given_floats(c, opt, (size_t)mb),
            outcomes = 3 * outcome_size(opt->batch);
-    return (ds_trainer_plan){.weights = (double)ds_net_weight_bytes(dev, base, DS_NET_TRAIN),
-                             .state = (double)state,
-                             .activations =
-                                 (double)ds_net_train_bytes(base, dev, mb, opt->recompute),
-                             .batch = (double)(floats * sizeof(float) + outcomes * sizeof(double))};
+    double weights, activations;
+    ds_train_guidance_bytes(dev, base, opt, &weights, &activations);
+    return (ds_trainer_plan){
+        .weights = weights + (double)ds_net_weight_bytes(dev, base, DS_NET_TRAIN),
+        .state = (double)state,
+        .activations = activations + (double)ds_net_train_bytes(base, dev, mb, opt->recompute),
+        .batch = (double)(floats * sizeof(float) + outcomes * sizeof(double))};
 }
 
 /* ---------------------------------------------------------------- batches */
@@ -218,11 +228,13 @@ static void mix(const ds_trainer *t, const ds_draw *d, float weight, float *time
 }
 
 /* A micro-batch in host memory: x0, conditions, coefficients, in one piece: x0 (mb,C,S,S), coef
- * (mb,8), ca, cb (mb).  weight = share in the mean loss. */
+ * (mb,8), ca, cb (mb); where guidance is trained in, its shares (mb,outC each).  weight = share in
+ * the mean loss. */
 static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weight) {
     const ds_facts *c = facts(t);
     const size_t px = ds_facts_in(c);
     float *coef = t->host + (size_t)mb * px, *ca = coef + 8 * (size_t)mb, *cb = ca + mb;
+    float *own = cb + mb, *base = own + (size_t)mb * (size_t)c->out_channels;
     for (int i = 0; i < mb; i++) {
         const ds_draw *d = &draw[i];
         int label = t->task.images.labels[d->image];
@@ -233,6 +245,9 @@ static void prepare_batch(ds_trainer *t, const ds_draw *draw, int mb, float weig
         else if (!d->drop)
             t->samples[i].base_row = label;
         mix(t, d, weight, &t->samples[i].t, &ca[i], &cb[i], coef + 8 * i);
+        if (t->guidance.base)
+            ds_train_guidance_shares(&t->task.opt, c, (double)cb[i] / ((double)ca[i] + cb[i]),
+                                     own + i * c->out_channels, base + i * c->out_channels);
         t->noise_step[i] = d->noise_step;
         t->noise_sample[i] = d->noise_sample;
     }
@@ -249,10 +264,14 @@ static void run_batch(ds_trainer *t, uint32_t stream, float *mse, int mb, float 
     const ds_facts *c = facts(t);
     const size_t px = ds_facts_in(c), n = (size_t)mb;
     const float *x0 = t->given, *coef = x0 + n * px, *ca = coef + 8 * n, *cb = ca + n;
-    t->dev->upload(t->dev, t->given, t->host, n * (px + 10) * sizeof(float));
+    const float *own = cb + n, *base = own + n * (size_t)c->out_channels;
+    t->dev->upload(t->dev, t->given, t->host, given_floats(c, &t->task.opt, n) * sizeof(float));
     k->normal(t->dev, t->noise, t->task.opt.seed, stream, t->noise_step, t->noise_sample, mb, px);
     k->axpby(t->dev, t->xt, ca, x0, cb, t->noise, mb, px);
     ds_net_forward(t->net, t->out, &(ds_net_input){.x = t->xt, .samples = t->samples}, mb);
+    if (t->guidance.base)
+        ds_train_guidance_take(&t->guidance, t->out, t->xt, t->samples, own, base,
+                               t->host + (own - t->given), mb);
     const size_t plane = (size_t)c->side * (size_t)c->side;
     if (c->flow.path != DS_FLOW_NONE) {
         k->fill(t->dev, mse + mb, 0.0f, n);

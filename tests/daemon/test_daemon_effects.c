@@ -61,6 +61,8 @@ static const struct {
     {"vb_weight", "train", "vb_weight", "1.0", "0.5"},
     {"focus", "train", "focus", "0.8", "0.5"},
     {"focus_mean", "train", "focus_mean", "-0.6", "0.5"},
+    {"trained_guidance", "train", "trained_guidance", "0.0", "1.75"},
+    {"trained_guidance_low", "train", "trained_guidance_low", "0.0", "0.25"},
     {"cosine", "train", "cosine", "true", "false"},
     {"checkpoint_every", "train", "checkpoint_every", "100", "7"},
     {"heldout_every", "train", "heldout_every", "100", "9"},

@@ -424,81 +424,92 @@ START_TEST(odd_options) {
 }
 END_TEST
 
+static const struct {
+    const char *method, *options, *says;
+    int velocity;
+} effects[] = {
+    {NULL, "{\"vb_weight\":0.5}", "vb_weight is not used by a base that predicts a velocity", 1},
+    {NULL, "{\"vb_weight\":0.5}", NULL, 0},
+    {NULL, "{\"vb_weight\":null}", NULL, 1},
+    {"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full", 0},
+    {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit", 0},
+    {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit", 0},
+    {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit", 0},
+    {"bitfit", "{\"steps\":9}", NULL, 0},
+    {"affiner", "{\"targets\":[\"q\"]}", NULL, 0},
+    {"affiner", "{\"side\":\"in\"}", NULL, 0},
+    {"affiner", "{\"phi\":\"relu\"}", NULL, 0},
+    {NULL, "{\"rank\":4}", NULL, 0},
+    {"full", "{\"rank\":null}", NULL, 0},
+    {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",
+     "guidance has no effect with guidance_mode none", 0},
+    {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL, 0},
+    {NULL, "{\"guidance_mode\":\"none\"}", NULL, 0},
+    {NULL, "{\"guidance_mode\":\"none\",\"guidance_low\":0.5}",
+     "guidance_low has no effect where nothing guides", 1},
+    {NULL, "{\"guidance\":1,\"guidance_low\":0.5}",
+     "guidance_low has no effect where nothing guides", 0},
+    {NULL, "{\"guidance_domain\":1,\"guidance_class\":1,\"guidance_low\":0.5}",
+     "guidance_low has no effect where nothing guides", 0},
+    {NULL, "{\"guidance_domain\":1,\"guidance_class\":2,\"guidance_low\":0.5}", NULL, 0},
+    {NULL, "{\"guidance_low\":0.5}", NULL, 0},
+    {NULL, "{\"guidance_mode\":\"none\",\"guidance_low\":0}", NULL, 0},
+    {NULL, "{\"trained_guidance\":2,\"guidance_low\":0.5}",
+     "guidance_low has no effect where nothing guides", 1},
+    {NULL, "{\"trained_guidance\":2,\"guidance_domain\":1,\"guidance_low\":0.5}",
+     "guidance_low has no effect where nothing guides", 1},
+    {NULL, "{\"trained_guidance\":2,\"guidance_class\":2,\"guidance_low\":0.5}", NULL, 1},
+    {NULL, "{\"trained_guidance\":2,\"guidance\":1.5,\"guidance_low\":0.5}", NULL, 1},
+    {NULL, "{\"trained_guidance\":2,\"trained_guidance_low\":0.5}", NULL, 1},
+    {NULL, "{\"trained_guidance\":0,\"trained_guidance_low\":0.25}",
+     "trained_guidance_low has no effect with trained_guidance 0", 1},
+    {NULL, "{\"trained_guidance_low\":0.25}",
+     "trained_guidance_low has no effect with trained_guidance 0", 0},
+    {NULL, "{\"trained_guidance_low\":0}", NULL, 1},
+    {NULL, "{\"precision\":\"tf32\",\"device\":\"cpu\"}", "precision tf32 is f32 on the processor",
+     0},
+    {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}", "precision tf32 is f32 on the processor",
+     0},
+    {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL, 0},
+    {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0},
+    {NULL, "{\"patience\":3,\"steps\":500}",
+     "patience 3 never acts: the rate falls by itself at step 400, and there is a "
+     "look at the held-out loss every 100 steps",
+     0},
+    {NULL, "{\"patience\":4,\"steps\":501}",
+     "patience 4 never acts: the rate falls by itself at step 401, and there is a "
+     "look at the held-out loss every 100 steps",
+     0},
+    {NULL, "{\"patience\":3,\"steps\":501}", NULL, 0},
+    {NULL, "{\"patience\":4,\"steps\":500,\"heldout_every\":50}", NULL, 0},
+    {NULL, "{\"patience\":400}", NULL, 0},
+    {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0},
+    {NULL, "{\"patience\":4,\"heldout\":0,\"steps\":500}", "patience has no effect with heldout 0",
+     0},
+    {NULL, "{\"heldout_every\":40,\"heldout\":0}", "heldout_every has no effect with heldout 0", 0},
+    {NULL, "{\"heldout_every\":40,\"heldout\":1}", NULL, 0},
+    {NULL, "{\"class_margin\":0.2,\"neighbours\":0}",
+     "class_margin has no effect with neighbours 0", 0},
+    {NULL, "{\"class_sigmas\":2,\"neighbours\":0}", "class_sigmas has no effect with neighbours 0",
+     0},
+    {NULL, "{\"class_sigmas\":2}", NULL, 0},
+    {NULL, "{\"focus_mean\":0.5,\"focus\":0}", "focus_mean has no effect with focus 0", 0},
+    {NULL, "{\"focus_mean\":0.5}", NULL, 0},
+    {NULL, "{\"focus_mean\":0.5}", "focus_mean has no effect with focus 0", 1},
+    {NULL, "{\"focus_mean\":0.5,\"focus\":1}", NULL, 1},
+    {NULL, "{\"warmup\":100,\"steps\":100}",
+     "warmup 100 is as long as the training or longer: the learning rate is never reached", 0},
+    {NULL, "{\"warmup\":99,\"steps\":100}", NULL, 0},
+    {NULL, "{\"warmup\":100}", NULL, 0}};
+
 /* Each pair that has no effect, and its neighbour that has one. */
 START_TEST(options_without_effect) {
-    static const struct {
-        const char *method, *options, *says;
-        int velocity;
-    } cases[] = {
-        {NULL, "{\"vb_weight\":0.5}", "vb_weight is not used by a base that predicts a velocity",
-         1},
-        {NULL, "{\"vb_weight\":0.5}", NULL, 0},
-        {NULL, "{\"vb_weight\":null}", NULL, 1},
-        {"full", "{\"targets\":[\"q\"]}", "targets has no effect with method full", 0},
-        {"bitfit", "{\"targets\":[\"q\"]}", "targets has no effect with method bitfit", 0},
-        {"bitfit", "{\"side\":\"in\"}", "side has no effect with method bitfit", 0},
-        {"bitfit", "{\"freeze_v\":true}", "freeze_v has no effect with method bitfit", 0},
-        {"bitfit", "{\"steps\":9}", NULL, 0},
-        {"affiner", "{\"targets\":[\"q\"]}", NULL, 0},
-        {"affiner", "{\"side\":\"in\"}", NULL, 0},
-        {"affiner", "{\"phi\":\"relu\"}", NULL, 0},
-        {NULL, "{\"rank\":4}", NULL, 0},
-        {"full", "{\"rank\":null}", NULL, 0},
-        {NULL, "{\"guidance\":2,\"guidance_mode\":\"none\"}",
-         "guidance has no effect with guidance_mode none", 0},
-        {NULL, "{\"guidance\":2,\"guidance_mode\":\"cfg\"}", NULL, 0},
-        {NULL, "{\"guidance_mode\":\"none\"}", NULL, 0},
-        {NULL, "{\"guidance_mode\":\"none\",\"guidance_low\":0.5}",
-         "guidance_low has no effect where nothing guides", 1},
-        {NULL, "{\"guidance\":1,\"guidance_low\":0.5}",
-         "guidance_low has no effect where nothing guides", 0},
-        {NULL, "{\"guidance_domain\":1,\"guidance_class\":1,\"guidance_low\":0.5}",
-         "guidance_low has no effect where nothing guides", 0},
-        {NULL, "{\"guidance_domain\":1,\"guidance_class\":2,\"guidance_low\":0.5}", NULL, 0},
-        {NULL, "{\"guidance_low\":0.5}", NULL, 0},
-        {NULL, "{\"guidance_mode\":\"none\",\"guidance_low\":0}", NULL, 0},
-        {NULL, "{\"precision\":\"tf32\",\"device\":\"cpu\"}",
-         "precision tf32 is f32 on the processor", 0},
-        {NULL, "{\"precision\":\"tf32\",\"device\":\"ref\"}",
-         "precision tf32 is f32 on the processor", 0},
-        {NULL, "{\"precision\":\"tf32\",\"device\":\"cuda\"}", NULL, 0},
-        {NULL, "{\"precision\":\"f32\",\"device\":\"cpu\"}", NULL, 0},
-        {NULL, "{\"patience\":3,\"steps\":500}",
-         "patience 3 never acts: the rate falls by itself at step 400, and there is a "
-         "look at the held-out loss every 100 steps",
-         0},
-        {NULL, "{\"patience\":4,\"steps\":501}",
-         "patience 4 never acts: the rate falls by itself at step 401, and there is a "
-         "look at the held-out loss every 100 steps",
-         0},
-        {NULL, "{\"patience\":3,\"steps\":501}", NULL, 0},
-        {NULL, "{\"patience\":4,\"steps\":500,\"heldout_every\":50}", NULL, 0},
-        {NULL, "{\"patience\":400}", NULL, 0},
-        {NULL, "{\"patience\":0,\"steps\":1}", NULL, 0},
-        {NULL, "{\"patience\":4,\"heldout\":0,\"steps\":500}",
-         "patience has no effect with heldout 0", 0},
-        {NULL, "{\"heldout_every\":40,\"heldout\":0}", "heldout_every has no effect with heldout 0",
-         0},
-        {NULL, "{\"heldout_every\":40,\"heldout\":1}", NULL, 0},
-        {NULL, "{\"class_margin\":0.2,\"neighbours\":0}",
-         "class_margin has no effect with neighbours 0", 0},
-        {NULL, "{\"class_sigmas\":2,\"neighbours\":0}",
-         "class_sigmas has no effect with neighbours 0", 0},
-        {NULL, "{\"class_sigmas\":2}", NULL, 0},
-        {NULL, "{\"focus_mean\":0.5,\"focus\":0}", "focus_mean has no effect with focus 0", 0},
-        {NULL, "{\"focus_mean\":0.5}", NULL, 0},
-        {NULL, "{\"focus_mean\":0.5}", "focus_mean has no effect with focus 0", 1},
-        {NULL, "{\"focus_mean\":0.5,\"focus\":1}", NULL, 1},
-        {NULL, "{\"warmup\":100,\"steps\":100}",
-         "warmup 100 is as long as the training or longer: the learning rate is never reached", 0},
-        {NULL, "{\"warmup\":99,\"steps\":100}", NULL, 0},
-        {NULL, "{\"warmup\":100}", NULL, 0}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        json_t *o = json_loads(cases[i].options, 0, NULL),
-               *list = ds_options_without_effect(cases[i].method, o, cases[i].velocity);
-        ck_assert_msg(json_array_size(list) == (cases[i].says != NULL), "%s", cases[i].options);
-        if (cases[i].says)
-            ck_assert_str_eq(json_string_value(json_array_get(list, 0)), cases[i].says);
+    for (size_t i = 0; i < sizeof effects / sizeof *effects; i++) {
+        json_t *o = json_loads(effects[i].options, 0, NULL),
+               *list = ds_options_without_effect(effects[i].method, o, effects[i].velocity);
+        ck_assert_msg(json_array_size(list) == (effects[i].says != NULL), "%s", effects[i].options);
+        if (effects[i].says)
+            ck_assert_str_eq(json_string_value(json_array_get(list, 0)), effects[i].says);
         json_decref(list);
         json_decref(o);
     }
@@ -528,6 +539,39 @@ START_TEST(focus_is_the_base_s) {
             json_decref(spec);
             json_decref(o);
         }
+}
+END_TEST
+
+/* Samples of an adapter that guidance is trained into are guided where somebody asks for it, and the
+ * level below which it is not trained in follows from the base. */
+START_TEST(trained_guidance_guides_no_samples) {
+    static const struct {
+        const char *options, *sample;
+    } cases[] = {{"{}", "{\"guidance\":1.5,\"guidance_mode\":\"domain\"}"},
+                 {"{\"trained_guidance\":0}", "{\"guidance\":1.5,\"guidance_mode\":\"domain\"}"},
+                 {"{\"trained_guidance\":2}", "{\"guidance\":1.5,\"guidance_mode\":\"none\"}"},
+                 {"{\"trained_guidance\":2,\"guidance\":3.0}",
+                  "{\"guidance\":3.0,\"guidance_mode\":\"domain\"}"},
+                 {"{\"trained_guidance\":2,\"guidance_mode\":\"cfg\"}",
+                  "{\"guidance\":1.5,\"guidance_mode\":\"cfg\"}"},
+                 {"{\"trained_guidance\":2,\"guidance_class\":3.0}",
+                  "{\"guidance_domain\":1.0,\"guidance_class\":3.0}"},
+                 {"{\"trained_guidance\":2,\"guidance_domain\":3.0}",
+                  "{\"guidance_domain\":3.0,\"guidance_class\":1.0}"},
+                 {"{\"guidance_domain\":3.0}", "{\"guidance_domain\":3.0,\"guidance_class\":1.5}"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_dataset_facts facts = {.images = 100, .classes = 2, .velocity = (int)i % 2};
+        json_t *spec = json_object(), *o = json_loads(cases[i].options, 0, NULL),
+               *want = json_loads(cases[i].sample, 0, NULL);
+        ck_assert_int_eq(ds_options_apply(spec, NULL, o, &facts, NULL), 0);
+        json_t *sample = json_object_get(spec, "sample");
+        ck_assert(ds_json_number(json_object_get(spec, "train"), "trained_guidance_low", 9) ==
+                  (facts.velocity ? 0.5 : 0));
+        json_object_del(sample, "sampler"), json_object_del(sample, "steps");
+        json_object_del(sample, "guidance_low");
+        ck_assert_msg(json_equal(sample, want), "%s", cases[i].options);
+        json_decref(spec), json_decref(o), json_decref(want);
+    }
 }
 END_TEST
 
@@ -599,6 +643,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, guidance_of_a_sample);
     tcase_add_test(tc, options_without_effect);
     tcase_add_test(tc, focus_is_the_base_s);
+    tcase_add_test(tc, trained_guidance_guides_no_samples);
     tcase_add_test(tc, samplers_are_of_bases);
     tcase_add_test(tc, options_are_about_parts);
 }

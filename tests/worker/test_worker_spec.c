@@ -40,8 +40,8 @@ static json_t *full_spec(void) {
                                         "label_dropout", 0.1, "flip", 0, "seed", 1, "vb_weight",
                                         1.0, "focus", 0.5, "focus_mean", -0.5, "checkpoint_every",
                                         100, "heldout_every", 100, "heldout", 64));
-    json_object_set_new(t, "patience", json_integer(3));
-    json_object_set_new(t, "max_time", json_real(90.5));
+    json_object_update_new(t, json_pack("{s:i, s:f, s:f, s:f}", "patience", 3, "max_time", 90.5,
+                                        "trained_guidance", 1.75, "trained_guidance_low", 0.25));
     json_object_set_new(s, "train", t);
     json_object_set_new(s, "sample", sample_json());
     json_object_set_new(s, "evaluate", evaluate_json());
@@ -197,7 +197,7 @@ static void each_key(const char *object, enum part part) {
     ds_spec *s;
     ds_error err;
     json_object_foreach(keys, key, v) {
-        int free_to_go = 0;
+        int free_to_go = !strncmp(key, "trained_guidance", 16);
         for (size_t i = 0; i < sizeof optional / sizeof optional[0]; i++)
             free_to_go |= !strcmp(key, optional[i]);
         free_to_go |= part >= OF_BAR && !strcmp(key, "feature_net_sha256");

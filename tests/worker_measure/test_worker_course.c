@@ -1,5 +1,6 @@
 /* tests/worker_measure/test_worker_course.c - whole jobs whose training ends before all of its steps: by the
- * held-out loss, across interruptions, and by the clock; what they record, and what all others do not. */
+ * held-out loss, across interruptions, and by the clock; what they record, and what all others do not; and
+ * one that guidance is trained into. */
 #include "tests/fixtures/worker_fixture.h"
 
 #include <math.h>
@@ -202,6 +203,8 @@ START_TEST(a_job_without_them) {
         if (i) {
             json_object_set_new(train, "patience", json_integer(0));
             json_object_set_new(train, "max_time", json_real(0));
+            json_object_set_new(train, "trained_guidance", json_real(0));
+            json_object_set_new(train, "trained_guidance_low", json_real(0.5));
         }
         char *dir = make_job(i ? "zero" : "none", spec);
         run_expect(dir, 0);
@@ -211,11 +214,30 @@ START_TEST(a_job_without_them) {
         ck_assert(!json_object_get(r, "ended") && !json_object_get(meta, "ended"));
         ck_assert(!json_object_get(t, "patience") && !json_object_get(t, "max_time"));
         ck_assert(!json_object_get(t, "heldout_every") && !last_of(events, "ending", NULL));
+        ck_assert(!json_object_get(t, "trained_guidance"));
+        ck_assert(!json_object_get(t, "trained_guidance_low"));
         snprintf(digests[i], DS_HEX_SIZE, "%s", text_at(r, "adapter", "sha256"));
         json_decref(r), json_decref(meta), json_decref(events);
         free(dir);
     }
     ck_assert_str_eq(digests[0], digests[1]);
+}
+END_TEST
+
+/* The adapter says what was trained into it, and how it is sampled. */
+START_TEST(a_job_with_trained_guidance) {
+    json_t *spec = course_spec(0, 0), *train = json_object_get(spec, "train");
+    json_object_set_new(train, "steps", json_integer(12));
+    json_object_set_new(train, "trained_guidance", json_real(1.75));
+    json_object_set_new(train, "trained_guidance_low", json_real(0.25));
+    char *dir = make_job("guided", spec);
+    run_expect(dir, 0);
+    json_t *meta = metadata_of(dir), *t = json_object_get(meta, "train");
+    ck_assert(ds_json_number(t, "trained_guidance", 0) == 1.75);
+    ck_assert(ds_json_number(t, "trained_guidance_low", 0) == 0.25);
+    json_decref(meta);
+    verify_and_sample(dir, "guided");
+    free(dir);
 }
 END_TEST
 
@@ -231,6 +253,7 @@ static void cases(TCase *tc) {
     tcase_add_test(tc, interruptions_change_nothing);
     tcase_add_loop_test(tc, time_ends_a_job, 0, 2);
     tcase_add_test(tc, a_job_without_them);
+    tcase_add_test(tc, a_job_with_trained_guidance);
     tcase_add_test(tc, it_resumes_while_the_rate_falls); /* last: it takes the job apart */
 }
 

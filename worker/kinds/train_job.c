@@ -358,10 +358,14 @@ static json_t *train_json(const train_job *t) {
     json_object_del(doc, "checkpoint_every"); /* what is trained does not depend on these two */
     if (o->patience <= 0 && o->max_time <= 0) /* .. but where a look may end it */
         json_object_del(doc, "heldout_every");
-    if (o->patience <= 0) /* as it was written before there were these two */
+    if (o->patience <= 0) /* as it was written before there were these */
         json_object_del(doc, "patience");
     if (o->max_time <= 0)
         json_object_del(doc, "max_time");
+    if (o->trained_guidance <= 0) {
+        json_object_del(doc, "trained_guidance");
+        json_object_del(doc, "trained_guidance_low");
+    }
     return doc;
 }
 
