@@ -80,15 +80,22 @@ static void make_base(world *w, int diffusers) {
     ck_assert_int_eq(ds_base_open(&w->b, w->base, NULL, NULL), 0);
 }
 
+static int trained_in; /* guidance */
 static json_t *card_facts(void) {
-    return json_pack("{s:s, s:i, s:{s:s, s:s, s:i}, s:{s:i, s:i, s:f, s:i}, s:{s:s, s:s}, s:s, "
-                     "s:[{s:s, s:s, s:f, s:i, s:i, s:i}], s:{s:s, s:i, s:f, s:s}}",
-                     "name", "birds", "steps", 900, "dataset", "name", "bird-photos", "tree_digest",
-                     "feedbeef", "images", 123, "train", "steps", 1200, "batch", 64, "lr", 0.001,
-                     "seed", 17, "feature_net", "name", "inception-v3", "sha256", "0123abcd",
-                     "resize", "pil-bicubic-1", "metrics", "subject", "adapter", "metric", "fd",
-                     "value", 12.5, "n_real", 1024, "n_fake", 512, "seed", 7, "sample", "sampler",
-                     "dpmpp2m", "steps", 20, "guidance", 1.5, "guidance_mode", "cfg");
+    json_t *f = json_pack(
+        "{s:s, s:i, s:{s:s, s:s, s:i}, s:{s:i, s:i, s:f, s:i}, s:{s:s, s:s}, s:s, "
+        "s:[{s:s, s:s, s:f, s:i, s:i, s:i}], s:{s:s, s:i, s:f, s:s}}",
+        "name", "birds", "steps", 900, "dataset", "name", "bird-photos", "tree_digest", "feedbeef",
+        "images", 123, "train", "steps", 1200, "batch", 64, "lr", 0.001, "seed", 17, "feature_net",
+        "name", "inception-v3", "sha256", "0123abcd", "resize", "pil-bicubic-1", "metrics",
+        "subject", "adapter", "metric", "fd", "value", 12.5, "n_real", 1024, "n_fake", 512, "seed",
+        7, "sample", "sampler", "dpmpp2m", "steps", 20, "guidance", 1.5, "guidance_mode", "cfg");
+    if (trained_in) {
+        json_object_set_new(json_object_get(f, "train"), "trained_guidance", json_real(1.75));
+        json_object_set_new(json_object_get(f, "sample"), "guidance_mode", json_string("none"));
+        json_object_set_new(json_object_get(f, "sample"), "guidance_low", json_real(0.5));
+    }
+    return f;
 }
 
 /* An adapter with every value away from its start, as it is read back from its file. */
@@ -370,11 +377,15 @@ START_TEST(the_card_says_where_it_comes_from) {
                                         "PyTorch zip"};
     static const enum ds_export_format formats[] = {DS_EXPORT_SAFETENSORS, DS_EXPORT_DIT,
                                                     DS_EXPORT_DIFFUSERS, DS_EXPORT_PEFT};
+    trained_in = _i >= 4;
     world w = open_world(0, &methods[0], 0);
-    char *out = export(&w, formats[_i], 0, "out"), *card = ds_xasprintf("%s/README.md", out), *text;
+    char *out = export(&w, formats[_i % 4], 0, "out"), *card = ds_xasprintf("%s/README.md", out),
+         *text;
     size_t n;
     ck_assert_int_eq(ds_fs_read(card, 1 << 20, &text, &n, NULL), 0);
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+    ck_assert_int_eq(strstr(text, "20 steps, no guidance; guidance 1.75 is trained in\n") != NULL,
+                     trained_in);
+    for (size_t i = trained_in ? 12 : 0; i < sizeof words / sizeof words[0]; i++)
         ck_assert_msg(strstr(text, words[i]) != NULL, "'%s' is not in\n%s", words[i], text);
     ck_assert_ptr_nonnull(strstr(text, w.b->sha256));
     ck_assert_ptr_nonnull(strstr(text, w.a->sha256));
@@ -671,7 +682,7 @@ static void register_cases(TCase *tc) {
     tcase_add_loop_test(tc, facebook_layout_comes_back, 0, METHODS);
     tcase_add_loop_test(tc, diffusers_layout_comes_back, 0, METHODS);
     tcase_add_test(tc, other_properties_are_said_with_their_effect);
-    tcase_add_loop_test(tc, the_card_says_where_it_comes_from, 0, 4);
+    tcase_add_loop_test(tc, the_card_says_where_it_comes_from, 0, 8);
     tcase_add_test(tc, the_card_says_what_the_method_takes);
     tcase_add_test(tc, a_relu_branch_cannot_be_folded);
     tcase_add_test(tc, what_is_there_stays);

@@ -251,6 +251,11 @@ static void number(ds_buf *b, const json_t *row, const char *key) {
         ds_buf_addf(b, " - |");
 }
 
+/* More of it when sampling would guide twice. */
+static double trained_guidance(const ds_exporter *x) {
+    return ds_json_number(meta(x, "train"), "trained_guidance", 0);
+}
+
 static void section_metrics(ds_buf *b, const ds_exporter *x) {
     const json_t *rows = meta(x, "metrics"), *net = meta(x, "feature_net"), *s = meta(x, "sample"),
                  *row;
@@ -281,12 +286,18 @@ static void section_metrics(ds_buf *b, const ds_exporter *x) {
                     ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
                     ds_json_number(s, "guidance_domain", 1),
                     ds_json_number(s, "guidance_class", 1));
+    else if (!strcmp(ds_json_string(s, "guidance_mode", ""), "none"))
+        ds_buf_addf(b, "- sampled with %s, %lld steps, no guidance",
+                    ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0));
     else if (json_is_object(s))
         ds_buf_addf(b, "- sampled with %s, %lld steps, guidance %g (%s)",
                     ds_json_string(s, "sampler", "?"), (long long)ds_json_int(s, "steps", 0),
                     ds_json_number(s, "guidance", 1), ds_json_string(s, "guidance_mode", "?"));
-    if (ds_json_number(s, "guidance_low", 0) > 0)
+    if (ds_json_number(s, "guidance_low", 0) > 0 &&
+        strcmp(ds_json_string(s, "guidance_mode", ""), "none"))
         ds_buf_addf(b, " above noise level %g", ds_json_number(s, "guidance_low", 0));
+    if (trained_guidance(x) > 0)
+        ds_buf_addf(b, "; guidance %g is trained in", trained_guidance(x));
     ds_buf_addf(b,
                 "%s- numbers of another network, resampling or number of images cannot be "
                 "compared with these\n\n",
@@ -347,10 +358,12 @@ static void section_use(ds_buf *b, const ds_exporter *x) {
     if (x->o->format == DS_EXPORT_DIFFUSERS && is_flow(x))
         use_flow(b, c);
     else if (x->o->format == DS_EXPORT_DIFFUSERS && x->vae_file)
-        ds_buf_addf(b, "```python\nfrom diffusers import DiTPipeline\npipe = "
-                       "DiTPipeline.from_pretrained(\"THIS FOLDER\")\nimages = "
-                       "pipe(class_labels=[0], guidance_scale=1.5, "
-                       "num_inference_steps=50).images\n```\n\n");
+        ds_buf_addf(b,
+                    "```python\nfrom diffusers import DiTPipeline\npipe = "
+                    "DiTPipeline.from_pretrained(\"THIS FOLDER\")\nimages = "
+                    "pipe(class_labels=[0], guidance_scale=%s, "
+                    "num_inference_steps=50).images\n```\n\n",
+                    trained_guidance(x) > 0 ? "1.0" : "1.5");
     else if (x->o->format == DS_EXPORT_DIFFUSERS)
         ds_buf_addf(b,
                     "```python\nfrom diffusers import DDIMScheduler, DiTTransformer2DModel\n"
