@@ -89,8 +89,10 @@ START_TEST(a_folder_that_cannot_be_locked) {
     FAILS(DS_EIO, "cannot lock '", ds_registry_open(dir, &r, err));
     flock_errno = 0;
     signal(SIGXFSZ, SIG_IGN);
-    struct rlimit none = {0, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    struct rlimit all, none;
     ds_error e;
+    getrlimit(RLIMIT_FSIZE, &all); /* the hard one may be lower already */
+    none = (struct rlimit){0, all.rlim_max};
     setrlimit(RLIMIT_FSIZE, &none);
     int rc = ds_registry_open(dir, &r, &e);
     setrlimit(RLIMIT_FSIZE, &all);
@@ -370,8 +372,10 @@ START_TEST(files_that_cannot_be_stored) {
     read_times = 0;
     ck_assert_int_eq(files_in(dir), 1);
     signal(SIGXFSZ, SIG_IGN);
-    struct rlimit some = {20000, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    struct rlimit all, some;
     ds_error e;
+    getrlimit(RLIMIT_FSIZE, &all);
+    some = (struct rlimit){20000, all.rlim_max};
     setrlimit(RLIMIT_FSIZE, &some);
     int rc = ds_store_put_bytes(s, data, sizeof data, &b, &e);
     setrlimit(RLIMIT_FSIZE, &all);
