@@ -391,6 +391,8 @@ START_TEST(files_that_cannot_be_stored) {
     ZSTD_CCtx_setParameter(c, ZSTD_c_contentSizeFlag, 1);
     n = ZSTD_compress2(c, packed, sizeof packed, "content", 7);
     ZSTD_freeCCtx(c);
+    all.rlim_cur = all.rlim_max; /* a hole of 64 GiB */
+    setrlimit(RLIMIT_FSIZE, &all);
     ck_assert_int_eq(truncate(path, DS_BLOB_MAX + 1), 0);
     FAILS(DS_ELIMIT, "68719476737 bytes, limit 68719476736",
           ds_store_put_file(s, path, DS_STORE_RAW, NULL, &b, err));
