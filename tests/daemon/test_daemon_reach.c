@@ -79,6 +79,19 @@ static void wait_reach(const char *name, const char *want) {
     ck_abort_msg("%s is '%s', not '%s'", name, is, want);
 }
 
+/* An answer is believed for a second, and on a busy machine somebody may have asked just before the
+ * folder hung: a scan goes on then, and the next one asks. */
+static void rescan_until_unreachable(const char *name) {
+    char path[100], is[20] = "";
+    snprintf(path, sizeof path, "/v1/datasets/%s/rescan", name);
+    for (int tries = 0; tries < 10 && strcmp(is, "unreachable"); tries++) {
+        json_decref(rig_want(&r, 202, "POST", path, NULL));
+        for (int i = 0; i < 150 && strcmp(is, "unreachable"); i++, usleep(20000))
+            reach_of(name, is);
+    }
+    wait_reach(name, "unreachable");
+}
+
 static int has_event(const char *type) {
     char path[100];
     snprintf(path, sizeof path, "/v1/events?type=%s", type);
@@ -98,8 +111,7 @@ START_TEST(hung_folder) {
     rig_write(getenv(DS_HELPER_HANG), dir);
     snprintf(body, sizeof body, "{\"path\":\"%s\",\"name\":\"other\"}", dir);
     json_decref(rig_want(&r, 504, "POST", "/v1/datasets", body)); /* times out, blocks nobody */
-    json_decref(rig_want(&r, 202, "POST", "/v1/datasets/set/rescan", NULL));
-    wait_reach("set", "unreachable");
+    rescan_until_unreachable("set");
     ck_assert(has_event("dataset.unreachable"));
     double p99 = health_p99(1);
     printf("healthz p99 with a hung folder: %.1f ms\n", p99);
@@ -119,8 +131,7 @@ START_TEST(hung_folder) {
     /* it stops and starts while it hangs */
     usleep(1200000); /* an answer is believed for a second */
     rig_write(getenv(DS_HELPER_HANG), dir);
-    json_decref(rig_want(&r, 202, "POST", "/v1/datasets/set/rescan", NULL));
-    wait_reach("set", "unreachable");
+    rescan_until_unreachable("set");
     double began = ds_monotonic();
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
     ck_assert_double_lt(ds_monotonic() - began, 5);
