@@ -38,7 +38,7 @@ int ds_png_encode(const uint8_t *rgb, int w, int h, char **out, size_t *size, ds
     return 0;
 }
 
-int ds_png_name_check(const char *path, ds_error *err) {
+int ds_png_output_check(const char *path, int force, ds_error *err) {
     static const char *const others[] = {".jpg", ".jpeg", ".jpe",  ".webp", ".gif",
                                          ".bmp", ".tif",  ".tiff", ".ppm",  ".avif",
                                          ".svg", ".jxl",  ".heic", ".heif", ".pdf"};
@@ -48,7 +48,7 @@ int ds_png_name_check(const char *path, ds_error *err) {
             return ds_fail(err, DS_EINVAL,
                            "'%.200s': pictures are written as PNG: give a name that ends with .png",
                            path);
-    return 0;
+    return ds_fs_output_check(path, force, err);
 }
 
 int ds_png_write(const char *path, const uint8_t *rgb, int w, int h, ds_error *err) {

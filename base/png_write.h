@@ -11,8 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Of a file that a person named: DS_EINVAL when its name promises another kind (.jpg). */
-int ds_png_name_check(const char *path, ds_error *err);
+/* ds_fs_output_check of a picture that a person named; DS_EINVAL when its name promises another
+ * kind (.jpg). */
+int ds_png_output_check(const char *path, int force, ds_error *err);
 
 int ds_png_write(const char *path, const uint8_t *rgb, int w, int h, ds_error *err);
 /* The same into malloc'ed memory. */

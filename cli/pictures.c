@@ -68,12 +68,9 @@ static int only_ours(const char *path, char other[NAME_MAX + 1]) {
 
 int ds_pictures_check(const char *target, int force, ds_error *err) {
     char other[NAME_MAX + 1];
-    int rc = ds_pictures_folder(target) ? 0 : ds_png_name_check(target, err);
-    if (rc)
-        return rc;
     if (!ds_pictures_folder(target))
-        return ds_fs_output_check(target, force, err);
-    rc = ds_fs_output_dir_check(target, force, err);
+        return ds_png_output_check(target, force, err);
+    int rc = ds_fs_output_dir_check(target, force, err);
     if (!rc && force && is_folder(target) && !only_ours(target, other))
         rc = ds_fail(err, DS_ECONFLICT,
                      "'%s' holds more than samples ('%.80s'): --force does not replace it; give "

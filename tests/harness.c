@@ -1,4 +1,5 @@
 #include "tests/harness.h"
+#include "base/fs.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -84,4 +85,24 @@ int ds_test_main(const char *name, void (*register_cases)(TCase *tc)) {
     printf("%s: %d passed, %d failed, %d skipped\n", name, run - failed - *skipped, failed,
            *skipped);
     return failed ? 1 : 0;
+}
+
+void ds_test_golden(const char *file, char *said) {
+    char *want;
+    size_t n;
+    ds_error err;
+    if (getenv("DS_TEST_WRITE"))
+        ck_assert_msg(!ds_fs_write(file, said, strlen(said), &err), "%s", err.message);
+    ck_assert_msg(!ds_fs_read(file, 1 << 24, &want, &n, &err), "%s", err.message);
+    for (char *a = said, *b = want; *a || *b;) {
+        size_t la = strcspn(a, "\n"), lb = strcspn(b, "\n"), same = 0;
+        while (same < la && same < lb && a[same] == b[same])
+            same++;
+        size_t from = same > 60 ? same - 60 : 0;
+        ck_assert_msg(la == lb && same == la, "%.100s: ...%.160s\nnot ...%.160s", a, a + from,
+                      b + from);
+        a += la + (a[la] == '\n');
+        b += lb + (b[lb] == '\n');
+    }
+    free(want);
 }

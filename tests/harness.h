@@ -29,4 +29,8 @@ const char *ds_test_emulated_gpu(void);
 /* A fresh directory under TMPDIR, removed at exit of the test program. */
 const char *ds_test_tmpdir(void);
 
+/* `said` is what FILE has, line by line; the first that differs is shown.  DS_TEST_WRITE=1 writes
+ * FILE anew. */
+void ds_test_golden(const char *file, char *said);
+
 #endif

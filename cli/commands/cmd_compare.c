@@ -320,9 +320,7 @@ int ds_cmd_compare(ds_cli *c, ds_error *err) {
             return ds_fail(err, DS_EINVAL, "options --no-sheet and --%s exclude each other",
                            of_sheet[i]);
     sheet_name(c, target);
-    if (draw && (rc = ds_png_name_check(target, err)))
-        return rc;
-    if (draw && (rc = ds_fs_output_check(target, ds_opt_given(c, "force"), err)))
+    if (draw && (rc = ds_png_output_check(target, ds_opt_given(c, "force"), err)))
         return rc;
     if (!(rc = get(c, c->args[0], &a, err)))
         rc = get(c, c->args[1], &b, err);

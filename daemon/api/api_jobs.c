@@ -443,13 +443,13 @@ static json_t *sample_notes(const json_t *payload) {
         domain = json_is_number(json_object_get(payload, "guidance_domain")),
         class = json_is_number(json_object_get(payload, "guidance_class")),
         low = ds_json_number(payload, "guidance_low", 0) > 0,
-        none = is_text(payload, "guidance_mode", "none") ||
-               ds_json_number(payload, "guidance", 0) == 1 ||
-               (ds_json_number(payload, "guidance_domain", 0) == 1 &&
-                ds_json_number(payload, "guidance_class", 0) == 1);
-    if (low && (none || (alone && !((cfg || class) && ds_json_string(payload, "class", NULL)))))
+        none = is_text(payload, "guidance_mode", "none"),
+        unguided = none || ds_json_number(payload, "guidance", 0) == 1 ||
+                   (ds_json_number(payload, "guidance_domain", 0) == 1 &&
+                    ds_json_number(payload, "guidance_class", 0) == 1);
+    if (low && (unguided || (alone && !((cfg || class) && ds_json_string(payload, "class", NULL)))))
         json_array_append_new(notes, json_string("nothing guides: guidance_low has no effect"));
-    if (guided && is_text(payload, "guidance_mode", "none"))
+    if (guided && none)
         json_array_append_new(notes, json_string("guidance has no effect with guidance mode none"));
     else if (alone && cfg && !ds_json_string(payload, "class", NULL))
         json_array_append_new(notes, json_string("the base without a class has nothing to be "

@@ -38,12 +38,13 @@ static const ds_facts *facts(const ds_trainer *t) { return &t->model->base->fact
 
 /* Those that the trainer itself uses; their ranges stand in contract/options.def. */
 int ds_train_options_check(const ds_train_options *o, ds_error *err) {
+    const int micro_batch = o->micro_batch ? o->micro_batch : o->batch;
     const struct {
         const char *name;
         double value;
     } used[] = {{"steps", o->steps},
                 {"batch", o->batch},
-                {"micro_batch", o->micro_batch},
+                {"micro_batch", micro_batch},
                 {"lr", o->lr},
                 {"warmup", o->warmup},
                 {"clip", o->clip},
@@ -61,10 +62,10 @@ int ds_train_options_check(const ds_train_options *o, ds_error *err) {
     int rc = 0;
     for (size_t i = 0; !rc && i < sizeof used / sizeof used[0]; i++)
         rc = ds_option_check(used[i].name, used[i].value, err);
-    if (!rc && o->batch % o->micro_batch)
+    if (!rc && o->batch % micro_batch)
         rc = ds_fail(err, DS_EINVAL,
                      "batch %d is not a multiple of micro_batch %d: choose one that divides it",
-                     o->batch, o->micro_batch);
+                     o->batch, micro_batch);
     if (!rc && ds_train_open_ended(o) && !o->cosine)
         rc = ds_fail(err, DS_EINVAL,
                      "with %s the learning rate falls at the end, and without cosine it must not: "

@@ -22,8 +22,8 @@ typedef struct {
 
 typedef struct ds_trainer ds_trainer;
 
-/* Ranges of what the trainer uses, and what excludes each other; micro_batch not 0.  DS_EINVAL.
- * ds_trainer_new asks it too. */
+/* Ranges of what the trainer uses, and what excludes each other; micro_batch 0 is batch.
+ * DS_EINVAL.  ds_trainer_new asks it too. */
 int ds_train_options_check(const ds_train_options *opt, ds_error *err);
 
 /* spec.classes == 0 (pretraining, method full) labels index the base's own table. */

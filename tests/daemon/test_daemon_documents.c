@@ -203,26 +203,10 @@ static void lived(void) {
 }
 
 START_TEST(every_document_in_full) {
-    char *want = NULL;
-    size_t n = 0;
-    ds_error err;
     rig_open(&r, "documents");
     rig_start(&r, NULL);
     lived();
-    if (getenv("DS_TEST_WRITE"))
-        ck_assert_int_eq(ds_fs_write(GOLDEN, said.data, said.len, &err), 0);
-    ck_assert_int_eq(ds_fs_read(GOLDEN, 1 << 24, &want, &n, &err), 0);
-    for (char *a = said.data, *b = want; *a || *b;) {
-        size_t la = strcspn(a, "\n"), lb = strcspn(b, "\n"), same = 0;
-        while (same < la && same < lb && a[same] == b[same])
-            same++;
-        size_t from = same > 60 ? same - 60 : 0;
-        ck_assert_msg(la == lb && same == la, "%.*s: ...%.160s\nnot ...%.160s",
-                      (int)strcspn(a, ":"), a, a + from, b + from);
-        a += la + (a[la] == '\n');
-        b += lb + (b[lb] == '\n');
-    }
-    free(want);
+    ds_test_golden(GOLDEN, said.data);
     ds_buf_release(&said);
     ck_assert_int_eq(rig_stop(&r, SIGTERM), 0);
 }

@@ -97,9 +97,7 @@ int ds_worker_montage(int argc, char **argv) {
     int rc = parse(argc, argv, &a);
     if (rc)
         return rc < 0 ? 0 : rc;
-    rc = ds_png_name_check(a.out, &err);
-    if (!rc)
-        rc = ds_fs_output_check(a.out, a.force, &err);
+    rc = ds_png_output_check(a.out, a.force, &err);
     for (int i = 0; !rc && i < a.rest.count; i++)
         rc = load(a.pictures[i], &list[i], &err);
     if (!rc)

@@ -121,11 +121,7 @@ static int open_all(plan_run *r, ds_error *err) {
                               .label_dropout = 0.1,
                               .vb_weight = 1,
                               .seed = 1};
-    if (!rc && r->o.micro_batch && r->o.batch % r->o.micro_batch)
-        rc = ds_fail(err, DS_EINVAL,
-                     "batch %d is not a multiple of micro_batch %d: choose one that divides it",
-                     r->o.batch, r->o.micro_batch);
-    return rc;
+    return rc ? rc : ds_train_options_check(&r->o, err);
 }
 
 static int make_plan(plan_run *r, ds_error *err) {

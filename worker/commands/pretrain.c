@@ -302,14 +302,11 @@ static int train(ds_trainer *t, const ds_pretrain *o, const ds_model *model, ds_
 
 /* What needs no picture to be seen: a large folder is read for minutes. */
 static int check_early(ds_pretrain *o, ds_error *err) {
-    ds_train_options t = o->train;
     int rc = o->init && access(o->init, R_OK) ? ds_fail_errno(err, "cannot open '%s'", o->init) : 0;
-    if (!t.micro_batch)
-        t.micro_batch = t.batch;
     o->arch->set_classes(o->shape, 1);
     o->arch->set_flow(o->shape, &o->flow);
     rc = rc ? rc : o->arch->check(o->shape, err);
-    return rc ? rc : ds_train_options_check(&t, err);
+    return rc ? rc : ds_train_options_check(&o->train, err);
 }
 
 static int pretrain(ds_pretrain *o, ds_error *err) {
