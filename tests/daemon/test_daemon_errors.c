@@ -1,6 +1,7 @@
 /* tests/daemon/test_daemon_errors.c - what a person is told when the daemon cannot do something: folders it
  * may not read or watch, a state it may not write, requests that mean nothing. */
 #include "tests/fixtures/daemon_rig.h"
+#include "tests/fixtures/daemon_spin.h"
 
 #include "daemon/folders/look.h"
 #include "daemon/folders/watch.h"
@@ -307,8 +308,6 @@ END_TEST
 
 /* ---- roots: what is said of them, and whether a job may begin ---- */
 
-static uv_loop_t loop;
-static ds_watch *watch;
 static char root[300], state[310], said[600];
 static int changed, armed, told, told_rc;
 static enum ds_reach reach;
@@ -350,25 +349,6 @@ static void open_roots(void) {
     uv_loop_init(&loop);
 }
 
-static void close_roots(void) {
-    ds_watch_close(watch);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    ck_assert_int_eq(uv_loop_close(&loop), 0);
-}
-
-static void spin(int ms) {
-    for (double end = ds_monotonic() + ms / 1000.0; ds_monotonic() < end; usleep(10000)) {
-        uv_run(&loop, UV_RUN_NOWAIT);
-        ds_watch_tick(watch);
-    }
-}
-
-static void spin_until(const int *counter, int value) {
-    for (int i = 0; i < 400 && *counter < value; i++)
-        spin(10);
-    ck_assert_int_ge(*counter, value);
-}
-
 static const char *under(const char *name) {
     static char path[2][500];
     static int turn;
@@ -404,7 +384,7 @@ START_TEST(in_the_way_of_the_state) {
     ds_watch_remove(watch, 1);
     ck_assert_int_eq(ds_watch_reach(watch, 1, &text, &since), DS_REACH_UNKNOWN);
     ck_assert(!*text && !since);
-    close_roots();
+    close_watch();
 }
 END_TEST
 
@@ -427,7 +407,7 @@ START_TEST(told_until_it_is_kept) {
     spin_until(&told, before + 2);
     ck_assert(reach == DS_REACH_OK && !*said);
     spin_until(&armed, 1);
-    close_roots();
+    close_watch();
 }
 END_TEST
 
@@ -447,7 +427,7 @@ START_TEST(slashes_at_the_end) {
     ck_assert_int_eq(rename(under("set"), under("moved")), 0);
     spin_until(&told, 1);
     ck_assert_int_eq(reach, DS_REACH_MISSING);
-    close_roots();
+    close_watch();
 }
 END_TEST
 
@@ -473,7 +453,7 @@ START_TEST(nothing_is_watched) {
     rig_write(under("set/a.png"), "x");
     spin(300);
     ck_assert_int_eq(changed, 0);
-    close_roots();
+    close_watch();
 }
 END_TEST
 

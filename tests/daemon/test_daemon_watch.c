@@ -5,9 +5,8 @@
 #include "daemon/folders/watch.h"
 #include "daemon/jobs/tail.h"
 #include "tests/fixtures/daemon_rig.h"
+#include "tests/fixtures/daemon_spin.h"
 
-static uv_loop_t loop;
-static ds_watch *watch;
 static int changes[4], armed[4];
 static char root[300];
 
@@ -46,27 +45,6 @@ static void setup(void) {
                           .armed = on_armed,
                           .reach = on_reach};
     watch = ds_watch_open(&loop, &o);
-}
-
-static void teardown(void) {
-    ds_watch_close(watch);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    ck_assert_int_eq(uv_loop_close(&loop), 0);
-}
-
-/* Run the loop for a while, with a tick every 50 ms. */
-static void spin(int ms) {
-    for (double end = ds_monotonic() + ms / 1000.0; ds_monotonic() < end; usleep(10000)) {
-        uv_run(&loop, UV_RUN_NOWAIT);
-        ds_watch_tick(watch);
-    }
-}
-
-/* The same until a counter has a value, which may take a while where processes start. */
-static void spin_until(const int *counter, int value) {
-    for (int i = 0; i < 400 && *counter < value; i++)
-        spin(10);
-    ck_assert_int_ge(*counter, value);
 }
 
 static void file(const char *name) {
@@ -641,7 +619,7 @@ START_TEST(what_an_import_may_name) {
 END_TEST
 
 static void cases(TCase *tc) {
-    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_checked_fixture(tc, setup, close_watch);
     tcase_add_test(tc, what_looks_like_an_image);
     tcase_add_test(tc, a_look_is_short);
     tcase_add_test(tc, what_an_import_may_name);
